@@ -1,0 +1,249 @@
+//! The pool as the core sees it: the last view, when it was taken, and what to ask next.
+
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+use super::{Answer, Core, NodeId, Output, Query, Role};
+use crate::pool::{Announcement, Lease, NodeRow, PoolView};
+
+/// How old a read may be that shows a node to be alone.
+const ALONE_AGE: Duration = Duration::from_secs(1);
+/// How often the pool is read: twice within `ALONE_AGE`, so that a node that is alone never waits for a read.
+const READ_INTERVAL: Duration = Duration::from_millis(500);
+/// How soon after a failure the pool is asked again.
+const RETRY_INTERVAL: Duration = Duration::from_millis(200);
+
+#[derive(Default)]
+pub(super) struct PoolSide {
+    view: PoolView,
+    /// When the view was asked for; `None` before the first.
+    viewed: Option<Instant>,
+    /// The query under way, and since when.
+    asked: Option<(Query, Instant)>,
+    announced: Option<Instant>,
+    renewed: Option<Instant>,
+    /// When the last failed query was asked; `None` once one was answered.
+    failing: Option<Instant>,
+    /// When the last failure was told.
+    failed: Option<Instant>,
+    /// A read is wanted at once.
+    stale: bool,
+    /// A conditional write that goes before all else.
+    pub(super) urgent: Option<Query>,
+    /// Nodes whose link was lost, to be cleared by the master.
+    pub(super) lost: BTreeSet<NodeId>,
+}
+
+impl PoolSide {
+    pub(super) fn view(&self) -> &PoolView {
+        &self.view
+    }
+
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.is_some()
+    }
+
+    #[cfg(test)]
+    pub(super) fn summary(&self) -> String {
+        format!("asked {:?} urgent {:?} failing {:?} viewed {:?}", self.asked, self.urgent, self.failing, self.viewed)
+    }
+
+    /// Whether a query failed that was asked after `since`.
+    pub(super) fn failed_since(&self, since: Instant) -> bool {
+        self.failing.is_some_and(|asked| asked >= since)
+    }
+
+    pub(super) fn read_soon(&mut self) {
+        self.stale = true;
+    }
+
+    /// Whether a conditional write is under way or wanted.
+    pub(super) fn is_deciding(&self) -> bool {
+        self.urgent.is_some()
+            || matches!(self.asked, Some((Query::TakeOver { .. } | Query::HandOver { .. } | Query::Restore { .. }, _)))
+    }
+
+    /// The view, if it was asked for after `since` and is not too old to show that a node is alone.
+    fn fresh(&self, now: Instant) -> Option<&PoolView> {
+        let viewed = self.viewed?;
+        (self.failing.is_none() && now.saturating_duration_since(viewed) <= ALONE_AGE).then_some(&self.view)
+    }
+
+    pub(super) fn viewed_after(&self, since: Instant) -> bool {
+        self.failing.is_none() && self.viewed.is_some_and(|viewed| viewed >= since)
+    }
+}
+
+impl Core {
+    /// The next query, where none is under way.
+    pub(super) fn ask_pool(&mut self) {
+        if self.pool.asked.is_some() {
+            return;
+        }
+        if let Some(query) = self.next_query() {
+            self.pool.asked = Some((query.clone(), self.now));
+            self.outputs.push_back(Output::Query(query));
+        }
+    }
+
+    fn next_query(&mut self) -> Option<Query> {
+        let now = self.now;
+        let due =
+            |last: Option<Instant>, interval| last.is_none_or(|last| now.saturating_duration_since(last) >= interval);
+        if self.pool.failing.is_some() && !due(self.pool.failed, RETRY_INTERVAL) {
+            return None;
+        }
+        if let Some(query) = self.pool.urgent.take() {
+            return Some(query);
+        }
+        let renewal = self.renewal();
+        if renewal.is_some() && due(self.pool.renewed, self.config.renew_interval) {
+            self.pool.renewed = Some(now);
+            return renewal;
+        }
+        if let Some(node) = self.pool.lost.pop_first() {
+            self.pool.stale = true;
+            return Some(Query::ClearJoined(node));
+        }
+        // The first look comes before the first announcement: it shows whose address this one was.
+        if self.pool.viewed.is_some() && self.draining.is_none() {
+            // Announced once between two reads: a row that is lost again and again must not keep this node from reading.
+            let joined = self.unannounced_join().filter(|_| !self.pool.stale);
+            if joined.is_some() || due(self.pool.announced, self.config.seen_interval) {
+                self.pool.announced = Some(now);
+                self.pool.stale |= joined.is_some();
+                let address = self.address.clone();
+                let protocols = crate::wire::link::VERSIONS;
+                return Some(Query::Announce(Announcement { node: self.me, address, protocols, joined }));
+            }
+        }
+        if let Some(dead) = self.dead_node() {
+            self.pool.view.nodes.retain(|row| row.node != dead);
+            return Some(Query::Remove(dead));
+        }
+        (self.pool.stale || due(self.pool.viewed, READ_INTERVAL)).then(|| {
+            self.pool.stale = false;
+            Query::Read
+        })
+    }
+
+    /// The renewal that this node owes: for itself, or for the owner that it is linked to and whose beat stands.
+    fn renewal(&self) -> Option<Query> {
+        let owed = match &self.role {
+            Role::Master(master) => !master.is_handed_over(),
+            Role::Follower(follower) => {
+                follower.is_joined()
+                    && !self.candidacy.has_promised()
+                    && self.observation.still() >= self.config.renew_interval * 2
+            }
+        };
+        let lease = self.observation.lease()?;
+        let owner = self.owner.filter(|_| owed && lease.owner == self.owner && lease.term == self.term)?;
+        Some(Query::Renew { term: self.term, owner })
+    }
+
+    /// The term to announce: this node has joined, and its row does not say so.
+    fn unannounced_join(&self) -> Option<u64> {
+        let joined = match &self.role {
+            Role::Master(master) => master.is_serving() && !master.is_handed_over(),
+            Role::Follower(follower) => follower.is_joined(),
+        };
+        let announced = self.row(self.me).is_some_and(|row| row.joined == Some(self.term));
+        (joined && !announced).then_some(self.term)
+    }
+
+    /// A row that nobody refreshes.
+    fn dead_node(&self) -> Option<NodeId> {
+        let mut rows = self.pool.view.nodes.iter();
+        let dead = rows.find(|row| row.age > self.config.dead_timeout && row.node != self.me)?;
+        matches!(self.role, Role::Master(_)).then_some(dead.node)
+    }
+
+    pub(super) fn pool_answered(&mut self, answer: Answer) {
+        let Some((query, asked)) = self.pool.asked.take() else { return };
+        if answer == Answer::Failed {
+            self.pool.failing = Some(asked);
+            self.pool.failed = Some(self.now);
+            self.observation.failed();
+            self.pool.stale = true;
+            if let Query::ClearJoined(node) = query {
+                self.pool.lost.insert(node);
+            }
+            return self.advance();
+        }
+        self.pool.failing = None;
+        match (query, answer) {
+            (Query::Read, Answer::View(view)) => self.handle_view(asked, view),
+            (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > self.term => self.become_master(term),
+            (Query::HandOver { term, successor }, Answer::Held(true)) => self.handed_over(term, successor),
+            (Query::Announce(announcement), Answer::Done) => {
+                // Until the next read says it, so that a join is not announced twice.
+                if let Some(row) = self.pool.view.nodes.iter_mut().find(|row| row.node == announcement.node) {
+                    row.joined = announcement.joined.or(row.joined);
+                }
+            }
+            (Query::Renew { .. }, Answer::Held(true)) => {}
+            _ => self.pool.stale = true,
+        }
+        self.tick_shutdown();
+    }
+
+    fn handle_view(&mut self, asked: Instant, view: PoolView) {
+        if self.pool.viewed.is_none() {
+            self.note_predecessor(&view);
+        }
+        self.observation.read(asked, view.lease, self.config.lease / 3);
+        self.addresses
+            .extend(view.nodes.iter().filter(|row| row.node != self.me).map(|row| (row.node, row.address.clone())));
+        self.addresses.retain(|node, _| Some(*node) == self.owner || view.nodes.iter().any(|row| row.node == *node));
+        self.pool.view = view;
+        self.pool.viewed = Some(asked);
+        match self.pool.view.lease {
+            None => self.pool.urgent = Some(Query::Restore { term: self.term, owner: self.owner }),
+            Some(lease) => self.handle_lease(lease),
+        }
+        self.consider_standing();
+        self.advance();
+    }
+
+    fn handle_lease(&mut self, lease: Lease) {
+        let mine = lease.owner == Some(self.me);
+        let master = matches!(self.role, Role::Master(_));
+        if lease.term > self.term {
+            if mine { self.become_master(lease.term) } else { self.follow(lease.term, lease.owner) }
+        } else if lease.term == self.term && lease.owner == self.owner {
+            // As it should be.
+        } else if lease.term == self.term && self.owner.is_none() {
+            if mine { self.become_master(lease.term) } else { self.set_owner(lease.owner) }
+        } else if (master || mine) && !self.pool.is_deciding() && self.draining.is_none() {
+            // The row fell behind: it was restored from an old copy, or another began anew. Its owner puts it right.
+            self.pool.urgent = Some(Query::TakeOver { seen: lease, max_seen: self.term });
+        }
+    }
+
+    pub(super) fn row(&self, node: NodeId) -> Option<&NodeRow> {
+        self.pool.view.nodes.iter().find(|row| row.node == node)
+    }
+
+    /// The nodes that had joined the master of `term` and were seen lately, but for this one and `owner`.
+    pub(super) fn members(&self, term: u64, owner: Option<NodeId>) -> impl Iterator<Item = NodeId> {
+        let limit = self.config.member_timeout;
+        self.pool
+            .view
+            .nodes
+            .iter()
+            .filter(move |row| row.joined == Some(term) && row.age <= limit)
+            .map(|row| row.node)
+            .filter(move |node| *node != self.me && Some(*node) != owner)
+    }
+
+    /// Whether a read that is fresh enough shows this master and no other member.
+    pub(super) fn shown_alone(&self) -> bool {
+        self.pool.fresh(self.now).is_some_and(|view| {
+            view.lease.is_some_and(|lease| lease.term == self.term && lease.owner == Some(self.me))
+                && self.members(self.term, None).next().is_none()
+        })
+    }
+}

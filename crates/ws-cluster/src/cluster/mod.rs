@@ -1,0 +1,497 @@
+//! The core without I/O: membership, election and the one order of messages, as a state machine. It owns no socket,
+//! no clock and no randomness: what happened comes in through `publish` and `handle_*`, each with the time; what is
+//! to be done comes out of [`Core::poll_output`]; [`Core::poll_timeout`] says when to look in again.
+//!
+//! ```text
+//! loop {
+//!     while let Some(output) = core.poll_output() { carry it out }
+//!     wait for a frame, a link, a pool's answer, a publish or core.poll_timeout(), and pass it in
+//! }
+//! ```
+//!
+//! The rooms: [`log`](self::log) and [`lineage`] hold the order, [`outbox`] what has no place in it yet, [`lease`]
+//! what the pool's row tells; `membership` reads the pool and decides when to ask it what, `election` decides who is
+//! master, `relay` is what master and followers do for each message. The driver is in `driver.rs`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    fmt,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    config::{ClusterConfig, LogConfig},
+    pool::{Announcement, Lease, PoolView},
+};
+
+mod election;
+mod entry;
+mod frame;
+mod lease;
+mod lineage;
+mod log;
+mod membership;
+mod outbox;
+mod relay;
+#[cfg(test)]
+mod simulator;
+
+pub(crate) use entry::{Entry, Proposal, Seq, Ticket};
+pub(crate) use frame::{Body, Frame, Join};
+pub(crate) use lineage::{Lineage, Span};
+pub(crate) use log::Snapshot;
+pub(crate) use outbox::Busy;
+
+use election::{Candidacy, Promises};
+use lease::Observation;
+use log::{Log, Marks};
+use membership::PoolSide;
+use outbox::Outbox;
+use relay::{Follower, Master};
+
+/// One run of one server: 16 random bytes, drawn anew at every start, so that a restarted process is never taken for
+/// its predecessor.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeId([u8; 16]);
+
+impl NodeId {
+    /// The node with these bytes.
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes as the pool stores them and links carry them.
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Eight digits tell the nodes of a cluster apart and keep log lines short.
+        self.0[..4].iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+/// The number of a mastership. Terms only grow; a term has at most one owner.
+pub type Term = u64;
+
+/// A link between two nodes, as the driver numbers them.
+pub(crate) type LinkId = u64;
+
+/// What the driver is to do.
+#[derive(Debug)]
+pub(crate) enum Output {
+    Send {
+        link: LinkId,
+        frame: Frame,
+    },
+    /// Reach this node; answered by `handle_link_up` or `handle_dial_failed`.
+    Dial {
+        node: NodeId,
+        address: String,
+    },
+    Hangup {
+        link: LinkId,
+    },
+    /// Ask the pool; answered by `handle_pool`, one query at a time.
+    Query(Query),
+    /// Hand the entry to the own clients. `repeated`: this node delivered it before, at a place that was cut away.
+    Deliver {
+        entry: Entry,
+        repeated: bool,
+    },
+    /// The own publish with this counter is held by two nodes, or by this one that is alone.
+    Accepted {
+        counter: u64,
+    },
+    /// Entries are missing before the next one: this node was away for longer than the log reaches.
+    Reset,
+    /// Send the clients to other nodes, which have a master while this one finds none.
+    CutOff,
+    /// The shutdown is through: nothing more comes from this core.
+    ShutDown,
+}
+
+/// A question to the pool: see the methods of [`Pool`](crate::pool::Pool).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Query {
+    Read,
+    Announce(Announcement),
+    Renew { term: Term, owner: NodeId },
+    TakeOver { seen: Lease, max_seen: Term },
+    HandOver { term: Term, successor: Option<NodeId> },
+    Restore { term: Term, owner: Option<NodeId> },
+    ClearJoined(NodeId),
+    Remove(NodeId),
+}
+
+/// The pool's answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Answer {
+    View(PoolView),
+    /// To `TakeOver`: the new term, if it was won.
+    Term(Option<Term>),
+    /// To `Renew` and `HandOver`: whether the condition held.
+    Held(bool),
+    /// To the rest.
+    Done,
+    /// No answer, or none in time: the query may have taken effect or not.
+    Failed,
+}
+
+/// How a node stands in its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// Whether the node takes clients: it has joined a master, or become one, since its start, is not draining and
+    /// has not been without a master for too long.
+    pub ready: bool,
+    /// The highest term that it has seen.
+    pub term: Term,
+    /// The master of that term, as far as the node knows and has a link to it.
+    pub master: Option<NodeId>,
+    /// Why the node is not at its best, in words; `None` when all is well.
+    pub degraded: Option<&'static str>,
+    /// The nodes of the pool that were seen lately, in their order.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// Another node, or this one, as the pool shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// Which run of a server.
+    pub node: NodeId,
+    /// Where other nodes reach it.
+    pub address: String,
+    /// Whether it has joined the present master.
+    pub member: bool,
+}
+
+/// A link that stands.
+#[derive(Debug)]
+struct Link {
+    peer: NodeId,
+    /// This node made it, and ends it when it is of no more use.
+    dialled: bool,
+}
+
+enum Role {
+    Follower(Follower),
+    Master(Master),
+}
+
+/// A node of the cluster, without I/O.
+pub(crate) struct Core {
+    me: NodeId,
+    address: String,
+    config: ClusterConfig,
+    /// The highest term seen, and its owner where known.
+    term: Term,
+    owner: Option<NodeId>,
+    /// The last master that was not this node.
+    predecessor: Option<NodeId>,
+    role: Role,
+    /// Counts the joins of this node.
+    joins: u64,
+    log: Log,
+    /// All up to here went to the own clients.
+    delivered: Seq,
+    /// The highest counter of each origin that went to the own clients: what was cut or trimmed since is known by it.
+    handed: Marks,
+    outbox: Outbox,
+    links: BTreeMap<LinkId, Link>,
+    /// Nodes that are being dialled.
+    dialling: BTreeSet<NodeId>,
+    addresses: BTreeMap<NodeId, String>,
+    pool: PoolSide,
+    observation: Observation,
+    candidacy: Candidacy,
+    promises: Promises,
+    ready: bool,
+    /// Since when this node is shutting down.
+    draining: Option<Instant>,
+    ended: bool,
+    outputs: VecDeque<Output>,
+    /// The latest time that was passed in, and the time of the last tick.
+    now: Instant,
+    ticked: Instant,
+}
+
+/// How often the core looks after things that no event announces.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Core {
+    pub(crate) fn new(now: Instant, me: NodeId, address: String, config: ClusterConfig, log: LogConfig) -> Self {
+        Self {
+            me,
+            address,
+            term: 0,
+            owner: None,
+            predecessor: None,
+            role: Role::Follower(Follower::default()),
+            joins: 0,
+            log: Log::new(log),
+            delivered: 0,
+            handed: Marks::default(),
+            outbox: Outbox::new(me, config.outbox_size),
+            links: BTreeMap::new(),
+            dialling: BTreeSet::new(),
+            addresses: BTreeMap::new(),
+            pool: PoolSide::default(),
+            observation: Observation::default(),
+            candidacy: Candidacy::default(),
+            promises: Promises::default(),
+            ready: false,
+            draining: None,
+            ended: false,
+            outputs: VecDeque::new(),
+            config,
+            now,
+            ticked: now,
+        }
+    }
+
+    /// Takes a publish. The counter comes back in [`Output::Accepted`].
+    pub(crate) fn publish(&mut self, now: Instant, content: Bytes, key: Option<Bytes>) -> Result<u64, Busy> {
+        self.now = now;
+        self.outbox.publish(content, key)
+    }
+
+    /// A link stands, with its peer proved. `dialled`: in answer to [`Output::Dial`].
+    pub(crate) fn handle_link_up(&mut self, now: Instant, link: LinkId, peer: NodeId, dialled: bool) {
+        self.now = now;
+        if dialled {
+            self.dialling.remove(&peer);
+        }
+        self.links.insert(link, Link { peer, dialled });
+        self.send_standing(link);
+    }
+
+    /// A dial failed. `refused`: nothing listens at the address, or another node does.
+    pub(crate) fn handle_dial_failed(&mut self, now: Instant, node: NodeId, refused: bool) {
+        self.now = now;
+        self.dialling.remove(&node);
+        self.dial_failed(node, refused);
+    }
+
+    /// A link ended, or nothing was heard of it for too long.
+    pub(crate) fn handle_link_down(&mut self, now: Instant, link: LinkId) {
+        self.now = now;
+        if let Some(Link { peer, .. }) = self.links.remove(&link) {
+            self.link_lost(link, peer);
+        }
+    }
+
+    pub(crate) fn handle_frame(&mut self, now: Instant, link: LinkId, frame: Frame) {
+        self.now = now;
+        let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
+        if frame.term < self.term {
+            // The answer lets the sender see that it was left behind.
+            return self.send_standing(link);
+        }
+        if frame.term > self.term {
+            let owner = match &frame.body {
+                Body::Standing { owner } => owner.as_ref().map(|(owner, _)| *owner),
+                Body::Fetch { .. } | Body::Welcome { .. } | Body::Append { .. } | Body::Joined => Some(peer),
+                Body::Promise | Body::Join(_) | Body::Tail { .. } | Body::Ack { .. } | Body::Propose(_) => None,
+            };
+            self.follow(frame.term, owner);
+        }
+        match frame.body {
+            Body::Standing { owner } => self.handle_standing(link, peer, owner),
+            Body::Promise => self.handle_promise(peer),
+            Body::Join(join) => self.handle_join(link, peer, join),
+            Body::Fetch { after } => self.handle_fetch(link, peer, after),
+            Body::Tail { snapshot, spans, entries, done } => self.handle_tail(peer, snapshot, &spans, entries, done),
+            Body::Welcome { attempt, agreed, snapshot } => self.handle_welcome(link, attempt, agreed, snapshot),
+            Body::Append { spans, entries, held } => self.handle_append(link, &spans, entries, held),
+            Body::Ack { seq } => self.handle_ack(link, peer, seq),
+            Body::Joined => self.handle_joined(link),
+            Body::Propose(proposals) => self.handle_propose(link, peer, proposals),
+        }
+    }
+
+    /// The pool's answer to the query that is under way.
+    pub(crate) fn handle_pool(&mut self, now: Instant, answer: Answer) {
+        self.now = now;
+        self.pool_answered(answer);
+    }
+
+    /// Time passed: at [`poll_timeout`](Self::poll_timeout), or whenever.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
+        self.ticked = now;
+        if self.ended {
+            return;
+        }
+        self.tick_election();
+        self.tick_relay();
+        self.tick_shutdown();
+    }
+
+    /// Begins to leave: a master hands over, a follower sees its own publishes through. [`Output::ShutDown`] follows
+    /// within the shutdown's time limit.
+    pub(crate) fn shut_down(&mut self, now: Instant) {
+        self.now = now;
+        if self.draining.is_none() {
+            self.draining = Some(now);
+            self.ready = false;
+            self.tick_shutdown();
+        }
+    }
+
+    pub(crate) fn poll_output(&mut self) -> Option<Output> {
+        if self.outputs.is_empty() && !self.ended {
+            self.flush();
+            self.ask_pool();
+        }
+        self.outputs.pop_front()
+    }
+
+    /// When to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        self.ticked + TICK
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        let master = match &self.role {
+            Role::Master(master) => master.is_serving().then_some(self.me),
+            Role::Follower(follower) => self.owner.filter(|_| follower.is_joined()),
+        };
+        let degraded = match &self.role {
+            _ if self.draining.is_some() => Some("shutting down"),
+            _ if self.pool.is_failing() => Some("the pool's database does not answer"),
+            _ if master.is_none() => Some("no master"),
+            _ => None,
+        };
+        let view = self.pool.view();
+        let nodes = view.nodes.iter().filter(|row| row.age <= self.config.member_timeout);
+        let nodes = nodes.map(|row| NodeStatus {
+            node: row.node,
+            address: row.address.clone(),
+            member: row.joined == Some(self.term),
+        });
+        Status { ready: self.ready, term: self.term, master, degraded, nodes: nodes.collect() }
+    }
+
+    fn send(&mut self, link: LinkId, body: Body) {
+        self.outputs.push_back(Output::Send { link, frame: Frame { term: self.term, body } });
+    }
+
+    fn send_standing(&mut self, link: LinkId) {
+        let owner = self.owner.and_then(|owner| Some((owner, self.address_of(owner)?)));
+        self.send(link, Body::Standing { owner });
+    }
+
+    fn address_of(&self, node: NodeId) -> Option<String> {
+        if node == self.me { Some(self.address.clone()) } else { self.addresses.get(&node).cloned() }
+    }
+
+    fn link_to(&self, node: NodeId) -> Option<LinkId> {
+        self.links.iter().find(|(_, link)| link.peer == node).map(|(&id, _)| id)
+    }
+
+    fn hang_up(&mut self, link: LinkId) {
+        if let Some(Link { peer, .. }) = self.links.remove(&link) {
+            self.outputs.push_back(Output::Hangup { link });
+            self.link_lost(link, peer);
+        }
+    }
+
+    /// Reaches for a node, unless that is under way already.
+    fn dial(&mut self, node: NodeId) {
+        if let Some(address) = self.addresses.get(&node)
+            && self.link_to(node).is_none()
+            && self.dialling.insert(node)
+        {
+            self.outputs.push_back(Output::Dial { node, address: address.clone() });
+        }
+    }
+
+    /// Leaving, step by step: called whenever something moved.
+    fn tick_shutdown(&mut self) {
+        let Some(since) = self.draining.filter(|_| !self.ended) else { return };
+        let overdue = self.now.saturating_duration_since(since) >= self.config.shutdown_timeout;
+        let through = match &self.role {
+            Role::Master(_) => self.hand_over(),
+            Role::Follower(_) => self.outbox.is_empty(),
+        };
+        if through || overdue {
+            self.ended = true;
+            self.links.keys().for_each(|&link| self.outputs.push_back(Output::Hangup { link }));
+            self.links.clear();
+            self.outputs.push_back(Output::ShutDown);
+        }
+    }
+}
+
+/// What the simulator looks at.
+#[cfg(test)]
+impl Core {
+    fn id(&self) -> NodeId {
+        self.me
+    }
+
+    fn term(&self) -> Term {
+        self.term
+    }
+
+    fn reigns(&self) -> bool {
+        matches!(&self.role, Role::Master(master) if master.is_serving())
+    }
+
+    fn believes_alone(&self) -> bool {
+        matches!(&self.role, Role::Master(master) if self.is_alone(master))
+    }
+
+    /// Term and place of the last entry.
+    fn end(&self) -> (Term, Seq) {
+        (self.log.last_term(), self.log.last())
+    }
+
+    fn place(&self, seq: Seq) -> Option<(Term, NodeId, Seq)> {
+        let span = self.log.lineage().span_at(seq).filter(|_| seq > 0)?;
+        Some((span.term, span.owner, seq))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.log.after(self.log.base())
+    }
+
+    fn has(&self, ticket: Ticket) -> bool {
+        self.outbox.holds(ticket) || self.log.knows(ticket)
+    }
+
+    fn place_of_base(&self) -> Seq {
+        self.log.base()
+    }
+
+    fn has_nothing_waiting(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    fn summary(&self) -> String {
+        let role = match &self.role {
+            Role::Master(master) => format!("master {master:?}"),
+            Role::Follower(follower) => format!("follower {follower:?}"),
+        };
+        let (me, term, owner, delivered) = (self.me, self.term, self.owner, self.delivered);
+        let waiting = self.outbox.tickets().count();
+        let (base, end) = (self.log.base(), self.end());
+        let pool = self.pool.summary();
+        format!(
+            "{me:?} {pool} now {:?} term {term} owner {owner:?} log {base}..{end:?} delivered {delivered} waiting {waiting} {role}",
+            self.now
+        )
+    }
+}

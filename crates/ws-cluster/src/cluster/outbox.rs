@@ -1,0 +1,91 @@
+//! What a node still has to see in the cluster's order: its own publishes, and entries that were cut from its log,
+//! whoever published them. All of it is proposed anew to every new master, in an order that keeps each publisher's.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+
+use super::{NodeId, Proposal, Ticket};
+
+pub(crate) struct Outbox {
+    me: NodeId,
+    limit: usize,
+    size: usize,
+    last: u64,
+    /// Own publishes that this node has not delivered, by counter.
+    pending: BTreeMap<u64, Proposal>,
+    /// Entries cut from the log after they had been delivered or came from others, by origin and counter.
+    returned: BTreeMap<Ticket, Proposal>,
+}
+
+/// The outbox is full.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Busy;
+
+impl Outbox {
+    pub(crate) fn new(me: NodeId, limit: usize) -> Self {
+        Self { me, limit, size: 0, last: 0, pending: BTreeMap::new(), returned: BTreeMap::new() }
+    }
+
+    pub(crate) fn publish(&mut self, content: Bytes, key: Option<Bytes>) -> Result<u64, Busy> {
+        let counter = self.last + 1;
+        let ticket = Ticket { origin: self.me, counter };
+        let proposal = Proposal { ticket, late: false, key, content: Some(content) };
+        // A single publish always fits, or one of the size of the limit could never be sent.
+        if self.size > 0 && self.size + proposal.size() > self.limit {
+            return Err(Busy);
+        }
+        self.last = counter;
+        self.size += proposal.size();
+        self.pending.insert(counter, proposal);
+        Ok(counter)
+    }
+
+    /// Takes back entries that were cut from the log.
+    pub(crate) fn give_back(&mut self, proposals: impl IntoIterator<Item = Proposal>) {
+        for proposal in proposals {
+            let ticket = proposal.ticket;
+            // Own ones that were never delivered still wait here, in their place.
+            if ticket.origin != self.me || !self.pending.contains_key(&ticket.counter) {
+                self.returned.insert(ticket, Proposal { late: true, ..proposal });
+            }
+        }
+    }
+
+    /// Drops what the log has: an entry was delivered here, or is known to be before the log's base. Whether it was
+    /// an own publish that somebody waits for.
+    pub(crate) fn settle(&mut self, ticket: Ticket) -> bool {
+        self.returned.remove(&ticket);
+        if ticket.origin != self.me {
+            return false;
+        }
+        let Some(proposal) = self.pending.remove(&ticket.counter) else { return false };
+        self.size -= proposal.size();
+        true
+    }
+
+    /// What was cut, by origin and counter: proposed before the pending, so that no publish overtakes an earlier one
+    /// of the same publisher.
+    pub(crate) fn returned(&self) -> impl Iterator<Item = &Proposal> {
+        self.returned.values()
+    }
+
+    /// Own publishes after the one with this counter, in their order.
+    pub(crate) fn pending_after(&self, counter: u64) -> impl Iterator<Item = &Proposal> {
+        self.pending.range(counter + 1..).map(|(_, proposal)| proposal)
+    }
+
+    /// All that is not settled.
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.returned.keys().copied().chain(self.pending.values().map(|proposal| proposal.ticket))
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.returned.is_empty() && self.pending.is_empty()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn holds(&self, ticket: Ticket) -> bool {
+        self.returned.contains_key(&ticket) || (ticket.origin == self.me && self.pending.contains_key(&ticket.counter))
+    }
+}

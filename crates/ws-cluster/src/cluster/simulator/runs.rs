@@ -1,0 +1,162 @@
+//! The runs: random faults from a seed, and single faults that must lose nothing at all.
+//!
+//! `WS_CLUSTER_SEED` replays one run and prints its story; `WS_CLUSTER_RUNS` sets how many there are.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::World;
+use crate::cluster::Core;
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn seeds(default: u64) -> Vec<u64> {
+    let number = |name: &str| std::env::var(name).ok().and_then(|text| text.parse().ok());
+    match number("WS_CLUSTER_SEED") {
+        Some(seed) => vec![seed],
+        None => {
+            // A fresh stretch of seeds at each run; the one that fails is printed.
+            let mut bytes = [0; 4];
+            getrandom::fill(&mut bytes).expect("the system has randomness");
+            let first = u64::from(u32::from_be_bytes(bytes)) << 20;
+            (first..first + number("WS_CLUSTER_RUNS").unwrap_or(default)).collect()
+        }
+    }
+}
+
+fn publish_some(world: &mut World) {
+    for _ in 0..world.rng.below(6) {
+        let place = world.rng.below(world.nodes.len() as u64) as usize;
+        let key = (world.rng.below(8) == 0).then(|| Bytes::from(world.rng.below(40).to_string()));
+        world.publish(place, key);
+    }
+}
+
+/// Publishes and lets time pass, in small steps.
+fn live(world: &mut World, time: Duration) {
+    let end = world.now + time;
+    while world.now < end {
+        publish_some(world);
+        let step = world.rng.below(150);
+        world.run(Duration::from_millis(step + 1));
+    }
+}
+
+fn settle(world: &mut World) {
+    world.heal();
+    let mut wrong = String::new();
+    for _ in 0..8 {
+        world.run(SECOND * 10);
+        match world.checks.settled(world.nodes.iter().filter_map(|node| node.core.as_ref())) {
+            Ok(()) => return,
+            Err(why) => wrong = why,
+        }
+    }
+    world.fail(&wrong);
+}
+
+fn any_fault(world: &mut World) {
+    let size = world.nodes.len() as u64;
+    let one = world.rng.below(size) as usize;
+    let other = world.rng.below(size) as usize;
+    match world.rng.below(14) {
+        0 | 1 => world.crash(one),
+        2 if world.nodes[one].core.is_none() => world.boot(one),
+        3 => world.pause(one),
+        4 => world.resume(one),
+        5 | 6 if one != other => {
+            world.tell(format!("cut {one} -> {other}"));
+            world.cuts.insert((one, other));
+            if world.rng.below(2) == 0 {
+                world.cuts.insert((other, one));
+            }
+        }
+        7 => {
+            world.tell("cuts heal".into());
+            world.cuts.clear();
+        }
+        8 => {
+            world.db_down = !world.db_down;
+            world.tell(format!("database down: {}", world.db_down));
+        }
+        9 => {
+            let cut = world.rng.below(2) == 0;
+            world.tell(format!("database cut from {one}: {cut}"));
+            world.cut_database(one, cut);
+        }
+        10 => world.lost_answers = world.rng.below(20),
+        11 => {
+            let delay = Duration::from_millis(world.rng.below(800));
+            world.slow.insert((one, other), delay);
+        }
+        12 if world.rng.below(3) == 0 => {
+            world.tell("tables emptied".into());
+            world.tables.clear();
+            world.checks.tables_emptied();
+        }
+        13 => world.shut_down(one),
+        _ => {}
+    }
+}
+
+fn guarded(seed: u64, run: impl FnOnce(u64) + std::panic::UnwindSafe) {
+    if let Err(panic) = std::panic::catch_unwind(move || run(seed)) {
+        eprintln!("replay with WS_CLUSTER_SEED={seed}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+#[test]
+fn whatever_happens_the_invariants_hold() {
+    for seed in seeds(300) {
+        guarded(seed, |seed| {
+            let size = 2 + (seed % 4) as usize;
+            let mut world = World::new(seed, size);
+            live(&mut world, SECOND * 5);
+            for _ in 0..world.rng.below(12) {
+                any_fault(&mut world);
+                let time = Duration::from_millis(world.rng.below(9000));
+                live(&mut world, time);
+            }
+            settle(&mut world);
+        });
+    }
+}
+
+#[test]
+fn one_fault_at_a_time_loses_nothing() {
+    for seed in seeds(200) {
+        guarded(seed, |seed| {
+            let size = 2 + (seed % 3) as usize;
+            let mut world = World::new(seed, size);
+            live(&mut world, SECOND * 12);
+            for _ in 0..3 {
+                let one = world.rng.below(size as u64) as usize;
+                match world.rng.below(4) {
+                    0 | 1 => world.crash(one),
+                    2 => world.pause(one),
+                    _ => world.shut_down(one),
+                }
+                live(&mut world, SECOND * 12);
+                settle(&mut world);
+                live(&mut world, SECOND * 2);
+            }
+            settle(&mut world);
+            if !world.checks.extinct.is_empty() {
+                let lost = world.checks.extinct.len();
+                world.fail(&format!("{lost} accepted messages were lost with one node"));
+            }
+            assert!(world.checks.deliveries > 0);
+        });
+    }
+}
+
+#[test]
+fn a_single_node_is_master_at_once_and_alone() {
+    let mut world = World::new(1, 1);
+    live(&mut world, SECOND);
+    assert!(world.nodes[0].core.as_ref().is_some_and(Core::reigns));
+    settle(&mut world);
+    assert!(world.checks.deliveries > 0);
+}

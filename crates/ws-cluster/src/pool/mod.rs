@@ -1,0 +1,253 @@
+//! The pool: the shared list of the cluster's nodes and the lease of its master, as a trait, with the rules that
+//! every implementation keeps. What is read from it is decided upon in `cluster`; nothing here decides.
+
+use std::{sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+
+use crate::cluster::{NodeId, Term};
+
+pub(crate) mod memory;
+#[cfg(feature = "mysql")]
+mod mysql;
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
+pub use memory::MemoryPool;
+#[cfg(feature = "mysql")]
+pub use mysql::MySqlPool;
+#[cfg(feature = "sqlite")]
+pub use sqlite::SqlitePool;
+
+/// The lease row of a cluster: who is master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Grows by one or more with every change of the owner.
+    pub term: Term,
+    /// The master, or `None` after it released the lease.
+    pub owner: Option<NodeId>,
+    /// Grows with every renewal: a `(term, beat)` that stands still shows an owner that fell silent.
+    pub beat: u64,
+}
+
+/// The row of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Its place in the pool: the order of first announcement. The first stands first for master.
+    pub ord: u64,
+    /// Which run of a server this is.
+    pub node: NodeId,
+    /// Where other nodes reach it: `ws://HOST:PORT` or `wss://HOST:PORT`, at most 255 bytes.
+    pub address: String,
+    /// The oldest and the newest version of the link protocol that it speaks.
+    pub protocols: (u16, u16),
+    /// The term in which it last completed a join.
+    pub joined: Option<Term>,
+    /// Time since it last announced itself, on the pool's own clock.
+    pub age: Duration,
+}
+
+/// One consistent-enough look at the pool: the lease is read before the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolView {
+    /// `None` where the cluster has no lease row yet, or lost it.
+    pub lease: Option<Lease>,
+    /// All rows of the cluster, by `ord`.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Which run of a server this is.
+    pub node: NodeId,
+    /// Where other nodes reach it; at most 255 bytes of ASCII.
+    pub address: String,
+    /// The oldest and the newest version of the link protocol that it speaks.
+    pub protocols: (u16, u16),
+    /// The term in which it joined; `None` leaves what the row says.
+    pub joined: Option<Term>,
+}
+
+/// Why a pool could not answer. After an error the outcome of the statement is unknown: it may have taken effect.
+/// Callers read again instead of assuming either.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PoolError {
+    /// The URL or path cannot name a pool; trying again will not help.
+    #[error("malformed pool URL: {0}")]
+    Url(String),
+    /// The store does not answer or refuses us. It is tried again by whoever runs the pool.
+    #[error("the pool's database does not answer: {0}")]
+    Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The store answered, but not as its tables should.
+    #[error("the pool's database failed: {0}")]
+    Failed(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// The store that a cluster shares. Every method is one statement (or one that is as good as one): it took effect
+/// wholly or not at all, and a conditional one says whether its condition held. Callers put a time limit on each
+/// call and drop the future when it passes; an implementation then makes sure that a half-used session is not used
+/// again.
+///
+/// `cluster` names the cluster, 1 to 64 bytes of ASCII: several clusters can share one store.
+#[async_trait]
+pub trait Pool: Send + Sync + 'static {
+    /// Whether other processes can take part. Then a cluster needs an address for each node, and a key.
+    fn is_shared(&self) -> bool {
+        true
+    }
+
+    /// Makes the tables where they are missing. Safe when several nodes start at once. Called again whenever the
+    /// store lost them.
+    async fn prepare(&self) -> Result<(), PoolError>;
+
+    /// Reads the lease and all nodes of `cluster`.
+    async fn read(&self, cluster: &str) -> Result<PoolView, PoolError>;
+
+    /// Inserts the node's row, or refreshes its `seen_at`, address, protocols and `joined` where it stands (keeping
+    /// its `ord`). A row of another node with the same address is removed: its process is gone.
+    async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError>;
+
+    /// `beat + 1` where the lease has this term and owner; `false` where it has not (the owner is fenced).
+    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError>;
+
+    /// Compare and set: where the lease stands at exactly `seen.term` and `seen.beat`, sets
+    /// `term = max(term, max_seen) + 1`, `owner`, `beat + 1` and returns the new term; `None` where it moved on.
+    async fn take_over(
+        &self,
+        cluster: &str,
+        seen: &Lease,
+        max_seen: Term,
+        owner: NodeId,
+        lease: Duration,
+    ) -> Result<Option<Term>, PoolError>;
+
+    /// The owner passes the lease on: where it has this term and owner, sets `term + 1`, `beat + 1` and the
+    /// successor (`None` releases it). `false` where it has not.
+    async fn hand_over(
+        &self,
+        cluster: &str,
+        term: Term,
+        owner: NodeId,
+        successor: Option<NodeId>,
+        lease: Duration,
+    ) -> Result<bool, PoolError>;
+
+    /// Puts a lease row in place where there is none, with this term and owner and `beat` 0; an existing row stays.
+    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError>;
+
+    /// Forgets that the node is joined: its link to the master was lost.
+    async fn clear_joined(&self, cluster: &str, node: NodeId) -> Result<(), PoolError>;
+
+    /// Removes the node's row.
+    async fn remove(&self, cluster: &str, node: NodeId) -> Result<(), PoolError>;
+}
+
+/// Opens the pool that `url` names:
+///
+/// - `memory:`, a new one in this process, for a cluster of one;
+/// - `sqlite:PATH`, a file that is made where it is missing, for processes on one machine (feature `sqlite`);
+/// - `mysql://user:password@host:port/database`, for MySQL and MariaDB (feature `mysql`). It is not dialled yet.
+///
+/// # Errors
+/// [`PoolError::Url`] where the URL is malformed or its feature is not compiled in; the text says what to give and
+/// never repeats a password. For SQLite, whose file is opened here, also the other errors.
+pub async fn open(url: &str) -> Result<Arc<dyn Pool>, PoolError> {
+    match url.split_once(':') {
+        Some(("memory", "")) => Ok(Arc::new(MemoryPool::default())),
+        Some(("memory", _)) => Err(PoolError::Url("nothing follows `memory:`".into())),
+        #[cfg(feature = "sqlite")]
+        Some(("sqlite", path)) => {
+            // Two slashes may stand before a path, as in other tools' URLs.
+            let path = path.strip_prefix("//").unwrap_or(path);
+            match path {
+                "" => Err(PoolError::Url("a path has to follow `sqlite:`".into())),
+                ":memory:" => Err(PoolError::Url("for a pool in memory, give `memory:`".into())),
+                path => Ok(Arc::new(SqlitePool::open(path).await?)),
+            }
+        }
+        #[cfg(feature = "mysql")]
+        Some(("mysql", _)) => Ok(Arc::new(MySqlPool::connect(url).await?)),
+        #[cfg(not(feature = "sqlite"))]
+        Some(("sqlite", _)) => Err(PoolError::Url("`sqlite:` needs a build with the feature `sqlite`".into())),
+        #[cfg(not(feature = "mysql"))]
+        Some(("mysql", _)) => Err(PoolError::Url("`mysql:` needs a build with the feature `mysql`".into())),
+        // What stands before the colon may be a user's name, but not a password.
+        Some((scheme, _)) => Err(PoolError::Url(format!("unknown scheme `{scheme}:`; give {FORMS}"))),
+        None => Err(PoolError::Url(format!("no scheme; give {FORMS}"))),
+    }
+}
+
+/// The forms of a pool's URL, for errors.
+const FORMS: &str = "memory:, sqlite:PATH or mysql://user:password@host:port/database";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn refusal(url: &str) -> String {
+        match open(url).await {
+            Err(error @ PoolError::Url(_)) => error.to_string(),
+            Err(error) => panic!("{url} is malformed, but: {error}"),
+            Ok(_) => panic!("{url} is malformed, but was opened"),
+        }
+    }
+
+    #[tokio::test]
+    async fn malformed_urls_are_told_apart() {
+        for (url, why) in [
+            ("", "no scheme"),
+            ("/var/lib/pool.db", "no scheme"),
+            ("postgres://localhost/site", "unknown scheme `postgres:`"),
+            ("memory:shared", "nothing follows"),
+        ] {
+            let text = refusal(url).await;
+            assert!(text.contains(why), "{url}: {text}");
+        }
+        assert!(open("memory:").await.is_ok());
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[tokio::test]
+    async fn malformed_sqlite_urls_are_told_apart() {
+        for (url, why) in [("sqlite:", "a path"), ("sqlite://", "a path"), ("sqlite::memory:", "give `memory:`")] {
+            let text = refusal(url).await;
+            assert!(text.contains(why), "{url}: {text}");
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[tokio::test]
+    async fn malformed_mysql_urls_are_told_apart_and_do_not_tell_the_password() {
+        for (url, why) in [
+            ("mysql:site", "database"),
+            ("mysql://user:secret@localhost", "no database"),
+            ("mysql://user:secret@localhost/", "no database"),
+            ("mysql://user:secret@localhost:99999/site", "port"),
+            ("mysql://user:secret@localhost/site?pace=fast", "pace"),
+            ("mysql://user:se/cret@localhost/site", "port"),
+            ("mysql://user:12/secret@localhost/site", "percent-encode"),
+            ("mysql://user:12?secret@localhost/site", "percent-encode"),
+            ("mysql://user:12#secret@localhost/site", "percent-encode"),
+            ("mysql://user:12@34/secret@localhost/site", "percent-encode"),
+        ] {
+            let text = refusal(url).await;
+            assert!(text.contains(why), "{url}: {text}");
+            assert!(!text.contains("cret"), "{url}: {text}");
+        }
+    }
+
+    #[cfg(feature = "mysql")]
+    #[tokio::test]
+    async fn a_mysql_pool_does_not_show_its_password() {
+        let pool = MySqlPool::connect("mysql://user:s%40cret@[::1]/site").await.unwrap();
+        assert_eq!(format!("{pool:?}"), r#"MySqlPool { server: Some("::1:3306"), .. }"#);
+    }
+
+    #[cfg(not(feature = "sqlite"))]
+    #[tokio::test]
+    async fn a_missing_feature_is_named() {
+        assert!(refusal("sqlite:pool.db").await.contains("feature `sqlite`"));
+    }
+}

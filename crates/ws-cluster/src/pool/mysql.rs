@@ -1,0 +1,464 @@
+//! The pool in MySQL or MariaDB: the statements, and what becomes of a session when one of them fails. Statements
+//! run one by one in autocommit; within a transaction a read would show a beat from the past.
+
+use std::{fmt, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use mysql_async::{Conn, Opts, OptsBuilder, Params, PoolConstraints, PoolOpts, Row, Value, prelude::Queryable};
+use url::Url;
+
+use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView};
+use crate::cluster::{NodeId, Term};
+
+/// InnoDB because a MEMORY table is emptied by a restart and replicates badly. Statements are split at `;`.
+const SCHEMA: &str = "\
+CREATE TABLE IF NOT EXISTS ws_lease (
+  cluster    VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
+  term       BIGINT UNSIGNED NOT NULL,
+  owner      BINARY(16) NULL,
+  beat       BIGINT UNSIGNED NOT NULL,
+  expires_at DATETIME(6) NOT NULL COMMENT 'UTC, for people: the election does not read it',
+  proto      SMALLINT UNSIGNED NOT NULL DEFAULT 1
+) ENGINE=InnoDB;
+
+CREATE TABLE IF NOT EXISTS ws_node (
+  ord        BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY,
+  cluster    VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  node       BINARY(16) NOT NULL,
+  address    VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
+  proto_min  SMALLINT UNSIGNED NOT NULL,
+  proto_max  SMALLINT UNSIGNED NOT NULL,
+  joined     BIGINT UNSIGNED NULL,
+  seen_at    DATETIME(6) NOT NULL COMMENT 'UTC',
+  UNIQUE KEY ws_node_node (cluster, node),
+  UNIQUE KEY ws_node_address (cluster, address)
+) ENGINE=InnoDB;
+";
+
+/// Asks for every column, so that tables of another version are found at once; reads no row.
+const PROBES: [&str; 2] = [
+    "SELECT cluster, term, owner, beat, expires_at FROM ws_lease LIMIT 0",
+    "SELECT ord, cluster, node, address, proto_min, proto_max, joined, seen_at FROM ws_node LIMIT 0",
+];
+
+const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster = ?";
+const READ_NODES: &str = "\
+SELECT ord, node, address, proto_min, proto_max, joined, TIMESTAMPDIFF(MICROSECOND, seen_at, UTC_TIMESTAMP(6))
+FROM ws_node WHERE cluster = ? ORDER BY ord";
+
+// An upsert would take a number of AUTO_INCREMENT at every refresh, so a refresh is an UPDATE.
+const REFRESH_NODE: &str = "\
+UPDATE ws_node SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined), seen_at = UTC_TIMESTAMP(6)
+WHERE cluster = ? AND node = ?";
+const INSERT_NODE: &str = "\
+INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, node)
+VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6), ?, ?)";
+const DISPLACE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND address = ? AND node <> ?";
+const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? AND node = ?";
+const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
+
+const RENEW: &str = "\
+UPDATE ws_lease SET beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE cluster = ? AND term = ? AND owner = ?";
+const TAKE_OVER: &str = "\
+UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE cluster = ? AND term = ? AND beat = ?";
+const HAND_OVER: &str = "\
+UPDATE ws_lease
+SET term = term + 1, owner = ?, beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE cluster = ? AND term = ? AND owner = ?";
+// IGNORE would hide every other failure as well.
+const RESTORE: &str = "\
+INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, 0, UTC_TIMESTAMP(6))
+ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
+
+/// What a session needs whatever the server's defaults are: each statement its own transaction, no silent truncation
+/// or other engine, and a statement that waits for a lock given up soon after its caller did.
+const SESSION: &str =
+    "SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 2";
+
+/// The form of the URL, for errors.
+const FORM: &str = "mysql://user:password@host:port/database";
+/// Sessions at most: a node asks for one or two things at a time; the rest is for those that hang.
+const SESSIONS: usize = 4;
+/// How long a session beyond the first idles before it is closed.
+const IDLE: Duration = Duration::from_secs(60);
+/// After this much silence TCP asks whether the server is still there.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+/// How often a statement is tried that others kept from running: enough for twenty first starts at once.
+const ATTEMPTS: usize = 10;
+
+/// Error codes of the server, from the manuals of MySQL and MariaDB.
+mod code {
+    pub(super) const TABLE_EXISTS: u16 = 1050;
+    pub(super) const DUPLICATE_KEY: u16 = 1062;
+    pub(super) const NO_SUCH_TABLE: u16 = 1146;
+    pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
+    pub(super) const DEADLOCK: u16 = 1213;
+
+    /// The server cannot or will not serve us now, whatever the statement is.
+    pub(super) fn is_refusal(code: u16) -> bool {
+        match code {
+            // Too many connections, of all or of the user.
+            1040 | 1203 | 1226 => true,
+            // The account, the host or the database is not let in or not there.
+            1044 | 1045 | 1049 | 1129 | 1130 | 1698 => true,
+            // Shutting down, not ready (Galera), read-only, session killed or timed out.
+            1047 | 1053 | 1290 | 1317 | 1792 | 1836 | 1927 | 4031 => true,
+            _ => false,
+        }
+    }
+
+    /// What creating a table fails with when another session creates it at the same moment: it exists, in one of the
+    /// forms that the storage engine reports that in, or locks.
+    pub(super) fn is_creation_race(code: u16) -> bool {
+        matches!(code, 1005 | 1007 | 1412 | 1684 | DUPLICATE_KEY | LOCK_WAIT_TIMEOUT | DEADLOCK)
+    }
+}
+
+/// A pool in MySQL 5.7 and later or MariaDB 10.2 and later, in two tables, `ws_lease` and `ws_node`, which it makes
+/// where they are missing, at any time. Its account needs SELECT, INSERT, UPDATE and DELETE on them, and CREATE
+/// unless they were made by hand from [`schema`](Self::schema).
+///
+/// A server that is down or comes back is no reason to make another pool: each call dials anew where it has to. On a
+/// replicated database, all nodes of a cluster have to name the server that takes writes.
+#[derive(Clone)]
+pub struct MySqlPool {
+    sessions: mysql_async::Pool,
+    /// `host:port`, for errors; not known of a pool that was given to us.
+    server: Option<Arc<str>>,
+}
+
+impl MySqlPool {
+    /// A pool at `mysql://user:password@host:port/database` (port 3306 where none is given; percent-encode what is
+    /// not a letter or digit in user and password). Nothing is dialled yet, so a database that is down does not fail
+    /// here: the first statement does, with [`PoolError::Unreachable`], and may be tried again.
+    ///
+    /// At most 4 connections at a time; usually it is one.
+    ///
+    /// # Errors
+    /// [`PoolError::Url`] where the URL is malformed or names no database. It never repeats the password.
+    pub async fn connect(url: &str) -> Result<Self, PoolError> {
+        let opts = parse(url)?;
+        let server = format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
+        Ok(Self { sessions: mysql_async::Pool::new(opts), server: Some(server.into()) })
+    }
+
+    /// A pool over connections that the application has already. They must be in autocommit, and at least two must
+    /// be free at any time: a lease that is not renewed for want of a connection is lost. Connections are left as
+    /// they were found; one whose statement was abandoned is closed.
+    pub fn from_pool(pool: mysql_async::Pool) -> Self {
+        Self { sessions: pool, server: None }
+    }
+
+    /// The statements that make the tables, separated by `;`, for a database whose account may not CREATE.
+    pub fn schema() -> &'static str {
+        SCHEMA
+    }
+
+    /// Runs one statement. Where the tables are gone it makes them and tries once more; where the server rolled the
+    /// statement back for others' sake it tries again.
+    async fn run(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
+        let mut created = false;
+        let mut attempt = 1;
+        loop {
+            match self.run_once(sql, params.clone()).await {
+                Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !created => {
+                    created = true;
+                    self.create(error).await?;
+                }
+                Err(error) if error.code() == Some(code::DEADLOCK) && attempt < ATTEMPTS => attempt += 1,
+                outcome => return outcome,
+            }
+        }
+    }
+
+    async fn run_once(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
+        let mut session = Session::open(self).await?;
+        let outcome = session.run(sql, params).await.map_err(|error| Failure::of(self, error));
+        // After an answer of the server, be it an error of the statement, the session is at rest again.
+        match &outcome {
+            Ok(_) => session.close(),
+            Err(error) if error.code().is_some_and(|code| !code::is_refusal(code)) => session.close(),
+            Err(_) => {}
+        }
+        outcome
+    }
+
+    /// Makes the tables; `missing` is the error that told that they are.
+    async fn create(&self, missing: Failure) -> Result<(), Failure> {
+        for statement in SCHEMA.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
+            let mut attempt = 1;
+            while let Err(error) = self.run_once(statement, Params::Empty).await {
+                match error.code() {
+                    Some(code::TABLE_EXISTS) => break,
+                    Some(code) if code::is_creation_race(code) && attempt < ATTEMPTS => attempt += 1,
+                    Some(code) if !code::is_refusal(code) => {
+                        return Err(Failure::Tables { missing: Box::new(missing), cause: Box::new(error) });
+                    }
+                    _ => return Err(error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Runs a conditional UPDATE of the lease, each of which changes `beat`: whether its condition held.
+    async fn change_lease(&self, sql: &str, params: Vec<Value>) -> Result<bool, PoolError> {
+        Ok(self.run(sql, Params::Positional(params)).await?.affected > 0)
+    }
+}
+
+impl fmt::Debug for MySqlPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The Debug of the driver's pool shows the password.
+        f.debug_struct("MySqlPool").field("server", &self.server).finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Pool for MySqlPool {
+    async fn prepare(&self) -> Result<(), PoolError> {
+        // Not CREATE TABLE IF NOT EXISTS at once: it fails without the privilege even where the table exists.
+        for probe in PROBES {
+            self.run(probe, Params::Empty).await?;
+        }
+        Ok(())
+    }
+
+    async fn read(&self, cluster: &str) -> Result<PoolView, PoolError> {
+        let lease = self.run(READ_LEASE, (cluster,).into()).await?;
+        let nodes = self.run(READ_NODES, (cluster,).into()).await?;
+        Ok(PoolView {
+            lease: lease.rows.into_iter().map(lease_of).next().transpose()?,
+            nodes: nodes.rows.into_iter().map(node_of).collect::<Result<_, _>>()?,
+        })
+    }
+
+    async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError> {
+        let Announcement { node, address, protocols: (oldest, newest), joined } = announcement;
+        let row = (address, oldest, newest, joined, cluster, node.as_bytes());
+        for _ in 0..ATTEMPTS {
+            let missing = match self.run(REFRESH_NODE, row.into()).await {
+                // No row changed: it is not there, or (seldom) stood exactly so, and the INSERT below fails.
+                Ok(outcome) if outcome.affected == 0 => true,
+                Ok(_) => return Ok(()),
+                Err(error) if error.code() == Some(code::DUPLICATE_KEY) => false,
+                Err(error) => return Err(error.into()),
+            };
+            self.run(DISPLACE_NODE, (cluster, address, node.as_bytes()).into()).await?;
+            if missing {
+                match self.run(INSERT_NODE, row.into()).await {
+                    Ok(_) => return Ok(()),
+                    Err(error) if error.code() == Some(code::DUPLICATE_KEY) => {}
+                    Err(error) => return Err(error.into()),
+                }
+            }
+        }
+        Err(PoolError::Failed(format!("two nodes announce themselves at {address}").into()))
+    }
+
+    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
+        let owner = owner.as_bytes();
+        self.change_lease(RENEW, vec![micros(lease).into(), cluster.into(), term.into(), owner.into()]).await
+    }
+
+    async fn take_over(
+        &self,
+        cluster: &str,
+        seen: &Lease,
+        max_seen: Term,
+        owner: NodeId,
+        lease: Duration,
+    ) -> Result<Option<Term>, PoolError> {
+        // The condition fixes the stored term, so the next one can be told here.
+        let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
+        let set = [term.into(), owner.as_bytes().into(), micros(lease).into()];
+        let condition = [cluster.into(), seen.term.into(), seen.beat.into()];
+        let won = self.change_lease(TAKE_OVER, set.into_iter().chain(condition).collect()).await?;
+        Ok(won.then_some(term))
+    }
+
+    async fn hand_over(
+        &self,
+        cluster: &str,
+        term: Term,
+        owner: NodeId,
+        successor: Option<NodeId>,
+        lease: Duration,
+    ) -> Result<bool, PoolError> {
+        let set = [successor.map(|node| *node.as_bytes()).into(), micros(lease).into()];
+        let condition = [cluster.into(), term.into(), owner.as_bytes().into()];
+        self.change_lease(HAND_OVER, set.into_iter().chain(condition).collect()).await
+    }
+
+    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
+        self.run(RESTORE, (cluster, term, owner.map(|node| *node.as_bytes())).into()).await?;
+        Ok(())
+    }
+
+    async fn clear_joined(&self, cluster: &str, node: NodeId) -> Result<(), PoolError> {
+        self.run(CLEAR_JOINED, (cluster, node.as_bytes()).into()).await?;
+        Ok(())
+    }
+
+    async fn remove(&self, cluster: &str, node: NodeId) -> Result<(), PoolError> {
+        self.run(REMOVE_NODE, (cluster, node.as_bytes()).into()).await?;
+        Ok(())
+    }
+}
+
+/// What a statement gave.
+struct Outcome {
+    rows: Vec<Row>,
+    affected: u64,
+}
+
+/// A connection while a statement runs on it. Dropped before [`close`](Self::close), by an error or because the
+/// caller's time ran out, it is cut at once. The driver would do so before the answer begins; within it, it reads the
+/// rest first, without a limit, and a server that falls silent there would use up the pool.
+struct Session(Option<Conn>);
+
+impl Session {
+    async fn open(pool: &MySqlPool) -> Result<Self, Failure> {
+        let mut conn = pool.sessions.get_conn().await.map_err(|error| Failure::of(pool, error))?;
+        // We change nothing in a session, and a reset forgets the prepared statements.
+        conn.reset_connection(false);
+        Ok(Self(Some(conn)))
+    }
+
+    async fn run(&mut self, sql: &str, params: Params) -> mysql_async::Result<Outcome> {
+        let Some(conn) = &mut self.0 else { unreachable!("only `close` takes the connection, and it takes `self`") };
+        let mut result = conn.exec_iter(sql, params).await?;
+        let affected = result.affected_rows();
+        let rows = result.collect().await?;
+        result.drop_result().await?;
+        Ok(Outcome { rows, affected })
+    }
+
+    /// Gives the connection back.
+    fn close(mut self) {
+        drop(self.0.take());
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Some(conn) = self.0.take() {
+            // The first poll marks it as disconnected, which keeps it out of the pool even if the farewell to the
+            // server would have to wait.
+            let _ = conn.disconnect().now_or_never();
+        }
+    }
+}
+
+/// Why a statement failed, before it is sorted into a [`PoolError`].
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{server}: {}", plain(.cause))]
+    Statement { server: Arc<str>, cause: mysql_async::Error },
+    #[error(
+        "{missing}, and creating it failed: {cause}; create the tables by hand from the schema that \
+         `ws-server pool --schema` prints"
+    )]
+    Tables { missing: Box<Failure>, cause: Box<Failure> },
+}
+
+/// The error without the layers that the driver names before it.
+fn plain(error: &mysql_async::Error) -> &dyn fmt::Display {
+    use mysql_async::{Error, IoError};
+    match error {
+        Error::Io(IoError::Io(error)) => error,
+        Error::Server(error) => error,
+        Error::Driver(error) => error,
+        error => error,
+    }
+}
+
+impl Failure {
+    fn of(pool: &MySqlPool, cause: mysql_async::Error) -> Self {
+        Self::Statement { server: pool.server.clone().unwrap_or_else(|| "MySQL".into()), cause }
+    }
+
+    /// The server's code, where it was the server that answered so.
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Statement { cause: mysql_async::Error::Server(error), .. } => Some(error.code),
+            _ => None,
+        }
+    }
+}
+
+impl From<Failure> for PoolError {
+    fn from(failure: Failure) -> Self {
+        use mysql_async::Error;
+        let unreachable = match &failure {
+            Failure::Statement { cause: Error::Server(error), .. } => {
+                code::is_refusal(error.code) || [code::LOCK_WAIT_TIMEOUT, code::DEADLOCK].contains(&error.code)
+            }
+            Failure::Statement { cause: Error::Io(_) | Error::Driver(_), .. } => true,
+            Failure::Statement { .. } | Failure::Tables { .. } => false,
+        };
+        if unreachable { Self::Unreachable(failure.into()) } else { Self::Failed(failure.into()) }
+    }
+}
+
+fn lease_of(row: Row) -> Result<Lease, PoolError> {
+    let (term, owner, beat): (_, Option<Vec<u8>>, _) = mysql_async::from_row_opt(row).map_err(malformed)?;
+    Ok(Lease { term, owner: owner.map(node_id).transpose()?, beat })
+}
+
+fn node_of(row: Row) -> Result<NodeRow, PoolError> {
+    let (ord, node, address, oldest, newest, joined, age): (_, _, _, _, _, _, i64) =
+        mysql_async::from_row_opt(row).map_err(malformed)?;
+    // Negative where the server's clock was set back.
+    let age = Duration::from_micros(age.try_into().unwrap_or(0));
+    Ok(NodeRow { ord, node: node_id(node)?, address, protocols: (oldest, newest), joined, age })
+}
+
+fn node_id(bytes: Vec<u8>) -> Result<NodeId, PoolError> {
+    bytes.try_into().map(NodeId::from_bytes).map_err(|_| PoolError::Failed("a node id is not 16 bytes long".into()))
+}
+
+fn malformed(error: mysql_async::FromRowError) -> PoolError {
+    PoolError::Failed(Box::new(error))
+}
+
+fn micros(duration: Duration) -> u64 {
+    // Of use to people only, so that an absurd lease need not be exact. Within the range of DATETIME.
+    duration.as_micros().min(1 << 50) as u64
+}
+
+fn parse(text: &str) -> Result<Opts, PoolError> {
+    let malformed = |why: &dyn fmt::Display| PoolError::Url(format!("{why}; give {FORM}"));
+    // Looked at before the driver does, whose errors repeat parts of the URL: with an unencoded `/`, `?` or `#` in the
+    // password, those parts are the password's.
+    let url = Url::parse(text).map_err(|error| malformed(&error))?;
+    let database = url.path().strip_prefix('/').unwrap_or_default();
+    if url.fragment().is_some() || database.contains(['/', '@', ':']) || url.query().is_some_and(|q| q.contains('@')) {
+        return Err(malformed(&"percent-encode user and password"));
+    }
+    if database.is_empty() {
+        return Err(malformed(&"no database is named"));
+    }
+    let opts = Opts::from_url(text).map_err(|error| malformed(&error))?;
+    let host = opts.ip_or_hostname();
+    // An IPv6 address has its brackets in a URL only.
+    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
+    let keepalive = opts.tcp_keepalive().unwrap_or(KEEPALIVE);
+    let pool = PoolOpts::new()
+        // Otherwise each check-in forgets the prepared statements.
+        .with_reset_connection(false)
+        .with_constraints(PoolConstraints::new(1, SESSIONS).expect("1 is at most SESSIONS"))
+        .with_inactive_connection_ttl(IDLE);
+    Ok(OptsBuilder::from_opts(opts)
+        // Told apart from the URL, the host is resolved without blocking the thread.
+        .ip_or_hostname(host)
+        // A local address may be a tunnel or a container's port; the socket of that name is then another server's.
+        .prefer_socket(false)
+        .tcp_keepalive(Some(keepalive))
+        .pool_opts(pool)
+        .setup(vec![SESSION])
+        .into())
+}

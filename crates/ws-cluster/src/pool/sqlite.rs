@@ -1,0 +1,436 @@
+//! The pool in an SQLite file, for processes on one machine: they share its clock, and the file's locks are what
+//! makes a statement one. The file may be removed or replaced under a running server.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use async_trait::async_trait;
+use parking_lot::Mutex;
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params, types::Type};
+
+use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView};
+use crate::cluster::{NodeId, Term};
+
+/// Times are microseconds since 1970.
+const SCHEMA: &str = "\
+CREATE TABLE IF NOT EXISTS ws_lease (
+  cluster    TEXT NOT NULL PRIMARY KEY,
+  term       INTEGER NOT NULL,
+  owner      BLOB,
+  beat       INTEGER NOT NULL,
+  expires_at INTEGER NOT NULL,
+  proto      INTEGER NOT NULL DEFAULT 1
+) STRICT;
+CREATE TABLE IF NOT EXISTS ws_node (
+  ord        INTEGER PRIMARY KEY AUTOINCREMENT,
+  cluster    TEXT NOT NULL,
+  node       BLOB NOT NULL,
+  address    TEXT NOT NULL,
+  proto_min  INTEGER NOT NULL,
+  proto_max  INTEGER NOT NULL,
+  joined     INTEGER,
+  seen_at    INTEGER NOT NULL,
+  UNIQUE (cluster, node),
+  UNIQUE (cluster, address)
+) STRICT;
+";
+
+const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster = ?";
+const READ_NODES: &str = "\
+SELECT ord, node, address, proto_min, proto_max, joined, seen_at FROM ws_node WHERE cluster = ? ORDER BY ord";
+const DISPLACE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND address = ? AND node <> ?";
+// An upsert would take a number of AUTOINCREMENT at every refresh, so a refresh is an UPDATE.
+const REFRESH_NODE: &str = "\
+UPDATE ws_node SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined), seen_at = ?
+WHERE cluster = ? AND node = ?";
+const INSERT_NODE: &str = "\
+INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, node) VALUES (?, ?, ?, ?, ?, ?, ?)";
+const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? AND node = ?";
+const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
+const RENEW: &str = "\
+UPDATE ws_lease SET beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND owner = ?";
+const TAKE_OVER: &str = "\
+UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?";
+const HAND_OVER: &str = "\
+UPDATE ws_lease SET term = term + 1, owner = ?, beat = beat + 1, expires_at = ?
+WHERE cluster = ? AND term = ? AND owner = ?";
+const RESTORE: &str = "\
+INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, 0, ?) ON CONFLICT DO NOTHING";
+
+/// How long a statement waits for other processes; less than the caller's limit of a query.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long, and with what pause between, an open is tried anew while others open: turning the journal to WAL fails
+/// at once, without regard to the time above, when another process does the same.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
+const OPEN_PAUSE: Duration = Duration::from_millis(10);
+
+/// A pool in an SQLite file. All processes that open it must run on one machine, the file on a disk of its own (not
+/// on NFS). Statements run on Tokio's threads for blocking work, one at a time.
+///
+/// A file that was removed is made anew and one that was replaced is opened anew at the next statement.
+#[derive(Clone, Debug)]
+pub struct SqlitePool {
+    path: Arc<Path>,
+    // Held for one statement by a thread that may block, never across an await. Empty after an error that another
+    // statement on the same connection would not survive.
+    file: Arc<Mutex<Option<File>>>,
+}
+
+impl SqlitePool {
+    /// The pool in the file at `path`. A missing file is made, for its user only (0600), with the directories above
+    /// it; one that exists keeps its permissions.
+    ///
+    /// # Errors
+    /// [`PoolError::Unreachable`] where the file can neither be opened nor made, [`PoolError::Failed`] where it is
+    /// no SQLite file or holds other tables of these names.
+    pub async fn open(path: impl AsRef<Path>) -> Result<Self, PoolError> {
+        // Absolute, so that a later change of directory does not lead elsewhere.
+        let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
+        let pool = Self { path: path.into(), file: Arc::default() };
+        pool.prepare().await?;
+        Ok(pool)
+    }
+
+    /// Runs `statement` on a thread that may block. If the caller stops waiting it is finished nevertheless, so the
+    /// connection is never left half-used.
+    async fn run<T: Send + 'static>(
+        &self,
+        statement: impl Fn(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, PoolError> {
+        let (path, file) = (self.path.clone(), self.file.clone());
+        let work = move || {
+            let mut slot = file.lock();
+            let outcome = run(&path, &mut slot, statement);
+            if outcome.as_ref().is_err_and(Failure::is_fatal) {
+                *slot = None;
+            }
+            outcome.map_err(|failure| failure.into_pool_error(&path))
+        };
+        match tokio::task::spawn_blocking(work).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(PoolError::Failed(Box::new(error))),
+        }
+    }
+
+    async fn change_lease(
+        &self,
+        statement: impl Fn(&mut Connection) -> rusqlite::Result<usize> + Send + 'static,
+    ) -> Result<bool, PoolError> {
+        Ok(self.run(statement).await? > 0)
+    }
+}
+
+#[async_trait]
+impl Pool for SqlitePool {
+    async fn prepare(&self) -> Result<(), PoolError> {
+        self.run(|connection| {
+            connection.execute_batch(SCHEMA)?;
+            // These tell whether tables that were there before have the same columns.
+            connection.prepare(RESTORE)?;
+            connection.prepare(INSERT_NODE).map(|_| ())
+        })
+        .await
+    }
+
+    async fn read(&self, cluster: &str) -> Result<PoolView, PoolError> {
+        let cluster = cluster.to_owned();
+        self.run(move |connection| {
+            let now = now();
+            let lease = connection.prepare_cached(READ_LEASE)?.query_row([&cluster], lease_of).optional()?;
+            let mut nodes = connection.prepare_cached(READ_NODES)?;
+            let nodes = nodes.query_map([&cluster], |row| node_of(row, now))?.collect::<Result<_, _>>()?;
+            Ok(PoolView { lease, nodes })
+        })
+        .await
+    }
+
+    async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError> {
+        let (cluster, announcement) = (cluster.to_owned(), announcement.clone());
+        self.run(move |connection| {
+            let Announcement { node, address, protocols: (oldest, newest), joined } = &announcement;
+            let row =
+                params![address, oldest, newest, joined.map(integer).transpose()?, now(), cluster, node.as_bytes()];
+            let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+            transaction.prepare_cached(DISPLACE_NODE)?.execute(params![cluster, address, node.as_bytes()])?;
+            if transaction.prepare_cached(REFRESH_NODE)?.execute(row)? == 0 {
+                transaction.prepare_cached(INSERT_NODE)?.execute(row)?;
+            }
+            transaction.commit()
+        })
+        .await
+    }
+
+    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
+        let cluster = cluster.to_owned();
+        self.change_lease(move |connection| {
+            let expires_at = now().saturating_add(micros(lease));
+            let mut renew = connection.prepare_cached(RENEW)?;
+            renew.execute(params![expires_at, cluster, integer(term)?, owner.as_bytes()])
+        })
+        .await
+    }
+
+    async fn take_over(
+        &self,
+        cluster: &str,
+        seen: &Lease,
+        max_seen: Term,
+        owner: NodeId,
+        lease: Duration,
+    ) -> Result<Option<Term>, PoolError> {
+        let (cluster, seen) = (cluster.to_owned(), *seen);
+        // The condition fixes the stored term, so the next one can be told here.
+        let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
+        let won = self.change_lease(move |connection| {
+            let expires_at = now().saturating_add(micros(lease));
+            let mut take_over = connection.prepare_cached(TAKE_OVER)?;
+            take_over.execute(params![
+                integer(term)?,
+                owner.as_bytes(),
+                expires_at,
+                cluster,
+                integer(seen.term)?,
+                integer(seen.beat)?
+            ])
+        });
+        Ok(won.await?.then_some(term))
+    }
+
+    async fn hand_over(
+        &self,
+        cluster: &str,
+        term: Term,
+        owner: NodeId,
+        successor: Option<NodeId>,
+        lease: Duration,
+    ) -> Result<bool, PoolError> {
+        let cluster = cluster.to_owned();
+        self.change_lease(move |connection| {
+            let successor = successor.as_ref().map(NodeId::as_bytes);
+            let expires_at = now().saturating_add(micros(lease));
+            let mut hand_over = connection.prepare_cached(HAND_OVER)?;
+            hand_over.execute(params![successor, expires_at, cluster, integer(term)?, owner.as_bytes()])
+        })
+        .await
+    }
+
+    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
+        let cluster = cluster.to_owned();
+        self.run(move |connection| {
+            let owner = owner.as_ref().map(NodeId::as_bytes);
+            connection.prepare_cached(RESTORE)?.execute(params![cluster, integer(term)?, owner, now()])
+        })
+        .await
+        .map(|_| ())
+    }
+
+    async fn clear_joined(&self, cluster: &str, node: NodeId) -> Result<(), PoolError> {
+        let cluster = cluster.to_owned();
+        self.run(move |connection| connection.prepare_cached(CLEAR_JOINED)?.execute(params![cluster, node.as_bytes()]))
+            .await
+            .map(|_| ())
+    }
+
+    async fn remove(&self, cluster: &str, node: NodeId) -> Result<(), PoolError> {
+        let cluster = cluster.to_owned();
+        self.run(move |connection| connection.prepare_cached(REMOVE_NODE)?.execute(params![cluster, node.as_bytes()]))
+            .await
+            .map(|_| ())
+    }
+}
+
+/// An open file and which one it was.
+#[derive(Debug)]
+struct File {
+    connection: Connection,
+    identity: Option<Identity>,
+}
+
+impl File {
+    /// Opens the file at `path`, makes what is missing, and waits for others that do so at the same time.
+    fn open(path: &Path) -> Result<Self, Failure> {
+        let start = Instant::now();
+        loop {
+            match Self::open_once(path) {
+                Err(Failure::Sqlite(error)) if is_busy(&error) && start.elapsed() < OPEN_TIMEOUT => {
+                    thread::sleep(OPEN_PAUSE);
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
+    fn open_once(path: &Path) -> Result<Self, Failure> {
+        create(path).map_err(Failure::File)?;
+        // Asked before the open: a file that is replaced in between is then found out at the next statement.
+        let identity = identity(path);
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let connection = Connection::open_with_flags(path, flags)?;
+        connection.busy_timeout(BUSY_TIMEOUT)?;
+        // Where a file system cannot do WAL, SQLite stays with what it can, which is slower and as safe.
+        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        // A power failure may take the last writes; it takes all nodes as well.
+        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        connection.execute_batch(SCHEMA)?;
+        Ok(Self { connection, identity })
+    }
+}
+
+fn run<T>(
+    path: &Path,
+    slot: &mut Option<File>,
+    statement: impl Fn(&mut Connection) -> rusqlite::Result<T>,
+) -> Result<T, Failure> {
+    // Otherwise this process would go on alone in a file that nobody else can open, with a lease of its own.
+    if slot.as_ref().is_some_and(|file| file.identity.is_none() || file.identity != identity(path)) {
+        *slot = None;
+    }
+    let file = match slot {
+        Some(file) => file,
+        None => slot.insert(File::open(path)?),
+    };
+    match statement(&mut file.connection) {
+        Err(error) if is_missing_table(&error) => {
+            file.connection.execute_batch(SCHEMA)?;
+            Ok(statement(&mut file.connection)?)
+        }
+        outcome => Ok(outcome?),
+    }
+}
+
+/// Makes the file and the directories above it, for this user only, where they are missing.
+fn create(path: &Path) -> io::Result<()> {
+    let mut directories = fs::DirBuilder::new();
+    let mut options = fs::OpenOptions::new();
+    // Not truncated: it may be there, and others may be writing to it.
+    options.append(true).create(true);
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+        directories.mode(0o700);
+        options.mode(0o600);
+    }
+    if let Some(parent) = path.parent() {
+        directories.recursive(true).create(parent)?;
+    }
+    options.open(path).map(|_| ())
+}
+
+/// Device and inode, which change when the file is replaced.
+type Identity = (u64, u64);
+
+#[cfg(unix)]
+fn identity(path: &Path) -> Option<Identity> {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
+/// An open file cannot be removed or replaced there.
+#[cfg(not(unix))]
+fn identity(_: &Path) -> Option<Identity> {
+    Some((0, 0))
+}
+
+/// Why a statement failed, before it is sorted into a [`PoolError`].
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error(transparent)]
+    File(io::Error),
+    #[error(transparent)]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+impl Failure {
+    /// Whether the file has to be opened anew.
+    fn is_fatal(&self) -> bool {
+        use ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure};
+        let Self::Sqlite(error) = self else { return true };
+        matches!(
+            error.sqlite_error_code(),
+            Some(CannotOpen | DatabaseCorrupt | DiskFull | NotADatabase | ReadOnly | SystemIoFailure)
+        )
+    }
+
+    fn into_pool_error(self, path: &Path) -> PoolError {
+        use ErrorCode::{
+            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure,
+        };
+        let unreachable = match &self {
+            Self::File(_) => true,
+            Self::Sqlite(error) => matches!(
+                error.sqlite_error_code(),
+                Some(
+                    CannotOpen
+                        | DatabaseBusy
+                        | DatabaseLocked
+                        | DiskFull
+                        | PermissionDenied
+                        | ReadOnly
+                        | SystemIoFailure
+                )
+            ),
+        };
+        let text = format!("{}: {self}", path.display());
+        if unreachable { PoolError::Unreachable(text.into()) } else { PoolError::Failed(text.into()) }
+    }
+}
+
+fn is_busy(error: &rusqlite::Error) -> bool {
+    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// SQLite has no code of its own for this.
+fn is_missing_table(error: &rusqlite::Error) -> bool {
+    use rusqlite::Error::{SqlInputError, SqliteFailure};
+    match error {
+        SqliteFailure(_, Some(message)) => message.starts_with("no such table"),
+        SqlInputError { msg, .. } => msg.starts_with("no such table"),
+        _ => false,
+    }
+}
+
+fn lease_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
+    let owner: Option<[u8; 16]> = row.get(1)?;
+    Ok(Lease { term: natural(row, 0)?, owner: owner.map(NodeId::from_bytes), beat: natural(row, 2)? })
+}
+
+fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
+    let joined: Option<i64> = row.get(5)?;
+    let seen_at: i64 = row.get(6)?;
+    Ok(NodeRow {
+        ord: natural(row, 0)?,
+        node: NodeId::from_bytes(row.get(1)?),
+        address: row.get(2)?,
+        protocols: (row.get(3)?, row.get(4)?),
+        joined: joined.map(|_| natural(row, 5)).transpose()?,
+        // Negative where the clock was set back.
+        age: Duration::from_micros(now.saturating_sub(seen_at).try_into().unwrap_or(0)),
+    })
+}
+
+/// A column that is never negative.
+fn natural(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(column)?;
+    u64::try_from(value)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
+}
+
+/// SQLite's integers are signed.
+fn integer(value: u64) -> rusqlite::Result<i64> {
+    i64::try_from(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
+}
+
+fn micros(duration: Duration) -> i64 {
+    duration.as_micros().try_into().unwrap_or(i64::MAX)
+}
+
+/// Microseconds since 1970, by the clock that all processes on the machine share.
+fn now() -> i64 {
+    // Before 1970 on a machine whose clock was never set: all rows are then of age zero until it is.
+    micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
+}
