@@ -1,0 +1,311 @@
+//! What an authenticator may look at: the upgrade request without its transport, kept for as long as the connection
+//! lives, since the authenticator is asked again when a session ends.
+
+use std::{
+    borrow::Cow,
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use http::{HeaderName, header, request::Parts};
+
+use super::{Origin, TrustedProxies};
+
+/// The request with which a client came. Its text is copied out of the request once, so that it does not hold the
+/// buffer into which the request was read; headers that only the transport needs (`Connection`, `Upgrade`,
+/// `Sec-WebSocket-Key`, `-Version` and `-Extensions`) are left out. Shows no header and no query in `Debug`.
+///
+/// An application tests its own authenticator with one made from a request of its own:
+///
+/// ```
+/// use ws_cluster::{Handshake, TrustedProxies};
+///
+/// let request = http::Request::get("/WebSockets?room=7").header("cookie", "PHPSESSID=e4d909").body(()).unwrap();
+/// let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
+/// assert_eq!(handshake.cookie("PHPSESSID"), Some("e4d909"));
+/// assert_eq!(handshake.query("room").as_deref(), Some("7"));
+/// ```
+#[derive(Clone)]
+pub struct Handshake {
+    /// In the order sent. A dozen entries, looked at once or twice: a map would cost more than it finds.
+    headers: Box<[(HeaderName, Box<str>)]>,
+    path_and_query: Box<str>,
+    peer: Option<SocketAddr>,
+    remote_ip: Option<IpAddr>,
+}
+
+impl Handshake {
+    /// The handshake of a request that came from `peer` (`None` where that is not an IP address, or unknown),
+    /// through `proxies`.
+    pub fn new(request: &Parts, peer: Option<SocketAddr>, proxies: &TrustedProxies) -> Self {
+        let mut headers: Vec<(HeaderName, Box<str>)> = request
+            .headers
+            .iter()
+            .filter(|(name, _)| !is_transport(name))
+            .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value.as_bytes()).into()))
+            .collect();
+        if let (None, Some(authority)) = (request.headers.get(header::HOST), request.uri.authority()) {
+            headers.push((header::HOST, authority.as_str().into()));
+        }
+        Self {
+            headers: headers.into(),
+            path_and_query: request.uri.path_and_query().map_or("/", |target| target.as_str()).into(),
+            peer,
+            remote_ip: proxies.remote_ip(peer, &request.headers),
+        }
+    }
+
+    /// The first header of this name, in any case. Bytes that are not UTF-8 read as U+FFFD.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers(name).next()
+    }
+
+    /// All headers of this name, in the order sent.
+    pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.headers.iter().filter(move |(own, _)| own.as_str().eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
+    }
+
+    /// The first cookie of this name (in this very case), as it was sent: nothing is percent-decoded, since that is
+    /// a convention of each site's framework. The ids of PHP's sessions are plain; a framework that signs or encodes
+    /// its ids is undone by the authenticator.
+    pub fn cookie(&self, name: &str) -> Option<&str> {
+        self.headers("cookie")
+            .flat_map(|line| line.split(';'))
+            .filter_map(|pair| pair.split_once('='))
+            .find(|(own, _)| own.trim() == name)
+            .map(|(_, value)| {
+                let value = value.trim();
+                value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)
+            })
+    }
+
+    /// The first parameter of this name in the URL's query, decoded. URLs end up in logs and histories: nothing
+    /// that opens a session belongs there.
+    pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
+        let (_, query) = self.path_and_query.split_once('?')?;
+        form_urlencoded::parse(query.as_bytes()).find(|(own, _)| own == name).map(|(_, value)| value)
+    }
+
+    /// The path of the URL, not decoded.
+    pub fn path(&self) -> &str {
+        self.path_and_query.split_once('?').map_or(&self.path_and_query, |(path, _)| path)
+    }
+
+    /// The token of `Authorization: Bearer TOKEN`.
+    pub fn bearer_token(&self) -> Option<&str> {
+        let (scheme, token) = self.header("authorization")?.trim().split_once(' ')?;
+        let token = token.trim();
+        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+    }
+
+    /// The address of the other end of the socket: the client or the last proxy.
+    pub fn peer(&self) -> Option<SocketAddr> {
+        self.peer
+    }
+
+    /// The client's address, through trusted proxies ([`TrustedProxies::remote_ip`]). An IPv4 address that was
+    /// mapped into IPv6 is IPv4 here. `None` where the peer is no IP address.
+    pub fn remote_ip(&self) -> Option<IpAddr> {
+        self.remote_ip
+    }
+
+    /// The client's software as it names itself.
+    pub fn user_agent(&self) -> Option<&str> {
+        self.header("user-agent")
+    }
+
+    /// The language that the client likes best, as a tag like `de-CH`.
+    pub fn language(&self) -> Option<&str> {
+        self.languages().first().copied()
+    }
+
+    /// The languages that the client accepts, the best liked first; those of equal weight in the order sent. "Any
+    /// other" (`*`) is left out.
+    pub fn languages(&self) -> Vec<&str> {
+        let mut weighted: Vec<(&str, f32)> = self
+            .headers("accept-language")
+            .flat_map(|line| line.split(','))
+            .filter_map(|item| {
+                let mut parts = item.split(';').map(str::trim);
+                let tag = parts.next()?;
+                let weight = match parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q="))) {
+                    Some(weight) => weight.parse().ok()?,
+                    None => 1.0,
+                };
+                (!tag.is_empty() && tag != "*" && weight > 0.0).then_some((tag, weight))
+            })
+            .collect();
+        weighted.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+        weighted.into_iter().map(|(tag, _)| tag).collect()
+    }
+
+    /// The host that the client asked for: `HOST` or `HOST:PORT`.
+    pub fn host(&self) -> Option<&str> {
+        self.header("host")
+    }
+
+    /// The origin of the page that opened the connection, as the browser states it. Absent where the client is no
+    /// browser.
+    pub fn origin(&self) -> Option<&str> {
+        self.header("origin")
+    }
+
+    /// Whether the page that opened the connection is one of the host's own, or of an allowed origin, so that its
+    /// cookies may count.
+    ///
+    /// A client without an `Origin` is no browser and passes. Host and port must be those of the `Host` header, with
+    /// default ports alike whether written or not; `X-Forwarded-Host` is never believed, so a proxy has to hand on
+    /// `Host` with its port (nginx: `proxy_set_header Host $http_host`). The origin `null` of sandboxed pages is
+    /// foreign.
+    pub fn origin_allowed(&self, allowed: &[Origin]) -> bool {
+        self.headers("origin").all(|origin| {
+            origin.parse().is_ok_and(|origin: Origin| {
+                allowed.contains(&origin) || self.host().is_some_and(|host| origin.is_host(host))
+            })
+        })
+    }
+}
+
+fn is_transport(name: &HeaderName) -> bool {
+    [
+        header::CONNECTION,
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+        header::SEC_WEBSOCKET_EXTENSIONS,
+    ]
+    .contains(name)
+}
+
+impl fmt::Debug for Handshake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Names only: besides cookies and authorization, any header of an application may hold a secret.
+        f.debug_struct("Handshake")
+            .field("path", &self.path())
+            .field("peer", &self.peer)
+            .field("remote_ip", &self.remote_ip)
+            .field("headers", &self.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::{HeaderValue, Request};
+
+    use super::*;
+
+    fn handshake(uri: &str, headers: &[(&str, &str)]) -> Handshake {
+        let mut request = Request::get(uri);
+        for (name, value) in headers {
+            request = request.header(*name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
+        }
+        let peer = Some("127.0.0.1:4711".parse().unwrap());
+        Handshake::new(&request.body(()).unwrap().into_parts().0, peer, &TrustedProxies::default())
+    }
+
+    #[test]
+    fn headers_are_found_in_any_case() {
+        let handshake = handshake("/", &[("X-Thing", "one"), ("x-thing", "two"), ("user-agent", "Nétscape/4")]);
+        assert_eq!(handshake.header("x-THING"), Some("one"));
+        assert_eq!(handshake.headers("X-Thing").collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(handshake.user_agent(), Some("Nétscape/4"));
+        assert_eq!(handshake.header("x-other"), None);
+    }
+
+    #[test]
+    fn the_transport_is_left_out() {
+        let handshake =
+            handshake("/", &[("sec-websocket-key", "x"), ("upgrade", "websocket"), ("connection", "upgrade")]);
+        assert!(handshake.headers.is_empty());
+    }
+
+    #[test]
+    fn the_first_cookie_of_a_name_counts_as_sent() {
+        let lines = [("cookie", "a=1; sid=e4%2Cd9; sid=second;empty=; noise"), ("cookie", "b=\"quoted\"; a=2; c=x=y")];
+        let handshake = handshake("/", &lines);
+        assert_eq!(handshake.cookie("sid"), Some("e4%2Cd9"));
+        assert_eq!(handshake.cookie("a"), Some("1"));
+        assert_eq!(handshake.cookie("b"), Some("quoted"));
+        assert_eq!(handshake.cookie("c"), Some("x=y"));
+        assert_eq!(handshake.cookie("empty"), Some(""));
+        assert_eq!(handshake.cookie("SID"), None);
+        assert_eq!(handshake.cookie("noise"), None);
+    }
+
+    #[test]
+    fn query_parameters_are_decoded() {
+        let handshake = handshake("/WebSockets?user=J%C3%B6rg+M&x&user=second", &[]);
+        assert_eq!(handshake.query("user").as_deref(), Some("Jörg M"));
+        assert_eq!(handshake.query("x").as_deref(), Some(""));
+        assert_eq!(handshake.query("y"), None);
+        assert_eq!(handshake.path(), "/WebSockets");
+    }
+
+    #[test]
+    fn only_bearer_tokens_are_tokens() {
+        let token = |value| handshake("/", &[("authorization", value)]).bearer_token().map(str::to_owned);
+        assert_eq!(token("Bearer abc"), Some("abc".into()));
+        assert_eq!(token("bearer  abc "), Some("abc".into()));
+        assert_eq!(token("Bearer "), None);
+        assert_eq!(token("Basic abc"), None);
+        assert_eq!(token("abc"), None);
+    }
+
+    #[test]
+    fn the_remote_address_is_looked_for_behind_proxies() {
+        let forwarded = handshake("/", &[("x-forwarded-for", "1.2.3.4")]);
+        assert_eq!(forwarded.remote_ip(), Some("1.2.3.4".parse().unwrap()));
+        assert_eq!(forwarded.peer(), Some("127.0.0.1:4711".parse().unwrap()));
+    }
+
+    #[test]
+    fn languages_come_in_the_order_of_preference() {
+        let languages = |value| {
+            let handshake = handshake("/", &[("accept-language", value)]);
+            handshake.languages().into_iter().map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(languages("en;q=0.8, de-CH , fr;q=0, de;q=0.9, *;q=0.5"), ["de-CH", "de", "en"]);
+        assert_eq!(languages("en, de"), ["en", "de"]);
+        assert_eq!(languages("en;q=high, de;q=0.1"), ["de"]);
+        assert_eq!(languages("*"), [""; 0]);
+        assert_eq!(handshake("/", &[("accept-language", "de-CH,de;q=0.9")]).language(), Some("de-CH"));
+        assert_eq!(handshake("/", &[]).language(), None);
+    }
+
+    #[test]
+    fn a_page_of_the_host_itself_is_allowed_and_a_foreign_one_is_not() {
+        let allowed = |origin: &str, extra: &[&str]| {
+            let extra: Vec<Origin> = extra.iter().map(|origin| origin.parse().unwrap()).collect();
+            handshake("/", &[("host", "example.org"), ("origin", origin)]).origin_allowed(&extra)
+        };
+        assert!(allowed("https://example.org", &[]));
+        assert!(allowed("http://example.org", &[]));
+        assert!(!allowed("https://evil.example", &[]));
+        assert!(!allowed("https://example.org:8443", &[]));
+        assert!(!allowed("null", &[]));
+        assert!(!allowed("", &[]));
+        assert!(allowed("https://app.example", &["https://app.example"]));
+        assert!(!allowed("http://app.example", &["https://app.example"]));
+        assert!(allowed("capacitor://localhost", &["capacitor://localhost"]));
+    }
+
+    #[test]
+    fn no_origin_passes_and_two_must_both() {
+        assert!(handshake("/", &[("host", "example.org")]).origin_allowed(&[]));
+        assert!(!handshake("/", &[("origin", "https://example.org")]).origin_allowed(&[]));
+        let two = [("host", "a.example"), ("origin", "http://a.example"), ("origin", "http://b.example")];
+        assert!(!handshake("/", &two).origin_allowed(&[]));
+        let forwarded = [("host", "a.example"), ("x-forwarded-host", "b.example"), ("origin", "http://b.example")];
+        assert!(!handshake("/", &forwarded).origin_allowed(&[]));
+        assert!(handshake("http://a.example/", &[("origin", "http://a.example")]).origin_allowed(&[]));
+    }
+
+    #[test]
+    fn debug_shows_no_secret() {
+        let secrets = [("cookie", "sid=SECRET"), ("authorization", "Bearer SECRET"), ("x-api-key", "SECRET")];
+        let text = format!("{:?}", handshake("/path?token=SECRET", &secrets));
+        assert!(!text.contains("SECRET"), "{text}");
+        assert!(text.contains("/path") && text.contains("cookie") && text.contains("127.0.0.1"), "{text}");
+    }
+}

@@ -1,0 +1,368 @@
+//! Remembers valid sessions for a short while and asks the store once for all who want the same session at the same
+//! time, so that a whole site's clients coming back at once do not overrun the database. Which store is behind it is
+//! of no concern here.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    future::Future,
+    net::IpAddr,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use futures_util::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
+use tokio::time::Instant;
+
+use super::health::Health;
+use crate::auth::{AuthenticationError, Identity};
+
+/// A session nearer to its end than this is asked for afresh: the question may come for the very reason that it
+/// ends, on a clock that runs a little ahead of the one read here.
+const NEAR_ITS_END: Duration = Duration::from_secs(5);
+
+/// What is asked of a store. `ip` and `agent` are set only where its queries name them.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct Question {
+    pub(super) session: String,
+    pub(super) ip: Option<IpAddr>,
+    pub(super) agent: Option<String>,
+}
+
+/// A digest of a question: short, whatever a client sends, and no session ids lie about.
+type Key = [u8; 32];
+
+impl Question {
+    fn key(&self) -> Key {
+        let ip = self.ip.map(|ip| ip.to_string());
+        let parts = [Some(self.session.as_str()), ip.as_deref(), self.agent.as_deref()];
+        let mut digest = Sha256::new();
+        for part in parts {
+            // Lengths keep the parts apart; an absent part differs from an empty one.
+            digest.update(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
+            digest.update(part.unwrap_or_default());
+        }
+        digest.finalize().into()
+    }
+}
+
+/// Why a store said nothing of a session. As [`AuthenticationError`], for as many askers as there are.
+#[derive(Clone, Debug)]
+pub(super) enum Failure {
+    Unavailable(Arc<Outage>),
+    Misconfigured(String),
+}
+
+/// Why a store does not answer.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Outage {
+    #[error("no answer within {0:?}")]
+    TimedOut(Duration),
+    #[error(transparent)]
+    Database(mysql_async::Error),
+    #[error("the question was dropped")]
+    Dropped(#[source] tokio::task::JoinError),
+}
+
+impl From<Outage> for Failure {
+    fn from(outage: Outage) -> Self {
+        Self::Unavailable(Arc::new(outage))
+    }
+}
+
+impl From<Failure> for AuthenticationError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Unavailable(outage) => Self::Unavailable(Box::new(outage)),
+            Failure::Misconfigured(fault) => Self::Misconfigured(fault),
+        }
+    }
+}
+
+/// The identity of a session, or `None` where there is no such session.
+pub(super) type Answer = Result<Option<Identity>, Failure>;
+
+/// Where sessions are looked up: the site's MySQL, or the double in the tests.
+pub(super) trait Store: Clone + Send + Sync + 'static {
+    /// Looks a session up, in bounded time. It may have run out.
+    fn look_up(&self, question: &Question) -> impl Future<Output = Answer> + Send;
+}
+
+/// A store with its cache. Only valid sessions are remembered: whoever logs in is known at once.
+#[derive(Clone)]
+pub(super) struct Cached<S> {
+    pub(super) store: S,
+    /// How long an answer counts, from the moment the question was put.
+    pub(super) time: Duration,
+    /// How many sessions are remembered; the oldest make room.
+    pub(super) size: usize,
+    health: Arc<Health>,
+    /// A plain lock: it is held for a few look-ups in maps, never across an await.
+    memory: Arc<Mutex<Memory>>,
+}
+
+#[derive(Default)]
+struct Memory {
+    known: HashMap<Key, Known>,
+    /// What was remembered when, the oldest first. May name what was replaced or forgotten since.
+    order: VecDeque<(Instant, Key)>,
+    /// Questions that the store has not answered yet. As many as there are askers at most.
+    asked: HashMap<Key, Shared<BoxFuture<'static, Answer>>>,
+}
+
+struct Known {
+    identity: Identity,
+    at: Instant,
+}
+
+impl<S: Store> Cached<S> {
+    pub(super) fn new(store: S, time: Duration, size: usize) -> Self {
+        Self { store, time, size, health: Arc::default(), memory: Arc::default() }
+    }
+
+    /// The identity of a session that has not run out, from memory or from the store.
+    pub(super) async fn look_up(&self, question: Question) -> Answer {
+        let key = question.key();
+        let answer = {
+            let mut memory = self.memory.lock();
+            if let Some(identity) = memory.recall(&key, self.time) {
+                return Ok(Some(identity));
+            }
+            match memory.asked.get(&key) {
+                // One that was answered and still stands here belongs to a task that did not end well.
+                Some(asked) if asked.peek().is_none() => asked.clone(),
+                _ => {
+                    // A task of its own: the question outlives the asker who happened to be the first, and a query
+                    // is never dropped half-way.
+                    let task = tokio::spawn(self.clone().ask(key, question));
+                    let asked = async { task.await.unwrap_or_else(|error| Err(Outage::Dropped(error).into())) };
+                    let asked = asked.boxed().shared();
+                    memory.asked.insert(key, asked.clone());
+                    asked
+                }
+            }
+        };
+        answer.await
+    }
+
+    async fn ask(self, key: Key, question: Question) -> Answer {
+        let at = Instant::now();
+        let answer = self.store.look_up(&question).await;
+        self.health.observe(&answer);
+        let answer = answer.map(|identity| {
+            let ended = identity.as_ref().is_some_and(|identity| ends_within(identity, Duration::ZERO));
+            match (&identity, ended) {
+                (None, _) => tracing::debug!("a session that the session table does not know"),
+                (Some(_), true) => tracing::debug!("a session that has run out"),
+                (Some(_), false) => {}
+            }
+            identity.filter(|_| !ended)
+        });
+        let mut memory = self.memory.lock();
+        memory.asked.remove(&key);
+        match &answer {
+            Ok(Some(identity)) => memory.remember(key, Known { identity: identity.clone(), at }, self.time, self.size),
+            Ok(None) => drop(memory.known.remove(&key)),
+            Err(_) => {}
+        }
+        answer
+    }
+}
+
+impl Memory {
+    fn recall(&self, key: &Key, time: Duration) -> Option<Identity> {
+        let known = self.known.get(key)?;
+        (known.at.elapsed() < time && !ends_within(&known.identity, NEAR_ITS_END)).then(|| known.identity.clone())
+    }
+
+    fn remember(&mut self, key: Key, known: Known, time: Duration, size: usize) {
+        let at = known.at;
+        self.known.insert(key, known);
+        self.order.push_back((at, key));
+        while let Some(&(at, key)) = self.order.front() {
+            if self.order.len() <= size && at.elapsed() < time {
+                break;
+            }
+            self.order.pop_front();
+            if self.known.get(&key).is_some_and(|known| known.at == at) {
+                self.known.remove(&key);
+            }
+        }
+    }
+}
+
+fn ends_within(identity: &Identity, margin: Duration) -> bool {
+    identity.expires.is_some_and(|at| at <= SystemTime::now() + margin)
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::future::join_all;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+
+    /// Answers each question with the same answer, one permit an answer.
+    #[derive(Clone)]
+    struct Double {
+        asked: Arc<Mutex<Vec<String>>>,
+        answer: Arc<Mutex<Answer>>,
+        permits: Arc<Semaphore>,
+    }
+
+    impl Store for Double {
+        async fn look_up(&self, question: &Question) -> Answer {
+            self.asked.lock().push(question.session.clone());
+            self.permits.acquire().await.expect("the semaphore is never closed").forget();
+            self.answer.lock().clone()
+        }
+    }
+
+    const TIME: Duration = Duration::from_secs(30);
+
+    fn cached(answer: Answer) -> Cached<Double> {
+        let permits = Arc::new(Semaphore::new(1_000));
+        let store = Double { asked: Arc::default(), answer: Arc::new(Mutex::new(answer)), permits };
+        Cached::new(store, TIME, 3)
+    }
+
+    fn question(session: &str) -> Question {
+        Question { session: session.into(), ip: None, agent: None }
+    }
+
+    fn in_seconds(seconds: f64) -> SystemTime {
+        SystemTime::now() + Duration::from_secs_f64(seconds)
+    }
+
+    impl Cached<Double> {
+        async fn user_of(&self, session: &str) -> Option<String> {
+            self.look_up(question(session)).await.unwrap().and_then(|identity| identity.user)
+        }
+
+        fn count(&self) -> usize {
+            self.store.asked.lock().len()
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_valid_session_is_remembered_for_a_while() {
+        let cached = cached(Ok(Some(Identity::user("7").expires(in_seconds(3_600.0)))));
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        tokio::time::advance(TIME - Duration::from_millis(1)).await;
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        assert_eq!(cached.count(), 1);
+        tokio::time::advance(Duration::from_millis(1)).await;
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        assert_eq!(cached.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_logs_in_is_known_at_once() {
+        let cached = cached(Ok(None));
+        assert_eq!(cached.user_of("a").await, None);
+        *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_ends_is_asked_for_again() {
+        let cached = cached(Ok(Some(Identity::user("7").expires(in_seconds(4.5)))));
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        *cached.store.answer.lock() = Ok(Some(Identity::user("7").expires(in_seconds(60.0))));
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        assert_eq!(cached.count(), 2);
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        assert_eq!(cached.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_has_run_out_is_none() {
+        let cached = cached(Ok(Some(Identity::user("7").expires(in_seconds(0.0)))));
+        assert_eq!(cached.user_of("a").await, None);
+        assert_eq!(cached.user_of("a").await, None);
+        assert_eq!(cached.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn those_who_ask_the_same_are_answered_by_one_query() {
+        let cached = cached(Ok(Some(Identity::user("7"))));
+        let users = join_all((0..1_000).map(|_| cached.user_of("a"))).await;
+        assert!(users.iter().all(|user| user.as_deref() == Some("7")));
+        assert_eq!(cached.count(), 1);
+        assert!(cached.memory.lock().asked.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_others_are_answered_when_the_first_asker_leaves() {
+        let cached = cached(Ok(Some(Identity::user("7"))));
+        cached.store.permits.forget_permits(1_000);
+        let first = tokio::spawn({
+            let cached = cached.clone();
+            async move { cached.user_of("a").await }
+        });
+        tokio::task::yield_now().await;
+        let second = cached.user_of("a");
+        first.abort();
+        cached.store.permits.add_permits(1);
+        assert_eq!(second.await.as_deref(), Some("7"));
+        assert_eq!(cached.count(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_reaches_all_who_ask_and_is_not_remembered() {
+        let cached = cached(Err(Outage::TimedOut(TIME).into()));
+        let answers = join_all((0..3).map(|_| cached.look_up(question("a")))).await;
+        assert!(answers.iter().all(Result::is_err));
+        assert_eq!(cached.count(), 1);
+        *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_oldest_make_room() {
+        let cached = cached(Ok(Some(Identity::user("7"))));
+        for session in ["a", "b", "c", "d", "d"] {
+            cached.user_of(session).await;
+        }
+        assert_eq!(cached.count(), 4);
+        assert_eq!(cached.memory.lock().known.len(), 3);
+        cached.user_of("b").await;
+        assert_eq!(cached.count(), 4);
+        cached.user_of("a").await;
+        assert_eq!(cached.count(), 5);
+        // Those whose time has passed go with the next that comes.
+        tokio::time::advance(TIME).await;
+        cached.user_of("e").await;
+        assert_eq!(cached.memory.lock().known.len(), 1);
+        assert_eq!(cached.memory.lock().order.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn without_time_nothing_is_remembered() {
+        let mut cached = cached(Ok(Some(Identity::user("7"))));
+        cached.time = Duration::ZERO;
+        cached.user_of("a").await;
+        cached.user_of("a").await;
+        assert_eq!(cached.count(), 2);
+        assert!(cached.memory.lock().known.is_empty());
+    }
+
+    #[test]
+    fn different_questions_have_different_keys() {
+        let ip = Some("1.2.3.4".parse().unwrap());
+        let questions = [
+            question("ab"),
+            question("a"),
+            Question { ip, ..question("a") },
+            Question { agent: Some("1.2.3.4".into()), ..question("a") },
+            Question { agent: Some(String::new()), ..question("a") },
+            Question { ip, agent: Some("b".into()), ..question("a") },
+        ];
+        let keys: std::collections::HashSet<Key> = questions.iter().map(Question::key).collect();
+        assert_eq!(keys.len(), questions.len());
+    }
+}

@@ -1,0 +1,243 @@
+//! The authenticator of a site that keeps its sessions in MySQL or MariaDB: a cookie's name and an SQL query. What
+//! is remembered of the answers is in `cache`, what a row means in `row`.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+use mysql_async::{Opts, OptsBuilder};
+
+use self::{
+    cache::{Cached, Question, Store},
+    query::{Parameter, Query},
+    store::MySqlSessions,
+};
+use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, session_cookie::session_id};
+
+mod cache;
+mod health;
+mod query;
+mod row;
+mod store;
+
+/// Why a [`SessionTable`] cannot be made of what was given. What only the database can tell, like an unknown table,
+/// [`SessionTable::check`] finds.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SessionTableError {
+    /// The URL cannot name a database.
+    #[error("malformed database URL ({0}): use mysql://user:password@host:port/database")]
+    Url(String),
+    /// No cookie can have this name.
+    #[error("{0:?} cannot be the name of a cookie")]
+    Cookie(String),
+    /// The query names nothing of the session, so that it would answer the same to everybody.
+    #[error("the {query} query names no session: write ? where its id belongs")]
+    NoParameter {
+        /// Which query: `session` or `groups`.
+        query: &'static str,
+    },
+    /// The query names a parameter that it cannot have.
+    #[error(
+        "the {query} query names an unknown parameter :{name}: there are :session, :ip, :agent and, for groups, :user"
+    )]
+    UnknownParameter {
+        /// Which query: `session` or `groups`.
+        query: &'static str,
+        /// The parameter.
+        name: String,
+    },
+    /// The query has both `?` and named parameters.
+    #[error("the {query} query mixes ? and named parameters: write :session (or :user) for ?")]
+    MixedParameters {
+        /// Which query: `session` or `groups`.
+        query: &'static str,
+    },
+}
+
+/// Tells who a connection is by the session that a site already keeps in its MySQL or MariaDB: the users of a PHP
+/// site are known here as soon as they are known there.
+///
+/// ```no_run
+/// # fn main() -> Result<(), ws_cluster::SessionTableError> {
+/// use ws_cluster::SessionTable;
+///
+/// let sessions = SessionTable::new(
+///     "mysql://site:password@localhost/site",
+///     "PHPSESSID",
+///     "SELECT user, expires FROM sessions WHERE id = ?",
+/// )?
+/// .groups_query("SELECT name FROM memberships WHERE user = ?")?;
+/// # Ok(()) }
+/// ```
+///
+/// # The queries
+///
+/// In the **session query**, `?` is the session id: the cookie's value, as it was sent. Instead of `?` it may use
+/// `:session` (or `:id`), `:ip` and `:agent`, for sites that bind a session to the client's address (as text, through
+/// trusted proxies) or its `User-Agent`; either is NULL where it is unknown. The first row counts, and its columns by
+/// their position:
+///
+/// 1. The user: text, or a number that stands for its decimal text. NULL, the empty text and no row mean that there
+///    is no session, and so a guest. (A site that writes 0 for guests asks for `NULLIF(user, 0)`.)
+/// 2. When the session ends, if the query has this column: a Unix time in seconds, as number or text, or a DATETIME
+///    in UTC or a TIMESTAMP. NULL means never. A time that has passed means that there is no session.
+///
+/// In the **groups query**, `?` is the user's id; instead it may use `:user` (or `:id`), `:session`, `:ip` and
+/// `:agent`. Each row is the name of a group.
+///
+/// The connection's time zone is UTC, so `NOW()` is. A column that holds session ids should compare exactly (as
+/// `ascii_bin` does): where `a` equals `A`, a session has more than one id, and is not closed by each of them.
+/// Whatever is no session id (longer than 256 bytes, control characters, not ASCII) is no session, and the database
+/// is not asked. Credentials that a client sends (`Client/authentication` with details) are not known here, and so
+/// wrong.
+///
+/// # What is remembered
+///
+/// A valid session is remembered for 30 s, so that one that was removed counts for so long; one that has run out is
+/// always asked for again, and so is one that was not there. All who ask for the same session at the same time are
+/// answered by one query.
+///
+/// # When the database fails
+///
+/// [`AuthenticationError::Unavailable`] where it does not answer within 5 s or refuses more connections,
+/// [`AuthenticationError::Misconfigured`] where it refuses the password or the query, or the columns are wrong. The
+/// log says so once when it begins and once when it ends.
+#[derive(Clone)]
+pub struct SessionTable {
+    cookie: String,
+    sessions: Cached<MySqlSessions>,
+}
+
+impl SessionTable {
+    /// Sessions in the database of this URL (`mysql://user:password@host:port/database`), whose id is in the cookie
+    /// of this name, found by this query. Connects when it is first asked.
+    pub fn new(url: &str, cookie: impl Into<String>, query: &str) -> Result<Self, SessionTableError> {
+        let cookie = cookie.into();
+        let options = Opts::from_url(url).map_err(|error| SessionTableError::Url(error.to_string()))?;
+        if cookie.is_empty() || cookie.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'=' | b';')) {
+            return Err(SessionTableError::Cookie(cookie));
+        }
+        let options = OptsBuilder::from_opts(options);
+        let store = MySqlSessions::new(options, 8, Query::session(query)?, Duration::from_secs(5));
+        Ok(Self { cookie, sessions: Cached::new(store, Duration::from_secs(30), 10_000) })
+    }
+
+    /// Also asks this query for the groups in which a user starts.
+    pub fn groups_query(mut self, query: &str) -> Result<Self, SessionTableError> {
+        self.sessions.store.groups = Some(Query::groups(query)?.into());
+        Ok(self)
+    }
+
+    /// How long a valid session is remembered. Default 30 s: the longest time for which a session that was removed
+    /// still opens connections. Zero asks the database every time.
+    pub fn cache_time(mut self, time: Duration) -> Self {
+        self.sessions.time = time;
+        self
+    }
+
+    /// How many sessions are remembered. Default 10,000, of less than a kilobyte each where groups are few.
+    pub fn cache_size(mut self, sessions: usize) -> Self {
+        self.sessions.size = sessions;
+        self
+    }
+
+    /// Time limit of one look-up, the wait for a free connection included. Default 5 s; less than the handshake's
+    /// time limit (10 s by default).
+    pub fn query_timeout(mut self, timeout: Duration) -> Self {
+        self.sessions.store.timeout = timeout;
+        self
+    }
+
+    /// Connections to the database at most, and so queries at once; further look-ups wait. Default 8; at least 1.
+    pub fn connections(mut self, connections: usize) -> Self {
+        self.sessions.store.set_connections(connections);
+        self
+    }
+
+    /// Whether the database answers and takes the queries: asks for a session that nobody has. For the start of a
+    /// program, which can say more about a mistake than a log. Errors as in [`Authenticator::authenticate`].
+    pub async fn check(&self) -> Result<(), AuthenticationError> {
+        let nobody = Question { session: String::new(), ip: None, agent: None };
+        self.sessions.store.look_up(&nobody).await?;
+        Ok(())
+    }
+
+    fn question(&self, session: &str, handshake: &Handshake) -> Question {
+        let MySqlSessions { session: query, groups, .. } = &self.sessions.store;
+        let uses = |parameter| query.uses(parameter) || groups.as_ref().is_some_and(|query| query.uses(parameter));
+        Question {
+            session: session.to_owned(),
+            ip: handshake.remote_ip().filter(|_| uses(Parameter::Ip)),
+            agent: handshake.user_agent().filter(|_| uses(Parameter::Agent)).map(str::to_owned),
+        }
+    }
+}
+
+#[async_trait]
+impl Authenticator for SessionTable {
+    async fn authenticate(
+        &self,
+        handshake: &Handshake,
+        credentials: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        let (Some(session), None) = (session_id(handshake, &self.cookie), credentials) else { return Ok(None) };
+        Ok(self.sessions.look_up(self.question(session, handshake)).await?)
+    }
+}
+
+impl fmt::Debug for SessionTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Not the options of the database, which hold its password.
+        f.debug_struct("SessionTable")
+            .field("cookie", &self.cookie)
+            .field("session_query", &self.sessions.store.session.sql)
+            .field("groups_query", &self.sessions.store.groups.as_ref().map(|query| &query.sql))
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::auth::TrustedProxies;
+
+    const URL: &str = "mysql://site:SECRET@127.0.0.1/site";
+    const QUERY: &str = "SELECT user, expires FROM sessions WHERE id = ?";
+
+    #[test]
+    fn mistakes_are_named_before_the_database_is_asked() {
+        let error = |url, cookie: &str, query| SessionTable::new(url, cookie, query).unwrap_err();
+        assert!(matches!(error("postgres://localhost/site", "sid", QUERY), SessionTableError::Url(_)));
+        assert!(matches!(error("site", "sid", QUERY), SessionTableError::Url(_)));
+        assert!(matches!(error(URL, "", QUERY), SessionTableError::Cookie(_)));
+        assert!(matches!(error(URL, "s id", QUERY), SessionTableError::Cookie(_)));
+        assert!(matches!(error(URL, "sid", "SELECT 1"), SessionTableError::NoParameter { query: "session" }));
+        let groups = SessionTable::new(URL, "sid", QUERY).unwrap().groups_query("SELECT 1").unwrap_err();
+        assert_eq!(groups, SessionTableError::NoParameter { query: "groups" });
+    }
+
+    #[test]
+    fn debug_and_errors_show_no_password() {
+        let table = SessionTable::new(URL, "sid", QUERY).unwrap();
+        assert!(!format!("{table:?}").contains("SECRET"));
+        for url in ["mysql://site:SECRET@:x/", "mysql://site:SECRET@host/db?pool_min=SOME", "site:SECRET@host/db"] {
+            let error = SessionTable::new(url, "sid", QUERY).unwrap_err();
+            assert!(!error.to_string().contains("SECRET"), "{error}");
+        }
+    }
+
+    #[test]
+    fn only_what_a_query_names_is_asked_for() {
+        let request = http::Request::get("/").header("user-agent", "Agent/1").body(()).unwrap();
+        let peer = Some("192.0.2.1:1".parse().unwrap());
+        let handshake = Handshake::new(&request.into_parts().0, peer, &TrustedProxies::none());
+        let plain = SessionTable::new(URL, "sid", QUERY).unwrap();
+        let question = plain.question("s", &handshake);
+        assert!(question.ip.is_none() && question.agent.is_none());
+        let bound = SessionTable::new(URL, "sid", "SELECT user FROM sessions WHERE id = :id AND ip = :ip").unwrap();
+        let bound = bound.groups_query("SELECT name FROM m WHERE user = :user AND agent = :agent").unwrap();
+        let question = bound.question("s", &handshake);
+        assert_eq!(question.ip, Some("192.0.2.1".parse().unwrap()));
+        assert_eq!(question.agent.as_deref(), Some("Agent/1"));
+    }
+}

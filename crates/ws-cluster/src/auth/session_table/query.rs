@@ -1,0 +1,137 @@
+//! A site's query and what stands for its parameters. Pure; whether the query fits the database is seen when the
+//! database prepares it.
+
+use mysql_async::Value;
+use mysql_common::named_params::ParsedNamedParams;
+
+use super::{SessionTableError, cache::Question};
+
+/// What a parameter stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parameter {
+    Session,
+    User,
+    Ip,
+    Agent,
+}
+
+/// A query with `?` for each of its parameters.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Query {
+    pub(super) sql: String,
+    /// What stands for each `?`, in order. Where the site wrote `?` itself, one is expected.
+    pub(super) parameters: Vec<Parameter>,
+}
+
+impl Query {
+    /// The query for a session: `?`, `:session` and `:id` are the session id.
+    pub(super) fn session(sql: &str) -> Result<Self, SessionTableError> {
+        Self::parse("session", sql, Parameter::Session, |parameter| parameter == Parameter::Session)
+    }
+
+    /// The query for groups: `?`, `:user` and `:id` are the user's id, `:session` the session's.
+    pub(super) fn groups(sql: &str) -> Result<Self, SessionTableError> {
+        Self::parse("groups", sql, Parameter::User, |parameter| {
+            matches!(parameter, Parameter::User | Parameter::Session)
+        })
+    }
+
+    /// `subject` is what `?` and `:id` mean; without any parameter that `narrows`, every session would get the
+    /// same answer.
+    fn parse(
+        query: &'static str,
+        sql: &str,
+        subject: Parameter,
+        narrows: impl Fn(Parameter) -> bool,
+    ) -> Result<Self, SessionTableError> {
+        let parsed =
+            ParsedNamedParams::parse(sql.as_bytes()).map_err(|_| SessionTableError::MixedParameters { query })?;
+        let named: Vec<Parameter> = parsed
+            .params()
+            .iter()
+            .map(|name| match (&**name, subject) {
+                (b"id", _) => Ok(subject),
+                (b"session", _) => Ok(Parameter::Session),
+                (b"user", Parameter::User) => Ok(Parameter::User),
+                (b"ip", _) => Ok(Parameter::Ip),
+                (b"agent", _) => Ok(Parameter::Agent),
+                _ => {
+                    Err(SessionTableError::UnknownParameter { query, name: String::from_utf8_lossy(name).into_owned() })
+                }
+            })
+            .collect::<Result<_, _>>()?;
+        // Whether a `?` is a parameter or part of a text, only the database knows for certain.
+        let parameters = if named.is_empty() && sql.contains('?') { vec![subject] } else { named };
+        if !parameters.iter().copied().any(narrows) {
+            return Err(SessionTableError::NoParameter { query });
+        }
+        Ok(Self { sql: String::from_utf8_lossy(parsed.query()).into_owned(), parameters })
+    }
+
+    pub(super) fn uses(&self, parameter: Parameter) -> bool {
+        self.parameters.contains(&parameter)
+    }
+
+    /// The values for the `?`, in order. `user` is empty for a session's query, which does not name it.
+    pub(super) fn values(&self, question: &Question, user: &str) -> Vec<Value> {
+        self.parameters
+            .iter()
+            .map(|parameter| match parameter {
+                Parameter::Session => question.session.as_str().into(),
+                Parameter::User => user.into(),
+                Parameter::Ip => question.ip.map(|ip| ip.to_string()).into(),
+                Parameter::Agent => question.agent.as_deref().into(),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Parameter::*, *};
+
+    #[test]
+    fn a_question_mark_is_the_subject() {
+        let sql = "SELECT user, expires FROM sessions WHERE id = ?";
+        assert_eq!(Query::session(sql).unwrap(), Query { sql: sql.into(), parameters: vec![Session] });
+        assert_eq!(Query::groups("SELECT name FROM g WHERE user = ?").unwrap().parameters, [User]);
+    }
+
+    #[test]
+    fn names_are_replaced_in_order() {
+        let query = Query::session("SELECT u FROM s WHERE id = :session AND ip = :ip AND agent = :agent").unwrap();
+        assert_eq!(query.sql, "SELECT u FROM s WHERE id = ? AND ip = ? AND agent = ?");
+        assert_eq!(query.parameters, [Session, Ip, Agent]);
+        assert!(query.uses(Ip) && !query.uses(User));
+        let query = Query::groups("SELECT g FROM m WHERE user = :id AND session = :session AND user = :user").unwrap();
+        assert_eq!(query.parameters, [User, Session, User]);
+    }
+
+    #[test]
+    fn quotes_and_comments_hold_no_names() {
+        let sql = r#"SELECT ':ip', "a\":agent", `:x` FROM s /* :y ' */ WHERE id = :id # :z"#;
+        let query = Query::session(sql).unwrap();
+        assert_eq!(query.sql, sql.replace(":id", "?"));
+        assert_eq!(query.parameters, [Session]);
+    }
+
+    #[test]
+    fn values_stand_in_the_order_of_the_parameters() {
+        let query =
+            Query::groups("SELECT g FROM m WHERE a = :agent AND u = :user AND i = :ip AND s = :session").unwrap();
+        let question = Question { session: "s1".into(), ip: Some("::1".parse().unwrap()), agent: None };
+        assert_eq!(query.values(&question, "7"), [Value::NULL, "7".into(), "::1".into(), "s1".into()]);
+    }
+
+    #[test]
+    fn a_query_that_cannot_tell_sessions_apart_is_refused() {
+        for sql in ["SELECT user FROM sessions", "SELECT user FROM sessions WHERE ip = :ip", ""] {
+            assert!(matches!(Query::session(sql), Err(SessionTableError::NoParameter { .. })), "{sql}");
+        }
+        assert!(matches!(Query::groups("SELECT g FROM m"), Err(SessionTableError::NoParameter { .. })));
+        assert!(matches!(Query::session("id = ? AND ip = :ip"), Err(SessionTableError::MixedParameters { .. })));
+        for sql in ["id = :sid", "id = :session AND user = :user"] {
+            assert!(matches!(Query::session(sql), Err(SessionTableError::UnknownParameter { .. })), "{sql}");
+        }
+    }
+}

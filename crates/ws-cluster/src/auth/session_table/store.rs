@@ -1,0 +1,151 @@
+//! Asks the site's MySQL who a session belongs to: two prepared statements, within a time limit. What may be
+//! believed of an earlier answer is the cache's business.
+
+use std::{sync::Arc, time::Duration};
+
+use mysql_async::{Conn, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, Row, Statement, prelude::Queryable};
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    cache::{Answer, Failure, Outage, Question, Store},
+    query::Query,
+    row,
+};
+use crate::auth::Identity;
+
+/// Time to take leave of a connection whose query took too long.
+const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(100);
+
+/// The sessions in the site's MySQL.
+#[derive(Clone)]
+pub(super) struct MySqlSessions {
+    options: OptsBuilder,
+    pool: Pool,
+    pub(super) session: Arc<Query>,
+    pub(super) groups: Option<Arc<Query>>,
+    pub(super) timeout: Duration,
+}
+
+impl MySqlSessions {
+    pub(super) fn new(options: OptsBuilder, connections: usize, session: Query, timeout: Duration) -> Self {
+        // TIMESTAMP is shown in the connection's time zone. A forwarded port's server names a socket of its own
+        // machine, where this one may run another server.
+        let options = options.init(vec!["SET time_zone = '+00:00'"]).prefer_socket(false);
+        let pool = pool(options.clone(), connections);
+        Self { options, pool, session: Arc::new(session), groups: None, timeout }
+    }
+
+    /// Keeps at most so many connections to the database, and so asks at most so many queries at once.
+    pub(super) fn set_connections(&mut self, connections: usize) {
+        self.pool = pool(self.options.clone(), connections);
+    }
+
+    async fn ask(&self, database: &mut Conn, question: &Question) -> Answer {
+        // Both are prepared before either is asked, so that a fault in the second shows at once and not with the
+        // first user. A connection prepares each only once.
+        let session = prepare(database, &self.session, "session", 2).await?;
+        let groups = match &self.groups {
+            Some(query) => Some((query, prepare(database, query, "groups", 1).await?)),
+            None => None,
+        };
+        let values = Params::Positional(self.session.values(question, ""));
+        let Some(found) = database.exec_first::<Row, _, _>(&session, values).await.map_err(failure)? else {
+            return Ok(None);
+        };
+        let mut columns = found.unwrap().into_iter();
+        let unfit = |column: &'static str| move |why| misfit("session", column, why);
+        let Some(user) = columns.next().map_or(Ok(None), row::text).map_err(unfit("user (first column)"))? else {
+            return Ok(None);
+        };
+        let expires = columns.next().map_or(Ok(None), row::expiry).map_err(unfit("expires (second column)"))?;
+        let mut identity = Identity::user(&user).session(&question.session);
+        identity.expires = expires;
+        if let Some((query, statement)) = groups {
+            let values = Params::Positional(query.values(question, &user));
+            for found in database.exec::<Row, _, _>(&statement, values).await.map_err(failure)? {
+                let name = found.unwrap().into_iter().next().map_or(Ok(None), row::text);
+                identity.groups.extend(name.map_err(|why| misfit("groups", "name", why))?);
+            }
+        }
+        Ok(Some(identity))
+    }
+}
+
+impl Store for MySqlSessions {
+    async fn look_up(&self, question: &Question) -> Answer {
+        let deadline = Instant::now() + self.timeout;
+        let timed_out = |_| Failure::from(Outage::TimedOut(self.timeout));
+        let mut database = timeout_at(deadline, self.pool.get_conn()).await.map_err(timed_out)?.map_err(failure)?;
+        match timeout_at(deadline, self.ask(&mut database, question)).await {
+            Ok(answer) => answer,
+            Err(elapsed) => {
+                // Back in the pool, it would wait for the rest of its answer, and hold a place there until it came.
+                // The outcome does not matter: either way it is not used again.
+                let _ = timeout(DISCONNECT_TIMEOUT, database.disconnect()).await;
+                Err(timed_out(elapsed))
+            }
+        }
+    }
+}
+
+fn pool(options: OptsBuilder, connections: usize) -> Pool {
+    // At least one, and one kept open.
+    let constraints = PoolConstraints::new(1, connections.max(1)).unwrap_or_default();
+    // A reset at every return would forget the prepared statements and the time zone.
+    let pool = PoolOpts::default().with_constraints(constraints).with_reset_connection(false);
+    Pool::new(options.pool_opts(pool))
+}
+
+/// The statement of `query`, whose columns are one to `columns` and whose parameters are as many as meant.
+async fn prepare(database: &mut Conn, query: &Query, name: &'static str, columns: usize) -> Result<Statement, Failure> {
+    let statement = database.prep(query.sql.as_str()).await.map_err(failure)?;
+    let (found, meant) = (usize::from(statement.num_params()), query.parameters.len());
+    if found != meant {
+        return Err(Failure::Misconfigured(format!(
+            "the {name} query has {found} parameters where {meant} is meant: write one ?, or :names"
+        )));
+    }
+    let found = usize::from(statement.num_columns());
+    if !(1..=columns).contains(&found) {
+        let meant = if columns == 1 { "one, the group's name," } else { "user, or user and expires," };
+        return Err(Failure::Misconfigured(format!("the {name} query gives {found} columns where {meant} is meant")));
+    }
+    Ok(statement)
+}
+
+fn misfit(query: &str, column: &str, why: &str) -> Failure {
+    Failure::Misconfigured(format!("the {name} query's {column} {why}", name = query))
+}
+
+/// Whose fault an error is: the database's, which passes, or the configuration's.
+fn failure(error: mysql_async::Error) -> Failure {
+    match error {
+        mysql_async::Error::Server(error) if is_permanent(error.code, &error.state) => {
+            Failure::Misconfigured(error.to_string())
+        }
+        error => Outage::Database(error).into(),
+    }
+}
+
+fn is_permanent(code: u16, state: &str) -> bool {
+    /// Too many connections of this user, or too many queries in an hour: of class 42, yet they pass.
+    const PASSING: [u16; 2] = [1203, 1226];
+    // Classes of SQLSTATE: not supported, cardinality, value, password, database, syntax or right.
+    const PERMANENT: [&str; 6] = ["0A", "21", "22", "28", "3D", "42"];
+    !PASSING.contains(&code) && PERMANENT.iter().any(|class| state.starts_with(class))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_of_the_query_do_not_pass_and_those_of_the_database_do() {
+        for (code, state) in [(1064, "42000"), (1146, "42S02"), (1054, "42S22"), (1045, "28000"), (1049, "42000")] {
+            assert!(is_permanent(code, state), "{code}");
+        }
+        for (code, state) in [(1040, "08004"), (1203, "42000"), (1053, "08S01"), (1205, "HY000"), (1213, "40001")] {
+            assert!(!is_permanent(code, state), "{code}");
+        }
+    }
+}
