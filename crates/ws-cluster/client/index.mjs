@@ -1,0 +1,5 @@
+// ws-cluster.js is a plain script and the only source; here it gets a name to import.
+import "./ws-cluster.js";
+
+export const { WsCluster } = globalThis;
+export default WsCluster;

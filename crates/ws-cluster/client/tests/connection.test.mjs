@@ -1,0 +1,376 @@
+import assert from "node:assert/strict";
+import { describe, mock, test } from "node:test";
+import { WsCluster } from "../index.mjs";
+import { FakeSocket, OK, authenticated, connect, create, page, recorder, settle } from "./harness.mjs";
+
+describe("the URL", () => {
+  for (const [href, expected] of [
+    ["http://site.example:8080/a/page?x#y", "ws://site.example:8080/WebSockets"],
+    ["https://site.example/", "wss://site.example/WebSockets"],
+  ]) {
+    test(`is derived from the page ${href}`, async () => {
+      page(href);
+      assert.equal((await connect({}, null)).url, expected);
+      assert.equal(FakeSocket.last.url.href, `${expected}?resume=`);
+      assert.equal(new WsCluster(undefined, { WebSocket: FakeSocket }).close().url, expected);
+    });
+  }
+
+  test("may be relative, of http, a URL, with a query and a fragment", () => {
+    page("https://site.example/a/");
+    const urls = ["/live?user=a%20b#here", new URL("http://other:81/x")];
+    const client = new WsCluster(urls, { WebSocket: FakeSocket }).close();
+    assert.deepEqual(client.urls, ["wss://site.example/live?user=a%20b", "ws://other:81/x"]);
+  });
+
+  test("that is none, or an empty list, is refused", () => {
+    assert.throws(() => new WsCluster("ws://", { WebSocket: FakeSocket }), TypeError);
+    assert.throws(() => new WsCluster([], { WebSocket: FakeSocket }), TypeError);
+  });
+
+  test("of a list is the next one at each attempt, beginning with the first", async () => {
+    await connect({}, ["ws://a/", "ws://b/", "ws://a/"]);
+    for (let i = 0; i < 3; i++) {
+      FakeSocket.last.end();
+      mock.timers.tick(30_000);
+    }
+    assert.deepEqual(FakeSocket.all.map(({ url }) => url.host), ["a", "b", "a", "b"]);
+  });
+
+  test("lists may change while connected: the next attempt goes on behind the present URL", async () => {
+    const client = await authenticated({}, "ws://a/");
+    client.urls = ["ws://a/", "ws://b/"];
+    assert.equal(FakeSocket.all.length, 1);
+    FakeSocket.last.end();
+    mock.timers.tick(500);
+    assert.equal(client.url, "ws://b/");
+    client.urls = ["ws://c/", "ws://d/"];
+    FakeSocket.last.end();
+    mock.timers.tick(30_000);
+    assert.equal(client.url, "ws://c/");
+  });
+
+  test("that the page may not open is passed over", async () => {
+    const report = mock.method(console, "error", () => {});
+    class Strict extends FakeSocket {
+      constructor(url) {
+        if (url.includes("forbidden")) throw new Error("mixed content");
+        super(url);
+      }
+    }
+    await connect({ WebSocket: Strict }, ["ws://forbidden/", "ws://b/"]);
+    assert.equal(report.mock.callCount(), 1);
+    mock.timers.tick(500);
+    assert.equal(FakeSocket.last.url.host, "b");
+  });
+});
+
+describe("authentication", () => {
+  for (const [name, credentials, details] of [
+    ["nothing", undefined, []],
+    ["one value", "token", ["token"]],
+    ["an array", ["name", "password"], ["name", "password"]],
+    ["a function's result", () => "token", ["token"]],
+    ["an async function's result", async () => ["token"], ["token"]],
+  ]) {
+    test(`sends ${name} right after open`, async () => {
+      await connect({ credentials });
+      FakeSocket.last.open();
+      await settle();
+      assert.deepEqual(FakeSocket.last.sent, [{ action: "Client/authentication", details }]);
+    });
+  }
+
+  test("asks for credentials on each connection", async () => {
+    let count = 0;
+    await connect({ credentials: () => ++count });
+    FakeSocket.last.open().end();
+    mock.timers.tick(500);
+    FakeSocket.last.open();
+    await settle();
+    assert.deepEqual(FakeSocket.last.sent[0].details, [2]);
+  });
+
+  test("credentials that come too late are not sent to another connection", async () => {
+    let give;
+    const credentials = mock.fn(() => new Promise((resolve) => { give ??= resolve; }));
+    await connect({ credentials });
+    FakeSocket.last.open().end();
+    mock.timers.tick(500);
+    FakeSocket.last.open();
+    give("late");
+    await settle();
+    assert.deepEqual(FakeSocket.all.map(({ sent }) => sent), [[], []]);
+  });
+
+  test("credentials that fail are reported and tried again", async () => {
+    const report = mock.method(console, "error", () => {});
+    await connect({ credentials: () => Promise.reject(new Error("no token")) });
+    FakeSocket.last.open();
+    await settle();
+    assert.equal(report.mock.callCount(), 1);
+    assert.equal(FakeSocket.last.closedWith, 1000);
+    mock.timers.tick(500);
+    assert.equal(FakeSocket.all.length, 2);
+  });
+
+  test("its answer can be listened to", async () => {
+    const { calls, record } = recorder();
+    const client = await connect();
+    client.on("Client/authentication", record("in"), record("guest"));
+    FakeSocket.last.open().say({ action: "Client/authentication:error", details: [403, "Forbidden"] }, OK);
+    assert.deepEqual(calls, [["guest", 403, "Forbidden"], ["in", "ok"]]);
+  });
+});
+
+describe("reconnecting", () => {
+  const FINAL = [1000, 1002, 1003, 1007, 1008, 1009, 1010, 4400, 4401, 4999];
+  const PASSING = [1001, 1005, 1006, 1011, 1012, 1013, 1015, 4000, 4001, 4002, 4399];
+
+  for (const code of PASSING) {
+    test(`follows ${code}`, async () => {
+      const { calls, record } = recorder();
+      (await authenticated()).on("Client/close", record("close"));
+      FakeSocket.last.end(code, "why");
+      mock.timers.tick(500);
+      assert.equal(FakeSocket.all.length, 2);
+      assert.deepEqual(calls, [["close", code, "why", true, 500]]);
+    });
+  }
+
+  for (const code of FINAL) {
+    test(`does not follow ${code}`, async () => {
+      const { calls, record } = recorder();
+      (await authenticated()).on("Client/close", record("close"));
+      FakeSocket.last.end(code, "why");
+      await settle();
+      mock.timers.tick(60_000);
+      assert.equal(FakeSocket.all.length, 1);
+      assert.deepEqual(calls, [["close", code, "why", false, 0]]);
+    });
+  }
+
+  test("does not follow Server/close, whatever the code", async () => {
+    const { calls, record } = recorder();
+    (await authenticated()).on("Server/close", record("dismissed")).on("Client/close", record("close"));
+    FakeSocket.last.say({ action: "Server/close", details: [] }).end(1006);
+    await settle();
+    mock.timers.tick(60_000);
+    assert.equal(FakeSocket.all.length, 1);
+    assert.deepEqual(calls, [["dismissed"], ["close", 1006, "", false, 0]]);
+  });
+
+  test("does not follow close(), which says 1000 and is reported once", async () => {
+    const { calls, record } = recorder();
+    const client = await authenticated();
+    client.on("Client/close", record("close")).close().close();
+    assert.equal(FakeSocket.last.closedWith, 1000);
+    FakeSocket.last.end(1000);
+    await settle();
+    mock.timers.tick(60_000);
+    assert.equal(FakeSocket.all.length, 1);
+    assert.deepEqual(calls, [["close", 1000, "", false, 0]]);
+  });
+
+  test("does not happen when closed while waiting, or before the first attempt", async () => {
+    const client = await authenticated();
+    FakeSocket.last.end();
+    client.close();
+    mock.timers.tick(60_000);
+    assert.equal(FakeSocket.all.length, 1);
+    create().close();
+    await settle();
+    assert.equal(FakeSocket.all.length, 1);
+  });
+
+  test("delays double up to the limit and never end", async () => {
+    const delays = [];
+    (await connect()).on("Client/close", (code, reason, willReconnect, delay) => delays.push(delay));
+    for (let i = 0; i < 9; i++) {
+      FakeSocket.last.end();
+      mock.timers.tick(delays.at(-1));
+    }
+    assert.deepEqual(delays, [500, 1_000, 2_000, 4_000, 8_000, 16_000, 30_000, 30_000, 30_000]);
+    assert.equal(FakeSocket.all.length, 10);
+  });
+
+  test("delays are a random part of that (full jitter), and can be set", async () => {
+    Math.random.mock.mockImplementation(() => 0.25);
+    const delays = [];
+    const client = await connect({ reconnectDelay: 100, reconnectDelayMax: 300 });
+    client.on("Client/close", (code, reason, willReconnect, delay) => delays.push(delay));
+    for (let i = 0; i < 3; i++) {
+      FakeSocket.last.end();
+      mock.timers.tick(delays.at(-1));
+    }
+    assert.deepEqual(delays, [25, 50, 75]);
+  });
+
+  test("delays grow only once all URLs of a list were tried", async () => {
+    const delays = [];
+    const client = await connect({}, ["ws://a/", "ws://b/"]);
+    client.on("Client/close", (code, reason, willReconnect, delay) => delays.push(delay));
+    for (let i = 0; i < 4; i++) {
+      FakeSocket.last.end();
+      mock.timers.tick(delays.at(-1));
+    }
+    assert.deepEqual(delays, [500, 500, 1_000, 1_000]);
+  });
+
+  /** The delay after two failed attempts and a connection that `last` made good or not. */
+  async function delayAfter(last) {
+    let delay;
+    (await connect()).on("Client/close", (code, reason, willReconnect, next) => { delay = next; });
+    for (let i = 0; i < 2; i++) {
+      FakeSocket.last.end();
+      mock.timers.tick(delay);
+    }
+    last(FakeSocket.last.open());
+    FakeSocket.last.end();
+    return delay;
+  }
+
+  test("delays start anew after a connection that authenticated", async () => {
+    assert.equal(await delayAfter((socket) => socket.say(OK)), 500);
+  });
+
+  test("delays start anew after a connection that stayed up", async () => {
+    assert.equal(await delayAfter(() => mock.timers.tick(5_000)), 500);
+  });
+
+  test("delays go on growing after a connection that only opened", async () => {
+    assert.equal(await delayAfter(() => mock.timers.tick(4_999)), 2_000);
+  });
+
+  test("an attempt that takes too long is given up, and what becomes of it is ignored", async () => {
+    const { calls, record } = recorder();
+    const client = await connect();
+    client.on("Client/close", record("close")).on("Client/open", record("open"));
+    mock.timers.tick(9_999);
+    assert.deepEqual(calls, []);
+    mock.timers.tick(1);
+    assert.deepEqual(calls, [["close", 1006, "No answer in time", true, 500]]);
+    const [given] = FakeSocket.all;
+    assert.equal(given.closedWith, 1000);
+    given.open().end();
+    assert.equal(calls.length, 1);
+    mock.timers.tick(500);
+    FakeSocket.last.open();
+    mock.timers.tick(60_000);
+    assert.equal(FakeSocket.all.length, 2, "an open connection has no time limit");
+  });
+
+  test("is told from attempt to loss", async () => {
+    const { calls, record } = recorder();
+    const client = create({}, "ws://host/");
+    for (const event of ["Client/connecting", "Client/open", "Client/close"]) client.on(event, record(event));
+    await settle();
+    FakeSocket.last.open().end(1011, "why");
+    mock.timers.tick(500);
+    assert.deepEqual(calls, [
+      ["Client/connecting", "ws://host/"],
+      ["Client/open", "ws://host/"],
+      ["Client/close", 1011, "why", true, 500],
+      ["Client/connecting", "ws://host/"],
+    ]);
+  });
+});
+
+describe("in a page", () => {
+  test("the browser's going online starts an attempt at once", async () => {
+    const dispatch = page("http://host/");
+    await connect();
+    FakeSocket.last.end();
+    dispatch("online");
+    assert.equal(FakeSocket.all.length, 2);
+    mock.timers.tick(9_000);
+    dispatch("online");
+    assert.equal(FakeSocket.all.length, 2, "one attempt at a time");
+  });
+
+  test("a page back from the back/forward cache reconnects, though its socket seems open", async () => {
+    const dispatch = page("http://host/");
+    await authenticated();
+    dispatch("pageshow", { persisted: false });
+    assert.equal(FakeSocket.all.length, 1);
+    dispatch("pageshow", { persisted: true });
+    assert.equal(FakeSocket.all.length, 2);
+    FakeSocket.all[0].end();
+    mock.timers.tick(9_000);
+    assert.equal(FakeSocket.all.length, 2);
+  });
+
+  test("a closed client hears neither", async () => {
+    const dispatch = page("http://host/");
+    (await connect()).close();
+    dispatch("online");
+    dispatch("pageshow", { persisted: true });
+    assert.equal(FakeSocket.all.length, 1);
+  });
+});
+
+describe("resuming", () => {
+  const position = (details, rest) => ({ action: "Server/position", details, ...rest });
+
+  /** What the URL of the next connection says. */
+  function next() {
+    FakeSocket.last.end();
+    mock.timers.tick(30_000);
+    return [...FakeSocket.last.url.searchParams];
+  }
+
+  test("is asked for on the first connection already, beside the query of the URL", async () => {
+    await connect({}, "ws://host/WebSockets?user=ann");
+    assert.deepEqual([...FakeSocket.last.url.searchParams], [["user", "ann"], ["resume", ""]]);
+  });
+
+  test("goes on from the last position that a message carried", async () => {
+    await authenticated();
+    FakeSocket.last.say({ action: "a", at: "1" }, { action: "b", at: "2+/=&" }, { action: "c" });
+    assert.deepEqual(next(), [["resume", "2+/=&"]]);
+    FakeSocket.last.open().say(position(["now"], { at: "3" }));
+    assert.deepEqual(next(), [["resume", "3"]]);
+  });
+
+  test("gives back the state until another comes", async () => {
+    await authenticated();
+    FakeSocket.last.say(position(["new"], { at: "1", state: "s1" }), position(["now"], { at: "2" }));
+    assert.deepEqual(next(), [["resume", "2"], ["state", "s1"]]);
+    FakeSocket.last.open().say(position(["recovered", 0], { at: "2", state: "s2" }));
+    assert.deepEqual(next(), [["resume", "2"], ["state", "s2"]]);
+  });
+
+  for (const kind of ["new", "reset"]) {
+    test(`forgets position and state when the server says ${kind}`, async () => {
+      await authenticated();
+      FakeSocket.last.say(position(["now"], { at: "1", state: "s1" }), position([kind]));
+      assert.deepEqual(next(), [["resume", ""]]);
+    });
+  }
+
+  test("is told as client events; the server's own word is passed on as well", async () => {
+    const { calls, record } = recorder();
+    const client = await authenticated();
+    client.on("Client/recovered", record("recovered")).on("Client/reset", record("reset"));
+    const said = [["new"], ["recovered", 3], ["reset", "too old"], ["now"]];
+    FakeSocket.last.say(...said.map((details) => position(details, { at: "1" })));
+    assert.deepEqual(calls, [["recovered", 3], ["reset", "too old"]]);
+    client.on("Server/position", record("position"));
+    FakeSocket.last.say(position(["now"], { at: "1" }));
+    assert.deepEqual(calls.at(-1), ["position", "now"]);
+  });
+
+  test("works with a server that ignores it", async () => {
+    const { calls, record } = recorder();
+    (await authenticated()).on("news", record("news"));
+    assert.deepEqual(next(), [["resume", ""]]);
+    FakeSocket.last.open().say(OK, { action: "news" });
+    assert.deepEqual(calls, [["news"]]);
+  });
+
+  test("can be switched off", async () => {
+    await authenticated({ resume: false });
+    FakeSocket.last.say({ action: "a", at: "1" });
+    assert.deepEqual(next(), []);
+  });
+});

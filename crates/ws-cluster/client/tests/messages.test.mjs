@@ -1,0 +1,213 @@
+import assert from "node:assert/strict";
+import { describe, mock, test } from "node:test";
+import { FakeSocket, OK, authenticated, connect, recorder, settle } from "./harness.mjs";
+
+describe("messages", () => {
+  test("details are the callback's arguments", async () => {
+    const { calls, record } = recorder();
+    (await authenticated()).on("news", record("news"));
+    FakeSocket.last.say({ action: "news", details: [1, { a: 2 }] });
+    FakeSocket.last.say({ action: "news" }, { action: "news", details: "x" });
+    assert.deepEqual(calls, [["news", 1, { a: 2 }], ["news"], ["news", "x"]]);
+  });
+
+  test("ACTION:error calls the error callbacks of ACTION with code and text, and no others", async () => {
+    const { calls, record } = recorder();
+    (await authenticated())
+      .on("a", record("a"), record("a failed"))
+      .on("a", null, record("a failed, too"))
+      .on("a", record("no error callback"))
+      .on("b", record("b"), record("b failed"));
+    FakeSocket.last.say({ action: "a:error", details: [404, "Not Found"] });
+    assert.deepEqual(calls, [["a failed", 404, "Not Found"], ["a failed, too", 404, "Not Found"]]);
+  });
+
+  test("what is sent has an array of details, as it was when it was sent", async () => {
+    const client = await connect();
+    const details = [1];
+    client.send("array", details).send("none").send("null", null).send("one", { a: 1 }).send("nested", [[1], [2]]);
+    details.push(2);
+    FakeSocket.last.open().say(OK);
+    assert.deepEqual(FakeSocket.last.sent.slice(1), [
+      { action: "array", details: [1] },
+      { action: "none", details: [] },
+      { action: "null", details: [] },
+      { action: "one", details: [{ a: 1 }] },
+      { action: "nested", details: [[1], [2]] },
+    ]);
+  });
+
+  test("an action that is no string is refused at once, since the server would close for it", async () => {
+    const client = await authenticated();
+    assert.throws(() => client.send(undefined), TypeError);
+  });
+
+  test("frames that are no messages are reported or passed over", async () => {
+    const report = mock.method(console, "error", () => {});
+    const { calls, record } = recorder();
+    (await authenticated()).on("news", record("news"));
+    FakeSocket.last.say("not JSON", "null", "7", '["news", []]', '{"action": 7}', '{"action": "news"}');
+    assert.equal(report.mock.callCount(), 1);
+    assert.deepEqual(calls, [["news"]]);
+  });
+
+  test("a throwing callback does not stop the others and is reported", async () => {
+    const report = mock.method(console, "error", () => {});
+    const { calls, record } = recorder();
+    const error = new Error("mine");
+    (await authenticated()).on("news", () => { throw error; }).on("news", record("second"));
+    FakeSocket.last.say({ action: "news" });
+    globalThis.reportError = record("reportError");
+    FakeSocket.last.say({ action: "news" });
+    assert.deepEqual(calls, [["second"], ["reportError", error], ["second"]]);
+    assert.deepEqual(report.mock.calls.map((call) => call.arguments), [[error]]);
+  });
+});
+
+describe("registrations", () => {
+  /** Four registrations of one action; what is left of them after `remove`. */
+  async function left(remove) {
+    const { calls, record } = recorder();
+    const [a, b, failed, other] = ["a", "b", "failed", "other"].map(record);
+    const client = await authenticated();
+    client.on("x", a, failed).on("x", a, other).on("x", b, failed).on("x", null, failed);
+    remove(client, { a, b, failed, other });
+    FakeSocket.last.say({ action: "x" }, { action: "x:error" });
+    return calls.flat();
+  }
+
+  test("off without callbacks removes all of the action", async () => {
+    assert.deepEqual(await left((client) => client.off("x")), []);
+  });
+
+  test("off with a callback removes it with whatever error callback it came", async () => {
+    assert.deepEqual(await left((client, { a }) => client.off("x", a)), ["b", "failed", "failed"]);
+  });
+
+  test("off with an error callback removes it with whatever callback it came", async () => {
+    assert.deepEqual(await left((client, { failed }) => client.off("x", null, failed)), ["a", "other"]);
+  });
+
+  test("off with both removes exactly that pair", async () => {
+    assert.deepEqual(await left((client, { a, failed }) => client.off("x", a, failed)), [
+      "a", "b", "other", "failed", "failed",
+    ]);
+  });
+
+  test("off of what is not there is left alone", async () => {
+    const all = ["a", "a", "b", "failed", "other", "failed", "failed"];
+    assert.deepEqual(await left((client, { b, other }) => client.off("x", b, other).off("y").off("y", b)), all);
+  });
+
+  test("registered twice is called twice", async () => {
+    const { calls, record } = recorder();
+    const callback = record("x");
+    (await authenticated()).on("x", callback).on("x", callback);
+    FakeSocket.last.say({ action: "x" });
+    assert.equal(calls.length, 2);
+  });
+
+  for (const first of ["x", "x:error"]) {
+    test(`once removes both callbacks when ${first} fires`, async () => {
+      const { calls, record } = recorder();
+      (await authenticated()).once("x", record("x"), record("x:error"));
+      FakeSocket.last.say({ action: first }, { action: "x" }, { action: "x:error" });
+      assert.deepEqual(calls, [[first]]);
+    });
+  }
+
+  test("once is removed before it is called, so that it may register itself again", async () => {
+    const { calls, record } = recorder();
+    const client = await authenticated();
+    const again = () => {
+      record("x")();
+      if (calls.length < 2) client.once("x", again);
+    };
+    client.once("x", again);
+    FakeSocket.last.say({ action: "x" });
+    assert.equal(calls.length, 1);
+    FakeSocket.last.say({ action: "x" }, { action: "x" });
+    assert.equal(calls.length, 2);
+  });
+
+  test("what a callback removes is not called by the same message", async () => {
+    const { calls, record } = recorder();
+    const second = record("second");
+    const client = await authenticated();
+    client.on("x", () => client.off("x", second)).on("x", second);
+    FakeSocket.last.say({ action: "x" });
+    assert.deepEqual(calls, []);
+  });
+
+  test("everything can be chained", async () => {
+    const client = await connect();
+    assert.equal(client.on("x").once("x").off("x").send("x").close(), client);
+  });
+});
+
+describe("the queue", () => {
+  const NOT_OK = { action: "Client/authentication:error", details: [403, "Forbidden"] };
+  for (const [who, answer] of [["user", OK], ["guest", NOT_OK]]) {
+    test(`goes out in order after a ${who}'s authentication is answered`, async () => {
+      const client = await connect();
+      client.send("a").on("Client/open", () => client.send("b"));
+      FakeSocket.last.open();
+      client.send("c");
+      assert.equal(client.connected, false);
+      assert.equal(FakeSocket.last.sent.length, 1);
+      const late = () => client.send("e");
+      client.on("Client/authentication", late, late);
+      client.send("d");
+      FakeSocket.last.say(answer);
+      assert.equal(client.connected, true);
+      assert.deepEqual(FakeSocket.last.sent.slice(1).map(({ action }) => action), ["a", "b", "c", "d", "e"]);
+    });
+  }
+
+  test("is bounded: what comes when it is full is refused with 503, after send has returned", async () => {
+    const { calls, record } = recorder();
+    const client = await connect({ queueSize: 2 });
+    client.send("a").send("b").send("c").on("c", null, record("c"));
+    assert.deepEqual(calls, []);
+    await settle();
+    assert.deepEqual(calls, [["c", 503, "Queue is full"]]);
+    FakeSocket.last.open().say(OK);
+    assert.deepEqual(FakeSocket.last.sent.slice(1).map(({ action }) => action), ["a", "b"]);
+  });
+
+  test("holds 100 messages by default", async () => {
+    const client = await connect();
+    for (let i = 0; i < 101; i++) client.send("x", i);
+    FakeSocket.last.open().say(OK);
+    assert.equal(FakeSocket.last.sent.length, 1 + 100);
+  });
+
+  test("a message handed to an open socket is never sent again", async () => {
+    const client = await authenticated();
+    client.send("once");
+    FakeSocket.last.end();
+    client.send("later");
+    mock.timers.tick(500);
+    FakeSocket.last.open().say(OK);
+    assert.deepEqual(FakeSocket.last.sent.slice(1).map(({ action }) => action), ["later"]);
+  });
+
+  test("keeps what is sent while the socket is closing", async () => {
+    const client = await authenticated();
+    FakeSocket.last.readyState = 2;
+    assert.equal(client.connected, false);
+    client.send("later");
+    FakeSocket.last.end();
+    mock.timers.tick(500);
+    FakeSocket.last.open().say(OK);
+    assert.equal(FakeSocket.last.sent[1].action, "later");
+  });
+
+  test("what waits when the client closes, and what is sent afterwards, is refused with 503", async () => {
+    const { calls, record } = recorder();
+    const client = await connect();
+    client.on("x", null, record("x")).send("x").close().send("x");
+    await settle();
+    assert.deepEqual(calls, [["x", 503, "Closed"], ["x", 503, "Closed"]]);
+  });
+});

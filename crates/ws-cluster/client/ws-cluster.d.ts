@@ -1,0 +1,152 @@
+/** The details of each action: the arguments of its callback. The default admits everything. */
+export type Actions = Record<string, any[]>;
+
+/**
+ * What the client itself reports, to be heard with {@link WsCluster.on} like the actions of the server. They never
+ * travel.
+ */
+export interface ClientEvents {
+  /** An attempt to connect to this URL begins. */
+  "Client/connecting": [url: string];
+  /** The connection is open; the client authenticates next. `Client/authentication ["ok"]` says that it succeeded. */
+  "Client/open": [url: string];
+  /**
+   * The connection is lost, or an attempt failed. `code` and `reason` are those of the WebSocket, 1006 where it
+   * had none. With `willReconnect`, the next attempt comes in `delay` milliseconds, sooner when the browser goes
+   * online; without it, this client is done.
+   */
+  "Client/close": [code: number, reason: string, willReconnect: boolean, delay: number];
+  /** Back on the cluster, nothing was missed: the next `count` messages are those of the meantime. */
+  "Client/recovered": [count: number];
+  /** Back on the cluster, but messages may have been missed: load anew what must be complete. */
+  "Client/reset": [why: string];
+}
+
+/** What the server says about the connection itself. */
+export interface ServerActions {
+  /** Authenticated. Its error callback: not authenticated; a guest keeps the connection where guests are welcome. */
+  "Client/authentication": [outcome: string];
+  /** The connection is about to be closed for good: the session ended, or the user is blocked. */
+  "Server/close": [];
+  /** Where this client is in the cluster's order. The client deals with it and reports what matters. */
+  "Server/position": [kind: "new" | "recovered" | "reset" | "now", value?: number | string];
+}
+
+type Known = ClientEvents & ServerActions;
+
+type Details<Received, A> =
+  A extends keyof Known ? Known[A] : A extends keyof Received ? Extract<Received[A], any[]> : never;
+
+/** A code as in HTTP, and its text. 503 is the client's own: the message was not sent. */
+export type ErrorCallback = (code: number, text: string) => void;
+
+export interface Options {
+  /**
+   * Details of `Client/authentication`, sent on every new connection: an array, one value, or a function that
+   * returns (a promise of) either and is asked each time. When it fails, the connection is tried again. Default
+   * none: the session cookie says who this is.
+   */
+  credentials?: unknown | (() => unknown);
+  /** Whether to get what was missed when a connection is made again. Default true; servers may ignore it. */
+  resume?: boolean;
+  /** Messages that may wait for a connection; one more is refused with 503. Default 100. */
+  queueSize?: number;
+  /** Milliseconds for a connection to open. Default 10,000. */
+  connectTimeout?: number;
+  /** Most milliseconds before the first new attempt; doubles with each further one. Default 500. */
+  reconnectDelay?: number;
+  /** Most milliseconds before any new attempt. Default 30,000. */
+  reconnectDelayMax?: number;
+  /** The WebSocket class, for places that have none: the one of the `ws` package. Default the global one. */
+  WebSocket?: new (url: string) => any;
+}
+
+/**
+ * A lasting connection to a cluster.
+ *
+ * It connects and authenticates by itself, and does so again whenever the connection is lost, each time after a
+ * random part of a growing delay, for as long as it takes. It ends on {@link close}, on `Server/close`, and on the
+ * close codes 1000, 1002, 1003, 1007–1010 and 4400–4999, after which the same client would meet the same end.
+ *
+ * An exception in a callback is reported like an uncaught one (`reportError`) and stops nothing.
+ *
+ * ```js
+ * const client = new WsCluster()
+ *   .on("hello", (text) => console.log(text), (code, why) => console.warn(code, why))
+ *   .send("hello", ["world"]);
+ * ```
+ *
+ * @typeParam Received - The actions that the server sends, with their details.
+ * @typeParam Sent - The actions that the application sends, with their details.
+ */
+export class WsCluster<Received = Actions, Sent = Actions> {
+  /**
+   * @param url - Where the cluster is, relative to the page; `http` stands for `ws`. Default `/WebSockets` on the
+   * page's own host. Of several, each new attempt takes the next one, beginning with the first.
+   * @throws TypeError for a URL that is none, an empty list, or where there is no WebSocket.
+   */
+  constructor(url?: string | URL | readonly (string | URL)[] | null, options?: Options);
+
+  /** The URL of the connection or of the last attempt. */
+  readonly url: string;
+
+  /**
+   * All URLs, absolute. May be set at any time and leaves the connection alone: the next attempt takes the URL
+   * behind the present one, or the first where that is no longer in the list. Don't change the array it returns.
+   */
+  get urls(): string[];
+  set urls(urls: string | URL | readonly (string | URL)[]);
+
+  /** Whether messages go out at once: the connection is open and authentication is answered. */
+  readonly connected: boolean;
+
+  /**
+   * Calls `callback` with the details of each message `action`, and `error` with those of each `action:error`.
+   * Either may be left out. What is registered twice is called twice.
+   */
+  on<A extends keyof Known | (keyof Received & string)>(
+    action: A, callback?: ((...details: Details<Received, A>) => void) | null, error?: ErrorCallback | null,
+  ): this;
+
+  /** The same for one message: the first of the two that is called removes both. */
+  once<A extends keyof Known | (keyof Received & string)>(
+    action: A, callback?: ((...details: Details<Received, A>) => void) | null, error?: ErrorCallback | null,
+  ): this;
+
+  /**
+   * Removes what `on` and `once` registered for `action`, always both callbacks of a registration together. Each
+   * callback that is given must be that of the registration; one that is left out (or null) matches any:
+   *
+   * - `off(action)` removes all registrations of the action;
+   * - `off(action, callback)` removes those with this callback, whatever their error callback;
+   * - `off(action, null, error)` removes those with this error callback;
+   * - `off(action, callback, error)` removes those of exactly these two.
+   *
+   * What matches nothing is left alone. It takes effect at once, also for callbacks of the message being delivered.
+   */
+  off(action: string, callback?: ((...details: any[]) => void) | null, error?: ErrorCallback | null): this;
+
+  /**
+   * Sends a message. Details that are no array are sent as the only argument, none as no argument.
+   *
+   * Until the connection is authenticated, messages wait in a queue and go out in their order afterwards. One that
+   * finds the queue full, or the client closed, is refused: the error callbacks of its action get 503, and so they
+   * do for messages that still wait when the client closes. A message is handed to a connection once: if that is
+   * lost on the way, so is the message, silently. Ask for an answer where it matters.
+   *
+   * @throws TypeError for an action that is no string, and for details that JSON can't express.
+   */
+  send<A extends keyof Sent & string>(action: A, details?: Sent[A] | Extract<Sent[A], any[]>[0] | null): this;
+
+  /** Ends the connection and its attempts for good. To come back, make a new client. */
+  close(): this;
+}
+
+export default WsCluster;
+
+type WsClusterClass = typeof WsCluster;
+
+declare global {
+  /** Defined by `<script src="/ws-cluster.js">`. */
+  var WsCluster: WsClusterClass;
+}
