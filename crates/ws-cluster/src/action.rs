@@ -1,0 +1,260 @@
+//! What an application writes: a handler for each action, the request it is given, the error it answers with.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use async_trait::async_trait;
+use serde::{Deserialize, de::value::SeqDeserializer};
+use serde_json::Value;
+
+use crate::{ConnectionId, Handshake, PublishError, Server, Target, connection::Client, wire::client::normalize};
+
+/// Handles an action of clients.
+///
+/// Actions of one connection are handled one after the other, in the order sent; those of different connections side
+/// by side. While a handler runs, its connection is not read (but written to), so a slow one holds back its own
+/// client only. It runs to its end even when the client leaves meanwhile. A handler must not block its thread: what
+/// computes or waits for long goes through `tokio::task::spawn_blocking`; a warning is logged where one poll takes
+/// longer than [`blocking_warning`](crate::ConnectionConfig::blocking_warning).
+///
+/// An error goes to the connection that asked, as `ACTION:error [code, "text"]`; a panic is answered by
+/// `[500, "Internal Server Error"]` and logged, and the server lives on.
+///
+/// Two actions are the server's own. `Client/authentication` is handled when a connection has been authenticated, at
+/// the upgrade or by a message, with empty details (credentials are the authenticator's alone).
+/// `Client/disconnection` is handled when a connection is gone: nothing is delivered to it any more, and
+/// [`respond`](Request::respond) does nothing.
+///
+/// ```
+/// use async_trait::async_trait;
+/// use ws_cluster::{ActionError, ActionHandler, Request};
+///
+/// struct Hello;
+///
+/// #[async_trait]
+/// impl ActionHandler for Hello {
+///     async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+///         if request.details().is_empty() {
+///             return Err(ActionError::bad_request("No hello message:("));
+///         }
+///         request.reply(request.details()).await // to every tab of this user, on every server
+///     }
+/// }
+/// ```
+#[async_trait]
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` does not handle actions",
+    label = "is no `ActionHandler`",
+    note = "implement `async fn handle(&self, request: Request<'_>) -> Result<(), ActionError>` under \
+            `#[async_trait] impl ActionHandler for {Self}`"
+)]
+pub trait ActionHandler: Send + Sync + 'static {
+    /// Handles one message of a client.
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError>;
+
+    /// Whether guests may call it as well. Otherwise they are answered `[403, "Forbidden"]`.
+    fn guests(&self) -> bool {
+        false
+    }
+}
+
+/// A client's message, and the connection it came on.
+pub struct Request<'a> {
+    pub(crate) server: &'a Server,
+    pub(crate) client: &'a Arc<Client>,
+    pub(crate) user: Option<&'a str>,
+    pub(crate) session: Option<&'a str>,
+    pub(crate) action: &'a str,
+    pub(crate) details: &'a [Value],
+}
+
+impl<'a> Request<'a> {
+    /// The name of the action, 1 to 255 bytes.
+    pub fn action(&self) -> &'a str {
+        self.action
+    }
+
+    /// The arguments.
+    pub fn details(&self) -> &'a [Value] {
+        self.details
+    }
+
+    /// The argument at `index`, counted from 0, in a type of one's own. An absent one reads as `null`, so that an
+    /// `Option` may be left out. Of the wrong shape: a 400 that names the argument and says why.
+    pub fn detail<T: Deserialize<'a>>(&self, index: usize) -> Result<T, ActionError> {
+        match self.details.get(index) {
+            Some(detail) => T::deserialize(detail)
+                .map_err(|error| ActionError::bad_request(format!("detail {}: {error}", index + 1))),
+            None => T::deserialize(&Value::Null)
+                .map_err(|_| ActionError::bad_request(format!("detail {} is missing", index + 1))),
+        }
+    }
+
+    /// All arguments, as a tuple or a list. Of the wrong number or shape: a 400 that says why.
+    ///
+    /// ```
+    /// # use ws_cluster::{ActionError, Request};
+    /// # fn f(request: Request<'_>) -> Result<(), ActionError> {
+    /// let (room, text): (u64, String) = request.parse()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, ActionError> {
+        T::deserialize(SeqDeserializer::new(self.details.iter()))
+            .map_err(|error: serde_json::Error| ActionError::bad_request(format!("details: {error}")))
+    }
+
+    /// The user, `None` for a guest.
+    pub fn user(&self) -> Option<&'a str> {
+        self.user
+    }
+
+    /// The session, where the authenticator named one.
+    pub fn session(&self) -> Option<&'a str> {
+        self.session
+    }
+
+    /// Whether the connection has no user.
+    pub fn is_guest(&self) -> bool {
+        self.user.is_none()
+    }
+
+    /// The connection, for [`Target::connection`] and [`Target::except_connection`].
+    pub fn connection(&self) -> ConnectionId {
+        self.client.id
+    }
+
+    /// The request with which the client came.
+    pub fn handshake(&self) -> &'a Handshake {
+        &self.client.handshake
+    }
+
+    /// The server, to publish or to close. A clone of it outlives the request.
+    pub fn server(&self) -> &'a Server {
+        self.server
+    }
+
+    /// The groups of the connection.
+    pub fn groups(&self) -> BTreeSet<String> {
+        self.client.membership().groups.iter().map(|group| String::from(&**group)).collect()
+    }
+
+    /// Whether the connection is in a group.
+    pub fn in_group(&self, name: &str) -> bool {
+        self.client.membership().groups.contains(name)
+    }
+
+    /// Puts the connection into a group: it gets what is delivered to the group from now on, for as long as it
+    /// lives. Whether it was not in it before.
+    pub fn join(&self, group: &str) -> bool {
+        self.server.hub().join(self.client, group)
+    }
+
+    /// Takes the connection out of a group. Whether it was in it.
+    pub fn leave(&self, group: &str) -> bool {
+        self.server.hub().leave(self.client, group)
+    }
+
+    /// A property of the connection.
+    pub fn property(&self, name: &str) -> Option<Value> {
+        self.client.membership().properties.get(name).cloned()
+    }
+
+    /// Sets a property of the connection; `null` removes it.
+    pub fn set_property(&self, name: &str, value: impl Into<Value>) {
+        self.server.hub().set_property(self.client, name, value.into());
+    }
+
+    /// Sends the action back to the user: to every tab, on every server, in the cluster's order. For a guest, to this
+    /// connection only.
+    ///
+    /// Details are normalised: `null` is none, an array is one argument for each element, anything else is one
+    /// argument. Errors are those of [`Server::publish`], with their code.
+    pub async fn reply(&self, details: impl Into<Value> + Send) -> Result<(), ActionError> {
+        match self.user {
+            Some(user) => Ok(self.publish(self.action, details, Target::user(user)).await?),
+            None => {
+                self.respond(details);
+                Ok(())
+            }
+        }
+    }
+
+    /// Sends the action back to this connection only, at once and without the cluster; at most once.
+    pub fn respond(&self, details: impl Into<Value>) {
+        self.client.send(self.action, &normalize(details.into()));
+    }
+
+    /// Publishes a message, as [`Server::publish`] does.
+    pub async fn publish(
+        &self,
+        action: &str,
+        details: impl Into<Value> + Send,
+        target: Target,
+    ) -> Result<(), PublishError> {
+        self.server.publish(action, details, target).await
+    }
+}
+
+impl fmt::Debug for Request<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Details are the client's own and may be secret.
+        f.debug_struct("Request")
+            .field("action", &self.action)
+            .field("user", &self.user)
+            .field("connection", &self.client.id)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The error with which an action is answered: `ACTION:error [code, "text"]`. Clients see the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code} {text}")]
+#[non_exhaustive]
+pub struct ActionError {
+    /// What kind of error, as in HTTP.
+    pub code: u16,
+    /// What to tell the client.
+    pub text: String,
+}
+
+impl ActionError {
+    /// An error with any code.
+    pub fn new(code: u16, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// 400: the details are not what the action takes.
+    pub fn bad_request(text: impl Into<String>) -> Self {
+        Self::new(400, text)
+    }
+
+    /// 403: this user may not.
+    pub fn forbidden(text: impl Into<String>) -> Self {
+        Self::new(403, text)
+    }
+
+    /// 404: what the details name does not exist.
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Self::new(404, text)
+    }
+
+    /// 409: not as things stand.
+    pub fn conflict(text: impl Into<String>) -> Self {
+        Self::new(409, text)
+    }
+
+    /// 500: a fault of the server. The cause belongs in the log, not in the text.
+    pub fn internal(text: impl Into<String>) -> Self {
+        Self::new(500, text)
+    }
+
+    /// 503: not now; the client may try again.
+    pub fn unavailable(text: impl Into<String>) -> Self {
+        Self::new(503, text)
+    }
+}
+
+impl From<PublishError> for ActionError {
+    fn from(error: PublishError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}

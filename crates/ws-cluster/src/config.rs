@@ -1,0 +1,208 @@
+//! Every interval and limit: its default, its unit, and how to choose it.
+
+use std::time::Duration;
+
+/// All settings of a server that have a sensible default. Change the fields that matter:
+///
+/// ```
+/// let mut config = ws_cluster::Config::default();
+/// config.connection.message_size = 16 * 1024;
+/// ```
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct Config {
+    /// Limits of one client's connection.
+    pub connection: ConnectionConfig,
+    /// Intervals of pool, election and links.
+    pub cluster: ClusterConfig,
+    /// Limits of the log of recent messages that every node keeps.
+    pub log: LogConfig,
+}
+
+impl Config {
+    /// What cannot work, with what to give instead.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let Self { connection, cluster, log } = self;
+        let durations = [
+            ("connection.handshake_timeout", connection.handshake_timeout),
+            ("connection.ping_interval", connection.ping_interval),
+            ("connection.ping_timeout", connection.ping_timeout),
+            ("connection.close_timeout", connection.close_timeout),
+            ("connection.blocking_warning", connection.blocking_warning),
+            ("cluster.renew_interval", cluster.renew_interval),
+            ("cluster.lease", cluster.lease),
+            ("cluster.seen_interval", cluster.seen_interval),
+            ("cluster.member_timeout", cluster.member_timeout),
+            ("cluster.dead_timeout", cluster.dead_timeout),
+            ("cluster.query_timeout", cluster.query_timeout),
+            ("cluster.heartbeat_interval", cluster.heartbeat_interval),
+            ("cluster.heartbeat_timeout", cluster.heartbeat_timeout),
+            ("cluster.redial_interval", cluster.redial_interval),
+            ("cluster.collect_timeout", cluster.collect_timeout),
+            ("cluster.cut_off_timeout", cluster.cut_off_timeout),
+            ("cluster.shutdown_timeout", cluster.shutdown_timeout),
+            ("cluster.publish_timeout", cluster.publish_timeout),
+            ("log.age", log.age),
+        ];
+        if let Some((name, _)) = durations.iter().find(|(_, duration)| duration.is_zero()) {
+            return Err(format!("{name} must be longer than nothing"));
+        }
+        let counts = [
+            ("connection.message_size", connection.message_size),
+            ("connection.queue_size", connection.queue_size),
+            ("connection.messages_per_second", connection.messages_per_second as usize),
+            ("connection.message_burst", connection.message_burst as usize),
+            ("connection.connections_per_ip", connection.connections_per_ip),
+            ("connection.connections", connection.connections),
+            ("cluster.outbox_size", cluster.outbox_size),
+            ("log.size", log.size),
+            ("log.count", log.count),
+        ];
+        if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return Err(format!("{name} must be at least 1"));
+        }
+        let shorter = [
+            ("cluster.renew_interval", cluster.renew_interval, "cluster.lease", cluster.lease),
+            ("cluster.seen_interval", cluster.seen_interval, "cluster.member_timeout", cluster.member_timeout),
+            (
+                "cluster.heartbeat_interval",
+                cluster.heartbeat_interval,
+                "cluster.heartbeat_timeout",
+                cluster.heartbeat_timeout,
+            ),
+        ];
+        match shorter.into_iter().find(|(_, short, _, long)| short >= long) {
+            Some((short, _, long, _)) => Err(format!("{short} must be shorter than {long}")),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Limits of one client's connection.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ConnectionConfig {
+    /// Time for the upgrade request to arrive and for the authenticator to answer. Default 10 s.
+    pub handshake_timeout: Duration,
+    /// Largest message of a client, in bytes; a larger one closes with 1009. Default 64 KiB.
+    pub message_size: usize,
+    /// Bytes that wait for a client which reads too slowly; beyond, it is closed with 4000 and comes again.
+    /// Default 1 MiB. A publish may be as large, so less than the largest publish loses slow clients.
+    pub queue_size: usize,
+    /// Silence after which a client is pinged. Below the idle time-out of every proxy in between (nginx: 60 s).
+    /// Default 25 s.
+    pub ping_interval: Duration,
+    /// Time to answer a ping before the connection is closed with 4001. Default 20 s.
+    pub ping_timeout: Duration,
+    /// Time for a client to answer a close frame before its socket is dropped. Default 5 s.
+    pub close_timeout: Duration,
+    /// Messages a second that one client may send, on average; one that sends faster is read more slowly.
+    /// Default 100.
+    pub messages_per_second: u32,
+    /// Messages that a client may send at once before `messages_per_second` holds it back. Default 500.
+    pub message_burst: u32,
+    /// Connections from one address; the next is refused with 429. Addresses behind a trusted proxy count one by
+    /// one. Default 1,000, since many people can share an address.
+    pub connections_per_ip: usize,
+    /// Connections of this node; the next is refused with 503. Default 100,000: the file descriptors of the process
+    /// are the usual bound.
+    pub connections: usize,
+    /// Longest time that a handler may hold its thread before a warning is logged. Default 100 ms.
+    pub blocking_warning: Duration,
+}
+
+impl Default for ConnectionConfig {
+    fn default() -> Self {
+        Self {
+            handshake_timeout: Duration::from_secs(10),
+            message_size: 64 * 1024,
+            queue_size: 1024 * 1024,
+            ping_interval: Duration::from_secs(25),
+            ping_timeout: Duration::from_secs(20),
+            close_timeout: Duration::from_secs(5),
+            messages_per_second: 100,
+            message_burst: 500,
+            connections_per_ip: 1_000,
+            connections: 100_000,
+            blocking_warning: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Intervals of pool, election and links. All nodes of a cluster should use the same.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct ClusterConfig {
+    /// How often the master renews its lease. Default 1 s. A fifth of `lease` or less.
+    pub renew_interval: Duration,
+    /// How long the lease must stand still before another node takes over without asking the rest. Default 5 s:
+    /// longer than a database takes to restart is calm, shorter is quick.
+    pub lease: Duration,
+    /// How often a node refreshes its row. Default 2 s.
+    pub seen_interval: Duration,
+    /// Age of a row from which its node no longer counts as a member. Default 10 s; several `seen_interval`.
+    pub member_timeout: Duration,
+    /// Age of a row at which the master removes it. Default 60 s.
+    pub dead_timeout: Duration,
+    /// Time limit of one query to the pool. Default 2 s.
+    pub query_timeout: Duration,
+    /// How far apart candidates of following ranks stand for master. Default 500 ms; more than a query takes.
+    pub rank_delay: Duration,
+    /// How often a link is heard of when it has nothing to say. Default 1 s.
+    pub heartbeat_interval: Duration,
+    /// Silence after which a link is dead. Default 4 s: several heartbeats, less than `lease`.
+    pub heartbeat_timeout: Duration,
+    /// Time between two tries to reach a node. Default 500 ms.
+    pub redial_interval: Duration,
+    /// Time a new master waits for each member's tail. Default 2 s.
+    pub collect_timeout: Duration,
+    /// Bytes of publishes that wait for a master; beyond, a publish is refused as busy. Default 16 MiB.
+    pub outbox_size: usize,
+    /// Time without a master, while the pool shows that there is one, after which clients are sent to other nodes
+    /// (1013). Default 30 s.
+    pub cut_off_timeout: Duration,
+    /// Time for a shutdown to hand over and for links to drain. Default 5 s.
+    pub shutdown_timeout: Duration,
+    /// Time that a publish waits for its acceptance; after it, the outcome is unknown. Default 5 s.
+    pub publish_timeout: Duration,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            renew_interval: Duration::from_secs(1),
+            lease: Duration::from_secs(5),
+            seen_interval: Duration::from_secs(2),
+            member_timeout: Duration::from_secs(10),
+            dead_timeout: Duration::from_secs(60),
+            query_timeout: Duration::from_secs(2),
+            rank_delay: Duration::from_millis(500),
+            heartbeat_interval: Duration::from_secs(1),
+            heartbeat_timeout: Duration::from_secs(4),
+            redial_interval: Duration::from_millis(500),
+            collect_timeout: Duration::from_secs(2),
+            outbox_size: 16 * 1024 * 1024,
+            cut_off_timeout: Duration::from_secs(30),
+            shutdown_timeout: Duration::from_secs(5),
+            publish_timeout: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Limits of the log of recent messages that every node keeps, for nodes and clients that were away.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LogConfig {
+    /// Bytes of messages. Default 64 MiB.
+    pub size: usize,
+    /// Number of messages. Default 1,000,000.
+    pub count: usize,
+    /// Age of the oldest message. Default 5 min.
+    pub age: Duration,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        Self { size: 64 * 1024 * 1024, count: 1_000_000, age: Duration::from_secs(5 * 60) }
+    }
+}

@@ -1,0 +1,68 @@
+//! WebSocket frames as a server sends them, formatted by tungstenite, to be shared by all connections.
+
+use bytes::Bytes;
+use tungstenite::protocol::{
+    CloseFrame,
+    frame::{
+        Frame, FrameHeader,
+        coding::{Data, OpCode},
+    },
+};
+
+use crate::CloseCode;
+
+/// Longest reason of a close frame, in bytes: a control frame carries 125, the code takes two.
+const REASON_SIZE: usize = 123;
+
+/// One text message, from parts.
+pub(crate) fn text(parts: &[&[u8]]) -> Bytes {
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    let mut frame = Vec::with_capacity(header.len(size as u64) + size);
+    // Writing to memory cannot fail.
+    header.format(size as u64, &mut frame).expect("a header can be written");
+    parts.iter().for_each(|part| frame.extend_from_slice(part));
+    frame.into()
+}
+
+/// A ping without payload: any bytes of the client count as its answer.
+pub(super) fn ping() -> Bytes {
+    Bytes::from_static(&[0x89, 0x00])
+}
+
+/// A close frame; a reason over 123 bytes is cut.
+pub(super) fn close(code: CloseCode, reason: &str) -> Bytes {
+    let reason = &reason[..reason.floor_char_boundary(REASON_SIZE)];
+    let frame = Frame::close(Some(CloseFrame { code: (code as u16).into(), reason: reason.into() }));
+    let mut bytes = Vec::with_capacity(frame.len());
+    // Writing to memory cannot fail.
+    frame.format(&mut bytes).expect("a frame can be written");
+    bytes.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lengths_take_the_shortest_form() {
+        assert_eq!(&text(&[b"a", b"bc"])[..], b"\x81\x03abc");
+        assert_eq!(text(&[&[b'x'; 126]])[..4], [0x81, 126, 0, 126]);
+        assert_eq!(text(&[&[b'x'; 65536]])[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn a_reason_is_cut_at_a_character() {
+        let frame = close(CloseCode::Malformed, &"ä".repeat(100));
+        assert_eq!(frame[..4], [0x88, 124, 0x11, 0x30]);
+        assert_eq!(frame.len(), 126);
+        assert_eq!(&close(CloseCode::Normal, "")[..], b"\x88\x02\x03\xe8");
+    }
+
+    #[test]
+    fn a_ping_is_tungstenites() {
+        let mut bytes = Vec::new();
+        Frame::ping(Bytes::new()).format(&mut bytes).unwrap();
+        assert_eq!(ping(), bytes);
+    }
+}

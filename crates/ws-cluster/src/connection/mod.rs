@@ -1,0 +1,25 @@
+//! One client's socket, from the upgrade to its end: reading, writing, limits, heartbeat, expiry, and the client's
+//! actions in order. Everything else of the server reaches a connection through [`Client`] only, whose outbox takes
+//! frames that are encoded already; how they get onto the wire is known in here.
+
+use tokio::io::{AsyncRead, AsyncWrite};
+
+mod call;
+mod client;
+mod decoder;
+pub(crate) mod frame;
+mod outbox;
+mod pace;
+mod socket;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use call::authenticate;
+pub(crate) use client::{Client, Member, Membership, property_text};
+pub(crate) use task::{Accepted, serve};
+
+/// What a connection or a link runs on: TCP, TLS, or whatever an HTTP server hands over at an upgrade.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}

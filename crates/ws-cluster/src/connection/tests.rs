@@ -1,0 +1,181 @@
+//! A connection on virtual time, over a stream in memory: heartbeat, expiry, pace and time-outs to the second.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+use async_trait::async_trait;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    time::Instant,
+};
+
+use super::{Accepted, Client, Membership, serve};
+use crate::{
+    ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
+    MemoryPool, Request, Server, TrustedProxies,
+};
+
+struct Echo;
+
+#[async_trait]
+impl ActionHandler for Echo {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        request.respond(request.details());
+        Ok(())
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}
+
+/// Ann's session, from a store that may be down.
+struct Store(Arc<AtomicBool>);
+
+#[async_trait]
+impl Authenticator for Store {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(AuthenticationError::Unavailable("down".into())),
+            false => Ok(Some(Identity::user("ann"))),
+        }
+    }
+}
+
+struct Peer {
+    stream: DuplexStream,
+    start: Instant,
+    down: Arc<AtomicBool>,
+}
+
+impl Peer {
+    /// Ann, whose session ends after a time, on a stream that takes `room` bytes.
+    async fn connect(config: Config, session: Option<Duration>, room: usize) -> Self {
+        let down = Arc::new(AtomicBool::new(true));
+        let builder = Server::builder(MemoryPool::default()).authenticator(Store(down.clone())).action("echo", Echo);
+        let server = builder.config(config).start().await.unwrap();
+        let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
+        let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024));
+        let registration = server.hub().arrive(client.clone());
+        server.hub().welcome(&client, Membership::of(Identity::user("ann")));
+        let slot = server.hub().admit(None, 1, 1).unwrap();
+        let expires = session.map(|left| SystemTime::now() + left);
+        let accepted = Accepted { client, registration, expires, slot };
+        let (stream, far) = duplex(room);
+        tokio::spawn(serve(server, accepted, far, Default::default()));
+        Self { stream, start: Instant::now(), down }
+    }
+
+    async fn send(&mut self, text: &str) {
+        self.stream.write_all(&[0x81, 0x80 | text.len() as u8, 0, 0, 0, 0]).await.unwrap();
+        self.stream.write_all(text.as_bytes()).await.unwrap();
+    }
+
+    /// The next frame: its first byte and payload, and the seconds since the beginning.
+    async fn frame(&mut self) -> (u8, Vec<u8>, u64) {
+        let mut head = [0; 2];
+        self.stream.read_exact(&mut head).await.unwrap();
+        let mut payload = vec![0; head[1].into()];
+        self.stream.read_exact(&mut payload).await.unwrap();
+        (head[0], payload, self.seconds())
+    }
+
+    /// The code of the close frame that is next, and the time.
+    async fn closed(&mut self) -> (u16, u64) {
+        let (first, payload, at) = self.frame().await;
+        assert_eq!(first, 0x88, "{}", String::from_utf8_lossy(&payload));
+        (u16::from_be_bytes([payload[0], payload[1]]), at)
+    }
+
+    async fn dropped(&mut self) -> u64 {
+        let mut rest = Vec::new();
+        self.stream.read_to_end(&mut rest).await.unwrap();
+        self.seconds()
+    }
+
+    /// Rounded: a session's end is on the wall clock, which goes on by itself, and timers tick in milliseconds.
+    fn seconds(&self) -> u64 {
+        self.start.elapsed().as_secs_f64().round() as u64
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn silence_is_pinged_and_closed_and_dropped() {
+    let mut peer = Peer::connect(Config::default(), None, 1000).await;
+    assert_eq!(peer.frame().await, (0x89, vec![], 25));
+    peer.stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
+    assert_eq!(peer.frame().await, (0x89, vec![], 50));
+    assert_eq!(peer.closed().await, (4001, 70));
+    assert_eq!(peer.dropped().await, 75);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_end_of_session_that_nobody_can_confirm_closes_after_a_minute() {
+    let mut config = Config::default();
+    config.connection.ping_interval = Duration::from_secs(1000);
+    let mut peer = Peer::connect(config, Some(Duration::from_secs(100)), 1000).await;
+    assert_eq!(peer.closed().await, (4002, 160));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_session_goes_on_once_its_store_says_so() {
+    let mut peer = Peer::connect(Config::default(), Some(Duration::from_secs(10)), 1000).await;
+    assert_eq!(peer.frame().await, (0x89, vec![], 25));
+    peer.down.store(false, Ordering::Relaxed);
+    for second in [45, 70, 95] {
+        peer.send(r#"["echo"]"#).await;
+        let (_, answer, _) = peer.frame().await;
+        assert_eq!(answer, br#"["echo",[]]"#);
+        let (first, _, at) = peer.frame().await;
+        // Pinged anew after each answer: nothing closed it at the session's end.
+        assert!(first == 0x89 && at >= second, "{at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn messages_beyond_the_burst_wait_their_turn() {
+    let mut config = Config::default();
+    config.connection.messages_per_second = 2;
+    config.connection.message_burst = 4;
+    let mut peer = Peer::connect(config, None, 10_000).await;
+    for _ in 0..10 {
+        peer.send(r#"["echo"]"#).await;
+    }
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        times.push(peer.frame().await.2);
+    }
+    assert_eq!(times[..4], [0; 4]);
+    assert_eq!(times[9], 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_of_one_byte_at_a_time_is_as_good() {
+    let mut peer = Peer::connect(Config::default(), None, 1).await;
+    peer.send(r#"["echo","x"]"#).await;
+    assert_eq!(peer.frame().await, (0x81, br#"["echo",["x"]]"#.to_vec(), 0));
+    peer.stream.write_all(&[0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]).await.unwrap();
+    assert_eq!(peer.closed().await, (1000, 0));
+    assert_eq!(peer.dropped().await, 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_floods_after_an_error_is_dropped_in_time() {
+    let mut peer = Peer::connect(Config::default(), None, 1000).await;
+    peer.stream.write_all(&[0x83, 0x80, 0, 0, 0, 0]).await.unwrap();
+    assert_eq!(peer.closed().await, (1002, 0));
+    // Taken and passed over until the time is up.
+    while peer.stream.write_all(&[0; 1000]).await.is_ok() {
+        tokio::time::advance(Duration::from_millis(100)).await;
+    }
+    assert!((4..=6).contains(&peer.seconds()), "{}", peer.seconds());
+}

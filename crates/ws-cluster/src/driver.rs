@@ -1,0 +1,479 @@
+//! Feeds the core: one task owns it, carries out what it says (frames, dials, queries, deliveries) and passes in
+//! what came of it. Nothing is decided here.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::{sleep, sleep_until, timeout},
+};
+
+use crate::{
+    cluster::{Answer, Core, Frame, LinkId, NodeId, Output, Query, Term},
+    config::Config,
+    connection::Stream,
+    error::{PublishError, StartError},
+    link::{self, Keys, LinkError, Outgoing, Passport, Purpose, Socket},
+    pool::{Pool, PoolError},
+    publisher,
+    wire::content::Content,
+};
+
+pub use crate::cluster::{NodeStatus, Status};
+
+/// Events that wait for the core; whoever has more waits.
+const EVENTS: usize = 4096;
+/// Events that are passed in before the outputs are carried out: what gathers goes out together.
+const BATCH: usize = 256;
+/// Room of a link's queue beside what the log holds.
+const QUEUE_ROOM: usize = 16 * 1024 * 1024;
+/// Time between two tries of a node to reach itself.
+const PROBE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Where delivered entries go: the hub.
+pub(crate) trait Deliver: Send + Sync + 'static {
+    /// One entry; called in the cluster's order from the driver's task, so it must not block.
+    fn deliver(&self, delivery: Delivery);
+    /// Entries are missing before the next one: this node was away longer than the log reaches.
+    fn reset(&self);
+    /// The node has been without a master for 30 s while there is one: send the clients elsewhere (1013).
+    fn cut_off(&self);
+}
+
+/// An entry at its place in the cluster's one order.
+pub(crate) struct Delivery {
+    pub(crate) term: Term,
+    /// Delivered by this node before, at a place that was cut away by a takeover: only connections that came later
+    /// may still get it.
+    pub(crate) repeated: bool,
+    pub(crate) content: Content,
+}
+
+/// What the server hands to the cluster.
+pub(crate) struct Settings {
+    pub(crate) node: NodeId,
+    pub(crate) cluster: String,
+    pub(crate) address: Option<String>,
+    pub(crate) keys: Vec<Vec<u8>>,
+    pub(crate) config: Config,
+    pub(crate) pool: Arc<dyn Pool>,
+}
+
+/// A handle on the running driver, which ends when it was shut down or the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    events: mpsc::Sender<Event>,
+    status: watch::Receiver<Status>,
+    conflict: watch::Receiver<Option<String>>,
+    shared: Arc<Shared>,
+}
+
+/// What links need to know.
+struct Shared {
+    passport: Passport,
+    config: Config,
+    next_link: AtomicU64,
+}
+
+enum Event {
+    Publish { content: Bytes, key: Option<Bytes>, accepted: oneshot::Sender<Result<(), PublishError>> },
+    LinkUp { link: LinkId, peer: NodeId, dialled: bool, outgoing: Outgoing },
+    LinkDown(LinkId),
+    Frames(LinkId, Vec<Frame>),
+    DialFailed { node: NodeId, refused: bool },
+    Answer(Answer),
+    ShutDown(oneshot::Sender<()>),
+}
+
+impl Cluster {
+    /// Publishes, and waits until the message is accepted, but no longer than the publish's time limit.
+    pub(crate) async fn publish(&self, content: &Content, key: Option<Bytes>) -> Result<(), PublishError> {
+        let limit = self.shared.config.cluster.publish_timeout;
+        let publish = async { self.submit(content.encode(), key).await?.await.unwrap_or(Err(PublishError::Unknown)) };
+        timeout(limit, publish).await.unwrap_or(Err(PublishError::Unknown))
+    }
+
+    /// Hands a publish to the core, after all that were handed to it before; the receiver tells its acceptance.
+    pub(crate) async fn submit(
+        &self,
+        content: Bytes,
+        key: Option<Bytes>,
+    ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
+        let (accepted, acceptance) = oneshot::channel();
+        let event = Event::Publish { content, key, accepted };
+        self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
+        Ok(acceptance)
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Resolves when another node answers at this node's address: with that address.
+    pub(crate) async fn conflict(&self) -> String {
+        let mut conflict = self.conflict.clone();
+        loop {
+            if let Some(address) = conflict.borrow_and_update().clone() {
+                return address;
+            }
+            if conflict.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// Serves one accepted link, of another node or a publisher, on an upgraded stream until it ends.
+    pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>) {
+        let limit = self.shared.config.connection.handshake_timeout;
+        let accepted = timeout(limit, link::accept(stream, &self.shared.passport)).await;
+        match accepted.unwrap_or(Err(LinkError::Silent)) {
+            Ok(None) => {}
+            Ok(Some((_, Purpose::Publisher, socket))) => publisher::serve(self, socket).await,
+            Ok(Some((peer, _, socket))) => run_link(&self.events, &self.shared, peer, false, socket).await,
+            Err(error) => tracing::warn!(%error, "a link was refused"),
+        }
+    }
+
+    /// Hands over what the cluster needs of this node, and leaves the pool.
+    pub(crate) async fn shut_down(&self) {
+        let (done, through) = oneshot::channel();
+        if self.events.send(Event::ShutDown(done)).await.is_ok() {
+            // An error means that another shutdown came first and is through.
+            let _ = through.await;
+        }
+    }
+}
+
+/// Joins or founds the cluster, in the background.
+pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<Cluster, StartError> {
+    let Settings { node, cluster, address, keys, config, pool } = settings;
+    let address = match address {
+        Some(address) => address,
+        // Nobody else can be there: an address that is never dialled.
+        None if !pool.is_shared() => format!("ws://{node}.invalid"),
+        None => return Err(StartError::Config("the address where other nodes reach this one is not given".into())),
+    };
+    if keys.is_empty() && pool.is_shared() {
+        return Err(StartError::Config("the cluster's key is not given".into()));
+    }
+    match timeout(config.cluster.query_timeout, pool.prepare()).await {
+        Ok(Err(error @ PoolError::Url(_))) => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(%error, "the pool is not ready; it is tried again"),
+        Err(_) => tracing::warn!("the pool's database does not answer; it is tried again"),
+        Ok(Ok(())) => {}
+    }
+    let (events, received) = mpsc::channel(EVENTS);
+    let (status, status_receiver) = watch::channel(Status::default());
+    let (conflict, conflict_receiver) = watch::channel(None);
+    let passport = Passport { node, cluster, keys: Keys::new(keys) };
+    let shared = Arc::new(Shared { passport, config, next_link: AtomicU64::new(1) });
+    if pool.is_shared() {
+        tokio::spawn(probe_self(address.clone(), shared.clone(), conflict));
+    }
+    let core = Core::new(now(), node, address.clone(), shared.config.cluster.clone(), shared.config.log.clone());
+    tracing::info!(%node, address, cluster = shared.passport.cluster, "starting");
+    let driver = Driver {
+        core,
+        pool,
+        hub,
+        status,
+        events: events.downgrade(),
+        shared: shared.clone(),
+        links: HashMap::new(),
+        waiting: HashMap::new(),
+        leaving: Vec::new(),
+        ended: false,
+    };
+    tokio::spawn(driver.run(received));
+    Ok(Cluster { events, status: status_receiver, conflict: conflict_receiver, shared })
+}
+
+struct Driver {
+    core: Core,
+    pool: Arc<dyn Pool>,
+    hub: Arc<dyn Deliver>,
+    status: watch::Sender<Status>,
+    /// Weak: the driver ends with the last handle, and tasks that it started do not keep it.
+    events: mpsc::WeakSender<Event>,
+    shared: Arc<Shared>,
+    links: HashMap<LinkId, Outgoing>,
+    /// Who waits for the acceptance of an own publish.
+    waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>>,
+    /// Who waits for the end of the shutdown.
+    leaving: Vec<oneshot::Sender<()>>,
+    ended: bool,
+}
+
+impl Driver {
+    async fn run(mut self, mut received: mpsc::Receiver<Event>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.carry_out().await;
+            let deadline = tokio::time::Instant::from_std(self.core.poll_timeout());
+            tokio::select! {
+                biased;
+                () = sleep_until(deadline), if !self.ended => self.core.handle_timeout(now()),
+                count = received.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|event| self.handle(event));
+                }
+            }
+        }
+        if !self.ended {
+            tracing::debug!("the last handle was dropped");
+            self.leave_pool().await;
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = now();
+        match event {
+            Event::Publish { accepted, .. } if self.ended || !self.leaving.is_empty() => {
+                let _ = accepted.send(Err(PublishError::ShuttingDown));
+            }
+            Event::Publish { content, key, accepted } => match self.core.publish(now, content, key) {
+                Ok(counter) => drop(self.waiting.insert(counter, accepted)),
+                Err(_) => drop(accepted.send(Err(PublishError::Busy))),
+            },
+            Event::LinkUp { link, peer, dialled, outgoing } => {
+                if !self.ended {
+                    tracing::info!(?peer, dialled, "linked");
+                    self.links.insert(link, outgoing);
+                    self.core.handle_link_up(now, link, peer, dialled);
+                }
+            }
+            Event::LinkDown(link) => {
+                self.links.remove(&link);
+                self.core.handle_link_down(now, link);
+            }
+            Event::Frames(link, frames) => {
+                frames.into_iter().for_each(|frame| self.core.handle_frame(now, link, frame));
+            }
+            Event::DialFailed { node, refused } => self.core.handle_dial_failed(now, node, refused),
+            Event::Answer(answer) => self.core.handle_pool(now, answer),
+            Event::ShutDown(done) if self.ended => {
+                let _ = done.send(());
+            }
+            Event::ShutDown(done) => {
+                self.leaving.push(done);
+                self.core.shut_down(now);
+            }
+        }
+    }
+
+    async fn carry_out(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Send { link, frame } => {
+                    if self.links.get(&link).is_some_and(|outgoing| !outgoing.send(frame)) {
+                        tracing::warn!(link, "a peer reads too slowly and is cut");
+                        self.links.remove(&link);
+                        self.core.handle_link_down(now(), link);
+                    }
+                }
+                Output::Dial { node, address } => self.dial(node, address),
+                Output::Hangup { link } => drop(self.links.remove(&link)),
+                Output::Query(query) => self.ask(query),
+                Output::Deliver { entry, repeated } => {
+                    let Some(content) = entry.proposal.content else { continue };
+                    match Content::decode(content) {
+                        Ok(content) => self.hub.deliver(Delivery { term: entry.term, repeated, content }),
+                        Err(error) => tracing::error!(%error, seq = entry.seq, "an entry cannot be delivered"),
+                    }
+                }
+                Output::Accepted { counter } => {
+                    if let Some(accepted) = self.waiting.remove(&counter) {
+                        // Whoever gave up waiting does not mind.
+                        let _ = accepted.send(Ok(()));
+                    }
+                }
+                Output::Reset => self.hub.reset(),
+                Output::CutOff => {
+                    tracing::warn!("no master for too long while others have one: clients are sent elsewhere");
+                    self.hub.cut_off();
+                }
+                Output::ShutDown => {
+                    self.ended = true;
+                    self.links.clear();
+                    self.leave_pool().await;
+                    // They may or may not be in the log of others.
+                    for (_, accepted) in self.waiting.drain() {
+                        let _ = accepted.send(Err(PublishError::Unknown));
+                    }
+                    for done in self.leaving.drain(..) {
+                        let _ = done.send(());
+                    }
+                }
+            }
+        }
+        let status = self.core.status();
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            if known.master != status.master || known.term != status.term {
+                tracing::info!(term = status.term, master = ?status.master, "the cluster changed");
+            }
+            if known.degraded != status.degraded {
+                tracing::warn!(degraded = status.degraded.unwrap_or("no longer"), "degraded");
+            }
+            *known = status;
+            changed
+        });
+    }
+
+    /// Takes the own row out of the pool, if its database answers.
+    async fn leave_pool(&self) {
+        let Passport { node, cluster, .. } = &self.shared.passport;
+        let removed = timeout(self.shared.config.cluster.query_timeout, self.pool.remove(cluster, *node)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!("this node's row stays in the pool until the master removes it");
+        }
+    }
+
+    /// Tells the driver what became of something, unless it is gone.
+    fn report(&self, event: impl Future<Output = Event> + Send + 'static) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let event = event.await;
+            if let Some(events) = events.upgrade() {
+                let _ = events.send(event).await;
+            }
+        });
+    }
+
+    fn dial(&self, node: NodeId, address: String) {
+        let Some(events) = self.events.upgrade() else { return };
+        let shared = self.shared.clone();
+        tokio::spawn(async move {
+            let limit = shared.config.cluster.heartbeat_timeout;
+            let dialled = link::dial(&address, Some(node), Purpose::Node, &shared.passport);
+            match timeout(limit, dialled).await.unwrap_or(Err(LinkError::Silent)) {
+                Ok((peer, socket)) => run_link(&events, &shared, peer, true, socket).await,
+                Err(error) => {
+                    match &error {
+                        LinkError::Mismatch(why) => tracing::error!(?node, address, why, "a node refuses the link"),
+                        error => tracing::debug!(?node, address, %error, "a node cannot be reached"),
+                    }
+                    let refused = matches!(error, LinkError::Refused | LinkError::OtherNode);
+                    let _ = events.send(Event::DialFailed { node, refused }).await;
+                }
+            }
+        });
+    }
+
+    fn ask(&self, query: Query) {
+        let pool = self.pool.clone();
+        let shared = self.shared.clone();
+        self.report(async move {
+            let limit = shared.config.cluster.query_timeout;
+            let answer = timeout(limit, ask(&*pool, &shared, &query)).await;
+            match answer {
+                Ok(Ok(answer)) => Event::Answer(answer),
+                Ok(Err(error)) => {
+                    tracing::debug!(%error, ?query, "the pool failed");
+                    Event::Answer(Answer::Failed)
+                }
+                Err(_) => {
+                    tracing::debug!(?query, "the pool does not answer");
+                    Event::Answer(Answer::Failed)
+                }
+            }
+        });
+    }
+}
+
+/// Tokio's clock, so that tests may pause it.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, PoolError> {
+    let Passport { node, cluster, .. } = &shared.passport;
+    let lease = shared.config.cluster.lease;
+    Ok(match query {
+        Query::Read => Answer::View(pool.read(cluster).await?),
+        Query::Announce(announcement) => {
+            pool.announce(cluster, announcement).await?;
+            Answer::Done
+        }
+        Query::Renew { term, owner } => Answer::Held(pool.renew(cluster, *term, *owner, lease).await?),
+        Query::TakeOver { seen, max_seen } => {
+            Answer::Term(pool.take_over(cluster, seen, *max_seen, *node, lease).await?)
+        }
+        Query::HandOver { term, successor } => {
+            Answer::Held(pool.hand_over(cluster, *term, *node, *successor, lease).await?)
+        }
+        Query::Restore { term, owner } => {
+            pool.restore(cluster, *term, *owner).await?;
+            Answer::Done
+        }
+        Query::ClearJoined(lost) => {
+            pool.clear_joined(cluster, *lost).await?;
+            Answer::Done
+        }
+        Query::Remove(dead) => {
+            pool.remove(cluster, *dead).await?;
+            Answer::Done
+        }
+    })
+}
+
+/// Runs a link that was proved, and tells the driver of its frames and its end.
+async fn run_link<S: Stream>(
+    events: &mpsc::Sender<Event>,
+    shared: &Shared,
+    peer: NodeId,
+    dialled: bool,
+    socket: Socket<S>,
+) {
+    let link = shared.next_link.fetch_add(1, Ordering::Relaxed);
+    let (outgoing, waiting) = link::queue(shared.config.log.size + QUEUE_ROOM);
+    if events.send(Event::LinkUp { link, peer, dialled, outgoing }).await.is_err() {
+        return;
+    }
+    let cluster = &shared.config.cluster;
+    let arrived = |frames| {
+        let events = events.clone();
+        async move { events.send(Event::Frames(link, frames)).await.is_ok() }
+    };
+    let ended = link::run(socket, waiting, cluster.heartbeat_interval, cluster.heartbeat_timeout, arrived).await;
+    match ended {
+        Ok(()) => tracing::info!(?peer, "a link ended"),
+        Err(error) => tracing::warn!(?peer, %error, "a link was lost"),
+    }
+    let _ = events.send(Event::LinkDown(link)).await;
+}
+
+/// Dials the own address until this node answers there. Another's answer is a conflict that only people can solve.
+async fn probe_self(address: String, shared: Arc<Shared>, conflict: watch::Sender<Option<String>>) {
+    loop {
+        let probed = link::dial(&address, None, Purpose::Probe, &shared.passport);
+        match timeout(shared.config.cluster.heartbeat_timeout, probed).await.unwrap_or(Err(LinkError::Silent)) {
+            Ok((node, _)) if node == shared.passport.node => return,
+            Ok((node, _)) => {
+                tracing::error!(address, other = %node, "another node answers at this node's address");
+                conflict.send_replace(Some(address));
+                return;
+            }
+            Err(LinkError::Mismatch(why)) => {
+                tracing::error!(address, why, "a node of another cluster answers at this node's address");
+                conflict.send_replace(Some(address));
+                return;
+            }
+            Err(error) => tracing::warn!(address, %error, "this node does not reach itself at its own address"),
+        }
+        tokio::select! {
+            () = sleep(PROBE_INTERVAL) => {}
+            () = conflict.closed() => return,
+        }
+    }
+}

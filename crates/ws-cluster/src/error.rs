@@ -1,0 +1,61 @@
+//! Errors by cause: each variant says what remains true and what to do.
+
+use crate::pool::PoolError;
+
+/// Why a publish was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PublishError {
+    /// Too much waits for a master already (16 MiB by default). This message was not taken; try again later.
+    #[error("too many messages wait for the cluster's master; try again later")]
+    Busy,
+    /// The message is over the limit of 1 MiB. It was not taken.
+    #[error("a message of {size} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Its size in bytes, encoded.
+        size: usize,
+        /// The limit in bytes.
+        limit: usize,
+    },
+    /// The action, the details or the key are not fit to be sent. It was not taken.
+    #[error("{0}")]
+    Invalid(String),
+    /// No answer in time (5 s by default). The outcome is unknown: it may still be delivered. To try again without
+    /// a second delivery, publish with an idempotency key.
+    #[error("no answer in time: the message may still be delivered")]
+    Unknown,
+    /// The node is shutting down. Unless it was accepted before, the message is not delivered; publish on another
+    /// node.
+    #[error("the server is shutting down")]
+    ShuttingDown,
+}
+
+/// Why a server did not start. Nothing of it is left running.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StartError {
+    /// A setting cannot work; the text says which and what to give.
+    #[error("{0}")]
+    Config(String),
+    /// The pool's URL is malformed or its database refuses us.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// Another server answers at our own address.
+    #[error("the address {address} belongs to another node: give each node an address of its own")]
+    AddressTaken {
+        /// The address that was dialled.
+        address: String,
+    },
+}
+
+impl PublishError {
+    /// The status that HTTP and error answers give it.
+    pub(crate) fn status(&self) -> u16 {
+        match self {
+            Self::Busy | Self::ShuttingDown => 503,
+            Self::TooLarge { .. } => 413,
+            Self::Invalid(_) => 400,
+            Self::Unknown => 504,
+        }
+    }
+}

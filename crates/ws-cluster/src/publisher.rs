@@ -1,0 +1,294 @@
+//! Publishing from another process: a link to any node of the cluster that only carries publishes and their
+//! outcomes; both its ends.
+
+use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures_util::{SinkExt, StreamExt};
+use prost::Message as _;
+use serde_json::Value;
+use tokio::{
+    sync::{Mutex, mpsc, oneshot},
+    time::{Instant, timeout, timeout_at},
+};
+use tungstenite::Message;
+
+use crate::{
+    ClusterConfig, IntoPool, Pool, PoolError, PublishError, Target,
+    cluster::NodeId,
+    connection::Stream,
+    driver::Cluster,
+    link::{self, Dialled, KEY_SIZE, Keys, LinkError, Passport, Purpose, Socket},
+    publish,
+    wire::{
+        content::Content,
+        link::{Outcome, Publish},
+    },
+};
+
+/// Requests that wait for the socket; whoever has more waits.
+const REQUESTS: usize = 1024;
+/// Outcomes that wait for a publisher's socket; its next requests wait with them.
+const OUTCOMES: usize = 1024;
+/// Time for one node to answer a dial, before the next is tried.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Why a publisher cannot connect. Nothing was published.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConnectError {
+    /// The pool's URL is malformed, or its database does not answer.
+    #[error(transparent)]
+    Pool(#[from] PoolError),
+    /// The key is shorter than 32 bytes.
+    #[error("a key has at least {KEY_SIZE} bytes")]
+    ShortKey,
+    /// The pool has no node that was seen lately: no server is running.
+    #[error("the pool has no running server")]
+    NoServer,
+    /// A server answers, but refuses: another key, another cluster, or versions too far apart.
+    #[error("the server at {address} refuses: {why}")]
+    Refused {
+        /// Where it was reached.
+        address: String,
+        /// Its reason.
+        why: String,
+    },
+    /// No server of the pool answers.
+    #[error("no server of the pool answers; the last tried, {address}: {why}")]
+    Unreachable {
+        /// The last one that was tried.
+        address: String,
+        /// What happened there.
+        why: String,
+    },
+}
+
+/// Publishes into a cluster from a process that is not one of its servers. Cheap to clone; clones share one
+/// connection, which is made anew, to any node, whenever it is lost.
+///
+/// ```no_run
+/// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+/// use ws_cluster::{MemoryPool, Publisher, Target};
+/// # let (pool, key) = (MemoryPool::default(), "0123456789abcdef0123456789abcdef");
+/// let publisher = Publisher::connect(pool, key).await?;
+/// publisher.publish("news/new", serde_json::json!([7]), Target::groups(["editors"])).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone)]
+pub struct Publisher(Arc<Shared>);
+
+struct Shared {
+    pool: Arc<dyn Pool>,
+    passport: Passport,
+    /// The way to the present connection's task. Tokio's lock, since it is held while a new connection is made:
+    /// whoever else publishes meanwhile waits for the same one.
+    connection: Mutex<Option<mpsc::Sender<Request>>>,
+}
+
+struct Request {
+    content: Bytes,
+    key: Bytes,
+    outcome: oneshot::Sender<Result<(), PublishError>>,
+}
+
+impl Publisher {
+    /// Connects to a node of the cluster `default` in `pool`. The key is the cluster's, of at least 32 bytes.
+    pub async fn connect(pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
+        Self::connect_to("default", pool, key).await
+    }
+
+    /// The same for a cluster of another name.
+    pub async fn connect_to(cluster: &str, pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
+        let key = key.into();
+        if key.len() < KEY_SIZE {
+            return Err(ConnectError::ShortKey);
+        }
+        let node = NodeId::from_bytes(random());
+        let passport = Passport { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) };
+        let shared = Shared { pool: pool.into_pool(), passport, connection: Mutex::new(None) };
+        let publisher = Self(Arc::new(shared));
+        publisher.connection().await?;
+        Ok(publisher)
+    }
+
+    /// Publishes a message to whom `target` means, on all nodes. Limits and errors as for
+    /// [`Server::publish`](crate::Server::publish). Where the connection is lost meanwhile, the publish is tried
+    /// again on another node; it is delivered once all the same.
+    pub async fn publish(
+        &self,
+        action: &str,
+        details: impl Into<Value> + Send,
+        target: Target,
+    ) -> Result<(), PublishError> {
+        // Drawn at random, it lets the publish be tried again on another node.
+        self.send(publish::message(action, details.into(), target)?, Bytes::copy_from_slice(&random::<16>())).await
+    }
+
+    /// The same with an idempotency key of 1 to 64 bytes: of several publishes with one key, by whomever, one is
+    /// delivered.
+    pub async fn publish_with_key(
+        &self,
+        action: &str,
+        details: impl Into<Value> + Send,
+        target: Target,
+        key: &str,
+    ) -> Result<(), PublishError> {
+        let key = publish::key(key)?;
+        self.send(publish::message(action, details.into(), target)?, key).await
+    }
+
+    /// Closes every connection of a session, on all nodes: they get `Server/close []` and do not come again by
+    /// themselves.
+    pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
+        self.send(Content::CloseSession(id.to_owned()), Bytes::copy_from_slice(&random::<16>())).await
+    }
+
+    /// The same for every connection of a user.
+    pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
+        self.send(Content::CloseUser(id.to_owned()), Bytes::copy_from_slice(&random::<16>())).await
+    }
+
+    async fn send(&self, content: Content, key: Bytes) -> Result<(), PublishError> {
+        let deadline = Instant::now() + ClusterConfig::default().publish_timeout;
+        let content = content.encode();
+        let sending = async {
+            loop {
+                let Ok(connection) = self.connection().await else {
+                    // The pool or the nodes may be back within the time limit.
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    continue;
+                };
+                let (outcome, came) = oneshot::channel();
+                let request = Request { content: content.clone(), key: key.clone(), outcome };
+                if connection.send(request).await.is_err() {
+                    continue;
+                }
+                match came.await {
+                    // Another node takes it, unless it has it already: the key tells.
+                    Err(_) | Ok(Err(PublishError::ShuttingDown)) => self.forget(&connection).await,
+                    Ok(outcome) => return outcome,
+                }
+            }
+        };
+        timeout_at(deadline, sending).await.unwrap_or(Err(PublishError::Unknown))
+    }
+
+    async fn forget(&self, connection: &mpsc::Sender<Request>) {
+        let mut present = self.0.connection.lock().await;
+        if present.as_ref().is_some_and(|present| present.same_channel(connection)) {
+            *present = None;
+        }
+    }
+
+    async fn connection(&self) -> Result<mpsc::Sender<Request>, ConnectError> {
+        let mut present = self.0.connection.lock().await;
+        if let Some(connection) = present.as_ref().filter(|connection| !connection.is_closed()) {
+            return Ok(connection.clone());
+        }
+        let socket = self.dial().await?;
+        let (requests, received) = mpsc::channel(REQUESTS);
+        tokio::spawn(carry(socket, received));
+        *present = Some(requests.clone());
+        Ok(requests)
+    }
+
+    /// Links to the first node of the pool that answers, those seen last first.
+    async fn dial(&self) -> Result<Dialled, ConnectError> {
+        let config = ClusterConfig::default();
+        let Passport { cluster, .. } = &self.0.passport;
+        let view = timeout(config.query_timeout, self.0.pool.read(cluster)).await;
+        let view = view.unwrap_or_else(|_| Err(PoolError::Unreachable("no answer in time".into())))?;
+        let mut nodes = view.nodes;
+        nodes.retain(|row| row.age <= config.member_timeout);
+        nodes.sort_by_key(|row| row.age);
+        let mut error = ConnectError::NoServer;
+        for row in nodes {
+            let dialled = link::dial(&row.address, None, Purpose::Publisher, &self.0.passport);
+            let address = row.address.clone();
+            error = match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
+                Ok((_, socket)) => return Ok(socket),
+                Err(LinkError::Mismatch(why)) => ConnectError::Refused { address, why },
+                Err(why) => ConnectError::Unreachable { address, why: why.to_string() },
+            };
+        }
+        Err(error)
+    }
+}
+
+impl fmt::Debug for Publisher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Publisher").field("cluster", &self.0.passport.cluster).finish_non_exhaustive()
+    }
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    // Without randomness no TLS and no nonce work either: there is nothing to fall back on.
+    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
+    bytes
+}
+
+/// The publisher's end of its link: ends when the link or all publishers are gone.
+async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
+    let mut waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>> = HashMap::new();
+    let mut last = 0;
+    loop {
+        tokio::select! {
+            request = requests.recv() => {
+                let Some(Request { content, key, outcome }) = request else { break };
+                last += 1;
+                waiting.insert(last, outcome);
+                if link::write(&mut socket, &Publish { id: last, content, key: Some(key) }).await.is_err() {
+                    break;
+                }
+            }
+            outcome = link::read::<_, Outcome>(&mut socket) => {
+                let Ok(outcome) = outcome else { break };
+                if let Some(sender) = waiting.remove(&outcome.id) {
+                    let _ = sender.send(publish::outcome(outcome.error, &outcome.text));
+                }
+            }
+        }
+    }
+    // Dropping the rest tells their senders to try elsewhere.
+    let _ = socket.close(None).await;
+}
+
+/// A node's end: submits what comes in its order, and answers as each is accepted.
+pub(crate) async fn serve<S: Stream>(cluster: &Cluster, socket: Socket<S>) {
+    let (mut sink, mut stream) = socket.split();
+    let (outcomes, mut answers) = mpsc::channel::<Outcome>(OUTCOMES);
+    let answering = async {
+        while let Some(outcome) = answers.recv().await {
+            sink.send(Message::Binary(outcome.encode_to_vec().into())).await?;
+        }
+        Ok::<_, tungstenite::Error>(())
+    };
+    let reading = async {
+        while let Some(Ok(message)) = stream.next().await {
+            let Message::Binary(bytes) = message else { continue };
+            let Ok(Publish { id, content, key }) = Publish::decode(bytes) else { break };
+            let checked = publish::check(&content, key.as_deref());
+            // Copied: the message's buffer is larger, and the log keeps what it is given.
+            let (content, key) = (Bytes::copy_from_slice(&content), key.as_deref().map(Bytes::copy_from_slice));
+            let submitted = match checked {
+                Ok(()) => cluster.submit(content, key).await,
+                Err(error) => Err(error),
+            };
+            let outcomes = outcomes.clone();
+            tokio::spawn(async move {
+                let outcome = match submitted {
+                    Ok(acceptance) => acceptance.await.unwrap_or(Err(PublishError::Unknown)),
+                    Err(error) => Err(error),
+                };
+                let (error, text) = publish::encode_outcome(&outcome);
+                let _ = outcomes.send(Outcome { id, error, text }).await;
+            });
+        }
+    };
+    tokio::select! {
+        () = reading => {}
+        _ = answering => {}
+    }
+}

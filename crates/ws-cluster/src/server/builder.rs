@@ -1,0 +1,258 @@
+//! Putting a server together, and refusing settings that cannot work.
+
+use std::{collections::HashMap, sync::Arc};
+
+use url::Url;
+
+use super::{Server, Shared, http::PublishKey};
+use crate::{
+    ActionHandler, Authenticator, Config, GuestsOnly, NodeId, Pool, StartError,
+    auth::{Origin, TrustedProxies},
+    driver,
+    hub::Hub,
+    link::KEY_SIZE,
+    wire::client::ACTION_SIZE,
+};
+
+/// Longest address, in bytes; the pool's column.
+const ADDRESS_SIZE: usize = 255;
+
+/// What [`Server::builder`] takes: any [`Pool`], or one that is shared already. Not to be implemented elsewhere.
+pub trait IntoPool {
+    /// The pool, shared.
+    fn into_pool(self) -> Arc<dyn Pool>;
+}
+
+impl<P: Pool> IntoPool for P {
+    fn into_pool(self) -> Arc<dyn Pool> {
+        Arc::new(self)
+    }
+}
+
+impl IntoPool for Arc<dyn Pool> {
+    fn into_pool(self) -> Arc<dyn Pool> {
+        self
+    }
+}
+
+/// Settings of a server before its start. Made by [`Server::builder`]; each setting replaces the one before, except
+/// where it says that it adds.
+#[must_use = "a server runs from `start` on"]
+pub struct ServerBuilder {
+    pool: Arc<dyn Pool>,
+    authenticator: Box<dyn Authenticator>,
+    actions: Vec<(String, Arc<dyn ActionHandler>)>,
+    fallback: Option<Arc<dyn ActionHandler>>,
+    guests: bool,
+    path: String,
+    address: Option<String>,
+    cluster: String,
+    keys: Vec<Vec<u8>>,
+    allowed_origins: Vec<Origin>,
+    trusted_proxies: TrustedProxies,
+    publish_key: Option<String>,
+    config: Config,
+}
+
+impl ServerBuilder {
+    pub(super) fn new(pool: Arc<dyn Pool>) -> Self {
+        Self {
+            pool,
+            authenticator: Box::new(GuestsOnly),
+            actions: Vec::new(),
+            fallback: None,
+            guests: true,
+            path: "/WebSockets".to_owned(),
+            address: None,
+            cluster: "default".to_owned(),
+            keys: Vec::new(),
+            allowed_origins: Vec::new(),
+            trusted_proxies: TrustedProxies::default(),
+            publish_key: None,
+            config: Config::default(),
+        }
+    }
+
+    /// Who tells who a connection is. Default: [`GuestsOnly`].
+    pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
+        self.authenticator = Box::new(authenticator);
+        self
+    }
+
+    /// Adds the handler of an action; a name of 1 to 255 bytes that neither begins with `Server/` nor ends in
+    /// `:error`, once. `Client/authentication` and `Client/disconnection` are the server's own, see
+    /// [`ActionHandler`].
+    pub fn action(mut self, name: impl Into<String>, handler: impl ActionHandler) -> Self {
+        self.actions.push((name.into(), Arc::new(handler)));
+        self
+    }
+
+    /// The handler of all actions that have none of their own. Without it they are answered `[404, "Not Found"]`.
+    pub fn fallback(mut self, handler: impl ActionHandler) -> Self {
+        self.fallback = Some(Arc::new(handler));
+        self
+    }
+
+    /// Whether clients without a user may stay. Default: they may, get what goes to all, and call the actions whose
+    /// handlers say so. Where they may not, a client that the upgrade request does not authenticate is told
+    /// `Client/authentication:error [403, "Forbidden"]` and closed with 4401: at once, or, where the authenticator
+    /// takes credentials [in-band](Authenticator::in_band), when it has not sent them within the handshake's time.
+    pub fn guests(mut self, welcome: bool) -> Self {
+        self.guests = welcome;
+        self
+    }
+
+    /// The path at which clients connect. Default: `/WebSockets`.
+    pub fn path(mut self, path: impl Into<String>) -> Self {
+        self.path = path.into();
+        self
+    }
+
+    /// Where the other nodes reach this one: `ws://HOST:PORT` or `wss://HOST:PORT`.
+    pub fn address(mut self, address: impl Into<String>) -> Self {
+        self.address = Some(address.into());
+        self
+    }
+
+    /// The cluster's name, which tells clusters that share a pool apart: 1 to 64 bytes of ASCII. Default: `default`.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = name.into();
+        self
+    }
+
+    /// Adds a key that the cluster's nodes prove to each other, of at least 32 bytes. The first is used to dial, all
+    /// are accepted, so that a key is changed by adding the new one everywhere, making it the first everywhere, and
+    /// dropping the old one.
+    pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.keys.push(key.into());
+        self
+    }
+
+    /// Origins, besides the server's own host, whose pages may connect where an authenticator
+    /// [uses cookies](Authenticator::uses_cookies). Default: none.
+    pub fn allowed_origins(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
+        self.allowed_origins = origins.into_iter().collect();
+        self
+    }
+
+    /// The proxies whose `X-Forwarded-For` is believed. Default: those on the same machine.
+    pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
+        self.trusted_proxies = proxies;
+        self
+    }
+
+    /// Opens `POST /_publish` and `POST /_close` to those who present this key; long and random, since it is all
+    /// that keeps others from publishing. Default: closed.
+    pub fn publish_key(mut self, key: impl Into<String>) -> Self {
+        self.publish_key = Some(key.into());
+        self
+    }
+
+    /// Intervals and limits.
+    pub fn config(mut self, config: Config) -> Self {
+        self.config = config;
+        self
+    }
+
+    /// Starts the server: checks the settings and joins or founds the cluster in the background. Clients are
+    /// accepted by [`Server::serve`], [`Server::upgrade`] or [`Server::handle`].
+    pub async fn start(self) -> Result<Server, StartError> {
+        self.config.check().map_err(StartError::Config)?;
+        check_path(&self.path)?;
+        let address = self.address.as_deref().map(check_address).transpose()?;
+        if !(1..=64).contains(&self.cluster.len()) || !self.cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(config(format!("the cluster's name {:?} is not 1 to 64 bytes of ASCII", self.cluster)));
+        }
+        if self.keys.iter().any(|key| key.len() < KEY_SIZE) {
+            return Err(config(format!("a key has at least {KEY_SIZE} bytes")));
+        }
+        if self.publish_key.as_deref() == Some("") {
+            return Err(config("the publish key is empty"));
+        }
+        let mut actions: HashMap<String, Arc<dyn ActionHandler>> = HashMap::new();
+        for (name, handler) in self.actions {
+            check_action(&name)?;
+            if actions.contains_key(&name) {
+                return Err(config(format!("the action {name:?} has two handlers")));
+            }
+            actions.insert(name, handler);
+        }
+
+        let node = NodeId::from_bytes(random()?);
+        let hub = Arc::new(Hub::new(node));
+        let settings = driver::Settings {
+            node,
+            cluster: self.cluster,
+            address,
+            keys: self.keys,
+            config: self.config.clone(),
+            pool: self.pool,
+        };
+        let cluster = driver::start(settings, hub.clone()).await?;
+        Ok(Server(Arc::new(Shared {
+            config: self.config,
+            authenticator: self.authenticator,
+            actions,
+            fallback: self.fallback,
+            guests: self.guests,
+            path: self.path,
+            allowed_origins: self.allowed_origins,
+            trusted_proxies: self.trusted_proxies,
+            publish_key: self
+                .publish_key
+                .map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?)))
+                .transpose()?,
+            hub,
+            cluster,
+        })))
+    }
+}
+
+fn config(text: impl Into<String>) -> StartError {
+    StartError::Config(text.into())
+}
+
+fn random<const N: usize>() -> Result<[u8; N], StartError> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(|error| config(format!("the system has no random numbers: {error}")))?;
+    Ok(bytes)
+}
+
+fn check_path(path: &str) -> Result<(), StartError> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
+    if !path.starts_with('/') || !path.bytes().all(plain) {
+        return Err(config(format!("the path {path:?} is not a plain one, like /WebSockets")));
+    }
+    if super::routes::is_reserved(path) {
+        return Err(config(format!("the path {path:?} is taken by the server itself")));
+    }
+    Ok(())
+}
+
+fn check_address(address: &str) -> Result<String, StartError> {
+    let malformed = || config(format!("the address {address:?} is not ws://HOST:PORT or wss://HOST:PORT"));
+    let url = Url::parse(address).map_err(|_| malformed())?;
+    let bare = matches!(url.path(), "" | "/")
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if !matches!(url.scheme(), "ws" | "wss") || !url.has_host() || url.port() == Some(0) || !bare {
+        return Err(malformed());
+    }
+    let address = url.as_str().trim_end_matches('/').to_owned();
+    if address.len() > ADDRESS_SIZE || !address.is_ascii() {
+        return Err(config(format!("the address {address:?} is longer than {ADDRESS_SIZE} bytes")));
+    }
+    Ok(address)
+}
+
+fn check_action(name: &str) -> Result<(), StartError> {
+    if !(1..=ACTION_SIZE).contains(&name.len()) {
+        return Err(config(format!("the action {name:?} has not 1 to {ACTION_SIZE} bytes")));
+    }
+    if name.starts_with("Server/") || name.ends_with(":error") {
+        return Err(config(format!("the action {name:?} can never come: clients must not send such")));
+    }
+    Ok(())
+}

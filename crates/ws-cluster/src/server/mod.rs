@@ -1,0 +1,248 @@
+//! The server as an application holds it: serving, publishing, closing, shutting down. How it is put together is in
+//! `builder`, what it answers over HTTP in `routes` and `http`, and how a client gets in in `upgrade`.
+
+use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
+
+use hyper::{server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use serde_json::Value;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+};
+
+use crate::{
+    ActionHandler, Authenticator, Config, PublishError, StartError, Status, Target,
+    auth::{Origin, TrustedProxies},
+    driver::Cluster,
+    hub::Hub,
+    publish,
+    wire::content::Content,
+};
+
+mod builder;
+mod http;
+mod routes;
+mod upgrade;
+
+pub use builder::{IntoPool, ServerBuilder};
+pub use routes::RemoteAddress;
+
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// A running server: one node of a cluster. A cheap handle; clones are the same server, and may be kept in handlers
+/// and in the rest of the application to publish from.
+#[derive(Clone)]
+pub struct Server(Arc<Shared>);
+
+struct Shared {
+    config: Config,
+    authenticator: Box<dyn Authenticator>,
+    actions: HashMap<String, Arc<dyn ActionHandler>>,
+    fallback: Option<Arc<dyn ActionHandler>>,
+    guests: bool,
+    path: String,
+    allowed_origins: Vec<Origin>,
+    trusted_proxies: TrustedProxies,
+    publish_key: Option<http::PublishKey>,
+    hub: Arc<Hub>,
+    cluster: Cluster,
+}
+
+impl Server {
+    /// A server whose cluster is found in `pool`: a [`Pool`](crate::Pool), or an `Arc<dyn Pool>`.
+    pub fn builder(pool: impl IntoPool) -> ServerBuilder {
+        ServerBuilder::new(pool.into_pool())
+    }
+
+    /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener until `shutdown` resolves; then stops
+    /// accepting and [shuts down](Self::shut_down).
+    ///
+    /// Errors of single connections, a lack of file descriptors included, are logged and survived. The one error that
+    /// ends it (after a shutdown) is [`StartError::AddressTaken`], found once the server can be dialled. A server can
+    /// serve several listeners at once; the first whose `shutdown` resolves shuts all of it down.
+    ///
+    /// ```no_run
+    /// # async fn f(server: ws_cluster::Server) -> std::io::Result<()> {
+    /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+    /// server.serve(listener, async { drop(tokio::signal::ctrl_c().await) }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+        // A watch, since each connection looks at it once, and the sender can wait for all of them to let go.
+        let (closing, _) = watch::channel(());
+        let mut shutdown = std::pin::pin!(shutdown);
+        let mut conflict = std::pin::pin!(self.0.cluster.conflict());
+        let outcome = loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = &mut shutdown => break Ok(()),
+                address = &mut conflict => {
+                    break Err(io::Error::new(io::ErrorKind::AddrInUse, StartError::AddressTaken { address }));
+                }
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    tokio::spawn(self.clone().serve_connection(stream, RemoteAddress(peer), closing.subscribe()));
+                }
+                Err(error) => {
+                    tracing::error!(%error, "a connection could not be accepted");
+                    tokio::select! {
+                        () = tokio::time::sleep(ACCEPT_PAUSE) => {}
+                        () = &mut shutdown => break Ok(()),
+                    }
+                }
+            }
+        };
+        drop(listener);
+        closing.send_replace(());
+        self.shut_down().await;
+        let limit = self.config().cluster.shutdown_timeout;
+        if tokio::time::timeout(limit, closing.closed()).await.is_err() {
+            tracing::warn!("HTTP requests are still running at the end of the shutdown");
+        }
+        outcome
+    }
+
+    /// HTTP on one accepted socket, until its end or its upgrade.
+    async fn serve_connection(self, stream: TcpStream, peer: RemoteAddress, mut closing: watch::Receiver<()>) {
+        // Messages are small and wanted at once. A failure costs latency only.
+        let _ = stream.set_nodelay(true);
+        let timeout = self.config().connection.handshake_timeout;
+        let service = service_fn(move |mut request: ::http::Request<hyper::body::Incoming>| {
+            let server = self.clone();
+            request.extensions_mut().insert(peer);
+            async move { Ok::<_, Infallible>(server.handle(request).await) }
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(timeout)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        let served = tokio::select! {
+            served = connection.as_mut() => served,
+            // Whether changed or the sender gone: no further request.
+            _ = closing.changed() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = served {
+            tracing::debug!(%error, "an HTTP connection failed");
+        }
+    }
+
+    /// Shuts the server down: hands over what the cluster needs of this node, closes the clients with 1012, which
+    /// makes them come again, and waits for the handlers that run, in all for at most twice
+    /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout). For applications that do not use
+    /// [`serve`](Self::serve), which does this itself.
+    pub async fn shut_down(&self) {
+        let limit = self.config().cluster.shutdown_timeout;
+        self.0.hub.stop();
+        if tokio::time::timeout(limit, self.0.cluster.shut_down()).await.is_err() {
+            tracing::warn!("the hand-over took too long; the cluster notices the loss of this node by itself");
+        }
+        self.0.hub.close();
+        if !self.0.hub.drained(limit).await {
+            tracing::warn!(open = self.0.hub.open(), "connections or their handlers outlived the shutdown");
+        }
+    }
+
+    /// Publishes a message to whom `target` means, on all nodes. `Ok` means accepted: it is delivered, though perhaps
+    /// not yet.
+    ///
+    /// The action has 1 to 255 bytes; one that ends in `:error` is taken for an error by clients. Details are
+    /// normalised: `null` is none, an array is one argument for each element, anything else is one argument. Both
+    /// together have at most 1 MiB.
+    ///
+    /// Waits up to [`publish_timeout`](crate::ClusterConfig::publish_timeout) (5 s); each error says whether the
+    /// message may still be delivered.
+    pub async fn publish(
+        &self,
+        action: &str,
+        details: impl Into<Value> + Send,
+        target: Target,
+    ) -> Result<(), PublishError> {
+        self.publish_message(action, details.into(), target, None).await
+    }
+
+    /// The same with an idempotency key of 1 to 64 bytes: of several publishes with one key, one is delivered. So a
+    /// publish whose outcome is [unknown](PublishError::Unknown) can be tried again.
+    pub async fn publish_with_key(
+        &self,
+        action: &str,
+        details: impl Into<Value> + Send,
+        target: Target,
+        key: &str,
+    ) -> Result<(), PublishError> {
+        self.publish_message(action, details.into(), target, Some(key)).await
+    }
+
+    async fn publish_message(
+        &self,
+        action: &str,
+        details: Value,
+        target: Target,
+        key: Option<&str>,
+    ) -> Result<(), PublishError> {
+        let content = publish::message(action, details, target)?;
+        let key = key.map(publish::key).transpose()?;
+        self.0.cluster.publish(&content, key).await
+    }
+
+    /// Closes every connection of a session, on all nodes: they get `Server/close []` and do not come again by
+    /// themselves. Errors as for [`publish`](Self::publish).
+    pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
+        self.0.cluster.publish(&Content::CloseSession(id.to_owned()), None).await
+    }
+
+    /// The same for every connection of a user.
+    pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
+        self.0.cluster.publish(&Content::CloseUser(id.to_owned()), None).await
+    }
+
+    /// How this node stands in the cluster, as of now.
+    pub fn status(&self) -> Status {
+        self.0.cluster.status().borrow().clone()
+    }
+
+    /// Waits until this node takes clients; [`start`](crate::ServerBuilder::start) returns before. While it has no
+    /// master, because the pool's database does not answer for example, this waits as well.
+    pub async fn ready(&self) {
+        // The sender ends after the last handle on the server, which this is one of.
+        let _ = self.0.cluster.status().wait_for(|status| status.ready).await;
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    pub(crate) fn hub(&self) -> &Arc<Hub> {
+        &self.0.hub
+    }
+
+    pub(crate) fn authenticator(&self) -> &dyn Authenticator {
+        &*self.0.authenticator
+    }
+
+    /// Whether guests are welcome.
+    pub(crate) fn guests(&self) -> bool {
+        self.0.guests
+    }
+
+    pub(crate) fn handler(&self, action: &str) -> Option<Arc<dyn ActionHandler>> {
+        self.0.actions.get(action).cloned()
+    }
+
+    pub(crate) fn fallback(&self) -> Option<Arc<dyn ActionHandler>> {
+        self.0.fallback.clone()
+    }
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("status", &self.status()).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,117 @@
+//! Everything that a server answers at its own port, by path; and the same as an axum router.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use http::{Extensions, Method, Request, Response, StatusCode, header};
+use http_body_util::Full;
+use hyper::body::Body;
+use hyper_util::rt::TokioIo;
+
+use super::{
+    Server,
+    http::answer,
+    upgrade::{busy, switching},
+};
+use crate::link::PATH as LINK;
+
+const PUBLISH: &str = "/_publish";
+const CLOSE: &str = "/_close";
+const CLIENT: &str = "/ws-cluster.js";
+const HEALTH: &str = "/health";
+const READY: &str = "/ready";
+
+const CLIENT_SOURCE: &str = include_str!("../../client/ws-cluster.js");
+
+/// The address of the other end of a request's socket, as an extension of the request: how an app that runs its own
+/// HTTP server tells [`Server::upgrade`] and [`Server::handle`] who connects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RemoteAddress(pub SocketAddr);
+
+pub(super) fn remote_address(extensions: &Extensions) -> Option<SocketAddr> {
+    let given = extensions.get().map(|RemoteAddress(address)| *address);
+    #[cfg(feature = "axum")]
+    let given = given.or_else(|| extensions.get().map(|axum::extract::ConnectInfo(address)| *address));
+    given
+}
+
+/// Whether a path is one that the server answers besides the clients' one.
+pub(super) fn is_reserved(path: &str) -> bool {
+    [LINK, PUBLISH, CLOSE, CLIENT, HEALTH, READY].contains(&path)
+}
+
+impl Server {
+    /// Answers any request: clients at their [path](crate::ServerBuilder::path), links of other nodes at
+    /// `/_cluster/v1`, the browser client at `/ws-cluster.js`, `/health` (200 while the process lives), `/ready`
+    /// (200, or 503 where clients are better sent to other nodes), and with a
+    /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish` and `POST /_close`. All else is 404.
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match request.uri().path() {
+            path if path == self.0.path => self.upgrade(request).await,
+            LINK => self.link(request),
+            PUBLISH | CLOSE if self.0.publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
+            PUBLISH => self.publish_request(request).await,
+            CLOSE => self.close_request(request).await,
+            CLIENT | HEALTH | READY if !matches!(*request.method(), Method::GET | Method::HEAD) => {
+                let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+                response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+                response
+            }
+            CLIENT => client_source(),
+            HEALTH => answer(StatusCode::OK, "alive"),
+            READY if self.status().ready => answer(StatusCode::OK, "ready"),
+            READY => busy("not ready"),
+            _ => answer(StatusCode::NOT_FOUND, "not found"),
+        }
+    }
+
+    /// The clients' path, the links', the browser client and, with a publish key, publishing and closing, to be
+    /// merged into an application's own router. Serve it with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`, so that clients' addresses are known.
+    #[cfg(feature = "axum")]
+    pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
+        let mut paths = vec![&*self.0.path, LINK, CLIENT];
+        if self.0.publish_key.is_some() {
+            paths.extend([PUBLISH, CLOSE]);
+        }
+        paths.into_iter().fold(axum::Router::new(), |router, path| {
+            let server = self.clone();
+            let handle = move |request: axum::extract::Request| {
+                let server = server.clone();
+                async move { server.handle(request).await }
+            };
+            router.route(path, axum::routing::any(handle))
+        })
+    }
+
+    /// Upgrades a link and hands it to the cluster, which asks for the key.
+    fn link<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
+        let response = match switching(&request) {
+            Ok(response) => response,
+            Err(refusal) => return *refusal,
+        };
+        let upgrade = hyper::upgrade::on(&mut request);
+        let cluster = self.0.cluster.clone();
+        tokio::spawn(async move {
+            match upgrade.await {
+                Ok(upgraded) => cluster.serve_link(Box::new(TokioIo::new(upgraded))).await,
+                Err(error) => tracing::debug!(%error, "the upgrade of a link did not come about"),
+            }
+        });
+        response
+    }
+}
+
+fn client_source() -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from_static(CLIENT_SOURCE.as_bytes())));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("text/javascript; charset=utf-8"));
+    // An hour, since it changes with the server's version only.
+    headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("public, max-age=3600"));
+    response
+}

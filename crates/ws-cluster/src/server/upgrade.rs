@@ -1,0 +1,142 @@
+//! How a client gets in: what is refused before the upgrade, who it is, and the socket that the upgrade leaves.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode, header, request::Parts};
+use http_body_util::Full;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::{rt::TokioIo, server::conn::auto};
+use tokio::net::TcpStream;
+use tungstenite::{Error, error::ProtocolError, handshake::server::create_response_with_body};
+
+use super::{Server, http::answer, routes::remote_address};
+use crate::{
+    auth::Handshake,
+    connection::{self, Accepted, Client, Membership},
+    hub::Refusal,
+};
+
+impl Server {
+    /// Answers a client's upgrade request, inside any app on hyper 1 (axum 0.8 included), and serves the client once
+    /// the app has sent the answer.
+    ///
+    /// The client's address is taken from the request's extensions: [`RemoteAddress`](crate::RemoteAddress), or with
+    /// the feature `axum` its `ConnectInfo<SocketAddr>`. Without one, limits for each address do not hold, and
+    /// `X-Forwarded-For` is not looked at.
+    ///
+    /// Refused with an HTTP status: what is no WebSocket handshake (400, 405, 426), an `Origin` that may not (403),
+    /// more connections than allowed from an address (429) or on this node, a node that is not ready, an
+    /// authenticator that cannot answer (503). Whoever has no valid session gets in as a guest, or, where guests are
+    /// not welcome, is told inside, since browsers do not see a status.
+    pub async fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
+        let switching = match switching(&request) {
+            Ok(switching) => switching,
+            Err(refusal) => return *refusal,
+        };
+        if !self.status().ready {
+            return busy("this node is not ready");
+        }
+        let upgrade = hyper::upgrade::on(&mut request);
+        let (parts, _) = request.into_parts();
+        match self.accept(&parts).await {
+            Ok(accepted) => {
+                tokio::spawn(serve_upgraded(self.clone(), accepted, upgrade));
+                switching
+            }
+            Err(refusal) => *refusal,
+        }
+    }
+
+    /// Who comes, unless it is refused.
+    async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
+        let handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
+        if self.authenticator().uses_cookies() && !handshake.origin_allowed(&self.0.allowed_origins) {
+            tracing::warn!(
+                origin = handshake.origin(),
+                host = handshake.host(),
+                "a page of a foreign origin is refused"
+            );
+            return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
+        }
+        let limits = &self.config().connection;
+        let slot = self.hub().admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections).map_err(
+            |refusal| match refusal {
+                Refusal::Address => answer(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
+                Refusal::Node => busy("too many connections"),
+                Refusal::ShuttingDown => busy("this node shuts down"),
+            },
+        )?;
+        let identity = connection::authenticate(self.authenticator(), &handshake, &[], limits.handshake_timeout)
+            .await
+            .map_err(|_| busy("sessions cannot be looked up"))?
+            .unwrap_or_default();
+        let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size));
+        // Known to the hub before its socket is there, so that no order to close a session falls between the two.
+        let registration = self.hub().arrive(client.clone());
+        let expires = identity.expires;
+        if identity.user.is_some() || self.guests() {
+            self.hub().welcome(&client, Membership::of(identity));
+        }
+        Ok(Accepted { client, registration, expires, slot })
+    }
+}
+
+/// The answer that agrees to an upgrade, or the one that says what is missing.
+pub(super) fn switching<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>, Box<Response<Full<Bytes>>>> {
+    create_response_with_body(request, Full::default).map_err(|error| {
+        let Error::Protocol(error) = error else {
+            return Box::new(answer(StatusCode::BAD_REQUEST, "no WebSocket handshake"));
+        };
+        let status = match error {
+            ProtocolError::WrongHttpMethod => StatusCode::METHOD_NOT_ALLOWED,
+            ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey => StatusCode::BAD_REQUEST,
+            _ => StatusCode::UPGRADE_REQUIRED,
+        };
+        let mut response = answer(status, &error.to_string());
+        let headers = response.headers_mut();
+        match status {
+            StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(header::ALLOW, const { value("GET") })),
+            StatusCode::UPGRADE_REQUIRED => {
+                headers.insert(header::CONNECTION, const { value("Upgrade") });
+                headers.insert(header::UPGRADE, const { value("websocket") });
+                headers.insert(header::SEC_WEBSOCKET_VERSION, const { value("13") });
+            }
+            _ => {}
+        }
+        Box::new(response)
+    })
+}
+
+const fn value(text: &'static str) -> http::HeaderValue {
+    http::HeaderValue::from_static(text)
+}
+
+/// 503, with a word when to come again.
+pub(super) fn busy(why: &str) -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, why);
+    response.headers_mut().insert(header::RETRY_AFTER, const { value("1") });
+    response
+}
+
+/// Takes the socket out of the HTTP server: a TCP socket where it is one, under this crate's own `serve` as under
+/// `axum::serve`; whatever stream it is otherwise.
+async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) {
+    let upgraded = match upgrade.await {
+        Ok(upgraded) => upgraded,
+        Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
+    };
+    match tcp(upgraded) {
+        Ok((stream, leftover)) => connection::serve(server, accepted, stream, leftover).await,
+        Err(upgraded) => connection::serve(server, accepted, TokioIo::new(upgraded), Bytes::new()).await,
+    }
+}
+
+fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
+    match upgraded.downcast::<TokioIo<TcpStream>>() {
+        Ok(parts) => Ok((parts.io.into_inner(), parts.read_buf)),
+        Err(upgraded) => {
+            auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded).map(|parts| (parts.io.into_inner(), parts.read_buf))
+        }
+    }
+}

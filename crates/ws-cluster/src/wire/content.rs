@@ -1,0 +1,226 @@
+//! What an entry carries through the cluster: a message with its target, or the order to close connections. The
+//! core never looks into it. Protocol Buffers, so that a later version can add fields that this one skips.
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::{
+    cluster::NodeId,
+    target::{ConnectionId, Selection, Target},
+};
+
+/// The content of one entry.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A message for clients. `details` is a JSON array, encoded.
+    Message { target: Target, action: String, details: Bytes },
+    /// Close every connection of a session, after `Server/close`.
+    CloseSession(String),
+    /// Close every connection of a user, after `Server/close`.
+    CloseUser(String),
+}
+
+/// It was written by no version that this one understands.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ContentError {
+    #[error("not a message of the cluster: {0}")]
+    Malformed(#[from] prost::DecodeError),
+    #[error("a message of a kind that this version does not know")]
+    Unknown,
+}
+
+impl Content {
+    pub(crate) fn encode(&self) -> Bytes {
+        let kind = match self {
+            Self::Message { target, action, details } => pb::Kind::Message(pb::Message {
+                selection: Some((&target.selection).into()),
+                except_connection: target.except_connection.map(Into::into),
+                except_user: target.except_user.clone(),
+                action: action.clone(),
+                details: details.clone(),
+            }),
+            Self::CloseSession(id) => pb::Kind::CloseSession(id.clone()),
+            Self::CloseUser(id) => pb::Kind::CloseUser(id.clone()),
+        };
+        pb::Content { kind: Some(kind) }.encode_to_vec().into()
+    }
+
+    pub(crate) fn decode(bytes: Bytes) -> Result<Self, ContentError> {
+        match pb::Content::decode(bytes)?.kind.ok_or(ContentError::Unknown)? {
+            pb::Kind::CloseSession(id) => Ok(Self::CloseSession(id)),
+            pb::Kind::CloseUser(id) => Ok(Self::CloseUser(id)),
+            pb::Kind::Message(message) => {
+                let target = Target {
+                    selection: message.selection.ok_or(ContentError::Unknown)?.try_into()?,
+                    except_connection: message.except_connection.map(TryInto::try_into).transpose()?,
+                    except_user: message.except_user,
+                };
+                Ok(Self::Message { target, action: message.action, details: message.details })
+            }
+        }
+    }
+}
+
+impl From<&Selection> for pb::Selection {
+    fn from(selection: &Selection) -> Self {
+        let to = match selection {
+            Selection::All => pb::To::All(true),
+            Selection::Registered => pb::To::Registered(true),
+            Selection::Users(ids) => pb::To::Users(pb::Texts { texts: ids.clone() }),
+            Selection::Groups(names) => pb::To::Groups(pb::Texts { texts: names.clone() }),
+            Selection::Session(id) => pb::To::Session(id.clone()),
+            Selection::Connection(id) => pb::To::Connection((*id).into()),
+            Selection::Property { name, value } => {
+                pb::To::Property(pb::Property { name: name.clone(), value: value.clone() })
+            }
+        };
+        Self { to: Some(to) }
+    }
+}
+
+impl TryFrom<pb::Selection> for Selection {
+    type Error = ContentError;
+
+    fn try_from(selection: pb::Selection) -> Result<Self, ContentError> {
+        Ok(match selection.to.ok_or(ContentError::Unknown)? {
+            pb::To::All(_) => Self::All,
+            pb::To::Registered(_) => Self::Registered,
+            pb::To::Users(ids) => Self::Users(ids.texts),
+            pb::To::Groups(names) => Self::Groups(names.texts),
+            pb::To::Session(id) => Self::Session(id),
+            pb::To::Connection(id) => Self::Connection(id.try_into()?),
+            pb::To::Property(pb::Property { name, value }) => Self::Property { name, value },
+        })
+    }
+}
+
+impl From<ConnectionId> for pb::Connection {
+    fn from(id: ConnectionId) -> Self {
+        Self { node: Bytes::copy_from_slice(id.node.as_bytes()), local: id.local }
+    }
+}
+
+impl TryFrom<pb::Connection> for ConnectionId {
+    type Error = ContentError;
+
+    fn try_from(id: pb::Connection) -> Result<Self, ContentError> {
+        let node = id.node.as_ref().try_into().map_err(|_| ContentError::Unknown)?;
+        Ok(Self { node: NodeId::from_bytes(node), local: id.local })
+    }
+}
+
+/// The schema. A tag is never given another meaning.
+mod pb {
+    use bytes::Bytes;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Content {
+        #[prost(oneof = "Kind", tags = "1, 2, 3")]
+        pub(super) kind: Option<Kind>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Kind {
+        #[prost(message, tag = "1")]
+        Message(Message),
+        #[prost(string, tag = "2")]
+        CloseSession(String),
+        #[prost(string, tag = "3")]
+        CloseUser(String),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Message {
+        #[prost(message, optional, tag = "1")]
+        pub(super) selection: Option<Selection>,
+        #[prost(message, optional, tag = "2")]
+        pub(super) except_connection: Option<Connection>,
+        #[prost(string, optional, tag = "3")]
+        pub(super) except_user: Option<String>,
+        #[prost(string, tag = "4")]
+        pub(super) action: String,
+        #[prost(bytes = "bytes", tag = "5")]
+        pub(super) details: Bytes,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Selection {
+        #[prost(oneof = "To", tags = "1, 2, 3, 4, 5, 6, 7")]
+        pub(super) to: Option<To>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum To {
+        #[prost(bool, tag = "1")]
+        All(bool),
+        #[prost(bool, tag = "2")]
+        Registered(bool),
+        #[prost(message, tag = "3")]
+        Users(Texts),
+        #[prost(message, tag = "4")]
+        Groups(Texts),
+        #[prost(string, tag = "5")]
+        Session(String),
+        #[prost(message, tag = "6")]
+        Connection(Connection),
+        #[prost(message, tag = "7")]
+        Property(Property),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Texts {
+        #[prost(string, repeated, tag = "1")]
+        pub(super) texts: Vec<String>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Property {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(string, tag = "2")]
+        pub(super) value: String,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Connection {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub(super) node: Bytes,
+        #[prost(uint64, tag = "2")]
+        pub(super) local: u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_content_comes_back_as_it_was() {
+        let connection = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
+        let targets = [
+            Target::all(),
+            Target::registered().except_connection(connection),
+            Target::users(["1", "zwei"]).except_user("3"),
+            Target::groups(["editors"]),
+            Target::session("s"),
+            Target::connection(connection),
+            Target::property("page", "7"),
+        ];
+        let details = Bytes::from_static(b"[1,\"\xc3\xbc\"]");
+        let messages = targets.into_iter().map(|target| Content::Message {
+            target,
+            action: "news/new".into(),
+            details: details.clone(),
+        });
+        let closes = [Content::CloseSession("a".into()), Content::CloseUser("b".into())];
+        for content in messages.chain(closes) {
+            assert_eq!(Content::decode(content.encode()).ok(), Some(content));
+        }
+    }
+
+    #[test]
+    fn what_is_unknown_is_told() {
+        assert!(matches!(Content::decode(Bytes::new()), Err(ContentError::Unknown)));
+        assert!(matches!(Content::decode(Bytes::from_static(b"\xff")), Err(ContentError::Malformed(_))));
+    }
+}

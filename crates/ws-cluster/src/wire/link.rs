@@ -1,0 +1,292 @@
+//! What goes over a link: the greeting, packets of frames between nodes, and a publisher's requests. Protocol
+//! Buffers: fields that a later version adds are skipped by an earlier one. What the frames mean is in
+//! [`cluster`](crate::cluster), how a greeting is judged in [`link`](crate::link).
+
+use bytes::Bytes;
+use prost::Message;
+
+use crate::cluster::{Body, Entry, Frame, Join, Lineage, NodeId, Proposal, Snapshot, Span, Ticket};
+
+mod schema;
+
+use schema as pb;
+pub(crate) use schema::{Greeting, Outcome, Proof, Publish, Welcome};
+
+/// The oldest and the newest version of the link protocol that this code speaks.
+pub(crate) const VERSIONS: (u16, u16) = (1, 1);
+
+/// The newest version that both sides speak.
+pub(crate) fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
+    let version = ours.1.min(theirs.1);
+    (version >= ours.0 && version >= theirs.0).then_some(version)
+}
+
+/// Bytes from a peer that are no packet of this protocol. The link is closed.
+#[derive(Debug, thiserror::Error)]
+#[error("a peer sent what is no packet: {0}")]
+pub(crate) struct PacketError(String);
+
+impl From<prost::DecodeError> for PacketError {
+    fn from(error: prost::DecodeError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+fn absent(what: &str) -> PacketError {
+    PacketError(format!("no {what}"))
+}
+
+/// What gathered for a link, in one message. An empty packet is a heartbeat.
+pub(crate) fn encode_packet(frames: Vec<Frame>) -> Bytes {
+    pb::Packet { frames: frames.into_iter().map(Into::into).collect() }.encode_to_vec().into()
+}
+
+/// The frames of a packet. Contents are copied out of it, so that none keeps a whole packet in memory. Bodies of a
+/// kind that this version does not know are skipped.
+pub(crate) fn decode_packet(packet: &[u8]) -> Result<Vec<Frame>, PacketError> {
+    let packet = pb::Packet::decode(packet)?;
+    packet.frames.into_iter().filter(|frame| frame.body.is_some()).map(TryInto::try_into).collect()
+}
+
+fn node(bytes: &[u8]) -> Result<NodeId, PacketError> {
+    bytes.try_into().map(NodeId::from_bytes).map_err(|_| PacketError("a node's id has 16 bytes".into()))
+}
+
+fn id(node: NodeId) -> Bytes {
+    Bytes::copy_from_slice(node.as_bytes())
+}
+
+fn all<A, B, E>(items: Vec<A>) -> Result<Vec<B>, E>
+where
+    A: TryInto<B, Error = E>,
+{
+    items.into_iter().map(TryInto::try_into).collect()
+}
+
+fn into_all<A: Into<B>, B>(items: Vec<A>) -> Vec<B> {
+    items.into_iter().map(Into::into).collect()
+}
+
+impl From<Frame> for pb::Frame {
+    fn from(frame: Frame) -> Self {
+        let body = match frame.body {
+            Body::Standing { owner } => {
+                let (owner, address) = owner.map_or_else(Default::default, |(owner, address)| (id(owner), address));
+                pb::Body::Standing(pb::Standing { owner, address })
+            }
+            Body::Promise => pb::Body::Promise(true),
+            Body::Join(join) => pb::Body::Join(pb::Join {
+                attempt: join.attempt,
+                base: join.base,
+                last: join.last,
+                last_term: join.last_term,
+                lineage: into_all(join.lineage.spans().to_vec()),
+            }),
+            Body::Fetch { after } => pb::Body::Fetch(after),
+            Body::Tail { snapshot, spans, entries, done } => pb::Body::Tail(pb::Tail {
+                snapshot: snapshot.map(Into::into),
+                spans: into_all(spans),
+                entries: into_all(entries),
+                done,
+            }),
+            Body::Welcome { attempt, agreed, snapshot } => {
+                pb::Body::Welcome(pb::Admission { attempt, agreed, snapshot: snapshot.map(Into::into) })
+            }
+            Body::Append { spans, entries, held } => {
+                pb::Body::Append(pb::Append { spans: into_all(spans), entries: into_all(entries), held })
+            }
+            Body::Ack { seq } => pb::Body::Ack(seq),
+            Body::Joined => pb::Body::Joined(true),
+            Body::Propose(proposals) => pb::Body::Propose(pb::Propose { proposals: into_all(proposals) }),
+        };
+        Self { term: frame.term, body: Some(body) }
+    }
+}
+
+impl TryFrom<pb::Frame> for Frame {
+    type Error = PacketError;
+
+    fn try_from(frame: pb::Frame) -> Result<Self, PacketError> {
+        let body = match frame.body.ok_or_else(|| absent("body"))? {
+            pb::Body::Standing(standing) if standing.owner.is_empty() => Body::Standing { owner: None },
+            pb::Body::Standing(standing) => Body::Standing { owner: Some((node(&standing.owner)?, standing.address)) },
+            pb::Body::Promise(_) => Body::Promise,
+            pb::Body::Join(join) => Body::Join(Join {
+                attempt: join.attempt,
+                base: join.base,
+                last: join.last,
+                last_term: join.last_term,
+                lineage: Lineage::from_spans(all(join.lineage)?),
+            }),
+            pb::Body::Fetch(after) => Body::Fetch { after },
+            pb::Body::Tail(tail) => Body::Tail {
+                snapshot: tail.snapshot.map(TryInto::try_into).transpose()?,
+                spans: all(tail.spans)?,
+                entries: all(tail.entries)?,
+                done: tail.done,
+            },
+            pb::Body::Welcome(welcome) => Body::Welcome {
+                attempt: welcome.attempt,
+                agreed: welcome.agreed,
+                snapshot: welcome.snapshot.map(TryInto::try_into).transpose()?,
+            },
+            pb::Body::Append(append) => {
+                Body::Append { spans: all(append.spans)?, entries: all(append.entries)?, held: append.held }
+            }
+            pb::Body::Ack(seq) => Body::Ack { seq },
+            pb::Body::Joined(_) => Body::Joined,
+            pb::Body::Propose(propose) => Body::Propose(all(propose.proposals)?),
+        };
+        Ok(Self { term: frame.term, body })
+    }
+}
+
+impl From<Span> for pb::Span {
+    fn from(span: Span) -> Self {
+        Self { term: span.term, owner: id(span.owner), first: span.first }
+    }
+}
+
+impl TryFrom<pb::Span> for Span {
+    type Error = PacketError;
+
+    fn try_from(span: pb::Span) -> Result<Self, PacketError> {
+        // Places are counted from 1; what precedes a span's first is computed from it.
+        let first = Some(span.first).filter(|first| *first > 0).ok_or_else(|| absent("first place of a span"))?;
+        Ok(Self { term: span.term, owner: node(&span.owner)?, first })
+    }
+}
+
+impl From<Ticket> for pb::Ticket {
+    fn from(ticket: Ticket) -> Self {
+        Self { origin: id(ticket.origin), counter: ticket.counter }
+    }
+}
+
+impl TryFrom<pb::Ticket> for Ticket {
+    type Error = PacketError;
+
+    fn try_from(ticket: pb::Ticket) -> Result<Self, PacketError> {
+        Ok(Self { origin: node(&ticket.origin)?, counter: ticket.counter })
+    }
+}
+
+impl From<Proposal> for pb::Proposal {
+    fn from(proposal: Proposal) -> Self {
+        let Proposal { ticket, late, key, content } = proposal;
+        Self { ticket: Some(ticket.into()), late, key, content }
+    }
+}
+
+impl TryFrom<pb::Proposal> for Proposal {
+    type Error = PacketError;
+
+    fn try_from(proposal: pb::Proposal) -> Result<Self, PacketError> {
+        let pb::Proposal { ticket, late, key, content } = proposal;
+        Ok(Self { ticket: ticket.ok_or_else(|| absent("ticket"))?.try_into()?, late, key, content })
+    }
+}
+
+impl From<Entry> for pb::Entry {
+    fn from(entry: Entry) -> Self {
+        Self { term: entry.term, seq: entry.seq, proposal: Some(entry.proposal.into()) }
+    }
+}
+
+impl TryFrom<pb::Entry> for Entry {
+    type Error = PacketError;
+
+    fn try_from(entry: pb::Entry) -> Result<Self, PacketError> {
+        let proposal = entry.proposal.ok_or_else(|| absent("proposal"))?.try_into()?;
+        Ok(Self { term: entry.term, seq: entry.seq, proposal })
+    }
+}
+
+impl From<Snapshot> for pb::Snapshot {
+    fn from(snapshot: Snapshot) -> Self {
+        let keys = snapshot.keys.into_iter().map(|(key, seq)| pb::Key { key, seq });
+        Self {
+            base: snapshot.base,
+            spans: into_all(snapshot.spans),
+            marks: into_all(snapshot.marks),
+            keys: keys.collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::Snapshot> for Snapshot {
+    type Error = PacketError;
+
+    fn try_from(snapshot: pb::Snapshot) -> Result<Self, PacketError> {
+        Ok(Self {
+            base: snapshot.base,
+            spans: all(snapshot.spans)?,
+            marks: all(snapshot.marks)?,
+            keys: snapshot.keys.into_iter().map(|key| (key.key, key.seq)).collect(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NODE: NodeId = NodeId::from_bytes([3; 16]);
+
+    #[test]
+    fn every_frame_comes_back_as_it_was() {
+        let span = Span { term: 2, owner: NODE, first: 1 };
+        let proposal = Proposal {
+            ticket: Ticket { origin: NODE, counter: 5 },
+            late: true,
+            key: Some(Bytes::from_static(b"k")),
+            content: Some(Bytes::from_static(b"content")),
+        };
+        let entry = Entry { term: 2, seq: 9, proposal: Proposal { content: None, ..proposal.clone() } };
+        let snapshot = Snapshot {
+            base: 4,
+            spans: vec![span],
+            marks: vec![proposal.ticket],
+            keys: vec![(Bytes::from_static(b"k"), 3)],
+        };
+        let lineage = Lineage::from_spans(vec![span]);
+        let bodies = [
+            Body::Standing { owner: None },
+            Body::Standing { owner: Some((NODE, "ws://a:1".into())) },
+            Body::Promise,
+            Body::Join(Join { attempt: 1, base: 2, last: 3, last_term: 4, lineage }),
+            Body::Fetch { after: 0 },
+            Body::Tail {
+                snapshot: Some(snapshot.clone()),
+                spans: vec![span],
+                entries: vec![entry.clone()],
+                done: true,
+            },
+            Body::Welcome { attempt: 1, agreed: 2, snapshot: Some(snapshot) },
+            Body::Append { spans: vec![span], entries: vec![entry], held: 8 },
+            Body::Ack { seq: 0 },
+            Body::Joined,
+            Body::Propose(vec![proposal]),
+        ];
+        let frames: Vec<Frame> = bodies.into_iter().map(|body| Frame { term: 7, body }).collect();
+        assert_eq!(decode_packet(&encode_packet(frames.clone())).ok(), Some(frames));
+        assert_eq!(decode_packet(&encode_packet(Vec::new())).ok(), Some(Vec::new()), "a heartbeat");
+    }
+
+    #[test]
+    fn frames_of_a_later_version_are_skipped() {
+        // Field 1 (frames), holding field 1 (term) and an unknown field 99.
+        let packet = [0x0a, 0x06, 0x08, 0x07, 0x9a, 0x06, 0x01, 0x00];
+        assert_eq!(decode_packet(&packet).ok(), Some(Vec::new()));
+        assert!(decode_packet(b"\xff\xff").is_err());
+    }
+
+    #[test]
+    fn the_newest_common_version_is_spoken() {
+        assert_eq!(negotiate((1, 1), (1, 1)), Some(1));
+        assert_eq!(negotiate((1, 2), (2, 3)), Some(2));
+        assert_eq!(negotiate((2, 3), (1, 2)), Some(2));
+        assert_eq!(negotiate((3, 4), (1, 2)), None);
+        assert_eq!(negotiate((1, 2), (3, 4)), None);
+    }
+}

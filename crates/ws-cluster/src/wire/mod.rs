@@ -1,0 +1,6 @@
+//! The encodings, and nothing else: the JSON that clients see, what goes between nodes, and what an entry carries.
+//! Nobody else knows any of them.
+
+pub(crate) mod client;
+pub(crate) mod content;
+pub(crate) mod link;
