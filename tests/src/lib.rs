@@ -1,0 +1,6 @@
+//! The harness of the tests under `tests/`: what they start, and wait for, outside their own process.
+
+pub mod client;
+mod mariadb;
+
+pub use mariadb::MariaDb;

@@ -1,0 +1,300 @@
+//! A private MariaDB server in a temporary directory, on a port of its own: one that all tests of a process share,
+//! and own ones for the tests that stop them. None outlives its test process, however that ends.
+
+use std::{
+    fs,
+    hash::{BuildHasher, RandomState},
+    io::{BufRead, BufReader, Write},
+    net::{Ipv4Addr, TcpListener},
+    os::unix::{fs::MetadataExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, ChildStderr, Command, Stdio},
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+    time::Duration,
+};
+
+use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
+use tempfile::TempDir;
+use tokio::{sync::OnceCell, task::spawn_blocking};
+
+/// Makes the data directory at the first start, starts the server, and ends it: with the signal that a line on standard
+/// input names, or, when its owner is gone, at once and with everything that it wrote. The test process cannot do the
+/// latter, since statics are not dropped.
+const GUARD: &str = r#"
+directory=$1
+program=$2
+user=$3
+shift 3
+# A server that starts removes temporary tables, those of its neighbours as well.
+export TMPDIR="$directory"
+# The log's reader may be gone before everything is removed.
+trap "" PIPE
+if [ ! -d "$directory/data" ]; then
+    mariadb-install-db --no-defaults --datadir="$directory/data" $user \
+        --skip-test-db --auth-root-authentication-method=normal \
+        --innodb-autoextend-increment=1 --innodb-log-file-size=4M --loose-innodb-flush-method=nosync \
+        </dev/null >&2 || { rm -rf "$directory"; exit 1; }
+fi
+"$program" --no-defaults --datadir="$directory/data" --init-file="$directory/init.sql" $user "$@" </dev/null &
+server=$!
+exec >/dev/null 2>&1
+if read -r signal; then
+    kill -s "$signal" $server
+    wait $server
+else
+    kill -s KILL $server
+    wait $server
+    rm -rf "$directory"
+fi
+"#;
+
+/// Small and quick. No sync to the disk: what a killed process wrote is in the system's cache, which survives it.
+const OPTIONS: [&str; 18] = [
+    "--bind-address=127.0.0.1",
+    "--character-set-server=utf8mb4",
+    "--innodb-autoextend-increment=1",
+    "--innodb-buffer-pool-dump-at-shutdown=OFF",
+    "--innodb-buffer-pool-load-at-startup=OFF",
+    "--innodb-buffer-pool-size=16M",
+    "--innodb-flush-log-at-trx-commit=2",
+    "--loose-innodb-flush-method=nosync",
+    "--innodb-log-file-size=4M",
+    "--loose-innodb-use-native-aio=OFF",
+    "--key-buffer-size=64K",
+    "--max-connections=500",
+    "--performance-schema=OFF",
+    "--pid-file=pid",
+    "--skip-log-bin",
+    "--skip-name-resolve",
+    // Relative to the data directory, since the path of a socket may have 107 bytes only.
+    "--socket=socket",
+    "--thread-cache-size=16",
+];
+
+/// For a start on a machine where everything else starts as well; usually it takes less than a second.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// How many ports are tried before a start fails.
+const PORTS: usize = 20;
+/// Where Debian and others put the server, outside an ordinary user's PATH.
+const SERVER_PLACES: [&str; 3] = ["/usr/sbin", "/usr/libexec", "/usr/local/sbin"];
+
+/// A MariaDB server of this test process. Dropped, it is killed and its data removed.
+#[derive(Debug)]
+pub struct MariaDb {
+    directory: TempDir,
+    port: u16,
+    databases: AtomicUsize,
+    /// `None` while it is stopped.
+    server: Option<Server>,
+}
+
+impl MariaDb {
+    /// The user in every URL, who may do everything.
+    pub const USER: &str = "tests";
+    /// The user's password as it is; in URLs it is percent-encoded, which shows who forgets to decode it.
+    pub const PASSWORD: &str = "s3cret@db/pw";
+
+    /// The server that all tests of this process share; the first call starts it. Never stop it.
+    pub async fn shared() -> &'static Self {
+        static SHARED: OnceCell<MariaDb> = OnceCell::const_new();
+        SHARED.get_or_init(Self::start).await
+    }
+
+    /// Starts a server of one's own, for a test that stops it.
+    ///
+    /// # Panics
+    /// If MariaDB is not installed or does not start; with its log.
+    pub async fn start() -> Self {
+        blocking(|| {
+            let directory = tempfile::Builder::new().prefix("mariadb-").tempdir().expect("a temporary directory");
+            fs::write(directory.path().join("init.sql"), init_sql()).expect("a file in it");
+            for port in free_ports().take(PORTS) {
+                match Server::start(directory.path(), port) {
+                    Ok(server) => {
+                        return Self { directory, port, databases: AtomicUsize::new(0), server: Some(server) };
+                    }
+                    // Somebody else was quicker.
+                    Err(log) if log.contains("Bind on TCP/IP port") => {}
+                    Err(log) => panic!("MariaDB (package mariadb-server) does not start:\n{log}"),
+                }
+            }
+            panic!("{PORTS} ports were taken one after the other");
+        })
+        .await
+    }
+
+    /// Makes an empty database and returns its URL, `mysql://user:password@127.0.0.1:port/database`.
+    pub async fn database(&self) -> String {
+        let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
+        let mut conn = self.connect().await;
+        conn.query_drop(format!("CREATE DATABASE {name}")).await.expect("a database");
+        conn.disconnect().await.expect("a farewell");
+        self.url(Self::USER, Self::PASSWORD, &name)
+    }
+
+    /// The URL of a database here, for this user.
+    pub fn url(&self, user: &str, password: &str, database: &str) -> String {
+        let password = password.replace('@', "%40").replace('/', "%2F");
+        format!("mysql://{user}:{password}@127.0.0.1:{}/{database}", self.port)
+    }
+
+    /// A connection as [`USER`](Self::USER), with no database chosen.
+    ///
+    /// # Panics
+    /// If the server is stopped.
+    pub async fn connect(&self) -> Conn {
+        let opts = OptsBuilder::default()
+            .ip_or_hostname("127.0.0.1")
+            .tcp_port(self.port)
+            .prefer_socket(false)
+            .user(Some(Self::USER))
+            .pass(Some(Self::PASSWORD));
+        Conn::new(opts).await.expect("a connection to MariaDB")
+    }
+
+    /// The port on 127.0.0.1; the same for the server's whole life.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Shuts the server down in order and waits for it. Does nothing where it is stopped.
+    pub async fn stop(&mut self) {
+        self.end("TERM").await;
+    }
+
+    /// Kills the server (SIGKILL), as a crash does, and waits until it is gone. Does nothing where it is stopped.
+    pub async fn kill(&mut self) {
+        self.end("KILL").await;
+    }
+
+    /// Starts the stopped server on the same port with the same data, and waits until it answers.
+    ///
+    /// # Panics
+    /// If it runs already or does not start; with its log.
+    pub async fn start_again(&mut self) {
+        assert!(self.server.is_none(), "MariaDB runs already");
+        let (directory, port) = (self.directory.path().to_owned(), self.port);
+        let server = blocking(move || Server::start(&directory, port)).await;
+        self.server = Some(server.unwrap_or_else(|log| panic!("MariaDB does not start again:\n{log}")));
+    }
+
+    async fn end(&mut self, signal: &'static str) {
+        if let Some(server) = self.server.take() {
+            blocking(move || server.end(signal)).await;
+        }
+    }
+}
+
+/// A running server and the shell that guards it.
+#[derive(Debug)]
+struct Server {
+    guard: Child,
+}
+
+impl Server {
+    /// Starts the server and waits until it answers; its log if it does not.
+    fn start(directory: &Path, port: u16) -> Result<Self, String> {
+        let mut guard = Command::new("sh")
+            .args(["-c", GUARD, "guard"])
+            .arg(directory)
+            .arg(server_program())
+            .arg(user_option(directory))
+            .args(OPTIONS)
+            .arg(format!("--port={port}"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            // Otherwise ctrl-c ends the guard before the server.
+            .process_group(0)
+            .spawn()
+            .expect("a shell");
+        let log = guard.stderr.take().expect("standard error is piped");
+        let server = Self { guard };
+        match follow(log).recv_timeout(START_TIMEOUT).unwrap_or_else(|error| Err(error.to_string())) {
+            Ok(()) => Ok(server),
+            Err(log) => {
+                // Not dropped, which would remove the directory that the next try needs.
+                server.end("KILL");
+                Err(log)
+            }
+        }
+    }
+
+    fn end(mut self, signal: &str) {
+        let mut stdin = self.guard.stdin.take().expect("only `end` and `drop` take it");
+        // The guard may be gone with a server that ended by itself.
+        let _ = writeln!(stdin, "{signal}");
+        self.guard.wait().expect("the guard ends");
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // The end of its input is what the guard waits for. After `end` this does nothing.
+        drop(self.guard.stdin.take());
+        let _ = self.guard.wait();
+    }
+}
+
+/// Reads the server's log to its end, so that it never waits for us; reports once, whether it answers or ended.
+fn follow(log: ChildStderr) -> mpsc::Receiver<Result<(), String>> {
+    let (report, reports) = mpsc::sync_channel(1);
+    thread::spawn(move || {
+        let mut text = String::new();
+        let mut lines = BufReader::new(log).lines().map_while(Result::ok);
+        for line in &mut lines {
+            if line.contains("ready for connections") {
+                let _ = report.send(Ok(()));
+                lines.for_each(drop);
+                return;
+            }
+            text.extend([&line, "\n"]);
+        }
+        let _ = report.send(Err(text));
+    });
+    reports
+}
+
+/// What the server runs at each start: lets the user of the URLs in.
+fn init_sql() -> String {
+    let (user, password) = (MariaDb::USER, MariaDb::PASSWORD);
+    format!(
+        "CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{password}';\n\
+         GRANT ALL ON *.* TO '{user}'@'%' WITH GRANT OPTION;\n"
+    )
+}
+
+fn server_program() -> PathBuf {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(SERVER_PLACES.map(PathBuf::from))
+        .map(|place| place.join("mariadbd"))
+        .find(|program| program.exists())
+        .expect("mariadbd is installed (package mariadb-server)")
+}
+
+/// MariaDB runs as root only when told to.
+fn user_option(directory: &Path) -> &'static str {
+    let owner = fs::metadata(directory).expect("the directory was made").uid();
+    if owner == 0 { "--user=root" } else { "" }
+}
+
+/// Free ports below those that the system gives to outgoing connections: while the server is stopped, a client that
+/// dials its port in vain might otherwise be given this very port to dial from, and hold it.
+fn free_ports() -> impl Iterator<Item = u16> {
+    let random = RandomState::new();
+    (0_u64..)
+        .map(move |attempt| 20_000 + (random.hash_one(attempt) % 12_000) as u16)
+        .filter(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok())
+}
+
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match spawn_blocking(work).await {
+        Ok(value) => value,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}

@@ -1,0 +1,252 @@
+//! `SessionTable` on a real MariaDB: whose session it is, what each failure comes to, and that an outage passes.
+
+use std::{
+    error::Error as _,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
+
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use tests::MariaDb;
+use ws_cluster::{AuthenticationError, Authenticator, Handshake, Identity, SessionTable, TrustedProxies};
+
+const QUERY: &str = "SELECT user, expires FROM sessions WHERE id = ?";
+
+/// A site's database with a table of sessions.
+struct Site {
+    url: String,
+    conn: Conn,
+}
+
+impl Site {
+    async fn of(database: &MariaDb) -> Self {
+        let url = database.database().await;
+        let conn = Conn::new(Opts::from_url(&url).unwrap()).await.unwrap();
+        let mut site = Self { url, conn };
+        site.run(
+            "CREATE TABLE sessions (id VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY, user INT NULL,
+                expires BIGINT NULL, ip VARCHAR(45), agent VARCHAR(255), hold INT NOT NULL DEFAULT 0)",
+        )
+        .await;
+        site
+    }
+
+    async fn shared() -> Self {
+        Self::of(MariaDb::shared().await).await
+    }
+
+    async fn run(&mut self, sql: &str) {
+        self.conn.query_drop(sql).await.unwrap();
+    }
+
+    /// Asks the database every time.
+    fn table(&self, query: &str) -> SessionTable {
+        SessionTable::new(&self.url, "sid", query).unwrap().cache_time(Duration::ZERO)
+    }
+}
+
+fn handshake(session: &str, agent: &str, peer: &str) -> Handshake {
+    let request =
+        http::Request::get("/WebSockets").header("cookie", format!("sid={session}")).header("user-agent", agent);
+    let peer = Some(SocketAddr::new(peer.parse().unwrap(), 4711));
+    Handshake::new(&request.body(()).unwrap().into_parts().0, peer, &TrustedProxies::default())
+}
+
+async fn ask(table: &SessionTable, session: &str) -> Result<Option<Identity>, AuthenticationError> {
+    table.authenticate(&handshake(session, "Agent/1", "192.0.2.1"), None).await
+}
+
+async fn identity(table: &SessionTable, session: &str) -> Option<Identity> {
+    ask(table, session).await.unwrap()
+}
+
+async fn user(table: &SessionTable, session: &str) -> Option<String> {
+    identity(table, session).await.and_then(|identity| identity.user)
+}
+
+/// Why the configuration is at fault.
+async fn fault(table: &SessionTable, session: &str) -> String {
+    match ask(table, session).await {
+        Err(AuthenticationError::Misconfigured(fault)) => fault,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_session_names_its_user_and_its_end() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user, expires) VALUES ('a', 7, 4102444800), ('b', 8, NULL)").await;
+    let table = site.table(QUERY);
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(4_102_444_800);
+    assert_eq!(identity(&table, "a").await, Some(Identity::user("7").session("a").expires(end)));
+    assert_eq!(identity(&table, "b").await, Some(Identity::user("8").session("b")));
+    let table = site.table("SELECT user FROM sessions WHERE id = :session");
+    assert_eq!(identity(&table, "a").await, Some(Identity::user("7").session("a")));
+}
+
+#[tokio::test]
+async fn wrong_expired_missing_and_anonymous_sessions_are_none() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user, expires) VALUES ('expired', 7, 1000000000), ('anonymous', NULL, NULL)")
+        .await;
+    let table = site.table(QUERY);
+    assert_eq!(user(&table, "expired").await, None);
+    assert_eq!(user(&table, "anonymous").await, None);
+    assert_eq!(user(&table, "EXPIRED").await, None);
+    assert_eq!(user(&table, "' OR 1 = 1 -- ").await, None);
+    assert_eq!(user(&table, "").await, None);
+    let bare = http::Request::get("/").body(()).unwrap().into_parts().0;
+    let bare = Handshake::new(&bare, None, &TrustedProxies::none());
+    assert_eq!(table.authenticate(&bare, None).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn an_end_may_be_a_date_and_time_in_utc_or_numeric_text() {
+    let mut site = Site::shared().await;
+    site.run("CREATE TABLE ends (id VARCHAR(9) PRIMARY KEY, at DATETIME(6), stamp TIMESTAMP NULL, text VARCHAR(20))")
+        .await;
+    // As a site whose own connections have another time zone writes it.
+    site.run("SET time_zone = '+05:00'").await;
+    site.run("INSERT INTO ends VALUES ('a', '2035-01-02 03:04:05.5', FROM_UNIXTIME(2051319845), '2051319845')").await;
+    let end = SystemTime::UNIX_EPOCH + Duration::from_secs(2_051_319_845);
+    for (column, end) in [
+        ("at", end + Duration::from_millis(500)),
+        ("stamp", end),
+        ("text", end),
+        ("COALESCE(at, 'never')", end + Duration::from_millis(500)),
+        ("UNIX_TIMESTAMP(stamp)", end),
+        ("UNIX_TIMESTAMP(stamp) + 0.25", end + Duration::from_millis(250)),
+    ] {
+        let table = site.table(&format!("SELECT 'alice', {column} FROM ends WHERE id = ?"));
+        assert_eq!(identity(&table, "a").await.unwrap().expires, Some(end), "{column}");
+    }
+}
+
+#[tokio::test]
+async fn groups_come_from_a_second_query() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user) VALUES ('a', 7), ('b', 8)").await;
+    site.run("CREATE TABLE members (user INT, name VARCHAR(20))").await;
+    site.run("INSERT INTO members VALUES (7, 'editors'), (7, 'admins'), (7, NULL), (9, 'others')").await;
+    for query in ["user = ?", "user = :user", "user = :id", "user IN (SELECT user FROM sessions WHERE id = :session)"] {
+        let table = site.table(QUERY).groups_query(&format!("SELECT name FROM members WHERE {query}")).unwrap();
+        let groups = identity(&table, "a").await.unwrap().groups;
+        assert_eq!(groups, ["admins".to_owned(), "editors".to_owned()].into(), "{query}");
+        assert!(identity(&table, "b").await.unwrap().groups.is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_session_may_be_bound_to_address_and_agent() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user, ip, agent) VALUES ('a', 7, '192.0.2.1', 'Agent/1')").await;
+    let bound = "SELECT user FROM sessions WHERE id = :id AND ip = :ip AND agent = :agent -- :not, really?";
+    // With the cache: the same session from elsewhere is another question.
+    let table = SessionTable::new(&site.url, "sid", bound).unwrap();
+    let user = async |agent, peer| {
+        table.authenticate(&handshake("a", agent, peer), None).await.unwrap().and_then(|identity| identity.user)
+    };
+    assert_eq!(user("Agent/1", "192.0.2.1").await.as_deref(), Some("7"));
+    assert_eq!(user("Agent/1", "::ffff:192.0.2.1").await.as_deref(), Some("7"));
+    assert_eq!(user("Agent/1", "192.0.2.2").await, None);
+    assert_eq!(user("Agent/2", "192.0.2.1").await, None);
+}
+
+#[tokio::test]
+async fn a_valid_session_is_remembered_and_a_missing_one_is_not() {
+    let mut site = Site::shared().await;
+    let table = SessionTable::new(&site.url, "sid", QUERY).unwrap();
+    assert_eq!(user(&table, "a").await, None);
+    site.run("INSERT INTO sessions (id, user) VALUES ('a', 7)").await;
+    assert_eq!(user(&table, "a").await.as_deref(), Some("7"));
+    site.run("DELETE FROM sessions").await;
+    assert_eq!(user(&table, "a").await.as_deref(), Some("7"));
+    assert_eq!(user(&table.cache_time(Duration::ZERO), "a").await, None);
+}
+
+#[tokio::test]
+async fn a_query_that_does_not_fit_is_a_fault_of_the_configuration() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user, expires) VALUES ('a', 7, 4102444800000)").await;
+    for (query, why) in [
+        ("SELECT user, expires, ip FROM sessions WHERE id = ?", "gives 3 columns"),
+        ("DELETE FROM sessions WHERE id = ?", "gives 0 columns"),
+        ("SELECT user FROM sessions WHERE id = ? AND ip = ?", "has 2 parameters where 1 is meant"),
+        ("SELECT user FROM sessions WHERE id = '?'", "has 0 parameters where 1 is meant"),
+        ("SELECT user FRM sessions WHERE id = ?", "You have an error in your SQL syntax"),
+        ("SELECT user FROM session WHERE id = ?", "doesn't exist"),
+        ("SELECT usr FROM sessions WHERE id = ?", "Unknown column"),
+        (QUERY, "not milliseconds"),
+        ("SELECT user, 'soon' FROM sessions WHERE id = ?", "neither a Unix time nor a date and time"),
+        ("SELECT NOW() FROM sessions WHERE id = ?", "is a date or time"),
+    ] {
+        let fault = fault(&site.table(query), "a").await;
+        assert!(fault.contains(why), "{query}: {fault}");
+    }
+    // The groups query is looked at even where there is no session to ask it for.
+    let table = site.table(QUERY).groups_query("SELECT user, id FROM sessions WHERE user = ?").unwrap();
+    assert!(fault(&table, "nobody's").await.contains("gives 2 columns where one"));
+    assert!(matches!(table.check().await, Err(AuthenticationError::Misconfigured(_))));
+    site.table(QUERY).check().await.unwrap();
+    // Nothing was deleted: a statement without columns is prepared and no more.
+    assert!(identity(&site.table("SELECT user FROM sessions WHERE id = ?"), "a").await.is_some());
+}
+
+#[tokio::test]
+async fn a_refused_password_is_a_fault_of_the_configuration() {
+    let database = MariaDb::shared().await;
+    let table = SessionTable::new(&database.url(MariaDb::USER, "wrong", "mysql"), "sid", QUERY).unwrap();
+    let fault = fault(&table, "a").await;
+    assert!(fault.contains("Access denied") && !fault.contains("wrong"), "{fault}");
+}
+
+#[tokio::test]
+async fn a_query_that_takes_too_long_is_given_up_and_its_answer_reaches_nobody() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user, hold) VALUES ('quick', 7, 0), ('slow', 8, 600)").await;
+    let slow = "SELECT user, IF(hold = 0 OR SLEEP(hold), NULL, NULL) FROM sessions WHERE id = ?";
+    let table = site.table(slow).connections(1);
+    assert_eq!(user(&table, "quick").await.as_deref(), Some("7"));
+    let impatient = table.clone().query_timeout(Duration::from_millis(200));
+    let error = ask(&impatient, "slow").await.unwrap_err();
+    assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
+    assert_eq!(error.source().unwrap().to_string(), "no answer within 200ms");
+    // On the only connection that there may be.
+    assert_eq!(user(&table, "quick").await.as_deref(), Some("7"));
+}
+
+#[tokio::test]
+async fn many_questions_wait_for_few_connections() {
+    let mut site = Site::shared().await;
+    site.run("INSERT INTO sessions (id, user) SELECT seq, seq FROM seq_1_to_300").await;
+    let table = site.table(QUERY).connections(2);
+    let tasks: Vec<_> = (1..=300)
+        .map(|number| {
+            let table = table.clone();
+            tokio::spawn(async move { (number, user(&table, &number.to_string()).await) })
+        })
+        .collect();
+    for task in tasks {
+        let (number, user) = task.await.unwrap();
+        assert_eq!(user, Some(number.to_string()));
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_is_down_is_unavailable_until_it_is_back() {
+    let mut database = MariaDb::start().await;
+    let mut site = Site::of(&database).await;
+    site.run("INSERT INTO sessions (id, user) VALUES ('a', 7), ('b', 8)").await;
+    let table = SessionTable::new(&site.url, "sid", QUERY).unwrap();
+    assert_eq!(user(&table, "a").await.as_deref(), Some("7"));
+    database.kill().await;
+    // What is remembered still counts.
+    assert_eq!(user(&table, "a").await.as_deref(), Some("7"));
+    for _ in 0..3 {
+        let error = ask(&table, "b").await.unwrap_err();
+        assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
+    }
+    assert!(matches!(table.check().await, Err(AuthenticationError::Unavailable(_))));
+    database.start_again().await;
+    assert_eq!(user(&table, "b").await.as_deref(), Some("8"));
+}
