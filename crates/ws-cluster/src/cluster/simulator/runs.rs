@@ -44,9 +44,10 @@ fn live(world: &mut World, time: Duration) {
 }
 
 fn settle(world: &mut World) {
-    world.heal();
     let mut wrong = String::new();
     for _ in 0..8 {
+        // Again, since a node that was stopped while it shut down ends only now.
+        world.heal();
         world.run(SECOND * 10);
         match world.checks.settled(world.nodes.iter().filter_map(|node| node.core.as_ref())) {
             Ok(()) => return,
