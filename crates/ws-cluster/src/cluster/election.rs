@@ -6,10 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
-    Body, Core, LinkId, NodeId, Query, Role, Term,
-    relay::{Follower, Master},
-};
+use super::{Body, Core, LinkId, NodeId, Query, Role, Term, follower::Follower, master::Master};
 use crate::pool::{Lease, PoolView};
 
 /// What a follower without a link to its owner does about it.

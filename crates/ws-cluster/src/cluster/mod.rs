@@ -11,7 +11,7 @@
 //!
 //! The rooms: [`log`](self::log) and [`lineage`] hold the order, [`outbox`] what has no place in it yet, [`lease`]
 //! what the pool's row tells; `membership` reads the pool and decides when to ask it what, `election` decides who is
-//! master, `relay` is what master and followers do for each message. The driver is in `driver.rs`.
+//! master, `takeover` how a new one begins, `master`, `follower` and `order` are what is done for each message. The driver is in `driver.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -28,15 +28,19 @@ use crate::{
 
 mod election;
 mod entry;
+mod follower;
 mod frame;
 mod lease;
 mod lineage;
 mod log;
+mod master;
 mod membership;
+mod order;
 mod outbox;
 mod relay;
 #[cfg(test)]
 mod simulator;
+mod takeover;
 
 pub(crate) use entry::{Entry, Proposal, Seq, Ticket};
 pub(crate) use frame::{Body, Frame, Join};
@@ -45,11 +49,12 @@ pub(crate) use log::Snapshot;
 pub(crate) use outbox::Busy;
 
 use election::{Candidacy, Promises};
+use follower::Follower;
 use lease::Observation;
 use log::{Log, Marks};
+use master::Master;
 use membership::PoolSide;
 use outbox::Outbox;
-use relay::{Follower, Master};
 
 /// One run of one server: 16 random bytes, drawn anew at every start, so that a restarted process is never taken for
 /// its predecessor.
@@ -222,6 +227,8 @@ pub(crate) struct Core {
     draining: Option<Instant>,
     ended: bool,
     outputs: VecDeque<Output>,
+    #[cfg(test)]
+    mutant: Option<Mutant>,
     /// The latest time that was passed in, and the time of the last tick.
     now: Instant,
     ticked: Instant,
@@ -255,6 +262,8 @@ impl Core {
             draining: None,
             ended: false,
             outputs: VecDeque::new(),
+            #[cfg(test)]
+            mutant: None,
             config,
             now,
             ticked: now,
@@ -435,6 +444,18 @@ impl Core {
     }
 }
 
+/// A core that lacks one rule, to see that the simulator notices.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Mutant {
+    /// What is cut from the log is not proposed anew.
+    ForgetsCut,
+    /// What is proposed anew comes in any order.
+    ShufflesCut,
+    /// The master delivers and accepts at once, although other members are alive.
+    AcceptsAlone,
+}
+
 /// What the simulator looks at.
 #[cfg(test)]
 impl Core {
@@ -444,6 +465,10 @@ impl Core {
 
     fn term(&self) -> Term {
         self.term
+    }
+
+    fn is(&self, mutant: Mutant) -> bool {
+        self.mutant == Some(mutant)
     }
 
     fn reigns(&self) -> bool {

@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Answer, Core, Frame, LinkId, NodeId, Output, Query};
+use super::{Answer, Core, Frame, LinkId, Mutant, NodeId, Output, Query};
 use crate::{
     config::{ClusterConfig, LogConfig},
     pool::memory::Tables,
@@ -120,10 +120,11 @@ pub(super) struct World {
     pub(super) slow: BTreeMap<(usize, usize), Duration>,
     pub(super) checks: Checks,
     pub(super) story: VecDeque<String>,
+    pub(super) mutant: Option<Mutant>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, size: usize) -> Self {
+    pub(super) fn new(seed: u64, size: usize, mutant: Option<Mutant>) -> Self {
         let mut world = Self {
             rng: Rng(seed),
             start: Instant::now(),
@@ -140,6 +141,7 @@ impl World {
             slow: BTreeMap::new(),
             checks: Checks::default(),
             story: VecDeque::new(),
+            mutant,
         };
         for place in 0..size {
             let rate = 950 + world.rng.below(100) as u32;
@@ -176,7 +178,8 @@ impl World {
         let node = &mut self.nodes[place];
         node.id = id;
         node.paused = false;
-        node.core = Some(Core::new(now, id, node.address.clone(), ClusterConfig::default(), log));
+        let core = Core::new(now, id, node.address.clone(), ClusterConfig::default(), log);
+        node.core = Some(Core { mutant: self.mutant, ..core });
         self.tell(format!("{id:?} boots at {place}"));
         self.schedule(Duration::ZERO, place, Happening::Tick);
         self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
@@ -514,11 +517,11 @@ impl World {
     }
 
     pub(super) fn fail(&self, wrong: &str) -> ! {
-        for line in &self.story {
-            println!("{line}");
-        }
-        for node in &self.nodes {
-            println!("{:?} {:?}", node.id, node.core.as_ref().map(Core::summary));
+        if self.mutant.is_none() {
+            self.story.iter().for_each(|line| println!("{line}"));
+            for core in self.nodes.iter().filter_map(|node| node.core.as_ref()) {
+                println!("{}", core.summary());
+            }
         }
         panic!("{wrong}");
     }

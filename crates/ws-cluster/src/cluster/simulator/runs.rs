@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::World;
-use crate::cluster::Core;
+use crate::cluster::{Core, Mutant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -108,54 +108,73 @@ fn guarded(seed: u64, run: impl FnOnce(u64) + std::panic::UnwindSafe) {
     }
 }
 
+/// Faults of every kind, several at once, then peace.
+fn storm(seed: u64, mutant: Option<Mutant>) {
+    let size = 2 + (seed % 4) as usize;
+    let mut world = World::new(seed, size, mutant);
+    live(&mut world, SECOND * 5);
+    for _ in 0..world.rng.below(12) {
+        any_fault(&mut world);
+        let time = Duration::from_millis(world.rng.below(9000));
+        live(&mut world, time);
+    }
+    settle(&mut world);
+}
+
+/// One node at a time crashes, stops or leaves, and comes back before the next does.
+fn single_faults(seed: u64, mutant: Option<Mutant>) {
+    let size = 2 + (seed % 3) as usize;
+    let mut world = World::new(seed, size, mutant);
+    live(&mut world, SECOND * 12);
+    for _ in 0..3 {
+        let one = world.rng.below(size as u64) as usize;
+        match world.rng.below(4) {
+            0 | 1 => world.crash(one),
+            2 => world.pause(one),
+            _ => world.shut_down(one),
+        }
+        live(&mut world, SECOND * 12);
+        settle(&mut world);
+        live(&mut world, SECOND * 2);
+    }
+    settle(&mut world);
+    if !world.checks.extinct.is_empty() {
+        let lost = world.checks.extinct.len();
+        world.fail(&format!("{lost} accepted messages were lost with one node"));
+    }
+    assert!(world.checks.deliveries > 0);
+}
+
 #[test]
 fn whatever_happens_the_invariants_hold() {
-    for seed in seeds(300) {
-        guarded(seed, |seed| {
-            let size = 2 + (seed % 4) as usize;
-            let mut world = World::new(seed, size);
-            live(&mut world, SECOND * 5);
-            for _ in 0..world.rng.below(12) {
-                any_fault(&mut world);
-                let time = Duration::from_millis(world.rng.below(9000));
-                live(&mut world, time);
-            }
-            settle(&mut world);
-        });
-    }
+    seeds(300).into_iter().for_each(|seed| guarded(seed, |seed| storm(seed, None)));
 }
 
 #[test]
 fn one_fault_at_a_time_loses_nothing() {
-    for seed in seeds(200) {
-        guarded(seed, |seed| {
-            let size = 2 + (seed % 3) as usize;
-            let mut world = World::new(seed, size);
-            live(&mut world, SECOND * 12);
-            for _ in 0..3 {
-                let one = world.rng.below(size as u64) as usize;
-                match world.rng.below(4) {
-                    0 | 1 => world.crash(one),
-                    2 => world.pause(one),
-                    _ => world.shut_down(one),
-                }
-                live(&mut world, SECOND * 12);
-                settle(&mut world);
-                live(&mut world, SECOND * 2);
-            }
-            settle(&mut world);
-            if !world.checks.extinct.is_empty() {
-                let lost = world.checks.extinct.len();
-                world.fail(&format!("{lost} accepted messages were lost with one node"));
-            }
-            assert!(world.checks.deliveries > 0);
+    seeds(200).into_iter().for_each(|seed| guarded(seed, |seed| single_faults(seed, None)));
+}
+
+/// The simulator is worth something only if it notices what it is for.
+#[test]
+fn a_core_that_lacks_a_rule_is_caught() {
+    for mutant in [Mutant::ForgetsCut, Mutant::ShufflesCut, Mutant::AcceptsAlone] {
+        let caught = (0..2000).find_map(|seed| {
+            let run = move || {
+                storm(seed, Some(mutant));
+                single_faults(seed, Some(mutant));
+            };
+            std::panic::catch_unwind(run).err().map(|panic| (seed, panic))
         });
+        let Some((seed, panic)) = caught else { panic!("{mutant:?} was not caught") };
+        let why = panic.downcast_ref::<String>().map_or("", String::as_str);
+        println!("{mutant:?} is caught by seed {seed}: {why}");
     }
 }
 
 #[test]
 fn a_single_node_is_master_at_once_and_alone() {
-    let mut world = World::new(1, 1);
+    let mut world = World::new(1, 1, None);
     live(&mut world, SECOND);
     assert!(world.nodes[0].core.as_ref().is_some_and(Core::reigns));
     settle(&mut world);

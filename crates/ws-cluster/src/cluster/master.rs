@@ -1,0 +1,292 @@
+//! The master's side: letting nodes in, giving publishes their places, passing entries on, and delivering what
+//! enough nodes hold. How a node becomes a serving master is in `takeover`.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Instant,
+};
+
+use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, Term, relay::BATCH};
+
+/// Bytes on their way to a follower that it has not acknowledged. Enough to keep a link busy over a slow network,
+/// little beside the ring.
+const WINDOW: usize = 4 * 1024 * 1024;
+
+/// The master's side.
+#[derive(Debug)]
+pub(super) struct Master {
+    pub(super) stage: Reign,
+    pub(super) followers: BTreeMap<NodeId, Progress>,
+    /// Joins that came before this master served.
+    pub(super) waiting: BTreeMap<NodeId, (LinkId, Join)>,
+    /// Members of the last term that are on their way in: while there are any, this master is not alone.
+    pub(super) expected: BTreeSet<NodeId>,
+    /// When the last link to a follower was lost.
+    pub(super) deserted: Instant,
+    /// Own publishes up to this counter have their places.
+    pub(super) proposed: u64,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Reign {
+    /// Waits for the logs of the members of the last term.
+    Collecting {
+        missing: BTreeSet<NodeId>,
+        until: Instant,
+    },
+    /// Waits for the entries of the best log.
+    Fetching {
+        from: NodeId,
+        until: Instant,
+    },
+    Serving,
+    /// The lease is another's, by this node's own will.
+    HandedOver,
+}
+
+/// A follower as the master sees it.
+#[derive(Debug)]
+pub(super) struct Progress {
+    pub(super) link: LinkId,
+    /// It was sent, and has acknowledged, all up to here.
+    pub(super) sent: Seq,
+    pub(super) acked: Seq,
+    /// The last place and the size of each frame that it has not acknowledged.
+    pub(super) flight: VecDeque<(Seq, usize)>,
+    /// What it has to hold to be a member.
+    pub(super) goal: Seq,
+    pub(super) joined: bool,
+    /// The mark of what all members hold that it was told.
+    pub(super) held: Seq,
+}
+
+impl Master {
+    /// `heirs`: the members of the last term, whose logs are waited for until `until`.
+    pub(super) fn new(now: Instant, heirs: BTreeSet<NodeId>, until: Instant) -> Self {
+        let stage = Reign::Collecting { missing: heirs.clone(), until };
+        Self {
+            stage,
+            followers: BTreeMap::new(),
+            waiting: BTreeMap::new(),
+            expected: heirs,
+            deserted: now,
+            proposed: 0,
+        }
+    }
+
+    pub(super) fn is_serving(&self) -> bool {
+        self.stage == Reign::Serving
+    }
+
+    pub(super) fn is_handed_over(&self) -> bool {
+        self.stage == Reign::HandedOver
+    }
+
+    pub(super) fn set_handed_over(&mut self) {
+        self.stage = Reign::HandedOver;
+    }
+
+    /// A node that was waited for cannot be reached.
+    pub(super) fn miss(&mut self, node: NodeId) {
+        self.expected.remove(&node);
+        if let Reign::Collecting { missing, .. } = &mut self.stage {
+            missing.remove(&node);
+        }
+    }
+
+    /// Who can take over: `Some(None)` where there is nobody to wait for, `None` while the best is behind.
+    pub(super) fn successor(&self, last: Seq) -> Option<Option<NodeId>> {
+        let mut members = self.followers.iter().filter(|(_, follower)| follower.joined).peekable();
+        if members.peek().is_none() {
+            return Some(None);
+        }
+        members.find(|(_, follower)| follower.acked == last).map(|(&node, _)| Some(node))
+    }
+}
+
+impl Core {
+    pub(super) fn handle_join(&mut self, link: LinkId, peer: NodeId, join: Join) {
+        let Role::Master(master) = &mut self.role else { return };
+        match master.stage {
+            Reign::Serving => self.welcome(link, peer, &join),
+            Reign::HandedOver => self.send_standing(link),
+            Reign::Collecting { .. } | Reign::Fetching { .. } => {
+                master.waiting.insert(peer, (link, join));
+                self.tick_reign();
+            }
+        }
+    }
+
+    pub(super) fn welcome(&mut self, link: LinkId, peer: NodeId, join: &Join) {
+        let last = self.log.last();
+        let agreed = self.log.lineage().agreement(last, &join.lineage, join.last);
+        let anew = agreed < self.log.base() || agreed < join.base;
+        let snapshot = anew.then(|| self.log.snapshot());
+        let begin = if anew { self.log.base() } else { agreed };
+        let Role::Master(master) = &mut self.role else { return };
+        let progress =
+            Progress { link, sent: begin, acked: 0, flight: VecDeque::new(), goal: last, joined: false, held: 0 };
+        if master.followers.insert(peer, progress).is_some_and(|before| before.joined) {
+            // Until a later view shows nobody, it counts as alive: it was a member a moment ago.
+            master.deserted = self.now;
+        }
+        self.send(link, Body::Welcome { attempt: join.attempt, agreed, snapshot });
+    }
+
+    pub(super) fn handle_ack(&mut self, link: LinkId, peer: NodeId, seq: Seq) {
+        let last = self.log.last();
+        let Role::Master(master) = &mut self.role else { return };
+        let Some(follower) = master.followers.get_mut(&peer).filter(|follower| follower.link == link) else { return };
+        if seq > last || seq < follower.acked {
+            return self.hang_up(link);
+        }
+        follower.acked = seq;
+        follower.flight.retain(|(sent, _)| *sent > seq);
+        if !follower.joined && seq >= follower.goal {
+            follower.joined = true;
+            follower.goal = last;
+            master.expected.remove(&peer);
+            self.pool.lost.remove(&peer);
+            self.send(link, Body::Joined);
+        }
+        self.advance();
+    }
+
+    pub(super) fn handle_propose(&mut self, link: LinkId, peer: NodeId, proposals: Vec<Proposal>) {
+        match &self.role {
+            Role::Master(master)
+                if master.is_serving() && master.followers.get(&peer).is_some_and(|one| one.link == link) =>
+            {
+                self.sequence(proposals);
+            }
+            // Sent again to whoever lets its sender in.
+            _ => {}
+        }
+    }
+
+    /// Gives each proposal its place, unless the log has it.
+    pub(super) fn sequence(&mut self, proposals: Vec<Proposal>) {
+        // A master that leaves gives no more places: its successor does.
+        if self.draining.is_some() {
+            return;
+        }
+        for mut proposal in proposals {
+            if self.log.knows(proposal.ticket) {
+                continue;
+            }
+            if proposal.key.as_ref().is_some_and(|key| self.log.knows_key(key)) {
+                proposal.content = None;
+            }
+            let entry = Entry { term: self.term, seq: self.log.last() + 1, proposal };
+            self.log.append(self.now, entry, self.me);
+        }
+        self.advance();
+    }
+
+    /// The entries after `seq` that make one frame, the spans they need and their size.
+    pub(super) fn batch(&self, seq: Seq, room: usize) -> (Vec<Span>, Vec<Entry>, usize) {
+        let mut size = 0;
+        let entries: Vec<Entry> = self
+            .log
+            .after(seq)
+            .take_while(|entry| {
+                let fits = size == 0 || size + entry.proposal.size() <= BATCH.min(room);
+                size += if fits { entry.proposal.size() } else { 0 };
+                fits
+            })
+            .cloned()
+            .collect();
+        let terms: BTreeSet<Term> = entries.iter().map(|entry| entry.term).collect();
+        let spans = self.log.lineage().spans().iter().filter(|span| terms.contains(&span.term)).copied().collect();
+        (spans, entries, size)
+    }
+
+    /// Sends a follower what it lacks, as far as the window allows.
+    pub(super) fn pump(&mut self, peer: NodeId) {
+        let (base, last) = (self.log.base(), self.log.last());
+        loop {
+            let held = self.held();
+            let Role::Master(master) = &self.role else { return };
+            let Some(follower) = master.followers.get(&peer) else { return };
+            let in_flight: usize = follower.flight.iter().map(|(_, size)| size).sum();
+            let (link, sent) = (follower.link, follower.sent);
+            if sent < base {
+                // It fell behind the ring.
+                return self.hang_up(link);
+            }
+            if sent >= last || in_flight >= WINDOW {
+                return;
+            }
+            let (spans, entries, size) = self.batch(sent, WINDOW - in_flight);
+            let sent = entries.last().map_or(last, |entry| entry.seq);
+            if let Role::Master(master) = &mut self.role
+                && let Some(follower) = master.followers.get_mut(&peer)
+            {
+                follower.sent = sent;
+                follower.flight.push_back((sent, size));
+                follower.held = held;
+            }
+            self.send(link, Body::Append { spans, entries, held });
+        }
+    }
+
+    pub(super) fn pump_all(&mut self) {
+        let Role::Master(master) = &self.role else { return };
+        let peers: Vec<NodeId> = master.followers.keys().copied().collect();
+        peers.into_iter().for_each(|peer| self.pump(peer));
+    }
+
+    /// Up to where all members hold the log.
+    pub(super) fn held(&self) -> Seq {
+        let Role::Master(master) = &self.role else { return self.delivered };
+        let members = master.followers.values().filter(|follower| follower.joined);
+        members.map(|follower| follower.acked).min().unwrap_or(self.log.last()).min(self.delivered)
+    }
+
+    /// Whether nobody else could hold anything: then one holder is all that can be had.
+    pub(super) fn is_alone(&self, master: &Master) -> bool {
+        let bereft = master.followers.values().all(|follower| !follower.joined) && master.expected.is_empty();
+        bereft
+            && ((self.shown_alone() && self.pool.viewed_after(master.deserted))
+                || self.pool.failed_since(master.deserted))
+    }
+
+    /// Delivers and accepts, on the master, what enough nodes hold.
+    pub(super) fn advance(&mut self) {
+        let Role::Master(master) = &self.role else { return };
+        if !(master.is_serving() || master.is_handed_over()) {
+            return;
+        }
+        let members = master.followers.values().filter(|follower| follower.joined);
+        let held = members.map(|follower| follower.acked).max().unwrap_or(0);
+        let last = self.log.last();
+        let alone = held < last && self.is_alone(master);
+        #[cfg(test)]
+        let alone = alone || self.is(super::Mutant::AcceptsAlone);
+        if !alone && held < last && master.followers.is_empty() && self.delivered < last {
+            self.pool.read_soon();
+        }
+        self.deliver_to(if alone { last } else { held });
+    }
+
+    /// Trims the master's log; a member that holds it back is let go.
+    pub(super) fn keep_ring(&mut self) {
+        let surplus = self.log.surplus(self.now);
+        let held = self.held();
+        let Role::Master(master) = &mut self.role else { return };
+        let behind = |follower: &&Progress| follower.joined && follower.acked < surplus;
+        let laggards: Vec<LinkId> = master.followers.values().filter(behind).map(|follower| follower.link).collect();
+        let tell = master.followers.values_mut().filter(|follower| follower.joined && follower.held < held);
+        let tell: Vec<LinkId> = tell
+            .map(|follower| {
+                follower.held = held;
+                follower.link
+            })
+            .collect();
+        for link in tell {
+            self.send(link, Body::Append { spans: Vec::new(), entries: Vec::new(), held });
+        }
+        laggards.into_iter().for_each(|link| self.hang_up(link));
+        self.trim(self.held());
+    }
+}

@@ -1,0 +1,84 @@
+//! What every node does with the one order: extend its log, cut it where the master's differs, begin anew behind it,
+//! deliver it to the own clients.
+
+use super::{Core, Entry, Output, Seq, Snapshot, Span, Ticket};
+
+impl Core {
+    /// Appends entries that follow the last one; `false` where they do not.
+    pub(super) fn extend(&mut self, spans: &[Span], entries: Vec<Entry>) -> bool {
+        for entry in entries {
+            let owner = spans.iter().find(|span| span.term == entry.term).map(|span| span.owner);
+            let owner = owner.or_else(|| self.log.lineage().spans().last().map(|span| span.owner));
+            let follows = entry.seq == self.log.last() + 1 && entry.term >= self.log.last_term();
+            let (Some(owner), true) = (owner, follows) else { return false };
+            self.log.append(self.now, entry, owner);
+        }
+        true
+    }
+
+    /// Cuts what the master never saw, to propose it anew.
+    pub(super) fn cut(&mut self, agreed: Seq) {
+        let cut = self.log.truncate(agreed);
+        self.give_back(cut);
+    }
+
+    /// Drops the log for the master's. What lies after `agreed` the master never saw.
+    pub(super) fn begin_anew(&mut self, agreed: Seq, snapshot: Snapshot) {
+        let base = snapshot.base;
+        let fresh = self.log.last() == 0;
+        let settled = snapshot.marks.clone();
+        let held = self.log.restart(self.now, snapshot);
+        self.give_back(held.into_iter().filter(|entry| entry.seq > agreed).collect());
+        self.delivered = base;
+        if !fresh {
+            self.outputs.push_back(Output::Reset);
+        }
+        // What was sequenced before the base will not be seen in order any more.
+        let known: Vec<_> = self.outbox.tickets().collect();
+        for ticket in known {
+            if settled.iter().any(|mark| mark.origin == ticket.origin && mark.counter >= ticket.counter) {
+                self.settle(ticket);
+            }
+        }
+    }
+
+    pub(super) fn give_back(&mut self, cut: Vec<Entry>) {
+        if let Some(first) = cut.first() {
+            self.delivered = self.delivered.min(first.seq - 1);
+        }
+        // An entry without content stands for one that had the same key: there is nothing to propose, but whoever
+        // waits for it must still learn of it.
+        #[cfg(test)]
+        if self.is(super::Mutant::ForgetsCut) {
+            return;
+        }
+        self.outbox.give_back(cut.into_iter().map(|entry| entry.proposal));
+    }
+
+    /// Delivers all up to `seq`, in order.
+    pub(super) fn deliver_to(&mut self, seq: Seq) {
+        while self.delivered < seq {
+            let Some(entry) = self.log.at(self.delivered + 1).cloned() else { break };
+            self.delivered += 1;
+            let ticket = entry.proposal.ticket;
+            // Of one origin nothing new comes after what it published later.
+            let repeated = self.handed.covers(ticket);
+            self.handed.raise(ticket, self.now);
+            self.outputs.push_back(Output::Deliver { entry, repeated });
+            self.settle(ticket);
+        }
+    }
+
+    pub(super) fn settle(&mut self, ticket: Ticket) {
+        if self.outbox.settle(ticket) {
+            self.outputs.push_back(Output::Accepted { counter: ticket.counter });
+        }
+    }
+
+    /// Trims what the limits want gone, as far as all members hold it.
+    pub(super) fn trim(&mut self, held: Seq) {
+        let surplus = self.log.surplus(self.now).min(held).min(self.delivered);
+        self.log.trim(self.now, surplus);
+        self.handed.forget(self.now, self.log.memory());
+    }
+}
