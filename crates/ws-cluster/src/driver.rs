@@ -2,7 +2,7 @@
 //! what came of it. Nothing is decided here.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -88,7 +88,7 @@ enum Event {
     LinkUp { link: LinkId, peer: NodeId, dialled: bool, outgoing: Outgoing },
     LinkDown(LinkId),
     Frames(LinkId, Vec<Frame>),
-    DialFailed { node: NodeId, refused: bool },
+    DialFailed { node: NodeId, address: String, error: LinkError },
     Answer(Answer),
     ShutDown(oneshot::Sender<()>),
 }
@@ -188,6 +188,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
         events: events.downgrade(),
         shared: shared.clone(),
         links: HashMap::new(),
+        unreachable: HashSet::new(),
         waiting: HashMap::new(),
         leaving: Vec::new(),
         ended: false,
@@ -205,6 +206,8 @@ struct Driver {
     events: mpsc::WeakSender<Event>,
     shared: Arc<Shared>,
     links: HashMap<LinkId, Outgoing>,
+    /// Nodes whose last dial failed.
+    unreachable: HashSet<NodeId>,
     /// Who waits for the acceptance of an own publish.
     waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>>,
     /// Who waits for the end of the shutdown.
@@ -248,6 +251,7 @@ impl Driver {
             Event::LinkUp { link, peer, dialled, outgoing } => {
                 if !self.ended {
                     tracing::info!(?peer, dialled, "linked");
+                    self.unreachable.remove(&peer);
                     self.links.insert(link, outgoing);
                     self.core.handle_link_up(now, link, peer, dialled);
                 }
@@ -259,7 +263,14 @@ impl Driver {
             Event::Frames(link, frames) => {
                 frames.into_iter().for_each(|frame| self.core.handle_frame(now, link, frame));
             }
-            Event::DialFailed { node, refused } => self.core.handle_dial_failed(now, node, refused),
+            Event::DialFailed { node, address, error } => {
+                // Once for each loss: it is dialled again twice a second.
+                if self.unreachable.insert(node) {
+                    tracing::warn!(?node, address, %error, "a node cannot be reached; it is tried again");
+                }
+                let refused = matches!(error, LinkError::Refused | LinkError::OtherNode);
+                self.core.handle_dial_failed(now, node, refused);
+            }
             Event::Answer(answer) => self.core.handle_pool(now, answer),
             Event::ShutDown(done) if self.ended => {
                 let _ = done.send(());
@@ -358,14 +369,7 @@ impl Driver {
             let dialled = link::dial(&address, Some(node), Purpose::Node, &shared.passport);
             match timeout(limit, dialled).await.unwrap_or(Err(LinkError::Silent)) {
                 Ok((peer, socket)) => run_link(&events, &shared, peer, true, socket).await,
-                Err(error) => {
-                    match &error {
-                        LinkError::Mismatch(why) => tracing::error!(?node, address, why, "a node refuses the link"),
-                        error => tracing::debug!(?node, address, %error, "a node cannot be reached"),
-                    }
-                    let refused = matches!(error, LinkError::Refused | LinkError::OtherNode);
-                    let _ = events.send(Event::DialFailed { node, refused }).await;
-                }
+                Err(error) => drop(events.send(Event::DialFailed { node, address, error }).await),
             }
         });
     }
