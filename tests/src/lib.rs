@@ -2,5 +2,7 @@
 
 pub mod client;
 mod mariadb;
+mod server;
 
 pub use mariadb::MariaDb;
+pub use server::WsServer;

@@ -333,8 +333,12 @@ impl Driver {
             if known.master != status.master || known.term != status.term {
                 tracing::info!(term = status.term, master = ?status.master, "the cluster changed");
             }
-            if known.degraded != status.degraded {
-                tracing::warn!(degraded = status.degraded.unwrap_or("no longer"), "degraded");
+            // Every node begins without a master, which is no news.
+            if known.degraded != status.degraded && *known != Status::default() {
+                match status.degraded {
+                    Some(why) => tracing::warn!(why, "degraded"),
+                    None => tracing::info!("no longer degraded"),
+                }
             }
             *known = status;
             changed

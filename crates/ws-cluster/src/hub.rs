@@ -101,6 +101,10 @@ impl Hub {
         }
     }
 
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
     /// An id that no other connection has or had.
     pub(crate) fn next_id(&self) -> ConnectionId {
         ConnectionId { node: self.node, local: self.next.fetch_add(1, Ordering::Relaxed) }
@@ -217,7 +221,8 @@ impl Hub {
         *self.open.borrow()
     }
 
-    fn message(&self, target: &Target, message: &Outgoing<'_>, since: u64) {
+    /// Sends a message to those of the clients numbered `since` and up whom it is for.
+    pub(crate) fn message(&self, target: &Target, message: &Outgoing<'_>, since: u64) {
         let index = self.index.read();
         let exceptions = target.except_connection.is_some() || target.except_user.is_some();
         let deliver = |client: &Arc<Client>, certain: bool| {

@@ -23,6 +23,12 @@ const ENVELOPE_SIZE: usize = 64 * 1024;
 
 /// A message that is fit to be published.
 pub(crate) fn message(action: &str, details: Value, target: Target) -> Result<Content, PublishError> {
+    let details = self::details(action, details)?;
+    Ok(Content::Message { target, action: action.to_owned(), details })
+}
+
+/// The encoded details of a message that is fit to be sent.
+pub(crate) fn details(action: &str, details: Value) -> Result<Bytes, PublishError> {
     if !(1..=ACTION_SIZE).contains(&action.len()) {
         return Err(PublishError::Invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
     }
@@ -31,7 +37,7 @@ pub(crate) fn message(action: &str, details: Value, target: Target) -> Result<Co
     if size > PUBLISH_SIZE {
         return Err(PublishError::TooLarge { size, limit: PUBLISH_SIZE });
     }
-    Ok(Content::Message { target, action: action.to_owned(), details })
+    Ok(details)
 }
 
 /// An idempotency key that is fit to be used.

@@ -2,6 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use bytes::Bytes;
 use url::Url;
 
 use super::{Server, Shared, http::PublishKey};
@@ -51,6 +52,7 @@ pub struct ServerBuilder {
     allowed_origins: Vec<Origin>,
     trusted_proxies: TrustedProxies,
     publish_key: Option<String>,
+    pages: Vec<(String, Bytes)>,
     config: Config,
 }
 
@@ -69,6 +71,7 @@ impl ServerBuilder {
             allowed_origins: Vec::new(),
             trusted_proxies: TrustedProxies::default(),
             publish_key: None,
+            pages: Vec::new(),
             config: Config::default(),
         }
     }
@@ -148,6 +151,13 @@ impl ServerBuilder {
         self
     }
 
+    /// Adds an HTML page, UTF-8, that is served to everybody at a path which the server does not use itself, as `/`:
+    /// for a program that has a page or two and no web server of its own.
+    pub fn page(mut self, path: impl Into<String>, html: impl Into<Bytes>) -> Self {
+        self.pages.push((path.into(), html.into()));
+        self
+    }
+
     /// Intervals and limits.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -168,6 +178,13 @@ impl ServerBuilder {
         }
         if self.publish_key.as_deref() == Some("") {
             return Err(config("the publish key is empty"));
+        }
+        let mut pages = HashMap::new();
+        for (path, html) in self.pages {
+            check_path(&path)?;
+            if path == self.path || pages.insert(path.clone(), html).is_some() {
+                return Err(config(format!("the path {path:?} is used twice")));
+            }
         }
         let mut actions: HashMap<String, Arc<dyn ActionHandler>> = HashMap::new();
         for (name, handler) in self.actions {
@@ -202,6 +219,7 @@ impl ServerBuilder {
                 .publish_key
                 .map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?)))
                 .transpose()?,
+            pages,
             hub,
             cluster,
         })))

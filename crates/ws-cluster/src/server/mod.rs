@@ -3,6 +3,7 @@
 
 use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
@@ -12,12 +13,12 @@ use tokio::{
 };
 
 use crate::{
-    ActionHandler, Authenticator, Config, PublishError, StartError, Status, Target,
+    ActionHandler, Authenticator, Config, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
     driver::Cluster,
     hub::Hub,
     publish,
-    wire::content::Content,
+    wire::{client::Outgoing, content::Content},
 };
 
 mod builder;
@@ -46,6 +47,8 @@ struct Shared {
     allowed_origins: Vec<Origin>,
     trusted_proxies: TrustedProxies,
     publish_key: Option<http::PublishKey>,
+    /// HTML by path.
+    pages: HashMap<String, Bytes>,
     hub: Arc<Hub>,
     cluster: Cluster,
 }
@@ -203,9 +206,28 @@ impl Server {
         self.0.cluster.publish(&Content::CloseUser(id.to_owned()), None).await
     }
 
+    /// Delivers a message to those of this node's own connections that `target` means, at once and without the
+    /// cluster: at most once, and in no order with what is published. For what concerns this node only; everything
+    /// else is [published](Self::publish), with the same limits.
+    pub fn deliver(&self, action: &str, details: impl Into<Value>, target: &Target) -> Result<(), PublishError> {
+        let details = publish::details(action, details.into())?;
+        self.0.hub.message(target, &Outgoing::new(action, &details), 0);
+        Ok(())
+    }
+
+    /// Which node of the cluster this is. Drawn anew at each start.
+    pub fn node(&self) -> NodeId {
+        self.0.hub.node()
+    }
+
     /// How this node stands in the cluster, as of now.
     pub fn status(&self) -> Status {
         self.0.cluster.status().borrow().clone()
+    }
+
+    /// Tells whenever [`status`](Self::status) changes. What changed and changed back meanwhile is not seen.
+    pub fn watch(&self) -> watch::Receiver<Status> {
+        self.0.cluster.status()
     }
 
     /// Waits until this node takes clients; [`start`](crate::ServerBuilder::start) returns before. While it has no

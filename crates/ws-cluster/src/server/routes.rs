@@ -44,33 +44,36 @@ impl Server {
     /// Answers any request: clients at their [path](crate::ServerBuilder::path), links of other nodes at
     /// `/_cluster/v1`, the browser client at `/ws-cluster.js`, `/health` (200 while the process lives), `/ready`
     /// (200, or 503 where clients are better sent to other nodes), and with a
-    /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish` and `POST /_close`. All else is 404.
+    /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish` and `POST /_close`; and its
+    /// [pages](crate::ServerBuilder::page). All else is 404.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
         match request.uri().path() {
             path if path == self.0.path => self.upgrade(request).await,
             LINK => self.link(request),
             PUBLISH | CLOSE if self.0.publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
             PUBLISH => self.publish_request(request).await,
             CLOSE => self.close_request(request).await,
-            CLIENT | HEALTH | READY if !matches!(*request.method(), Method::GET | Method::HEAD) => {
-                let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only GET");
-                response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
-                response
-            }
-            CLIENT => client_source(),
+            CLIENT | HEALTH | READY if !reads => only_get(),
+            // An hour, since it changes with the server's version only.
+            CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
             HEALTH => answer(StatusCode::OK, "alive"),
             READY if self.status().ready => answer(StatusCode::OK, "ready"),
             READY => busy("not ready"),
-            _ => answer(StatusCode::NOT_FOUND, "not found"),
+            path => match self.0.pages.get(path) {
+                Some(_) if !reads => only_get(),
+                Some(html) => document("text/html; charset=utf-8", "no-cache", html.clone()),
+                None => answer(StatusCode::NOT_FOUND, "not found"),
+            },
         }
     }
 
-    /// The clients' path, the links', the browser client and, with a publish key, publishing and closing, to be
+    /// The clients' path, the links', the browser client, pages and, with a publish key, publishing and closing, to be
     /// merged into an application's own router. Serve it with
     /// `into_make_service_with_connect_info::<SocketAddr>()`, so that clients' addresses are known.
     #[cfg(feature = "axum")]
@@ -79,6 +82,7 @@ impl Server {
         if self.0.publish_key.is_some() {
             paths.extend([PUBLISH, CLOSE]);
         }
+        paths.extend(self.0.pages.keys().map(String::as_str));
         paths.into_iter().fold(axum::Router::new(), |router, path| {
             let server = self.clone();
             let handle = move |request: axum::extract::Request| {
@@ -107,11 +111,16 @@ impl Server {
     }
 }
 
-fn client_source() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(CLIENT_SOURCE.as_bytes())));
+fn only_get() -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only GET");
+    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+    response
+}
+
+fn document(content_type: &'static str, caching: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static("text/javascript; charset=utf-8"));
-    // An hour, since it changes with the server's version only.
-    headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("public, max-age=3600"));
+    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static(caching));
     response
 }

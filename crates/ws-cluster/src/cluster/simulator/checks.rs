@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::cluster::{Core, Entry, NodeId, Seq, Term, Ticket};
 
 /// The master that wrote it is part of a place: tables that were emptied let a term be used twice.
-pub(in crate::cluster) type Place = (Term, NodeId, Seq);
+type Place = (Term, NodeId, Seq);
 
 /// What one node handed to its clients.
 #[derive(Default)]

@@ -22,10 +22,10 @@ use checks::Checks;
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
 
 /// A small generator of the splitmix family: the runs need speed and repeatability, not quality.
-pub(super) struct Rng(u64);
+struct Rng(u64);
 
 impl Rng {
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -101,30 +101,30 @@ impl Ord for Event {
     }
 }
 
-pub(super) struct World {
-    pub(super) rng: Rng,
+struct World {
+    rng: Rng,
     start: Instant,
-    pub(super) now: Duration,
+    now: Duration,
     events: BinaryHeap<Event>,
     order: u64,
     links: LinkId,
     incarnations: u32,
-    pub(super) nodes: Vec<Node>,
-    pub(super) tables: Tables,
-    pub(super) db_down: bool,
+    nodes: Vec<Node>,
+    tables: Tables,
+    db_down: bool,
     /// Of a hundred queries, how many lose their answer after they took effect.
-    pub(super) lost_answers: u64,
+    lost_answers: u64,
     /// Directions in which nothing passes.
-    pub(super) cuts: BTreeSet<(usize, usize)>,
+    cuts: BTreeSet<(usize, usize)>,
     /// Added to the delay of a direction.
-    pub(super) slow: BTreeMap<(usize, usize), Duration>,
-    pub(super) checks: Checks,
-    pub(super) story: VecDeque<String>,
-    pub(super) mutant: Option<Mutant>,
+    slow: BTreeMap<(usize, usize), Duration>,
+    checks: Checks,
+    story: VecDeque<String>,
+    mutant: Option<Mutant>,
 }
 
 impl World {
-    pub(super) fn new(seed: u64, size: usize, mutant: Option<Mutant>) -> Self {
+    fn new(seed: u64, size: usize, mutant: Option<Mutant>) -> Self {
         let mut world = Self {
             rng: Rng(seed),
             start: Instant::now(),
@@ -160,14 +160,14 @@ impl World {
         world
     }
 
-    pub(super) fn tell(&mut self, line: String) {
+    fn tell(&mut self, line: String) {
         self.story.push_back(format!("{:>9.3}  {line}", self.now.as_secs_f64()));
         if self.story.len() > 400 {
             self.story.pop_front();
         }
     }
 
-    pub(super) fn boot(&mut self, place: usize) {
+    fn boot(&mut self, place: usize) {
         self.incarnations += 1;
         let mut id = [0; 16];
         id[..2].copy_from_slice(&[place as u8 + 0xa0, self.incarnations as u8]);
@@ -185,7 +185,7 @@ impl World {
         self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
     }
 
-    pub(super) fn crash(&mut self, place: usize) {
+    fn crash(&mut self, place: usize) {
         let id = self.nodes[place].id;
         self.tell(format!("{id:?} crashes"));
         let Some(core) = self.nodes[place].core.take() else { return };
@@ -196,13 +196,13 @@ impl World {
         }
     }
 
-    pub(super) fn pause(&mut self, place: usize) {
+    fn pause(&mut self, place: usize) {
         let id = self.nodes[place].id;
         self.tell(format!("{id:?} stops"));
         self.nodes[place].paused = true;
     }
 
-    pub(super) fn resume(&mut self, place: usize) {
+    fn resume(&mut self, place: usize) {
         let id = self.nodes[place].id;
         self.tell(format!("{id:?} goes on"));
         self.nodes[place].paused = false;
@@ -211,11 +211,11 @@ impl World {
         }
     }
 
-    pub(super) fn cut_database(&mut self, place: usize, cut: bool) {
+    fn cut_database(&mut self, place: usize, cut: bool) {
         self.nodes[place].db_cut = cut;
     }
 
-    pub(super) fn publish(&mut self, place: usize, key: Option<Bytes>) {
+    fn publish(&mut self, place: usize, key: Option<Bytes>) {
         let now = self.local(place);
         let node = &mut self.nodes[place];
         if node.paused {
@@ -227,7 +227,7 @@ impl World {
         }
     }
 
-    pub(super) fn shut_down(&mut self, place: usize) {
+    fn shut_down(&mut self, place: usize) {
         let now = self.local(place);
         let id = self.nodes[place].id;
         self.tell(format!("{id:?} shuts down"));
@@ -237,7 +237,7 @@ impl World {
         }
     }
 
-    pub(super) fn heal(&mut self) {
+    fn heal(&mut self) {
         self.tell("all heals".into());
         self.cuts.clear();
         self.slow.clear();
@@ -254,7 +254,7 @@ impl World {
     }
 
     /// Lets time pass.
-    pub(super) fn run(&mut self, time: Duration) {
+    fn run(&mut self, time: Duration) {
         let end = self.now + time;
         while self.events.peek().is_some_and(|event| event.at <= end) {
             let Some(Event { at, place, incarnation, what, .. }) = self.events.pop() else { break };
@@ -516,7 +516,7 @@ impl World {
         self.schedule(delay, place, Happening::Answer(answer));
     }
 
-    pub(super) fn fail(&self, wrong: &str) -> ! {
+    fn fail(&self, wrong: &str) -> ! {
         if self.mutant.is_none() {
             self.story.iter().for_each(|line| println!("{line}"));
             for core in self.nodes.iter().filter_map(|node| node.core.as_ref()) {

@@ -1,0 +1,166 @@
+//! `--demo`: a page on which a person sees the cluster live, its three actions, and sessions that are only a name in
+//! the URL.
+
+use async_trait::async_trait;
+use serde_json::json;
+use tokio::sync::mpsc;
+use ws_cluster::{
+    ActionError, ActionHandler, AuthenticationError, Authenticator, ConnectionId, Credentials, Handshake, Identity,
+    Request, Server, ServerBuilder, Target,
+};
+
+use crate::short;
+
+const PAGE: &str = include_str!("demo.html");
+/// Where the page says at which path to connect.
+const PATH: &str = r#"data-path="/WebSockets""#;
+
+/// What tells each page how the cluster stands.
+pub(crate) struct Demo {
+    /// Who has come. Unbounded: a handler must not wait here, and there are never more than connections.
+    arrivals: mpsc::UnboundedSender<ConnectionId>,
+    arrived: mpsc::UnboundedReceiver<ConnectionId>,
+}
+
+impl Demo {
+    pub(crate) fn new() -> Self {
+        let (arrivals, arrived) = mpsc::unbounded_channel();
+        Self { arrivals, arrived }
+    }
+
+    /// Adds page, actions and sessions.
+    pub(crate) fn add_to(&self, builder: ServerBuilder, path: &str) -> ServerBuilder {
+        builder
+            .page("/", PAGE.replacen(PATH, &format!(r#"data-path="{path}""#), 1))
+            .authenticator(ByName)
+            .action("Client/authentication", Arrival(self.arrivals.clone()))
+            .action("demo/node", Arrival(self.arrivals.clone()))
+            .action("hello", Hello)
+            .action("say", Say)
+            .action("tell", Tell)
+    }
+
+    /// Tells each page when it has come, and all of them when something has changed. One task for both, so that no
+    /// page is left with the older of two states.
+    pub(crate) async fn show(mut self, server: Server) {
+        // The handlers have theirs; they end with the server.
+        drop(self.arrivals);
+        let mut status = server.watch();
+        loop {
+            let target = tokio::select! {
+                changed = status.changed() => match changed {
+                    Ok(()) => Target::all(),
+                    Err(_) => return,
+                },
+                connection = self.arrived.recv() => match connection {
+                    Some(connection) => Target::connection(connection),
+                    None => return,
+                },
+            };
+            let state = state(&server);
+            if let Err(error) = server.deliver("demo/node", json!([state]), &target) {
+                tracing::warn!(%error, "the pages are not told of the cluster");
+            }
+        }
+    }
+}
+
+fn state(server: &Server) -> serde_json::Value {
+    let status = server.status();
+    let nodes = status.nodes.iter().map(|node| {
+        let master = status.master == Some(node.node);
+        json!({ "node": short(node.node), "address": node.address, "master": master })
+    });
+    let nodes: Vec<_> = nodes.collect();
+    let own = server.node();
+    let address = status.nodes.iter().find(|node| node.node == own).map(|node| &node.address);
+    json!({
+        "node": short(own),
+        "address": address,
+        "term": status.term,
+        "master": status.master.map(short),
+        "nodes": nodes,
+    })
+}
+
+/// Believes the name in `?user=`.
+struct ByName;
+
+#[async_trait]
+impl Authenticator for ByName {
+    async fn authenticate(
+        &self,
+        handshake: &Handshake,
+        _credentials: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        let name = handshake.query("user").map(|name| name.trim().to_owned());
+        Ok(name.filter(|name| !name.is_empty()).map(|name| Identity::user(&*name).session(name)))
+    }
+
+    fn uses_cookies(&self) -> bool {
+        false
+    }
+}
+
+/// A page wants to know how the cluster stands: a user's when it has come, a guest's when it asks.
+struct Arrival(mpsc::UnboundedSender<ConnectionId>);
+
+#[async_trait]
+impl ActionHandler for Arrival {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        // Nobody listens any more when the server ends.
+        let _ = self.0.send(request.connection());
+        Ok(())
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}
+
+/// `hello [text]` comes back to every tab of the user.
+struct Hello;
+
+#[async_trait]
+impl ActionHandler for Hello {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        if request.details().is_empty() {
+            return Err(ActionError::bad_request("No hello message:("));
+        }
+        request.reply(request.details()).await
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}
+
+/// `say [text]` goes to all, as `said [user, text]`.
+struct Say;
+
+#[async_trait]
+impl ActionHandler for Say {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        let (text,): (&str,) = request.parse()?;
+        Ok(request.publish("said", json!([request.user(), text]), Target::all()).await?)
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}
+
+/// `tell [user, text]` goes to that user, as `told [from, text]`.
+struct Tell;
+
+#[async_trait]
+impl ActionHandler for Tell {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        let (user, text): (&str, &str) = request.parse()?;
+        Ok(request.publish("told", json!([request.user(), text]), Target::user(user)).await?)
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}

@@ -1,0 +1,69 @@
+//! The key beside an SQLite pool, so that nodes on one machine need no set-up: made once, by whichever process comes
+//! first, readable to its user only.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, ErrorKind, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use crate::{Failure, Outcome};
+
+/// The key in the file `POOL.key`, made where it is missing.
+pub(crate) fn beside(pool: &Path) -> Outcome<Vec<u8>> {
+    let path = with_suffix(pool, ".key");
+    read_or_make(&path).map_err(|error| {
+        Failure::setup(format!("the key file {} cannot be used ({error}): give --key", path.display()))
+    })
+}
+
+fn read_or_make(path: &Path) -> io::Result<Vec<u8>> {
+    match read(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => {}
+        outcome => return outcome,
+    }
+    make(path)?;
+    read(path)
+}
+
+fn read(path: &Path) -> io::Result<Vec<u8>> {
+    let key = fs::read(path)?.trim_ascii().to_vec();
+    if fs::metadata(path)?.permissions().mode() & 0o077 != 0 {
+        tracing::warn!(path = %path.display(), "others can read the key: make its file accessible to its user only");
+    }
+    Ok(key)
+}
+
+/// Makes the file whole or not at all: it is written under another name, and a link does not replace what another
+/// process made meanwhile.
+fn make(path: &Path) -> io::Result<()> {
+    // The name is random: process ids are not unique where containers share a directory.
+    let draft = with_suffix(path, &format!(".{}", hex(&random::<8>()?)));
+    let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
+    let written = file
+        .write_all(format!("{}\n", hex(&random::<32>()?)).as_bytes())
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::hard_link(&draft, path));
+    fs::remove_file(&draft)?;
+    match written {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        outcome => outcome,
+    }
+}
+
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut path = path.as_os_str().to_owned();
+    path.push(suffix);
+    path.into()
+}
+
+fn random<const N: usize>() -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -1,0 +1,55 @@
+//! `pool`: what the pool says of a cluster, for people.
+
+use std::fmt::Write;
+
+use ws_cluster::{ClusterConfig, MySqlPool, pool::PoolView};
+
+use crate::{Outcome, cli::List, pool::Opened, say, short};
+
+pub(crate) async fn list(list: List) -> Outcome {
+    if list.schema {
+        say(MySqlPool::schema().trim_end());
+        return Ok(());
+    }
+    let view = Opened::at(&list.place).await?.read(&list.place.cluster).await?;
+    say(table(&list.place.cluster, &view).trim_end());
+    Ok(())
+}
+
+fn table(cluster: &str, view: &PoolView) -> String {
+    let mut text = match &view.lease {
+        Some(lease) => format!("Cluster {cluster}, term {}", lease.term),
+        None => format!("Cluster {cluster}, no term yet"),
+    };
+    let owner = view.lease.and_then(|lease| lease.owner);
+    let master = match owner {
+        Some(owner) => format!("master {}", short(owner)),
+        None => "no master".to_owned(),
+    };
+    // Writing to a string does not fail, here and below.
+    let _ = writeln!(text, ", {master}");
+    if view.nodes.is_empty() {
+        text.push_str("No nodes\n");
+        return text;
+    }
+    let timeout = ClusterConfig::default().member_timeout;
+    let header = ["NODE", "ADDRESS", "ROLE", "SEEN"].map(str::to_owned);
+    let rows = view.nodes.iter().map(|row| {
+        let joined = view.lease.is_some_and(|lease| row.joined == Some(lease.term));
+        let role = match () {
+            () if row.age > timeout => "gone",
+            () if owner == Some(row.node) => "master",
+            () if joined => "member",
+            () => "joining",
+        };
+        [short(row.node), row.address.clone(), role.to_owned(), format!("{:.1} s ago", row.age.as_secs_f64())]
+    });
+    let rows: Vec<_> = std::iter::once(header).chain(rows).collect();
+    let width = |column: usize| rows.iter().map(|row: &[String; 4]| row[column].len()).max().unwrap_or_default();
+    let widths = [width(0), width(1), width(2)];
+    for [node, address, role, seen] in &rows {
+        let [first, second, third] = widths;
+        let _ = writeln!(text, "{node:first$}  {address:second$}  {role:third$}  {seen}");
+    }
+    text
+}

@@ -1,0 +1,178 @@
+//! `run`: a node, from its flags to the end of its shutdown.
+
+use std::{
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use tokio::net::TcpListener;
+use url::{Host, Url};
+use ws_cluster::{AuthenticationError, Server, ServerBuilder, SessionTable, TrustedProxies};
+
+use crate::{
+    Failure, Outcome,
+    cli::Run,
+    demo::Demo,
+    pool::{Kind, Opened},
+    say,
+    signals::Signals,
+};
+
+pub(crate) async fn run(run: Run) -> Outcome {
+    let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
+    if run.publish_key.as_deref() == Some("") {
+        return Err(Failure::setup("--publish-key is empty: give a long random key, or leave it out"));
+    }
+    let trusted_proxies = trusted_proxies(&run.trusted_proxy)?;
+    let opened = Opened::at(&run.place).await?;
+    let keys = opened.keys(&run.place.keys)?;
+    let sessions = sessions(&run, &opened)?;
+    let listener = listen(&run.listen).await?;
+    let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
+    let address = address(run.address.as_deref(), bound, opened.kind);
+    let reach = Reach::of(&address);
+    if reach == Reach::Nobody {
+        return Err(Failure::setup(format!(
+            "no other node can reach this one at {address}: give --address ws://HOST:PORT with a host of its own"
+        )));
+    }
+    // A node waits for a database that goes down under it. But one that was not there at the start is most likely
+    // a mistake in its URL, which nobody reads in a log.
+    opened.read(&run.place.cluster).await?;
+    if opened.kind == Kind::MySql && reach == Reach::ThisHost {
+        tracing::warn!(address, "nodes on other hosts cannot reach this one: for those, give --address");
+    }
+
+    let mut builder = Server::builder(opened.pool)
+        .cluster(&run.place.cluster)
+        .address(address)
+        .path(&run.path)
+        .guests(!run.no_guests)
+        .allowed_origins(run.allowed_origin)
+        .trusted_proxies(trusted_proxies);
+    builder = keys.into_iter().fold(builder, ServerBuilder::key);
+    if let Some(key) = run.publish_key {
+        builder = builder.publish_key(key);
+    }
+    if let Some(sessions) = sessions {
+        check(&sessions).await?;
+        builder = builder.authenticator(sessions);
+    }
+    let demo = run.demo.then(Demo::new);
+    if let Some(demo) = &demo {
+        if !bound.ip().is_loopback() {
+            tracing::warn!("the demo believes everybody's name, and everybody who reaches {bound} can use it");
+        }
+        builder = demo.add_to(builder, &run.path);
+    }
+    let server = builder.start().await.map_err(Failure::setup)?;
+
+    say(format_args!("http://{bound}/"));
+    if let Some(demo) = demo {
+        say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
+        tokio::spawn(demo.show(server.clone()));
+    }
+    // The one error is another node at the own address.
+    server.serve(listener, signals.first()).await.map_err(Failure::setup)
+}
+
+async fn listen(address: &str) -> Outcome<TcpListener> {
+    TcpListener::bind(address).await.map_err(|error| {
+        Failure::setup(match error.kind() {
+            ErrorKind::AddrInUse => {
+                format!("{address} is taken: stop what listens there, or give another --listen (port 0 picks one)")
+            }
+            ErrorKind::InvalidInput => format!("{address:?} is no HOST:PORT: give --listen 127.0.0.1:8080"),
+            ErrorKind::PermissionDenied => {
+                format!("{address} may not be listened at: give --listen with a port above 1023")
+            }
+            _ => format!("{address} cannot be listened at ({error}): give another --listen"),
+        })
+    })
+}
+
+fn trusted_proxies(given: &[String]) -> Outcome<TrustedProxies> {
+    if given.is_empty() {
+        return Ok(TrustedProxies::default());
+    }
+    given.join(",").parse().map_err(|error| Failure::setup(format!("--trusted-proxy: {error}")))
+}
+
+/// Where other nodes reach this one.
+fn address(given: Option<&str>, bound: SocketAddr, kind: Kind) -> String {
+    match given {
+        Some(address) => address.to_owned(),
+        None if kind == Kind::MySql => format!("ws://{bound}"),
+        None => format!("ws://{}", reachable(bound)),
+    }
+}
+
+/// Who can reach an address, as far as it tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reach {
+    Nobody,
+    ThisHost,
+    Others,
+}
+
+impl Reach {
+    /// A malformed address is left to the library, which says what is wrong with it.
+    fn of(address: &str) -> Self {
+        let url = Url::parse(address).ok();
+        let ip = match url.as_ref().and_then(Url::host) {
+            Some(Host::Ipv4(ip)) => IpAddr::from(ip),
+            Some(Host::Ipv6(ip)) => IpAddr::from(ip),
+            Some(Host::Domain("localhost")) => return Self::ThisHost,
+            Some(Host::Domain(_)) | None => return Self::Others,
+        };
+        match () {
+            () if ip.is_unspecified() => Self::Nobody,
+            () if ip.is_loopback() => Self::ThisHost,
+            () => Self::Others,
+        }
+    }
+}
+
+/// The same address as this machine reaches it.
+fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+/// The site's sessions, where the flags name them.
+fn sessions(run: &Run, opened: &Opened) -> Outcome<Option<SessionTable>> {
+    let (cookie, query) = match (&run.session_cookie, &run.session_query) {
+        (Some(cookie), Some(query)) => (cookie, query),
+        (None, None) if run.groups_query.is_none() && run.session_database.is_none() => return Ok(None),
+        _ => return Err(Failure::setup("sessions need both --session-cookie and --session-query")),
+    };
+    if run.demo {
+        return Err(Failure::setup("--demo has sessions of its own: leave out it or --session-cookie"));
+    }
+    let url = match &run.session_database {
+        Some(url) => url,
+        None if opened.kind == Kind::MySql => &opened.url,
+        None => return Err(Failure::setup("give --session-database mysql://user:password@host:port/database")),
+    };
+    let mut sessions = SessionTable::new(url, cookie, query).map_err(Failure::setup)?;
+    if let Some(query) = &run.groups_query {
+        sessions = sessions.groups_query(query).map_err(Failure::setup)?;
+    }
+    Ok(Some(sessions))
+}
+
+/// Finds a mistake in the queries before clients do. A database that is down comes back.
+async fn check(sessions: &SessionTable) -> Outcome {
+    match sessions.check().await {
+        Ok(()) => Ok(()),
+        Err(error @ AuthenticationError::Unavailable(_)) => {
+            tracing::warn!("{error}; clients with a session are refused until it does");
+            Ok(())
+        }
+        Err(error) => Err(Failure::setup(format!("{error}; see --session-query and --groups-query"))),
+    }
+}

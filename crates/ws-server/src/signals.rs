@@ -1,0 +1,36 @@
+//! When to stop: SIGTERM or ctrl-c; a second one ends the process at once.
+
+use std::{io, process};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// The signals that end the process.
+pub(crate) struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Catches them from now on.
+    pub(crate) fn catch() -> io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// Resolves at the first. The second does not wait for what is going on then.
+    pub(crate) async fn first(mut self) {
+        self.next().await;
+        tracing::info!("shutting down; a second signal ends it at once");
+        tokio::spawn(async move {
+            self.next().await;
+            tracing::warn!("ended before the shutdown was through");
+            process::exit(1);
+        });
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! The real binary, as processes that are started, watched and killed.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Output, Stdio},
+    sync::OnceLock,
+    time::Duration,
+};
+
+use http::StatusCode;
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    net::TcpStream,
+    process::{Child, ChildStdout, Command},
+    sync::watch,
+};
+
+use crate::client::{Client, soon};
+
+/// Time between two looks at whether a node takes clients, of which nothing outside of it tells.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// A running `ws-server`. Dropped, it is killed.
+#[derive(Debug)]
+pub struct WsServer {
+    child: Child,
+    address: SocketAddr,
+    /// Kept open, or its next line would fail.
+    output: Lines<BufReader<ChildStdout>>,
+    log: watch::Receiver<String>,
+}
+
+impl WsServer {
+    /// A `ws-server` with its state in this directory and none of this process's settings.
+    pub fn command(state: &Path) -> Command {
+        let mut command = Command::new(binary());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("WS_") || name == "RUST_LOG" {
+                command.env_remove(name);
+            }
+        }
+        command.env("XDG_STATE_HOME", state).kill_on_drop(true).stdin(Stdio::null());
+        command
+    }
+
+    /// Runs one to its end.
+    pub async fn run(state: &Path, arguments: &[&str]) -> Output {
+        soon(Self::command(state).args(arguments).output()).await.expect("the binary runs")
+    }
+
+    /// Starts a node on a free port, with the state of this directory, and waits until it listens.
+    ///
+    /// # Panics
+    /// If it does not start; with its log.
+    pub async fn start(state: &Path, arguments: &[&str]) -> Self {
+        let mut command = Self::command(state);
+        command.args(["run", "--listen", "127.0.0.1:0"]).args(arguments);
+        Self::spawn(command).await
+    }
+
+    /// The same with a command of one's own.
+    pub async fn spawn(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (log, lines) = (child.stderr.take().expect("piped"), child.stdout.take().expect("piped"));
+        let log = collect(BufReader::new(log).lines());
+        let mut output = BufReader::new(lines).lines();
+        let Some(url) = soon(output.next_line()).await.expect("text") else {
+            let status = soon(child.wait()).await;
+            panic!("ws-server ended ({status:?}):\n{}", log.borrow().as_str());
+        };
+        let address =
+            url.strip_prefix("http://").and_then(|url| url.strip_suffix('/')).expect("the first line is a URL");
+        Self { address: address.parse().expect("an address"), child, output, log }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The next line of its standard output.
+    pub async fn line(&mut self) -> String {
+        soon(self.output.next_line()).await.expect("text").expect("a line")
+    }
+
+    /// What it logged until now.
+    pub fn log(&self) -> String {
+        self.log.borrow().clone()
+    }
+
+    /// Waits until it has logged this text.
+    pub async fn logged(&self, text: &str) {
+        let mut log = self.log.clone();
+        soon(log.wait_for(|log| log.contains(text))).await.expect("the process runs");
+    }
+
+    /// Waits until it takes clients.
+    pub async fn ready(&self) {
+        soon(async {
+            while self.http("GET", "/ready", &[], "").await.0 != StatusCode::OK {
+                tokio::time::sleep(LOOK).await;
+            }
+        })
+        .await;
+    }
+
+    /// Connects a client of the demo, once it takes clients: as a user, or as a guest. It is told `demo/node`, now and
+    /// whenever the cluster changes.
+    pub async fn client(&self, user: Option<&str>) -> Client {
+        self.ready().await;
+        let path = user.map_or("/WebSockets".to_owned(), |user| format!("/WebSockets?user={user}"));
+        let mut client = Client::try_connect(self.address, &path, &[]).await.expect("no refusal");
+        if user.is_none() {
+            // Users are told without asking.
+            client.send("demo/node", serde_json::Value::Null).await;
+        }
+        client
+    }
+
+    /// The answer to an HTTP request: its status and its text.
+    pub async fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, String) {
+        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        request.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
+        let exchange = async {
+            let mut stream = TcpStream::connect(self.address).await?;
+            stream.write_all(request.as_bytes()).await?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await?;
+            Ok::<_, std::io::Error>(answer)
+        };
+        let answer = soon(exchange).await.expect("an answer");
+        let status = answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status line");
+        let (_, text) = answer.split_once("\r\n\r\n").expect("an end of the head");
+        (status, text.to_owned())
+    }
+
+    /// Kills it (SIGKILL), as a crash does, and waits until it is gone.
+    pub async fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        self.wait().await;
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ctrl-c.
+    pub fn interrupt(&self) {
+        self.signal(Signal::INT);
+    }
+
+    /// Freezes it (SIGSTOP): its sockets stay open, and nothing answers.
+    pub fn stop(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets a frozen one go on.
+    pub fn cont(&self) {
+        self.signal(Signal::CONT);
+    }
+
+    /// Its end.
+    pub async fn wait(&mut self) -> ExitStatus {
+        soon(self.child.wait()).await.expect("a child")
+    }
+
+    fn signal(&self, signal: Signal) {
+        let id =
+            self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("the process was not waited for");
+        kill_process(id, signal).expect("an own process");
+    }
+}
+
+/// What a process logs, for as long as it does. The log ends with the process.
+fn collect(mut lines: Lines<BufReader<tokio::process::ChildStderr>>) -> watch::Receiver<String> {
+    let (log, receiver) = watch::channel(String::new());
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_line().await {
+            log.send_modify(|log| {
+                log.push_str(&line);
+                log.push('\n');
+            });
+        }
+    });
+    receiver
+}
+
+/// The binary of this profile, made by the first who asks: Cargo builds no other package's binary for a test.
+fn binary() -> &'static Path {
+    static BINARY: OnceLock<PathBuf> = OnceLock::new();
+    BINARY.get_or_init(|| {
+        // target/PROFILE/deps/TEST
+        let test = std::env::current_exe().expect("a test has a path");
+        let directory = test.parent().and_then(Path::parent).expect("it stands in the target directory");
+        let profile = match directory.file_name().and_then(|name| name.to_str()) {
+            Some("debug") | None => "dev",
+            Some(profile) => profile,
+        };
+        let built = std::process::Command::new(env!("CARGO"))
+            .args(["build", "--quiet", "--package", "ws-server", "--profile", profile])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .status();
+        assert!(built.is_ok_and(|status| status.success()), "ws-server is not built");
+        directory.join("ws-server")
+    })
+}
