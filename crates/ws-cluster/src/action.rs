@@ -144,6 +144,8 @@ impl<'a> Request<'a> {
 
     /// Puts the connection into a group: it gets what is delivered to the group from now on, for as long as it
     /// lives. Whether it was not in it before.
+    ///
+    /// The name is any text. Where clients choose it, give it a prefix, or they can join any group.
     pub fn join(&self, group: &str) -> bool {
         self.server.hub().join(self.client, group)
     }

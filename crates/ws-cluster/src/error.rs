@@ -37,10 +37,11 @@ pub enum StartError {
     /// A setting cannot work; the text says which and what to give.
     #[error("{0}")]
     Config(String),
-    /// The pool's URL is malformed or its database refuses us.
+    /// The pool cannot exist as it is named. One that does not answer is tried again instead.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// Another server answers at our own address.
+    /// Another server answers at our own address. Found once the server can be dialled, so it ends
+    /// [`serve`](crate::Server::serve), inside its `io::Error`.
     #[error("the address {address} belongs to another node: give each node an address of its own")]
     AddressTaken {
         /// The address that was dialled.

@@ -1,4 +1,126 @@
-//! An embeddable, clustered WebSocket server.
+//! An embeddable, clustered WebSocket server: live messages to the users of a site, whichever server their browsers
+//! are connected to, in however many tabs. Several servers form a cluster with nothing but the MySQL or MariaDB that
+//! the site has already: no broker, no sticky sessions.
+//!
+//! # Hello
+//!
+//! A client sends `{"action": "hello", "details": ["world"]}`, and every tab of its user, on every server, gets the
+//! same back. The program is whole; [`MemoryPool`] makes it a cluster of one.
+//!
+//! ```
+//! use async_trait::async_trait;
+//! use ws_cluster::{ActionError, ActionHandler, Identity, MemoryPool, Request, Server, SessionCookie};
+//!
+//! struct Hello;
+//!
+//! #[async_trait]
+//! impl ActionHandler for Hello {
+//!     async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+//!         if request.details().is_empty() {
+//!             return Err(ActionError::bad_request("No hello message:("));
+//!         }
+//!         request.reply(request.details()).await
+//!     }
+//! }
+//!
+//! #[tokio::main]
+//! async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//!     let server = Server::builder(MemoryPool::default())
+//!         // Believes whoever says to be ann. A site looks the cookie up in its sessions.
+//!         .authenticator(SessionCookie::new("user", |name| async { Ok(Some(Identity::user(name))) }))
+//!         .action("hello", Hello)
+//!         .start()
+//!         .await?;
+//!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//!     println!("http://{}", listener.local_addr()?);
+//!     let stop = async { drop(tokio::signal::ctrl_c().await) };
+//! #   let stop = async {};
+//!     server.serve(listener, stop).await?;
+//!     Ok(())
+//! }
+//! ```
+//!
+//! In a page of the same host, with the browser client that the server serves at `/ws-cluster.js`:
+//!
+//! ```js
+//! new WsCluster().on("hello", (text) => console.log(text)).send("hello", ["world"]);
+//! ```
+//!
+//! # The parts
+//!
+//! - A [`Server`] is one node of a cluster, and a cheap handle on it. It serves a [port of its own](Server::serve), or
+//!   is mounted in an axum or hyper application by [`Server::handle`] or [`Server::upgrade`] (feature `axum`:
+//!   `Server::routes`). [`ServerBuilder`] has its settings, [`Config`] its intervals and limits.
+//! - A [`Pool`] is where the nodes find each other and agree on the master, through which every message is relayed:
+//!   `MySqlPool` for servers on many machines, `SqlitePool` for processes on one, [`MemoryPool`] for a single one.
+//!   Nodes of a shared pool need an [address](ServerBuilder::address) and a [key](ServerBuilder::key).
+//! - An [`Authenticator`] says who a connection is: `SessionTable` by the sessions that a site keeps in MySQL,
+//!   [`SessionCookie`] by a look-up in Rust, [`GuestsOnly`] nobody in particular.
+//! - An [`ActionHandler`] handles an action that clients send. Its [`Request`] answers: [`reply`](Request::reply) to
+//!   the user, [`respond`](Request::respond) to the one connection; joins groups; publishes.
+//! - A [`Target`] is whom a message is for: all, users, groups, a session, a property.
+//! - [`Server::publish`] sends from anywhere in a server's process, a [`Publisher`] from any other, and with a
+//!   [publish key](ServerBuilder::publish_key) a site's pages send over HTTP.
+//!
+//! # Handlers that block
+//!
+//! A handler shares its thread with thousands of connections. What computes for long or waits without `await` goes to
+//! a thread of its own; where one is held for longer than 100 ms, the log warns.
+//!
+//! ```
+//! # use async_trait::async_trait;
+//! # use ws_cluster::{ActionError, ActionHandler, Request};
+//! # fn render(text: &str) -> String { text.to_owned() }
+//! struct Render;
+//!
+//! #[async_trait]
+//! impl ActionHandler for Render {
+//!     async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+//!         let text: String = request.detail(0)?;
+//!         let rendered = tokio::task::spawn_blocking(move || render(&text))
+//!             .await
+//!             .map_err(|_| ActionError::internal("This could not be rendered"))?;
+//!         request.respond(rendered);
+//!         Ok(())
+//!     }
+//! }
+//! ```
+//!
+//! # What holds
+//!
+//! - A publish returns `Ok` once the message is accepted: two nodes hold it, or one where it is alone. Each error says
+//!   whether it may still be delivered ([`PublishError`]).
+//! - Messages are delivered in one order on all nodes. When the master is lost, another takes over, and each node
+//!   publishes again what it has not seen in order; nothing is delivered twice for it.
+//! - While the database is down, the cluster goes on relaying; only the master cannot change.
+//! - At most once, and not repeated after a loss: [`Request::respond`], [`Target::connection`], and what clients send.
+//! - Not survived: the loss of every node that holds a message, and a restart of all nodes at once.
+//!
+//! | limit | default | |
+//! |---|---|---|
+//! | message of a client | 64 KiB | [`message_size`](ConnectionConfig::message_size) |
+//! | messages of a client, on average | 100 a second | [`messages_per_second`](ConnectionConfig::messages_per_second) |
+//! | messages of a client, at once | 500 | [`message_burst`](ConnectionConfig::message_burst) |
+//! | waiting for a slow client | 1 MiB | [`queue_size`](ConnectionConfig::queue_size) |
+//! | connections of an address | 1,000 | [`connections_per_ip`](ConnectionConfig::connections_per_ip) |
+//! | connections of a node | 100,000 | [`connections`](ConnectionConfig::connections) |
+//! | publish | 1 MiB | fixed |
+//! | waiting for a master | 16 MiB | [`outbox_size`](ClusterConfig::outbox_size) |
+//! | kept for who was away | 64 MiB, 5 minutes | [`LogConfig`] |
+//! | wait of a publish | 5 s | [`publish_timeout`](ClusterConfig::publish_timeout) |
+//!
+//! How a connection ends says whether its client comes again: [`CloseCode`].
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `mysql` | yes | `MySqlPool` and `SessionTable` (mysql_async) |
+//! | `sqlite` | no | `SqlitePool` (rusqlite, with SQLite built in) |
+//! | `axum` | no | `Server::routes` as an `axum::Router` |
+//! | `tls` | no | `wss://` addresses of nodes (rustls) |
+//!
+//! What it logs goes through `tracing`, and holds no key, password or cookie.
 #![warn(missing_docs)]
 
 mod action;

@@ -9,7 +9,7 @@ use prost::Message as _;
 use serde_json::Value;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, interval, timeout, timeout_at},
 };
 use tungstenite::Message;
 
@@ -93,7 +93,8 @@ struct Request {
 }
 
 impl Publisher {
-    /// Connects to a node of the cluster `default` in `pool`. The key is the cluster's, of at least 32 bytes.
+    /// Connects to a node of the cluster `default` in `pool`. The key is the cluster's, of at least 32 bytes. Each
+    /// node that was seen lately is tried, for 2 s; the errors say what came of it.
     pub async fn connect(pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
         Self::connect_to("default", pool, key).await
     }
@@ -113,8 +114,8 @@ impl Publisher {
     }
 
     /// Publishes a message to whom `target` means, on all nodes. Limits and errors as for
-    /// [`Server::publish`](crate::Server::publish). Where the connection is lost meanwhile, the publish is tried
-    /// again on another node; it is delivered once all the same.
+    /// [`Server::publish`](crate::Server::publish), the time limit 5 s always. Where the connection is lost
+    /// meanwhile, the publish is tried again on another node; it is delivered once all the same.
     pub async fn publish(
         &self,
         action: &str,
@@ -138,8 +139,8 @@ impl Publisher {
         self.send(publish::message(action, details.into(), target)?, key).await
     }
 
-    /// Closes every connection of a session, on all nodes: they get `Server/close []` and do not come again by
-    /// themselves.
+    /// Closes every connection of a session, on all nodes, as
+    /// [`Server::close_session`](crate::Server::close_session) does.
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
         self.send(Content::CloseSession(id.to_owned()), Bytes::copy_from_slice(&random::<16>())).await
     }
@@ -229,22 +230,40 @@ fn random<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The publisher's end of its link: ends when the link or all publishers are gone.
+/// The publisher's end of its link: ends when the link or all publishers are gone, or the node is silent for as long
+/// as makes a link between nodes dead. That is shorter than a publish waits, so another node may still take it.
 async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
+    let ClusterConfig { heartbeat_interval, heartbeat_timeout, .. } = ClusterConfig::default();
     let mut waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>> = HashMap::new();
     let mut last = 0;
+    let mut beat = interval(heartbeat_interval);
+    let mut heard = Instant::now();
     loop {
         tokio::select! {
             request = requests.recv() => {
                 let Some(Request { content, key, outcome }) = request else { break };
                 last += 1;
                 waiting.insert(last, outcome);
-                if link::write(&mut socket, &Publish { id: last, content, key: Some(key) }).await.is_err() {
+                let publish = Publish { id: last, content, key: Some(key) };
+                if !matches!(timeout(heartbeat_timeout, link::write(&mut socket, &publish)).await, Ok(Ok(()))) {
                     break;
                 }
             }
-            outcome = link::read::<_, Outcome>(&mut socket) => {
-                let Ok(outcome) = outcome else { break };
+            _ = beat.tick() => {
+                // Answered by the other end's WebSocket layer.
+                let ping = socket.send(Message::Ping(Bytes::new()));
+                if heard.elapsed() >= heartbeat_timeout || !matches!(timeout(heartbeat_timeout, ping).await, Ok(Ok(()))) {
+                    break;
+                }
+            }
+            message = socket.next() => {
+                heard = Instant::now();
+                let bytes = match message {
+                    Some(Ok(Message::Binary(bytes))) => bytes,
+                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
+                    _ => break,
+                };
+                let Ok(outcome) = Outcome::decode(bytes) else { break };
                 if let Some(sender) = waiting.remove(&outcome.id) {
                     let _ = sender.send(publish::outcome(outcome.error, &outcome.text));
                 }
@@ -252,7 +271,9 @@ async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
         }
     }
     // Dropping the rest tells their senders to try elsewhere.
-    let _ = socket.close(None).await;
+    drop((waiting, requests));
+    // A farewell that a silent node does not take is nobody's loss.
+    let _ = timeout(heartbeat_timeout, socket.close(None)).await;
 }
 
 /// A node's end: submits what comes in its order, and answers as each is accepted.

@@ -21,8 +21,13 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// Whom a message is for. Several users or groups mean any of them; membership is looked at when the message is
-/// delivered.
+/// Whom a message is for. Several users or groups mean any of them, none means nobody; membership is looked at when
+/// the message is delivered. Guests have no user; [`all`](Self::all) means them too, and so does a group or property
+/// that they were given.
+///
+/// Its text form, for command lines and HTTP, is `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID` or
+/// `property:NAME=VALUE`; what it cannot express are exceptions, a connection, and a comma in the id of a user or
+/// group.
 ///
 /// ```
 /// use ws_cluster::Target;
@@ -91,7 +96,8 @@ impl Target {
         Self::of(Selection::Connection(id))
     }
 
-    /// Every connection whose property `name` equals `value` as text.
+    /// Every connection whose property `name` equals `value` as text: a JSON string without its quotes, anything else
+    /// as compact JSON (`7`, `true`, `[1,2]`).
     pub fn property(name: impl Into<String>, value: impl Into<String>) -> Self {
         Self::of(Selection::Property { name: name.into(), value: value.into() })
     }

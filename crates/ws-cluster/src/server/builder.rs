@@ -105,13 +105,16 @@ impl ServerBuilder {
         self
     }
 
-    /// The path at which clients connect. Default: `/WebSockets`.
+    /// The path at which clients connect: letters, digits and `/-._~`, none of the server's own paths
+    /// ([`Server::handle`]). Default: `/WebSockets`.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// Where the other nodes reach this one: `ws://HOST:PORT` or `wss://HOST:PORT`.
+    /// Where the other nodes reach this one, and no other server: `ws://HOST:PORT`, or `wss://HOST:PORT` (feature
+    /// `tls`), at most 255 bytes, no path. Needed with every pool that other processes can share; with a
+    /// [`MemoryPool`](crate::MemoryPool) only where it is to have several nodes.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
         self
@@ -125,7 +128,7 @@ impl ServerBuilder {
 
     /// Adds a key that the cluster's nodes prove to each other, of at least 32 bytes. The first is used to dial, all
     /// are accepted, so that a key is changed by adding the new one everywhere, making it the first everywhere, and
-    /// dropping the old one.
+    /// dropping the old one. Needed with every pool that other processes can share.
     pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.keys.push(key.into());
         self
@@ -144,8 +147,13 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens `POST /_publish` and `POST /_close` to those who present this key; long and random, since it is all
-    /// that keeps others from publishing. Default: closed.
+    /// Opens `POST /_publish` and `POST /_close` to those who present this key (`Authorization: Bearer KEY`); long
+    /// and random, since it is all that keeps others from publishing. Default: closed.
+    ///
+    /// `/_publish` takes `{"action": .., "details": .., "to": .., "key": ..}`, with `to` in the text form of a
+    /// [`Target`](crate::Target) and an optional idempotency key, `/_close` takes `{"session": ..}` or
+    /// `{"user": ..}`. 204 once accepted; 400 where it cannot be, 401 without the key, 413 over 1 MiB, 503 where too
+    /// much waits or the node shuts down, 504 where the outcome is unknown; the body says why.
     pub fn publish_key(mut self, key: impl Into<String>) -> Self {
         self.publish_key = Some(key.into());
         self
@@ -166,6 +174,10 @@ impl ServerBuilder {
 
     /// Starts the server: checks the settings and joins or founds the cluster in the background. Clients are
     /// accepted by [`Server::serve`], [`Server::upgrade`] or [`Server::handle`].
+    ///
+    /// # Errors
+    /// [`StartError::Config`] and [`StartError::Pool`] for what cannot work. A database that does not answer is no
+    /// error: it is tried again until it does, while clients are refused with 503.
     pub async fn start(self) -> Result<Server, StartError> {
         self.config.check().map_err(StartError::Config)?;
         check_path(&self.path)?;

@@ -195,8 +195,10 @@ impl Server {
         self.0.cluster.publish(&content, key).await
     }
 
-    /// Closes every connection of a session, on all nodes: they get `Server/close []` and do not come again by
-    /// themselves. Errors as for [`publish`](Self::publish).
+    /// Closes every connection of a session, on all nodes, as they are when the order is delivered: they get
+    /// `Server/close []`, are closed with 1000 and do not come again by themselves. `Ok` means accepted; errors as for
+    /// [`publish`](Self::publish). The session itself is the application's to end, first, or a new connection
+    /// is let in.
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::CloseSession(id.to_owned()), None).await
     }
