@@ -1,0 +1,210 @@
+//! Every example as its reader starts it: a process of its own, which shows what its first lines promise.
+
+use std::{
+    io::{BufRead, BufReader},
+    net::SocketAddr,
+    path::Path,
+    process::{Child, Command, Output, Stdio},
+};
+
+use http::StatusCode;
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use serde_json::json;
+use tempfile::TempDir;
+use tests::{
+    MariaDb,
+    client::{Client, soon},
+    program,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::spawn_blocking,
+};
+
+fn command(name: &str, temporary: &Path) -> Command {
+    let mut command = Command::new(program(name));
+    // Where `chat` and `publish` have their pool.
+    command.env("TMPDIR", temporary);
+    command
+}
+
+/// A running example. Dropped, it is killed.
+struct Example {
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Example {
+    async fn start(mut command: Command) -> Self {
+        let starting = spawn_blocking(move || {
+            let mut process = command.arg("127.0.0.1:0").stdout(Stdio::piped()).spawn().unwrap();
+            let mut line = String::new();
+            BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+            let address = line.trim().strip_prefix("http://").expect("the first line is a URL").parse().unwrap();
+            Self { process, address }
+        });
+        soon(starting).await.unwrap()
+    }
+
+    /// A client with this cookie, as soon as the example takes clients.
+    async fn client(&self, cookie: &str) -> Client {
+        let connecting = async {
+            loop {
+                match Client::try_connect(self.address, "/WebSockets", &[("cookie", cookie)]).await {
+                    Ok(client) => return client,
+                    Err(status) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE),
+                }
+            }
+        };
+        soon(connecting).await
+    }
+
+    /// One request over HTTP: the whole response.
+    async fn http(&self, request: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(self.address).await.unwrap();
+        let size = body.len();
+        let request =
+            format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut response = String::new();
+        soon(stream.read_to_string(&mut response)).await.unwrap();
+        response
+    }
+}
+
+impl Drop for Example {
+    fn drop(&mut self) {
+        // It may have ended by itself, and a test that fails for that says so.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+async fn run(mut command: Command) -> Output {
+    soon(spawn_blocking(move || command.output().unwrap())).await.unwrap()
+}
+
+#[tokio::test]
+async fn hello_comes_back_to_every_tab() {
+    let temporary = TempDir::new().unwrap();
+    let hello = Example::start(command("hello", temporary.path())).await;
+    let (mut one, mut two) = (hello.client("user=ann").await, hello.client("user=ann").await);
+    one.send("hello", json!(["world"])).await;
+    one.expect("hello", json!(["world"])).await;
+    two.expect("hello", json!(["world"])).await;
+    two.send("hello", json!(null)).await;
+    two.expect("hello:error", json!([400, "No hello message:("])).await;
+    let mut guest = hello.client("").await;
+    guest.send("hello", json!(["world"])).await;
+    guest.expect("hello:error", json!([403, "Forbidden"])).await;
+    assert!(hello.http("GET /health", "").await.starts_with("HTTP/1.1 200 "));
+    assert!(hello.http("GET /ws-cluster.js", "").await.contains("WsCluster"));
+}
+
+#[tokio::test]
+async fn chat_goes_to_the_others_in_a_room_on_every_node_and_publish_joins_in() {
+    let temporary = TempDir::new().unwrap();
+    let one = Example::start(command("chat", temporary.path())).await;
+    let mut ann = one.client("user=ann").await;
+    ann.send("join", json!(["lobby"])).await;
+    ann.expect("join", json!(["lobby", ["ann"]])).await;
+
+    let two = Example::start(command("chat", temporary.path())).await;
+    let mut bob = two.client("user=bob").await;
+    bob.send("say", json!(["lobby", "Let me in"])).await;
+    bob.expect("say:error", json!([403, "Join the room first"])).await;
+    bob.send("join", json!(["lobby"])).await;
+    bob.expect("join", json!(["lobby", ["bob"]])).await;
+    ann.expect("joined", json!(["lobby", "bob"])).await;
+
+    let mut cid = one.client("user=cid").await;
+    cid.send("join", json!(["lobby"])).await;
+    cid.expect("join", json!(["lobby", ["ann", "cid"]])).await;
+    ann.expect("joined", json!(["lobby", "cid"])).await;
+    bob.expect("joined", json!(["lobby", "cid"])).await;
+
+    ann.send("say", json!(["lobby", "Good morning"])).await;
+    bob.expect("said", json!(["lobby", "ann", "Good morning"])).await;
+    cid.expect("said", json!(["lobby", "ann", "Good morning"])).await;
+    // Not to the sender: what she gets next is another's.
+    cid.send("say", json!(["lobby", "Morning"])).await;
+    ann.expect("said", json!(["lobby", "cid", "Morning"])).await;
+    bob.expect("said", json!(["lobby", "cid", "Morning"])).await;
+
+    drop(cid);
+    ann.expect("left", json!(["lobby", "cid"])).await;
+    bob.expect("left", json!(["lobby", "cid"])).await;
+    ann.send("who", json!(["lobby"])).await;
+    ann.expect("who", json!(["lobby", ["ann"]])).await;
+
+    let mut publish = command("publish", temporary.path());
+    publish.arg("Lunch is ready");
+    assert_eq!(run(publish).await.stdout, b"accepted\n");
+    ann.expect("said", json!(["lobby", "the kitchen", "Lunch is ready"])).await;
+    bob.expect("said", json!(["lobby", "the kitchen", "Lunch is ready"])).await;
+
+    bob.send("leave", json!(["lobby"])).await;
+    bob.expect("leave", json!(["lobby", []])).await;
+    ann.expect("left", json!(["lobby", "bob"])).await;
+}
+
+#[tokio::test]
+async fn publish_says_that_no_server_runs() {
+    let temporary = TempDir::new().unwrap();
+    let mut publish = command("publish", temporary.path());
+    publish.arg("Lunch is ready");
+    let output = run(publish).await;
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("NoServer"));
+}
+
+#[tokio::test]
+async fn axum_publishes_from_a_route_of_its_own() {
+    let temporary = TempDir::new().unwrap();
+    let app = Example::start(command("axum", temporary.path())).await;
+    assert!(app.http("GET /", "").await.contains("<h1>News</h1>"));
+    assert!(app.http("GET /ws-cluster.js", "").await.contains("WsCluster"));
+    let mut client = app.client("").await;
+    let response = app.http("POST /news", "It works").await;
+    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("accepted\n"), "{response}");
+    client.expect("news", json!(["It works"])).await;
+}
+
+#[tokio::test]
+async fn sessions_are_those_of_the_site() {
+    let temporary = TempDir::new().unwrap();
+    let url = MariaDb::shared().await.database().await;
+    let sessions = |url: &str| {
+        let mut command = command("sessions", temporary.path());
+        command.env("DATABASE_URL", url);
+        command
+    };
+    // Before its tables are there.
+    let output = run(sessions(&url)).await;
+    assert!(!output.status.success());
+    assert!(String::from_utf8(output.stderr).unwrap().contains("sessions' doesn't exist"));
+
+    let mut site = Conn::new(Opts::from_url(&url).unwrap()).await.unwrap();
+    for statement in tables().split_terminator(';') {
+        site.query_drop(statement).await.unwrap();
+    }
+    site.disconnect().await.unwrap();
+    let example = Example::start(sessions(&url)).await;
+    for (cookie, whoami) in [
+        ("PHPSESSID=e4d909", json!(["7", ["authors", "editors"]])),
+        ("PHPSESSID=0a1b2c", json!([null, []])),
+        ("PHPSESSID=nobodys", json!([null, []])),
+        ("", json!([null, []])),
+    ] {
+        let mut client = example.client(cookie).await;
+        client.send("whoami", json!([])).await;
+        client.expect("whoami", whoami).await;
+    }
+}
+
+/// The statements that the example tells its reader to run.
+fn tables() -> String {
+    let lines = include_str!("../../examples/src/bin/sessions.rs").lines().map_while(|line| line.strip_prefix("//!"));
+    lines.skip_while(|line| *line != " ```sql").skip(1).take_while(|line| *line != " ```").collect()
+}
