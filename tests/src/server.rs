@@ -2,9 +2,8 @@
 
 use std::{
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::Path,
     process::{ExitStatus, Output, Stdio},
-    sync::OnceLock,
     time::Duration,
 };
 
@@ -17,7 +16,10 @@ use tokio::{
     sync::watch,
 };
 
-use crate::client::{Client, soon};
+use crate::{
+    client::{Client, soon},
+    program,
+};
 
 /// Time between two looks at whether a node takes clients, of which nothing outside of it tells.
 const LOOK: Duration = Duration::from_millis(20);
@@ -35,7 +37,7 @@ pub struct WsServer {
 impl WsServer {
     /// A `ws-server` with its state in this directory and none of this process's settings.
     pub fn command(state: &Path) -> Command {
-        let mut command = Command::new(binary());
+        let mut command = Command::new(program("ws-server"));
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("WS_") || name == "RUST_LOG" {
                 command.env_remove(name);
@@ -189,24 +191,4 @@ fn collect(mut lines: Lines<BufReader<tokio::process::ChildStderr>>) -> watch::R
         }
     });
     receiver
-}
-
-/// The binary of this profile, made by the first who asks: Cargo builds no other package's binary for a test.
-fn binary() -> &'static Path {
-    static BINARY: OnceLock<PathBuf> = OnceLock::new();
-    BINARY.get_or_init(|| {
-        // target/PROFILE/deps/TEST
-        let test = std::env::current_exe().expect("a test has a path");
-        let directory = test.parent().and_then(Path::parent).expect("it stands in the target directory");
-        let profile = match directory.file_name().and_then(|name| name.to_str()) {
-            Some("debug") | None => "dev",
-            Some(profile) => profile,
-        };
-        let built = std::process::Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "--package", "ws-server", "--profile", profile])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .status();
-        assert!(built.is_ok_and(|status| status.success()), "ws-server is not built");
-        directory.join("ws-server")
-    })
 }

@@ -1,0 +1,418 @@
+//! The site of `examples/site` as it runs: nginx with that very configuration, PHP, MariaDB and two `ws-server`
+//! processes. What a browser does through nginx, and what nginx keeps from it.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::Stdio,
+};
+
+use futures_util::StreamExt;
+use http::StatusCode;
+use mysql_async::{Conn, Opts, prelude::Queryable};
+use serde_json::json;
+use tempfile::TempDir;
+use tests::{
+    MariaDb, WsServer,
+    client::{Client, soon},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::{TcpListener, TcpSocket, TcpStream},
+    process::{Child, Command},
+};
+use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
+
+const PUBLISH_KEY: &str = "a key that only the site and its ws-servers have";
+/// How many ports are tried for nginx, which cannot pick one itself.
+const PORTS: usize = 5;
+/// Where visitors come from. All of 127.0.0.0/8 is this machine, and nginx tells one address from the other.
+const HOME: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
+const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
+
+/// The whole site, in a database of its own. Its processes end with the thread of the test that started it.
+struct Site {
+    address: SocketAddr,
+    servers: [WsServer; 2],
+    _php: Process,
+    _nginx: Process,
+    _directory: TempDir,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let directory = tempfile::Builder::new().prefix("site-").tempdir().unwrap();
+        let mariadb = MariaDb::shared().await;
+        let database = mariadb.database().await;
+        let mut conn = Conn::new(Opts::from_url(&database).unwrap()).await.unwrap();
+        conn.query_drop(fs::read_to_string(site().join("schema.sql")).unwrap()).await.unwrap();
+        conn.disconnect().await.unwrap();
+
+        let servers = [ws_server(directory.path(), &database).await, ws_server(directory.path(), &database).await];
+        for server in &servers {
+            server.ready().await;
+        }
+        let [one, two] = [servers[0].address(), servers[1].address()];
+
+        let (_, name) = database.rsplit_once('/').unwrap();
+        let mut php = Command::new("php");
+        php.args(["-S", "127.0.0.1:0", "-t"])
+            .arg(site().join("public"))
+            .env("SITE_DATABASE", format!("mysql:host=127.0.0.1;port={};dbname={name}", mariadb.port()))
+            .env("SITE_DATABASE_USER", MariaDb::USER)
+            .env("SITE_DATABASE_PASSWORD", MariaDb::PASSWORD)
+            .env("WS_SERVERS", format!("http://{one} http://{two}"))
+            .env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY);
+        let (php, started) = Process::start(&php, "Development Server (http://").await.unwrap();
+        let (_, address) = started.split_once("(http://").unwrap();
+        let (php_address, _) = address.split_once(')').unwrap();
+
+        let configuration = fs::read_to_string(site().join("nginx.conf")).unwrap();
+        let configuration = replaced(&configuration, "127.0.0.1:8081", one);
+        let configuration = replaced(&configuration, "127.0.0.1:8082", two);
+        let configuration = replaced(&configuration, "127.0.0.1:9000", php_address);
+        let configuration =
+            replaced(&configuration, "root public;", format!("root {};", site().join("public").display()));
+        let (nginx, address) = nginx(directory.path(), &configuration).await;
+        Self { address, servers, _php: php, _nginx: nginx, _directory: directory }
+    }
+
+    /// A visitor at this address.
+    fn visitor(&self, from: Ipv4Addr) -> Visitor {
+        Visitor { site: self.address, from, cookie: None }
+    }
+
+    /// A visitor at home who has signed in.
+    async fn signed_in(&self, user: &str) -> Visitor {
+        let mut visitor = self.visitor(HOME);
+        visitor.sign_in(user).await;
+        visitor
+    }
+}
+
+/// A visitor of the site: an address, and a session once signed in. Knows nothing but nginx.
+#[derive(Clone)]
+struct Visitor {
+    site: SocketAddr,
+    from: Ipv4Addr,
+    cookie: Option<String>,
+}
+
+impl Visitor {
+    async fn sign_in(&mut self, user: &str) {
+        let answer = self.post("/login.php", &[("user", user), ("password", "example")]).await;
+        assert_eq!(answer.status, StatusCode::SEE_OTHER, "{}", answer.text);
+        let (cookie, _) = answer.header("set-cookie").expect("a cookie").split_once(';').unwrap();
+        self.cookie = Some(cookie.to_owned());
+    }
+
+    async fn publish(&self, to: &str, text: &str) {
+        let answer = self.post("/publish.php", &[("to", to), ("text", text)]).await;
+        assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    }
+
+    async fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
+        // Nothing that the tests send has to be escaped.
+        let body = form.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
+        let form = "content-type: application/x-www-form-urlencoded";
+        self.request(&format!("POST {path} HTTP/1.0\r\n{form}\r\ncontent-length: {}\r\n", body.len()), &body).await
+    }
+
+    async fn get(&self, path: &str) -> Answer {
+        self.request(&format!("GET {path} HTTP/1.0\r\n"), "").await
+    }
+
+    async fn request(&self, head: &str, body: &str) -> Answer {
+        let headers: String = self.headers().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut stream = self.dial().await;
+        let mut answer = Vec::new();
+        soon(async {
+            stream.write_all(format!("{head}host: {}\r\n{headers}\r\n{body}", self.site).as_bytes()).await.unwrap();
+            stream.read_to_end(&mut answer).await.unwrap();
+        })
+        .await;
+        let answer = String::from_utf8(answer).unwrap();
+        let (head, text) = answer.split_once("\r\n\r\n").expect("an end of the head");
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
+        Answer { status, head: head.to_owned(), text: text.to_owned() }
+    }
+
+    /// A WebSocket, or the status where it is refused.
+    async fn try_connect(&self, headers: &[(&str, &str)]) -> Result<Client, StatusCode> {
+        let mut request = format!("ws://{}/WebSockets", self.site).into_client_request().unwrap();
+        for (name, value) in self.headers().chain(headers.iter().copied()) {
+            let name: http::HeaderName = name.parse().unwrap();
+            request.headers_mut().insert(name, value.parse().unwrap());
+        }
+        match soon(tokio_tungstenite::client_async(request, self.dial().await)).await {
+            Ok((socket, _)) => Ok(Client(socket)),
+            Err(tungstenite::Error::Http(response)) => Err(response.status()),
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// A WebSocket from a page of the site.
+    async fn connect(&self) -> Client {
+        let origin = format!("http://{}", self.site);
+        self.try_connect(&[("origin", &origin)]).await.expect("no refusal")
+    }
+
+    /// The same, which must be known to be the user's.
+    async fn connect_known(&self) -> Client {
+        let mut client = self.connect().await;
+        client.send("Client/authentication", json!([])).await;
+        client.expect("Client/authentication", json!(["ok"])).await;
+        client
+    }
+
+    /// The same, which must be a guest.
+    async fn connect_as_guest(&self) -> Client {
+        let mut client = self.connect().await;
+        client.send("Client/authentication", json!([])).await;
+        client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
+        client
+    }
+
+    fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.cookie.as_deref().map(|cookie| ("cookie", cookie)).into_iter()
+    }
+
+    async fn dial(&self) -> TcpStream {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind((self.from, 0).into()).unwrap();
+        soon(socket.connect(self.site)).await.unwrap()
+    }
+}
+
+/// An HTTP answer.
+struct Answer {
+    status: StatusCode,
+    head: String,
+    text: String,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        let headers = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
+        headers.into_iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+}
+
+/// A process that is killed when this is dropped, or the test's thread ends, however that comes.
+struct Process(#[expect(dead_code, reason = "its drop kills the process")] Child);
+
+impl Process {
+    /// Starts it and waits for a line on its standard error that contains this text; all that came if none does.
+    async fn start(command: &Command, text: &str) -> Result<(Self, String), String> {
+        let mut child =
+            tied(command).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("setpriv (util-linux)");
+        let mut log = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let mut came = String::new();
+        while let Some(line) = soon(log.next_line()).await.expect("text") {
+            if line.contains(text) {
+                // Read to its end, or the process would wait for a reader.
+                tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
+                return Ok((Self(child), line));
+            }
+            came.extend([&line, "\n"]);
+        }
+        Err(came)
+    }
+}
+
+/// The same command, whose process the kernel kills when the thread that starts it is gone: a killed test drops
+/// nothing.
+fn tied(command: &Command) -> Command {
+    let command = command.as_std();
+    let mut tied = Command::new("setpriv");
+    tied.args(["--pdeathsig", "KILL", "--"]).arg(command.get_program()).args(command.get_args()).kill_on_drop(true);
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => tied.env(name, value),
+            None => tied.env_remove(name),
+        };
+    }
+    tied
+}
+
+/// A `ws-server` with the flags that the README shows.
+async fn ws_server(state: &Path, database: &str) -> WsServer {
+    let mut command = WsServer::command(state);
+    command
+        .args(["run", "--listen", "127.0.0.1:0", "--session-cookie", "site_session"])
+        .args(["--session-query", "SELECT user, expires FROM sessions WHERE id = :id AND ip = :ip"])
+        .args(["--groups-query", "SELECT name FROM memberships WHERE user = ?"])
+        .env("WS_SERVER_POOL", database)
+        .env("WS_CLUSTER_KEY", "the key of the cluster: 32 bytes or more")
+        .env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY);
+    let mut tied = tied(&command);
+    tied.stdin(Stdio::null());
+    WsServer::spawn(tied).await
+}
+
+/// Starts nginx with this configuration at a free port.
+async fn nginx(directory: &Path, configuration: &str) -> (Process, SocketAddr) {
+    fs::create_dir(directory.join("run")).unwrap();
+    for _ in 0..PORTS {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = free.local_addr().unwrap();
+        drop(free);
+        let file = directory.join("nginx.conf");
+        fs::write(&file, replaced(configuration, "listen 127.0.0.1:8080;", format!("listen {address};"))).unwrap();
+        let mut nginx = Command::new("nginx");
+        // Debian has it outside an ordinary user's PATH.
+        nginx.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
+        nginx.arg("-p").arg(directory).arg("-c").arg(file);
+        // One process, which leaves no other behind and runs as the user of the test.
+        nginx.args(["-e", "stderr", "-g", "daemon off; master_process off;"]);
+        // What it says when it listens.
+        match Process::start(&nginx, " OS: ").await {
+            Ok((process, _)) => return (process, address),
+            // Somebody else was quicker.
+            Err(log) if log.contains("Address already in use") => {}
+            Err(log) => panic!("nginx does not start:\n{log}"),
+        }
+    }
+    panic!("{PORTS} ports were taken one after the other");
+}
+
+/// The text with one part of it replaced, which must be there once.
+fn replaced(text: &str, part: &str, by: impl ToString) -> String {
+    assert_eq!(text.matches(part).count(), 1, "{part} in nginx.conf");
+    text.replace(part, &by.to_string())
+}
+
+/// The directory of the example.
+fn site() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/site").canonicalize().expect("the example is there")
+}
+
+#[tokio::test]
+async fn a_page_publishes_to_users_and_groups_of_the_site() {
+    let site = Site::start().await;
+    let (ann, bob) = (site.signed_in("ann").await, site.signed_in("bob").await);
+    let page = ann.get("/").await;
+    assert!(page.text.contains("Signed in as <b>ann</b>"), "{}", page.text);
+    assert!(ann.get("/ws-cluster.js").await.header("content-type").unwrap().starts_with("text/javascript"));
+
+    // Of either's two tabs one is on each server, as nginx shares them out.
+    let mut tabs = [ann.connect_known().await, ann.connect_known().await];
+    let mut bobs = [bob.connect_known().await, bob.connect_known().await];
+    ann.publish("user:bob", "one").await;
+    ann.publish("group:editors", "two").await;
+    bob.publish("registered", "three").await;
+    for tab in &mut bobs {
+        tab.expect("news/new", json!(["ann", "one"])).await;
+        tab.expect("news/new", json!(["bob", "three"])).await;
+    }
+    for tab in &mut tabs {
+        tab.expect("news/new", json!(["ann", "two"])).await;
+        tab.expect("news/new", json!(["bob", "three"])).await;
+    }
+
+    let refused = ann.post("/publish.php", &[("to", "nobody"), ("text", "x")]).await;
+    assert_eq!(refused.status, StatusCode::BAD_GATEWAY);
+    assert!(refused.text.starts_with("400 "), "{}", refused.text);
+    assert_eq!(site.visitor(HOME).post("/publish.php", &[("to", "all")]).await.status, StatusCode::FORBIDDEN);
+}
+
+#[tokio::test]
+async fn nothing_but_clients_gets_through_nginx() {
+    let site = Site::start().await;
+    let visitor = site.visitor(HOME);
+    let order = json!({ "action": "news/new", "to": "all" }).to_string();
+    let key = format!("authorization: Bearer {PUBLISH_KEY}\r\ncontent-length: {}\r\n", order.len());
+    for path in ["/_publish", "/_close", "/_cluster/v1", "/ready", "/health", "/WebSockets/../_publish", "//_publish"] {
+        let answer = visitor.request(&format!("POST {path} HTTP/1.0\r\n{key}"), &order).await;
+        assert_eq!(answer.status, StatusCode::NOT_FOUND, "{path}: {}", answer.text);
+        assert!(answer.text.contains("nginx"), "{path} is answered by another: {}", answer.text);
+    }
+    for path in ["/site.php", "/ws.php", "/../ws.php", "/schema.sql", "/nginx.conf"] {
+        assert!(!visitor.get(path).await.status.is_success(), "{path}");
+    }
+    let link = "GET /_cluster/v1 HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\
+                sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    assert_eq!(visitor.request(link, "").await.status, StatusCode::NOT_FOUND);
+    // At its own port the same order is taken.
+    let bearer = format!("Bearer {PUBLISH_KEY}");
+    let (status, text) = site.servers[0].http("POST", "/_publish", &[("authorization", &bearer)], &order).await;
+    assert_eq!(status, StatusCode::NO_CONTENT, "{text}");
+}
+
+#[tokio::test]
+async fn signing_out_closes_the_connections_of_the_session() {
+    let site = Site::start().await;
+    let (ann, phone) = (site.signed_in("ann").await, site.signed_in("ann").await);
+    let mut tabs = [ann.connect_known().await, ann.connect_known().await];
+    let mut other = phone.connect_known().await;
+    assert_eq!(ann.post("/logout.php", &[]).await.status, StatusCode::SEE_OTHER);
+    for tab in &mut tabs {
+        tab.expect("Server/close", json!([])).await;
+        tab.closed().await;
+    }
+    assert!(!ann.get("/").await.text.contains("Signed in"));
+    // The other device of the user goes on, until it is signed out everywhere.
+    phone.publish("user:ann", "still here").await;
+    other.expect("news/new", json!(["ann", "still here"])).await;
+    let again = site.signed_in("ann").await;
+    assert_eq!(again.post("/logout.php", &[("everywhere", "1")]).await.status, StatusCode::SEE_OTHER);
+    other.expect("Server/close", json!([])).await;
+    other.closed().await;
+}
+
+#[tokio::test]
+async fn a_session_counts_at_its_own_address_and_origin_only() {
+    let site = Site::start().await;
+    let ann = site.signed_in("ann").await;
+    let mut known = ann.connect_known().await;
+
+    // The address is the one that nginx sees, whatever the client says.
+    let thief = Visitor { from: ELSEWHERE, ..ann.clone() };
+    thief.connect_as_guest().await;
+    let said = [("x-forwarded-for", "127.0.0.2"), ("x-real-ip", "127.0.0.2")];
+    let mut liar = thief.try_connect(&said).await.expect("no refusal");
+    liar.send("Client/authentication", json!([])).await;
+    liar.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
+
+    let wrong = Visitor { cookie: Some("site_session=0123456789abcdef0123456789abcdef".into()), ..ann.clone() };
+    let mut guest = wrong.connect_as_guest().await;
+    site.visitor(HOME).connect_as_guest().await;
+    ann.publish("registered", "for members").await;
+    ann.publish("all", "for all").await;
+    guest.expect("news/new", json!(["ann", "for all"])).await;
+    known.expect("news/new", json!(["ann", "for members"])).await;
+
+    let foreign = [("origin", "http://elsewhere.example")];
+    assert_eq!(ann.try_connect(&foreign).await.err(), Some(StatusCode::FORBIDDEN));
+    // Without its port, the site's host is another origin.
+    assert_eq!(ann.try_connect(&[("origin", "http://127.0.0.1")]).await.err(), Some(StatusCode::FORBIDDEN));
+}
+
+#[tokio::test]
+async fn a_client_finds_the_other_server_when_one_is_killed() {
+    let mut site = Site::start().await;
+    let ann = site.signed_in("ann").await;
+    // nginx gives each to the server that has fewer.
+    let mut tabs = [ann.connect_known().await, ann.connect_known().await];
+    site.servers[0].kill().await;
+    // Asked at the killed server first, accepted by the other.
+    ann.publish("user:ann", "one").await;
+    let mut lost = 0;
+    for tab in &mut tabs {
+        match soon(tab.0.next()).await {
+            Some(Ok(Message::Text(text))) => assert!(text.contains("one"), "{text}"),
+            None | Some(Err(_) | Ok(Message::Close(_))) => {
+                lost += 1;
+                *tab = ann.connect_known().await;
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(lost, 1);
+    ann.publish("user:ann", "two").await;
+    for tab in &mut tabs {
+        tab.expect("news/new", json!(["ann", "two"])).await;
+    }
+    assert!(ann.get("/ws-cluster.js").await.status.is_success());
+}
