@@ -18,6 +18,7 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 use crate::{
+    auth::{Authenticator, Closed},
     close::CloseCode,
     cluster::{NodeId, Term},
     connection::{Client, Member, Membership, property_text},
@@ -32,6 +33,8 @@ const RESTART: &str = "the server restarts";
 /// The clients of this node.
 pub(crate) struct Hub {
     node: NodeId,
+    /// Told of closed sessions before their connections are, so that none comes back on what it remembers.
+    authenticator: Arc<dyn Authenticator>,
     next: AtomicU64,
     /// Many read (deliveries), few write (comings, goings and changes of membership). A synchronous lock, held for
     /// one pass over the clients a message is for and never across an await: whoever is welcomed during a pass
@@ -90,9 +93,10 @@ pub(crate) struct Registration {
 }
 
 impl Hub {
-    pub(crate) fn new(node: NodeId) -> Self {
+    pub(crate) fn new(node: NodeId, authenticator: Arc<dyn Authenticator>) -> Self {
         Self {
             node,
+            authenticator,
             next: AtomicU64::new(1),
             index: RwLock::default(),
             term: Mutex::new((0, 0)),
@@ -282,8 +286,14 @@ impl Deliver for Hub {
             }
             // Orders to close name who is connected when they come; never repeated.
             _ if delivery.repeated => {}
-            Content::CloseSession(id) => self.dismiss(|index| index.sessions.get(id.as_str()), "the session ended"),
-            Content::CloseUser(id) => self.dismiss(|index| index.users.get(id.as_str()), "closed by the application"),
+            Content::CloseSession(id) => {
+                self.authenticator.forget(Closed::Session(&id));
+                self.dismiss(|index| index.sessions.get(id.as_str()), "the session ended");
+            }
+            Content::CloseUser(id) => {
+                self.authenticator.forget(Closed::User(&id));
+                self.dismiss(|index| index.users.get(id.as_str()), "closed by the application");
+            }
         }
     }
 
@@ -386,13 +396,13 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{Handshake, Identity, TrustedProxies};
+    use crate::{GuestsOnly, Handshake, Identity, TrustedProxies};
 
     struct Node(Arc<Hub>);
 
     impl Node {
         fn new() -> Self {
-            Self(Arc::new(Hub::new(NodeId::from_bytes([7; 16]))))
+            Self(Arc::new(Hub::new(NodeId::from_bytes([7; 16]), Arc::new(GuestsOnly))))
         }
 
         fn connect(&self, identity: Identity) -> (Arc<Client>, Registration) {

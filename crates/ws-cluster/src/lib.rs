@@ -142,7 +142,7 @@ mod wire;
 
 pub use action::{ActionError, ActionHandler, Request};
 pub use auth::{
-    AuthenticationError, Authenticator, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
+    AuthenticationError, Authenticator, Closed, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
     ParseProxiesError, SessionCookie, TrustedProxies,
 };
 #[cfg(feature = "mysql")]

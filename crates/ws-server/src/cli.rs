@@ -1,4 +1,5 @@
 //! What can be asked of the program: commands, flags and the environment variables that stand for them.
+#![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "the comments are help texts for a terminal")]
 
 use clap::{Args, Parser, Subcommand};
 use serde_json::Value;

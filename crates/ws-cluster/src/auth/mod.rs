@@ -151,6 +151,29 @@ pub trait Authenticator: Send + Sync + 'static {
     fn in_band(&self) -> bool {
         false
     }
+
+    /// Called on every node when the application closes a session or a user's connections: whatever is remembered of
+    /// them is to be forgotten, so that the next question reaches the store. Must return at once.
+    fn forget(&self, _closed: Closed<'_>) {}
+}
+
+/// Whose connections the application closed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Closed<'a> {
+    /// Those of this session.
+    Session(&'a str),
+    /// Those of this user, in all sessions.
+    User(&'a str),
+}
+
+impl Closed<'_> {
+    /// Whether they are this identity's.
+    pub fn is(&self, identity: &Identity) -> bool {
+        match self {
+            Self::Session(id) => identity.session.as_deref() == Some(id),
+            Self::User(id) => identity.user.as_deref() == Some(id),
+        }
+    }
 }
 
 /// Everybody is a guest: the default.

@@ -41,7 +41,7 @@ impl IntoPool for Arc<dyn Pool> {
 #[must_use = "a server runs from `start` on"]
 pub struct ServerBuilder {
     pool: Arc<dyn Pool>,
-    authenticator: Box<dyn Authenticator>,
+    authenticator: Arc<dyn Authenticator>,
     actions: Vec<(String, Arc<dyn ActionHandler>)>,
     fallback: Option<Arc<dyn ActionHandler>>,
     guests: bool,
@@ -60,7 +60,7 @@ impl ServerBuilder {
     pub(super) fn new(pool: Arc<dyn Pool>) -> Self {
         Self {
             pool,
-            authenticator: Box::new(GuestsOnly),
+            authenticator: Arc::new(GuestsOnly),
             actions: Vec::new(),
             fallback: None,
             guests: true,
@@ -78,7 +78,7 @@ impl ServerBuilder {
 
     /// Who tells who a connection is. Default: [`GuestsOnly`].
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
-        self.authenticator = Box::new(authenticator);
+        self.authenticator = Arc::new(authenticator);
         self
     }
 
@@ -208,7 +208,7 @@ impl ServerBuilder {
         }
 
         let node = NodeId::from_bytes(random()?);
-        let hub = Arc::new(Hub::new(node));
+        let hub = Arc::new(Hub::new(node, self.authenticator.clone()));
         let settings = driver::Settings {
             node,
             cluster: self.cluster,

@@ -39,7 +39,7 @@ pub struct Server(Arc<Shared>);
 
 struct Shared {
     config: Config,
-    authenticator: Box<dyn Authenticator>,
+    authenticator: Arc<dyn Authenticator>,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,
     guests: bool,

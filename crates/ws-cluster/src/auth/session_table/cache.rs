@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::health::Health;
-use crate::auth::{AuthenticationError, Identity};
+use crate::auth::{AuthenticationError, Closed, Identity};
 
 /// A session nearer to its end than this is asked for afresh: the question may come for the very reason that it
 /// ends, on a clock that runs a little ahead of the one read here.
@@ -112,6 +112,8 @@ struct Memory {
     order: VecDeque<(Instant, Key)>,
     /// Questions that the store has not answered yet. As many as there are askers at most.
     asked: HashMap<Key, Shared<BoxFuture<'static, Answer>>>,
+    /// How often something was to be forgotten: what was asked before is not remembered after.
+    forgotten: u64,
 }
 
 struct Known {
@@ -149,8 +151,16 @@ impl<S: Store> Cached<S> {
         answer.await
     }
 
+    /// Forgets what is known of whose connections were closed.
+    pub(super) fn forget(&self, closed: Closed<'_>) {
+        let mut memory = self.memory.lock();
+        memory.forgotten += 1;
+        memory.known.retain(|_, known| !closed.is(&known.identity));
+    }
+
     async fn ask(self, key: Key, question: Question) -> Answer {
         let at = Instant::now();
+        let forgotten = self.memory.lock().forgotten;
         let answer = self.store.look_up(&question).await;
         self.health.observe(&answer);
         let answer = answer.map(|identity| {
@@ -165,6 +175,7 @@ impl<S: Store> Cached<S> {
         let mut memory = self.memory.lock();
         memory.asked.remove(&key);
         match &answer {
+            Ok(Some(_)) if memory.forgotten != forgotten => {}
             Ok(Some(identity)) => memory.remember(key, Known { identity: identity.clone(), at }, self.time, self.size),
             Ok(None) => drop(memory.known.remove(&key)),
             Err(_) => {}
@@ -257,6 +268,39 @@ mod tests {
         assert_eq!(cached.count(), 1);
         tokio::time::advance(Duration::from_millis(1)).await;
         assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+        assert_eq!(cached.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_was_closed_is_asked_for_again() {
+        let cached = cached(Ok(Some(Identity::user("7").session("a"))));
+        cached.user_of("a").await;
+        cached.forget(Closed::Session("b"));
+        cached.user_of("a").await;
+        assert_eq!(cached.count(), 1);
+        for closed in [Closed::Session("a"), Closed::User("7")] {
+            cached.forget(closed);
+            let before = cached.count();
+            cached.user_of("a").await;
+            assert_eq!(cached.count(), before + 1);
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_from_before_the_close_is_not_remembered() {
+        let cached = cached(Ok(Some(Identity::user("7").session("a"))));
+        cached.store.permits.forget_permits(1_000);
+        let asking = tokio::spawn({
+            let cached = cached.clone();
+            async move { cached.user_of("a").await }
+        });
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        assert_eq!(cached.count(), 1);
+        cached.forget(Closed::Session("a"));
+        cached.store.permits.add_permits(2);
+        assert_eq!(asking.await.ok().flatten().as_deref(), Some("7"));
+        cached.user_of("a").await;
         assert_eq!(cached.count(), 2);
     }
 

@@ -11,7 +11,7 @@ use self::{
     query::{Parameter, Query},
     store::MySqlSessions,
 };
-use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, session_cookie::session_id};
+use super::{AuthenticationError, Authenticator, Closed, Credentials, Handshake, Identity, session_cookie::session_id};
 
 mod cache;
 mod health;
@@ -93,8 +93,9 @@ pub enum SessionTableError {
 ///
 /// # What is remembered
 ///
-/// A valid session is remembered for 30 s, so that one that was removed counts for so long; one that has run out is
-/// always asked for again, and so is one that was not there. All who ask for the same session at the same time are
+/// A valid session is remembered for 30 s, so that one that was removed counts for so long, unless its connections
+/// are [closed](crate::Server::close_session), which forgets it; one that has run out is always asked for again, and
+/// so is one that was not there. All who ask for the same session at the same time are
 /// answered by one query.
 ///
 /// # When the database fails
@@ -182,6 +183,10 @@ impl Authenticator for SessionTable {
     ) -> Result<Option<Identity>, AuthenticationError> {
         let (Some(session), None) = (session_id(handshake, &self.cookie), credentials) else { return Ok(None) };
         Ok(self.sessions.look_up(self.question(session, handshake)).await?)
+    }
+
+    fn forget(&self, closed: Closed<'_>) {
+        self.sessions.forget(closed);
     }
 }
 
