@@ -287,11 +287,11 @@ impl Deliver for Hub {
             // Orders to close name who is connected when they come; never repeated.
             _ if delivery.repeated => {}
             Content::CloseSession(id) => {
-                self.authenticator.forget(Closed::Session(&id));
+                self.authenticator.forget(Closed::Session(id));
                 self.dismiss(|index| index.sessions.get(id.as_str()), "the session ended");
             }
             Content::CloseUser(id) => {
-                self.authenticator.forget(Closed::User(&id));
+                self.authenticator.forget(Closed::User(id));
                 self.dismiss(|index| index.users.get(id.as_str()), "closed by the application");
             }
         }
