@@ -100,8 +100,7 @@ impl Core {
         self.owner = Some(self.me);
         self.promises.clear();
         self.candidacy = Candidacy::default();
-        self.pool.urgent = None;
-        self.pool.read_soon();
+        self.pool.begin_reign(self.now);
         self.role = Role::Master(Master::new(self.now, heirs, self.now + self.config.collect_timeout));
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.send_standing(link));
@@ -148,15 +147,19 @@ impl Core {
     pub(super) fn consider_standing(&mut self) {
         let Role::Follower(_) = self.role else { return };
         let Some(&lease) = self.observation.lease() else { return };
+        // An owner that this node has a link to, but that does not serve, may not know, or not be able to learn, that
+        // it is one: then the lease has to stand still, whatever the link says.
+        let linked = self.is_linked_to_owner();
+        let held_off = linked && (self.is_welcomed() || self.observation.still() < self.config.lease);
         if self.draining.is_some()
-            || self.is_linked_to_owner()
+            || held_off
             || self.pool.is_deciding()
             || self.pool.is_failing()
             || lease.owner == Some(self.me)
         {
             return;
         }
-        if self.stands_slowly(&lease) || self.stands_fast(&lease) || self.stands_to_correct(&lease) {
+        if self.stands_slowly(&lease) || (!linked && (self.stands_fast(&lease) || self.stands_to_correct(&lease))) {
             self.pool.urgent = Some(Query::TakeOver { seen: lease, max_seen: self.term });
         }
     }
@@ -248,6 +251,7 @@ impl Core {
         if linked {
             self.candidacy.refused = false;
             self.candidacy.cut_off = None;
+            self.consider_standing();
             return;
         }
         if self.candidacy.dialled.is_none_or(|at| now.saturating_duration_since(at) >= self.config.redial_interval) {
@@ -297,16 +301,18 @@ impl Core {
     /// Leaving as the master: once a follower holds everything, it gets the lease; nobody there, the lease is
     /// released. Whether it is done.
     pub(super) fn hand_over(&mut self) -> bool {
-        let (Some(&lease), Role::Master(master)) = (self.observation.lease(), &mut self.role) else { return true };
+        let last = self.log.last();
+        let Role::Master(master) = &mut self.role else { return true };
         if master.is_handed_over() {
             return true;
         }
-        if self.delivered < self.log.last() {
+        if self.delivered < last {
             return false;
         }
-        let owned = lease.owner == Some(self.me) && lease.term == self.term;
-        let Some(successor) = master.successor(self.log.last()) else { return false };
-        if owned && !self.pool.is_deciding() {
+        let Some(successor) = master.successor(last) else { return false };
+        // Without the pool nothing can be handed over; the time limit of the shutdown ends the wait for it.
+        let owned = |lease: &&Lease| lease.owner == Some(self.me) && lease.term == self.term;
+        if self.observation.lease().filter(owned).is_some() && !self.pool.is_deciding() {
             self.pool.urgent = Some(Query::HandOver { term: self.term, successor });
         }
         false

@@ -60,6 +60,11 @@ impl Core {
             if follower.stage < Stage::Welcomed && follower.link.is_none_or(|over| over == link))
     }
 
+    /// Whether the owner has let this node in.
+    pub(super) fn is_welcomed(&self) -> bool {
+        matches!(&self.role, Role::Follower(follower) if follower.stage >= Stage::Welcomed)
+    }
+
     /// Whether a frame comes from the master over the link of this follower's last join.
     pub(super) fn is_upstream(&self, link: LinkId, at_least: Stage) -> bool {
         matches!(&self.role, Role::Follower(follower) if follower.link == Some(link) && follower.stage >= at_least)

@@ -50,9 +50,12 @@ impl Frame {
     pub(crate) fn size(&self) -> usize {
         const HEADER: usize = 64;
         let entries = |entries: &[Entry]| entries.iter().map(|entry| entry.proposal.size()).sum::<usize>();
+        let snapshot = |snapshot: &Option<Snapshot>| snapshot.as_ref().map_or(0, Snapshot::size);
         HEADER
             + match &self.body {
-                Body::Append { entries: list, .. } | Body::Tail { entries: list, .. } => entries(list),
+                Body::Append { entries: list, .. } => entries(list),
+                Body::Tail { entries: list, snapshot: base, .. } => entries(list) + snapshot(base),
+                Body::Welcome { snapshot: base, .. } => snapshot(base),
                 Body::Propose(proposals) => proposals.iter().map(Proposal::size).sum(),
                 _ => 0,
             }

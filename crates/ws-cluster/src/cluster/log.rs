@@ -11,6 +11,10 @@ use bytes::Bytes;
 use super::{Entry, Lineage, NodeId, Seq, Span, Term, Ticket};
 use crate::config::LogConfig;
 
+/// Keys of trimmed entries that are remembered: what a publisher that tries again for a while needs, and little enough
+/// to be sent to each node that joins.
+const TRIMMED_KEYS: usize = 100_000;
+
 /// How far the publishes of each origin have come: all up to a counter.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Marks(HashMap<NodeId, Mark>);
@@ -51,6 +55,15 @@ pub(crate) struct Snapshot {
     pub(crate) spans: Vec<Span>,
     pub(crate) marks: Vec<Ticket>,
     pub(crate) keys: Vec<(Bytes, Seq)>,
+}
+
+impl Snapshot {
+    /// About as many bytes as it takes on a link.
+    pub(crate) fn size(&self) -> usize {
+        const PART: usize = 32;
+        let keys: usize = self.keys.iter().map(|(key, _)| PART + key.len()).sum();
+        keys + PART * (self.spans.len() + self.marks.len())
+    }
 }
 
 pub(crate) struct Log {
@@ -218,7 +231,7 @@ impl Log {
         }
         let forget = self.memory();
         while let Some((_, _, arrived)) = self.trimmed_keys.front()
-            && now.saturating_duration_since(*arrived) > forget
+            && (now.saturating_duration_since(*arrived) > forget || self.trimmed_keys.len() > TRIMMED_KEYS)
         {
             if let Some((key, seq, _)) = self.trimmed_keys.pop_front()
                 && self.keys.get(&key) == Some(&seq)

@@ -3,7 +3,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, Term, relay::BATCH};
@@ -11,6 +11,9 @@ use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, 
 /// Bytes on their way to a follower that it has not acknowledged. Enough to keep a link busy over a slow network,
 /// little beside the ring.
 const WINDOW: usize = 4 * 1024 * 1024;
+
+/// How old the last view is before a publish that waits for it asks for another.
+const SOON: Duration = Duration::from_millis(100);
 
 /// The master's side.
 #[derive(Debug)]
@@ -84,6 +87,11 @@ impl Master {
 
     pub(super) fn set_handed_over(&mut self) {
         self.stage = Reign::HandedOver;
+    }
+
+    /// Whether this node is linked to it, or on its way in.
+    pub(super) fn leads(&self, node: NodeId) -> bool {
+        self.followers.contains_key(&node) || self.expected.contains(&node)
     }
 
     /// A node that was waited for cannot be reached.
@@ -246,9 +254,7 @@ impl Core {
     /// Whether nobody else could hold anything: then one holder is all that can be had.
     pub(super) fn is_alone(&self, master: &Master) -> bool {
         let bereft = master.followers.values().all(|follower| !follower.joined) && master.expected.is_empty();
-        bereft
-            && ((self.shown_alone() && self.pool.viewed_after(master.deserted))
-                || self.pool.failed_since(master.deserted))
+        bereft && (self.shown_alone() || self.pool.failed_since(master.deserted))
     }
 
     /// Delivers and accepts, on the master, what enough nodes hold.
@@ -263,7 +269,7 @@ impl Core {
         let alone = held < last && self.is_alone(master);
         #[cfg(test)]
         let alone = alone || self.is(super::Mutant::AcceptsAlone);
-        if !alone && held < last && master.followers.is_empty() && self.delivered < last {
+        if !alone && held < last && master.followers.is_empty() && self.pool.age(self.now) > SOON {
             self.pool.read_soon();
         }
         self.deliver_to(if alone { last } else { held });

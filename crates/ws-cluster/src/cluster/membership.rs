@@ -8,9 +8,8 @@ use std::{
 use super::{Answer, Core, NodeId, Output, Query, Role};
 use crate::pool::{Announcement, Lease, NodeRow, PoolView};
 
-/// How old a read may be that shows a node to be alone.
-const ALONE_AGE: Duration = Duration::from_secs(1);
-/// How often the pool is read: twice within `ALONE_AGE`, so that a node that is alone never waits for a read.
+/// How often the pool is read: several times within a third of the lease, so that one slow read does not break the
+/// count of how long the lease stood still.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
 /// How soon after a failure the pool is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
@@ -24,6 +23,11 @@ pub(super) struct PoolSide {
     asked: Option<(Query, Instant)>,
     announced: Option<Instant>,
     renewed: Option<Instant>,
+    /// When this master's last successful renewal was asked for.
+    held: Option<Instant>,
+    /// When the lease was changed by this master after it had cleared the last lost follower: a candidate that still
+    /// thinks itself a member compares with a lease that is no more.
+    proved: Option<Instant>,
     /// When the last failed query was asked; `None` once one was answered.
     failing: Option<Instant>,
     /// When the last failure was told.
@@ -65,14 +69,25 @@ impl PoolSide {
             || matches!(self.asked, Some((Query::TakeOver { .. } | Query::HandOver { .. } | Query::Restore { .. }, _)))
     }
 
-    /// The view, if it was asked for after `since` and is not too old to show that a node is alone.
-    fn fresh(&self, now: Instant) -> Option<&PoolView> {
-        let viewed = self.viewed?;
-        (self.failing.is_none() && now.saturating_duration_since(viewed) <= ALONE_AGE).then_some(&self.view)
+    /// How old the view is.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        self.viewed.map_or(Duration::MAX, |viewed| now.saturating_duration_since(viewed))
     }
 
-    pub(super) fn viewed_after(&self, since: Instant) -> bool {
-        self.failing.is_none() && self.viewed.is_some_and(|viewed| viewed >= since)
+    /// A follower was lost: its row is to be cleared, and nothing proves this master alone until then.
+    pub(super) fn lose(&mut self, node: NodeId) {
+        self.lost.insert(node);
+        self.proved = None;
+        self.stale = true;
+    }
+
+    /// This node has just become the master, by a change of the lease.
+    pub(super) fn begin_reign(&mut self, now: Instant) {
+        self.lost.clear();
+        self.urgent = None;
+        self.held = Some(now);
+        self.proved = Some(now);
+        self.stale = true;
     }
 }
 
@@ -98,14 +113,13 @@ impl Core {
         if let Some(query) = self.pool.urgent.take() {
             return Some(query);
         }
+        if let Some(node) = self.pool.lost.pop_first() {
+            return Some(Query::ClearJoined(node));
+        }
         let renewal = self.renewal();
         if renewal.is_some() && due(self.pool.renewed, self.config.renew_interval) {
             self.pool.renewed = Some(now);
             return renewal;
-        }
-        if let Some(node) = self.pool.lost.pop_first() {
-            self.pool.stale = true;
-            return Some(Query::ClearJoined(node));
         }
         // The first look comes before the first announcement: it shows whose address this one was.
         if self.pool.viewed.is_some() && self.draining.is_none() {
@@ -154,11 +168,16 @@ impl Core {
         (joined && !announced).then_some(self.term)
     }
 
-    /// A row that nobody refreshes.
+    /// A row that nobody refreshes. After an outage of the database all are old; those who live get time to say so.
     fn dead_node(&self) -> Option<NodeId> {
-        let mut rows = self.pool.view.nodes.iter();
-        let dead = rows.find(|row| row.age > self.config.dead_timeout && row.node != self.me)?;
-        matches!(self.role, Role::Master(_)).then_some(dead.node)
+        let Role::Master(master) = &self.role else { return None };
+        let recovering = |failed| self.now.saturating_duration_since(failed) <= self.config.member_timeout;
+        if self.pool.failed.is_some_and(recovering) {
+            return None;
+        }
+        let dead =
+            |row: &&NodeRow| row.age > self.config.dead_timeout && row.node != self.me && !master.leads(row.node);
+        self.pool.view.nodes.iter().find(dead).map(|row| row.node)
     }
 
     pub(super) fn pool_answered(&mut self, answer: Answer) {
@@ -184,7 +203,18 @@ impl Core {
                     row.joined = announcement.joined.or(row.joined);
                 }
             }
-            (Query::Renew { .. }, Answer::Held(true)) => {}
+            (Query::Renew { owner, .. }, Answer::Held(true)) => {
+                if owner == self.me && self.pool.lost.is_empty() {
+                    self.pool.held = Some(asked);
+                    self.pool.proved.get_or_insert(asked);
+                }
+            }
+            (Query::ClearJoined(_), Answer::Done) => {
+                // The lease is renewed next, and read after that.
+                self.pool.proved = None;
+                self.pool.renewed = None;
+                self.pool.stale = true;
+            }
             _ => self.pool.stale = true,
         }
         self.tick_shutdown();
@@ -200,6 +230,7 @@ impl Core {
         self.addresses.retain(|node, _| Some(*node) == self.owner || view.nodes.iter().any(|row| row.node == *node));
         self.pool.view = view;
         self.pool.viewed = Some(asked);
+        self.clear_strays();
         match self.pool.view.lease {
             None => self.pool.urgent = Some(Query::Restore { term: self.term, owner: self.owner }),
             Some(lease) => self.handle_lease(lease),
@@ -239,11 +270,24 @@ impl Core {
             .filter(move |node| *node != self.me && Some(*node) != owner)
     }
 
-    /// Whether a read that is fresh enough shows this master and no other member.
+    /// Whether the pool shows that nobody but this master can have joined it, and that nobody can have taken over:
+    /// by the fast way, since the lease changed after the last follower was cleared, and a read after that shows no
+    /// member; by the slow way, since the lease was renewed a moment ago.
     pub(super) fn shown_alone(&self) -> bool {
-        self.pool.fresh(self.now).is_some_and(|view| {
-            view.lease.is_some_and(|lease| lease.term == self.term && lease.owner == Some(self.me))
-                && self.members(self.term, None).next().is_none()
-        })
+        let PoolSide { view, viewed, held, proved, .. } = &self.pool;
+        let renewed = |held| self.now.saturating_duration_since(held) <= self.config.lease * 3 / 4;
+        self.pool.lost.is_empty()
+            && proved.is_some_and(|proved| viewed.is_some_and(|viewed| viewed >= proved))
+            && held.is_some_and(renewed)
+            && view.lease.is_some_and(|lease| lease.term == self.term && lease.owner == Some(self.me))
+            && self.members(self.term, None).next().is_none()
+    }
+
+    /// Members without a link to this master: their announcement came late, after they had been cleared.
+    fn clear_strays(&mut self) {
+        let Role::Master(master) = &self.role else { return };
+        let strays: Vec<NodeId> =
+            self.members(self.term, None).filter(|&node| master.is_serving() && !master.leads(node)).collect();
+        strays.into_iter().for_each(|node| self.pool.lose(node));
     }
 }

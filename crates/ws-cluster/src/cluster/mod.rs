@@ -353,6 +353,8 @@ impl Core {
     pub(crate) fn shut_down(&mut self, now: Instant) {
         self.now = now;
         if self.draining.is_none() {
+            // What was published before goes before.
+            self.flush();
             self.draining = Some(now);
             self.ready = false;
             self.tick_shutdown();
@@ -477,6 +479,10 @@ impl Core {
 
     fn believes_alone(&self) -> bool {
         matches!(&self.role, Role::Master(master) if self.is_alone(master))
+    }
+
+    fn believes_itself_shown_alone(&self) -> bool {
+        self.believes_alone() && self.shown_alone()
     }
 
     /// Term and place of the last entry.

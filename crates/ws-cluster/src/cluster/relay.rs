@@ -14,9 +14,12 @@ impl Core {
     pub(super) fn link_lost(&mut self, link: LinkId, peer: NodeId) {
         match &mut self.role {
             Role::Follower(follower) if follower.link == Some(link) => {
-                *follower = Follower::default();
+                let asked = std::mem::take(follower).asked;
                 self.pool.read_soon();
-                self.seek_owner();
+                // A join that failed at once is not repeated at once.
+                if asked.is_none_or(|asked| self.now.saturating_duration_since(asked) >= self.config.redial_interval) {
+                    self.seek_owner();
+                }
             }
             Role::Follower(_) => {}
             Role::Master(master) => {
@@ -25,8 +28,7 @@ impl Core {
                 if gone {
                     master.followers.remove(&peer);
                     master.deserted = self.now;
-                    self.pool.lost.insert(peer);
-                    self.pool.read_soon();
+                    self.pool.lose(peer);
                 }
                 if !self.links.values().any(|link| link.peer == peer)
                     && let Role::Master(master) = &mut self.role
@@ -76,8 +78,9 @@ impl Core {
         let now = self.now;
         match &self.role {
             Role::Follower(Follower { link: Some(link), stage: Stage::Asked, asked: Some(asked), .. })
-                if now.saturating_duration_since(*asked) >= self.config.collect_timeout =>
+                if now.saturating_duration_since(*asked) >= self.config.lease =>
             {
+                // An owner that was none yet says so when it is; this is for what nobody thought of.
                 self.join(*link);
             }
             Role::Follower(_) => {}

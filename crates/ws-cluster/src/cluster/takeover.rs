@@ -66,7 +66,7 @@ impl Core {
             _ => return,
         }
         let Some((link, join)) = master.waiting.get(&peer) else { return };
-        let (link, lineage, last) = (*link, join.lineage.clone(), join.last);
+        let (link, lineage, last, join_term) = (*link, join.lineage.clone(), join.last, join.last_term);
         let agreed = self.log.lineage().agreement(self.log.last(), &lineage, last);
         match snapshot {
             Some(snapshot) => self.begin_anew(agreed, snapshot),
@@ -80,6 +80,11 @@ impl Core {
             None => {}
         }
         if !self.extend(spans, entries) {
+            return self.hang_up(link);
+        }
+        let promised = (join_term, last);
+        if done && (self.log.last_term(), self.log.last()) < promised {
+            // Less than it said it had: without this it would be fetched again and again.
             return self.hang_up(link);
         }
         if done {

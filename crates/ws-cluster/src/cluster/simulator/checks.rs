@@ -56,6 +56,26 @@ impl Checks {
         Ok(())
     }
 
+    /// A master that the pool shows to be alone is not followed by another while it thinks so.
+    pub(super) fn reigns_alone<'a>(
+        &self,
+        core: &Core,
+        mut others: impl Iterator<Item = &'a Core>,
+    ) -> Result<(), String> {
+        if self.emptied || !core.reigns() {
+            return Ok(());
+        }
+        let rival = others.find(|other| {
+            let (older, newer) = if other.term() < core.term() { (*other, core) } else { (core, *other) };
+            older.term() < newer.term() && newer.reigns() && older.reigns() && older.believes_itself_shown_alone()
+        });
+        rival.map_or(Ok(()), |rival| Err(format!("{:?} and {:?} both reign, one of them alone", core.id(), rival.id())))
+    }
+
+    pub(super) fn accepted_so_far(&self) -> usize {
+        self.accepted.len()
+    }
+
     /// Same place, same log before it.
     fn look_at_log(&mut self, core: &Core) -> Result<(), String> {
         let me = core.id();

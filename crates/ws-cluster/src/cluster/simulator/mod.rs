@@ -112,6 +112,8 @@ struct World {
     nodes: Vec<Node>,
     tables: Tables,
     db_down: bool,
+    /// The longest time that the database takes for an answer, in milliseconds.
+    db_delay: u64,
     /// Of a hundred queries, how many lose their answer after they took effect.
     lost_answers: u64,
     /// Directions in which nothing passes.
@@ -136,6 +138,7 @@ impl World {
             nodes: Vec::new(),
             tables: Tables::default(),
             db_down: false,
+            db_delay: 5,
             lost_answers: 0,
             cuts: BTreeSet::new(),
             slow: BTreeMap::new(),
@@ -243,6 +246,7 @@ impl World {
         self.slow.clear();
         self.db_down = false;
         self.lost_answers = 0;
+        self.db_delay = 5;
         for place in 0..self.nodes.len() {
             self.nodes[place].db_cut = false;
             if self.nodes[place].core.is_none() {
@@ -359,9 +363,9 @@ impl World {
             let Some(output) = core.poll_output() else { break };
             self.carry_out(place, output);
         }
-        if let Some(core) = &self.nodes[place].core
-            && let Err(wrong) = self.checks.step(core)
-        {
+        let Some(core) = &self.nodes[place].core else { return };
+        let others = self.nodes.iter().filter(|node| !node.paused).filter_map(|node| node.core.as_ref());
+        if let Err(wrong) = self.checks.step(core).and_then(|()| self.checks.reigns_alone(core, others)) {
             self.fail(&wrong);
         }
     }
@@ -511,8 +515,11 @@ impl World {
             self.tell(format!("{told}: {answer:?}"));
         }
         let lost = self.rng.below(100) < self.lost_answers;
-        let (delay, answer) =
-            if lost { (Duration::from_secs(2), Answer::Failed) } else { (self.rng.millis(0, 5), answer) };
+        let (delay, answer) = if lost {
+            (Duration::from_secs(2), Answer::Failed)
+        } else {
+            (self.rng.millis(self.db_delay * 9 / 10, self.db_delay), answer)
+        };
         self.schedule(delay, place, Happening::Answer(answer));
     }
 

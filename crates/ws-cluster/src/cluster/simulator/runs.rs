@@ -155,6 +155,38 @@ fn one_fault_at_a_time_loses_nothing() {
     seeds(200).into_iter().for_each(|seed| guarded(seed, |seed| single_faults(seed, None)));
 }
 
+/// What lasts for minutes must not keep the rest from working: a node without the database, a pair that does not
+/// reach each other, a slow database.
+#[test]
+fn a_fault_that_stays_leaves_the_others_working() {
+    seeds(60).into_iter().for_each(|seed| guarded(seed, standing_fault));
+}
+
+fn standing_fault(seed: u64) {
+    let size = 1 + (seed % 4) as usize;
+    let mut world = World::new(seed, size, None);
+    live(&mut world, SECOND * 12);
+    let one = world.rng.below(size as u64) as usize;
+    let other = (one + 1) % size;
+    match world.rng.below(3) {
+        0 if size > 1 => world.cut_database(one, true),
+        1 if size > 1 => world.cuts.extend([(one, other), (other, one)]),
+        _ => world.db_delay = 1_000 + world.rng.below(900),
+    }
+    if size > 2 {
+        // Whoever is master hands over, perhaps to the one that has the fault.
+        let place = world.nodes.iter().position(|node| node.core.as_ref().is_some_and(Core::reigns));
+        place.into_iter().for_each(|place| world.shut_down(place));
+    }
+    live(&mut world, SECOND * 60);
+    let before = world.checks.accepted_so_far();
+    live(&mut world, SECOND * 10);
+    if world.checks.accepted_so_far() == before {
+        world.fail("nothing is accepted any more");
+    }
+    settle(&mut world);
+}
+
 /// The simulator is worth something only if it notices what it is for.
 #[test]
 fn a_core_that_lacks_a_rule_is_caught() {
