@@ -12,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::{sleep, sleep_until, timeout},
 };
 
@@ -35,6 +35,8 @@ const EVENTS: usize = 4096;
 const BATCH: usize = 256;
 /// Room of a link's queue beside what the log holds.
 const QUEUE_ROOM: usize = 16 * 1024 * 1024;
+/// Links that may be under way at once without a proof: far more than a cluster needs, little to hold for strangers.
+const GREETINGS: usize = 64;
 /// Time between two tries of a node to reach itself.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -81,6 +83,8 @@ struct Shared {
     passport: Passport,
     config: Config,
     next_link: AtomicU64,
+    /// Places for links whose peers have not proved the key.
+    greetings: Semaphore,
 }
 
 enum Event {
@@ -133,7 +137,11 @@ impl Cluster {
     /// Serves one accepted link, of another node or a publisher, on an upgraded stream until it ends.
     pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>) {
         let limit = self.shared.config.connection.handshake_timeout;
+        let Ok(greeting) = self.shared.greetings.try_acquire() else {
+            return tracing::debug!("too many links are being greeted");
+        };
         let accepted = timeout(limit, link::accept(stream, &self.shared.passport)).await;
+        drop(greeting);
         match accepted.unwrap_or(Err(LinkError::Silent)) {
             Ok(None) => {}
             Ok(Some((_, Purpose::Publisher, socket))) => publisher::serve(self, socket).await,
@@ -174,7 +182,8 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     let (status, status_receiver) = watch::channel(Status::default());
     let (conflict, conflict_receiver) = watch::channel(None);
     let passport = Passport { node, cluster, keys: Keys::new(keys) };
-    let shared = Arc::new(Shared { passport, config, next_link: AtomicU64::new(1) });
+    let shared =
+        Arc::new(Shared { passport, config, next_link: AtomicU64::new(1), greetings: Semaphore::new(GREETINGS) });
     if pool.is_shared() {
         tokio::spawn(probe_self(address.clone(), shared.clone(), conflict));
     }
@@ -184,7 +193,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
         core,
         pool,
         hub,
-        status,
+        status: Arc::new(status),
         events: events.downgrade(),
         shared: shared.clone(),
         links: HashMap::new(),
@@ -193,7 +202,16 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
         leaving: Vec::new(),
         ended: false,
     };
-    tokio::spawn(driver.run(received));
+    let (stopped, hub) = (driver.status.clone(), driver.hub.clone());
+    tokio::spawn(async move {
+        if tokio::spawn(driver.run(received)).await.is_err() {
+            // Nothing of this node works without it: clients are better off elsewhere.
+            tracing::error!("the driver of the cluster panicked; this node takes part no more");
+            stopped
+                .send_modify(|status| (status.ready, status.master, status.degraded) = (false, None, Some("stopped")));
+            hub.cut_off();
+        }
+    });
     Ok(Cluster { events, status: status_receiver, conflict: conflict_receiver, shared })
 }
 
@@ -201,7 +219,7 @@ struct Driver {
     core: Core,
     pool: Arc<dyn Pool>,
     hub: Arc<dyn Deliver>,
-    status: watch::Sender<Status>,
+    status: Arc<watch::Sender<Status>>,
     /// Weak: the driver ends with the last handle, and tasks that it started do not keep it.
     events: mpsc::WeakSender<Event>,
     shared: Arc<Shared>,
@@ -383,18 +401,17 @@ impl Driver {
         let shared = self.shared.clone();
         self.report(async move {
             let limit = shared.config.cluster.query_timeout;
-            let answer = timeout(limit, ask(&*pool, &shared, &query)).await;
-            match answer {
-                Ok(Ok(answer)) => Event::Answer(answer),
-                Ok(Err(error)) => {
-                    tracing::debug!(%error, ?query, "the pool failed");
-                    Event::Answer(Answer::Failed)
-                }
-                Err(_) => {
-                    tracing::debug!(?query, "the pool does not answer");
-                    Event::Answer(Answer::Failed)
-                }
-            }
+            let asked = query.clone();
+            // A task of its own, so that a pool that panics is one that fails.
+            let answer = tokio::spawn(async move { timeout(limit, ask(&*pool, &shared, &asked)).await }).await;
+            let why = match answer {
+                Ok(Ok(Ok(answer))) => return Event::Answer(answer),
+                Ok(Ok(Err(error))) => error.to_string(),
+                Ok(Err(_)) => "no answer in time".to_owned(),
+                Err(panic) => panic.to_string(),
+            };
+            tracing::debug!(why, ?query, "the pool failed");
+            Event::Answer(Answer::Failed)
         });
     }
 }

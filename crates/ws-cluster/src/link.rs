@@ -13,10 +13,9 @@ use std::{
 use bytes::Bytes;
 use futures_util::{SinkExt, StreamExt};
 use hmac::{Hmac, KeyInit, Mac};
-use prost::Message as _;
 use sha2::Sha256;
 use tokio::{
-    sync::mpsc,
+    sync::{Notify, mpsc},
     time::{interval, timeout},
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
@@ -37,12 +36,16 @@ pub(crate) const PATH: &str = "/_cluster/v1";
 /// Shortest key in bytes: as long as the hash that is made with it.
 pub(crate) const KEY_SIZE: usize = 32;
 
-/// Frames that are joined into one packet at the most.
-const PACKET_FRAMES: usize = 256;
+/// Bytes of frames that are joined into one packet, beyond the first: little enough to be through well before a link
+/// counts as dead.
+const PACKET_BYTES: usize = 512 * 1024;
 
-/// Largest packet that is taken, in bytes. Frames are far smaller; a snapshot of a log with many idempotency keys is
-/// what comes near.
-const PACKET_SIZE: usize = 256 * 1024 * 1024;
+/// Largest packet that is taken from a peer that proved the key, in bytes. A snapshot with all the idempotency keys
+/// that a log remembers is what comes near.
+const PACKET_SIZE: usize = 32 * 1024 * 1024;
+
+/// The same for a peer that did not: a greeting or a proof.
+const GREETING_SIZE: usize = 4 * 1024;
 
 const NONCE_SIZE: usize = 32;
 
@@ -119,8 +122,9 @@ pub(crate) struct Passport {
 pub(crate) type Socket<S> = WebSocketStream<S>;
 pub(crate) type Dialled = Socket<MaybeTlsStream<tokio::net::TcpStream>>;
 
-fn config() -> WebSocketConfig {
-    WebSocketConfig::default().max_message_size(Some(PACKET_SIZE)).max_frame_size(Some(PACKET_SIZE))
+fn config(size: usize) -> WebSocketConfig {
+    let buffer = size.min(64 * 1024);
+    WebSocketConfig::default().read_buffer_size(buffer).max_message_size(Some(size)).max_frame_size(Some(size))
 }
 
 /// The dialler's side of the greeting. `expected`: the node that is meant, if one is.
@@ -130,7 +134,8 @@ pub(crate) async fn dial(
     purpose: Purpose,
     own: &Passport,
 ) -> Result<(NodeId, Dialled), LinkError> {
-    let (mut socket, _) = connect_async_with_config(format!("{address}{PATH}"), Some(config()), true).await?;
+    let (mut socket, _) =
+        connect_async_with_config(format!("{address}{PATH}"), Some(config(PACKET_SIZE)), true).await?;
     let nonce = nonce()?;
     let greeting = Greeting {
         oldest: VERSIONS.0.into(),
@@ -140,8 +145,8 @@ pub(crate) async fn dial(
         role: purpose as u32,
         nonce,
     };
-    write(&mut socket, &greeting).await?;
-    let welcome: Welcome = read(&mut socket).await?;
+    let said = write(&mut socket, &greeting).await?;
+    let (welcome, answered): (Welcome, _) = read(&mut socket).await?;
     if !welcome.refusal.is_empty() {
         return Err(LinkError::Mismatch(welcome.refusal));
     }
@@ -153,12 +158,13 @@ pub(crate) async fn dial(
         return Ok((peer, socket));
     }
     let key = own.keys.0.first().ok_or_else(|| LinkError::Mismatch("this node has no key".into()))?;
-    write(&mut socket, &Proof { mac: prove(key, "dialler", &greeting, &welcome), refusal: String::new() }).await?;
-    let proof: Proof = read(&mut socket).await?;
+    let words = [said, answered];
+    write(&mut socket, &Proof { mac: prove(key, "dialler", &words), refusal: String::new() }).await?;
+    let (proof, _): (Proof, _) = read(&mut socket).await?;
     if !proof.refusal.is_empty() {
         return Err(LinkError::Mismatch(proof.refusal));
     }
-    if !is_proof(key, "acceptor", &greeting, &welcome, &proof.mac) {
+    if !is_proof(key, "acceptor", &words, &proof.mac) {
         return Err(LinkError::Mismatch("the node that answers does not have this cluster's key".into()));
     }
     Ok((peer, socket))
@@ -169,8 +175,8 @@ pub(crate) async fn accept<S: Stream>(
     stream: S,
     own: &Passport,
 ) -> Result<Option<(NodeId, Purpose, Socket<S>)>, LinkError> {
-    let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config())).await;
-    let greeting: Greeting = read(&mut socket).await?;
+    let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(GREETING_SIZE))).await;
+    let (greeting, said): (Greeting, _) = read(&mut socket).await?;
     let theirs = (narrow(greeting.oldest), narrow(greeting.newest));
     let refusal = if greeting.cluster != own.cluster {
         format!("this node is in the cluster {:?}, not in {:?}", own.cluster, greeting.cluster)
@@ -187,7 +193,7 @@ pub(crate) async fn accept<S: Stream>(
         nonce: nonce()?,
         refusal,
     };
-    write(&mut socket, &welcome).await?;
+    let answered = write(&mut socket, &welcome).await?;
     if !welcome.refusal.is_empty() {
         return Err(LinkError::Mismatch(welcome.refusal));
     }
@@ -198,14 +204,18 @@ pub(crate) async fn accept<S: Stream>(
         _ => return Ok(None),
     };
     let peer = node(&greeting.node)?;
-    let proof: Proof = read(&mut socket).await?;
-    let key = own.keys.0.iter().find(|key| is_proof(key, "dialler", &greeting, &welcome, &proof.mac));
+    let words = [said, answered];
+    let (proof, _): (Proof, _) = read(&mut socket).await?;
+    let key = own.keys.0.iter().find(|key| is_proof(key, "dialler", &words, &proof.mac));
     let Some(key) = key else {
         let refusal = "the key is not this cluster's".to_owned();
         write(&mut socket, &Proof { mac: Bytes::new(), refusal: refusal.clone() }).await?;
         return Err(LinkError::Mismatch(refusal));
     };
-    write(&mut socket, &Proof { mac: prove(key, "acceptor", &greeting, &welcome), refusal: String::new() }).await?;
+    // From here on it may send large packets. Before our own proof it sends nothing, so nothing is lost on the way.
+    let stream = socket.into_inner();
+    let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(PACKET_SIZE))).await;
+    write(&mut socket, &Proof { mac: prove(key, "acceptor", &words), refusal: String::new() }).await?;
     Ok(Some((peer, purpose, socket)))
 }
 
@@ -224,38 +234,46 @@ fn node(bytes: &[u8]) -> Result<NodeId, LinkError> {
     bytes.try_into().map(NodeId::from_bytes).map_err(|_| LinkError::Broken("a node's id has 16 bytes".into()))
 }
 
-/// All that was said, and by which side the proof is given, so that none can be used elsewhere or sent back.
-fn transcript(key: &[u8], side: &str, greeting: &Greeting, welcome: &Welcome) -> Hmac<Sha256> {
+/// All that was said, to the byte, so that fields of a later version are covered as well; and by which side the proof
+/// is given, so that none can be sent back.
+fn transcript(key: &[u8], side: &str, [greeting, welcome]: &[Bytes; 2]) -> Hmac<Sha256> {
     let mut mac = match Hmac::<Sha256>::new_from_slice(key) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes keys of any length"),
     };
-    let greeting = greeting.encode_to_vec();
-    let welcome = welcome.encode_to_vec();
-    for part in [b"ws-cluster link 1", side.as_bytes(), &greeting, &welcome] {
+    for part in [b"ws-cluster link 1", side.as_bytes(), greeting, welcome] {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
     mac
 }
 
-fn prove(key: &[u8], side: &str, greeting: &Greeting, welcome: &Welcome) -> Bytes {
-    Bytes::copy_from_slice(&transcript(key, side, greeting, welcome).finalize().into_bytes())
+fn prove(key: &[u8], side: &str, words: &[Bytes; 2]) -> Bytes {
+    Bytes::copy_from_slice(&transcript(key, side, words).finalize().into_bytes())
 }
 
 /// In constant time.
-fn is_proof(key: &[u8], side: &str, greeting: &Greeting, welcome: &Welcome, proof: &[u8]) -> bool {
-    transcript(key, side, greeting, welcome).verify_slice(proof).is_ok()
+fn is_proof(key: &[u8], side: &str, words: &[Bytes; 2], proof: &[u8]) -> bool {
+    transcript(key, side, words).verify_slice(proof).is_ok()
 }
 
-pub(crate) async fn write<S: Stream>(socket: &mut Socket<S>, message: &impl prost::Message) -> Result<(), LinkError> {
-    Ok(socket.send(Message::Binary(message.encode_to_vec().into())).await?)
+/// Sends a message, and returns it as it was sent.
+pub(crate) async fn write<S: Stream>(
+    socket: &mut Socket<S>,
+    message: &impl prost::Message,
+) -> Result<Bytes, LinkError> {
+    let bytes = Bytes::from(message.encode_to_vec());
+    socket.send(Message::Binary(bytes.clone())).await?;
+    Ok(bytes)
 }
 
-pub(crate) async fn read<S: Stream, M: prost::Message + Default>(socket: &mut Socket<S>) -> Result<M, LinkError> {
+/// The next message, and as what it came.
+pub(crate) async fn read<S: Stream, M: prost::Message + Default>(
+    socket: &mut Socket<S>,
+) -> Result<(M, Bytes), LinkError> {
     loop {
         match socket.next().await {
-            Some(Ok(Message::Binary(bytes))) => return Ok(M::decode(bytes)?),
+            Some(Ok(Message::Binary(bytes))) => return Ok((M::decode(bytes.clone())?, bytes)),
             Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
             Some(Ok(_)) | None => return Err(LinkError::Broken("the other side closed the link".into())),
             Some(Err(error)) => return Err(error.into()),
@@ -266,31 +284,58 @@ pub(crate) async fn read<S: Stream, M: prost::Message + Default>(socket: &mut So
 /// How frames get onto a link. Dropping it closes the link after what waits.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
-    /// Unbounded, since the core must not wait; `waiting` bounds it, by cutting the link.
+    /// Unbounded, since the core must not wait; `queue` bounds it, by cutting the link.
     frames: mpsc::UnboundedSender<Frame>,
-    waiting: Arc<AtomicUsize>,
-    limit: usize,
+    queue: Arc<Queue>,
 }
 
 /// The other end of [`Outgoing`].
 pub(crate) struct Waiting {
     frames: mpsc::UnboundedReceiver<Frame>,
-    waiting: Arc<AtomicUsize>,
+    queue: Arc<Queue>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// Bytes that wait, and how many may.
+    size: AtomicUsize,
+    limit: usize,
+    /// The link is to end at once, whatever waits.
+    cut: Notify,
 }
 
 /// A queue for a link that takes about `limit` bytes.
 pub(crate) fn queue(limit: usize) -> (Outgoing, Waiting) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let waiting = Arc::new(AtomicUsize::new(0));
-    (Outgoing { frames: sender, waiting: waiting.clone(), limit }, Waiting { frames: receiver, waiting })
+    let queue = Arc::new(Queue { size: AtomicUsize::new(0), limit, cut: Notify::new() });
+    (Outgoing { frames: sender, queue: queue.clone() }, Waiting { frames: receiver, queue })
 }
 
 impl Outgoing {
-    /// Puts a frame in the queue; `false` where the link is gone, or its peer reads too slowly and is to be cut.
+    /// Puts a frame in the queue; `false` where the link is gone, or its peer reads too slowly and was cut.
     pub(crate) fn send(&self, frame: Frame) -> bool {
         let size = frame.size();
-        let waiting = self.waiting.fetch_add(size, Ordering::Relaxed);
-        (waiting == 0 || waiting + size <= self.limit) && self.frames.send(frame).is_ok()
+        let waiting = self.queue.size.fetch_add(size, Ordering::Relaxed);
+        if waiting > 0 && waiting + size > self.queue.limit {
+            self.queue.cut.notify_one();
+            return false;
+        }
+        self.frames.send(frame).is_ok()
+    }
+}
+
+impl Waiting {
+    /// The frames that gathered, as many as make a packet; `None` where no more come.
+    async fn gather(&mut self) -> Option<Vec<Frame>> {
+        let mut frames = vec![self.frames.recv().await?];
+        let mut size = frames[0].size();
+        while size < PACKET_BYTES
+            && let Ok(frame) = self.frames.try_recv()
+        {
+            size += frame.size();
+            frames.push(frame);
+        }
+        Some(frames)
     }
 }
 
@@ -304,23 +349,24 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
     arrived: impl Fn(Vec<Frame>) -> F,
 ) -> Result<(), LinkError> {
     let (mut sink, mut stream) = socket.split();
+    let queue = outgoing.queue.clone();
     let writing = async {
         let mut beat = interval(heartbeat);
-        let mut frames = Vec::new();
         loop {
-            tokio::select! {
-                count = outgoing.frames.recv_many(&mut frames, PACKET_FRAMES) => {
-                    if count == 0 {
+            let frames = tokio::select! {
+                frames = outgoing.gather() => match frames {
+                    Some(frames) => frames,
+                    None => {
                         let _ = sink.close().await;
                         return Ok(());
                     }
-                }
-                _ = beat.tick() => {}
-            }
+                },
+                // An empty packet.
+                _ = beat.tick() => Vec::new(),
+            };
             let size: usize = frames.iter().map(Frame::size).sum();
-            let packet = encode_packet(std::mem::take(&mut frames));
-            sink.send(Message::Binary(packet)).await?;
-            outgoing.waiting.fetch_sub(size, Ordering::Relaxed);
+            sink.send(Message::Binary(encode_packet(frames))).await?;
+            outgoing.queue.size.fetch_sub(size, Ordering::Relaxed);
         }
     };
     let reading = async {
@@ -342,6 +388,7 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
     tokio::select! {
         ended = writing => ended,
         ended = reading => ended,
+        () = queue.cut.notified() => Err(LinkError::Broken("the peer reads too slowly".into())),
     }
 }
 
@@ -349,20 +396,18 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
 mod tests {
     use super::*;
 
-    fn greeting() -> Greeting {
-        Greeting { cluster: "c".into(), nonce: Bytes::from_static(&[1; NONCE_SIZE]), ..Greeting::default() }
-    }
-
     #[test]
     fn a_proof_holds_for_its_key_its_side_and_its_words_only() {
         let (key, other) = ([7; 32], [8; 32]);
-        let welcome = Welcome { nonce: Bytes::from_static(&[2; NONCE_SIZE]), ..Welcome::default() };
-        let proof = prove(&key, "dialler", &greeting(), &welcome);
-        assert!(is_proof(&key, "dialler", &greeting(), &welcome, &proof));
-        assert!(!is_proof(&other, "dialler", &greeting(), &welcome, &proof));
-        assert!(!is_proof(&key, "acceptor", &greeting(), &welcome, &proof), "sent back");
-        let replayed = Welcome { nonce: Bytes::from_static(&[3; NONCE_SIZE]), ..welcome };
-        assert!(!is_proof(&key, "dialler", &greeting(), &replayed, &proof), "replayed");
+        let words = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
+        let proof = prove(&key, "dialler", &words);
+        assert!(is_proof(&key, "dialler", &words, &proof));
+        assert!(!is_proof(&other, "dialler", &words, &proof));
+        assert!(!is_proof(&key, "acceptor", &words, &proof), "sent back");
+        let replayed = [words[0].clone(), Bytes::from_static(b"another")];
+        assert!(!is_proof(&key, "dialler", &replayed, &proof), "replayed");
+        let shifted = [Bytes::from_static(b"greetingw"), Bytes::from_static(b"elcome")];
+        assert!(!is_proof(&key, "dialler", &shifted, &proof), "words moved from one to the other");
     }
 
     #[test]

@@ -8,7 +8,7 @@ use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
 use serde_json::Value;
 use tokio::{
-    sync::{Mutex, mpsc, oneshot},
+    sync::{Mutex, Semaphore, mpsc, oneshot},
     time::{Instant, interval, timeout, timeout_at},
 };
 use tungstenite::Message;
@@ -28,7 +28,7 @@ use crate::{
 
 /// Requests that wait for the socket; whoever has more waits.
 const REQUESTS: usize = 1024;
-/// Outcomes that wait for a publisher's socket; its next requests wait with them.
+/// Publishes of one publisher whose outcomes are not on their way to it; its next requests wait for them.
 const OUTCOMES: usize = 1024;
 /// Time for one node to answer a dial, before the next is tried.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
@@ -167,7 +167,9 @@ impl Publisher {
                 }
                 match came.await {
                     // Another node takes it, unless it has it already: the key tells.
-                    Err(_) | Ok(Err(PublishError::ShuttingDown)) => self.forget(&connection).await,
+                    Err(_) | Ok(Err(PublishError::ShuttingDown | PublishError::Unknown)) => {
+                        self.forget(&connection).await
+                    }
                     Ok(outcome) => return outcome,
                 }
             }
@@ -245,7 +247,7 @@ async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
                 last += 1;
                 waiting.insert(last, outcome);
                 let publish = Publish { id: last, content, key: Some(key) };
-                if !matches!(timeout(heartbeat_timeout, link::write(&mut socket, &publish)).await, Ok(Ok(()))) {
+                if !matches!(timeout(heartbeat_timeout, link::write(&mut socket, &publish)).await, Ok(Ok(_))) {
                     break;
                 }
             }
@@ -280,6 +282,8 @@ async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
 pub(crate) async fn serve<S: Stream>(cluster: &Cluster, socket: Socket<S>) {
     let (mut sink, mut stream) = socket.split();
     let (outcomes, mut answers) = mpsc::channel::<Outcome>(OUTCOMES);
+    let places = Arc::new(Semaphore::new(OUTCOMES));
+    let silence = ClusterConfig::default().heartbeat_timeout;
     let answering = async {
         while let Some(outcome) = answers.recv().await {
             sink.send(Message::Binary(outcome.encode_to_vec().into())).await?;
@@ -287,9 +291,11 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, socket: Socket<S>) {
         Ok::<_, tungstenite::Error>(())
     };
     let reading = async {
-        while let Some(Ok(message)) = stream.next().await {
+        // Publishers ping; one that does not is gone.
+        while let Ok(Some(Ok(message))) = timeout(silence, stream.next()).await {
             let Message::Binary(bytes) = message else { continue };
             let Ok(Publish { id, content, key }) = Publish::decode(bytes) else { break };
+            let Ok(place) = places.clone().acquire_owned().await else { break };
             let checked = publish::check(&content, key.as_deref());
             // Copied: the message's buffer is larger, and the log keeps what it is given.
             let (content, key) = (Bytes::copy_from_slice(&content), key.as_deref().map(Bytes::copy_from_slice));
@@ -305,6 +311,7 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, socket: Socket<S>) {
                 };
                 let (error, text) = publish::encode_outcome(&outcome);
                 let _ = outcomes.send(Outcome { id, error, text }).await;
+                drop(place);
             });
         }
     };

@@ -48,6 +48,11 @@ pub(crate) fn decode_packet(packet: &[u8]) -> Result<Vec<Frame>, PacketError> {
     packet.frames.into_iter().filter(|frame| frame.body.is_some()).map(TryInto::try_into).collect()
 }
 
+/// Terms and places stay so far below the end of their numbers that sums do not run over.
+fn plausible(number: u64) -> Result<u64, PacketError> {
+    if number < 1 << 62 { Ok(number) } else { Err(PacketError("a number beyond all terms and places".into())) }
+}
+
 fn node(bytes: &[u8]) -> Result<NodeId, PacketError> {
     bytes.try_into().map(NodeId::from_bytes).map_err(|_| PacketError("a node's id has 16 bytes".into()))
 }
@@ -137,7 +142,7 @@ impl TryFrom<pb::Frame> for Frame {
             pb::Body::Joined(_) => Body::Joined,
             pb::Body::Propose(propose) => Body::Propose(all(propose.proposals)?),
         };
-        Ok(Self { term: frame.term, body })
+        Ok(Self { term: plausible(frame.term)?, body })
     }
 }
 
@@ -153,7 +158,7 @@ impl TryFrom<pb::Span> for Span {
     fn try_from(span: pb::Span) -> Result<Self, PacketError> {
         // Places are counted from 1; what precedes a span's first is computed from it.
         let first = Some(span.first).filter(|first| *first > 0).ok_or_else(|| absent("first place of a span"))?;
-        Ok(Self { term: span.term, owner: node(&span.owner)?, first })
+        Ok(Self { term: plausible(span.term)?, owner: node(&span.owner)?, first: plausible(first)? })
     }
 }
 
@@ -198,7 +203,7 @@ impl TryFrom<pb::Entry> for Entry {
 
     fn try_from(entry: pb::Entry) -> Result<Self, PacketError> {
         let proposal = entry.proposal.ok_or_else(|| absent("proposal"))?.try_into()?;
-        Ok(Self { term: entry.term, seq: entry.seq, proposal })
+        Ok(Self { term: plausible(entry.term)?, seq: plausible(entry.seq)?, proposal })
     }
 }
 
@@ -219,7 +224,7 @@ impl TryFrom<pb::Snapshot> for Snapshot {
 
     fn try_from(snapshot: pb::Snapshot) -> Result<Self, PacketError> {
         Ok(Self {
-            base: snapshot.base,
+            base: plausible(snapshot.base)?,
             spans: all(snapshot.spans)?,
             marks: all(snapshot.marks)?,
             keys: snapshot.keys.into_iter().map(|key| (key.key, key.seq)).collect(),
