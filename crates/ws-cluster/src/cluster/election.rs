@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{Body, Core, LinkId, NodeId, Query, Role, Term, follower::Follower, master::Master};
-use crate::pool::{Lease, PoolView};
+use crate::pool::{Lease, NodeRow, PoolView};
 
 /// What a follower without a link to its owner does about it.
 #[derive(Default)]
@@ -16,7 +16,7 @@ pub(super) struct Candidacy {
     promised: Option<(NodeId, Instant)>,
     /// The owner's address refused a dial since the link was lost.
     refused: bool,
-    /// The owner ran at this node's own address, so it runs no more.
+    /// The owner ran at this node's own address.
     replaced: Option<NodeId>,
     /// When the owner was dialled last.
     dialled: Option<Instant>,
@@ -137,7 +137,7 @@ impl Core {
         self.owner.is_some_and(|owner| self.link_to(owner).is_some())
     }
 
-    /// The first view, before this node announced itself: an owner that had this node's address is gone.
+    /// The first view, before this node announced itself: who had this node's address.
     pub(super) fn note_predecessor(&mut self, view: &PoolView) {
         let same = view.nodes.iter().find(|row| row.address == self.address && row.node != self.me);
         self.candidacy.replaced = same.map(|row| row.node);
@@ -208,14 +208,10 @@ impl Core {
         }
         if self.candidacy.replaced == lease.owner {
             // Rows of any age count: after an outage of the database all are old, and a member knows more than this
-            // node, which has only just begun.
-            let heir = self
-                .pool
-                .view()
-                .nodes
-                .iter()
-                .any(|row| row.joined == Some(lease.term) && Some(row.node) != lease.owner);
-            return !heir && self.row(self.me).is_some();
+            // node, which has only just begun. The dial shows that the address is not the owner's any more.
+            let heir = |row: &NodeRow| row.joined == Some(lease.term) && Some(row.node) != lease.owner;
+            let heirs = self.pool.view().nodes.iter().any(heir);
+            return !heirs && self.candidacy.refused && self.row(self.me).is_some();
         }
         let mut others = self.members(lease.term, lease.owner).peekable();
         let member = self.row(self.me).is_some_and(|row| row.joined == Some(lease.term));

@@ -11,7 +11,8 @@
 //!
 //! The rooms: [`log`](self::log) and [`lineage`] hold the order, [`outbox`] what has no place in it yet, [`lease`]
 //! what the pool's row tells; `membership` reads the pool and decides when to ask it what, `election` decides who is
-//! master, `takeover` how a new one begins, `master`, `follower` and `order` are what is done for each message. The driver is in `driver.rs`.
+//! master, `takeover` how a new one begins; `master`, `follower` and `order` are what is done for each message, `relay`
+//! what drives them. The driver is in `driver.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
