@@ -207,11 +207,11 @@ impl Core {
             return false;
         }
         if self.candidacy.replaced == lease.owner {
-            // Rows of any age count: after an outage of the database all are old, and a member knows more than this
-            // node, which has only just begun. The dial shows that the address is not the owner's any more.
-            let heir = |row: &NodeRow| row.joined == Some(lease.term) && Some(row.node) != lease.owner;
-            let heirs = self.pool.view().nodes.iter().any(heir);
-            return !heirs && self.candidacy.refused && self.row(self.me).is_some();
+            // Rows of any age count: after an outage of the database all are old, and whoever was there knows more
+            // than this node, which has only just begun. The dial shows that the address is not the owner's any more.
+            let other = |row: &NodeRow| row.node != self.me && Some(row.node) != lease.owner;
+            let others = self.pool.view().nodes.iter().any(other);
+            return !others && self.candidacy.refused && self.row(self.me).is_some();
         }
         let mut others = self.members(lease.term, lease.owner).peekable();
         let member = self.row(self.me).is_some_and(|row| row.joined == Some(lease.term));

@@ -196,6 +196,11 @@ impl Core {
         match (query, answer) {
             (Query::Read, Answer::View(view)) => self.handle_view(asked, view),
             (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > self.term => self.become_master(term),
+            (Query::TakeOver { .. }, Answer::Term(None)) => {
+                // The lease is another than was read: nothing is decided upon the old reading any more.
+                self.observation.failed();
+                self.pool.stale = true;
+            }
             (Query::HandOver { term, successor }, Answer::Held(true)) => self.handed_over(term, successor),
             (Query::Announce(announcement), Answer::Done) => {
                 // Until the next read says it, so that a join is not announced twice.

@@ -55,7 +55,11 @@ impl Outbox {
     /// Drops what the log has: an entry was delivered here, or is known to be before the log's base. Whether it was
     /// an own publish that somebody waits for.
     pub(crate) fn settle(&mut self, ticket: Ticket) -> bool {
-        self.returned.remove(&ticket);
+        // Of one origin nothing gets a place after what it published later: what is older was dropped as known.
+        let older = Ticket { counter: 0, ..ticket };
+        while let Some((&covered, _)) = self.returned.range(older..=ticket).next() {
+            self.returned.remove(&covered);
+        }
         if ticket.origin != self.me {
             return false;
         }
