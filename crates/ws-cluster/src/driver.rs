@@ -284,7 +284,10 @@ impl Driver {
             Event::DialFailed { node, address, error } => {
                 // Once for each loss: it is dialled again twice a second.
                 if self.unreachable.insert(node) {
-                    tracing::warn!(?node, address, %error, "a node cannot be reached; it is tried again");
+                    match &error {
+                        LinkError::Mismatch(why) => tracing::error!(?node, address, why, "a node refuses this one"),
+                        error => tracing::warn!(?node, address, %error, "a node cannot be reached; it is tried again"),
+                    }
                 }
                 let refused = matches!(error, LinkError::Refused | LinkError::OtherNode);
                 self.core.handle_dial_failed(now, node, refused);

@@ -209,11 +209,13 @@ impl Publisher {
         for row in nodes {
             let dialled = link::dial(&row.address, None, Purpose::Publisher, &self.0.passport);
             let address = row.address.clone();
-            error = match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
+            match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
                 Ok((_, socket)) => return Ok(socket),
-                Err(LinkError::Mismatch(why)) => ConnectError::Refused { address, why },
-                Err(why) => ConnectError::Unreachable { address, why: why.to_string() },
-            };
+                Err(LinkError::Mismatch(why)) => error = ConnectError::Refused { address, why },
+                // That one refuses says more than that another is gone.
+                Err(_) if matches!(error, ConnectError::Refused { .. }) => {}
+                Err(why) => error = ConnectError::Unreachable { address, why: why.to_string() },
+            }
         }
         Err(error)
     }

@@ -40,7 +40,7 @@ fn table(cluster: &str, view: &PoolView) -> String {
             () if row.age > timeout => "gone",
             () if owner == Some(row.node) => "master",
             () if joined => "member",
-            () => "joining",
+            () => "apart",
         };
         [short(row.node), row.address.clone(), role.to_owned(), format!("{:.1} s ago", row.age.as_secs_f64())]
     });

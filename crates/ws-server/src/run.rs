@@ -39,7 +39,7 @@ pub(crate) async fn run(run: Run) -> Outcome {
     // A node waits for a database that goes down under it. But one that was not there at the start is most likely
     // a mistake in its URL, which nobody reads in a log.
     opened.read(&run.place.cluster).await?;
-    if opened.kind == Kind::MySql && reach == Reach::ThisHost {
+    if opened.kind == Kind::MySql && reach == Reach::ThisHost && run.address.is_none() {
         tracing::warn!(address, "nodes on other hosts cannot reach this one: for those, give --address");
     }
 

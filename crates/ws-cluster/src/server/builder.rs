@@ -267,6 +267,9 @@ fn check_address(address: &str) -> Result<String, StartError> {
         && url.fragment().is_none()
         && url.username().is_empty()
         && url.password().is_none();
+    if url.scheme() == "wss" && !cfg!(feature = "tls") {
+        return Err(config(format!("the address {address:?} needs the feature `tls`, which this program lacks")));
+    }
     if !matches!(url.scheme(), "ws" | "wss") || !url.has_host() || url.port() == Some(0) || !bare {
         return Err(malformed());
     }
