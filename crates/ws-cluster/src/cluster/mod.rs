@@ -482,8 +482,9 @@ impl Core {
         matches!(&self.role, Role::Master(master) if self.is_alone(master))
     }
 
+    /// Whether it would accept for that reason: one that leaves gives no more places, whatever it believes.
     fn believes_itself_shown_alone(&self) -> bool {
-        self.believes_alone() && self.shown_alone()
+        self.draining.is_none() && self.believes_alone() && self.shown_alone()
     }
 
     /// Term and place of the last entry.
