@@ -65,10 +65,9 @@ impl Checks {
         if self.emptied || !core.reigns() {
             return Ok(());
         }
-        let rival = others.find(|other| {
-            let (older, newer) = if other.term() < core.term() { (*other, core) } else { (core, *other) };
-            older.term() < newer.term() && newer.reigns() && older.reigns() && older.believes_itself_shown_alone()
-        });
+        // Of the core that has just moved only: another's belief is as old as its own clock.
+        let alone = core.believes_itself_shown_alone();
+        let rival = others.find(|other| alone && other.term() > core.term() && other.reigns());
         rival.map_or(Ok(()), |rival| Err(format!("{:?} and {:?} both reign, one of them alone", core.id(), rival.id())))
     }
 
