@@ -28,6 +28,8 @@ impl Config {
             ("connection.ping_interval", connection.ping_interval),
             ("connection.ping_timeout", connection.ping_timeout),
             ("connection.close_timeout", connection.close_timeout),
+            ("connection.position_interval", connection.position_interval),
+            ("connection.resume_timeout", connection.resume_timeout),
             ("connection.blocking_warning", connection.blocking_warning),
             ("cluster.renew_interval", cluster.renew_interval),
             ("cluster.lease", cluster.lease),
@@ -54,6 +56,8 @@ impl Config {
             ("connection.message_burst", connection.message_burst as usize),
             ("connection.connections_per_ip", connection.connections_per_ip),
             ("connection.connections", connection.connections),
+            ("connection.replay_count", connection.replay_count),
+            ("connection.replays", connection.replays),
             ("cluster.outbox_size", cluster.outbox_size),
             ("log.size", log.size),
             ("log.count", log.count),
@@ -62,6 +66,7 @@ impl Config {
             return Err(format!("{name} must be at least 1"));
         }
         let shorter = [
+            ("connection.position_interval", connection.position_interval, "log.age", log.age),
             ("cluster.renew_interval", cluster.renew_interval, "cluster.lease", cluster.lease),
             ("cluster.seen_interval", cluster.seen_interval, "cluster.member_timeout", cluster.member_timeout),
             (
@@ -107,6 +112,19 @@ pub struct ConnectionConfig {
     /// Connections of this node; the next is refused with 503. Default 100,000: the file descriptors of the process
     /// are the usual bound.
     pub connections: usize,
+    /// How often a client that keeps its position is told it when nothing comes for it. Well below the age of the log
+    /// ([`LogConfig::age`]), or a quiet client cannot come back without a reset; it is told sooner where the log fills
+    /// sooner. Default 60 s.
+    pub position_interval: Duration,
+    /// Time that a client which comes back waits for this node to have seen what the client has seen on another. Default
+    /// 10 s: longer than a master that vanished takes to be replaced.
+    pub resume_timeout: Duration,
+    /// Messages that are replayed to a client which comes back; one that missed more is told to begin anew
+    /// (`reset`). Default 10,000.
+    pub replay_count: usize,
+    /// Clients that are sent what they missed at the same time; more wait for their turn. Each may hold up to half of
+    /// `queue_size`. Default 64.
+    pub replays: usize,
     /// Longest time that a handler may hold its thread before a warning is logged. Default 100 ms.
     pub blocking_warning: Duration,
 }
@@ -124,6 +142,10 @@ impl Default for ConnectionConfig {
             message_burst: 500,
             connections_per_ip: 1_000,
             connections: 100_000,
+            position_interval: Duration::from_secs(60),
+            resume_timeout: Duration::from_secs(10),
+            replay_count: 10_000,
+            replays: 64,
             blocking_warning: Duration::from_millis(100),
         }
     }

@@ -17,7 +17,7 @@ use tokio::{
 };
 
 use crate::{
-    cluster::{Answer, Core, Frame, LinkId, NodeId, Output, Query, Term},
+    cluster::{Answer, Core, Frame, LinkId, NodeId, Output, Place, Proposal, Query, Seq, Ticket},
     config::Config,
     connection::Stream,
     error::{PublishError, StartError},
@@ -40,23 +40,31 @@ const GREETINGS: usize = 64;
 /// Time between two tries of a node to reach itself.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Where delivered entries go: the hub.
+/// Where delivered entries go: the hub. Called from the driver's task only, so nothing here may block.
 pub(crate) trait Deliver: Send + Sync + 'static {
-    /// One entry; called in the cluster's order from the driver's task, so it must not block.
+    /// One entry, in the cluster's order.
     fn deliver(&self, delivery: Delivery);
-    /// Entries are missing before the next one: this node was away longer than the log reaches.
-    fn reset(&self);
+    /// The log no longer holds what is up to this place.
+    fn trimmed(&self, base: Seq);
+    /// What was delivered after this place has lost its own; it may come again, as repeated.
+    fn cut(&self, after: Seq);
+    /// What is delivered next follows this place. `missed`: entries are missing before it, since this node was away for
+    /// longer than the log reaches.
+    fn restarted(&self, base: Option<Place>, missed: bool);
+    /// Time passed: some times a second.
+    fn tick(&self);
     /// The node has been without a master for 30 s while there is one: send the clients elsewhere (1013).
     fn cut_off(&self);
 }
 
 /// An entry at its place in the cluster's one order.
 pub(crate) struct Delivery {
-    pub(crate) term: Term,
-    /// Delivered by this node before, at a place that was cut away by a takeover: only connections that came later
-    /// may still get it.
+    pub(crate) place: Place,
+    pub(crate) ticket: Ticket,
+    /// Delivered by this node before, at a place that was cut away: only connections that came later may still get it.
     pub(crate) repeated: bool,
-    pub(crate) content: Content,
+    /// Encoded; `None` where there is nothing to deliver at this place.
+    pub(crate) content: Option<Bytes>,
 }
 
 /// What the server hands to the cluster.
@@ -241,7 +249,10 @@ impl Driver {
             let deadline = tokio::time::Instant::from_std(self.core.poll_timeout());
             tokio::select! {
                 biased;
-                () = sleep_until(deadline), if !self.ended => self.core.handle_timeout(now()),
+                () = sleep_until(deadline), if !self.ended => {
+                    self.core.handle_timeout(now());
+                    self.hub.tick();
+                }
                 count = received.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         break;
@@ -316,20 +327,18 @@ impl Driver {
                 Output::Dial { node, address } => self.dial(node, address),
                 Output::Hangup { link } => drop(self.links.remove(&link)),
                 Output::Query(query) => self.ask(query),
-                Output::Deliver { entry, repeated } => {
-                    let Some(content) = entry.proposal.content else { continue };
-                    match Content::decode(content) {
-                        Ok(content) => self.hub.deliver(Delivery { term: entry.term, repeated, content }),
-                        Err(error) => tracing::error!(%error, seq = entry.seq, "an entry cannot be delivered"),
-                    }
+                Output::Deliver { place, proposal: Proposal { ticket, content, .. }, repeated } => {
+                    self.hub.deliver(Delivery { place, ticket, repeated, content });
                 }
+                Output::Trimmed { base } => self.hub.trimmed(base),
+                Output::Cut { after } => self.hub.cut(after),
+                Output::Restarted { base, missed } => self.hub.restarted(base, missed),
                 Output::Accepted { counter } => {
                     if let Some(accepted) = self.waiting.remove(&counter) {
                         // Whoever gave up waiting does not mind.
                         let _ = accepted.send(Ok(()));
                     }
                 }
-                Output::Reset => self.hub.reset(),
                 Output::CutOff => {
                     tracing::warn!("no master for too long while others have one: clients are sent elsewhere");
                     self.hub.cut_off();

@@ -131,6 +131,7 @@ mod config;
 mod connection;
 mod driver;
 mod error;
+mod history;
 mod hub;
 mod link;
 pub mod pool;

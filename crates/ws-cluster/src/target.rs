@@ -114,6 +114,12 @@ impl Target {
         self
     }
 
+    /// Whether who is found by its selection is meant for sure: no exception, and nothing else to look at.
+    pub(crate) fn selects_exactly(&self) -> bool {
+        let exactly = !matches!(self.selection, Selection::Registered | Selection::Connection(_));
+        exactly && self.except_connection.is_none() && self.except_user.is_none()
+    }
+
     /// Whether a connection is meant.
     pub(crate) fn matches(&self, candidate: &impl Candidate) -> bool {
         let chosen = match &self.selection {

@@ -86,6 +86,24 @@ impl Handshake {
         form_urlencoded::parse(query.as_bytes()).find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
+    /// Takes parameters out of the query, the first of each name, decoded; the rest stays as it was sent.
+    pub(crate) fn take_query<const N: usize>(&mut self, names: [&str; N]) -> [Option<String>; N] {
+        let Some((path, query)) = self.path_and_query.split_once('?') else { return [const { None }; N] };
+        let name = |pair: &str| form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| name.into_owned());
+        let (taken, rest): (Vec<&str>, Vec<&str>) =
+            query.split('&').partition(|pair| name(pair).is_some_and(|name| names.contains(&&*name)));
+        if taken.is_empty() {
+            return [const { None }; N];
+        }
+        let values = names.map(|name| {
+            let pairs = taken.iter().flat_map(|pair| form_urlencoded::parse(pair.as_bytes()));
+            pairs.into_iter().find(|(own, _)| own == name).map(|(_, value)| value.into_owned())
+        });
+        let rest = rest.join("&");
+        self.path_and_query = if rest.is_empty() { path.into() } else { format!("{path}?{rest}").into() };
+        values
+    }
+
     /// The path of the URL, not decoded.
     pub fn path(&self) -> &str {
         self.path_and_query.split_once('?').map_or(&self.path_and_query, |(path, _)| path)
@@ -240,6 +258,17 @@ mod tests {
         assert_eq!(handshake.query("x").as_deref(), Some(""));
         assert_eq!(handshake.query("y"), None);
         assert_eq!(handshake.path(), "/WebSockets");
+    }
+
+    #[test]
+    fn what_is_taken_out_of_the_query_is_gone() {
+        let mut whole = handshake("/WebSockets?resume=a%2Db&user=J%C3%B6rg&state=s&x&resume=second", &[]);
+        assert_eq!(whole.take_query(["resume", "state"]), [Some("a-b".into()), Some("s".into())]);
+        assert_eq!(&*whole.path_and_query, "/WebSockets?user=J%C3%B6rg&x");
+        assert_eq!(whole.take_query(["resume"]), [None]);
+        let mut alone = handshake("/WebSockets?resume=", &[]);
+        assert_eq!(alone.take_query(["resume", "state"]), [Some("".into()), None]);
+        assert_eq!(&*alone.path_and_query, "/WebSockets");
     }
 
     #[test]

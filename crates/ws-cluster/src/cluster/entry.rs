@@ -7,6 +7,14 @@ use super::{NodeId, Term};
 /// The place of an entry: counted from 1, without gaps, across terms.
 pub(crate) type Seq = u64;
 
+/// A place with the master that wrote it: tells apart what two masters wrote at one number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Place {
+    pub(crate) term: Term,
+    pub(crate) owner: NodeId,
+    pub(crate) seq: Seq,
+}
+
 /// A publish as its origin counted it: who published, and the how-manieth it was. Unique for ever, since a node
 /// draws a new id at every start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

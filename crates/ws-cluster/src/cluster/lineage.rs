@@ -1,7 +1,7 @@
 //! The lineage of a log: which master wrote which stretch of it. Two logs agree up to the end of the last stretch
 //! that both have.
 
-use super::{NodeId, Seq, Term};
+use super::{NodeId, Place, Seq, Term};
 
 /// The stretch of the log that one master wrote in one term. Only terms that hold an entry have one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +36,11 @@ impl Lineage {
     /// The span that the entry at `seq` belongs to.
     pub(crate) fn span_at(&self, seq: Seq) -> Option<&Span> {
         self.0.iter().rev().find(|span| span.first <= seq)
+    }
+
+    /// The place numbered `seq`; `None` before the first span.
+    pub(crate) fn place(&self, seq: Seq) -> Option<Place> {
+        self.span_at(seq).map(|span| Place { term: span.term, owner: span.owner, seq })
     }
 
     pub(crate) fn push(&mut self, span: Span) {

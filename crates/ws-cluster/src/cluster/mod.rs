@@ -43,7 +43,7 @@ mod relay;
 mod simulator;
 mod takeover;
 
-pub(crate) use entry::{Entry, Proposal, Seq, Ticket};
+pub(crate) use entry::{Entry, Place, Proposal, Seq, Ticket};
 pub(crate) use frame::{Body, Frame, Join};
 pub(crate) use lineage::{Lineage, Span};
 pub(crate) use log::Snapshot;
@@ -112,15 +112,28 @@ pub(crate) enum Output {
     Query(Query),
     /// Hand the entry to the own clients. `repeated`: this node delivered it before, at a place that was cut away.
     Deliver {
-        entry: Entry,
+        place: Place,
+        proposal: Proposal,
         repeated: bool,
+    },
+    /// What was delivered after this place is no longer in the order there; the master may give it another place.
+    Cut {
+        after: Seq,
+    },
+    /// The log no longer holds what is up to this place.
+    Trimmed {
+        base: Seq,
+    },
+    /// What is delivered next follows this place. `missed`: not what was delivered last, since this node was away for
+    /// longer than the log reaches.
+    Restarted {
+        base: Option<Place>,
+        missed: bool,
     },
     /// The own publish with this counter is held by two nodes, or by this one that is alone.
     Accepted {
         counter: u64,
     },
-    /// Entries are missing before the next one: this node was away for longer than the log reaches.
-    Reset,
     /// Send the clients to other nodes, which have a master while this one finds none.
     CutOff,
     /// The shutdown is through: nothing more comes from this core.

@@ -30,9 +30,8 @@ impl Core {
         let held = self.log.restart(self.now, snapshot);
         self.give_back(held.into_iter().filter(|entry| entry.seq > agreed).collect());
         self.delivered = base;
-        if !fresh {
-            self.outputs.push_back(Output::Reset);
-        }
+        let base = self.log.lineage().place(base);
+        self.outputs.push_back(Output::Restarted { base, missed: !fresh });
         // What was sequenced before the base will not be seen in order any more.
         let known: Vec<_> = self.outbox.tickets().collect();
         for ticket in known {
@@ -43,8 +42,9 @@ impl Core {
     }
 
     pub(super) fn give_back(&mut self, cut: Vec<Entry>) {
-        if let Some(first) = cut.first() {
-            self.delivered = self.delivered.min(first.seq - 1);
+        if let Some(after) = cut.first().map(|first| first.seq - 1).filter(|after| *after < self.delivered) {
+            self.delivered = after;
+            self.outputs.push_back(Output::Cut { after });
         }
         // An entry without content stands for one that had the same key: there is nothing to propose, but whoever
         // waits for it must still learn of it.
@@ -58,13 +58,15 @@ impl Core {
     /// Delivers all up to `seq`, in order.
     pub(super) fn deliver_to(&mut self, seq: Seq) {
         while self.delivered < seq {
-            let Some(entry) = self.log.at(self.delivered + 1).cloned() else { break };
-            self.delivered += 1;
-            let ticket = entry.proposal.ticket;
+            let next = self.delivered + 1;
+            let proposal = self.log.at(next).map(|entry| entry.proposal.clone());
+            let (Some(proposal), Some(place)) = (proposal, self.log.lineage().place(next)) else { break };
+            self.delivered = next;
+            let ticket = proposal.ticket;
             // Of one origin nothing new comes after what it published later.
             let repeated = self.handed.covers(ticket);
             self.handed.raise(ticket, self.now);
-            self.outputs.push_back(Output::Deliver { entry, repeated });
+            self.outputs.push_back(Output::Deliver { place, proposal, repeated });
             self.settle(ticket);
         }
     }
@@ -77,8 +79,12 @@ impl Core {
 
     /// Trims what the limits want gone, as far as all members hold it.
     pub(super) fn trim(&mut self, held: Seq) {
+        let before = self.log.base();
         let surplus = self.log.surplus(self.now).min(held).min(self.delivered);
         self.log.trim(self.now, surplus);
+        if self.log.base() > before {
+            self.outputs.push_back(Output::Trimmed { base: self.log.base() });
+        }
         self.handed.forget(self.now, self.log.memory());
     }
 }

@@ -2,7 +2,7 @@
 //! its term.
 
 use super::{
-    Body, Core, Entry, NodeId, Proposal, Role, Snapshot, Span,
+    Body, Core, Entry, NodeId, Proposal, Role, Snapshot, Span, Ticket,
     master::{Master, Reign},
 };
 
@@ -101,6 +101,12 @@ impl Core {
         self.ready = self.draining.is_none();
         for (peer, (link, join)) in waiting {
             self.welcome(link, peer, &join);
+        }
+        if self.log.last() == 0 {
+            // The order begins with an entry for nobody, so that whoever comes before the first message has a position
+            // as well. No publish is counted 0.
+            let ticket = Ticket { origin: self.me, counter: 0 };
+            self.sequence(vec![Proposal { ticket, late: false, key: None, content: None }]);
         }
         // Returned ones first; the pending follow with the next flush.
         let returned: Vec<Proposal> = self.outbox.returned().cloned().collect();

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 
@@ -17,8 +17,13 @@ use super::outbox::Outbox;
 use crate::{
     auth::{Handshake, Identity},
     close::CloseCode,
+    cluster::Seq,
     target::{Candidate, ConnectionId},
-    wire::client::{Dialect, Outgoing, encode},
+    wire::{
+        client::{Dialect, Form, Outgoing, encode, position},
+        position::Position,
+        state::Seals,
+    },
 };
 
 /// A connection's shared half; the other one is the task that owns its socket.
@@ -28,6 +33,11 @@ pub(crate) struct Client {
     pub(crate) outbox: Outbox,
     /// Set once, by the client's first message; read by whoever delivers.
     array: AtomicBool,
+    /// It asked for its position.
+    tracks: bool,
+    /// The place up to which it knows that it has got everything, where it tracks its position. Written by whoever
+    /// delivers, which is one at a time.
+    told: AtomicU64,
     /// Changed through the hub only, so that its index agrees. A synchronous lock, taken for a look-up and never
     /// across an await; the hub's own lock comes first where both are held.
     membership: RwLock<Membership>,
@@ -36,18 +46,47 @@ pub(crate) struct Client {
 /// Who a client is, as targets see it.
 #[derive(Clone, Default)]
 pub(crate) struct Membership {
+    /// The id that it had before it came back: its own for all who name it, in place of the connection's.
+    pub(crate) former: Option<ConnectionId>,
     pub(crate) user: Option<Arc<str>>,
     pub(crate) session: Option<Arc<str>>,
     pub(crate) groups: BTreeSet<Arc<str>>,
     pub(crate) properties: BTreeMap<Arc<str>, Value>,
+    /// What handlers made of it.
+    pub(crate) changes: Changes,
+    /// The client was not told of the latest change of what it carries.
+    pub(crate) untold: bool,
     /// Whether the hub delivers to it.
     pub(crate) registered: bool,
 }
 
+/// How handlers changed a membership that began as the authenticator says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct Changes {
+    /// Groups that it was put into or taken out of, and which.
+    pub(crate) groups: BTreeMap<Arc<str>, bool>,
+    /// Properties that were set, and, as null, those that were removed.
+    pub(crate) properties: BTreeMap<Arc<str>, Value>,
+}
+
+/// What a client carries from one connection to the next.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct State {
+    pub(crate) id: ConnectionId,
+    pub(crate) changes: Changes,
+}
+
 impl Client {
-    pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize) -> Self {
+    /// `tracks`: it asked for its position.
+    pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let outbox = Outbox::new(queue_size);
-        Self { id, handshake, outbox, array: AtomicBool::new(false), membership: RwLock::default() }
+        let (array, told) = (AtomicBool::new(false), AtomicU64::new(0));
+        Self { id, handshake, outbox, array, tracks, told, membership: RwLock::default() }
+    }
+
+    /// The id under which handlers and targets know it.
+    pub(crate) fn known_as(&self) -> ConnectionId {
+        self.membership().former.unwrap_or(self.id)
     }
 
     pub(crate) fn membership(&self) -> RwLockReadGuard<'_, Membership> {
@@ -63,13 +102,63 @@ impl Client {
         self.array.store(dialect == Dialect::Array, Ordering::Relaxed);
     }
 
+    /// Whether it is told its position: it asked, and speaks the form that has one.
+    pub(crate) fn tracks(&self) -> bool {
+        self.tracks && !self.array.load(Ordering::Relaxed)
+    }
+
     fn frame(&self, message: &Outgoing<'_>) -> Bytes {
-        message.frame(if self.array.load(Ordering::Relaxed) { Dialect::Array } else { Dialect::Object })
+        let array = self.array.load(Ordering::Relaxed);
+        message.frame(match (array, self.tracks) {
+            (true, _) => Form::Array,
+            (false, true) => Form::Positioned,
+            (false, false) => Form::Object,
+        })
     }
 
     /// Sends a message that others may share.
     pub(crate) fn deliver(&self, message: &Outgoing<'_>) {
         self.outbox.push(self.frame(message));
+        if let Some(seq) = message.seq().filter(|_| self.tracks) {
+            self.told.store(seq, Ordering::Relaxed);
+        }
+    }
+
+    /// The place up to which it knows that it has got everything.
+    pub(crate) fn told(&self) -> Seq {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Tells it where it is, and, where that is news, what it is to carry.
+    pub(crate) fn tell(&self, details: &[Value], at: Position, state: Option<&str>) {
+        self.tell_shared(position(details, Some(at), state), at.seq);
+    }
+
+    /// The same in a frame that others may share.
+    pub(crate) fn tell_shared(&self, frame: Bytes, seq: Seq) {
+        if self.tracks() {
+            self.outbox.push(frame);
+            self.told.store(seq, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells it what to carry from now on, where that changed. Its position stays: what is delivered meanwhile may be
+    /// behind this.
+    pub(crate) fn tell_changes(&self, seals: &Seals) {
+        let sealed = {
+            let mut membership = self.membership.write();
+            if !membership.registered || !std::mem::take(&mut membership.untold) || !self.tracks() {
+                return;
+            }
+            self.seal(&membership, seals)
+        };
+        self.outbox.push(position(&["now".into()], None, Some(&sealed)));
+    }
+
+    /// What it is to carry, sealed.
+    pub(crate) fn seal(&self, membership: &Membership, seals: &Seals) -> String {
+        let state = State { id: membership.former.unwrap_or(self.id), changes: membership.changes.clone() };
+        seals.seal(membership.user.as_deref(), &state)
     }
 
     /// Sends a message to this client alone.
@@ -101,7 +190,67 @@ impl Membership {
             session: identity.session.map(Into::into),
             groups: identity.groups.into_iter().map(Into::into).collect(),
             properties: identity.properties.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-            registered: false,
+            ..Self::default()
+        }
+    }
+
+    /// The same as handlers had made it before the client came back.
+    pub(crate) fn resume(&mut self, State { id, changes }: State) {
+        self.former = Some(id);
+        for (group, member) in changes.groups {
+            let changed = if member { self.groups.insert(group.clone()) } else { self.groups.remove(&group) };
+            // What is as the authenticator says by now is no change any more.
+            if changed {
+                self.changes.groups.insert(group, member);
+            }
+        }
+        for (name, value) in &changes.properties {
+            self.set(name.clone(), value.clone());
+        }
+        self.changes.properties = changes.properties;
+    }
+
+    /// Puts it into a group. Whether it was not in it.
+    pub(crate) fn join(&mut self, group: Arc<str>) -> bool {
+        let new = self.groups.insert(group.clone());
+        if new {
+            self.changes.note(group, true);
+            self.untold = true;
+        }
+        new
+    }
+
+    /// Takes it out of a group. Whether it was in it.
+    pub(crate) fn leave(&mut self, group: &str) -> bool {
+        let Some(group) = self.groups.take(group) else { return false };
+        self.changes.note(group, false);
+        self.untold = true;
+        true
+    }
+
+    /// Sets a property, or removes it where the value is null.
+    pub(crate) fn set_property(&mut self, name: &str, value: Value) {
+        let name: Arc<str> = name.into();
+        self.set(name.clone(), value.clone());
+        self.changes.properties.insert(name, value);
+        self.untold = true;
+    }
+
+    fn set(&mut self, name: Arc<str>, value: Value) {
+        match value {
+            Value::Null => drop(self.properties.remove(&name)),
+            value => drop(self.properties.insert(name, value)),
+        }
+    }
+}
+
+impl Changes {
+    /// A group was joined or left. What undoes an earlier change leaves none.
+    fn note(&mut self, group: Arc<str>, member: bool) {
+        if self.groups.get(&group) == Some(&!member) {
+            self.groups.remove(&group);
+        } else {
+            self.groups.insert(group, member);
         }
     }
 }
@@ -114,12 +263,12 @@ pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
     }
 }
 
-/// A client with its membership, for [`Target::matches`](crate::Target).
+/// A client's connection with its membership, for [`Target::matches`](crate::Target).
 pub(crate) struct Member<'a>(pub(crate) ConnectionId, pub(crate) &'a Membership);
 
 impl Candidate for Member<'_> {
     fn id(&self) -> ConnectionId {
-        self.0
+        self.1.former.unwrap_or(self.0)
     }
 
     fn user(&self) -> Option<&str> {

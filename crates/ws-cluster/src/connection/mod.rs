@@ -10,13 +10,15 @@ mod decoder;
 pub(crate) mod frame;
 mod outbox;
 mod pace;
+mod recovery;
 mod socket;
 mod task;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use call::authenticate;
-pub(crate) use client::{Client, Member, Membership, property_text};
+pub(crate) use client::{Changes, Client, Member, Membership, State, property_text};
+pub(crate) use recovery::Asked;
 pub(crate) use task::{Accepted, serve};
 
 /// What a connection or a link runs on: TCP, TLS, or whatever an HTTP server hands over at an upgrade.

@@ -26,6 +26,8 @@ pub(crate) struct Outbox {
     state: Mutex<State>,
     /// Wakes the connection's task. It keeps one permit, so no wake is lost while the task is busy.
     changed: Notify,
+    /// Wakes who waits for room: one at a time, the client's recovery.
+    written: Notify,
 }
 
 #[derive(Default)]
@@ -39,7 +41,7 @@ struct State {
 
 impl Outbox {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default(), changed: Notify::new() }
+        Self { limit, state: Mutex::default(), changed: Notify::new(), written: Notify::new() }
     }
 
     /// Adds a frame; closes the connection as too slow where it does not fit.
@@ -135,6 +137,20 @@ impl Outbox {
     pub(super) fn written(&self, taken: &mut Bytes, size: usize) {
         taken.advance(size);
         self.state.lock().waiting -= size;
+        self.written.notify_one();
+    }
+
+    /// Resolves once a frame of this size leaves half of the room to others, or has it all, or is dropped anyway.
+    pub(super) async fn has_room(&self, size: usize) {
+        loop {
+            {
+                let state = self.state.lock();
+                if state.sealed || state.waiting == 0 || state.waiting + size <= self.limit / 2 {
+                    return;
+                }
+            }
+            self.written.notified().await;
+        }
     }
 }
 

@@ -16,6 +16,7 @@ use super::{
     decoder::{Broken, Decoder, Event},
     frame,
     pace::Pace,
+    recovery::{Asked, recover},
     socket::{Progress, Socket},
 };
 use crate::{
@@ -43,6 +44,10 @@ pub(crate) struct Accepted {
     pub(crate) client: Arc<Client>,
     pub(crate) registration: Registration,
     pub(crate) expires: Option<SystemTime>,
+    /// It may be here as who it is; otherwise it has to authenticate first.
+    pub(crate) welcome: bool,
+    /// What a client that keeps its position brings along.
+    pub(crate) asked: Option<Asked>,
     /// The place among the allowed connections, given back at the very end.
     pub(crate) slot: Slot,
 }
@@ -50,8 +55,9 @@ pub(crate) struct Accepted {
 /// Serves a client from its first byte (`leftover` came with the upgrade request) until it is gone and its last
 /// handler has ended.
 pub(crate) async fn serve<S: Stream>(server: Server, accepted: Accepted, stream: S, leftover: Bytes) {
-    let Accepted { client, registration, expires, slot } = accepted;
-    let mut connection = Connection::new(server, client, registration, stream);
+    let Accepted { client, registration, expires, welcome, asked, slot } = accepted;
+    let arrival = Arrival::new(&server, &client, welcome, asked);
+    let mut connection = Connection::new(server, client, registration, stream, arrival);
     connection.expire(expires);
     if !leftover.is_empty() {
         connection.decoder.feed(&leftover);
@@ -83,8 +89,52 @@ struct Connection<S> {
     pinged: Option<Instant>,
     /// Messages are too frequent: read on then.
     paused: Option<Instant>,
-    /// Where guests are not welcome: until when to authenticate.
-    unwelcome: Option<Instant>,
+    arrival: Arrival,
+    /// A message that came before its client was here, to be handled once it is.
+    deferred: Option<Box<Incoming>>,
+}
+
+/// How far a client is with getting what is delivered.
+enum Arrival {
+    /// A guest where guests are not welcome: it has until then to authenticate.
+    Unwelcome {
+        until: Instant,
+        asked: Option<Asked>,
+    },
+    /// It keeps its position and may authenticate with its first message, which decides what it missed: until then it
+    /// is waited for.
+    Undecided {
+        until: Instant,
+        asked: Asked,
+    },
+    /// It is sent what it missed. Nothing is read meanwhile.
+    Recovering(Call<()>),
+    Here,
+}
+
+impl Arrival {
+    fn new(server: &Server, client: &Arc<Client>, welcome: bool, asked: Option<Asked>) -> Self {
+        let until = Instant::now() + server.config().connection.handshake_timeout;
+        let decided = client.membership().user.is_some() || !server.authenticator().in_band();
+        match asked {
+            asked if !welcome => Self::Unwelcome { until, asked },
+            None => Self::Here,
+            Some(asked) if decided => Self::Recovering(Box::pin(recover(server.clone(), client.clone(), asked))),
+            Some(asked) => Self::Undecided { until, asked },
+        }
+    }
+
+    /// Resolves when a recovery is over.
+    async fn recovered(&mut self) {
+        match self {
+            Self::Recovering(call) => call.await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    fn is_recovering(&self) -> bool {
+        matches!(self, Self::Recovering(_))
+    }
 }
 
 enum Phase {
@@ -117,15 +167,15 @@ enum Wake {
     Socket(io::Result<Progress>),
     Done(Done),
     Rechecked(Result<Option<Identity>, AuthenticationError>),
+    Recovered,
     Outbox,
     Timer,
 }
 
 impl<S: Stream> Connection<S> {
-    fn new(server: Server, client: Arc<Client>, registration: Registration, stream: S) -> Self {
+    fn new(server: Server, client: Arc<Client>, registration: Registration, stream: S, arrival: Arrival) -> Self {
         let now = Instant::now();
         let config = &server.config().connection;
-        let unwelcome = (!client.membership().registered).then(|| now + config.handshake_timeout);
         Self {
             decoder: Decoder::new(config.message_size),
             pace: Pace::new(config.messages_per_second, config.message_burst, now),
@@ -141,7 +191,8 @@ impl<S: Stream> Connection<S> {
             heard: now,
             pinged: None,
             paused: None,
-            unwelcome,
+            arrival,
+            deferred: None,
         }
     }
 
@@ -151,10 +202,10 @@ impl<S: Stream> Connection<S> {
 
     /// Until the socket is done with.
     async fn run(&mut self) -> io::Result<()> {
-        if self.client.membership().user.is_some() {
-            self.work = self.authenticated_handler();
-        } else if self.unwelcome.is_some() && !self.server.authenticator().in_band() {
-            self.refuse();
+        match self.arrival {
+            Arrival::Here => self.work = self.authenticated_handler(),
+            Arrival::Unwelcome { .. } if !self.server.authenticator().in_band() => self.refuse(),
+            _ => {}
         }
         let mut timer = std::pin::pin!(sleep_until(self.deadline()));
         loop {
@@ -176,11 +227,12 @@ impl<S: Stream> Connection<S> {
             }
             self.set(timer.as_mut());
             let reading = self.is_reading();
-            let Self { socket, decoder, client, work, recheck, .. } = self;
+            let Self { socket, decoder, client, work, recheck, arrival, .. } = self;
             let wake = tokio::select! {
                 progress = socket.progress(&client.outbox, decoder, reading) => Wake::Socket(progress),
                 done = wait(work) => Wake::Done(done),
                 answer = wait(recheck) => Wake::Rechecked(answer),
+                () = arrival.recovered() => Wake::Recovered,
                 () = client.outbox.changed() => Wake::Outbox,
                 () = timer.as_mut() => Wake::Timer,
             };
@@ -191,6 +243,7 @@ impl<S: Stream> Connection<S> {
                 Wake::Socket(Err(error)) => return Err(error),
                 Wake::Done(done) => self.done(done),
                 Wake::Rechecked(answer) => self.rechecked(answer),
+                Wake::Recovered => self.arrived(),
                 Wake::Timer => {
                     if self.on_time() {
                         return Ok(());
@@ -209,7 +262,7 @@ impl<S: Stream> Connection<S> {
             work.await;
         }
         drop(self.registration);
-        if self.unwelcome.is_some() {
+        if !matches!(self.arrival, Arrival::Here) {
             return;
         }
         let Some(handler) = self.server.handler(DISCONNECTION) else { return };
@@ -222,9 +275,13 @@ impl<S: Stream> Connection<S> {
     /// the client back.
     fn is_reading(&self) -> bool {
         match self.phase {
-            Phase::Open => self.work.is_none() && self.paused.is_none(),
+            Phase::Open => self.takes_messages(),
             Phase::Closing { answered, .. } => !answered,
         }
+    }
+
+    fn takes_messages(&self) -> bool {
+        self.work.is_none() && self.paused.is_none() && !self.arrival.is_recovering()
     }
 
     fn is_written(&self) -> bool {
@@ -244,7 +301,7 @@ impl<S: Stream> Connection<S> {
 
     /// Takes what came, message by message, until one sets something going.
     fn read_messages(&mut self) {
-        while matches!(self.phase, Phase::Open) && self.work.is_none() && self.paused.is_none() {
+        while matches!(self.phase, Phase::Open) && self.takes_messages() {
             let event = match self.decoder.next() {
                 Ok(None) => return,
                 Ok(Some(event)) => event,
@@ -309,8 +366,12 @@ impl<S: Stream> Connection<S> {
             self.authenticate(details);
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
             self.client.send_error(&action, 400, "this action is not for clients to send");
-        } else if self.unwelcome.is_some() {
+        } else if matches!(self.arrival, Arrival::Unwelcome { .. }) {
             self.client.send_error(&action, 403, FORBIDDEN);
+        } else if matches!(self.arrival, Arrival::Undecided { .. }) {
+            // It does without authentication.
+            self.deferred = Some(Box::new(Incoming { dialect, action, details }));
+            self.recover();
         } else if let Some(handler) = self.server.handler(&action).or_else(|| self.server.fallback()) {
             if self.client.membership().user.is_some() || handler.guests() {
                 let call = call::handle(&self.server, &self.client, handler, action, details);
@@ -346,12 +407,13 @@ impl<S: Stream> Connection<S> {
         // While a handler ran nothing was read, so its time is no silence of the client's.
         self.hear();
         match done {
-            Done::Handled => {}
+            Done::Handled => self.client.tell_changes(self.server.seals()),
             Done::Authenticated(Ok(Some(identity)), _) if identity.user.is_some() || self.server.guests() => {
                 self.identify(identity);
             }
-            Done::Authenticated(Ok(_), false) if self.unwelcome.is_none() => {
+            Done::Authenticated(Ok(_), false) if !matches!(self.arrival, Arrival::Unwelcome { .. }) => {
                 self.client.send_error(AUTHENTICATION, 403, FORBIDDEN);
+                self.recover();
             }
             Done::Authenticated(Ok(_), _) => self.refuse(),
             Done::Authenticated(Err(_), _) => {
@@ -365,25 +427,59 @@ impl<S: Stream> Connection<S> {
         let user = identity.user.is_some();
         self.expire(identity.expires);
         let membership = Membership::of(identity);
-        if self.unwelcome.take().is_some() {
-            self.server.hub().welcome(&self.client, membership);
-        } else {
-            self.server.hub().change(&self.client, |own| {
-                own.user = membership.user;
-                own.session = membership.session;
-                own.groups.extend(membership.groups);
-                own.properties.extend(membership.properties);
-            });
-        }
+        self.server.hub().change(&self.client, |own| {
+            own.user = membership.user;
+            own.session = membership.session;
+            own.groups.extend(membership.groups);
+            own.properties.extend(membership.properties);
+            // What it carries is bound to its user.
+            own.untold = true;
+        });
         if user {
             self.client.send(AUTHENTICATION, &["ok".into()]);
-            self.work = self.authenticated_handler();
         } else {
             self.client.send_error(AUTHENTICATION, 403, FORBIDDEN);
         }
+        if matches!(self.arrival, Arrival::Here) {
+            self.client.tell_changes(self.server.seals());
+            self.work = self.authenticated_handler();
+        } else {
+            self.recover();
+        }
     }
 
+    /// Lets a client that arrives have what is delivered, after what it missed where it keeps its position.
+    fn recover(&mut self) {
+        let asked = match std::mem::replace(&mut self.arrival, Arrival::Here) {
+            Arrival::Unwelcome { asked, .. } => asked,
+            Arrival::Undecided { asked, .. } => Some(asked),
+            arrival @ (Arrival::Recovering(_) | Arrival::Here) => return self.arrival = arrival,
+        };
+        match asked {
+            Some(asked) => {
+                self.arrival = Arrival::Recovering(Box::pin(recover(self.server.clone(), self.client.clone(), asked)));
+            }
+            None => {
+                self.server.hub().welcome(&self.client);
+                self.work = self.authenticated_handler();
+            }
+        }
+    }
+
+    /// The client has what it missed.
+    fn arrived(&mut self) {
+        self.arrival = Arrival::Here;
+        self.hear();
+        self.work = self.authenticated_handler();
+        if let Some(incoming) = self.deferred.take() {
+            // Of a guest, whom no handler is told of first.
+            self.handle(*incoming);
+        }
+    }
+
+    /// Tells the application of a user.
     fn authenticated_handler(&self) -> Option<Call<Done>> {
+        self.client.membership().user.as_ref()?;
         let handler = self.server.handler(AUTHENTICATION)?;
         let call = call::handle(&self.server, &self.client, handler, AUTHENTICATION.to_owned(), Vec::new());
         Some(handled(call))
@@ -440,8 +536,11 @@ impl<S: Stream> Connection<S> {
         let expiry = self.expiry.as_ref().filter(|_| self.recheck.is_none()).map(|expiry| expiry.at);
         let silence = self.is_reading().then(|| self.silent_at());
         // An authentication that is under way is waited for.
-        let unwelcome = self.unwelcome.filter(|_| self.work.is_none());
-        let due = [silence, expiry, self.paused, unwelcome];
+        let arrival = match self.arrival {
+            Arrival::Unwelcome { until, .. } | Arrival::Undecided { until, .. } if self.work.is_none() => Some(until),
+            _ => None,
+        };
+        let due = [silence, expiry, self.paused, arrival];
         // Far beyond any time-out: there is always something to wait for besides.
         due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(24 * 3600))
     }
@@ -483,8 +582,10 @@ impl<S: Stream> Connection<S> {
         if self.recheck.is_none() && self.expiry.as_ref().is_some_and(|expiry| expiry.at <= now) {
             self.ask_again(now);
         }
-        if self.unwelcome.is_some_and(|until| until <= now) && self.work.is_none() {
-            self.refuse();
+        match self.arrival {
+            Arrival::Unwelcome { until, .. } if until <= now && self.work.is_none() => self.refuse(),
+            Arrival::Undecided { until, .. } if until <= now && self.work.is_none() => self.recover(),
+            _ => {}
         }
         false
     }

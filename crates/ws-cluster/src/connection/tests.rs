@@ -64,12 +64,12 @@ impl Peer {
         let builder = Server::builder(MemoryPool::default()).authenticator(Store(down.clone())).action("echo", Echo);
         let server = builder.config(config).start().await.unwrap();
         let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
-        let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024));
-        let registration = server.hub().arrive(client.clone());
-        server.hub().welcome(&client, Membership::of(Identity::user("ann")));
-        let slot = server.hub().admit(None, 1, 1).unwrap();
+        let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
+        let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")));
+        server.hub().welcome(&client);
+        let slot = server.hub().admission().admit(None, 1, 1).unwrap();
         let expires = session.map(|left| SystemTime::now() + left);
-        let accepted = Accepted { client, registration, expires, slot };
+        let accepted = Accepted { client, registration, expires, welcome: true, asked: None, slot };
         let (stream, far) = duplex(room);
         tokio::spawn(serve(server, accepted, far, Default::default()));
         Self { stream, start: Instant::now(), down }

@@ -3,6 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use url::Url;
 
 use super::{Server, Shared, http::PublishKey};
@@ -12,7 +13,7 @@ use crate::{
     driver,
     hub::Hub,
     link::KEY_SIZE,
-    wire::client::ACTION_SIZE,
+    wire::{client::ACTION_SIZE, state::Seals},
 };
 
 /// Longest address, in bytes; the pool's column.
@@ -208,7 +209,10 @@ impl ServerBuilder {
         }
 
         let node = NodeId::from_bytes(random()?);
-        let hub = Arc::new(Hub::new(node, self.authenticator.clone()));
+        let hub = Arc::new(Hub::new(node, self.authenticator.clone(), &self.config));
+        // Without a key there is no other node, and none of its clients outlives it.
+        let sealing = if self.keys.is_empty() { vec![random::<32>()?.to_vec()] } else { self.keys.clone() };
+        let seals = Seals::new(&self.cluster, &sealing);
         let settings = driver::Settings {
             node,
             cluster: self.cluster,
@@ -219,6 +223,8 @@ impl ServerBuilder {
         };
         let cluster = driver::start(settings, hub.clone()).await?;
         Ok(Server(Arc::new(Shared {
+            replays: Semaphore::new(self.config.connection.replays),
+            seals,
             config: self.config,
             authenticator: self.authenticator,
             actions,

@@ -9,7 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::watch,
+    sync::{Semaphore, watch},
 };
 
 use crate::{
@@ -18,7 +18,7 @@ use crate::{
     driver::Cluster,
     hub::Hub,
     publish,
-    wire::{client::Outgoing, content::Content},
+    wire::{client::Outgoing, content::Content, state::Seals},
 };
 
 mod builder;
@@ -51,6 +51,10 @@ struct Shared {
     pages: HashMap<String, Bytes>,
     hub: Arc<Hub>,
     cluster: Cluster,
+    /// Seals what clients carry from one connection to the next.
+    seals: Seals,
+    /// Turns of clients that are sent what they missed.
+    replays: Semaphore,
 }
 
 impl Server {
@@ -143,13 +147,13 @@ impl Server {
     /// [`serve`](Self::serve), which does this itself.
     pub async fn shut_down(&self) {
         let limit = self.config().cluster.shutdown_timeout;
-        self.0.hub.stop();
+        self.0.hub.admission().stop();
         if tokio::time::timeout(limit, self.0.cluster.shut_down()).await.is_err() {
             tracing::warn!("the hand-over took too long; the cluster notices the loss of this node by itself");
         }
         self.0.hub.close();
-        if !self.0.hub.drained(limit).await {
-            tracing::warn!(open = self.0.hub.open(), "connections or their handlers outlived the shutdown");
+        if !self.0.hub.admission().drained(limit).await {
+            tracing::warn!(open = self.0.hub.admission().open(), "connections or their handlers outlived the shutdown");
         }
     }
 
@@ -213,7 +217,7 @@ impl Server {
     /// else is [published](Self::publish), with the same limits.
     pub fn deliver(&self, action: &str, details: impl Into<Value>, target: &Target) -> Result<(), PublishError> {
         let details = publish::details(action, details.into())?;
-        self.0.hub.message(target, &Outgoing::new(action, &details), 0);
+        self.0.hub.message(target, &Outgoing::new(action, &details));
         Ok(())
     }
 
@@ -245,6 +249,14 @@ impl Server {
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
         &self.0.hub
+    }
+
+    pub(crate) fn seals(&self) -> &Seals {
+        &self.0.seals
+    }
+
+    pub(crate) fn replays(&self) -> &Semaphore {
+        &self.0.replays
     }
 
     pub(crate) fn authenticator(&self) -> &dyn Authenticator {

@@ -13,7 +13,7 @@ use tungstenite::{Error, error::ProtocolError, handshake::server::create_respons
 use super::{Server, http::answer, routes::remote_address};
 use crate::{
     auth::Handshake,
-    connection::{self, Accepted, Client, Membership},
+    connection::{self, Accepted, Asked, Client, Membership},
     hub::Refusal,
 };
 
@@ -50,7 +50,7 @@ impl Server {
 
     /// Who comes, unless it is refused.
     async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
-        let handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
+        let mut handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
         if self.authenticator().uses_cookies() && !handshake.origin_allowed(&self.0.allowed_origins) {
             tracing::warn!(
                 origin = handshake.origin(),
@@ -60,25 +60,28 @@ impl Server {
             return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
         }
         let limits = &self.config().connection;
-        let slot = self.hub().admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections).map_err(
-            |refusal| match refusal {
-                Refusal::Address => answer(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
-                Refusal::Node => busy("too many connections"),
-                Refusal::ShuttingDown => busy("this node shuts down"),
-            },
-        )?;
+        let asked = Asked::take(&mut handshake);
+        let slot = self
+            .hub()
+            .admission()
+            .admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections)
+            .map_err(|refusal| match refusal {
+            Refusal::Address => answer(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
+            Refusal::Node => busy("too many connections"),
+            Refusal::ShuttingDown => busy("this node shuts down"),
+        })?;
         let identity = connection::authenticate(self.authenticator(), &handshake, &[], limits.handshake_timeout)
             .await
             .map_err(|_| busy("sessions cannot be looked up"))?
             .unwrap_or_default();
-        let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size));
+        let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
+        let (expires, welcome) = (identity.expires, identity.user.is_some() || self.guests());
         // Known to the hub before its socket is there, so that no order to close a session falls between the two.
-        let registration = self.hub().arrive(client.clone());
-        let expires = identity.expires;
-        if identity.user.is_some() || self.guests() {
-            self.hub().welcome(&client, Membership::of(identity));
+        let registration = self.hub().arrive(client.clone(), Membership::of(identity));
+        if welcome && asked.is_none() {
+            self.hub().welcome(&client);
         }
-        Ok(Accepted { client, registration, expires, slot })
+        Ok(Accepted { client, registration, expires, welcome, asked, slot })
     }
 }
 

@@ -7,7 +7,8 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::connection::frame;
+use super::position::Position;
+use crate::{cluster::Seq, connection::frame};
 
 /// Longest name of an action, in bytes.
 pub(crate) const ACTION_SIZE: usize = 255;
@@ -83,36 +84,70 @@ pub(crate) fn encode(details: &[Value]) -> Bytes {
     serde_json::to_vec(details).expect("a JSON value can be written").into()
 }
 
-/// A message for clients: encoded when the first connection of a dialect wants it, shared by all of them.
-///
-/// A connection that asked for its position (`?resume=`) is to get a third form, the object with an `at` member; it
-/// is one more cell here, since `at` depends on the message only.
+/// In which form a connection is sent messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    Object,
+    Array,
+    /// The object with a member `at`, the position, where the message has one: for who asked for it (`?resume=`).
+    Positioned,
+}
+
+/// A message for clients: encoded when the first connection of a form wants it, shared by all of them.
 pub(crate) struct Outgoing<'a> {
     action: &'a str,
     /// A JSON array.
     details: &'a [u8],
+    at: Option<Position>,
     object: OnceCell<Bytes>,
     array: OnceCell<Bytes>,
+    positioned: OnceCell<Bytes>,
 }
 
 impl<'a> Outgoing<'a> {
     /// A message with details that are encoded already, as an array.
     pub(crate) fn new(action: &'a str, details: &'a [u8]) -> Self {
-        Self { action, details, object: OnceCell::new(), array: OnceCell::new() }
+        let (object, array, positioned) = Default::default();
+        Self { action, details, at: None, object, array, positioned }
     }
 
-    /// The WebSocket frame with the message in a dialect.
-    pub(crate) fn frame(&self, dialect: Dialect) -> Bytes {
-        let (cell, before, between, after): (_, &[u8], &[u8], &[u8]) = match dialect {
-            Dialect::Object => (&self.object, b"{\"action\":", b",\"details\":", b"}"),
-            Dialect::Array => (&self.array, b"[", b",", b"]"),
-        };
-        cell.get_or_init(|| {
-            let action = Value::from(self.action).to_string();
-            frame::text(&[before, action.as_bytes(), between, self.details, after])
-        })
+    /// The same as an entry of the cluster's order, at its position.
+    pub(crate) fn at(self, position: Position) -> Self {
+        Self { at: Some(position), ..self }
+    }
+
+    /// Its place in the cluster's order, if it has one.
+    pub(crate) fn seq(&self) -> Option<Seq> {
+        self.at.map(|position| position.seq)
+    }
+
+    /// The WebSocket frame with the message in a form.
+    pub(crate) fn frame(&self, form: Form) -> Bytes {
+        let object = |after: &[u8]| self.encode(b"{\"action\":", b",\"details\":", after);
+        match (form, self.at) {
+            (Form::Array, _) => self.array.get_or_init(|| self.encode(b"[", b",", b"]")),
+            (Form::Positioned, Some(at)) => {
+                self.positioned.get_or_init(|| object(format!(",\"at\":\"{at}\"}}").as_bytes()))
+            }
+            (Form::Object | Form::Positioned, _) => self.object.get_or_init(|| object(b"}")),
+        }
         .clone()
     }
+
+    fn encode(&self, before: &[u8], between: &[u8], after: &[u8]) -> Bytes {
+        let action = Value::from(self.action).to_string();
+        frame::text(&[before, action.as_bytes(), between, self.details, after])
+    }
+}
+
+/// The frame that tells a client where it is: `Server/position`, with its position and what belongs to its connection
+/// where they are news.
+pub(crate) fn position(details: &[Value], at: Option<Position>, state: Option<&str>) -> Bytes {
+    let mut message = format!("{{\"action\":\"Server/position\",\"details\":{}", Value::from(details));
+    at.iter().for_each(|at| message.push_str(&format!(",\"at\":\"{at}\"")));
+    state.iter().for_each(|state| message.push_str(&format!(",\"state\":\"{state}\"")));
+    message.push('}');
+    frame::text(&[message.as_bytes()])
 }
 
 #[cfg(test)]
@@ -177,11 +212,25 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_encoded_once_for_each_dialect() {
+    fn a_message_is_encoded_once_for_each_form() {
         let message = Outgoing::new("say \"x\"", b"[1]");
-        let object = message.frame(Dialect::Object);
+        let object = message.frame(Form::Object);
         assert_eq!(&object[2..], br#"{"action":"say \"x\"","details":[1]}"#);
-        assert_eq!(object.as_ptr(), message.frame(Dialect::Object).as_ptr());
-        assert_eq!(&message.frame(Dialect::Array)[2..], br#"["say \"x\"",[1]]"#);
+        assert_eq!(object.as_ptr(), message.frame(Form::Object).as_ptr());
+        assert_eq!(object.as_ptr(), message.frame(Form::Positioned).as_ptr(), "it has no position");
+        assert_eq!(&message.frame(Form::Array)[2..], br#"["say \"x\"",[1]]"#);
+        let entry = Outgoing::new("a", b"[]").at(Position::START);
+        let positioned = entry.frame(Form::Positioned);
+        assert_eq!(&positioned[2..], br#"{"action":"a","details":[],"at":"AAAAAAAAAAAAAA"}"#);
+        assert_eq!(positioned.as_ptr(), entry.frame(Form::Positioned).as_ptr());
+        assert_eq!(&entry.frame(Form::Object)[2..], br#"{"action":"a","details":[]}"#);
+    }
+
+    #[test]
+    fn a_position_says_what_is_news() {
+        let now = position(&["now".into()], Some(Position::START), None);
+        assert_eq!(&now[2..], br#"{"action":"Server/position","details":["now"],"at":"AAAAAAAAAAAAAA"}"#);
+        let recovered = position(&["recovered".into(), 3.into()], None, Some("x"));
+        assert_eq!(&recovered[2..], br#"{"action":"Server/position","details":["recovered",3],"state":"x"}"#);
     }
 }

@@ -4,3 +4,5 @@
 pub(crate) mod client;
 pub(crate) mod content;
 pub(crate) mod link;
+pub(crate) mod position;
+pub(crate) mod state;

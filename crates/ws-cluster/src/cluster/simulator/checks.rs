@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::cluster::{Core, Entry, NodeId, Seq, Term, Ticket};
+use crate::cluster::{Core, NodeId, Seq, Term, Ticket};
 
 /// The master that wrote it is part of a place: tables that were emptied let a term be used twice.
 type Place = (Term, NodeId, Seq);
@@ -101,35 +101,35 @@ impl Checks {
         Ok(())
     }
 
-    pub(super) fn delivered(&mut self, core: &Core, entry: &Entry, repeated: bool) -> Result<(), String> {
+    pub(super) fn delivered(&mut self, core: &Core, seq: Seq, ticket: Ticket, repeated: bool) -> Result<(), String> {
         self.deliveries += 1;
-        let (node, alone, ticket) = (core.id(), core.believes_alone(), entry.proposal.ticket);
+        let (node, alone) = (core.id(), core.believes_alone());
         // Every place is delivered somewhere, if only for a moment: that makes the history whole.
-        let before = core.place(entry.seq - 1);
-        if let Some(place) = core.place(entry.seq) {
+        let before = core.place(seq - 1);
+        if let Some(place) = core.place(seq) {
             self.places.entry(place).or_insert((ticket, before)).1 = before;
         }
         self.holders.entry(ticket).or_default().insert(node);
         if self.holders[&ticket].len() < 2 && !alone {
             return Err(format!("{node:?} delivers {ticket:?}, which nobody else holds"));
         }
-        self.rings.entry(node).or_default().insert(entry.seq, ticket);
+        self.rings.entry(node).or_default().insert(seq, ticket);
         let stream = self.streams.entry(node).or_default();
         let fresh = stream.tickets.insert(ticket);
         // After a reset some that were never seen are taken for seen: they lie in the gap.
         if fresh == repeated && !(repeated && stream.gaps) {
             return Err(format!("{node:?} delivers {ticket:?} with repeated = {repeated}"));
         }
-        if entry.seq > stream.last + 1 && !stream.restarted && stream.last > 0 {
-            return Err(format!("{node:?} delivers {} after {} without a reset", entry.seq, stream.last));
+        if seq > stream.last + 1 && !stream.restarted && stream.last > 0 {
+            return Err(format!("{node:?} delivers {} after {} without a reset", seq, stream.last));
         }
-        stream.last = entry.seq;
+        stream.last = seq;
         stream.restarted = false;
-        let counter = stream.counters.entry(ticket.origin).or_insert(0);
-        if !repeated && ticket.counter <= *counter {
-            return Err(format!("{node:?} delivers {ticket:?} after {counter} of the same publisher"));
+        let counter = stream.counters.get(&ticket.origin).copied();
+        if !repeated && counter.is_some_and(|counter| ticket.counter <= counter) {
+            return Err(format!("{node:?} delivers {ticket:?} after {counter:?} of the same publisher"));
         }
-        *counter = ticket.counter.max(*counter);
+        stream.counters.insert(ticket.origin, ticket.counter.max(counter.unwrap_or(0)));
         Ok(())
     }
 

@@ -393,9 +393,9 @@ impl World {
                 let delay = self.rng.millis(0, 5);
                 self.schedule(delay, place, Happening::Query(query));
             }
-            Output::Deliver { entry, repeated } => {
+            Output::Deliver { place: at, proposal, repeated } => {
                 let Some(core) = &self.nodes[place].core else { return };
-                if let Err(wrong) = self.checks.delivered(core, &entry, repeated) {
+                if let Err(wrong) = self.checks.delivered(core, at.seq, proposal.ticket, repeated) {
                     self.fail(&wrong);
                 }
             }
@@ -403,11 +403,11 @@ impl World {
                 let id = self.nodes[place].id;
                 self.checks.accepted(id, counter);
             }
-            Output::Reset => {
+            Output::Restarted { missed: true, .. } => {
                 let id = self.nodes[place].id;
                 self.checks.reset(id);
             }
-            Output::CutOff => {}
+            Output::Restarted { missed: false, .. } | Output::Cut { .. } | Output::Trimmed { .. } | Output::CutOff => {}
             Output::ShutDown => {
                 let id = self.nodes[place].id;
                 self.tables.remove(id);

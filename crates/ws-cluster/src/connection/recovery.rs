@@ -1,0 +1,91 @@
+//! The beginning of a connection that keeps its position: from what its client brings along (`?resume=`, `&state=`)
+//! to the moment in which it gets what everybody gets.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::timeout;
+
+use super::Client;
+use crate::{
+    CloseCode, Server,
+    auth::Handshake,
+    hub::{CaughtUp, replay},
+    wire::{content::Content, position::Position},
+};
+
+/// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it
+/// has come on its next one: it must not keep others from their turn.
+const REPLAY_TIME: Duration = Duration::from_secs(30);
+
+/// What a client brings along.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asked {
+    /// Empty where it begins.
+    position: String,
+    state: String,
+}
+
+impl Asked {
+    /// Takes it out of the request, where nobody else needs it: `None` from a client that keeps no position.
+    pub(crate) fn take(handshake: &mut Handshake) -> Option<Self> {
+        let [position, state] = handshake.take_query(["resume", "state"]);
+        Some(Self { position: position?, state: state.unwrap_or_default() })
+    }
+}
+
+/// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
+pub(super) async fn recover(server: Server, client: Arc<Client>, asked: Asked) {
+    if asked.position.is_empty() {
+        return server.hub().begin(&client, &["new".into()], server.seals());
+    }
+    if let Err(why) = resume(&server, &client, &asked).await {
+        server.hub().begin(&client, &["reset".into(), why.into()], server.seals());
+    }
+}
+
+async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &'static str> {
+    let (hub, config) = (server.hub(), &server.config().connection);
+    let position: Position = asked.position.parse().map_err(|_| "its position is not this cluster's")?;
+    if asked.state.is_empty() {
+        return Err("what belongs to its connection is missing, or was too large to be kept");
+    }
+    let user = client.membership().user.clone();
+    let state = server.seals().open(user.as_deref(), &asked.state);
+    let state = state.map_err(|_| "what belongs to its connection is another user's")?;
+    hub.reach(&position, config.resume_timeout).await?;
+    hub.change(client, |membership| membership.resume(state));
+
+    // Never closed. Whoever waits here gets nothing yet, and so misses nothing.
+    let _place = server.replays().acquire().await;
+    let (epoch, limit) = (hub.epoch(), config.replay_count);
+    // Once more, for the wait may have been long.
+    hub.reach(&position, Duration::ZERO).await?;
+    let mut missed = hub.missed(client, position.seq, epoch, limit)?;
+    let state = client.seal(&client.membership(), server.seals());
+    client.tell(&["recovered".into(), missed.messages.len().into()], position, Some(&state));
+    let sending = async {
+        loop {
+            for (place, content) in &missed.messages {
+                client.outbox.has_room(size(content)).await;
+                replay(client, *place, content);
+            }
+            match hub.catch_up(client, missed.until, epoch, limit)? {
+                CaughtUp::Yes => return Ok(()),
+                CaughtUp::NotYet(more) => missed = more,
+            }
+        }
+    };
+    timeout(REPLAY_TIME, sending).await.unwrap_or_else(|_| {
+        client.outbox.close(CloseCode::TooSlow, "reads what it missed too slowly");
+        Ok(())
+    })
+}
+
+/// About as many bytes as a message takes on the wire.
+fn size(content: &Content) -> usize {
+    const FRAME: usize = 96;
+    match content {
+        Content::Message { action, details, .. } => FRAME + action.len() + details.len(),
+        Content::CloseSession(_) | Content::CloseUser(_) => 0,
+    }
+}

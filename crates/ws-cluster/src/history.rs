@@ -1,0 +1,365 @@
+//! What this node delivered lately, for clients that come back: where a position stands in it, and what a client
+//! missed behind it. Pure. It follows the core's log (which holds the same bytes) through the core's outputs, and adds
+//! an index by whom an entry was for, so that a client's return costs what the client missed, not what there was.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::RandomState},
+    hash::{BuildHasher, Hash},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    cluster::{Lineage, Place, Seq, Span, Ticket},
+    connection::{Membership, property_text},
+    target::{Selection, Target},
+    wire::{content::Content, position::Position},
+};
+
+/// Candidates that are looked at for each message that may be replayed: several targets can name one entry, and
+/// exceptions take some away.
+const CANDIDATES: usize = 4;
+
+pub(crate) struct History {
+    /// The last place that is no longer held.
+    base: Seq,
+    /// The entries after it.
+    entries: VecDeque<Kept>,
+    lineage: Lineage,
+    /// The places of what was for a topic, oldest first. By hash, since whom an entry is for is looked at again
+    /// before it is replayed.
+    index: HashMap<u64, VecDeque<Seq>>,
+    hasher: RandomState,
+    /// Grows with every cut and restart: who reads in pieces sees that they belong together.
+    epoch: u64,
+}
+
+struct Kept {
+    ticket: Ticket,
+    /// The encoded message; `None` where there is nothing to replay.
+    content: Option<Bytes>,
+}
+
+/// Where a position stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Standing {
+    /// All that came after it is here.
+    Known,
+    /// This node has not come so far.
+    Ahead,
+    /// What came after it cannot be told; why.
+    Lost(&'static str),
+}
+
+/// Why what was missed is not replayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Missing {
+    /// More messages than the limit.
+    TooMany,
+    /// Not all of it is held.
+    Trimmed,
+}
+
+/// Whom an entry can be for, as entries and clients name it alike.
+#[derive(Hash)]
+enum Topic<'a> {
+    All,
+    Registered,
+    User(&'a str),
+    Group(&'a str),
+    Session(&'a str),
+    Property(&'a str, &'a str),
+}
+
+impl Default for History {
+    fn default() -> Self {
+        Self {
+            base: 0,
+            entries: VecDeque::new(),
+            lineage: Lineage::default(),
+            index: HashMap::new(),
+            hasher: RandomState::new(),
+            epoch: 0,
+        }
+    }
+}
+
+impl History {
+    /// The place of what was delivered last.
+    fn last(&self) -> Seq {
+        self.base + self.entries.len() as u64
+    }
+
+    /// The position of whoever has got everything until now.
+    pub(crate) fn position(&self) -> Position {
+        self.lineage.place(self.last()).map_or(Position::START, Position::from)
+    }
+
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// An entry was delivered. `content` is its message, encoded, and whom it was for.
+    pub(crate) fn append(&mut self, place: Place, ticket: Ticket, content: Option<(&Target, Bytes)>) {
+        debug_assert!(self.lineage.spans().is_empty() || place.seq == self.last() + 1, "nothing is left out");
+        let Place { term, owner, seq } = place;
+        if self.lineage.spans().last().is_none_or(|span| (span.term, span.owner) != (term, owner)) {
+            self.lineage.push(Span { term, owner, first: seq });
+        }
+        let content = content.filter(|(target, _)| !matches!(target.selection, Selection::Connection(_)));
+        if let Some((target, _)) = &content {
+            for topic in self.topics(target) {
+                let places = self.index.entry(topic).or_default();
+                // Twice where a target names one user twice.
+                if places.back() != Some(&seq) {
+                    places.push_back(seq);
+                }
+            }
+        }
+        self.entries.push_back(Kept { ticket, content: content.map(|(_, content)| content) });
+    }
+
+    /// Forgets what is up to `base`.
+    pub(crate) fn trim(&mut self, base: Seq) {
+        while self.base < base {
+            let Some(kept) = self.entries.pop_front() else { break };
+            self.base += 1;
+            self.unlist(&kept, VecDeque::pop_front);
+        }
+    }
+
+    /// Forgets what was delivered after `after`, and says what that was, the latest first.
+    pub(crate) fn cut(&mut self, after: Seq) -> Vec<Ticket> {
+        self.epoch += 1;
+        let mut cut = Vec::new();
+        while self.last() > after.max(self.base) {
+            let Some(kept) = self.entries.pop_back() else { break };
+            self.unlist(&kept, VecDeque::pop_back);
+            cut.push(kept.ticket);
+        }
+        self.lineage.truncate(self.last());
+        cut
+    }
+
+    /// Begins anew behind a place.
+    pub(crate) fn restart(&mut self, base: Option<Place>) {
+        let spans = base.map(|Place { term, owner, seq }| Span { term, owner, first: seq });
+        *self = Self {
+            base: base.map_or(0, |place| place.seq),
+            lineage: Lineage::from_spans(spans.into_iter().collect()),
+            epoch: self.epoch + 1,
+            ..Self::default()
+        };
+    }
+
+    /// Where a position stands.
+    pub(crate) fn standing(&self, position: &Position) -> Standing {
+        let newest = self.lineage.spans().last().map_or(0, |span| span.term);
+        if position.seq == 0 {
+            // Whether this order is the one that it was the beginning of, nobody can tell.
+            Standing::Lost("it is from before the first message")
+        } else if position.seq > self.last() || position.term > newest {
+            Standing::Ahead
+        } else if position.seq < self.base {
+            Standing::Lost("too much has happened since")
+        } else if self.lineage.place(position.seq).is_some_and(|place| position.is(place)) {
+            Standing::Known
+        } else {
+            Standing::Lost("the order of messages went on without it, after a failover")
+        }
+    }
+
+    /// What may be for a member after the place `after`, as far as it was delivered: encoded, oldest first, and the
+    /// place up to which this was looked for. Who asks decodes it, and looks whether it is.
+    pub(crate) fn candidates(
+        &self,
+        membership: &Membership,
+        after: Seq,
+        limit: usize,
+    ) -> Result<(Vec<(Place, Bytes)>, Seq), Missing> {
+        if after < self.base {
+            return Err(Missing::Trimmed);
+        }
+        let mut places = Vec::new();
+        for topic in self.topics_of(membership) {
+            let Some(list) = self.index.get(&topic) else { continue };
+            let from = list.partition_point(|seq| *seq <= after);
+            if places.len() + (list.len() - from) > limit * CANDIDATES {
+                return Err(Missing::TooMany);
+            }
+            places.extend(list.range(from..));
+        }
+        places.sort_unstable();
+        places.dedup();
+        let kept = |seq: &Seq| {
+            let kept = self.entries.get((seq - self.base - 1) as usize)?;
+            Some((self.lineage.place(*seq)?, kept.content.clone()?))
+        };
+        Ok((places.iter().filter_map(kept).collect(), self.last()))
+    }
+
+    /// Takes an entry that is the first or the last of all out of the index.
+    fn unlist(&mut self, kept: &Kept, end: impl Fn(&mut VecDeque<Seq>) -> Option<Seq>) {
+        let Some(Ok(Content::Message { target, .. })) = kept.content.clone().map(Content::decode) else { return };
+        let mut topics = self.topics(&target);
+        topics.sort_unstable();
+        topics.dedup();
+        for topic in topics {
+            if let Some(list) = self.index.get_mut(&topic) {
+                end(list);
+                if list.is_empty() {
+                    self.index.remove(&topic);
+                }
+            }
+        }
+    }
+
+    fn hash(&self, topic: Topic<'_>) -> u64 {
+        self.hasher.hash_one(topic)
+    }
+
+    fn topics(&self, target: &Target) -> Vec<u64> {
+        let hash = |topic| self.hash(topic);
+        match &target.selection {
+            Selection::All => vec![hash(Topic::All)],
+            Selection::Registered => vec![hash(Topic::Registered)],
+            Selection::Users(ids) => ids.iter().map(|id| hash(Topic::User(id))).collect(),
+            Selection::Groups(names) => names.iter().map(|name| hash(Topic::Group(name))).collect(),
+            Selection::Session(id) => vec![hash(Topic::Session(id))],
+            Selection::Property { name, value } => vec![hash(Topic::Property(name, value))],
+            Selection::Connection(_) => Vec::new(),
+        }
+    }
+
+    fn topics_of(&self, membership: &Membership) -> Vec<u64> {
+        let Membership { user, session, groups, properties, .. } = membership;
+        let mut topics = vec![self.hash(Topic::All)];
+        topics.extend(user.iter().flat_map(|user| [self.hash(Topic::Registered), self.hash(Topic::User(user))]));
+        topics.extend(session.iter().map(|session| self.hash(Topic::Session(session))));
+        topics.extend(groups.iter().map(|group| self.hash(Topic::Group(group))));
+        topics.extend(properties.iter().map(|(name, value)| self.hash(Topic::Property(name, &property_text(value)))));
+        topics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Identity, cluster::NodeId};
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 16])
+    }
+
+    fn place(term: u64, owner: u8, seq: Seq) -> Place {
+        Place { term, owner: node(owner), seq }
+    }
+
+    fn encoded(target: &Target) -> Bytes {
+        Content::Message { target: target.clone(), action: "x".into(), details: "[]".into() }.encode()
+    }
+
+    fn append(history: &mut History, place: Place, target: &Target) {
+        history.append(place, Ticket { origin: node(1), counter: place.seq }, Some((target, encoded(target))));
+    }
+
+    /// Ten entries for all, of two masters: up to 6 of the first, from 7 on of the second.
+    fn ten() -> History {
+        let mut history = History::default();
+        (1..=6).for_each(|seq| append(&mut history, place(1, 1, seq), &Target::all()));
+        (7..=10).for_each(|seq| append(&mut history, place(2, 2, seq), &Target::all()));
+        history
+    }
+
+    fn standing(history: &History, place: Place) -> Standing {
+        history.standing(&place.into())
+    }
+
+    fn places(history: &History, identity: Identity, after: Seq) -> Vec<Seq> {
+        let membership = Membership::of(identity);
+        let (candidates, _) = history.candidates(&membership, after, 1000).unwrap();
+        candidates.iter().map(|(place, _)| place.seq).collect()
+    }
+
+    #[test]
+    fn a_position_is_known_where_the_same_master_wrote_it() {
+        let mut history = ten();
+        assert_eq!(standing(&history, place(1, 1, 6)), Standing::Known);
+        assert_eq!(standing(&history, place(2, 2, 10)), Standing::Known);
+        // The first master went on for a while, with nobody else.
+        assert!(matches!(standing(&history, place(1, 1, 7)), Standing::Lost(_)));
+        // A term that was used twice.
+        assert!(matches!(standing(&history, place(2, 3, 8)), Standing::Lost(_)));
+        assert!(matches!(history.standing(&Position::START), Standing::Lost(_)));
+        history.trim(7);
+        assert!(matches!(standing(&history, place(1, 1, 6)), Standing::Lost(_)));
+        assert_eq!(standing(&history, place(2, 2, 7)), Standing::Known, "nothing behind it is missing");
+    }
+
+    #[test]
+    fn a_position_may_be_ahead_of_this_node() {
+        let history = ten();
+        assert_eq!(standing(&history, place(2, 2, 11)), Standing::Ahead);
+        assert_eq!(standing(&history, place(3, 3, 9)), Standing::Ahead, "of a master that this node has not met");
+    }
+
+    #[test]
+    fn what_is_cut_or_trimmed_leaves_nothing() {
+        let mut history = ten();
+        assert_eq!(history.cut(8).iter().map(|ticket| ticket.counter).collect::<Vec<_>>(), [10, 9]);
+        assert_eq!(places(&history, Identity::guest(), 0), [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(history.position(), place(2, 2, 8).into());
+        assert_eq!(standing(&history, place(2, 2, 9)), Standing::Ahead);
+        append(&mut history, place(3, 3, 9), &Target::all());
+        assert!(matches!(standing(&history, place(2, 2, 9)), Standing::Lost(_)));
+        history.trim(9);
+        assert!(history.index.is_empty() && history.entries.is_empty());
+        assert_eq!(history.position(), place(3, 3, 9).into());
+    }
+
+    #[test]
+    fn a_new_beginning_knows_its_place() {
+        let mut history = ten();
+        let before = history.epoch();
+        history.restart(Some(place(4, 2, 50)));
+        assert!(history.epoch() > before);
+        assert_eq!(history.position(), place(4, 2, 50).into());
+        assert_eq!(standing(&history, place(4, 2, 50)), Standing::Known);
+        assert!(matches!(standing(&history, place(2, 2, 10)), Standing::Lost(_)));
+        append(&mut history, place(4, 2, 51), &Target::all());
+        assert_eq!(places(&history, Identity::guest(), 50), [51]);
+    }
+
+    #[test]
+    fn only_what_can_be_for_a_client_is_looked_at() {
+        let mut history = History::default();
+        let connection = crate::ConnectionId { node: node(1), local: 1 };
+        let targets = [
+            Target::all(),
+            Target::registered(),
+            Target::users(["ann", "bob", "ann"]),
+            Target::groups(["a", "b"]),
+            Target::session("s"),
+            Target::property("colour", "red"),
+            Target::connection(connection),
+            Target::user("bob").except_user("ann"),
+        ];
+        for (target, seq) in targets.iter().zip(1..) {
+            append(&mut history, place(1, 1, seq), target);
+        }
+        assert_eq!(places(&history, Identity::guest(), 0), [1]);
+        assert_eq!(places(&history, Identity::user("ann"), 0), [1, 2, 3]);
+        assert_eq!(places(&history, Identity::user("bob").groups(["a", "b"]), 2), [3, 4, 8]);
+        assert_eq!(places(&history, Identity::guest().session("s").property("colour", "red"), 0), [1, 5, 6]);
+        history.trim(8);
+        assert!(history.index.is_empty());
+    }
+
+    #[test]
+    fn too_much_is_not_collected() {
+        let history = ten();
+        let guest = Membership::of(Identity::guest());
+        assert!(history.candidates(&guest, 0, 3).is_ok(), "some may not be meant");
+        assert_eq!(history.candidates(&guest, 0, 2).err(), Some(Missing::TooMany));
+    }
+}

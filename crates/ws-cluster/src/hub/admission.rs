@@ -1,0 +1,119 @@
+//! How many connections there may be, in all and from one address.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+/// Counts the connections of a node.
+pub(crate) struct Admission {
+    /// A synchronous lock, held for a few instructions.
+    places: Mutex<Places>,
+    /// Connections that are not over yet. A watch, since a shutdown waits for its zero.
+    open: watch::Sender<usize>,
+}
+
+#[derive(Default)]
+struct Places {
+    closed: bool,
+    by_ip: HashMap<IpAddr, usize>,
+}
+
+/// Why a client is refused before the upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Too many connections from its address: 429.
+    Address,
+    /// Too many connections on this node: 503.
+    Node,
+    /// The node shuts down: 503.
+    ShuttingDown,
+}
+
+/// A place among the connections that are allowed; given back when dropped.
+pub(crate) struct Slot {
+    admission: Arc<Admission>,
+    ip: Option<IpAddr>,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        Self { places: Mutex::default(), open: watch::Sender::new(0) }
+    }
+}
+
+impl Admission {
+    /// Takes a place for a connection, where the limits leave one.
+    pub(crate) fn admit(self: &Arc<Self>, ip: Option<IpAddr>, per_ip: usize, total: usize) -> Result<Slot, Refusal> {
+        let mut places = self.places.lock();
+        if places.closed {
+            return Err(Refusal::ShuttingDown);
+        }
+        if self.open() >= total {
+            return Err(Refusal::Node);
+        }
+        if let Some(ip) = ip {
+            match places.by_ip.entry(ip) {
+                Entry::Occupied(entry) if *entry.get() >= per_ip => return Err(Refusal::Address),
+                entry => *entry.or_default() += 1,
+            }
+        }
+        self.open.send_modify(|open| *open += 1);
+        Ok(Slot { admission: self.clone(), ip })
+    }
+
+    /// Admits nobody from now on.
+    pub(crate) fn stop(&self) {
+        self.places.lock().closed = true;
+    }
+
+    /// Waits until every connection is over, its handlers included, but not longer than `limit`. Whether they are.
+    pub(crate) async fn drained(&self, limit: Duration) -> bool {
+        let mut open = self.open.subscribe();
+        // The sender lives as long as this, so waiting ends with zero only.
+        tokio::time::timeout(limit, open.wait_for(|open| *open == 0)).await.is_ok()
+    }
+
+    /// Connections that are open.
+    pub(crate) fn open(&self) -> usize {
+        *self.open.borrow()
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let mut places = self.admission.places.lock();
+        if let Some(Entry::Occupied(mut entry)) = self.ip.map(|ip| places.by_ip.entry(ip)) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+        self.admission.open.send_modify(|open| *open -= 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_given_back() {
+        let admission = Arc::new(Admission::default());
+        let ip = Some(IpAddr::from([127, 0, 0, 1]));
+        let slots: Vec<_> = (0..2).map(|_| admission.admit(ip, 2, 3).unwrap()).collect();
+        assert_eq!(admission.admit(ip, 2, 3).err(), Some(Refusal::Address));
+        let other = admission.admit(None, 2, 3).unwrap();
+        assert_eq!(admission.admit(None, 2, 3).err(), Some(Refusal::Node));
+        drop((slots, other));
+        assert!(admission.places.lock().by_ip.is_empty());
+        assert_eq!(admission.open(), 0);
+        admission.stop();
+        assert_eq!(admission.admit(ip, 2, 3).err(), Some(Refusal::ShuttingDown));
+    }
+}

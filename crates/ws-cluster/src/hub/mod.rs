@@ -1,0 +1,486 @@
+//! Who is connected to this node, and what the cluster hands over for them. Finding them is in `index`, how many there
+//! may be in `admission`, what clients that come back are owed in `recovery`; how a client's socket takes it is in
+//! [`connection`](crate::connection).
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+
+use parking_lot::{Mutex, RwLock};
+use serde_json::Value;
+use tokio::sync::Notify;
+
+use crate::{
+    Config,
+    auth::{Authenticator, Closed},
+    close::CloseCode,
+    cluster::{NodeId, Place, Seq},
+    connection::{Client, Member, Membership},
+    driver::{Deliver, Delivery},
+    target::{ConnectionId, Target},
+    wire::{client::Outgoing, content::Content},
+};
+
+mod admission;
+mod index;
+mod recovery;
+
+pub(crate) use admission::{Admission, Refusal, Slot};
+pub(crate) use recovery::{CaughtUp, replay};
+
+use index::Index;
+use recovery::Past;
+
+/// What clients are told when the node shuts down.
+const RESTART: &str = "the server restarts";
+
+/// The clients of this node.
+pub(crate) struct Hub {
+    node: NodeId,
+    /// Told of closed sessions before their connections are, so that none comes back on what it remembers.
+    authenticator: Arc<dyn Authenticator>,
+    next: AtomicU64,
+    /// Many read (deliveries), few write (comings, goings and changes of membership). A synchronous lock, held for
+    /// one pass over the clients a message is for and never across an await: whoever is welcomed during a pass
+    /// waits for its end, and so sees every later entry and, in its queue, in their order. Of several locks this one
+    /// comes first, then a client's own, then `past`.
+    index: RwLock<Index>,
+    /// What was delivered. Changed only under a lock of `index`, so that who comes in gets just what follows.
+    past: Mutex<Past>,
+    /// Wakes those who wait for this node to come as far as they did.
+    advanced: Notify,
+    admission: Arc<Admission>,
+}
+
+/// A client that the hub knows, until this is dropped.
+pub(crate) struct Registration {
+    hub: Arc<Hub>,
+    client: Arc<Client>,
+}
+
+impl Hub {
+    pub(crate) fn new(node: NodeId, authenticator: Arc<dyn Authenticator>, config: &Config) -> Self {
+        Self {
+            node,
+            authenticator,
+            next: AtomicU64::new(1),
+            index: RwLock::default(),
+            past: Mutex::new(Past::new(config)),
+            advanced: Notify::new(),
+            admission: Arc::default(),
+        }
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    pub(crate) fn admission(&self) -> &Arc<Admission> {
+        &self.admission
+    }
+
+    /// An id that no other connection has or had.
+    pub(crate) fn next_id(&self) -> ConnectionId {
+        ConnectionId { node: self.node, local: self.next.fetch_add(1, Ordering::Relaxed) }
+    }
+
+    /// Knows the client from now on, and closes it with its session, without delivering to it yet.
+    pub(crate) fn arrive(self: &Arc<Self>, client: Arc<Client>, membership: Membership) -> Registration {
+        let mut index = self.index.write();
+        *client.membership_lock().write() = membership;
+        index.arriving.insert(client.id.local, client.clone());
+        if index.closed {
+            client.outbox.close(CloseCode::Restart, RESTART);
+        }
+        drop(index);
+        Registration { hub: self.clone(), client }
+    }
+
+    /// Delivers to a client that has arrived from now on.
+    pub(crate) fn welcome(&self, client: &Client) {
+        self.register(&mut self.index.write(), client);
+    }
+
+    fn register(&self, index: &mut Index, client: &Client) {
+        let Some(client) = index.arriving.remove(&client.id.local) else { return };
+        let mut own = client.membership_lock().write();
+        own.registered = true;
+        index.add(client.id.local, &own);
+        drop(own);
+        index.clients.insert(client.id.local, client);
+    }
+
+    /// Changes who a client is. One that is not registered keeps the change to itself.
+    pub(crate) fn change<T>(&self, client: &Client, change: impl FnOnce(&mut Membership) -> T) -> T {
+        let mut index = self.index.write();
+        let mut own = client.membership_lock().write();
+        if !own.registered {
+            return change(&mut own);
+        }
+        let local = client.id.local;
+        index.remove(local, &own);
+        let result = change(&mut own);
+        index.add(local, &own);
+        result
+    }
+
+    pub(crate) fn join(&self, client: &Client, group: &str) -> bool {
+        let mut index = self.index.write();
+        let mut own = client.membership_lock().write();
+        let group: Arc<str> = group.into();
+        let new = own.join(group.clone());
+        if new && own.registered {
+            index.join(client.id.local, group);
+        }
+        new
+    }
+
+    pub(crate) fn leave(&self, client: &Client, group: &str) -> bool {
+        let mut index = self.index.write();
+        let mut own = client.membership_lock().write();
+        let old = own.leave(group);
+        if old && own.registered {
+            index.leave(client.id.local, group);
+        }
+        old
+    }
+
+    /// Sets a property, or removes it where the value is null.
+    pub(crate) fn set_property(&self, client: &Client, name: &str, value: Value) {
+        self.change(client, |membership| membership.set_property(name, value));
+    }
+
+    /// Closes every connection, those on the way in included.
+    pub(crate) fn close(&self) {
+        self.index.write().closed = true;
+        self.close_all(CloseCode::Restart, RESTART);
+    }
+
+    fn close_all(&self, code: CloseCode, reason: &str) {
+        let index = self.index.read();
+        index.clients.values().chain(index.arriving.values()).for_each(|client| client.outbox.close(code, reason));
+    }
+
+    /// Sends a message to those of the clients whom it is for, beside the cluster's order.
+    pub(crate) fn message(&self, target: &Target, message: &Outgoing<'_>) {
+        Self::pass(&self.index.read(), target, message, 0);
+    }
+
+    /// Sends a message to those of the clients numbered `since` and up whom it is for.
+    fn pass(index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
+        let certain = target.selects_exactly();
+        index.select(target, |client| {
+            let meant = || certain || target.matches(&Member(client.id, &client.membership()));
+            if client.id.local >= since && meant() {
+                client.deliver(message);
+            }
+        });
+    }
+}
+
+impl Deliver for Hub {
+    fn deliver(&self, delivery: Delivery) {
+        let Delivery { place, ticket, repeated, content: encoded } = delivery;
+        let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
+            Ok(content) => Some(content),
+            Err(error) => {
+                tracing::error!(%error, seq = place.seq, "an entry cannot be delivered");
+                None
+            }
+        });
+        let kept = match &content {
+            Some(Content::Message { target, .. }) => encoded.map(|encoded| (target, encoded)),
+            // Orders to close are never replayed.
+            _ => None,
+        };
+        let index = self.index.read();
+        let since = self.past.lock().append(place, ticket, kept, repeated);
+        match content {
+            Some(Content::Message { target, action, details }) => {
+                Self::pass(&index, &target, &Outgoing::new(&action, &details).at(place.into()), since);
+            }
+            // Orders to close name who is connected when they come; never repeated.
+            Some(Content::CloseSession(id)) if !repeated => {
+                self.authenticator.forget(Closed::Session(&id));
+                index.of(Closed::Session(&id)).for_each(|client| client.dismiss("the session ended"));
+            }
+            Some(Content::CloseUser(id)) if !repeated => {
+                self.authenticator.forget(Closed::User(&id));
+                index.of(Closed::User(&id)).for_each(|client| client.dismiss("closed by the application"));
+            }
+            _ => {}
+        }
+        drop(index);
+        self.advanced.notify_waiters();
+    }
+
+    fn trimmed(&self, base: Seq) {
+        let _index = self.index.read();
+        self.past.lock().trim(base);
+    }
+
+    fn cut(&self, after: Seq) {
+        self.cut_back(after);
+    }
+
+    fn restarted(&self, base: Option<Place>, missed: bool) {
+        self.begin_anew(base, missed);
+    }
+
+    fn tick(&self) {
+        self.tell_positions();
+    }
+
+    fn cut_off(&self) {
+        tracing::warn!("no master is reached while there is one; clients are sent to other nodes");
+        self.close_all(CloseCode::TryAgainLater, "this node lost its cluster");
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut index = self.hub.index.write();
+        let mut own = self.client.membership_lock().write();
+        let local = self.client.id.local;
+        index.arriving.remove(&local);
+        if std::mem::take(&mut own.registered) {
+            index.remove(local, &own);
+            index.clients.remove(&local);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::{GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, wire::state::Seals};
+
+    const NODE: NodeId = NodeId::from_bytes([7; 16]);
+
+    struct Node {
+        hub: Arc<Hub>,
+        seals: Seals,
+        /// The next entry's number in its publisher's count, and its place.
+        next: std::cell::Cell<(u64, Seq)>,
+    }
+
+    impl Node {
+        fn new() -> Self {
+            let hub = Arc::new(Hub::new(NODE, Arc::new(GuestsOnly), &Config::default()));
+            Self { hub, seals: Seals::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
+        }
+
+        fn arrive(&self, identity: Identity, tracks: bool) -> (Arc<Client>, Registration) {
+            let request = http::Request::new(()).into_parts().0;
+            let handshake = Handshake::new(&request, None, &TrustedProxies::none());
+            let client = Arc::new(Client::new(self.hub.next_id(), handshake, 1024, tracks));
+            let registration = self.hub.arrive(client.clone(), Membership::of(identity));
+            (client, registration)
+        }
+
+        fn connect(&self, identity: Identity) -> (Arc<Client>, Registration) {
+            let (client, registration) = self.arrive(identity, false);
+            self.hub.welcome(&client);
+            (client, registration)
+        }
+
+        /// One that keeps its position, from now on.
+        fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
+            let (client, registration) = self.arrive(identity, true);
+            self.hub.begin(&client, &["new".into()], &self.seals);
+            client.outbox.take();
+            (client, registration)
+        }
+
+        /// Delivers the next entry.
+        fn deliver(&self, target: Target) -> Ticket {
+            let (counter, seq) = self.next.get();
+            self.next.set((counter + 1, seq));
+            let ticket = Ticket { origin: NODE, counter };
+            self.place(ticket, target, false);
+            ticket
+        }
+
+        /// Delivers an entry at the next place.
+        fn place(&self, ticket: Ticket, target: Target, repeated: bool) {
+            let (counter, seq) = self.next.get();
+            self.next.set((counter, seq + 1));
+            let content = Content::Message { target, action: "x".into(), details: "[]".into() }.encode();
+            let place = Place { term: 1, owner: NODE, seq };
+            self.hub.deliver(Delivery { place, ticket, repeated, content: Some(content) });
+        }
+
+        fn cut(&self, after: Seq) {
+            self.next.set((self.next.get().0, after + 1));
+            self.hub.cut(after);
+        }
+    }
+
+    /// How many messages wait.
+    fn waiting(client: &Client) -> usize {
+        client.outbox.take().len() / br#"..{"action":"x","details":[]}"#.len()
+    }
+
+    /// What waits, as text without the frames' heads.
+    fn said(client: &Client) -> String {
+        let bytes = client.outbox.take();
+        String::from_utf8_lossy(&bytes).chars().filter(|one| (' '..='~').contains(one)).collect()
+    }
+
+    #[test]
+    fn a_target_of_several_reaches_each_connection_once() {
+        let node = Node::new();
+        let (both, _both) = node.connect(Identity::user("ann").groups(["a", "b"]));
+        let (one, _one) = node.connect(Identity::user("bob").groups(["b"]));
+        let (guest, _guest) = node.connect(Identity::guest());
+        node.deliver(Target::groups(["a", "b", "c", "b"]));
+        assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [1, 1, 0]);
+        node.deliver(Target::users(["ann", "ann", "carl"]));
+        assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [1, 0, 0]);
+        node.deliver(Target::groups(["a", "b"]).except_connection(both.id));
+        assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [0, 1, 0]);
+        node.deliver(Target::connection(guest.id).except_user("ann"));
+        assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [0, 0, 1]);
+        node.deliver(Target::registered());
+        assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [1, 1, 0]);
+    }
+
+    #[test]
+    fn the_index_follows_membership_and_keeps_nothing() {
+        let node = Node::new();
+        let hub = node.hub.clone();
+        let identity = Identity::user("ann").session("s").groups(["a"]).property("n", 1);
+        let (client, registration) = node.connect(identity);
+        assert!(hub.join(&client, "b"));
+        assert!(!hub.join(&client, "b"));
+        assert!(hub.leave(&client, "a"));
+        hub.set_property(&client, "n", json!({"k": 2}));
+        for target in [Target::group("a"), Target::property("n", "1")] {
+            node.deliver(target);
+        }
+        assert_eq!(waiting(&client), 0);
+        for target in [Target::group("b"), Target::property("n", "{\"k\":2}"), Target::session("s")] {
+            node.deliver(target);
+        }
+        assert_eq!(waiting(&client), 3);
+        drop(registration);
+        node.deliver(Target::all());
+        assert_eq!(waiting(&client), 0);
+        assert!(hub.index.read().is_empty());
+    }
+
+    #[test]
+    fn a_client_that_came_back_is_known_by_its_former_id() {
+        let node = Node::new();
+        let former = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
+        let (other, _other) = node.connect(Identity::guest());
+        let (client, registration) = node.arrive(Identity::guest(), false);
+        let state = crate::connection::State { id: former, changes: Default::default() };
+        node.hub.change(&client, |membership| membership.resume(state));
+        node.hub.welcome(&client);
+        node.deliver(Target::connection(former));
+        assert_eq!([waiting(&other), waiting(&client)], [0, 1]);
+        node.deliver(Target::all().except_connection(former));
+        assert_eq!([waiting(&other), waiting(&client)], [1, 0]);
+        // Another node's connection of the same number as one of this node's.
+        node.deliver(Target::connection(ConnectionId { node: former.node, local: other.id.local + 1 }));
+        assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
+        drop(registration);
+        node.deliver(Target::connection(former));
+        assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
+    }
+
+    #[test]
+    fn a_session_that_is_closed_takes_those_along_who_are_on_their_way_in() {
+        let node = Node::new();
+        let (here, _here) = node.connect(Identity::user("ann").session("s"));
+        let (arriving, _arriving) = node.arrive(Identity::user("ann").session("s"), true);
+        let (other, _other) = node.arrive(Identity::user("ann").session("t"), true);
+        let place = Place { term: 1, owner: NODE, seq: 1 };
+        let ticket = Ticket { origin: NODE, counter: 1 };
+        let content = Some(Content::CloseSession("s".into()).encode());
+        node.hub.deliver(Delivery { place, ticket, repeated: false, content });
+        assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
+        assert_eq!(said(&other), "");
+    }
+
+    #[test]
+    fn a_repeated_message_reaches_only_who_came_after_it_was_cut() {
+        let node = Node::new();
+        let (old, _old) = node.connect(Identity::guest());
+        let ticket = node.deliver(Target::all());
+        let (between, _between) = node.connect(Identity::guest());
+        node.cut(0);
+        let (new, _new) = node.connect(Identity::guest());
+        node.deliver(Target::all());
+        assert_eq!([&old, &between, &new].map(|client| waiting(client)), [2, 1, 1]);
+        node.place(ticket, Target::all(), true);
+        // Between was there when it came for the first time, but after it: it was not meant.
+        assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 1]);
+        // Once more: all have had it now.
+        node.cut(1);
+        node.place(ticket, Target::all(), true);
+        assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 0]);
+    }
+
+    #[test]
+    fn who_got_what_was_cut_is_told_to_begin_anew() {
+        let node = Node::new();
+        let (ann, _ann) = node.track(Identity::user("ann"));
+        let (bob, _bob) = node.track(Identity::user("bob"));
+        let (plain, _plain) = node.connect(Identity::user("bob"));
+        node.deliver(Target::all());
+        node.deliver(Target::user("bob"));
+        [&ann, &bob, &plain].iter().for_each(|client| drop(client.outbox.take()));
+        node.cut(1);
+        assert_eq!(said(&ann), "", "it got nothing of what was cut");
+        assert!(said(&bob).contains(r#""details":["reset","the order of messages was cut by a failover"],"at":"#));
+        assert_eq!(said(&plain), "", "it knows no positions");
+    }
+
+    #[test]
+    fn quiet_clients_are_told_their_position_now_and_then() {
+        let node = Node::new();
+        let (ann, _ann) = node.track(Identity::user("ann"));
+        let (bob, _bob) = node.track(Identity::user("bob"));
+        let (_plain, _registration) = node.connect(Identity::user("bob"));
+        node.deliver(Target::user("bob"));
+        said(&bob);
+        node.hub.tick();
+        assert_eq!(said(&ann), "", "not so soon");
+        node.hub.past.lock().tell_at_once();
+        node.hub.tick();
+        assert!(said(&ann).contains(r#"{"action":"Server/position","details":["now"],"at":"#));
+        assert_eq!(said(&bob), "", "it knows");
+        node.hub.past.lock().tell_at_once();
+        node.hub.tick();
+        assert_eq!(said(&ann), "", "nothing is new");
+    }
+
+    #[test]
+    fn what_was_missed_comes_before_what_comes() {
+        let node = Node::new();
+        node.deliver(Target::all());
+        node.deliver(Target::user("bob"));
+        node.deliver(Target::user("ann").except_user("ann"));
+        node.deliver(Target::users(["bob", "ann", "ann"]));
+        let (ann, _ann) = node.arrive(Identity::user("ann"), true);
+        let epoch = node.hub.epoch();
+        let missed = node.hub.missed(&ann, 1, epoch, 10).ok().unwrap();
+        assert_eq!((missed.messages.len(), missed.messages[0].0.seq, missed.until), (1, 4, 4));
+        node.deliver(Target::all());
+        assert_eq!(waiting(&ann), 0);
+        assert!(matches!(node.hub.catch_up(&ann, 4, epoch, 10), Ok(CaughtUp::Yes)));
+        node.deliver(Target::all());
+        let said = said(&ann);
+        assert_eq!(said.matches(r#""action":"x""#).count(), 2, "{said}");
+        assert_eq!(node.hub.missed(&ann, 0, epoch, 1).err(), Some("too many messages were missed"));
+        node.hub.trimmed(2);
+        assert_eq!(node.hub.missed(&ann, 1, epoch, 10).err(), Some("too much has happened since"));
+        node.cut(4);
+        assert!(node.hub.missed(&ann, 2, epoch, 10).is_err());
+    }
+}

@@ -1,0 +1,98 @@
+//! The position that clients are given with each message and bring back on their return: opaque to them, and the same
+//! for all of them, since it depends on nothing but the entry's place.
+
+use std::{fmt, str::FromStr};
+
+use data_encoding::BASE64URL_NOPAD;
+use prost::encoding::{decode_varint, encode_varint};
+
+use crate::cluster::{Place, Seq, Term};
+
+/// Bytes of the master's id that a position carries: enough to tell apart two that used one term.
+const MARK: usize = 8;
+
+/// A place as a client names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Position {
+    pub(crate) term: Term,
+    pub(crate) seq: Seq,
+    mark: [u8; MARK],
+}
+
+/// The text is no position: another program's, or cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a position")]
+pub(crate) struct ParsePositionError;
+
+impl Position {
+    /// Before the first entry of any order.
+    pub(crate) const START: Self = Self { term: 0, seq: 0, mark: [0; MARK] };
+
+    /// Whether this is that place, and not another master's of the same number.
+    pub(crate) fn is(&self, place: Place) -> bool {
+        *self == Self::from(place)
+    }
+}
+
+impl From<Place> for Position {
+    fn from(place: Place) -> Self {
+        let [mark @ .., _, _, _, _, _, _, _, _] = *place.owner.as_bytes();
+        Self { term: place.term, seq: place.seq, mark }
+    }
+}
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut bytes = Vec::with_capacity(2 * 10 + MARK);
+        encode_varint(self.term, &mut bytes);
+        encode_varint(self.seq, &mut bytes);
+        bytes.extend_from_slice(&self.mark);
+        f.write_str(&BASE64URL_NOPAD.encode(&bytes))
+    }
+}
+
+impl FromStr for Position {
+    type Err = ParsePositionError;
+
+    fn from_str(text: &str) -> Result<Self, ParsePositionError> {
+        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ParsePositionError)?;
+        let mut rest = &bytes[..];
+        let term = decode_varint(&mut rest).map_err(|_| ParsePositionError)?;
+        let seq = decode_varint(&mut rest).map_err(|_| ParsePositionError)?;
+        let mark = rest.try_into().map_err(|_| ParsePositionError)?;
+        Ok(Self { term, seq, mark })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cluster::NodeId;
+
+    fn place(term: Term, owner: u8, seq: Seq) -> Place {
+        Place { term, owner: NodeId::from_bytes([owner; 16]), seq }
+    }
+
+    #[test]
+    fn it_comes_back_as_it_was() {
+        for place in [place(1, 7, 1), place(300, 0xff, 1_000_000), place(u64::MAX >> 2, 0, u64::MAX >> 2)] {
+            let text = Position::from(place).to_string();
+            let position: Position = text.parse().unwrap();
+            assert!(position.is(place), "{text}");
+            assert!(text.len() <= 36 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
+        }
+    }
+
+    #[test]
+    fn the_master_is_part_of_it() {
+        assert!(!Position::from(place(1, 7, 5)).is(place(1, 8, 5)));
+    }
+
+    #[test]
+    fn anything_else_is_refused() {
+        let whole = Position::from(place(2, 7, 5)).to_string();
+        for text in ["", "0", "!", &whole[1..], &format!("{whole}AA"), "null"] {
+            assert_eq!(text.parse::<Position>(), Err(ParsePositionError), "{text}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! What belongs to a connection rather than to the order of messages, so that it survives a hop to another node: the
+//! client carries it, sealed with the cluster's key, so that it can neither read nor change it, and bound to its user.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Payload},
+};
+use data_encoding::BASE64URL_NOPAD;
+use hmac::{Hmac, Mac};
+use prost::Message;
+use serde_json::Value;
+use sha2::Sha256;
+
+use crate::{
+    cluster::NodeId,
+    connection::{Changes, State},
+    target::ConnectionId,
+};
+
+/// Longest sealed state, in bytes: it travels in a URL, beside cookies.
+const SIZE: usize = 2048;
+
+const NONCE: usize = 24;
+
+/// What a client brings is no state that this cluster gave to this user.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("not a state of this user's")]
+pub(crate) struct StateError;
+
+/// Seals and opens states. Shows no key.
+pub(crate) struct Seals {
+    cluster: String,
+    /// The first seals, all open.
+    ciphers: Vec<XChaCha20Poly1305>,
+}
+
+impl Seals {
+    /// With the cluster's keys, of which there is at least one.
+    pub(crate) fn new(cluster: &str, keys: &[Vec<u8>]) -> Self {
+        let cipher = |key: &Vec<u8>| {
+            // A key of its own, so that nothing sealed here says anything of what links prove. HMAC takes keys of any
+            // length and makes 32 bytes, which is what the cipher takes.
+            let mut derived = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("a key of any length");
+            derived.update(b"ws-cluster state of a connection");
+            XChaCha20Poly1305::new(&derived.finalize().into_bytes())
+        };
+        Self { cluster: cluster.to_owned(), ciphers: keys.iter().map(cipher).collect() }
+    }
+
+    /// The state as a client carries it; empty where it is too large to be carried, which makes a return a new
+    /// beginning.
+    pub(crate) fn seal(&self, user: Option<&str>, state: &State) -> String {
+        self.try_seal(user, state).filter(|text| text.len() <= SIZE).unwrap_or_default()
+    }
+
+    fn try_seal(&self, user: Option<&str>, state: &State) -> Option<String> {
+        let mut sealed = vec![0; NONCE];
+        getrandom::fill(&mut sealed).ok()?;
+        let nonce = XNonce::try_from(&sealed[..]).ok()?;
+        let plain = pb::State::from(state).encode_to_vec();
+        let payload = Payload { msg: &plain, aad: &self.bound_to(user) };
+        sealed.extend(self.ciphers.first()?.encrypt(&nonce, payload).ok()?);
+        Some(BASE64URL_NOPAD.encode(&sealed))
+    }
+
+    /// The state that was sealed for this user.
+    pub(crate) fn open(&self, user: Option<&str>, text: &str) -> Result<State, StateError> {
+        let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| StateError)?;
+        let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(StateError)?;
+        let nonce = XNonce::try_from(nonce).map_err(|_| StateError)?;
+        let aad = self.bound_to(user);
+        let open = |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, Payload { msg: sealed, aad: &aad }).ok();
+        let plain = self.ciphers.iter().find_map(open).ok_or(StateError)?;
+        pb::State::decode(&plain[..]).map_err(|_| StateError)?.try_into()
+    }
+
+    fn bound_to(&self, user: Option<&str>) -> Vec<u8> {
+        let user = user.map_or("guest".to_owned(), |user| format!("user {user}"));
+        format!("{} {user}", self.cluster).into_bytes()
+    }
+}
+
+impl From<&State> for pb::State {
+    fn from(State { id, changes }: &State) -> Self {
+        let groups = changes.groups.iter().map(|(name, member)| pb::Group { name: name.to_string(), member: *member });
+        let properties = changes.properties.iter();
+        let properties =
+            properties.map(|(name, value)| pb::Property { name: name.to_string(), json: value.to_string() });
+        Self {
+            node: Bytes::copy_from_slice(id.node.as_bytes()),
+            local: id.local,
+            groups: groups.collect(),
+            properties: properties.collect(),
+        }
+    }
+}
+
+impl TryFrom<pb::State> for State {
+    type Error = StateError;
+
+    fn try_from(state: pb::State) -> Result<Self, StateError> {
+        let node = NodeId::from_bytes(state.node.as_ref().try_into().map_err(|_| StateError)?);
+        let value = |json: String| serde_json::from_str::<Value>(&json).map_err(|_| StateError);
+        let properties = state.properties.into_iter();
+        let properties = properties.map(|property| Ok((property.name.into(), value(property.json)?)));
+        Ok(Self {
+            id: ConnectionId { node, local: state.local },
+            changes: Changes {
+                groups: state.groups.into_iter().map(|group| (group.name.into(), group.member)).collect(),
+                properties: properties.collect::<Result<BTreeMap<_, _>, StateError>>()?,
+            },
+        })
+    }
+}
+
+/// The schema. A tag is never given another meaning.
+mod pb {
+    use bytes::Bytes;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct State {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub(super) node: Bytes,
+        #[prost(uint64, tag = "2")]
+        pub(super) local: u64,
+        #[prost(message, repeated, tag = "3")]
+        pub(super) groups: Vec<Group>,
+        #[prost(message, repeated, tag = "4")]
+        pub(super) properties: Vec<Property>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Group {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(bool, tag = "2")]
+        pub(super) member: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Property {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(string, tag = "2")]
+        pub(super) json: String,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn seals(keys: &[&str]) -> Seals {
+        Seals::new("default", &keys.iter().map(|key| key.as_bytes().to_vec()).collect::<Vec<_>>())
+    }
+
+    fn state(groups: usize) -> State {
+        let groups = (0..groups).map(|number| (format!("room {number}").into(), number % 2 == 0)).collect();
+        let properties = [("colour".into(), json!("red")), ("gone".into(), Value::Null)].into();
+        let id = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
+        State { id, changes: Changes { groups, properties } }
+    }
+
+    #[test]
+    fn a_state_comes_back_to_its_user_only() {
+        let seals = seals(&["key"]);
+        let sealed = seals.seal(Some("ann"), &state(2));
+        assert_eq!(seals.open(Some("ann"), &sealed), Ok(state(2)));
+        assert_eq!(seals.open(Some("bob"), &sealed), Err(StateError));
+        assert_eq!(seals.open(None, &sealed), Err(StateError));
+        let guest = seals.seal(None, &state(0));
+        assert_eq!(seals.open(None, &guest), Ok(state(0)));
+        assert_eq!(seals.open(Some("guest"), &guest), Err(StateError));
+    }
+
+    #[test]
+    fn nobody_without_the_key_makes_or_reads_one() {
+        let sealed = seals(&["key"]).seal(None, &state(2));
+        assert!(!BASE64URL_NOPAD.decode(sealed.as_bytes()).unwrap().windows(4).any(|part| part == b"room"));
+        assert_eq!(seals(&["another"]).open(None, &sealed), Err(StateError));
+        assert_eq!(Seals::new("another", &[b"key".to_vec()]).open(None, &sealed), Err(StateError));
+        for text in ["", "x", &sealed[..10], &sealed[2..], &sealed.to_lowercase()] {
+            assert_eq!(seals(&["key"]).open(None, text), Err(StateError), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_key_that_is_on_its_way_out_still_opens() {
+        let sealed = seals(&["old"]).seal(None, &state(1));
+        assert_eq!(seals(&["new", "old"]).open(None, &sealed), Ok(state(1)));
+    }
+
+    #[test]
+    fn what_is_too_large_is_not_carried() {
+        assert!(seals(&["key"]).seal(None, &state(100)).len() <= SIZE);
+        assert_eq!(seals(&["key"]).seal(None, &state(200)), "");
+    }
+}
