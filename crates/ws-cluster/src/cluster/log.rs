@@ -79,6 +79,9 @@ pub(crate) struct Log {
     /// Idempotency keys of the entries that are held and of those that were trimmed not too long ago.
     keys: HashMap<Bytes, Seq>,
     trimmed_keys: VecDeque<(Bytes, Seq, Instant)>,
+    /// Counts the cuts and restarts: while it stands, the log has only grown.
+    #[cfg(test)]
+    pub(super) rewrites: u64,
 }
 
 impl Log {
@@ -93,6 +96,8 @@ impl Log {
             marks: Marks::default(),
             keys: HashMap::new(),
             trimmed_keys: VecDeque::new(),
+            #[cfg(test)]
+            rewrites: 0,
         }
     }
 
@@ -162,6 +167,10 @@ impl Log {
         if keep >= self.entries.len() {
             return Vec::new();
         }
+        #[cfg(test)]
+        {
+            self.rewrites += 1;
+        }
         let cut: Vec<Entry> = self.entries.drain(keep..).map(|(entry, _)| entry).collect();
         self.size -= cut.iter().map(|entry| entry.proposal.size()).sum::<usize>();
         self.lineage.truncate(seq);
@@ -187,6 +196,10 @@ impl Log {
     pub(crate) fn restart(&mut self, now: Instant, snapshot: Snapshot) -> Vec<Entry> {
         let held = self.entries.drain(..).map(|(entry, _)| entry).collect();
         let mut fresh = Self::new(self.limits.clone());
+        #[cfg(test)]
+        {
+            fresh.rewrites = self.rewrites + 1;
+        }
         fresh.base = snapshot.base;
         fresh.lineage = Lineage::from_spans(snapshot.spans);
         for ticket in snapshot.marks {

@@ -510,8 +510,13 @@ impl Core {
         Some((span.term, span.owner, seq))
     }
 
-    fn entries(&self) -> impl Iterator<Item = &Entry> {
-        self.log.after(self.log.base())
+    fn entries_after(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
+        self.log.after(seq)
+    }
+
+    /// Counts what happened to the log but for growth at its end and trimming at its beginning.
+    fn rewrites(&self) -> u64 {
+        self.log.rewrites
     }
 
     fn has(&self, ticket: Ticket) -> bool {

@@ -1,18 +1,32 @@
-//! The invariants, asserted at every step of every run, and what must be true when all has healed.
+//! The invariants, asserted at every step of every run, and what must be true when all has healed. A step costs what
+//! it changed: of a log that only grew, the new end is looked at.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
 
 use crate::cluster::{Core, NodeId, Seq, Term, Ticket};
 
 /// The master that wrote it is part of a place: tables that were emptied let a term be used twice.
 type Place = (Term, NodeId, Seq);
 
+/// What was seen of one node.
+#[derive(Default)]
+struct Seen {
+    term: Term,
+    /// How far its log was looked at, and how often it had been rewritten then.
+    end: Seq,
+    rewrites: u64,
+    base: Seq,
+    stream: Stream,
+    /// What it delivered and has not trimmed.
+    ring: BTreeMap<Seq, Ticket>,
+}
+
 /// What one node handed to its clients.
 #[derive(Default)]
 struct Stream {
     last: Seq,
     counters: BTreeMap<NodeId, u64>,
-    tickets: BTreeSet<Ticket>,
+    tickets: HashSet<Ticket>,
     restarted: bool,
     gaps: bool,
 }
@@ -20,17 +34,13 @@ struct Stream {
 #[derive(Default)]
 pub(super) struct Checks {
     owners: BTreeMap<Term, NodeId>,
-    terms: BTreeMap<NodeId, Term>,
     emptied: bool,
+    seen: BTreeMap<NodeId, Seen>,
     /// Every place that was ever written: by whom it was published, and the place before it.
-    places: BTreeMap<Place, (Ticket, Option<Place>)>,
-    /// The last place of each node's log that was looked at.
-    looked: BTreeMap<NodeId, (Term, Seq)>,
-    holders: BTreeMap<Ticket, BTreeSet<NodeId>>,
-    streams: BTreeMap<NodeId, Stream>,
-    /// What each node delivered and has not trimmed.
-    rings: BTreeMap<NodeId, BTreeMap<Seq, Ticket>>,
-    trimmed: BTreeSet<Ticket>,
+    places: HashMap<Place, (Ticket, Option<Place>)>,
+    /// Who held an entry first, and whether another did later.
+    holders: HashMap<Ticket, (NodeId, bool)>,
+    trimmed: HashSet<Ticket>,
     accepted: BTreeSet<Ticket>,
     /// Accepted, and all who held it crashed.
     pub(super) extinct: BTreeSet<Ticket>,
@@ -42,18 +52,28 @@ impl Checks {
     pub(super) fn step(&mut self, core: &Core) -> Result<(), String> {
         let me = core.id();
         let term = core.term();
-        if self.terms.insert(me, term).is_some_and(|before| before > term) {
+        let seen = self.seen.entry(me).or_default();
+        if seen.term > term {
             return Err(format!("the term of {me:?} fell to {term}"));
         }
+        seen.term = term;
         if core.reigns() && !self.emptied && *self.owners.entry(term).or_insert(me) != me {
             return Err(format!("term {term} has two owners: {:?} and {me:?}", self.owners[&term]));
         }
-        self.look_at_log(core)?;
-        // What all members of a log held may be trimmed, and need not be in the log of those who come after them.
-        let ring = self.rings.entry(me).or_default();
-        let kept = ring.split_off(&(core.place_of_base() + 1));
-        self.trimmed.extend(std::mem::replace(ring, kept).into_values());
-        Ok(())
+        let base = core.place_of_base();
+        if seen.base != base {
+            // What all members of a log held may be trimmed, and need not be in the log of those who come after them.
+            seen.base = base;
+            let kept = seen.ring.split_off(&(base + 1));
+            self.trimmed.extend(std::mem::replace(&mut seen.ring, kept).into_values());
+        }
+        let (end, rewrites) = (core.end().1, core.rewrites());
+        if (seen.end, seen.rewrites) == (end, rewrites) {
+            return Ok(());
+        }
+        let looked = if seen.rewrites == rewrites { seen.end.max(base) } else { base };
+        (seen.end, seen.rewrites) = (end, rewrites);
+        self.look_at_log(core, looked)
     }
 
     /// A master that the pool shows to be alone is not followed by another while it thinks so.
@@ -66,8 +86,8 @@ impl Checks {
             return Ok(());
         }
         // Of the core that has just moved only: another's belief is as old as its own clock.
-        let alone = core.believes_itself_shown_alone();
-        let rival = others.find(|other| alone && other.term() > core.term() && other.reigns());
+        let rival = others.find(|other| other.term() > core.term() && other.reigns());
+        let rival = rival.filter(|_| core.believes_itself_shown_alone());
         rival.map_or(Ok(()), |rival| Err(format!("{:?} and {:?} both reign, one of them alone", core.id(), rival.id())))
     }
 
@@ -75,46 +95,52 @@ impl Checks {
         self.accepted.len()
     }
 
-    /// Same place, same log before it.
-    fn look_at_log(&mut self, core: &Core) -> Result<(), String> {
-        let me = core.id();
-        let end = core.end();
-        if self.looked.get(&me) == Some(&end) {
-            return Ok(());
+    /// Same place, same log before it: of the entries after `looked`, since those before have not changed.
+    fn look_at_log(&mut self, core: &Core, looked: Seq) -> Result<(), String> {
+        let mut before = core.place(looked);
+        for entry in core.entries_after(looked) {
+            let place = core.place(entry.seq);
+            self.holds(core.id(), place, entry.proposal.ticket, before)?;
+            before = place;
         }
-        self.looked.insert(me, end);
-        let mut before: Option<Place> = None;
-        for entry in core.entries() {
-            let Some(place) = core.place(entry.seq) else { continue };
-            let ticket = entry.proposal.ticket;
-            self.holders.entry(ticket).or_default().insert(me);
-            let (known, preceding) = self.places.entry(place).or_insert((ticket, before));
-            if *known != ticket {
-                return Err(format!("{place:?} is {known:?} and, on {me:?}, {ticket:?}"));
-            }
-            if preceding.is_some() && before.is_some() && *preceding != before {
-                return Err(format!("{place:?} follows {preceding:?} and, on {me:?}, {before:?}"));
-            }
-            *preceding = preceding.or(before);
-            before = Some(place);
+        Ok(())
+    }
+
+    /// A node has an entry at a place, behind another.
+    fn holds(
+        &mut self,
+        node: NodeId,
+        place: Option<Place>,
+        ticket: Ticket,
+        before: Option<Place>,
+    ) -> Result<(), String> {
+        match self.holders.entry(ticket) {
+            hash_map::Entry::Vacant(vacant) => _ = vacant.insert((node, false)),
+            hash_map::Entry::Occupied(mut known) => known.get_mut().1 |= known.get().0 != node,
         }
+        let Some(place) = place else { return Ok(()) };
+        let (known, preceding) = self.places.entry(place).or_insert((ticket, before));
+        if *known != ticket {
+            return Err(format!("{place:?} is {known:?} and, on {node:?}, {ticket:?}"));
+        }
+        if preceding.is_some() && before.is_some() && *preceding != before {
+            return Err(format!("{place:?} follows {preceding:?} and, on {node:?}, {before:?}"));
+        }
+        *preceding = preceding.or(before);
         Ok(())
     }
 
     pub(super) fn delivered(&mut self, core: &Core, seq: Seq, ticket: Ticket, repeated: bool) -> Result<(), String> {
         self.deliveries += 1;
-        let (node, alone) = (core.id(), core.believes_alone());
+        let node = core.id();
         // Every place is delivered somewhere, if only for a moment: that makes the history whole.
-        let before = core.place(seq - 1);
-        if let Some(place) = core.place(seq) {
-            self.places.entry(place).or_insert((ticket, before)).1 = before;
-        }
-        self.holders.entry(ticket).or_default().insert(node);
-        if self.holders[&ticket].len() < 2 && !alone {
+        self.holds(node, core.place(seq), ticket, core.place(seq - 1))?;
+        if !self.holders[&ticket].1 && !core.believes_alone() {
             return Err(format!("{node:?} delivers {ticket:?}, which nobody else holds"));
         }
-        self.rings.entry(node).or_default().insert(seq, ticket);
-        let stream = self.streams.entry(node).or_default();
+        let seen = self.seen.entry(node).or_default();
+        seen.ring.insert(seq, ticket);
+        let stream = &mut seen.stream;
         let fresh = stream.tickets.insert(ticket);
         // After a reset some that were never seen are taken for seen: they lie in the gap.
         if fresh == repeated && !(repeated && stream.gaps) {
@@ -139,7 +165,7 @@ impl Checks {
     }
 
     pub(super) fn reset(&mut self, node: NodeId) {
-        let stream = self.streams.entry(node).or_default();
+        let stream = &mut self.seen.entry(node).or_default().stream;
         (stream.restarted, stream.gaps) = (true, true);
     }
 
@@ -157,11 +183,13 @@ impl Checks {
     pub(super) fn settled<'a>(&self, cores: impl Iterator<Item = &'a Core> + Clone) -> Result<(), String> {
         let Some(master) = cores.clone().find(|core| core.reigns()) else { return Err("no master".into()) };
         for core in cores {
-            if core.end() != master.end() || !core.status().ready || !core.has_nothing_waiting() {
+            let status = core.status();
+            let follows = (status.term, status.master) == (master.term(), Some(master.id()));
+            if !follows || core.end() != master.end() || !status.ready || !core.has_nothing_waiting() {
                 return Err(format!("{:?} has not settled: {}", core.id(), core.summary()));
             }
         }
-        let mut history = BTreeSet::new();
+        let mut history = HashSet::new();
         let mut place = master.place(master.end().1);
         while let Some(at) = place {
             let Some((ticket, before)) = self.places.get(&at) else { break };

@@ -4,6 +4,7 @@
 
 mod checks;
 mod runs;
+mod seeds;
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
@@ -18,6 +19,7 @@ use crate::{
     pool::memory::Tables,
 };
 use checks::Checks;
+use seeds::go_wrong;
 
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
 
@@ -81,7 +83,8 @@ struct Event {
     order: u64,
     place: usize,
     incarnation: NodeId,
-    what: Happening,
+    /// Boxed, since the queue moves its events about.
+    what: Box<Happening>,
 }
 
 impl PartialEq for Event {
@@ -121,12 +124,13 @@ struct World {
     /// Added to the delay of a direction.
     slow: BTreeMap<(usize, usize), Duration>,
     checks: Checks,
-    story: VecDeque<String>,
+    /// What happened, where somebody wants to read it.
+    story: Option<VecDeque<String>>,
     mutant: Option<Mutant>,
 }
 
 impl World {
-    fn new(seed: u64, size: usize, mutant: Option<Mutant>) -> Self {
+    fn new(seed: u64, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
         let mut world = Self {
             rng: Rng(seed),
             start: Instant::now(),
@@ -143,7 +147,7 @@ impl World {
             cuts: BTreeSet::new(),
             slow: BTreeMap::new(),
             checks: Checks::default(),
-            story: VecDeque::new(),
+            story: story.then(VecDeque::new),
             mutant,
         };
         for place in 0..size {
@@ -163,10 +167,12 @@ impl World {
         world
     }
 
-    fn tell(&mut self, line: String) {
-        self.story.push_back(format!("{:>9.3}  {line}", self.now.as_secs_f64()));
-        if self.story.len() > 400 {
-            self.story.pop_front();
+    fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(story) = &mut self.story {
+            story.push_back(format!("{:>9.3}  {}", self.now.as_secs_f64(), line()));
+            if story.len() > 400 {
+                story.pop_front();
+            }
         }
     }
 
@@ -183,14 +189,14 @@ impl World {
         node.paused = false;
         let core = Core::new(now, id, node.address.clone(), ClusterConfig::default(), log);
         node.core = Some(Core { mutant: self.mutant, ..core });
-        self.tell(format!("{id:?} boots at {place}"));
+        self.tell(|| format!("{id:?} boots at {place}"));
         self.schedule(Duration::ZERO, place, Happening::Tick);
         self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
     }
 
     fn crash(&mut self, place: usize) {
         let id = self.nodes[place].id;
-        self.tell(format!("{id:?} crashes"));
+        self.tell(|| format!("{id:?} crashes"));
         let Some(core) = self.nodes[place].core.take() else { return };
         self.checks.crashed(&core, self.nodes.iter().filter_map(|node| node.core.as_ref()));
         self.nodes[place].missed.clear();
@@ -201,13 +207,13 @@ impl World {
 
     fn pause(&mut self, place: usize) {
         let id = self.nodes[place].id;
-        self.tell(format!("{id:?} stops"));
+        self.tell(|| format!("{id:?} stops"));
         self.nodes[place].paused = true;
     }
 
     fn resume(&mut self, place: usize) {
         let id = self.nodes[place].id;
-        self.tell(format!("{id:?} goes on"));
+        self.tell(|| format!("{id:?} goes on"));
         self.nodes[place].paused = false;
         for what in std::mem::take(&mut self.nodes[place].missed) {
             self.schedule(Duration::ZERO, place, what);
@@ -233,7 +239,7 @@ impl World {
     fn shut_down(&mut self, place: usize) {
         let now = self.local(place);
         let id = self.nodes[place].id;
-        self.tell(format!("{id:?} shuts down"));
+        self.tell(|| format!("{id:?} shuts down"));
         if let Some(core) = self.nodes[place].core.as_mut() {
             core.shut_down(now);
             self.drain(place);
@@ -241,7 +247,7 @@ impl World {
     }
 
     fn heal(&mut self) {
-        self.tell("all heals".into());
+        self.tell(|| "all heals".into());
         self.cuts.clear();
         self.slow.clear();
         self.db_down = false;
@@ -264,7 +270,7 @@ impl World {
             let Some(Event { at, place, incarnation, what, .. }) = self.events.pop() else { break };
             self.now = self.now.max(at);
             if self.nodes[place].id == incarnation && self.nodes[place].core.is_some() {
-                self.happen(place, what);
+                self.happen(place, *what);
             }
         }
         self.now = end;
@@ -277,7 +283,7 @@ impl World {
     fn schedule(&mut self, after: Duration, place: usize, what: Happening) {
         self.order += 1;
         let incarnation = self.nodes[place].id;
-        self.events.push(Event { at: self.now + after, order: self.order, place, incarnation, what });
+        self.events.push(Event { at: self.now + after, order: self.order, place, incarnation, what: Box::new(what) });
     }
 
     fn happen(&mut self, place: usize, what: Happening) {
@@ -488,7 +494,7 @@ impl World {
             Query::TakeOver { .. } | Query::HandOver { .. } => self.tables.read(self.now).lease,
             _ => None,
         };
-        let told = lease.is_some().then(|| format!("{id:?} asks {query:?}"));
+        let told = lease.filter(|_| self.story.is_some()).map(|_| format!("{id:?} asks {query:?}"));
         let answer = match query {
             Query::Read => Answer::View(self.tables.read(self.now)),
             Query::Announce(announcement) => {
@@ -512,7 +518,7 @@ impl World {
             }
         };
         if let Some(told) = told {
-            self.tell(format!("{told}: {answer:?}"));
+            self.tell(|| format!("{told}: {answer:?}"));
         }
         let lost = self.rng.below(100) < self.lost_answers;
         let (delay, answer) = if lost {
@@ -524,12 +530,12 @@ impl World {
     }
 
     fn fail(&self, wrong: &str) -> ! {
-        if self.mutant.is_none() {
-            self.story.iter().for_each(|line| println!("{line}"));
+        if let Some(story) = &self.story {
+            story.iter().for_each(|line| println!("{line}"));
             for core in self.nodes.iter().filter_map(|node| node.core.as_ref()) {
                 println!("{}", core.summary());
             }
         }
-        panic!("{wrong}");
+        go_wrong(wrong.to_owned())
     }
 }
