@@ -1,12 +1,25 @@
 //! The invariants, asserted at every step of every run, and what must be true when all has healed. A step costs what
 //! it changed: of a log that only grew, the new end is looked at.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map},
+    fmt,
+};
 
+use super::story::{Name, Publish};
 use crate::cluster::{Core, NodeId, Seq, Term, Ticket};
 
 /// The master that wrote it is part of a place: tables that were emptied let a term be used twice.
 type Place = (Term, NodeId, Seq);
+
+struct At(Place);
+
+impl fmt::Display for At {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (term, owner, seq) = self.0;
+        write!(f, "place {seq} of {}'s term {term}", Name(owner))
+    }
+}
 
 /// What was seen of one node.
 #[derive(Default)]
@@ -54,11 +67,11 @@ impl Checks {
         let term = core.term();
         let seen = self.seen.entry(me).or_default();
         if seen.term > term {
-            return Err(format!("the term of {me:?} fell to {term}"));
+            return Err(format!("the term of {} fell to {term}", Name(me)));
         }
         seen.term = term;
         if core.reigns() && !self.emptied && *self.owners.entry(term).or_insert(me) != me {
-            return Err(format!("term {term} has two owners: {:?} and {me:?}", self.owners[&term]));
+            return Err(format!("term {term} has two owners: {} and {}", Name(self.owners[&term]), Name(me)));
         }
         let base = core.place_of_base();
         if seen.base != base {
@@ -88,7 +101,9 @@ impl Checks {
         // Of the core that has just moved only: another's belief is as old as its own clock.
         let rival = others.find(|other| other.term() > core.term() && other.reigns());
         let rival = rival.filter(|_| core.believes_itself_shown_alone());
-        rival.map_or(Ok(()), |rival| Err(format!("{:?} and {:?} both reign, one of them alone", core.id(), rival.id())))
+        rival.map_or(Ok(()), |rival| {
+            Err(format!("{} and {} both reign, one of them alone", Name(core.id()), Name(rival.id())))
+        })
     }
 
     pub(super) fn accepted_so_far(&self) -> usize {
@@ -121,10 +136,13 @@ impl Checks {
         let Some(place) = place else { return Ok(()) };
         let (known, preceding) = self.places.entry(place).or_insert((ticket, before));
         if *known != ticket {
-            return Err(format!("{place:?} is {known:?} and, on {node:?}, {ticket:?}"));
+            let (known, other) = (Publish(*known), Publish(ticket));
+            return Err(format!("{} is {known} and, on {}, {other}", At(place), Name(node)));
         }
         if preceding.is_some() && before.is_some() && *preceding != before {
-            return Err(format!("{place:?} follows {preceding:?} and, on {node:?}, {before:?}"));
+            let (one, other) = (preceding.map_or(String::new(), |at| At(at).to_string()), before.map(At));
+            let other = other.map_or(String::new(), |at| at.to_string());
+            return Err(format!("{} follows {one} and, on {}, {other}", At(place), Name(node)));
         }
         *preceding = preceding.or(before);
         Ok(())
@@ -136,7 +154,7 @@ impl Checks {
         // Every place is delivered somewhere, if only for a moment: that makes the history whole.
         self.holds(node, core.place(seq), ticket, core.place(seq - 1))?;
         if !self.holders[&ticket].1 && !core.believes_alone() {
-            return Err(format!("{node:?} delivers {ticket:?}, which nobody else holds"));
+            return Err(format!("{} delivers {}, which nobody else holds", Name(node), Publish(ticket)));
         }
         let seen = self.seen.entry(node).or_default();
         seen.ring.insert(seq, ticket);
@@ -144,16 +162,17 @@ impl Checks {
         let fresh = stream.tickets.insert(ticket);
         // After a reset some that were never seen are taken for seen: they lie in the gap.
         if fresh == repeated && !(repeated && stream.gaps) {
-            return Err(format!("{node:?} delivers {ticket:?} with repeated = {repeated}"));
+            return Err(format!("{} delivers {} with repeated = {repeated}", Name(node), Publish(ticket)));
         }
         if seq > stream.last + 1 && !stream.restarted && stream.last > 0 {
-            return Err(format!("{node:?} delivers {} after {} without a reset", seq, stream.last));
+            return Err(format!("{} delivers {} after {} without a reset", Name(node), seq, stream.last));
         }
         stream.last = seq;
         stream.restarted = false;
         let counter = stream.counters.get(&ticket.origin).copied();
         if !repeated && counter.is_some_and(|counter| ticket.counter <= counter) {
-            return Err(format!("{node:?} delivers {ticket:?} after {counter:?} of the same publisher"));
+            let (name, ticket) = (Name(node), Publish(ticket));
+            return Err(format!("{name} delivers {ticket} after {counter:?} of the same publisher"));
         }
         stream.counters.insert(ticket.origin, ticket.counter.max(counter.unwrap_or(0)));
         Ok(())
@@ -186,7 +205,7 @@ impl Checks {
             let status = core.status();
             let follows = (status.term, status.master) == (master.term(), Some(master.id()));
             if !follows || core.end() != master.end() || !status.ready || !core.has_nothing_waiting() {
-                return Err(format!("{:?} has not settled: {}", core.id(), core.summary()));
+                return Err(format!("{} has not settled", Name(core.id())));
             }
         }
         let mut history = HashSet::new();
@@ -194,12 +213,12 @@ impl Checks {
         while let Some(at) = place {
             let Some((ticket, before)) = self.places.get(&at) else { break };
             if !history.insert(*ticket) {
-                return Err(format!("{ticket:?} has two places"));
+                return Err(format!("{} has two places", Publish(*ticket)));
             }
             place = *before;
         }
         let gone = |ticket: &&Ticket| self.extinct.contains(ticket) || self.trimmed.contains(ticket);
         let missing = self.accepted.iter().find(|ticket| !history.contains(ticket) && !gone(ticket));
-        missing.map_or(Ok(()), |ticket| Err(format!("{ticket:?} was accepted and is lost")))
+        missing.map_or(Ok(()), |ticket| Err(format!("{} was accepted and is lost", Publish(*ticket))))
     }
 }

@@ -1,10 +1,16 @@
 //! A cluster of cores on a virtual clock: one seed decides about every delay, fault and publish, so that a run that
-//! goes wrong goes wrong again. This file is the world (network, pool, time); `checks` holds what must be true at
-//! every step; `runs` the runs themselves.
+//! goes wrong goes wrong again. This file is the world and its time; `network` and `database` are what lies between
+//! the nodes; `checks` holds what must be true at every step; `runs` are the runs, `seeds` how they are spread over the
+//! machine; `story` tells people what
+//! happened, and `script` plays the stories that they ask about.
 
 mod checks;
+mod database;
+mod network;
 mod runs;
+mod script;
 mod seeds;
+mod story;
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},
@@ -13,15 +19,15 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Answer, Core, Frame, LinkId, Mutant, NodeId, Output, Query};
+use super::{Answer, Core, Frame, LinkId, Mutant, NodeId, Output, Query, Ticket};
 use crate::{
     config::{ClusterConfig, LogConfig},
     pool::memory::Tables,
 };
 use checks::Checks;
+use network::End;
 use seeds::go_wrong;
-
-const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
+use story::{Name, Publish, Story};
 
 /// A small generator of the splitmix family: the runs need speed and repeatability, not quality.
 struct Rng(u64);
@@ -43,6 +49,10 @@ impl Rng {
 struct Node {
     id: NodeId,
     address: String,
+    /// How often it has started.
+    lives: u16,
+    /// How much it has published in this life.
+    published: u64,
     core: Option<Core>,
     /// Its clock runs at this many thousandths of the world's.
     rate: u32,
@@ -52,15 +62,6 @@ struct Node {
     db_cut: bool,
     /// The links of this node, as it knows them: the peer's place and when it was last heard of.
     ends: BTreeMap<LinkId, End>,
-}
-
-struct End {
-    peer: usize,
-    heard: Duration,
-    /// Frames under way to this end arrive in their order.
-    arrival: Duration,
-    /// Frames that a cut holds back.
-    held: VecDeque<Frame>,
 }
 
 #[derive(Clone, Debug)]
@@ -106,12 +107,13 @@ impl Ord for Event {
 
 struct World {
     rng: Rng,
+    /// All clocks run alike and everything takes as long as it always does.
+    steady: bool,
     start: Instant,
     now: Duration,
     events: BinaryHeap<Event>,
     order: u64,
     links: LinkId,
-    incarnations: u32,
     nodes: Vec<Node>,
     tables: Tables,
     db_down: bool,
@@ -125,20 +127,24 @@ struct World {
     slow: BTreeMap<(usize, usize), Duration>,
     checks: Checks,
     /// What happened, where somebody wants to read it.
-    story: Option<VecDeque<String>>,
+    story: Option<Story>,
     mutant: Option<Mutant>,
 }
 
 impl World {
     fn new(seed: u64, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
+        Self::of(Rng(seed), false, size, mutant, story)
+    }
+
+    fn of(rng: Rng, steady: bool, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
         let mut world = Self {
-            rng: Rng(seed),
+            rng,
+            steady,
             start: Instant::now(),
             now: Duration::ZERO,
             events: BinaryHeap::new(),
             order: 0,
             links: 0,
-            incarnations: 0,
             nodes: Vec::new(),
             tables: Tables::default(),
             db_down: false,
@@ -147,14 +153,16 @@ impl World {
             cuts: BTreeSet::new(),
             slow: BTreeMap::new(),
             checks: Checks::default(),
-            story: story.then(VecDeque::new),
+            story: story.then(Story::default),
             mutant,
         };
         for place in 0..size {
-            let rate = 950 + world.rng.below(100) as u32;
+            let rate = if steady { 1000 } else { 950 + world.rng.below(100) as u32 };
             world.nodes.push(Node {
                 id: NodeId::from_bytes([0; 16]),
                 address: format!("ws://node-{place}"),
+                lives: 0,
+                published: 0,
                 core: None,
                 rate,
                 paused: false,
@@ -167,38 +175,40 @@ impl World {
         world
     }
 
-    fn tell(&mut self, line: impl FnOnce() -> String) {
+    /// A world without chance, whose story is told.
+    fn steady(size: usize) -> Self {
+        Self::of(Rng(0), true, size, None, true)
+    }
+
+    fn tell(&mut self, what: impl FnOnce() -> String) {
         if let Some(story) = &mut self.story {
-            story.push_back(format!("{:>9.3}  {}", self.now.as_secs_f64(), line()));
-            if story.len() > 400 {
-                story.pop_front();
-            }
+            story.tell(self.now, what());
         }
     }
 
     fn boot(&mut self, place: usize) {
-        self.incarnations += 1;
-        let mut id = [0; 16];
-        id[..2].copy_from_slice(&[place as u8 + 0xa0, self.incarnations as u8]);
-        id[2..6].copy_from_slice(&self.incarnations.to_be_bytes());
-        let id = NodeId::from_bytes(id);
-        let now = self.local(place);
-        let log = LogConfig { count: 60, ..LogConfig::default() };
         let node = &mut self.nodes[place];
-        node.id = id;
+        node.lives += 1;
+        node.id = Name::id(place, node.lives);
         node.paused = false;
-        let core = Core::new(now, id, node.address.clone(), ClusterConfig::default(), log);
-        node.core = Some(Core { mutant: self.mutant, ..core });
-        self.tell(|| format!("{id:?} boots at {place}"));
+        node.published = 0;
+        let (id, address, now) = (node.id, node.address.clone(), self.local(place));
+        let log = LogConfig { count: 60, ..LogConfig::default() };
+        let core = Core::new(now, id, address, ClusterConfig::default(), log);
+        self.nodes[place].core = Some(Core { mutant: self.mutant, ..core });
+        self.tell(|| format!("{} boots", Name(id)));
         self.schedule(Duration::ZERO, place, Happening::Tick);
         self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
     }
 
     fn crash(&mut self, place: usize) {
-        let id = self.nodes[place].id;
-        self.tell(|| format!("{id:?} crashes"));
         let Some(core) = self.nodes[place].core.take() else { return };
-        self.checks.crashed(&core, self.nodes.iter().filter_map(|node| node.core.as_ref()));
+        self.tell(|| format!("{} crashes", Name(core.id())));
+        self.end_life(place, &core);
+    }
+
+    fn end_life(&mut self, place: usize, core: &Core) {
+        self.checks.crashed(core, self.nodes.iter().filter_map(|node| node.core.as_ref()));
         self.nodes[place].missed.clear();
         for (link, end) in std::mem::take(&mut self.nodes[place].ends) {
             self.close_other_end(place, link, end.peer);
@@ -207,39 +217,47 @@ impl World {
 
     fn pause(&mut self, place: usize) {
         let id = self.nodes[place].id;
-        self.tell(|| format!("{id:?} stops"));
+        self.tell(|| format!("{} stops", Name(id)));
         self.nodes[place].paused = true;
     }
 
     fn resume(&mut self, place: usize) {
         let id = self.nodes[place].id;
-        self.tell(|| format!("{id:?} goes on"));
+        self.tell(|| format!("{} goes on", Name(id)));
         self.nodes[place].paused = false;
         for what in std::mem::take(&mut self.nodes[place].missed) {
             self.schedule(Duration::ZERO, place, what);
         }
     }
 
-    fn cut_database(&mut self, place: usize, cut: bool) {
-        self.nodes[place].db_cut = cut;
+    /// What the node at a place is called.
+    fn letter(&self, place: usize) -> Name {
+        Name(self.nodes[place].id)
     }
 
-    fn publish(&mut self, place: usize, key: Option<Bytes>) {
+    fn publish(&mut self, place: usize, content: Bytes, key: Option<Bytes>) {
         let now = self.local(place);
         let node = &mut self.nodes[place];
         if node.paused {
             return;
         }
         let Some(core) = node.core.as_mut() else { return };
-        if core.publish(now, Bytes::from_static(b"message"), key).is_ok() {
+        if core.publish(now, content, key).is_ok() {
+            node.published += 1;
             self.drain(place);
         }
+    }
+
+    /// The name of the publish that comes next from this node.
+    fn next_publish(&self, place: usize) -> Publish {
+        let node = &self.nodes[place];
+        Publish(Ticket { origin: node.id, counter: node.published + 1 })
     }
 
     fn shut_down(&mut self, place: usize) {
         let now = self.local(place);
         let id = self.nodes[place].id;
-        self.tell(|| format!("{id:?} shuts down"));
+        self.tell(|| format!("{} shuts down", Name(id)));
         if let Some(core) = self.nodes[place].core.as_mut() {
             core.shut_down(now);
             self.drain(place);
@@ -276,6 +294,10 @@ impl World {
         self.now = end;
     }
 
+    fn delay(&mut self, from: u64, to: u64) -> Duration {
+        if self.steady { Duration::from_millis(to.min(1)) } else { self.rng.millis(from, to) }
+    }
+
     fn local(&self, place: usize) -> Instant {
         self.start + self.now * self.nodes[place].rate / 1000
     }
@@ -304,17 +326,7 @@ impl World {
                 self.heartbeats(place);
                 self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
             }
-            Happening::Dialled { by, link } => {
-                let peer = self.nodes[by].id;
-                if self.nodes[by].core.is_none() {
-                    return;
-                }
-                let delay = self.rng.millis(0, 3);
-                self.open_end(place, link, by, Duration::ZERO);
-                self.open_end(by, link, place, delay);
-                self.schedule(delay, by, Happening::LinkUp { link, peer: place });
-                self.with_core(place, |core| core.handle_link_up(now, link, peer, false));
-            }
+            Happening::Dialled { by, link } => self.dialled(place, by, link),
             Happening::LinkUp { link, peer } => {
                 let id = self.nodes[peer].id;
                 if self.nodes[place].ends.contains_key(&link) {
@@ -331,26 +343,8 @@ impl World {
                     self.with_core(place, |core| core.handle_link_down(now, link));
                 }
             }
-            Happening::Frame { link, frame } => {
-                let Some(end) = self.nodes[place].ends.get(&link) else { return };
-                if end.held.is_empty() && !self.cuts.contains(&(end.peer, place)) {
-                    return self.with_core(place, |core| core.handle_frame(now, link, frame));
-                }
-                // It waits in the network, in its order, until the cut is healed or the link given up.
-                if end.held.is_empty() {
-                    self.schedule(Duration::from_millis(50), place, Happening::Release { link });
-                }
-                self.nodes[place].ends.entry(link).and_modify(|end| end.held.push_back(frame));
-            }
-            Happening::Release { link } => {
-                let Some(end) = self.nodes[place].ends.get_mut(&link) else { return };
-                if self.cuts.contains(&(end.peer, place)) {
-                    return self.schedule(Duration::from_millis(50), place, Happening::Release { link });
-                }
-                for frame in std::mem::take(&mut end.held) {
-                    self.with_core(place, |core| core.handle_frame(now, link, frame));
-                }
-            }
+            Happening::Frame { link, frame } => self.frame_arrived(place, link, frame),
+            Happening::Release { link } => self.release(place, link),
             Happening::Query(query) => self.query(place, query),
             Happening::Answer(answer) => self.with_core(place, |core| core.handle_pool(now, answer)),
         }
@@ -366,7 +360,11 @@ impl World {
     fn drain(&mut self, place: usize) {
         loop {
             let Some(core) = self.nodes[place].core.as_mut() else { return };
-            let Some(output) = core.poll_output() else { break };
+            let output = core.poll_output();
+            if let Some(story) = &mut self.story {
+                story.watch(self.now, place, core);
+            }
+            let Some(output) = output else { break };
             self.carry_out(place, output);
         }
         let Some(core) = &self.nodes[place].core else { return };
@@ -378,17 +376,7 @@ impl World {
 
     fn carry_out(&mut self, place: usize, output: Output) {
         match output {
-            Output::Send { link, frame } => {
-                let Some(peer) = self.nodes[place].ends.get(&link).map(|end| end.peer) else { return };
-                let mut delay = self.rng.millis(0, 3);
-                delay += self.slow.get(&(place, peer)).copied().unwrap_or_default();
-                // Both ends know the link: what is under way to the other arrives in order.
-                if let Some(end) = self.nodes[peer].ends.get_mut(&link) {
-                    let at = (self.now + delay).max(end.arrival);
-                    end.arrival = at;
-                    self.schedule(at - self.now, peer, Happening::Frame { link, frame });
-                }
-            }
+            Output::Send { link, frame } => self.send(place, link, frame),
             Output::Dial { node, address } => self.dial(place, node, &address),
             Output::Hangup { link } => {
                 if let Some(end) = self.nodes[place].ends.remove(&link) {
@@ -396,11 +384,14 @@ impl World {
                 }
             }
             Output::Query(query) => {
-                let delay = self.rng.millis(0, 5);
+                let delay = self.delay(0, 5);
                 self.schedule(delay, place, Happening::Query(query));
             }
             Output::Deliver { place: at, proposal, repeated } => {
                 let Some(core) = &self.nodes[place].core else { return };
+                if let Some(story) = &mut self.story {
+                    story.delivers(self.now, core.id(), at.seq, &proposal, repeated);
+                }
                 if let Err(wrong) = self.checks.delivered(core, at.seq, proposal.ticket, repeated) {
                     self.fail(&wrong);
                 }
@@ -408,133 +399,37 @@ impl World {
             Output::Accepted { counter } => {
                 let id = self.nodes[place].id;
                 self.checks.accepted(id, counter);
+                if let Some(story) = &mut self.story {
+                    story.accepts(self.now, Ticket { origin: id, counter });
+                }
             }
             Output::Restarted { missed: true, .. } => {
                 let id = self.nodes[place].id;
                 self.checks.reset(id);
+                self.tell(|| format!("{} has missed entries: its clients are told so", Name(id)));
             }
-            Output::Restarted { missed: false, .. } | Output::Cut { .. } | Output::Trimmed { .. } | Output::CutOff => {}
+            Output::CutOff => {
+                let id = self.nodes[place].id;
+                self.tell(|| format!("{} sends its clients elsewhere", Name(id)));
+            }
+            Output::Restarted { missed: false, .. } | Output::Cut { .. } | Output::Trimmed { .. } => {}
             Output::ShutDown => {
                 let id = self.nodes[place].id;
                 self.tables.remove(id);
-                self.crash(place);
+                let Some(core) = self.nodes[place].core.take() else { return };
+                self.tell(|| format!("{} has shut down", Name(id)));
+                self.end_life(place, &core);
             }
         }
-    }
-
-    fn dial(&mut self, by: usize, node: NodeId, address: &str) {
-        let Some(place) = self.nodes.iter().position(|one| one.address == address) else { return };
-        let target = &self.nodes[place];
-        let cut = self.cuts.contains(&(by, place)) || self.cuts.contains(&(place, by));
-        if cut || target.paused {
-            self.schedule(Duration::from_secs(2), by, Happening::DialFailed { node, refused: false });
-        } else if target.core.is_none() || target.id != node {
-            let delay = self.rng.millis(0, 2);
-            self.schedule(delay, by, Happening::DialFailed { node, refused: true });
-        } else {
-            self.links += 1;
-            let link = self.links;
-            let delay = self.rng.millis(0, 3);
-            self.schedule(delay, place, Happening::Dialled { by, link });
-        }
-    }
-
-    fn open_end(&mut self, place: usize, link: LinkId, peer: usize, after: Duration) {
-        self.nodes[place]
-            .ends
-            .insert(link, End { peer, heard: self.now, arrival: self.now + after, held: VecDeque::new() });
-    }
-
-    fn close_other_end(&mut self, place: usize, link: LinkId, peer: usize) {
-        // Nobody hears of it through a cut: that end finds out by silence.
-        if !self.cuts.contains(&(place, peer)) {
-            let last = self.nodes[peer].ends.get(&link).map_or(self.now, |end| end.arrival.max(self.now));
-            self.schedule(last - self.now, peer, Happening::LinkDown { link });
-        }
-    }
-
-    fn heartbeats(&mut self, place: usize) {
-        let now = self.now;
-        let mut dead = Vec::new();
-        for (&link, end) in &self.nodes[place].ends {
-            let peer = &self.nodes[end.peer];
-            let speaks = peer.core.is_some() && !peer.paused && peer.ends.contains_key(&link);
-            if speaks && !self.cuts.contains(&(end.peer, place)) {
-                continue;
-            }
-            if now - end.heard > HEARTBEAT_TIMEOUT {
-                dead.push((link, end.peer));
-            }
-        }
-        for end in self.nodes[place].ends.keys().copied().collect::<Vec<_>>() {
-            let peer = self.nodes[place].ends[&end].peer;
-            let silent = self.nodes[peer].core.is_none()
-                || self.nodes[peer].paused
-                || !self.nodes[peer].ends.contains_key(&end)
-                || self.cuts.contains(&(peer, place));
-            if !silent && let Some(end) = self.nodes[place].ends.get_mut(&end) {
-                end.heard = now;
-            }
-        }
-        for (link, peer) in dead {
-            self.nodes[place].ends.remove(&link);
-            self.close_other_end(place, link, peer);
-            let local = self.local(place);
-            self.with_core(place, |core| core.handle_link_down(local, link));
-        }
-    }
-
-    fn query(&mut self, place: usize, query: Query) {
-        let id = self.nodes[place].id;
-        if self.db_down || self.nodes[place].db_cut {
-            let delay = self.rng.millis(0, 2000);
-            return self.schedule(delay, place, Happening::Answer(Answer::Failed));
-        }
-        let lease = match query {
-            Query::TakeOver { .. } | Query::HandOver { .. } => self.tables.read(self.now).lease,
-            _ => None,
-        };
-        let told = lease.filter(|_| self.story.is_some()).map(|_| format!("{id:?} asks {query:?}"));
-        let answer = match query {
-            Query::Read => Answer::View(self.tables.read(self.now)),
-            Query::Announce(announcement) => {
-                self.tables.announce(self.now, &announcement);
-                Answer::Done
-            }
-            Query::Renew { term, owner } => Answer::Held(self.tables.renew(term, owner)),
-            Query::TakeOver { seen, max_seen } => Answer::Term(self.tables.take_over(&seen, max_seen, id)),
-            Query::HandOver { term, successor } => Answer::Held(self.tables.hand_over(term, id, successor)),
-            Query::Restore { term, owner } => {
-                self.tables.restore(term, owner);
-                Answer::Done
-            }
-            Query::ClearJoined(node) => {
-                self.tables.clear_joined(node);
-                Answer::Done
-            }
-            Query::Remove(node) => {
-                self.tables.remove(node);
-                Answer::Done
-            }
-        };
-        if let Some(told) = told {
-            self.tell(|| format!("{told}: {answer:?}"));
-        }
-        let lost = self.rng.below(100) < self.lost_answers;
-        let (delay, answer) = if lost {
-            (Duration::from_secs(2), Answer::Failed)
-        } else {
-            (self.rng.millis(self.db_delay * 9 / 10, self.db_delay), answer)
-        };
-        self.schedule(delay, place, Happening::Answer(answer));
     }
 
     fn fail(&self, wrong: &str) -> ! {
         if let Some(story) = &self.story {
-            story.iter().for_each(|line| println!("{line}"));
+            story.digest(wrong).iter().for_each(|line| println!("{line}"));
             for core in self.nodes.iter().filter_map(|node| node.core.as_ref()) {
-                println!("{}", core.summary());
+                println!("{} is {}", Name(core.id()), core.summary());
             }
+            println!("{wrong}");
         }
         go_wrong(wrong.to_owned())
     }

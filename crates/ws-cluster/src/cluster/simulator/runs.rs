@@ -18,7 +18,8 @@ fn publish_some(world: &mut World) {
     for _ in 0..world.rng.below(6) {
         let place = world.rng.below(world.nodes.len() as u64) as usize;
         let key = (world.rng.below(8) == 0).then(|| Bytes::from(world.rng.below(40).to_string()));
-        world.publish(place, key);
+        let content = Bytes::from(world.next_publish(place).to_string());
+        world.publish(place, content, key);
     }
 }
 
@@ -57,35 +58,30 @@ fn any_fault(world: &mut World) {
         3 => world.pause(one),
         4 => world.resume(one),
         5 | 6 if one != other => {
-            world.tell(|| format!("cut {one} -> {other}"));
-            world.cuts.insert((one, other));
-            if world.rng.below(2) == 0 {
-                world.cuts.insert((other, one));
-            }
+            let both = world.rng.below(2) == 0;
+            if both { world.cut_both(one, other) } else { world.cut(one, other) }
         }
         7 => {
-            world.tell(|| "cuts heal".into());
-            world.cuts.clear();
+            world.heal_cuts();
         }
         8 => {
-            world.db_down = !world.db_down;
-            let down = world.db_down;
-            world.tell(|| format!("database down: {down}"));
+            let down = !world.db_down;
+            world.stop_database(down);
         }
         9 => {
             let cut = world.rng.below(2) == 0;
-            world.tell(|| format!("database cut from {one}: {cut}"));
             world.cut_database(one, cut);
         }
-        10 => world.lost_answers = world.rng.below(20),
+        10 => {
+            let percent = world.rng.below(20);
+            world.lose_answers(percent);
+        }
         11 => {
             let delay = Duration::from_millis(world.rng.below(800));
-            world.slow.insert((one, other), delay);
+            world.slow_down(one, other, delay);
         }
         12 if world.rng.below(3) == 0 => {
-            world.tell(|| "tables emptied".into());
-            world.tables.clear();
-            world.checks.tables_emptied();
+            world.empty_tables();
         }
         13 => world.shut_down(one),
         _ => {}
@@ -156,8 +152,11 @@ fn standing_fault(seed: u64, story: bool) {
     let other = (one + 1) % size;
     match world.rng.below(3) {
         0 if size > 1 => world.cut_database(one, true),
-        1 if size > 1 => world.cuts.extend([(one, other), (other, one)]),
-        _ => world.db_delay = 1_000 + world.rng.below(900),
+        1 if size > 1 => world.cut_both(one, other),
+        _ => {
+            let delay = 1_000 + world.rng.below(900);
+            world.slow_database(delay);
+        }
     }
     if size > 2 {
         // Whoever is master hands over, perhaps to the one that has the fault.

@@ -1,0 +1,100 @@
+//! The database behind the pool: the tables of the pool in memory, with what a database does on a bad day.
+
+use std::time::Duration;
+
+use super::{Happening, World, story::Name};
+use crate::cluster::{Answer, Query};
+
+impl World {
+    pub(super) fn stop_database(&mut self, down: bool) {
+        self.db_down = down;
+        self.tell(|| (if down { "the database stops" } else { "the database is back" }).to_owned());
+    }
+
+    pub(super) fn cut_database(&mut self, place: usize, cut: bool) {
+        self.nodes[place].db_cut = cut;
+        let name = self.letter(place);
+        self.tell(|| format!("{name} {} the database", if cut { "no longer reaches" } else { "reaches" }));
+    }
+
+    /// Of a hundred queries, so many lose their answer after they took effect.
+    pub(super) fn lose_answers(&mut self, percent: u64) {
+        self.lost_answers = percent;
+        self.tell(|| format!("the database loses {percent} of 100 answers"));
+    }
+
+    /// The database takes so many milliseconds for an answer.
+    pub(super) fn slow_database(&mut self, delay: u64) {
+        self.db_delay = delay;
+        self.tell(|| format!("the database takes {delay} ms"));
+    }
+
+    pub(super) fn empty_tables(&mut self) {
+        self.tables.clear();
+        self.checks.tables_emptied();
+        self.tell(|| "the tables are emptied".to_owned());
+    }
+
+    pub(super) fn query(&mut self, place: usize, query: Query) {
+        let id = self.nodes[place].id;
+        if self.db_down || self.nodes[place].db_cut {
+            let delay = self.delay(0, 2000);
+            return self.schedule(delay, place, Happening::Answer(Answer::Failed));
+        }
+        let asked = self.story.is_some().then(|| query.clone());
+        let answer = match query {
+            Query::Read => Answer::View(self.tables.read(self.now)),
+            Query::Announce(announcement) => {
+                self.tables.announce(self.now, &announcement);
+                Answer::Done
+            }
+            Query::Renew { term, owner } => Answer::Held(self.tables.renew(term, owner)),
+            Query::TakeOver { seen, max_seen } => Answer::Term(self.tables.take_over(&seen, max_seen, id)),
+            Query::HandOver { term, successor } => Answer::Held(self.tables.hand_over(term, id, successor)),
+            Query::Restore { term, owner } => {
+                self.tables.restore(term, owner);
+                Answer::Done
+            }
+            Query::ClearJoined(node) => {
+                self.tables.clear_joined(node);
+                Answer::Done
+            }
+            Query::Remove(node) => {
+                self.tables.remove(node);
+                Answer::Done
+            }
+        };
+        let lost = self.rng.below(100) < self.lost_answers;
+        if let Some(told) = asked.and_then(|query| tell(&query, &answer)) {
+            let lost = if lost { ", and is not told so" } else { "" };
+            self.tell(|| format!("{} {told}{lost}", Name(id)));
+        }
+        let (delay, answer) = if lost {
+            (Duration::from_secs(2), Answer::Failed)
+        } else {
+            (self.delay(self.db_delay * 9 / 10, self.db_delay), answer)
+        };
+        self.schedule(delay, place, Happening::Answer(answer));
+    }
+}
+
+/// What the database did for a node, where that decides something.
+fn tell(query: &Query, answer: &Answer) -> Option<String> {
+    Some(match (query, answer) {
+        (Query::TakeOver { seen, .. }, Answer::Term(Some(term))) => {
+            let from = seen.owner.map_or("free".to_owned(), |owner| format!("{}'s", Name(owner)));
+            format!("takes the lease, which was {from}: term {term}")
+        }
+        (Query::TakeOver { .. }, Answer::Term(None)) => "stands, but the lease has changed".to_owned(),
+        (Query::HandOver { term, successor: Some(successor) }, Answer::Held(true)) => {
+            format!("hands the lease over to {}: term {}", Name(*successor), term + 1)
+        }
+        (Query::HandOver { successor: None, .. }, Answer::Held(true)) => "releases the lease".to_owned(),
+        (Query::HandOver { .. }, Answer::Held(false)) => "hands over, but the lease is another's".to_owned(),
+        (Query::Renew { owner, .. }, Answer::Held(false)) => {
+            format!("renews for {}, but the lease is another's", Name(*owner))
+        }
+        (Query::Restore { .. }, _) => "finds no lease and puts one there".to_owned(),
+        _ => return None,
+    })
+}
