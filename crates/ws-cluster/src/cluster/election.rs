@@ -243,16 +243,18 @@ impl Core {
         if !matches!(self.role, Role::Follower(_)) || self.draining.is_some() {
             return;
         }
-        let linked = self.is_linked_to_owner();
-        if linked {
+        // A link to the owner may stand although this node has not joined over it: two nodes that dialled each other
+        // have two, and the other one has ended.
+        let sought = self.candidacy.dialled.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
+        if self.is_apart() && sought >= self.config.redial_interval {
+            self.seek_owner();
+            self.candidacy.dialled = Some(now);
+        }
+        if self.is_linked_to_owner() {
             self.candidacy.refused = false;
             self.candidacy.cut_off = None;
             self.consider_standing();
             return;
-        }
-        if self.candidacy.dialled.is_none_or(|at| now.saturating_duration_since(at) >= self.config.redial_interval) {
-            self.seek_owner();
-            self.candidacy.dialled = Some(now);
         }
         self.promise();
         self.note_cut_off();

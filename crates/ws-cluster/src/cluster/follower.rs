@@ -60,6 +60,11 @@ impl Core {
             if follower.stage < Stage::Welcomed && follower.link.is_none_or(|over| over == link))
     }
 
+    /// Whether this node has not even asked to be let in.
+    pub(super) fn is_apart(&self) -> bool {
+        matches!(&self.role, Role::Follower(follower) if follower.stage == Stage::Apart)
+    }
+
     /// Whether the owner has let this node in.
     pub(super) fn is_welcomed(&self) -> bool {
         matches!(&self.role, Role::Follower(follower) if follower.stage >= Stage::Welcomed)

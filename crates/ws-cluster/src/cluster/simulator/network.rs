@@ -114,6 +114,14 @@ impl World {
         }
     }
 
+    /// A link ends at this node and, in a moment, at the other.
+    pub(super) fn hang_up(&mut self, place: usize, link: LinkId) {
+        let Some(end) = self.nodes[place].ends.remove(&link) else { return };
+        self.close_other_end(place, link, end.peer);
+        let now = self.local(place);
+        self.with_core(place, |core| core.handle_link_down(now, link));
+    }
+
     fn open_end(&mut self, place: usize, link: LinkId, peer: usize, after: Duration) {
         self.nodes[place]
             .ends
@@ -141,14 +149,9 @@ impl World {
             if heard {
                 end.heard = now;
             } else if now - end.heard > HEARTBEAT_TIMEOUT {
-                dead.push((link, from));
+                dead.push(link);
             }
         }
-        for (link, peer) in dead {
-            self.nodes[place].ends.remove(&link);
-            self.close_other_end(place, link, peer);
-            let local = self.local(place);
-            self.with_core(place, |core| core.handle_link_down(local, link));
-        }
+        dead.into_iter().for_each(|link| self.hang_up(place, link));
     }
 }

@@ -193,3 +193,21 @@ fn a_single_node_is_master_at_once_and_alone() {
     settle(&mut world);
     assert!(world.checks.deliveries > 0);
 }
+
+/// Two nodes that dial each other at the same time have two links, and the one they joined over may end first.
+#[test]
+fn a_node_that_lost_its_link_joins_again_over_another_that_stands() {
+    let mut world = World::steady(2);
+    world.run(SECOND * 5);
+    world.crash(1);
+    world.boot(1);
+    world.run(Duration::from_millis(50));
+    let (id, address) = (world.nodes[1].id, world.nodes[1].address.clone());
+    let first = world.nodes[1].ends.keys().next().copied().expect("it has joined");
+    world.dial(0, id, &address);
+    world.run(Duration::from_millis(10));
+    world.hang_up(1, first);
+    world.run(SECOND * 2);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores), Ok(()));
+}
