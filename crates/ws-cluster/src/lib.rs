@@ -61,6 +61,8 @@
 //! - A [`Target`] is whom a message is for: all, users, groups, a session, a property.
 //! - [`Server::publish`] sends from anywhere in a server's process, a [`Publisher`] from any other, and with a
 //!   [publish key](ServerBuilder::publish_key) a site's pages send over HTTP.
+//! - A [`Client`] is the browser client's equal for programs: it keeps a connection to a cluster and sends and gets
+//!   messages as a browser does.
 //!
 //! # Handlers that block
 //!
@@ -118,13 +120,14 @@
 //! | `mysql` | yes | `MySqlPool` and `SessionTable` (mysql_async) |
 //! | `sqlite` | no | `SqlitePool` (rusqlite, with SQLite built in) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
-//! | `tls` | no | `wss://` addresses of nodes (rustls) |
+//! | `tls` | no | `wss://` addresses of nodes, and for clients (rustls) |
 //!
 //! What it logs goes through `tracing`, and holds no key, password or cookie.
 #![warn(missing_docs)]
 
 mod action;
 mod auth;
+pub mod client;
 mod close;
 mod cluster;
 mod config;
@@ -148,6 +151,7 @@ pub use auth::{
 };
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
+pub use client::Client;
 pub use close::CloseCode;
 pub use cluster::{NodeId, Term};
 pub use config::{ClusterConfig, Config, ConnectionConfig, LogConfig};

@@ -1,0 +1,166 @@
+//! What a server's text means to a client: a message for the application, or where the client stands in the cluster's
+//! order. Pure.
+
+use serde::{Deserialize, de::value::SeqDeserializer};
+use serde_json::Value;
+
+use super::Event;
+use crate::{ActionError, wire::client::normalize};
+
+/// What an action that failed has behind its name.
+const ERROR: &str = ":error";
+
+/// A message of the server.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Message {
+    /// The name of the action. That of an error ends in `:error`.
+    pub action: String,
+    /// The arguments.
+    pub details: Vec<Value>,
+    /// The client's place in the cluster's order after this message: opaque, the same for everyone who gets the
+    /// message, and absent in what did not go through the cluster, or where the client does not resume. The client
+    /// itself keeps it; it is here for tests, and to tell messages apart.
+    pub at: Option<String>,
+}
+
+impl Message {
+    /// The code, as in HTTP, and the text, where this says that an action failed. The action's name is
+    /// [`action`](Self::action) without `:error`.
+    pub fn error(&self) -> Option<ActionError> {
+        if !self.action.ends_with(ERROR) {
+            return None;
+        }
+        let code = self.details.first().and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+        let text = self.details.get(1).and_then(Value::as_str);
+        Some(ActionError::new(code.unwrap_or(500), text.unwrap_or_default()))
+    }
+
+    /// All arguments, as a tuple or a list.
+    ///
+    /// ```
+    /// # fn f(message: ws_cluster::client::Message) -> Result<(), serde_json::Error> {
+    /// let (room, text): (u64, &str) = message.parse()?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// They are of another number or shape.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        T::deserialize(SeqDeserializer::new(self.details.iter()))
+    }
+}
+
+/// A server's text as it comes.
+#[derive(Debug, Deserialize)]
+pub(super) struct Incoming {
+    pub(super) action: String,
+    #[serde(default)]
+    details: Value,
+    at: Option<String>,
+    state: Option<String>,
+}
+
+/// Where a client stands, to be told when it comes back.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct Position {
+    /// Its place in the cluster's order; empty before the first.
+    pub(super) at: String,
+    /// What belongs to the connection rather than to the order.
+    pub(super) state: Option<String>,
+}
+
+impl Position {
+    /// Goes on to this message; what the application is told.
+    pub(super) fn take(&mut self, incoming: Incoming) -> Option<Event> {
+        let Incoming { action, details, at, state } = incoming;
+        let details = normalize(details);
+        if action != "Server/position" {
+            if let Some(at) = &at {
+                self.at.clone_from(at);
+            }
+            return Some(Event::Message(Message { action, details, at }));
+        }
+        let kind = details.first().and_then(Value::as_str).unwrap_or_default();
+        let begins = matches!(kind, "new" | "reset");
+        if begins {
+            // Nothing of what was before is true any more.
+            *self = Self { at: at.unwrap_or_default(), state };
+        } else {
+            if let Some(at) = at {
+                self.at = at;
+            }
+            self.state = state.or_else(|| self.state.take());
+        }
+        match kind {
+            "new" => Some(Event::New),
+            "reset" => Some(Event::Reset(details.get(1).and_then(Value::as_str).unwrap_or_default().to_owned())),
+            "recovered" => Some(Event::Recovered(details.get(1).and_then(Value::as_u64).unwrap_or_default())),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn take(position: &mut Position, text: Value) -> Option<Event> {
+        position.take(serde_json::from_value(text).unwrap())
+    }
+
+    fn position(kind: Value, at: Option<&str>, state: Option<&str>) -> Value {
+        let mut message = json!({ "action": "Server/position", "details": kind });
+        for (name, value) in [("at", at), ("state", state)] {
+            if let Some(value) = value {
+                message[name] = value.into();
+            }
+        }
+        message
+    }
+
+    #[test]
+    fn a_beginning_replaces_all_and_the_rest_only_what_it_has() {
+        let mut now = Position::default();
+        let mut expect = |kind: Value, given: (Option<&str>, Option<&str>), after: (&str, Option<&str>), event| {
+            let told = take(&mut now, position(kind, given.0, given.1));
+            assert_eq!((now.at.as_str(), now.state.as_deref(), told), (after.0, after.1, event));
+        };
+        expect(json!(["new"]), (Some("1"), Some("a")), ("1", Some("a")), Some(Event::New));
+        expect(json!(["now"]), (Some("2"), None), ("2", Some("a")), None);
+        expect(json!(["now"]), (None, Some("b")), ("2", Some("b")), None);
+        expect(json!(["recovered", 3]), (None, None), ("2", Some("b")), Some(Event::Recovered(3)));
+        expect(json!(["recovered", 0]), (Some("3"), Some("c")), ("3", Some("c")), Some(Event::Recovered(0)));
+        expect(json!(["reset", "too old"]), (Some("9"), None), ("9", None), Some(Event::Reset("too old".into())));
+        expect(json!(["new"]), (None, None), ("", None), Some(Event::New));
+        expect(json!(["of a later version"]), (Some("10"), None), ("10", None), None);
+    }
+
+    #[test]
+    fn a_message_moves_the_position_where_it_has_one() {
+        let mut now = Position { at: "1".into(), state: Some("a".into()) };
+        let told = take(&mut now, json!({ "action": "a", "details": 7, "at": "2" }));
+        let message = Message { action: "a".into(), details: vec![json!(7)], at: Some("2".into()) };
+        assert_eq!((told, now.at.as_str()), (Some(Event::Message(message)), "2"));
+        take(&mut now, json!({ "action": "a" }));
+        assert_eq!(now, Position { at: "2".into(), state: Some("a".into()) });
+    }
+
+    #[test]
+    fn an_error_has_a_code_and_a_text() {
+        let message = |action: &str, details| Message { action: action.into(), details, at: None };
+        let error = message("hello:error", vec![json!(404), json!("Not Found")]).error();
+        assert_eq!(error, Some(ActionError::not_found("Not Found")));
+        assert_eq!(message("hello:error", vec![]).error(), Some(ActionError::internal("")));
+        assert_eq!(message("hello", vec![json!(404)]).error(), None);
+    }
+
+    #[test]
+    fn arguments_come_in_types_of_ones_own() {
+        let message = Message { action: "a".into(), details: vec![json!("x"), json!(7)], at: None };
+        assert_eq!(message.parse::<(&str, u8)>().unwrap(), ("x", 7));
+        assert!(message.parse::<(&str,)>().is_err());
+    }
+}

@@ -1,0 +1,353 @@
+//! The task behind a client: attempt, connection, wait, and again. What a message means to the client's position is
+//! `message`'s.
+
+use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
+
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
+use http::Request;
+use serde_json::{Value, json};
+use tokio::{
+    net::TcpStream,
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, timeout},
+};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tungstenite::{
+    Message as Frame,
+    client::IntoClientRequest,
+    protocol::{CloseFrame, WebSocketConfig, frame::coding::CloseCode},
+};
+use url::Url;
+
+use super::{
+    Event, Outgoing, Shared,
+    builder::Settings,
+    message::{Incoming, Position},
+};
+use crate::{close::reconnects, connection::Stream, wire::client::normalize};
+
+/// Time after which an open connection counts as good even if authentication was never answered.
+const PROVEN_AFTER: Duration = Duration::from_secs(5);
+/// Time for the server to answer a close frame; nobody waits for it but the socket.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Bytes that are read at once. The default of 128 KiB, zeroed at every read, would cost more than the messages do.
+const READ_BUFFER: usize = 8 * 1024;
+
+/// Code of a connection that ended without one.
+const ABNORMAL: u16 = 1006;
+/// Code of a close frame without one.
+const NO_STATUS: u16 = 1005;
+
+/// How connections are made.
+pub(super) trait Dial: Send + Sync + 'static {
+    type Stream: Stream;
+
+    fn dial(
+        &self,
+        request: Request<()>,
+    ) -> impl Future<Output = tungstenite::Result<WebSocketStream<Self::Stream>>> + Send;
+}
+
+/// Over the network.
+pub(super) struct Tcp;
+
+impl Dial for Tcp {
+    type Stream = MaybeTlsStream<TcpStream>;
+
+    async fn dial(&self, request: Request<()>) -> tungstenite::Result<WebSocketStream<Self::Stream>> {
+        Ok(connect_async_with_config(request, Some(config()), true).await?.0)
+    }
+}
+
+pub(super) fn config() -> WebSocketConfig {
+    WebSocketConfig::default().read_buffer_size(READ_BUFFER)
+}
+
+pub(super) struct Task<D> {
+    settings: Settings,
+    dial: D,
+    shared: Arc<Shared>,
+    queue: mpsc::Receiver<Outgoing>,
+    events: mpsc::Sender<Event>,
+    /// That of the connection or the last attempt.
+    url: Option<Url>,
+    position: Position,
+    /// Connections lost or not made since one proved itself.
+    failures: u32,
+}
+
+/// How a connection or an attempt ended.
+enum End {
+    /// The server, or the network.
+    Lost { code: u16, reason: String },
+    /// The same, and the server had said before that it is for good.
+    Dismissed { code: u16, reason: String },
+    /// The application wants another one.
+    Reconnect,
+    /// The application wants none any more.
+    Close,
+    /// Nobody listens any more.
+    Abandoned,
+}
+
+impl End {
+    fn broken(reason: impl ToString) -> Self {
+        Self::Lost { code: ABNORMAL, reason: reason.to_string() }
+    }
+}
+
+impl<D: Dial> Task<D> {
+    pub(super) fn new(
+        settings: Settings,
+        dial: D,
+        shared: Arc<Shared>,
+        queue: mpsc::Receiver<Outgoing>,
+        events: mpsc::Sender<Event>,
+    ) -> Self {
+        Self { settings, dial, shared, queue, events, url: None, position: Position::default(), failures: 0 }
+    }
+
+    pub(super) async fn run(mut self) {
+        loop {
+            let (code, reason, delay) = match self.attempt().await {
+                End::Lost { code, reason } if reconnects(code) => {
+                    let urls = self.shared.urls.lock().len();
+                    let delay = self.settings.backoff.delay(self.failures, urls);
+                    self.failures = self.failures.saturating_add(1);
+                    (code, reason, delay)
+                }
+                End::Reconnect => (ABNORMAL, "another connection is wanted".to_owned(), Duration::ZERO),
+                End::Lost { code, reason } | End::Dismissed { code, reason } => return self.finish(code, reason).await,
+                End::Close => return self.finish(CloseCode::Normal.into(), String::new()).await,
+                End::Abandoned => return,
+            };
+            if self.events.send(Event::Closed { code, reason, retry_in: Some(delay) }).await.is_err() {
+                return;
+            }
+            tokio::select! {
+                () = sleep(delay) => {}
+                end = interruption(&self.shared, &self.events) => match end {
+                    End::Close => return self.finish(CloseCode::Normal.into(), String::new()).await,
+                    End::Abandoned => return,
+                    _ => {}
+                },
+            }
+        }
+    }
+
+    /// One attempt, and the connection that comes of it.
+    async fn attempt(&mut self) -> End {
+        let url = self.next_url();
+        let request = match self.request(&url) {
+            Ok(request) => request,
+            Err(error) => return End::broken(error),
+        };
+        let socket = tokio::select! {
+            dialled = timeout(self.settings.connect_timeout, self.dial.dial(request)) => match dialled {
+                Ok(Ok(socket)) => socket,
+                Ok(Err(error)) => return End::broken(error),
+                Err(_) => return End::broken("no answer in time"),
+            },
+            end = interruption(&self.shared, &self.events) => return end,
+        };
+        let opened = Instant::now();
+        let (mut sink, mut stream) = socket.split();
+        let (answered, answer) = oneshot::channel();
+        let mut reading = Reading {
+            events: &self.events,
+            position: &mut self.position,
+            silence: self.settings.silence_timeout,
+            answered: Some(answered),
+            proven: false,
+            dismissed: false,
+        };
+        let end = tokio::select! {
+            end = reading.run(&url, &mut stream) => end,
+            never = write(&self.settings.credentials, answer, &mut self.queue, &mut sink) => match never {},
+            end = interruption(&self.shared, &self.events) => end,
+        };
+        let Reading { proven, dismissed, .. } = reading;
+        if proven || opened.elapsed() >= PROVEN_AFTER {
+            self.failures = 0;
+        }
+        match end {
+            End::Lost { code, reason } => {
+                if code != ABNORMAL {
+                    farewell(sink, stream, None);
+                }
+                if dismissed { End::Dismissed { code, reason } } else { End::Lost { code, reason } }
+            }
+            End::Close => {
+                farewell(sink, stream, Some(CloseFrame { code: CloseCode::Normal, reason: "".into() }));
+                End::Close
+            }
+            end => end,
+        }
+    }
+
+    /// The one behind that of the last attempt.
+    fn next_url(&mut self) -> Url {
+        let urls = self.shared.urls.lock();
+        let last = self.url.as_ref().and_then(|url| urls.iter().position(|other| other == url));
+        let url = urls[last.map_or(0, |last| (last + 1) % urls.len())].clone();
+        self.url = Some(url.clone());
+        url
+    }
+
+    fn request(&self, url: &Url) -> tungstenite::Result<Request<()>> {
+        let mut url = url.clone();
+        if self.settings.resume {
+            // What the application's URL says of the two would contradict.
+            let others: Vec<(String, String)> =
+                url.query_pairs().filter(|(name, _)| name != "resume" && name != "state").map(owned).collect();
+            let mut query = url.query_pairs_mut();
+            query.clear().extend_pairs(others).append_pair("resume", &self.position.at);
+            if let Some(state) = &self.position.state {
+                query.append_pair("state", state);
+            }
+        }
+        let mut request = url.as_str().into_client_request()?;
+        request.headers_mut().extend(self.settings.headers.clone());
+        Ok(request)
+    }
+
+    /// The last events.
+    async fn finish(mut self, code: u16, reason: String) {
+        self.queue.close();
+        while let Some(Outgoing { action, details }) = self.queue.recv().await {
+            if self.events.send(Event::Unsent { action, details }).await.is_err() {
+                return;
+            }
+        }
+        // Whoever dropped the events does not want to know.
+        let _ = self.events.send(Event::Closed { code, reason, retry_in: None }).await;
+    }
+}
+
+fn owned((name, value): (Cow<'_, str>, Cow<'_, str>)) -> (String, String) {
+    (name.into_owned(), value.into_owned())
+}
+
+/// What the application does that ends an attempt, a connection or a wait.
+async fn interruption(shared: &Shared, events: &mpsc::Sender<Event>) -> End {
+    let mut closed = shared.closed.subscribe();
+    let closed = async {
+        // The handle's side lives as long as this.
+        let _ = closed.wait_for(|closed| *closed).await;
+    };
+    tokio::select! {
+        () = closed => End::Close,
+        () = events.closed() => End::Abandoned,
+        () = shared.reconnect.notified() => End::Reconnect,
+    }
+}
+
+/// The reading side of one connection.
+struct Reading<'a> {
+    events: &'a mpsc::Sender<Event>,
+    position: &'a mut Position,
+    silence: Duration,
+    /// Tells the writing side that messages may go out.
+    answered: Option<oneshot::Sender<()>>,
+    /// The server took the credentials.
+    proven: bool,
+    /// The server said `Server/close`: whatever the code, the next close is the last.
+    dismissed: bool,
+}
+
+impl Reading<'_> {
+    /// Reads until the connection ends. Waits for the application where it is slower.
+    async fn run<S: Stream>(&mut self, url: &Url, stream: &mut SplitStream<WebSocketStream<S>>) -> End {
+        if self.events.send(Event::Open { url: url.to_string() }).await.is_err() {
+            return End::Abandoned;
+        }
+        loop {
+            let text = match timeout(self.silence, stream.next()).await {
+                Err(_) => return End::broken("the server is silent"),
+                Ok(None) => return End::broken("the connection broke off"),
+                Ok(Some(Err(error))) => return End::broken(error),
+                Ok(Some(Ok(Frame::Close(frame)))) => {
+                    let (code, reason) = frame.map_or((NO_STATUS, String::new()), |frame| {
+                        (frame.code.into(), frame.reason.as_str().to_owned())
+                    });
+                    return End::Lost { code, reason };
+                }
+                Ok(Some(Ok(Frame::Text(text)))) => text,
+                // A ping is answered below; binary frames are not of this protocol.
+                Ok(Some(Ok(_))) => continue,
+            };
+            let incoming: Incoming = match serde_json::from_str(&text) {
+                Ok(incoming) => incoming,
+                Err(error) => {
+                    tracing::warn!(%error, "the server sent what is no message");
+                    continue;
+                }
+            };
+            match incoming.action.as_str() {
+                "Client/authentication" => {
+                    self.proven = true;
+                    self.answered.take().map(|answered| answered.send(()));
+                }
+                // A guest who is welcome keeps the connection; one who is not is closed by the server.
+                "Client/authentication:error" => drop(self.answered.take().map(|answered| answered.send(()))),
+                "Server/close" => self.dismissed = true,
+                _ => {}
+            }
+            // The position goes on only with a message that is handed over: whatever ends the wait for the
+            // application, nothing is skipped.
+            let Ok(place) = self.events.reserve().await else { return End::Abandoned };
+            if let Some(event) = self.position.take(incoming) {
+                place.send(event);
+            }
+        }
+    }
+}
+
+/// Sends the credentials, and, once they are answered, what waits. An error is the reading side's to find, behind all
+/// that the server still said.
+async fn write<S: Stream>(
+    credentials: &Value,
+    answer: oneshot::Receiver<()>,
+    queue: &mut mpsc::Receiver<Outgoing>,
+    sink: &mut SplitSink<WebSocketStream<S>, Frame>,
+) -> Infallible {
+    let authentication = text("Client/authentication", &normalize(credentials.clone()));
+    if sink.send(authentication).await.is_ok() && answer.await.is_ok() {
+        // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
+        while let Some(Outgoing { action, details }) = queue.recv().await {
+            if sink.send(text(&action, &details)).await.is_err() {
+                break;
+            }
+        }
+    }
+    std::future::pending().await
+}
+
+fn text(action: &str, details: &[Value]) -> Frame {
+    Frame::text(json!({ "action": action, "details": details }).to_string())
+}
+
+/// Ends a socket in order, without anybody waiting: says the last word and reads what still comes.
+fn farewell<S: Stream>(
+    sink: SplitSink<WebSocketStream<S>, Frame>,
+    stream: SplitStream<WebSocketStream<S>>,
+    frame: Option<CloseFrame>,
+) {
+    tokio::spawn(async move {
+        let mut sink = sink;
+        let mut stream = stream;
+        let words = async {
+            if let Some(frame) = frame {
+                sink.send(Frame::Close(Some(frame))).await?;
+            }
+            // An answer that was due goes out with this.
+            while stream.next().await.transpose()?.is_some() {}
+            Ok::<_, tungstenite::Error>(())
+        };
+        // A server that does not take it sees the socket end.
+        let _ = timeout(FAREWELL, words).await;
+    });
+}
