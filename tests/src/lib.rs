@@ -3,10 +3,12 @@
 pub mod browser;
 pub mod client;
 pub mod forwarder;
+pub mod history;
 mod mariadb;
 pub mod nodes;
 mod programs;
 pub mod proxy;
+pub mod random;
 mod server;
 
 pub use mariadb::MariaDb;
