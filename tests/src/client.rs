@@ -91,6 +91,13 @@ impl Client {
         }
     }
 
+    /// The next message, which moves a place.
+    pub async fn moved(&mut self, place: &mut Place) -> Value {
+        let message = self.json().await;
+        place.take(&message);
+        message
+    }
+
     /// The connection must be closed next; the code and the reason.
     pub async fn closed(&mut self) -> (u16, String) {
         match self.message_in().await {
@@ -100,6 +107,27 @@ impl Client {
                 (frame.code.into(), frame.reason.to_string())
             }
             other => panic!("no close: {other:?}"),
+        }
+    }
+}
+
+/// What a client that keeps its position brings along when it comes back.
+#[derive(Clone, Debug, Default)]
+pub struct Place {
+    /// The position.
+    pub at: String,
+    /// What belongs to its connection.
+    pub state: Option<String>,
+}
+
+impl Place {
+    /// Goes on to a message.
+    pub fn take(&mut self, message: &Value) {
+        if let Some(at) = message["at"].as_str() {
+            self.at = at.to_owned();
+        }
+        if let Some(state) = message["state"].as_str() {
+            self.state = Some(state.to_owned());
         }
     }
 }

@@ -16,12 +16,12 @@ use tokio::{
 };
 use ws_cluster::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, ConnectionId, Credentials, Handshake,
-    Identity, MemoryPool, NodeId, Pool, PoolError, Request, Server, Status, Term,
+    Identity, MemoryPool, NodeId, Pool, PoolError, Request, Server, Status, Target, Term,
     pool::{Announcement, Lease, PoolView},
 };
 
 use crate::{
-    client::{Client, soon},
+    client::{Client, Place, soon},
     proxy::{Proxy, Way},
 };
 
@@ -65,6 +65,15 @@ impl Node {
     /// A client of this user; see [`Sessions`] for more headers.
     pub async fn user(&self, name: &str) -> Client {
         Client::connect(self.address, &[("x-user", name)]).await
+    }
+
+    /// A client of this user that keeps its position: with that and the state that it brings along, if any.
+    pub async fn tracking(&self, name: &str, place: &Place) -> Client {
+        let mut path = format!("/WebSockets?resume={}", place.at);
+        if let Some(state) = &place.state {
+            path.push_str(&format!("&state={state}"));
+        }
+        Client::try_connect(self.address, &path, &[("x-user", name)]).await.expect("no refusal")
     }
 
     /// Tells `serve` to shut down, and waits for its end.
@@ -124,6 +133,10 @@ impl Nodes {
             .config(self.config.clone())
             .action("hello", Hello)
             .action("where", Where(self.tell.clone()))
+            .action("join", Join)
+            .action("leave", Leave)
+            .action("paint", Paint)
+            .action("say", Say)
             .start()
             .await
             .expect("settings that work");
@@ -269,6 +282,55 @@ impl ActionHandler for Where {
 
     fn guests(&self) -> bool {
         true
+    }
+}
+
+/// Puts its sender into a room.
+struct Join;
+
+#[async_trait]
+impl ActionHandler for Join {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        request.join(request.detail(0)?);
+        request.respond(());
+        Ok(())
+    }
+}
+
+/// Takes its sender out of a room.
+struct Leave;
+
+#[async_trait]
+impl ActionHandler for Leave {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        request.leave(request.detail(0)?);
+        request.respond(());
+        Ok(())
+    }
+}
+
+/// Gives its sender a colour.
+struct Paint;
+
+#[async_trait]
+impl ActionHandler for Paint {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        request.set_property("colour", request.detail::<String>(0)?);
+        request.respond(());
+        Ok(())
+    }
+}
+
+/// Tells the others in a room.
+struct Say;
+
+#[async_trait]
+impl ActionHandler for Say {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        let (room, text): (String, String) = request.parse()?;
+        request.publish("said", text, Target::group(room).except_connection(request.connection())).await?;
+        request.respond(());
+        Ok(())
     }
 }
 
