@@ -51,5 +51,20 @@ fn table(cluster: &str, view: &PoolView) -> String {
         let [first, second, third] = widths;
         let _ = writeln!(text, "{node:first$}  {address:second$}  {role:third$}  {seen}");
     }
+    if let Some(why) = degraded(&rows) {
+        let _ = writeln!(text, "Degraded: {why}");
+    }
     text
+}
+
+/// What is not as it should be, as the roles show.
+fn degraded(rows: &[[String; 4]]) -> Option<String> {
+    let count = |wanted: &str| rows.iter().filter(|[_, _, role, _]| role == wanted).count();
+    let (members, apart, gone) = (count("member"), count("apart"), count("gone"));
+    match count("master") {
+        0 => Some("no master is there".to_owned()),
+        _ if apart > 0 => Some(format!("{apart} of {} nodes are not linked to the master", rows.len() - 1)),
+        _ if members == 0 && gone > 0 => Some("the master is alone".to_owned()),
+        _ => None,
+    }
 }

@@ -101,7 +101,8 @@ impl Core {
         self.promises.clear();
         self.candidacy = Candidacy::default();
         self.pool.begin_reign(self.now);
-        self.role = Role::Master(Master::new(self.now, heirs, self.now + self.config.collect_timeout));
+        self.role =
+            Role::Master(Master::new(self.now, self.predecessor, heirs, self.now + self.config.collect_timeout));
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.send_standing(link));
         self.collect();

@@ -26,6 +26,8 @@ pub(super) struct Master {
     pub(super) expected: BTreeSet<NodeId>,
     /// When the last link to a follower was lost.
     pub(super) deserted: Instant,
+    /// Nodes that took part, in this term or the last, and do not now.
+    pub(super) absent: BTreeSet<NodeId>,
     /// Own publishes up to this counter have their places.
     pub(super) proposed: u64,
 }
@@ -64,13 +66,14 @@ pub(super) struct Progress {
 }
 
 impl Master {
-    /// `heirs`: the members of the last term, whose logs are waited for until `until`.
-    pub(super) fn new(now: Instant, heirs: BTreeSet<NodeId>, until: Instant) -> Self {
+    /// `heirs`: the members of the last term, whose logs are waited for until `until`; `predecessor`: its master.
+    pub(super) fn new(now: Instant, predecessor: Option<NodeId>, heirs: BTreeSet<NodeId>, until: Instant) -> Self {
         let stage = Reign::Collecting { missing: heirs.clone(), until };
         Self {
             stage,
             followers: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            absent: heirs.iter().copied().chain(predecessor).collect(),
             expected: heirs,
             deserted: now,
             proposed: 0,
@@ -154,6 +157,7 @@ impl Core {
             follower.joined = true;
             follower.goal = last;
             master.expected.remove(&peer);
+            master.absent.remove(&peer);
             self.pool.lost.remove(&peer);
             self.send(link, Body::Joined);
         }

@@ -235,6 +235,10 @@ impl Core {
         self.addresses.retain(|node, _| Some(*node) == self.owner || view.nodes.iter().any(|row| row.node == *node));
         self.pool.view = view;
         self.pool.viewed = Some(asked);
+        if let Role::Master(master) = &mut self.role {
+            let left = |node: &NodeId| !self.pool.view.nodes.iter().any(|row| row.node == *node);
+            master.absent.retain(|node| !left(node));
+        }
         self.clear_strays();
         match self.pool.view.lease {
             None => self.pool.urgent = Some(Query::Restore { term: self.term, owner: self.owner }),

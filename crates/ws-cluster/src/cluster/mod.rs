@@ -178,7 +178,9 @@ pub struct Status {
     pub term: Term,
     /// The master of that term, as far as the node knows and has a link to it.
     pub master: Option<NodeId>,
-    /// Why the node is not at its best, in words; `None` when all is well.
+    /// Why the node is not at its best, in words: it shuts down, the pool's database does not answer, it has no master
+    /// or no link to it, or it is the master and alone although others took part. `None` when all is well. What is
+    /// published is relayed all the same, or waits.
     pub degraded: Option<&'static str>,
     /// The nodes of the pool that were seen lately, in their order.
     pub nodes: Vec<NodeStatus>,
@@ -396,7 +398,9 @@ impl Core {
         let degraded = match &self.role {
             _ if self.draining.is_some() => Some("shutting down"),
             _ if self.pool.is_failing() => Some("the pool's database does not answer"),
+            Role::Follower(_) if master.is_none() && self.owner.is_some() => Some("no link to the master"),
             _ if master.is_none() => Some("no master"),
+            Role::Master(master) if self.is_deserted(master) => Some("alone: the other nodes are not linked"),
             _ => None,
         };
         let view = self.pool.view();
@@ -407,6 +411,12 @@ impl Core {
             member: row.joined == Some(self.term),
         });
         Status { ready: self.ready, term: self.term, master, degraded, nodes: nodes.collect() }
+    }
+
+    /// Whether nobody else is there, although others took part and did not leave the pool.
+    fn is_deserted(&self, master: &Master) -> bool {
+        let nobody = master.followers.values().all(|follower| !follower.joined);
+        nobody && self.pool.view().nodes.iter().any(|row| master.absent.contains(&row.node))
     }
 
     fn send(&mut self, link: LinkId, body: Body) {

@@ -27,6 +27,7 @@ impl Core {
                 let gone = master.followers.get(&peer).is_some_and(|follower| follower.link == link);
                 if gone {
                     master.followers.remove(&peer);
+                    master.absent.insert(peer);
                     master.deserted = self.now;
                     self.pool.lose(peer);
                 }

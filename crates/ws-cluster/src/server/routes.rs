@@ -13,7 +13,7 @@ use super::{
     http::answer,
     upgrade::{busy, switching},
 };
-use crate::link::PATH as LINK;
+use crate::{Status, link::PATH as LINK};
 
 const PUBLISH: &str = "/_publish";
 const CLOSE: &str = "/_close";
@@ -43,7 +43,7 @@ pub(super) fn is_reserved(path: &str) -> bool {
 impl Server {
     /// Answers any request: clients at their [path](crate::ServerBuilder::path), links of other nodes at
     /// `/_cluster/v1`, the browser client at `/ws-cluster.js`, `/health` (200 while the process lives), `/ready`
-    /// (200, or 503 where clients are better sent to other nodes), and with a
+    /// (200 where all is well; 503 with `degraded: WHY` where it takes clients all the same, or `not ready: WHY`), and with a
     /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish` and `POST /_close`; and its
     /// [pages](crate::ServerBuilder::page). All else is 404.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
@@ -63,8 +63,14 @@ impl Server {
             // An hour, since it changes with the server's version only.
             CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
             HEALTH => answer(StatusCode::OK, "alive"),
-            READY if self.status().ready => answer(StatusCode::OK, "ready"),
-            READY => busy("not ready"),
+            READY => match self.status() {
+                Status { ready: true, degraded: None, .. } => answer(StatusCode::OK, "ready"),
+                // It takes clients, and what is published is relayed or waits.
+                Status { ready: true, degraded: Some(why), .. } => busy(&format!("degraded: {why}")),
+                Status { degraded, .. } => {
+                    busy(&format!("not ready: {}", degraded.unwrap_or("no master for too long")))
+                }
+            },
             path => match self.0.pages.get(path) {
                 Some(_) if !reads => only_get(),
                 Some(html) => document("text/html; charset=utf-8", "no-cache", html.clone()),
