@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use futures_util::StreamExt;
 use http::StatusCode;
 use serde_json::{Value, json};
-use tests::client::{Client, soon};
+use tests::client::{Client, Place, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -448,6 +448,71 @@ async fn an_unwelcome_guest_may_send_credentials_in_time() {
         client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
         assert_eq!(client.closed().await.0, 4401);
     }
+}
+
+#[tokio::test]
+async fn who_authenticates_in_band_is_told_its_position_afterwards() {
+    for guests in [true, false] {
+        let mut app = App::with(|builder| builder.guests(guests).authenticator(InBand)).await;
+        let mut place = Place::default();
+        for kind in [json!(["new"]), json!(["recovered", 1])] {
+            let state = place.state.clone().unwrap_or_default();
+            let path = format!("/WebSockets?resume={}&state={state}", place.at);
+            let mut client = Client::try_connect(app.address, &path, &[]).await.unwrap();
+            app.server.publish("before", (), Target::user("ann")).await.unwrap();
+            client.send("Client/authentication", json!(["secret", "ann"])).await;
+            client.expect("Client/authentication", json!(["ok"])).await;
+            let told = client.moved(&mut place).await;
+            assert_eq!((&told["action"], &told["details"][0]), (&json!("Server/position"), &kind[0]));
+            assert_eq!(app.told().await, "Client/authentication ann ");
+            if kind[0] == "recovered" {
+                // What came while it was away, and before it said who it is.
+                assert_eq!(told["details"][1], 2);
+                assert_eq!(client.moved(&mut place).await["action"], "missed");
+                assert_eq!(client.moved(&mut place).await["action"], "before");
+            }
+            drop(client);
+            assert_eq!(app.told().await, "Client/disconnection ann ");
+            app.server.publish("missed", (), Target::user("ann")).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_guest_that_sends_no_credentials_begins_with_its_first_message() {
+    let app = App::with(|builder| builder.authenticator(InBand)).await;
+    for first in ["echo", "Client/authentication"] {
+        let mut client = Client::try_connect(app.address, "/WebSockets?resume=", &[]).await.unwrap();
+        client.send(first, json!([])).await;
+        if first == "Client/authentication" {
+            client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
+        }
+        assert_eq!(client.json().await["details"], json!(["new"]));
+        if first == "echo" {
+            client.expect("echo", json!([])).await;
+        }
+        app.server.publish("news", (), Target::all()).await.unwrap();
+        assert_eq!(client.json().await["action"], "news");
+    }
+}
+
+#[tokio::test]
+async fn what_handlers_change_before_they_answer_is_carried_before_the_answer() {
+    let app = App::start().await;
+    let mut place = Place::default();
+    let mut client = Client::try_connect(app.address, "/WebSockets?resume=", &[("x-user", "ann")]).await.unwrap();
+    assert_eq!(client.moved(&mut place).await["details"], json!(["new"]));
+    client.send("room", json!(["join", "blue"])).await;
+    assert_eq!(client.moved(&mut place).await["details"], json!(["now"]));
+    client.expect("room", json!([["blue", "users"], 7])).await;
+    drop(client);
+    // The session's own groups and properties are as the authenticator says.
+    let path = format!("/WebSockets?resume={}&state={}", place.at, place.state.unwrap());
+    let mut client = Client::try_connect(app.address, &path, &[("x-user", "ann")]).await.unwrap();
+    assert_eq!(client.json().await["details"], json!(["recovered", 0]));
+    client.send("room", json!(["colour", "red"])).await;
+    assert_eq!(client.json().await["details"], json!(["now"]));
+    client.expect("room", json!([["blue", "users"], "red"])).await;
 }
 
 #[tokio::test]

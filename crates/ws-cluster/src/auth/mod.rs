@@ -145,9 +145,9 @@ pub trait Authenticator: Send + Sync + 'static {
         true
     }
 
-    /// Whether it takes credentials in `Client/authentication`. Looked at only where guests are not welcome: then a
-    /// client whose upgrade named no valid session has the handshake's time to send them, instead of being refused
-    /// at once.
+    /// Whether it takes credentials in `Client/authentication`. A client whose upgrade named no valid session then has
+    /// the handshake's time to send them: where guests are not welcome, instead of being refused at once; where it keeps
+    /// its position, before it is told what it missed as a guest.
     fn in_band(&self) -> bool {
         false
     }
