@@ -184,6 +184,46 @@ async fn another_server_takes_over_behind_one_address() {
 }
 
 #[tokio::test]
+async fn what_a_page_missed_comes_when_it_is_back_on_another_node() {
+    let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());
+    let first = Node::join("first", pool.clone()).await;
+    let second = Node::join("second", pool).await;
+    let forwarder = Forwarder::start(first.address).await;
+    let browser = Browser::start().await;
+    let page = Page::open(&browser, &page(forwarder.address())).await;
+    page.run(
+        "window.ws = new WsCluster('/WebSockets?user=ann', { reconnectDelay: 50, reconnectDelayMax: 200 });
+         ws.on('Client/recovered', hear('recovered')).on('Client/reset', hear('reset')).on('news', hear('news'))
+           .once('Client/close', hear('close')).on('where', hear('where')).send('where');",
+    )
+    .await;
+    page.expect(json!(["where", "first"])).await;
+    second.server.publish("news", 0, Target::user("ann")).await.unwrap();
+    page.expect(json!(["news", 0])).await;
+
+    forwarder.switch(None);
+    page.expect_any("close").await;
+    first.kill();
+    for number in 1..=3 {
+        second.server.publish("news", number, Target::user("ann")).await.unwrap();
+        second.server.publish("news", "not for ann", Target::user("bob")).await.unwrap();
+    }
+    forwarder.switch(Some(second.address));
+    page.expect(json!(["recovered", 3])).await;
+    for number in 1..=3 {
+        page.expect(json!(["news", number])).await;
+    }
+    // A node that knows nothing of it says so.
+    let stranger = Node::start().await;
+    page.run("ws.once('Client/close', hear('close'));").await;
+    forwarder.switch(Some(stranger.address));
+    page.expect_any("close").await;
+    page.expect_any("reset").await;
+    stranger.server.publish("news", "strange", Target::user("ann")).await.unwrap();
+    page.expect(json!(["news", "strange"])).await;
+}
+
+#[tokio::test]
 async fn a_session_or_a_user_is_closed_for_good() {
     let node = Node::start().await;
     let browser = Browser::start().await;
