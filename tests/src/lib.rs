@@ -2,12 +2,15 @@
 
 pub mod browser;
 pub mod client;
+pub mod faults;
 pub mod forwarder;
 pub mod history;
 mod mariadb;
 pub mod nodes;
+pub mod processes;
 mod programs;
 pub mod proxy;
+pub mod publish;
 pub mod random;
 mod server;
 

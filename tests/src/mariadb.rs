@@ -285,7 +285,7 @@ fn user_option(directory: &Path) -> &'static str {
 
 /// Free ports below those that the system gives to outgoing connections: while the server is stopped, a client that
 /// dials its port in vain might otherwise be given this very port to dial from, and hold it.
-fn free_ports() -> impl Iterator<Item = u16> {
+pub(crate) fn free_ports() -> impl Iterator<Item = u16> {
     let random = RandomState::new();
     (0_u64..)
         .map(move |attempt| 20_000 + (random.hash_one(attempt) % 12_000) as u16)

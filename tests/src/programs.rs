@@ -6,16 +6,18 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where the program of this name is, in this profile; all are built by the first who asks.
+/// Where the program of this name is, in the profile of the test or program that asks; all are built by the first who
+/// does.
 pub fn program(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(build).join(name)
 }
 
 fn build() -> PathBuf {
-    // target/PROFILE/deps/TEST
-    let test = std::env::current_exe().expect("a test has a path");
-    let directory = test.ancestors().nth(2).expect("it stands in the target directory");
+    // target/PROFILE/deps/TEST or target/PROFILE/PROGRAM
+    let own = std::env::current_exe().expect("a program has a path");
+    let directory = own.parent().expect("it stands in a directory");
+    let directory = if directory.ends_with("deps") { directory.parent().expect("a profile's") } else { directory };
     let profile = match directory.file_name().and_then(|name| name.to_str()) {
         Some("debug") | None => "dev",
         Some(profile) => profile,

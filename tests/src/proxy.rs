@@ -73,6 +73,11 @@ impl Proxy {
         self.faults.send_modify(|faults| faults.held.extend([(Some(dialler), way)]));
     }
 
+    /// Ends such a hold; what was held goes on.
+    pub fn release(&self, dialler: NodeId, way: Way) {
+        self.faults.send_if_modified(|faults| faults.held.remove(&(Some(dialler), way)));
+    }
+
     /// Holds everything, both ways.
     pub fn stall(&self) {
         self.faults.send_modify(|faults| faults.held.extend([(None, Way::In), (None, Way::Out)]));

@@ -1,0 +1,250 @@
+//! What goes wrong and when, from a seed. Pure.
+//!
+//! A plan is a list of rounds; between two of them the cluster is whole again. A round that kills a process has nothing
+//! beside it that could leave a message with that process alone: a slow network, a database that is away, clients that
+//! hop. In the other rounds no memory is lost, and whatever else may overlap.
+
+use std::{fmt, time::Duration};
+
+use crate::random::Random;
+
+/// Which node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Victim {
+    /// The one that is master when the round begins.
+    Master,
+    /// A follower; they are counted from the one behind the master, around the list of nodes.
+    Follower(usize),
+}
+
+/// Something that goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// A process is killed (SIGKILL), and its node started again at the end.
+    Kill(Victim),
+    /// A process is frozen (SIGSTOP).
+    Freeze(Victim),
+    /// What one node sends to another does not arrive.
+    CutOneWay(Victim, Victim),
+    /// The same both ways.
+    Cut(Victim, Victim),
+    /// The same between one node and all others.
+    Isolate(Victim),
+    /// What others dialled to a node is slow.
+    Slow(Victim, Duration),
+    /// The database is killed, or stopped in order, and started again at the end.
+    Database {
+        /// Or stopped.
+        killed: bool,
+    },
+    /// The pool's tables are emptied, or dropped.
+    EmptyTables {
+        /// Or emptied.
+        dropped: bool,
+    },
+    /// So many of a hundred clients go to another node.
+    Hop(u64),
+}
+
+impl Fault {
+    /// What it is called when faults are counted.
+    pub fn kind(self) -> &'static str {
+        match self {
+            Self::Kill(Victim::Master) => "kill -9 of the master",
+            Self::Kill(Victim::Follower(_)) => "kill -9 of a follower",
+            Self::Freeze(Victim::Master) => "master frozen",
+            Self::Freeze(Victim::Follower(_)) => "follower frozen",
+            Self::CutOneWay(..) => "link cut one way",
+            Self::Cut(..) => "link cut both ways",
+            Self::Isolate(_) => "node cut from all others",
+            Self::Slow(..) => "links slowed",
+            Self::Database { killed: true } => "database killed",
+            Self::Database { killed: false } => "database restarted",
+            Self::EmptyTables { dropped: true } => "tables dropped",
+            Self::EmptyTables { dropped: false } => "tables emptied",
+            Self::Hop(_) => "clients hop",
+        }
+    }
+
+    fn loses_memory(self) -> bool {
+        matches!(self, Self::Kill(_))
+    }
+}
+
+/// A fault and its time within a round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timed {
+    /// From the round's beginning.
+    pub after: Duration,
+    /// Until it ends.
+    pub lasts: Duration,
+    /// What.
+    pub fault: Fault,
+}
+
+impl fmt::Display for Timed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (after, lasts) = (self.after.as_secs_f32(), self.lasts.as_secs_f32());
+        write!(f, "{:?} after {after:.1} s for {lasts:.1} s", self.fault)
+    }
+}
+
+/// All rounds of a seed, one after the other, without end.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    random: Random,
+    nodes: usize,
+}
+
+impl Plan {
+    /// For so many nodes, at least two.
+    pub fn new(seed: u64, nodes: usize) -> Self {
+        Self { random: Random::new(seed), nodes }
+    }
+
+    fn victim(&mut self) -> Victim {
+        match self.random.percent(50) {
+            true => Victim::Master,
+            false => Victim::Follower(self.random.index(self.nodes - 1)),
+        }
+    }
+
+    fn pair(&mut self) -> (Victim, Victim) {
+        let follower = self.random.index(self.nodes - 1);
+        let other = match self.random.percent(60) || self.nodes < 3 {
+            true => Victim::Master,
+            false => Victim::Follower((follower + 1) % (self.nodes - 1)),
+        };
+        match self.random.percent(50) {
+            true => (Victim::Follower(follower), other),
+            false => (other, Victim::Follower(follower)),
+        }
+    }
+
+    fn millis(&mut self, from: u64, to: u64) -> Duration {
+        Duration::from_millis(from + self.random.below(to - from))
+    }
+
+    /// How long: mostly around the time in which a cluster notices (4 s), sometimes for long.
+    fn duration(&mut self) -> Duration {
+        match self.random.below(20) {
+            0 => self.millis(32_000, 40_000),
+            1..=4 => self.millis(50, 1_000),
+            _ => self.millis(1_000, 12_000),
+        }
+    }
+
+    /// Something that may go wrong beside the loss of a process.
+    fn gentle(&mut self) -> Fault {
+        match self.random.below(4) {
+            0 => Fault::Slow(self.victim(), self.millis(5, 150)),
+            1 => Fault::Database { killed: self.random.percent(50) },
+            _ => Fault::Hop(10 + self.random.below(60)),
+        }
+    }
+
+    fn harmless_to_memory(&mut self) -> Fault {
+        match self.random.below(10) {
+            0..=1 => Fault::Freeze(self.victim()),
+            2 => {
+                let (from, to) = self.pair();
+                Fault::CutOneWay(from, to)
+            }
+            3 => {
+                let (one, other) = self.pair();
+                Fault::Cut(one, other)
+            }
+            4 => Fault::Isolate(self.victim()),
+            5 => Fault::Slow(self.victim(), self.millis(20, 400)),
+            6 => Fault::EmptyTables { dropped: self.random.percent(50) },
+            _ => self.gentle(),
+        }
+    }
+}
+
+impl Iterator for Plan {
+    type Item = Vec<Timed>;
+
+    fn next(&mut self) -> Option<Vec<Timed>> {
+        let mut round = Vec::new();
+        if self.random.percent(45) {
+            let fault = Fault::Kill(self.victim());
+            let (after, lasts) = (self.millis(0, 3_000), self.millis(0, 9_000));
+            if self.random.percent(60) {
+                let fault = self.gentle();
+                // Before the kill or at most with it, and over before the node starts again, which needs the database.
+                let begins = after.saturating_sub(self.millis(0, 2_000));
+                let lasting = after + lasts.max(Duration::from_millis(500)) - begins;
+                round.push(Timed { after: begins, lasts: lasting.mul_f64(0.9), fault });
+            }
+            round.push(Timed { after, lasts: lasts.max(Duration::from_millis(500)), fault });
+        } else {
+            for _ in 0..1 + self.random.below(3) {
+                let fault = self.harmless_to_memory();
+                round.push(Timed { after: self.millis(0, 4_000), lasts: self.duration(), fault });
+            }
+            // Tables cannot be emptied in a database that is away, and it cannot go away twice.
+            let mut away = false;
+            round.retain(|timed| match timed.fault {
+                Fault::Database { .. } | Fault::EmptyTables { .. } => !std::mem::replace(&mut away, true),
+                _ => true,
+            });
+            // Nor can a process be frozen twice: the first thaw would end both.
+            let mut frozen = Vec::new();
+            round.retain(|timed| match timed.fault {
+                Fault::Freeze(victim) if frozen.contains(&victim) => false,
+                Fault::Freeze(victim) => {
+                    frozen.push(victim);
+                    true
+                }
+                _ => true,
+            });
+        }
+        debug_assert!(round.iter().filter(|timed| timed.fault.loses_memory()).count() <= 1);
+        Some(round)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_seed_makes_the_same_plan() {
+        let rounds = |seed| Plan::new(seed, 4).take(100).collect::<Vec<_>>();
+        assert_eq!(rounds(7), rounds(7));
+        assert_ne!(rounds(7), rounds(8));
+    }
+
+    #[test]
+    fn a_kill_has_nothing_beside_it_that_leaves_a_message_with_the_killed_alone() {
+        for round in Plan::new(Random::seed(), 3).take(5_000) {
+            let Some(kill) = round.iter().find(|timed| timed.fault.loses_memory()) else { continue };
+            for other in round.iter().filter(|timed| *timed != kill) {
+                let gentle = matches!(other.fault, Fault::Slow(..) | Fault::Database { .. } | Fault::Hop(_));
+                assert!(gentle, "{other}");
+                assert!(other.after + other.lasts < kill.after + kill.lasts, "over before the node starts again");
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_fault_comes() {
+        let kinds: std::collections::BTreeSet<&str> =
+            Plan::new(Random::seed(), 3).take(2_000).flatten().map(|timed| timed.fault.kind()).collect();
+        assert_eq!(kinds.len(), 13, "{kinds:?}");
+    }
+
+    #[test]
+    fn the_nodes_of_a_cut_are_two() {
+        for nodes in 2..=5 {
+            for timed in Plan::new(Random::seed(), nodes).take(5_000).flatten() {
+                match timed.fault {
+                    Fault::Cut(one, other) | Fault::CutOneWay(one, other) => assert_ne!(one, other),
+                    Fault::Kill(Victim::Follower(number)) => assert!(number < nodes - 1),
+                    _ => {}
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,293 @@
+//! A cluster of `ws-server` processes on a MariaDB of their own, each with a [`Proxy`] as its address, so that every
+//! process, every link and the database can fail.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use mysql_async::prelude::Queryable;
+use parking_lot::Mutex;
+use serde_json::json;
+use tempfile::TempDir;
+use tokio::time::{interval, timeout};
+use ws_cluster::{
+    ConnectError, MySqlPool, NodeId, Pool, Publisher,
+    pool::{Lease, PoolView},
+};
+
+use crate::{
+    MariaDb, WsServer,
+    mariadb::free_ports,
+    proxy::{Proxy, Way},
+    publish::{Message, PUBLISH_KEY, Refusal, publish},
+};
+
+/// The cluster's key.
+pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
+/// Longest wait for a cluster to be whole again: leases, heartbeats and joins, on a machine with other work.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// Time between two looks at the pool, of which nothing tells.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// The database and the nodes.
+pub struct Processes {
+    /// Its server.
+    pub database: MariaDb,
+    url: String,
+    pool: MySqlPool,
+    state: TempDir,
+    nodes: Vec<Node>,
+    names: Arc<Mutex<Vec<String>>>,
+    /// Logs of processes that are gone.
+    logs: Vec<(String, String)>,
+}
+
+struct Node {
+    /// The same for every process of this node, as is its proxy's.
+    port: u16,
+    proxy: Proxy,
+    process: Option<WsServer>,
+    /// How many processes it had before this one.
+    runs: usize,
+    /// What the pool says that it is.
+    id: Option<NodeId>,
+    /// What the process before it was: the pool may still say so.
+    former: Option<NodeId>,
+}
+
+/// A cluster whose nodes are all members.
+#[derive(Clone, Copy, Debug)]
+pub struct Settled {
+    /// Which node is the master.
+    pub master: usize,
+    /// The lease.
+    pub lease: Lease,
+}
+
+impl Processes {
+    /// Starts as many nodes, and waits until they are members.
+    ///
+    /// # Panics
+    /// They do not start.
+    pub async fn start(count: usize) -> Self {
+        let database = MariaDb::start().await;
+        let url = database.database().await;
+        let pool = MySqlPool::connect(&url).await.expect("a well-formed URL");
+        let state = tempfile::tempdir().expect("a temporary directory");
+        let names = Arc::new(Mutex::new(Vec::new()));
+        let mut processes = Self { database, url, pool, state, nodes: Vec::new(), names, logs: Vec::new() };
+        // Below those that the system gives to outgoing connections, so that a node finds its port free again.
+        for port in free_ports().take(count) {
+            let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await;
+            processes.nodes.push(Node { port, proxy, process: None, runs: 0, id: None, former: None });
+            processes.names.lock().push(String::new());
+            processes.start_node(processes.nodes.len() - 1).await;
+        }
+        processes.settled().await.unwrap_or_else(|why| panic!("{why}"));
+        processes
+    }
+
+    /// How many nodes there are, whether they run or not.
+    pub fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Where clients and publishers reach a node.
+    pub fn address(&self, node: usize) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.nodes[node].port).into()
+    }
+
+    /// A publisher over a link.
+    ///
+    /// # Errors
+    /// No node answers.
+    pub async fn publisher(&self) -> Result<Publisher, ConnectError> {
+        Publisher::connect(MySqlPool::connect(&self.url).await?, KEY).await
+    }
+
+    /// The name of each node's present or last process; it changes with every start.
+    pub fn names(&self) -> Arc<Mutex<Vec<String>>> {
+        self.names.clone()
+    }
+
+    /// Whether a node's process lives, frozen or not.
+    pub fn is_running(&self, node: usize) -> bool {
+        self.nodes[node].process.is_some()
+    }
+
+    /// Starts a node that does not run, without waiting until it is a member.
+    ///
+    /// # Panics
+    /// It does not start; with its log.
+    pub async fn start_node(&mut self, node: usize) {
+        let this = &mut self.nodes[node];
+        assert!(this.process.is_none(), "node {node} runs already");
+        let mut command = WsServer::command(self.state.path());
+        command.args(["run", "--demo", "--listen", &format!("127.0.0.1:{}", this.port)]);
+        command.args(["--address", &url(&this.proxy), "--pool", &self.url]);
+        command.args(["--key", KEY, "--publish-key", PUBLISH_KEY]);
+        // Before it listens, so that nobody who reaches it takes it for its predecessor.
+        self.names.lock()[node] = format!("node {node} run {}", this.runs);
+        this.process = Some(WsServer::spawn(command).await);
+        this.runs += 1;
+    }
+
+    /// Kills a node (SIGKILL), and waits until it is gone.
+    pub async fn kill(&mut self, node: usize) {
+        let mut process = self.nodes[node].process.take().expect("a running node");
+        process.kill().await;
+        self.nodes[node].former = self.nodes[node].id.take();
+        self.logs.push((self.names.lock()[node].clone(), process.log()));
+    }
+
+    /// Freezes a node (SIGSTOP).
+    pub fn freeze(&self, node: usize) {
+        self.process(node).stop();
+    }
+
+    /// Lets a frozen node go on.
+    pub fn thaw(&self, node: usize) {
+        self.process(node).cont();
+    }
+
+    /// Holds all that goes from one node to another, whoever dialled. Nothing where one of them is not known.
+    pub fn cut_one_way(&self, from: usize, to: usize) {
+        if let (Some(sender), Some(receiver)) = (self.nodes[from].id, self.nodes[to].id) {
+            self.nodes[to].proxy.hold(sender, Way::In);
+            self.nodes[from].proxy.hold(receiver, Way::Out);
+        }
+    }
+
+    /// Ends such a cut.
+    pub fn mend_one_way(&self, from: usize, to: usize) {
+        if let (Some(sender), Some(receiver)) = (self.nodes[from].id, self.nodes[to].id) {
+            self.nodes[to].proxy.release(sender, Way::In);
+            self.nodes[from].proxy.release(receiver, Way::Out);
+        }
+    }
+
+    /// Makes what goes over links that others dialled to this node take so much longer, both ways.
+    pub fn slow(&self, node: usize, delay: Duration) {
+        self.nodes[node].proxy.delay(delay);
+    }
+
+    /// Makes the whole network work again.
+    pub fn mend(&self) {
+        self.nodes.iter().for_each(|node| node.proxy.heal());
+    }
+
+    /// Empties both tables of the pool, or drops them.
+    pub async fn empty_tables(&self, dropped: bool) {
+        let statement = if dropped { "DROP TABLE IF EXISTS" } else { "DELETE FROM" };
+        let database = self.url.rsplit('/').next().expect("a path");
+        let mut conn = self.database.connect().await;
+        for table in ["ws_lease", "ws_node"] {
+            // Nothing to delete from a table that is not there.
+            let _ = conn.query_drop(format!("{statement} {database}.{table}")).await;
+        }
+        // Nothing depends on the farewell.
+        let _ = conn.disconnect().await;
+    }
+
+    /// Waits until all running nodes are members.
+    ///
+    /// # Errors
+    /// They are not in time: the pool as it is, and the end of each node's log.
+    pub async fn settled(&mut self) -> Result<Settled, String> {
+        let mut last = None;
+        let looking = async {
+            let mut look = interval(LOOK);
+            loop {
+                look.tick().await;
+                let Ok(view) = self.pool.read("default").await else { continue };
+                last = Some(view.clone());
+                if let Some(settled) = self.judge(&view) {
+                    return settled;
+                }
+            }
+        };
+        let Ok((settled, ids)) = timeout(PATIENCE, looking).await else {
+            return Err(format!("the cluster is not whole again in time: {last:?}\n{}", self.ends_of_logs()));
+        };
+        for (node, id) in self.nodes.iter_mut().zip(ids) {
+            node.id = id;
+        }
+        Ok(settled)
+    }
+
+    fn judge(&self, view: &PoolView) -> Option<(Settled, Vec<Option<NodeId>>)> {
+        let lease = view.lease?;
+        let mut master = None;
+        let mut ids = Vec::new();
+        for (index, node) in self.nodes.iter().enumerate() {
+            if node.process.is_none() {
+                ids.push(None);
+                continue;
+            }
+            let address = url(&node.proxy);
+            let row = view.nodes.iter().find(|row| row.address == address && row.joined == Some(lease.term))?;
+            if node.former == Some(row.node) {
+                return None;
+            }
+            if lease.owner == Some(row.node) {
+                master = Some(index);
+            }
+            ids.push(Some(row.node));
+        }
+        Some((Settled { master: master?, lease }, ids))
+    }
+
+    /// Publishes a message for nobody through each running node: a node sends what it held back from the cluster before
+    /// that.
+    ///
+    /// # Errors
+    /// One does not accept in time.
+    pub async fn flushed(&self, number: usize) -> Result<(), String> {
+        for node in (0..self.count()).filter(|node| self.is_running(*node)) {
+            let details = json!([]);
+            let key = format!("flush {number} {node}");
+            let message = Message { action: "flush", details: &details, to: "user:nobody", key: Some(&key) };
+            let publishing = async {
+                loop {
+                    match publish(self.address(node), message, Duration::from_secs(8)).await {
+                        Ok(()) => return Ok(()),
+                        Err(Refusal::Wrong(why)) => return Err(why),
+                        // It says 503 at once where it has no room.
+                        Err(_) => tokio::time::sleep(LOOK).await,
+                    }
+                }
+            };
+            timeout(PATIENCE, publishing)
+                .await
+                .unwrap_or_else(|_| Err(format!("node {node} does not accept\n{}", self.ends_of_logs())))?;
+        }
+        Ok(())
+    }
+
+    /// The logs of all processes that there were, by their names.
+    pub fn logs(&self) -> Vec<(String, String)> {
+        let names = self.names.lock();
+        let running = self.nodes.iter().zip(&*names);
+        let running = running.filter_map(|(node, name)| Some((name.clone(), node.process.as_ref()?.log())));
+        self.logs.iter().cloned().chain(running).collect()
+    }
+
+    fn ends_of_logs(&self) -> String {
+        const LINES: usize = 15;
+        let end = |log: &str| {
+            let lines: Vec<&str> = log.lines().collect();
+            lines[lines.len().saturating_sub(LINES)..].join("\n")
+        };
+        self.logs().iter().map(|(name, log)| format!("---- {name}:\n{}\n", end(log))).collect()
+    }
+
+    fn process(&self, node: usize) -> &WsServer {
+        self.nodes[node].process.as_ref().expect("a running node")
+    }
+}
+
+fn url(proxy: &Proxy) -> String {
+    format!("ws://{}", proxy.address())
+}
