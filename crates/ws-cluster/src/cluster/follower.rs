@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Snapshot, Span, relay::BATCH};
+use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Snapshot, Span};
 
 /// A node that is not master: how far it is with joining.
 #[derive(Debug, Default)]
@@ -126,7 +126,7 @@ impl Core {
         for proposal in proposals {
             size += proposal.size();
             batch.push(proposal);
-            if size >= BATCH {
+            if size >= self.batch {
                 size = 0;
                 self.send(link, Body::Propose(std::mem::take(&mut batch)));
             }

@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, Term, relay::BATCH};
+use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, Term};
 
 /// Bytes on their way to a follower that it has not acknowledged. Enough to keep a link busy over a slow network,
 /// little beside the ring.
-const WINDOW: usize = 4 * 1024 * 1024;
+pub(super) const WINDOW: usize = 4 * 1024 * 1024;
 
 /// How old the last view is before a publish that waits for it asks for another.
 const SOON: Duration = Duration::from_millis(100);
@@ -202,7 +202,7 @@ impl Core {
             .log
             .after(seq)
             .take_while(|entry| {
-                let fits = size == 0 || size + entry.proposal.size() <= BATCH.min(room);
+                let fits = size == 0 || size + entry.proposal.size() <= self.batch.min(room);
                 size += if fits { entry.proposal.size() } else { 0 };
                 fits
             })
@@ -226,10 +226,10 @@ impl Core {
                 // It fell behind the ring.
                 return self.hang_up(link);
             }
-            if sent >= last || in_flight >= WINDOW {
+            if sent >= last || in_flight >= self.window {
                 return;
             }
-            let (spans, entries, size) = self.batch(sent, WINDOW - in_flight);
+            let (spans, entries, size) = self.batch(sent, self.window - in_flight);
             let sent = entries.last().map_or(last, |entry| entry.seq);
             if let Role::Master(master) = &mut self.role
                 && let Some(follower) = master.followers.get_mut(&peer)

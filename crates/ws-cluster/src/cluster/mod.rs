@@ -243,6 +243,9 @@ pub(crate) struct Core {
     draining: Option<Instant>,
     ended: bool,
     outputs: VecDeque<Output>,
+    /// Bytes in one frame, and on their way to one follower.
+    batch: usize,
+    window: usize,
     #[cfg(test)]
     mutant: Option<Mutant>,
     /// The latest time that was passed in, and the time of the last tick.
@@ -278,6 +281,8 @@ impl Core {
             draining: None,
             ended: false,
             outputs: VecDeque::new(),
+            batch: relay::BATCH,
+            window: master::WINDOW,
             #[cfg(test)]
             mutant: None,
             config,
