@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, Term};
+use super::{Body, Core, Entry, Join, LinkId, NodeId, Proposal, Role, Seq, Span, TICK, Term};
 
 /// Bytes on their way to a follower that it has not acknowledged. Enough to keep a link busy over a slow network,
 /// little beside the ring.
@@ -58,6 +58,8 @@ pub(super) struct Progress {
     pub(super) acked: Seq,
     /// The last place and the size of each frame that it has not acknowledged.
     pub(super) flight: VecDeque<(Seq, usize)>,
+    /// For how many ticks it has owed an acknowledgement. Ticks, since only time in which this node was awake counts.
+    pub(super) owing: u32,
     /// What it has to hold to be a member.
     pub(super) goal: Seq,
     pub(super) joined: bool,
@@ -135,8 +137,17 @@ impl Core {
         let snapshot = anew.then(|| self.log.snapshot());
         let begin = if anew { self.log.base() } else { agreed };
         let Role::Master(master) = &mut self.role else { return };
-        let progress =
-            Progress { link, sent: begin, acked: 0, flight: VecDeque::new(), goal: last, joined: false, held: 0 };
+        let progress = Progress {
+            link,
+            sent: begin,
+            acked: 0,
+            flight: VecDeque::new(),
+            // Asking again is no acknowledgement.
+            owing: master.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owing),
+            goal: last,
+            joined: false,
+            held: 0,
+        };
         if master.followers.insert(peer, progress).is_some_and(|before| before.joined) {
             // Until a later view shows nobody, it counts as alive: it was a member a moment ago.
             master.deserted = self.now;
@@ -153,6 +164,7 @@ impl Core {
         }
         follower.acked = seq;
         follower.flight.retain(|(sent, _)| *sent > seq);
+        follower.owing = 0;
         if !follower.joined && seq >= follower.goal {
             follower.joined = true;
             follower.goal = last;
@@ -279,12 +291,19 @@ impl Core {
         self.deliver_to(if alone { last } else { held });
     }
 
-    /// Trims the master's log; a member that holds it back is let go.
+    /// Trims the master's log; a follower that holds it back, or acknowledges nothing, is let go.
     pub(super) fn keep_ring(&mut self) {
         let surplus = self.log.surplus(self.now);
+        let patience = self.config.lease;
         let held = self.held();
         let Role::Master(master) = &mut self.role else { return };
-        let behind = |follower: &&Progress| follower.joined && follower.acked < surplus;
+        for follower in master.followers.values_mut() {
+            let owes = !follower.flight.is_empty() || !follower.joined;
+            follower.owing = if owes { follower.owing + 1 } else { 0 };
+        }
+        // Heartbeats may be heard of a node that does nothing else, and nothing is accepted while it counts as alive.
+        let behind =
+            |follower: &&Progress| (follower.joined && follower.acked < surplus) || TICK * follower.owing > patience;
         let laggards: Vec<LinkId> = master.followers.values().filter(behind).map(|follower| follower.link).collect();
         let tell = master.followers.values_mut().filter(|follower| follower.joined && follower.held < held);
         let tell: Vec<LinkId> = tell
