@@ -62,7 +62,7 @@ pub(crate) struct Delivery {
     pub(crate) place: Place,
     pub(crate) ticket: Ticket,
     /// Delivered by this node before, at a place that was cut away: only connections that came later may still get it.
-    pub(crate) repeated: bool,
+    pub(crate) repeated: Option<Ticket>,
     /// Encoded; `None` where there is nothing to deliver at this place.
     pub(crate) content: Option<Bytes>,
 }

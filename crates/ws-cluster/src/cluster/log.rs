@@ -13,7 +13,7 @@ use crate::config::LogConfig;
 
 /// Keys of trimmed entries that are remembered: what a publisher that tries again for a while needs, and little enough
 /// to be sent to each node that joins.
-const TRIMMED_KEYS: usize = 100_000;
+pub(super) const TRIMMED_KEYS: usize = 100_000;
 
 /// How far the publishes of each origin have come: all up to a counter.
 #[derive(Clone, Debug, Default)]

@@ -9,10 +9,10 @@
 //! }
 //! ```
 //!
-//! The rooms: [`log`](self::log) and [`lineage`] hold the order, [`outbox`] what has no place in it yet, [`lease`]
-//! what the pool's row tells; `membership` reads the pool and decides when to ask it what, `election` decides who is
-//! master, `takeover` how a new one begins; `master`, `follower` and `order` are what is done for each message, `relay`
-//! what drives them. The driver is in `driver.rs`.
+//! The rooms: [`log`](self::log) and [`lineage`] hold the order, [`outbox`] what has no place in it yet, `handed` what the
+//! clients have, [`lease`] what the pool's row tells; `membership` reads the pool and decides when to ask it what,
+//! `election` decides who is master, `takeover` how a new one begins; `master`, `follower` and `order` are what is done
+//! for each message, `relay` what drives them. The driver is in `driver.rs`.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -31,6 +31,7 @@ mod election;
 mod entry;
 mod follower;
 mod frame;
+mod handed;
 mod lease;
 mod lineage;
 mod log;
@@ -51,8 +52,9 @@ pub(crate) use outbox::Busy;
 
 use election::{Candidacy, Promises};
 use follower::Follower;
+use handed::Handed;
 use lease::Observation;
-use log::{Log, Marks};
+use log::Log;
 use master::Master;
 use membership::PoolSide;
 use outbox::Outbox;
@@ -110,11 +112,12 @@ pub(crate) enum Output {
     },
     /// Ask the pool; answered by `handle_pool`, one query at a time.
     Query(Query),
-    /// Hand the entry to the own clients. `repeated`: this node delivered it before, at a place that was cut away.
+    /// Hand the entry to the own clients. `repeated`: this node delivered it before, at a place that was cut away, as
+    /// this publish, which is another one of the same key perhaps.
     Deliver {
         place: Place,
         proposal: Proposal,
-        repeated: bool,
+        repeated: Option<Ticket>,
     },
     /// What was delivered after this place is no longer in the order there; the master may give it another place.
     Cut {
@@ -227,8 +230,8 @@ pub(crate) struct Core {
     log: Log,
     /// All up to here went to the own clients.
     delivered: Seq,
-    /// The highest counter of each origin that went to the own clients: what was cut or trimmed since is known by it.
-    handed: Marks,
+    /// What went to the own clients, whatever was cut or trimmed since.
+    handed: Handed,
     outbox: Outbox,
     links: BTreeMap<LinkId, Link>,
     /// Nodes that are being dialled.
@@ -268,7 +271,7 @@ impl Core {
             joins: 0,
             log: Log::new(log),
             delivered: 0,
-            handed: Marks::default(),
+            handed: Handed::default(),
             outbox: Outbox::new(me, config.outbox_size),
             links: BTreeMap::new(),
             dialling: BTreeSet::new(),

@@ -63,9 +63,7 @@ impl Core {
             let (Some(proposal), Some(place)) = (proposal, self.log.lineage().place(next)) else { break };
             self.delivered = next;
             let ticket = proposal.ticket;
-            // Of one origin nothing new comes after what it published later.
-            let repeated = self.handed.covers(ticket);
-            self.handed.raise(ticket, self.now);
+            let repeated = self.handed.hand(self.now, &proposal);
             self.outputs.push_back(Output::Deliver { place, proposal, repeated });
             self.settle(ticket);
         }

@@ -201,11 +201,11 @@ impl Deliver for Hub {
                 Self::pass(&index, &target, &Outgoing::new(&action, &details).at(place.into()), since);
             }
             // Orders to close name who is connected when they come; never repeated.
-            Some(Content::CloseSession(id)) if !repeated => {
+            Some(Content::CloseSession(id)) if repeated.is_none() => {
                 self.authenticator.forget(Closed::Session(&id));
                 index.of(Closed::Session(&id)).for_each(|client| client.dismiss("the session ended"));
             }
-            Some(Content::CloseUser(id)) if !repeated => {
+            Some(Content::CloseUser(id)) if repeated.is_none() => {
                 self.authenticator.forget(Closed::User(&id));
                 index.of(Closed::User(&id)).for_each(|client| client.dismiss("closed by the application"));
             }
@@ -310,6 +310,7 @@ mod tests {
             self.next.set((counter, seq + 1));
             let content = Content::Message { target, action: "x".into(), details: "[]".into() }.encode();
             let place = Place { term: 1, owner: NODE, seq };
+            let repeated = repeated.then_some(ticket);
             self.hub.deliver(Delivery { place, ticket, repeated, content: Some(content) });
         }
 
@@ -402,7 +403,7 @@ mod tests {
         let place = Place { term: 1, owner: NODE, seq: 1 };
         let ticket = Ticket { origin: NODE, counter: 1 };
         let content = Some(Content::CloseSession("s".into()).encode());
-        node.hub.deliver(Delivery { place, ticket, repeated: false, content });
+        node.hub.deliver(Delivery { place, ticket, repeated: None, content });
         assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
         assert_eq!(said(&other), "");
     }

@@ -65,13 +65,12 @@ impl Past {
         place: Place,
         ticket: Ticket,
         content: Option<(&Target, Bytes)>,
-        repeated: bool,
+        repeated: Option<Ticket>,
     ) -> u64 {
         self.count += 1;
         self.size += content.as_ref().map_or(0, |(_, content)| content.len());
         self.history.append(place, ticket, content);
-        let again = self.again.remove(&ticket).map(|(since, _)| since);
-        if repeated { again.unwrap_or(self.since) } else { 0 }
+        repeated.map_or(0, |known| self.again.remove(&known).map_or(self.since, |(since, _)| since))
     }
 
     pub(super) fn trim(&mut self, base: Seq) {

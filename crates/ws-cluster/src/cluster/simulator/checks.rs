@@ -4,10 +4,16 @@
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map},
     fmt,
+    time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::story::{Name, Publish};
-use crate::cluster::{Core, NodeId, Seq, Term, Ticket};
+use crate::{
+    cluster::{Core, NodeId, Proposal, Seq, Term, Ticket},
+    config::LogConfig,
+};
 
 /// The master that wrote it is part of a place: tables that were emptied let a term be used twice.
 type Place = (Term, NodeId, Seq);
@@ -21,6 +27,26 @@ impl fmt::Display for At {
     }
 }
 
+/// What was written at a place.
+struct Written {
+    ticket: Ticket,
+    before: Option<Place>,
+    key: Option<Bytes>,
+    /// Whether it has content: of several publishes with one key one has.
+    whole: bool,
+    /// When a node had it first.
+    at: Duration,
+}
+
+/// What a log says of its publishers and keys, up to its end.
+#[derive(Default)]
+struct Summary {
+    /// The last publish of each.
+    last: HashMap<NodeId, u64>,
+    /// Where each key came with content last.
+    keys: HashMap<Bytes, Place>,
+}
+
 /// What was seen of one node.
 #[derive(Default)]
 struct Seen {
@@ -28,6 +54,7 @@ struct Seen {
     /// How far its log was looked at, and how often it had been rewritten then.
     end: Seq,
     rewrites: u64,
+    log: Summary,
     base: Seq,
     stream: Stream,
     /// What it delivered and has not trimmed.
@@ -40,17 +67,23 @@ struct Stream {
     last: Seq,
     counters: BTreeMap<NodeId, u64>,
     tickets: HashSet<Ticket>,
+    /// Who published with a key, and when it came.
+    keys: HashMap<Bytes, (Ticket, Duration)>,
     restarted: bool,
     gaps: bool,
 }
 
 #[derive(Default)]
 pub(super) struct Checks {
+    /// The time of the step that is looked at.
+    pub(super) now: Duration,
+    /// For how long a key is surely remembered, whatever the clocks do.
+    memory: Duration,
     owners: BTreeMap<Term, NodeId>,
     emptied: bool,
     seen: BTreeMap<NodeId, Seen>,
-    /// Every place that was ever written: by whom it was published, and the place before it.
-    places: HashMap<Place, (Ticket, Option<Place>)>,
+    /// Every place that was ever written.
+    places: HashMap<Place, Written>,
     /// Who held an entry first, and whether another did later.
     holders: HashMap<Ticket, (NodeId, bool)>,
     trimmed: HashSet<Ticket>,
@@ -61,6 +94,11 @@ pub(super) struct Checks {
 }
 
 impl Checks {
+    /// For logs of these limits.
+    pub(super) fn new(limits: &LogConfig) -> Self {
+        Self { memory: limits.age * 2 * 8 / 10, ..Self::default() }
+    }
+
     /// After each step of a node.
     pub(super) fn step(&mut self, core: &Core) -> Result<(), String> {
         let me = core.id();
@@ -84,9 +122,30 @@ impl Checks {
         if (seen.end, seen.rewrites) == (end, rewrites) {
             return Ok(());
         }
-        let looked = if seen.rewrites == rewrites { seen.end.max(base) } else { base };
+        let grown = seen.rewrites == rewrites;
+        let looked = if grown { seen.end.max(base) } else { base };
         (seen.end, seen.rewrites) = (end, rewrites);
-        self.look_at_log(core, looked)
+        let mut log = std::mem::take(&mut seen.log);
+        if !grown {
+            log = self.summary(core.place(base));
+        }
+        self.look_at_log(core, looked, &mut log)?;
+        self.seen.entry(me).or_default().log = log;
+        Ok(())
+    }
+
+    /// What the log that ends with this place says, as far back as anything is known of it.
+    fn summary(&self, end: Option<Place>) -> Summary {
+        let mut summary = Summary::default();
+        let mut place = end;
+        while let Some((at, written)) = place.and_then(|at| Some((at, self.places.get(&at)?))) {
+            summary.last.entry(written.ticket.origin).or_insert(written.ticket.counter);
+            if let Some(key) = written.key.as_ref().filter(|_| written.whole) {
+                summary.keys.entry(key.clone()).or_insert(at);
+            }
+            place = written.before;
+        }
+        summary
     }
 
     /// A master that the pool shows to be alone is not followed by another while it thinks so.
@@ -110,12 +169,24 @@ impl Checks {
         self.accepted.len()
     }
 
-    /// Same place, same log before it: of the entries after `looked`, since those before have not changed.
-    fn look_at_log(&mut self, core: &Core, looked: Seq) -> Result<(), String> {
+    /// Same place, same log before it; what each published is in its order, once, and what has a key comes once: all of
+    /// the entries after `looked`, since those before have not changed.
+    fn look_at_log(&mut self, core: &Core, looked: Seq, log: &mut Summary) -> Result<(), String> {
         let mut before = core.place(looked);
         for entry in core.entries_after(looked) {
-            let place = core.place(entry.seq);
-            self.holds(core.id(), place, entry.proposal.ticket, before)?;
+            let (place, ticket) = (core.place(entry.seq), entry.proposal.ticket);
+            self.holds(core.id(), place, &entry.proposal, before)?;
+            if let Some(last) = log.last.insert(ticket.origin, ticket.counter).filter(|last| *last >= ticket.counter) {
+                let (node, ticket) = (Name(core.id()), Publish(ticket));
+                return Err(format!("{node} has {ticket} at {}, behind {last} of the same publisher", entry.seq));
+            }
+            if let (Some(place), Some(key), true) = (place, &entry.proposal.key, entry.proposal.content.is_some())
+                && let Some(other) = log.keys.insert(key.clone(), place)
+                && self.places[&place].at.saturating_sub(self.places[&other].at) < self.memory
+            {
+                let (one, other) = (Publish(self.places[&other].ticket), Publish(ticket));
+                return Err(format!("{} has {one} and {other}, which have one key", Name(core.id())));
+            }
             before = place;
         }
         Ok(())
@@ -126,33 +197,42 @@ impl Checks {
         &mut self,
         node: NodeId,
         place: Option<Place>,
-        ticket: Ticket,
+        proposal: &Proposal,
         before: Option<Place>,
     ) -> Result<(), String> {
+        let Proposal { ticket, ref key, ref content, .. } = *proposal;
         match self.holders.entry(ticket) {
             hash_map::Entry::Vacant(vacant) => _ = vacant.insert((node, false)),
             hash_map::Entry::Occupied(mut known) => known.get_mut().1 |= known.get().0 != node,
         }
         let Some(place) = place else { return Ok(()) };
-        let (known, preceding) = self.places.entry(place).or_insert((ticket, before));
-        if *known != ticket {
-            let (known, other) = (Publish(*known), Publish(ticket));
+        let whole = content.is_some();
+        let written = self.places.entry(place);
+        let written = written.or_insert_with(|| Written { ticket, before, key: key.clone(), whole, at: self.now });
+        if (written.ticket, written.whole) != (ticket, whole) {
+            let (known, other) = (Publish(written.ticket), Publish(ticket));
             return Err(format!("{} is {known} and, on {}, {other}", At(place), Name(node)));
         }
-        if preceding.is_some() && before.is_some() && *preceding != before {
-            let (one, other) = (preceding.map_or(String::new(), |at| At(at).to_string()), before.map(At));
-            let other = other.map_or(String::new(), |at| at.to_string());
-            return Err(format!("{} follows {one} and, on {}, {other}", At(place), Name(node)));
+        if let (Some(known), Some(other)) = (written.before, before)
+            && known != other
+        {
+            return Err(format!("{} follows {} and, on {}, {}", At(place), At(known), Name(node), At(other)));
         }
-        *preceding = preceding.or(before);
+        written.before = written.before.or(before);
         Ok(())
     }
 
-    pub(super) fn delivered(&mut self, core: &Core, seq: Seq, ticket: Ticket, repeated: bool) -> Result<(), String> {
+    pub(super) fn delivered(
+        &mut self,
+        core: &Core,
+        seq: Seq,
+        proposal: &Proposal,
+        repeated: Option<Ticket>,
+    ) -> Result<(), String> {
         self.deliveries += 1;
-        let node = core.id();
+        let (node, ticket) = (core.id(), proposal.ticket);
         // Every place is delivered somewhere, if only for a moment: that makes the history whole.
-        self.holds(node, core.place(seq), ticket, core.place(seq - 1))?;
+        self.holds(node, core.place(seq), proposal, core.place(seq - 1))?;
         if !self.holders[&ticket].1 && !core.believes_alone() {
             return Err(format!("{} delivers {}, which nobody else holds", Name(node), Publish(ticket)));
         }
@@ -160,9 +240,12 @@ impl Checks {
         seen.ring.insert(seq, ticket);
         let stream = &mut seen.stream;
         let fresh = stream.tickets.insert(ticket);
+        let key = proposal.key.as_ref().filter(|_| proposal.content.is_some());
+        let key_seen = key.is_some_and(|key| stream.keys.contains_key(key));
         // After a reset some that were never seen are taken for seen: they lie in the gap.
-        if fresh == repeated && !(repeated && stream.gaps) {
-            return Err(format!("{} delivers {} with repeated = {repeated}", Name(node), Publish(ticket)));
+        if repeated.is_none() && !fresh || repeated.is_some() && fresh && !key_seen && !stream.gaps {
+            let word = if fresh { "again" } else { "as if it were new" };
+            return Err(format!("{} delivers {} {word}", Name(node), Publish(ticket)));
         }
         if seq > stream.last + 1 && !stream.restarted && stream.last > 0 {
             return Err(format!("{} delivers {} after {} without a reset", Name(node), seq, stream.last));
@@ -170,11 +253,18 @@ impl Checks {
         stream.last = seq;
         stream.restarted = false;
         let counter = stream.counters.get(&ticket.origin).copied();
-        if !repeated && counter.is_some_and(|counter| ticket.counter <= counter) {
+        if let Some(counter) = counter.filter(|counter| repeated.is_none() && ticket.counter <= *counter) {
             let (name, ticket) = (Name(node), Publish(ticket));
-            return Err(format!("{name} delivers {ticket} after {counter:?} of the same publisher"));
+            return Err(format!("{name} delivers {ticket} after {counter} of the same publisher"));
         }
         stream.counters.insert(ticket.origin, ticket.counter.max(counter.unwrap_or(0)));
+        if let Some(key) = key.filter(|_| repeated.is_none())
+            && let Some((other, at)) = stream.keys.insert(key.clone(), (ticket, self.now))
+            && self.now - at < self.memory
+        {
+            let (one, other) = (Publish(other), Publish(ticket));
+            return Err(format!("{} delivers {one} and {other}, which have one key", Name(node)));
+        }
         Ok(())
     }
 
@@ -188,8 +278,14 @@ impl Checks {
         (stream.restarted, stream.gaps) = (true, true);
     }
 
-    pub(super) fn accepted(&mut self, node: NodeId, counter: u64) {
-        self.accepted.insert(Ticket { origin: node, counter });
+    pub(super) fn accepted(&mut self, core: &Core, counter: u64) -> Result<(), String> {
+        let ticket = Ticket { origin: core.id(), counter };
+        self.accepted.insert(ticket);
+        let elsewhere = |&(first, more): &(NodeId, bool)| more || first != core.id();
+        if !self.holders.get(&ticket).is_some_and(elsewhere) && !core.believes_alone() {
+            return Err(format!("{} is accepted, and nobody else holds it", Publish(ticket)));
+        }
+        Ok(())
     }
 
     /// A node is gone: what only it held is lost, and may be.
@@ -209,15 +305,24 @@ impl Checks {
             }
         }
         let mut history = HashSet::new();
+        let (mut keys, mut whole) = (HashMap::new(), HashSet::new());
         let mut place = master.place(master.end().1);
-        while let Some(at) = place {
-            let Some((ticket, before)) = self.places.get(&at) else { break };
-            if !history.insert(*ticket) {
-                return Err(format!("{} has two places", Publish(*ticket)));
+        while let Some(written) = place.and_then(|at| self.places.get(&at)) {
+            history.insert(written.ticket);
+            if let Some(key) = &written.key {
+                keys.insert(key, written.ticket);
+                whole.extend(written.whole.then_some(key));
             }
-            place = *before;
+            place = written.before;
         }
         let gone = |ticket: &&Ticket| self.extinct.contains(ticket) || self.trimmed.contains(ticket);
+        let came = |key: &Bytes| {
+            let gone = |written: &Written| written.whole && written.key.as_ref() == Some(key) && gone(&&written.ticket);
+            whole.contains(key) || self.places.values().any(gone)
+        };
+        if let Some((_, ticket)) = keys.iter().find(|(key, _)| !came(key)) {
+            return Err(format!("what has the key of {} came nowhere with content", Publish(*ticket)));
+        }
         let missing = self.accepted.iter().find(|ticket| !history.contains(ticket) && !gone(ticket));
         missing.map_or(Ok(()), |ticket| Err(format!("{} was accepted and is lost", Publish(*ticket))))
     }

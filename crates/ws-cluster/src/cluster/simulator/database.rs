@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Happening, World, story::Name};
-use crate::cluster::{Answer, Query};
+use crate::cluster::{Answer, NodeId, Query};
 
 impl World {
     pub(super) fn stop_database(&mut self, down: bool) {
@@ -21,6 +21,12 @@ impl World {
     pub(super) fn lose_answers(&mut self, percent: u64) {
         self.lost_answers = percent;
         self.tell(|| format!("the database loses {percent} of 100 answers"));
+    }
+
+    /// Of a hundred queries, so many are said to have failed and take effect up to twelve seconds later.
+    pub(super) fn delay_statements(&mut self, percent: u64) {
+        self.late_statements = percent;
+        self.tell(|| format!("the database carries out {percent} of 100 statements after it said that they failed"));
     }
 
     /// The database takes so many milliseconds for an answer.
@@ -41,6 +47,23 @@ impl World {
             let delay = self.delay(0, 2000);
             return self.schedule(delay, place, Happening::Answer(Answer::Failed));
         }
+        if self.rng.below(100) < self.late_statements {
+            let (told, done) = (self.delay(0, 2000), self.delay(2000, 12_000));
+            self.schedule(told, place, Happening::Answer(Answer::Failed));
+            return self.schedule(done, place, Happening::Statement(query));
+        }
+        let answer = self.take_effect(id, query);
+        let lost = self.rng.below(100) < self.lost_answers;
+        let (delay, answer) = if lost {
+            (Duration::from_secs(2), Answer::Failed)
+        } else {
+            (self.delay(self.db_delay * 9 / 10, self.db_delay), answer)
+        };
+        self.schedule(delay, place, Happening::Answer(answer));
+    }
+
+    /// Carries out what a node asked, which may have ended since.
+    pub(super) fn take_effect(&mut self, id: NodeId, query: Query) -> Answer {
         let asked = self.story.is_some().then(|| query.clone());
         let answer = match query {
             Query::Read => Answer::View(self.tables.read(self.now)),
@@ -64,17 +87,10 @@ impl World {
                 Answer::Done
             }
         };
-        let lost = self.rng.below(100) < self.lost_answers;
         if let Some(told) = asked.and_then(|query| tell(&query, &answer)) {
-            let lost = if lost { ", and is not told so" } else { "" };
-            self.tell(|| format!("{} {told}{lost}", Name(id)));
+            self.tell(|| format!("{} {told}", Name(id)));
         }
-        let (delay, answer) = if lost {
-            (Duration::from_secs(2), Answer::Failed)
-        } else {
-            (self.delay(self.db_delay * 9 / 10, self.db_delay), answer)
-        };
-        self.schedule(delay, place, Happening::Answer(answer));
+        answer
     }
 }
 

@@ -19,7 +19,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Answer, Core, Frame, LinkId, Mutant, NodeId, Output, Query, Ticket};
+use super::{Answer, Core, Frame, LinkId, Mutant, NodeId, Output, Query, Ticket, master::WINDOW, relay::BATCH};
 use crate::{
     config::{ClusterConfig, LogConfig},
     pool::memory::Tables,
@@ -46,6 +46,37 @@ impl Rng {
     }
 }
 
+/// The limits under which a run takes place: so small that logs are trimmed and frames and tails come in pieces.
+#[derive(Clone)]
+struct Limits {
+    log: LogConfig,
+    batch: usize,
+    window: usize,
+    /// The size of contents, at most.
+    content: u64,
+}
+
+impl Limits {
+    /// Little is trimmed, nothing comes in pieces.
+    fn plain() -> Self {
+        Self { log: LogConfig { count: 60, ..LogConfig::default() }, batch: BATCH, window: WINDOW, content: 1 }
+    }
+
+    fn draw(rng: &mut Rng) -> Self {
+        let mut limits = Self::plain();
+        limits.log.count = 20 + rng.below(60) as usize;
+        if rng.below(2) == 0 {
+            limits.log.size = 6_000 + rng.below(20_000) as usize;
+        }
+        if rng.below(2) == 0 {
+            limits.content = 1_000;
+            limits.batch = 500 + rng.below(2_000) as usize;
+            limits.window = limits.batch + rng.below(4_000) as usize;
+        }
+        limits
+    }
+}
+
 struct Node {
     id: NodeId,
     address: String,
@@ -67,14 +98,32 @@ struct Node {
 #[derive(Clone, Debug)]
 enum Happening {
     Tick,
-    Dialled { by: usize, link: LinkId },
-    DialFailed { node: NodeId, refused: bool },
-    LinkUp { link: LinkId, peer: usize },
-    LinkDown { link: LinkId },
-    Frame { link: LinkId, frame: Frame },
-    Release { link: LinkId },
+    Dialled {
+        by: usize,
+        link: LinkId,
+    },
+    DialFailed {
+        node: NodeId,
+        refused: bool,
+    },
+    LinkUp {
+        link: LinkId,
+        peer: usize,
+    },
+    LinkDown {
+        link: LinkId,
+    },
+    Frame {
+        link: LinkId,
+        frame: Frame,
+    },
+    Release {
+        link: LinkId,
+    },
     Answer(Answer),
     Query(Query),
+    /// A query that its node was told had failed.
+    Statement(Query),
     Heartbeats,
 }
 
@@ -109,6 +158,7 @@ struct World {
     rng: Rng,
     /// All clocks run alike and everything takes as long as it always does.
     steady: bool,
+    limits: Limits,
     start: Instant,
     now: Duration,
     events: BinaryHeap<Event>,
@@ -121,8 +171,11 @@ struct World {
     db_delay: u64,
     /// Of a hundred queries, how many lose their answer after they took effect.
     lost_answers: u64,
-    /// Directions in which nothing passes.
+    /// And how many are said to have failed and take effect long after that.
+    late_statements: u64,
+    /// Directions in which nothing passes, and those in which only heartbeats do.
     cuts: BTreeSet<(usize, usize)>,
+    stuck: BTreeSet<(usize, usize)>,
     /// Added to the delay of a direction.
     slow: BTreeMap<(usize, usize), Duration>,
     checks: Checks,
@@ -133,13 +186,17 @@ struct World {
 
 impl World {
     fn new(seed: u64, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
-        Self::of(Rng(seed), false, size, mutant, story)
+        let mut rng = Rng(seed);
+        let limits = Limits::draw(&mut rng);
+        Self::of(rng, false, limits, size, mutant, story)
     }
 
-    fn of(rng: Rng, steady: bool, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
+    fn of(rng: Rng, steady: bool, limits: Limits, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
         let mut world = Self {
             rng,
             steady,
+            checks: Checks::new(&limits.log),
+            limits,
             start: Instant::now(),
             now: Duration::ZERO,
             events: BinaryHeap::new(),
@@ -150,9 +207,10 @@ impl World {
             db_down: false,
             db_delay: 5,
             lost_answers: 0,
+            late_statements: 0,
             cuts: BTreeSet::new(),
+            stuck: BTreeSet::new(),
             slow: BTreeMap::new(),
-            checks: Checks::default(),
             story: story.then(Story::default),
             mutant,
         };
@@ -177,7 +235,7 @@ impl World {
 
     /// A world without chance, whose story is told.
     fn steady(size: usize) -> Self {
-        Self::of(Rng(0), true, size, None, true)
+        Self::of(Rng(0), true, Limits::plain(), size, None, true)
     }
 
     fn tell(&mut self, what: impl FnOnce() -> String) {
@@ -193,9 +251,9 @@ impl World {
         node.paused = false;
         node.published = 0;
         let (id, address, now) = (node.id, node.address.clone(), self.local(place));
-        let log = LogConfig { count: 60, ..LogConfig::default() };
+        let Limits { log, batch, window, .. } = self.limits.clone();
         let core = Core::new(now, id, address, ClusterConfig::default(), log);
-        self.nodes[place].core = Some(Core { mutant: self.mutant, ..core });
+        self.nodes[place].core = Some(Core { mutant: self.mutant, batch, window, ..core });
         self.tell(|| format!("{} boots", Name(id)));
         self.schedule(Duration::ZERO, place, Happening::Tick);
         self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
@@ -267,9 +325,11 @@ impl World {
     fn heal(&mut self) {
         self.tell(|| "all heals".into());
         self.cuts.clear();
+        self.stuck.clear();
         self.slow.clear();
         self.db_down = false;
         self.lost_answers = 0;
+        self.late_statements = 0;
         self.db_delay = 5;
         for place in 0..self.nodes.len() {
             self.nodes[place].db_cut = false;
@@ -287,8 +347,14 @@ impl World {
         while self.events.peek().is_some_and(|event| event.at <= end) {
             let Some(Event { at, place, incarnation, what, .. }) = self.events.pop() else { break };
             self.now = self.now.max(at);
-            if self.nodes[place].id == incarnation && self.nodes[place].core.is_some() {
-                self.happen(place, *what);
+            self.checks.now = self.now;
+            match *what {
+                what if self.nodes[place].id == incarnation && self.nodes[place].core.is_some() => {
+                    self.happen(place, what)
+                }
+                // What was sent is carried out, whatever became of its sender.
+                Happening::Query(query) | Happening::Statement(query) => _ = self.take_effect(incarnation, query),
+                _ => {}
             }
         }
         self.now = end;
@@ -311,10 +377,11 @@ impl World {
     fn happen(&mut self, place: usize, what: Happening) {
         if self.nodes[place].paused {
             // A query that was sent reaches the database all the same.
-            if let Happening::Query(query) = what {
-                return self.query(place, query);
-            }
-            return self.nodes[place].missed.push_back(what);
+            return match what {
+                Happening::Query(query) => self.query(place, query),
+                Happening::Statement(query) => _ = self.take_effect(self.nodes[place].id, query),
+                what => self.nodes[place].missed.push_back(what),
+            };
         }
         let now = self.local(place);
         match what {
@@ -346,6 +413,7 @@ impl World {
             Happening::Frame { link, frame } => self.frame_arrived(place, link, frame),
             Happening::Release { link } => self.release(place, link),
             Happening::Query(query) => self.query(place, query),
+            Happening::Statement(query) => _ = self.take_effect(self.nodes[place].id, query),
             Happening::Answer(answer) => self.with_core(place, |core| core.handle_pool(now, answer)),
         }
     }
@@ -392,15 +460,17 @@ impl World {
                 if let Some(story) = &mut self.story {
                     story.delivers(self.now, core.id(), at.seq, &proposal, repeated);
                 }
-                if let Err(wrong) = self.checks.delivered(core, at.seq, proposal.ticket, repeated) {
+                if let Err(wrong) = self.checks.delivered(core, at.seq, &proposal, repeated) {
                     self.fail(&wrong);
                 }
             }
             Output::Accepted { counter } => {
-                let id = self.nodes[place].id;
-                self.checks.accepted(id, counter);
+                let Some(core) = &self.nodes[place].core else { return };
                 if let Some(story) = &mut self.story {
-                    story.accepts(self.now, Ticket { origin: id, counter });
+                    story.accepts(self.now, Ticket { origin: core.id(), counter });
+                }
+                if let Err(wrong) = self.checks.accepted(core, counter) {
+                    self.fail(&wrong);
                 }
             }
             Output::Restarted { missed: true, .. } => {

@@ -26,6 +26,17 @@ impl World {
         self.tell(|| format!("nothing passes from {from} to {to}"));
     }
 
+    /// From now on only heartbeats pass in this direction: links stand that are of no use.
+    pub(super) fn stick(&mut self, from: usize, to: usize) {
+        self.stuck.insert((from, to));
+        let (from, to) = (self.letter(from), self.letter(to));
+        self.tell(|| format!("only heartbeats pass from {from} to {to}"));
+    }
+
+    fn passes(&self, from: usize, to: usize) -> bool {
+        !self.cuts.contains(&(from, to)) && !self.stuck.contains(&(from, to))
+    }
+
     pub(super) fn cut_both(&mut self, one: usize, other: usize) {
         self.cuts.extend([(one, other), (other, one)]);
         let (one, other) = (self.letter(one), self.letter(other));
@@ -34,6 +45,7 @@ impl World {
 
     pub(super) fn heal_cuts(&mut self) {
         self.cuts.clear();
+        self.stuck.clear();
         self.tell(|| "the cuts heal".to_owned());
     }
 
@@ -91,7 +103,7 @@ impl World {
 
     pub(super) fn frame_arrived(&mut self, place: usize, link: LinkId, frame: Frame) {
         let Some(end) = self.nodes[place].ends.get(&link) else { return };
-        if end.held.is_empty() && !self.cuts.contains(&(end.peer, place)) {
+        if end.held.is_empty() && self.passes(end.peer, place) {
             let now = self.local(place);
             return self.with_core(place, |core| core.handle_frame(now, link, frame));
         }
@@ -105,10 +117,11 @@ impl World {
     /// Lets frames through that a cut held back, if it has healed.
     pub(super) fn release(&mut self, place: usize, link: LinkId) {
         let now = self.local(place);
-        let Some(end) = self.nodes[place].ends.get_mut(&link) else { return };
-        if self.cuts.contains(&(end.peer, place)) {
+        let Some(peer) = self.nodes[place].ends.get(&link).map(|end| end.peer) else { return };
+        if !self.passes(peer, place) {
             return self.schedule(Duration::from_millis(50), place, Happening::Release { link });
         }
+        let Some(end) = self.nodes[place].ends.get_mut(&link) else { return };
         for frame in std::mem::take(&mut end.held) {
             self.with_core(place, |core| core.handle_frame(now, link, frame));
         }
@@ -130,7 +143,7 @@ impl World {
 
     pub(super) fn close_other_end(&mut self, place: usize, link: LinkId, peer: usize) {
         // Nobody hears of it through a cut: that end finds out by silence.
-        if !self.cuts.contains(&(place, peer)) {
+        if self.passes(place, peer) {
             let last = self.nodes[peer].ends.get(&link).map_or(self.now, |end| end.arrival.max(self.now));
             self.schedule(last - self.now, peer, Happening::LinkDown { link });
         }

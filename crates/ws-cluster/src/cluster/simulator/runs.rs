@@ -18,7 +18,10 @@ fn publish_some(world: &mut World) {
     for _ in 0..world.rng.below(6) {
         let place = world.rng.below(world.nodes.len() as u64) as usize;
         let key = (world.rng.below(8) == 0).then(|| Bytes::from(world.rng.below(40).to_string()));
-        let content = Bytes::from(world.next_publish(place).to_string());
+        let mut content = world.next_publish(place).to_string();
+        let size = content.len() + world.rng.below(world.limits.content) as usize;
+        content.extend(std::iter::repeat_n(' ', size - content.len()));
+        let content = Bytes::from(content);
         world.publish(place, content, key);
     }
 }
@@ -52,7 +55,7 @@ fn any_fault(world: &mut World) {
     let size = world.nodes.len() as u64;
     let one = world.rng.below(size) as usize;
     let other = world.rng.below(size) as usize;
-    match world.rng.below(14) {
+    match world.rng.below(17) {
         0 | 1 => world.crash(one),
         2 if world.nodes[one].core.is_none() => world.boot(one),
         3 => world.pause(one),
@@ -76,7 +79,7 @@ fn any_fault(world: &mut World) {
             let percent = world.rng.below(20);
             world.lose_answers(percent);
         }
-        11 => {
+        11 if one != other => {
             let delay = Duration::from_millis(world.rng.below(800));
             world.slow_down(one, other, delay);
         }
@@ -84,6 +87,16 @@ fn any_fault(world: &mut World) {
             world.empty_tables();
         }
         13 => world.shut_down(one),
+        14 if one != other => world.stick(one, other),
+        15 => {
+            let percent = world.rng.below(20);
+            world.delay_statements(percent);
+        }
+        16 => {
+            // Several at once.
+            let dying: Vec<usize> = (0..world.nodes.len()).filter(|_| world.rng.below(2) == 0).collect();
+            dying.into_iter().for_each(|place| world.crash(place));
+        }
         _ => {}
     }
 }
@@ -150,9 +163,10 @@ fn standing_fault(seed: u64, story: bool) {
     live(&mut world, SECOND * 12);
     let one = world.rng.below(size as u64) as usize;
     let other = (one + 1) % size;
-    match world.rng.below(3) {
+    match world.rng.below(4) {
         0 if size > 1 => world.cut_database(one, true),
         1 if size > 1 => world.cut_both(one, other),
+        2 if size > 1 => world.stick(one, other),
         _ => {
             let delay = 1_000 + world.rng.below(900);
             world.slow_database(delay);

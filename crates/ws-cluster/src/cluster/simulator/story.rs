@@ -195,8 +195,19 @@ impl Story {
         wanted.map(|(_, line)| line.to_string()).collect()
     }
 
-    pub(super) fn delivers(&mut self, at: Duration, node: NodeId, seq: Seq, proposal: &Proposal, repeated: bool) {
-        let again = if repeated { ", which its clients have" } else { "" };
+    pub(super) fn delivers(
+        &mut self,
+        at: Duration,
+        node: NodeId,
+        seq: Seq,
+        proposal: &Proposal,
+        repeated: Option<Ticket>,
+    ) {
+        let again = match repeated {
+            Some(known) if known == proposal.ticket => ", which its clients have",
+            Some(_) => ", whose key its clients have seen",
+            None => "",
+        };
         let text = text(proposal);
         let what = format!("delivers {seq} {text}{again}");
         self.texts.insert(proposal.ticket, text);
