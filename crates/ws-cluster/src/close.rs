@@ -20,7 +20,8 @@ pub enum CloseCode {
     Internal = 1011,
     /// The node shuts down. Come again: another node answers.
     Restart = 1012,
-    /// The node lost its master while the others did not. Come again: another node answers.
+    /// The node lost its master while the others did not, or messages that the others have. Come again: another node
+    /// answers.
     TryAgainLater = 1013,
     /// The client read too slowly and its queue was full (1 MiB by default). Come again.
     TooSlow = 4000,

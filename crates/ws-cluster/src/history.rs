@@ -20,6 +20,9 @@ use crate::{
 /// exceptions take some away.
 const CANDIDATES: usize = 4;
 
+/// Why a position is in no order any more.
+const PASSED: &str = "the order of messages went on without it, after a failover";
+
 pub(crate) struct History {
     /// The last place that is no longer held.
     base: Seq,
@@ -154,10 +157,13 @@ impl History {
 
     /// Where a position stands.
     pub(crate) fn standing(&self, position: &Position) -> Standing {
-        let newest = self.lineage.spans().last().map_or(0, |span| span.term);
+        let spans = self.lineage.spans();
+        let newest = spans.last().map_or(0, |span| span.term);
         if position.seq == 0 {
             // Whether this order is the one that it was the beginning of, nobody can tell.
             Standing::Lost("it is from before the first message")
+        } else if spans.iter().any(|span| span.term > position.term && span.first <= position.seq) {
+            Standing::Lost(PASSED)
         } else if position.seq > self.last() || position.term > newest {
             Standing::Ahead
         } else if position.seq < self.base {
@@ -165,7 +171,7 @@ impl History {
         } else if self.lineage.place(position.seq).is_some_and(|place| position.is(place)) {
             Standing::Known
         } else {
-            Standing::Lost("the order of messages went on without it, after a failover")
+            Standing::Lost(PASSED)
         }
     }
 
@@ -301,6 +307,7 @@ mod tests {
         let history = ten();
         assert_eq!(standing(&history, place(2, 2, 11)), Standing::Ahead);
         assert_eq!(standing(&history, place(3, 3, 9)), Standing::Ahead, "of a master that this node has not met");
+        assert!(matches!(standing(&history, place(1, 1, 11)), Standing::Lost(_)), "of a master that came to its end");
     }
 
     #[test]

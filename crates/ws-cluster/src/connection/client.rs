@@ -38,6 +38,10 @@ pub(crate) struct Client {
     /// The place up to which it knows that it has got everything, where it tracks its position. Written by whoever
     /// delivers, which is one at a time.
     told: AtomicU64,
+    /// The place behind which it began on this connection.
+    began: AtomicU64,
+    /// The how-manieth it was to whom this node delivers.
+    entered: AtomicU64,
     /// Changed through the hub only, so that its index agrees. A synchronous lock, taken for a look-up and never
     /// across an await; the hub's own lock comes first where both are held.
     membership: RwLock<Membership>,
@@ -80,8 +84,8 @@ impl Client {
     /// `tracks`: it asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let outbox = Outbox::new(queue_size);
-        let (array, told) = (AtomicBool::new(false), AtomicU64::new(0));
-        Self { id, handshake, outbox, array, tracks, told, membership: RwLock::default() }
+        let (array, told, began, entered, membership) = Default::default();
+        Self { id, handshake, outbox, array, tracks, told, began, entered, membership }
     }
 
     /// The id under which handlers and targets know it.
@@ -129,12 +133,28 @@ impl Client {
         self.told.load(Ordering::Relaxed)
     }
 
-    /// Tells it where it is, and, where that is news, what it is to carry.
-    pub(crate) fn tell(&self, details: &[Value], at: Position, state: Option<&str>) {
-        self.tell_shared(position(details, Some(at), state), at.seq);
+    /// The how-manieth it was to whom this node delivers.
+    pub(crate) fn entered(&self) -> u64 {
+        self.entered.load(Ordering::Relaxed)
     }
 
-    /// The same in a frame that others may share.
+    /// This node delivers to it from now on, as to the how-manieth.
+    pub(crate) fn enter(&self, number: u64) {
+        self.entered.store(number, Ordering::Relaxed);
+    }
+
+    /// The place behind which it began on this connection.
+    pub(crate) fn began(&self) -> Seq {
+        self.began.load(Ordering::Relaxed)
+    }
+
+    /// Tells it where it begins on this connection, and what it is to carry.
+    pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str) {
+        self.began.store(at.seq, Ordering::Relaxed);
+        self.tell_shared(position(details, Some(at), Some(state)), at.seq);
+    }
+
+    /// Tells it where it is, in a frame that others may share.
     pub(crate) fn tell_shared(&self, frame: Bytes, seq: Seq) {
         if self.tracks() {
             self.outbox.push(frame);

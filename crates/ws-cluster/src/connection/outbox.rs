@@ -99,7 +99,7 @@ impl Outbox {
     }
 
     /// Whether a close frame was added.
-    pub(super) fn is_sealed(&self) -> bool {
+    pub(crate) fn is_sealed(&self) -> bool {
         self.state.lock().sealed
     }
 

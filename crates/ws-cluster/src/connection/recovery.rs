@@ -62,7 +62,7 @@ async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &
     hub.reach(&position, Duration::ZERO).await?;
     let mut missed = hub.missed(client, position.seq, epoch, limit)?;
     let state = client.seal(&client.membership(), server.seals());
-    client.tell(&["recovered".into(), missed.messages.len().into()], position, Some(&state));
+    client.begin(&["recovered".into(), missed.messages.len().into()], position, &state);
     let sending = async {
         loop {
             for (place, content) in &missed.messages {

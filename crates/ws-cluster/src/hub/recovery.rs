@@ -1,7 +1,7 @@
 //! What clients that keep their position are owed: where they begin, what they missed, what a fault of the cluster
 //! means for them, and a word now and then where nothing comes for them.
 
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Hub;
 use crate::{
-    Config,
+    CloseCode, Config,
     cluster::{Place, Seq, Ticket},
     connection::{Client, Member},
     history::{History, Missing, Standing},
@@ -22,8 +22,14 @@ use crate::{
     },
 };
 
+/// Why a position is of no more use.
+const CUT: &str = "the order of messages was cut by a failover";
+
 /// Messages that are sent to a client while everybody else waits, in the moment in which it joins the rest.
 const AT_ONCE: usize = 64;
+
+/// Entries that were cut away and are remembered until they come again. Some never do, since the master had them.
+const AGAIN: usize = 100_000;
 
 /// Which part of the log may pass before quiet clients are told their position.
 const TURN: usize = 4;
@@ -31,10 +37,9 @@ const TURN: usize = 4;
 /// What was delivered, and to whom it may come again.
 pub(super) struct Past {
     history: History,
-    /// What was delivered and cut away since: it reaches only clients numbered so and up when it comes again, and is
-    /// forgotten once the log no longer holds the place where it stood last.
-    again: HashMap<Ticket, (u64, Seq)>,
-    /// The same for what was delivered before the history began anew.
+    /// What was delivered and cut away since: it reaches only clients from the so-manieth on when it comes again.
+    again: HashMap<Ticket, u64>,
+    /// The same for what is not in there.
     since: u64,
     /// When quiet clients were told last, and what was delivered since.
     told: Instant,
@@ -50,7 +55,7 @@ impl Past {
         Self {
             history: History::default(),
             again: HashMap::new(),
-            since: 0,
+            since: u64::MAX,
             told: Instant::now(),
             count: 0,
             size: 0,
@@ -70,12 +75,25 @@ impl Past {
         self.count += 1;
         self.size += content.as_ref().map_or(0, |(_, content)| content.len());
         self.history.append(place, ticket, content);
-        repeated.map_or(0, |known| self.again.remove(&known).map_or(self.since, |(since, _)| since))
+        repeated.map_or(0, |known| self.again.remove(&known).unwrap_or(self.since))
     }
 
     pub(super) fn trim(&mut self, base: Seq) {
         self.history.trim(base);
-        self.again.retain(|_, (_, seq)| *seq > base);
+    }
+
+    /// Cuts what was delivered after a place, none of which the clients from the `next`-th on have.
+    fn cut(&mut self, after: Seq, next: u64) {
+        if self.again.len() > AGAIN {
+            self.forget(next);
+        }
+        let cut = self.history.cut(after);
+        self.again.extend(cut.into_iter().map(|ticket| (ticket, next)));
+    }
+
+    fn forget(&mut self, next: u64) {
+        self.again.clear();
+        self.since = next;
     }
 
     #[cfg(test)]
@@ -110,7 +128,7 @@ impl Hub {
         loop {
             let mut advanced = std::pin::pin!(self.advanced.notified());
             advanced.as_mut().enable();
-            match self.past.lock().history.standing(position) {
+            match self.standing(position) {
                 Standing::Known => return Ok(()),
                 Standing::Lost(why) => return Err(why),
                 Standing::Ahead => {}
@@ -119,6 +137,11 @@ impl Hub {
                 return Err("this node has not come so far");
             }
         }
+    }
+
+    /// Where a position stands in what this node delivered.
+    pub(crate) fn standing(&self, position: &Position) -> Standing {
+        self.past.lock().history.standing(position)
     }
 
     /// Which order of messages this is: another one after each fault that cut it.
@@ -132,7 +155,7 @@ impl Hub {
         let (candidates, until) = {
             let past = self.past.lock();
             if past.history.epoch() != epoch {
-                return Err("the order of messages was cut by a failover");
+                return Err(CUT);
             }
             past.history.candidates(&membership, after, limit).map_err(|missing| match missing {
                 Missing::TooMany => "too many messages were missed",
@@ -158,7 +181,13 @@ impl Hub {
     /// Delivers to a client that has arrived from now on, after this first message with the present position.
     pub(crate) fn begin(&self, client: &Client, first: &[Value], seals: &Seals) {
         let mut index = self.index.write();
-        self.tell(client, first, Some(seals));
+        let at = self.past.lock().history.position();
+        let state = {
+            let mut membership = client.membership_lock().write();
+            membership.untold = false;
+            client.seal(&membership, seals)
+        };
+        client.begin(first, at, &state);
         self.register(&mut index, client);
     }
 
@@ -180,31 +209,23 @@ impl Hub {
         Ok(CaughtUp::Yes)
     }
 
-    /// Tells a client the present position, under a lock of the index.
-    fn tell(&self, client: &Client, details: &[Value], seals: Option<&Seals>) {
-        let at = self.past.lock().history.position();
-        let state = seals.map(|seals| {
-            let mut membership = client.membership_lock().write();
-            membership.untold = false;
-            client.seal(&membership, seals)
-        });
-        client.tell(details, at, state.as_deref());
-    }
-
     /// What was delivered after a place is no longer there: whoever got some of it cannot go on from where it is.
     pub(super) fn cut_back(&self, after: Seq) {
-        let index = self.index.read();
-        {
-            let mut past = self.past.lock();
-            let next = self.next.load(std::sync::atomic::Ordering::Relaxed);
-            let cut = past.history.cut(after);
-            let last = after + cut.len() as u64;
-            past.again.extend(cut.into_iter().map(|ticket| (ticket, (next, last))));
-        }
         tracing::warn!(after, "messages that were delivered have lost their place; they come again in another one");
-        let details = ["reset".into(), "the order of messages was cut by a failover".into()];
+        let index = self.index.read();
+        let at = {
+            let mut past = self.past.lock();
+            past.cut(after, self.entered.load(Ordering::Relaxed));
+            past.history.position()
+        };
+        let frame = position(&["reset".into(), CUT.into()], Some(at), None);
         for client in index.clients.values().filter(|client| client.tracks() && client.told() > after) {
-            self.tell(client, &details, None);
+            if client.began() > after {
+                // It came in the middle of what was cut, and has a part of it: on its next connection it gets all.
+                client.outbox.close(CloseCode::TryAgainLater, CUT);
+            } else {
+                client.tell_shared(frame.clone(), at.seq);
+            }
         }
     }
 
@@ -214,16 +235,16 @@ impl Hub {
         {
             let mut past = self.past.lock();
             past.history.restart(base);
-            past.again.clear();
-            past.since = self.next.load(std::sync::atomic::Ordering::Relaxed);
+            past.forget(self.entered.load(Ordering::Relaxed));
         }
-        if !missed {
-            return;
+        if missed {
+            // Clients that know no positions cannot be told.
+            tracing::warn!("messages were lost for this node's clients: it was away longer than the log reaches");
+            // Another node may have all that they missed.
+            let tracking = index.clients.values().filter(|client| client.tracks());
+            tracking
+                .for_each(|client| client.outbox.close(CloseCode::TryAgainLater, "this node was away for too long"));
         }
-        // Clients that know no positions cannot be told that they missed something.
-        tracing::warn!("messages were lost for this node's clients: it was away longer than the log reaches");
-        let details = ["reset".into(), "this node was away for too long".into()];
-        index.clients.values().filter(|client| client.tracks()).for_each(|client| self.tell(client, &details, None));
     }
 
     /// Tells quiet clients their position, so that it stays within what is kept.

@@ -28,6 +28,14 @@ impl Position {
     /// Before the first entry of any order.
     pub(crate) const START: Self = Self { term: 0, seq: 0, mark: [0; MARK] };
 
+    /// The place, where the master's id fits into a position.
+    #[cfg(test)]
+    pub(crate) fn place(&self) -> Place {
+        let mut owner = [0; 16];
+        owner[..MARK].copy_from_slice(&self.mark);
+        Place { term: self.term, owner: crate::cluster::NodeId::from_bytes(owner), seq: self.seq }
+    }
+
     /// Whether this is that place, and not another master's of the same number.
     pub(crate) fn is(&self, place: Place) -> bool {
         *self == Self::from(place)

@@ -165,6 +165,11 @@ impl Checks {
         })
     }
 
+    /// Which publish stands at a place, and the place before it.
+    pub(super) fn at(&self, place: Place) -> Option<(Ticket, Option<Place>)> {
+        self.places.get(&place).map(|written| (written.ticket, written.before))
+    }
+
     pub(super) fn accepted_so_far(&self) -> usize {
         self.accepted.len()
     }

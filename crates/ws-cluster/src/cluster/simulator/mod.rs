@@ -5,6 +5,7 @@
 //! happened, and `script` plays the stories that they ask about.
 
 mod checks;
+mod clients;
 mod database;
 mod network;
 mod runs;
@@ -25,6 +26,7 @@ use crate::{
     pool::memory::Tables,
 };
 use checks::Checks;
+use clients::Crowd;
 use network::End;
 use seeds::go_wrong;
 use story::{Name, Publish, Story};
@@ -179,6 +181,8 @@ struct World {
     /// Added to the delay of a direction.
     slow: BTreeMap<(usize, usize), Duration>,
     checks: Checks,
+    /// Clients of the nodes, where a run has any.
+    crowd: Option<Crowd>,
     /// What happened, where somebody wants to read it.
     story: Option<Story>,
     mutant: Option<Mutant>,
@@ -211,6 +215,7 @@ impl World {
             cuts: BTreeSet::new(),
             stuck: BTreeSet::new(),
             slow: BTreeMap::new(),
+            crowd: None,
             story: story.then(Story::default),
             mutant,
         };
@@ -254,6 +259,9 @@ impl World {
         let Limits { log, batch, window, .. } = self.limits.clone();
         let core = Core::new(now, id, address, ClusterConfig::default(), log);
         self.nodes[place].core = Some(Core { mutant: self.mutant, batch, window, ..core });
+        if let Some(crowd) = &mut self.crowd {
+            crowd.boot(place, id);
+        }
         self.tell(|| format!("{} boots", Name(id)));
         self.schedule(Duration::ZERO, place, Happening::Tick);
         self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
@@ -266,6 +274,9 @@ impl World {
     }
 
     fn end_life(&mut self, place: usize, core: &Core) {
+        if let Some(crowd) = &mut self.crowd {
+            crowd.lose(place);
+        }
         self.checks.crashed(core, self.nodes.iter().filter_map(|node| node.core.as_ref()));
         self.nodes[place].missed.clear();
         for (link, end) in std::mem::take(&mut self.nodes[place].ends) {
@@ -443,6 +454,9 @@ impl World {
     }
 
     fn carry_out(&mut self, place: usize, output: Output) {
+        if let Some(crowd) = &mut self.crowd {
+            crowd.output(place, &output);
+        }
         match output {
             Output::Send { link, frame } => self.send(place, link, frame),
             Output::Dial { node, address } => self.dial(place, node, &address),

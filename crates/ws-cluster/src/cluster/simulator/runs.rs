@@ -31,6 +31,7 @@ fn live(world: &mut World, time: Duration) {
     let end = world.now + time;
     while world.now < end {
         publish_some(world);
+        world.clients_step(false);
         let step = world.rng.below(150);
         world.run(Duration::from_millis(step + 1));
     }
@@ -114,6 +115,20 @@ fn storm(seed: u64, mutant: Option<Mutant>, story: bool) {
     settle(&mut world);
 }
 
+/// The same with clients that hop from node to node.
+fn storm_with_clients(seed: u64, mutant: Option<Mutant>, story: bool) {
+    let size = 2 + (seed % 4) as usize;
+    let mut world = World::new(seed, size, mutant, story).with_clients();
+    live(&mut world, SECOND * 5);
+    for _ in 0..world.rng.below(12) {
+        any_fault(&mut world);
+        let time = Duration::from_millis(world.rng.below(9000));
+        live(&mut world, time);
+    }
+    settle(&mut world);
+    world.clients_settle();
+}
+
 /// One node at a time crashes, stops or leaves, and comes back before the next does.
 fn single_faults(seed: u64, mutant: Option<Mutant>, story: bool) {
     let size = 2 + (seed % 3) as usize;
@@ -143,6 +158,11 @@ fn single_faults(seed: u64, mutant: Option<Mutant>, story: bool) {
 #[test]
 fn whatever_happens_the_invariants_hold() {
     search(6_000, |seed, story| storm(seed, None, story));
+}
+
+#[test]
+fn clients_that_hop_see_one_order_or_are_told() {
+    search(1_000, |seed, story| storm_with_clients(seed, None, story));
 }
 
 #[test]

@@ -1,0 +1,359 @@
+//! Clients of the simulated nodes that keep their position, with the hub and the history of the real server between:
+//! they come, hop, are lost and come back, and whatever happens each sees the one order without a gap and nothing
+//! twice, or is told that it begins anew.
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use serde_json::Value;
+
+use super::{
+    Rng, World,
+    checks::Checks,
+    story::{Name, Publish},
+};
+use crate::{
+    Config, GuestsOnly, Handshake, Identity, Target, TrustedProxies,
+    cluster::{Core, NodeId, Output, Place, Seq, Ticket},
+    config::LogConfig,
+    connection::{Client, Membership},
+    driver::{Deliver, Delivery},
+    history::Standing,
+    hub::{CaughtUp, Hub, Registration, replay},
+    wire::{content::Content, position::Position, state::Seals},
+};
+
+/// Clients of one world.
+const CLIENTS: usize = 3;
+/// How long a client waits for its node to come as far as it has come itself.
+const RESUME_TIME: Duration = Duration::from_secs(10);
+/// Most messages that are replayed; few, so that it comes to resets.
+const REPLAYED: usize = 40;
+
+/// The clients, and the hubs of the nodes that live.
+pub(super) struct Crowd {
+    config: Config,
+    seals: Seals,
+    hubs: BTreeMap<usize, (NodeId, Arc<Hub>)>,
+    clients: Vec<Guest>,
+    /// Places at which there was nothing to deliver.
+    empty: HashSet<(u64, NodeId, Seq)>,
+    pub(super) resumed: u64,
+    pub(super) resets: u64,
+}
+
+/// A client.
+#[derive(Default)]
+struct Guest {
+    at: Option<Position>,
+    connection: Option<Connection>,
+    /// What it has got since it began, and on this connection since ever.
+    seen: HashSet<Ticket>,
+    had: HashSet<Ticket>,
+}
+
+/// Its connection to the node at a place.
+struct Connection {
+    place: usize,
+    client: Arc<Client>,
+    _registration: Registration,
+    coming: Coming,
+}
+
+/// How far a client is that comes back.
+enum Coming {
+    Waits(Duration),
+    CatchesUp { after: Seq, epoch: u64 },
+    Here,
+}
+
+impl Crowd {
+    pub(super) fn new(log: &LogConfig) -> Self {
+        let config = Config { log: log.clone(), ..Config::default() };
+        Self {
+            config,
+            seals: Seals::new("default", &[b"key".to_vec()]),
+            hubs: BTreeMap::new(),
+            clients: std::iter::repeat_with(Guest::default).take(CLIENTS).collect(),
+            empty: HashSet::new(),
+            resumed: 0,
+            resets: 0,
+        }
+    }
+
+    /// A node began to live.
+    pub(super) fn boot(&mut self, place: usize, id: NodeId) {
+        self.hubs.insert(place, (id, Arc::new(Hub::new(id, Arc::new(GuestsOnly), &self.config))));
+    }
+
+    /// A node is gone, and with it what was on its way to its clients.
+    pub(super) fn lose(&mut self, place: usize) {
+        self.hubs.remove(&place);
+        for guest in &mut self.clients {
+            if guest.connection.as_ref().is_some_and(|connection| connection.place == place) {
+                guest.connection = None;
+            }
+        }
+    }
+
+    /// Passes on what a node's core hands to its clients.
+    pub(super) fn output(&mut self, place: usize, output: &Output) {
+        let Some((_, hub)) = self.hubs.get(&place) else { return };
+        match output {
+            Output::Deliver { place, proposal, repeated } => {
+                let content = proposal.content.as_ref().map(|_| message(proposal.ticket));
+                if content.is_none() {
+                    self.empty.insert((place.term, place.owner, place.seq));
+                }
+                hub.deliver(Delivery { place: *place, ticket: proposal.ticket, repeated: *repeated, content });
+            }
+            Output::Cut { after } => hub.cut(*after),
+            Output::Trimmed { base } => hub.trimmed(*base),
+            Output::Restarted { base, missed } => hub.restarted(*base, *missed),
+            _ => {}
+        }
+    }
+
+    /// Lets the clients do something. `ready`: the places of the nodes that take clients; `calm`: none leaves its node.
+    fn step(
+        &mut self,
+        now: Duration,
+        rng: &mut Rng,
+        ready: &[usize],
+        calm: bool,
+        checks: &Checks,
+    ) -> Result<(), String> {
+        self.hubs.values().for_each(|(_, hub)| hub.tick());
+        for number in 0..self.clients.len() {
+            let mut guest = std::mem::take(&mut self.clients[number]);
+            let before = self.read(&mut guest, checks);
+            self.act(&mut guest, now, rng, ready, calm);
+            let done = before.and_then(|()| self.read(&mut guest, checks));
+            self.clients[number] = guest;
+            done?;
+        }
+        Ok(())
+    }
+
+    fn act(&mut self, guest: &mut Guest, now: Duration, rng: &mut Rng, ready: &[usize], calm: bool) {
+        match &guest.connection {
+            None if ready.is_empty() || rng.below(3) > 0 => {}
+            None => {
+                let place = ready[rng.below(ready.len() as u64) as usize];
+                self.connect(guest, now, place);
+            }
+            // Whatever was on its way to it is lost.
+            Some(_) if !calm && rng.below(20) == 0 => guest.connection = None,
+            Some(_) => self.come(guest, now, rng.below(2) == 0),
+        }
+    }
+
+    fn connect(&mut self, guest: &mut Guest, now: Duration, place: usize) {
+        let Some((_, hub)) = self.hubs.get(&place) else { return };
+        let request = http::Request::new(()).into_parts().0;
+        let handshake = Handshake::new(&request, None, &TrustedProxies::none());
+        let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, true));
+        let registration = hub.arrive(client.clone(), Membership::of(Identity::guest()));
+        let coming = match guest.at {
+            Some(_) => Coming::Waits(now),
+            None => {
+                hub.begin(&client, &["new".into()], &self.seals);
+                Coming::Here
+            }
+        };
+        guest.had.clear();
+        guest.connection = Some(Connection { place, client, _registration: registration, coming });
+    }
+
+    /// Brings a client that comes back a step further, as [`recover`](crate::connection) does.
+    fn come(&mut self, guest: &mut Guest, now: Duration, pauses: bool) {
+        let (Some(connection), Some(position)) = (&mut guest.connection, guest.at) else { return };
+        let Some((_, hub)) = self.hubs.get(&connection.place) else { return };
+        let client = &connection.client;
+        let mut lost = false;
+        if let Coming::Waits(since) = connection.coming {
+            match hub.standing(&position) {
+                Standing::Known => {
+                    let epoch = hub.epoch();
+                    match hub.missed(client, position.seq, epoch, REPLAYED) {
+                        Ok(missed) => {
+                            let first = ["recovered".into(), missed.messages.len().into()];
+                            client.begin(&first, position, "");
+                            missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+                            connection.coming = Coming::CatchesUp { after: missed.until, epoch };
+                            self.resumed += 1;
+                            if pauses {
+                                return;
+                            }
+                        }
+                        Err(_) => lost = true,
+                    }
+                }
+                Standing::Ahead if now - since < RESUME_TIME => return,
+                Standing::Ahead | Standing::Lost(_) => lost = true,
+            }
+        }
+        if let Coming::CatchesUp { after, epoch } = connection.coming {
+            match hub.catch_up(client, after, epoch, REPLAYED) {
+                Ok(CaughtUp::Yes) => connection.coming = Coming::Here,
+                Ok(CaughtUp::NotYet(missed)) => {
+                    missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+                    connection.coming = Coming::CatchesUp { after: missed.until, epoch };
+                }
+                Err(_) => lost = true,
+            }
+        }
+        if lost {
+            hub.begin(client, &["reset".into(), "lost".into()], &self.seals);
+            connection.coming = Coming::Here;
+        }
+    }
+
+    /// Reads what waits for a client, and judges it.
+    fn read(&mut self, guest: &mut Guest, checks: &Checks) -> Result<(), String> {
+        let Some(connection) = &guest.connection else { return Ok(()) };
+        let client = connection.client.clone();
+        let closed = client.outbox.is_sealed();
+        loop {
+            let frames = client.outbox.take();
+            if frames.is_empty() {
+                break;
+            }
+            for message in messages(&frames) {
+                self.judge(guest, &message, checks)?;
+            }
+        }
+        if closed {
+            guest.connection = None;
+        }
+        Ok(())
+    }
+
+    fn judge(&mut self, guest: &mut Guest, message: &Value, checks: &Checks) -> Result<(), String> {
+        let at = message["at"].as_str().and_then(|text| text.parse::<Position>().ok());
+        if message["action"] != "Server/position" {
+            let (Some(at), Some(ticket)) = (at, published(message)) else {
+                return Err("a message has no place".into());
+            };
+            if !guest.seen.insert(ticket) {
+                return Err(format!("a client gets {} twice", Publish(ticket)));
+            }
+            guest.had.insert(ticket);
+            self.goes_on(guest, at, Some(ticket), checks)?;
+        } else if message["details"][0] == "new" || message["details"][0] == "reset" {
+            self.resets += u64::from(message["details"][0] == "reset");
+            guest.seen.clear();
+        } else if let Some(at) = at.filter(|_| message["details"][0] == "now") {
+            self.goes_on(guest, at, None, checks)?;
+        }
+        guest.at = at.or(guest.at);
+        Ok(())
+    }
+
+    /// A client goes on to a place: all between it and the last one is nothing, or it has had it.
+    fn goes_on(&self, guest: &Guest, at: Position, comes: Option<Ticket>, checks: &Checks) -> Result<(), String> {
+        let Some(last) = guest.at.filter(|last| last.seq > 0) else { return Ok(()) };
+        if at.seq <= last.seq {
+            return Err(format!("a client goes from place {} to {}", last.seq, at.seq));
+        }
+        let mut place = place_of(&at);
+        while place.2 > last.seq {
+            // Not known where a node began behind a snapshot: there is nothing more to compare.
+            let Some((ticket, before)) = checks.at(place) else { return Ok(()) };
+            let comes = place.2 == at.seq && comes == Some(ticket);
+            if !comes && !self.empty.contains(&place) && !guest.had.contains(&ticket) {
+                return Err(format!("a client goes to place {} without {} at {}", at.seq, Publish(ticket), place.2));
+            }
+            let Some(before) = before else { return Ok(()) };
+            place = before;
+        }
+        let (same, seq) = (place == place_of(&last), last.seq);
+        if same { Ok(()) } else { Err(format!("what a client has up to {seq} is not what comes before {}", at.seq)) }
+    }
+
+    /// Whether every client is at the end of the order.
+    fn is_settled(&self, end: Seq) -> bool {
+        let here = |guest: &Guest| guest.connection.as_ref().is_some_and(|one| matches!(one.coming, Coming::Here));
+        self.clients.iter().all(|guest| here(guest) && guest.at.is_some_and(|at| at.seq == end))
+    }
+}
+
+impl World {
+    /// Adds clients to a world that has just begun.
+    pub(super) fn with_clients(mut self) -> Self {
+        let mut crowd = Crowd::new(&self.limits.log);
+        (0..self.nodes.len()).for_each(|place| crowd.boot(place, self.nodes[place].id));
+        self.crowd = Some(crowd);
+        self
+    }
+
+    /// Lets the clients do something, where there are any.
+    pub(super) fn clients_step(&mut self, calm: bool) {
+        let Some(crowd) = &mut self.crowd else { return };
+        let takes = |place: &usize| {
+            let node = &self.nodes[*place];
+            !node.paused && node.core.as_ref().is_some_and(|core| core.status().ready)
+        };
+        let ready: Vec<usize> = (0..self.nodes.len()).filter(takes).collect();
+        if let Err(wrong) = crowd.step(self.now, &mut self.rng, &ready, calm, &self.checks) {
+            self.fail(&wrong);
+        }
+    }
+
+    /// All has healed: publishes a last message, and waits until every client has it.
+    pub(super) fn clients_settle(&mut self) {
+        let reigns = |place: &usize| self.nodes[*place].core.as_ref().is_some_and(Core::reigns);
+        let master = (0..self.nodes.len()).find(reigns).unwrap_or(0);
+        self.publish(master, "the last one".into(), None);
+        for _ in 0..200 {
+            self.run(Duration::from_millis(200));
+            self.clients_step(true);
+            let end = self.nodes.iter().filter_map(|node| node.core.as_ref()).map(|core| core.end().1).max();
+            if self.crowd.as_ref().is_none_or(|crowd| crowd.is_settled(end.unwrap_or(0))) {
+                return;
+            }
+        }
+        let names: Vec<_> = self.nodes.iter().map(|node| Name(node.id).to_string()).collect();
+        self.fail(&format!("the clients of {} do not come to the end", names.join(", ")));
+    }
+}
+
+/// What stands for a publish.
+fn message(ticket: Ticket) -> bytes::Bytes {
+    let details = format!("[\"{}\",{}]", ticket.origin, ticket.counter);
+    Content::Message { target: Target::all(), action: "published".into(), details: details.into() }.encode()
+}
+
+fn published(message: &Value) -> Option<Ticket> {
+    let text = message["details"][0].as_str()?;
+    let mut origin = [0; 16];
+    for (index, byte) in origin.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+    }
+    Some(Ticket { origin: NodeId::from_bytes(origin), counter: message["details"][1].as_u64()? })
+}
+
+/// The place that a position means: simulated nodes have ids that fit into it.
+fn place_of(position: &Position) -> (u64, NodeId, Seq) {
+    let Place { term, owner, seq } = position.place();
+    (term, owner, seq)
+}
+
+/// The texts of a server's frames.
+fn messages(mut frames: &[u8]) -> Vec<Value> {
+    let mut messages = Vec::new();
+    while let [first, size, rest @ ..] = frames {
+        let (size, rest) = match size {
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            size => (usize::from(*size), rest),
+        };
+        let (payload, behind) = rest.split_at(size);
+        // Close frames are of no interest here.
+        messages.extend((*first == 0x81).then(|| serde_json::from_slice(payload).expect("a message is JSON")));
+        frames = behind;
+    }
+    messages
+}
