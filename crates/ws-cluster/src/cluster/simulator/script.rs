@@ -13,6 +13,7 @@
 //! leave a                 a shuts down
 //! cut a b | cut a > b     nothing passes between the two | in one direction
 //! slow a > b 300ms        what goes in this direction takes longer
+//! stick a > b             only heartbeats pass in this direction
 //! heal                    all cuts and delays end
 //! database stop | start   for all nodes
 //! database cut a | mend a for one
@@ -127,6 +128,7 @@ fn carry_out(world: &mut World, words: &[&str], began: Duration) -> Vec<String> 
         (["go", _], [at]) => world.resume(*at),
         (["leave", _], [at]) => world.shut_down(*at),
         (["cut", _, ">", _], [from, to]) => world.cut(*from, *to),
+        (["stick", _, ">", _], [from, to]) => world.stick(*from, *to),
         (["cut", _, _], [one, other]) => world.cut_both(*one, *other),
         (["slow", _, ">", _, delay], [from, to]) => match duration(delay) {
             Some(delay) => world.slow_down(*from, *to, delay),
@@ -188,7 +190,7 @@ fn status(world: &World) -> Vec<String> {
         } else if status.master.is_none() {
             without.push(world.letter(place));
         }
-        if let Some(why) = status.degraded.filter(|why| *why != "no master") {
+        if let Some(why) = status.degraded.filter(|why| !why.starts_with("no ")) {
             told.push(format!("{} is degraded: {why}", world.letter(place)));
         }
     }

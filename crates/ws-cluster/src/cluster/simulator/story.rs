@@ -117,8 +117,8 @@ impl Look {
                 (stance, members.map(|(&node, _)| node).collect())
             }
         };
-        // That it has no master is told by how that came about.
-        let trouble = core.status().degraded.filter(|why| !matches!(*why, "no master" | "shutting down"));
+        // That it has no master, or is one alone, is told by how that came about.
+        let trouble = core.status().degraded.filter(|why| why.contains("database"));
         let base = core.place_of_base();
         let entry = |entry: &Entry| (entry.seq, entry.proposal.ticket, text(&entry.proposal));
         Self {
@@ -300,7 +300,7 @@ fn changes(before: &Look, after: &Look) -> Vec<String> {
     }
     match (before.trouble, after.trouble) {
         (before, Some(why)) if before != Some(why) => told.push(format!("is degraded: {why}")),
-        (Some(why), None) => told.push(format!("is well again, after: {why}")),
+        (Some(_), None) => told.push("hears from the database again".to_owned()),
         _ => {}
     }
     told
