@@ -136,6 +136,17 @@ impl Log {
         self.marks.covers(ticket)
     }
 
+    /// How long an entry is of use. What is proposed is younger, and so is known wherever it has a place.
+    pub(crate) fn age(&self) -> Duration {
+        self.limits.age
+    }
+
+    /// The place up to which the entries are older than that.
+    pub(crate) fn aged(&self, now: Instant) -> Seq {
+        let aged = |(_, arrived): &(Entry, Instant)| now.saturating_duration_since(*arrived) > self.limits.age;
+        self.base + self.entries.partition_point(aged) as u64
+    }
+
     /// How long what was trimmed is still known.
     pub(crate) fn memory(&self) -> Duration {
         self.limits.age * 2

@@ -198,7 +198,10 @@ impl Core {
             if self.log.knows(proposal.ticket) {
                 continue;
             }
-            if proposal.key.as_ref().is_some_and(|key| self.log.knows_key(key)) {
+            let known = proposal.key.as_ref().is_some_and(|key| self.log.knows_key(key));
+            #[cfg(test)]
+            let known = known && !self.is(super::Mutant::IgnoresKeys);
+            if known {
                 proposal.content = None;
             }
             let entry = Entry { term: self.term, seq: self.log.last() + 1, proposal };

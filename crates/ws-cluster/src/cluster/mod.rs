@@ -297,7 +297,7 @@ impl Core {
     /// Takes a publish. The counter comes back in [`Output::Accepted`].
     pub(crate) fn publish(&mut self, now: Instant, content: Bytes, key: Option<Bytes>) -> Result<u64, Busy> {
         self.now = now;
-        self.outbox.publish(content, key)
+        self.outbox.publish(now, content, key)
     }
 
     /// A link stands, with its peer proved. `dialled`: in answer to [`Output::Dial`].
@@ -488,6 +488,8 @@ enum Mutant {
     ShufflesCut,
     /// The master delivers and accepts at once, although other members are alive.
     AcceptsAlone,
+    /// A key that the log has is given another place.
+    IgnoresKeys,
 }
 
 /// What the simulator looks at.

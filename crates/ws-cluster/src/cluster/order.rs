@@ -18,8 +18,9 @@ impl Core {
 
     /// Cuts what the master never saw, to propose it anew.
     pub(super) fn cut(&mut self, agreed: Seq) {
+        let aged = self.log.aged(self.now);
         let cut = self.log.truncate(agreed);
-        self.give_back(cut);
+        self.give_back(cut, aged);
     }
 
     /// Drops the log for the master's. What lies after `agreed` the master never saw.
@@ -27,8 +28,9 @@ impl Core {
         let base = snapshot.base;
         let fresh = self.log.last() == 0;
         let settled = snapshot.marks.clone();
+        let aged = self.log.aged(self.now);
         let held = self.log.restart(self.now, snapshot);
-        self.give_back(held.into_iter().filter(|entry| entry.seq > agreed).collect());
+        self.give_back(held.into_iter().filter(|entry| entry.seq > agreed).collect(), aged);
         self.delivered = base;
         let base = self.log.lineage().place(base);
         self.outputs.push_back(Output::Restarted { base, missed: !fresh });
@@ -41,7 +43,8 @@ impl Core {
         }
     }
 
-    pub(super) fn give_back(&mut self, cut: Vec<Entry>) {
+    /// What was cut is proposed anew, but for the entries up to `aged`.
+    pub(super) fn give_back(&mut self, cut: Vec<Entry>, aged: Seq) {
         if let Some(after) = cut.first().map(|first| first.seq - 1).filter(|after| *after < self.delivered) {
             self.delivered = after;
             self.outputs.push_back(Output::Cut { after });
@@ -52,7 +55,8 @@ impl Core {
         if self.is(super::Mutant::ForgetsCut) {
             return;
         }
-        self.outbox.give_back(cut.into_iter().map(|entry| entry.proposal));
+        let young = cut.into_iter().filter(|entry| entry.seq > aged);
+        self.outbox.give_back(self.now, young.map(|entry| entry.proposal));
     }
 
     /// Delivers all up to `seq`, in order.

@@ -1,7 +1,10 @@
 //! What a node still has to see in the cluster's order: its own publishes, and entries that were cut from its log,
 //! whoever published them. All of it is proposed anew to every new master, in an order that keeps each publisher's.
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 
@@ -13,9 +16,14 @@ pub(crate) struct Outbox {
     size: usize,
     last: u64,
     /// Own publishes that this node has not delivered, by counter.
-    pending: BTreeMap<u64, Proposal>,
+    pending: BTreeMap<u64, Waiting>,
     /// Entries cut from the log after they had been delivered or came from others, by origin and counter.
-    returned: BTreeMap<Ticket, Proposal>,
+    returned: BTreeMap<Ticket, Waiting>,
+}
+
+struct Waiting {
+    proposal: Proposal,
+    since: Instant,
 }
 
 /// The outbox is full.
@@ -27,7 +35,7 @@ impl Outbox {
         Self { me, limit, size: 0, last: 0, pending: BTreeMap::new(), returned: BTreeMap::new() }
     }
 
-    pub(crate) fn publish(&mut self, content: Bytes, key: Option<Bytes>) -> Result<u64, Busy> {
+    pub(crate) fn publish(&mut self, now: Instant, content: Bytes, key: Option<Bytes>) -> Result<u64, Busy> {
         let counter = self.last + 1;
         let ticket = Ticket { origin: self.me, counter };
         let proposal = Proposal { ticket, late: false, key, content: Some(content) };
@@ -37,17 +45,18 @@ impl Outbox {
         }
         self.last = counter;
         self.size += proposal.size();
-        self.pending.insert(counter, proposal);
+        self.pending.insert(counter, Waiting { proposal, since: now });
         Ok(counter)
     }
 
     /// Takes back entries that were cut from the log.
-    pub(crate) fn give_back(&mut self, proposals: impl IntoIterator<Item = Proposal>) {
+    pub(crate) fn give_back(&mut self, now: Instant, proposals: impl IntoIterator<Item = Proposal>) {
         for proposal in proposals {
             let ticket = proposal.ticket;
             // Own ones that were never delivered still wait here, in their place.
             if ticket.origin != self.me || !self.pending.contains_key(&ticket.counter) {
-                self.returned.insert(ticket, Proposal { late: true, ..proposal });
+                let proposal = Proposal { late: true, ..proposal };
+                self.returned.insert(ticket, Waiting { proposal, since: now });
             }
         }
     }
@@ -63,25 +72,36 @@ impl Outbox {
         if ticket.origin != self.me {
             return false;
         }
-        let Some(proposal) = self.pending.remove(&ticket.counter) else { return false };
+        let Some(Waiting { proposal, .. }) = self.pending.remove(&ticket.counter) else { return false };
         self.size -= proposal.size();
         true
+    }
+
+    /// Drops what has waited for so long. It may have been given a place that its node never saw, and is not known by
+    /// it for ever; nobody waits for its acceptance any more.
+    pub(crate) fn forget(&mut self, now: Instant, after: Duration) {
+        let waits = |waiting: &Waiting| now.saturating_duration_since(waiting.since) <= after;
+        self.returned.retain(|_, waiting| waits(waiting));
+        // In the order of their counters they are in that of time.
+        while let Some(first) = self.pending.first_entry().filter(|first| !waits(first.get())) {
+            self.size -= first.remove().proposal.size();
+        }
     }
 
     /// What was cut, by origin and counter: proposed before the pending, so that no publish overtakes an earlier one
     /// of the same publisher.
     pub(crate) fn returned(&self) -> impl Iterator<Item = &Proposal> {
-        self.returned.values()
+        self.returned.values().map(|waiting| &waiting.proposal)
     }
 
     /// Own publishes after the one with this counter, in their order.
     pub(crate) fn pending_after(&self, counter: u64) -> impl Iterator<Item = &Proposal> {
-        self.pending.range(counter + 1..).map(|(_, proposal)| proposal)
+        self.pending.range(counter + 1..).map(|(_, waiting)| &waiting.proposal)
     }
 
     /// All that is not settled.
     pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
-        self.returned.keys().copied().chain(self.pending.values().map(|proposal| proposal.ticket))
+        self.returned.keys().copied().chain(self.pending.values().map(|waiting| waiting.proposal.ticket))
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -91,6 +91,7 @@ impl Core {
                 self.keep_ring();
             }
         }
+        self.outbox.forget(now, self.log.age());
         self.leave_idle_links();
     }
 }

@@ -295,7 +295,8 @@ impl Checks {
 
     /// A node is gone: what only it held is lost, and may be.
     pub(super) fn crashed<'a>(&mut self, core: &Core, others: impl Iterator<Item = &'a Core> + Clone) {
-        let lost = self.accepted.iter().filter(|ticket| core.has(**ticket));
+        // Marks are forgotten in the end, but only of what was trimmed.
+        let lost = self.accepted.iter().filter(|ticket| core.has(**ticket) && !self.trimmed.contains(*ticket));
         self.extinct.extend(lost.filter(|ticket| !others.clone().any(|other| other.has(**ticket))));
     }
 

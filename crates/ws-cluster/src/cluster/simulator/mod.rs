@@ -70,6 +70,9 @@ impl Limits {
         if rng.below(2) == 0 {
             limits.log.size = 6_000 + rng.below(20_000) as usize;
         }
+        if rng.below(4) == 0 {
+            limits.log.age = Duration::from_secs(15 + rng.below(20));
+        }
         if rng.below(2) == 0 {
             limits.content = 1_000;
             limits.batch = 500 + rng.below(2_000) as usize;

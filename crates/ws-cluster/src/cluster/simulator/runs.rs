@@ -209,7 +209,7 @@ fn standing_fault(seed: u64, story: bool) {
 /// The simulator is worth something only if it notices what it is for.
 #[test]
 fn a_core_that_lacks_a_rule_is_caught() {
-    for mutant in [Mutant::ForgetsCut, Mutant::ShufflesCut, Mutant::AcceptsAlone] {
+    for mutant in [Mutant::ForgetsCut, Mutant::ShufflesCut, Mutant::AcceptsAlone, Mutant::IgnoresKeys] {
         let caught = first_wrong(0, 2000, |seed| {
             storm(seed, Some(mutant), false);
             single_faults(seed, Some(mutant), false);
