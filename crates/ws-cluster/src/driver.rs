@@ -252,6 +252,8 @@ impl Driver {
                 () = sleep_until(deadline), if !self.ended => {
                     self.core.handle_timeout(now());
                     self.hub.tick();
+                    // Who gave up waiting is not told any more, and some publishes are never settled.
+                    self.waiting.retain(|_, accepted| !accepted.is_closed());
                 }
                 count = received.recv_many(&mut batch, BATCH) => {
                     if count == 0 {

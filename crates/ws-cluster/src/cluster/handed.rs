@@ -1,8 +1,8 @@
 //! What this node has handed to its own clients, so that they get nothing twice: neither an entry that was cut after
-//! they got it and has another place now, nor one with a key that they have seen.
+//! they got it and has another place now, nor another one of its key.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, VecDeque, hash_map::Entry},
     time::{Duration, Instant},
 };
 
@@ -17,8 +17,9 @@ use super::{
 pub(super) struct Handed {
     /// The highest counter of each origin.
     marks: Marks,
-    /// The publish that came with each key, and the keys from the oldest on.
-    keys: HashMap<Bytes, Ticket>,
+    /// The keys of what lost its place after the clients got it, with the publishes as which they did where those are
+    /// known, and from the oldest on.
+    keys: HashMap<Bytes, Option<Ticket>>,
     order: VecDeque<(Bytes, Instant)>,
 }
 
@@ -29,21 +30,24 @@ impl Handed {
         // Of one origin nothing new comes after what it published later.
         let covered = self.marks.covers(ticket).then_some(ticket);
         self.marks.raise(ticket, now);
-        let Some(key) = proposal.key.as_ref().filter(|_| proposal.content.is_some()) else { return covered };
-        // Two masters that did not know of each other each took one of them.
-        let known = self.keys.get(key).copied();
-        if known.is_none() {
-            self.keys.insert(key.clone(), ticket);
+        let key = proposal.key.as_ref().filter(|_| proposal.content.is_some());
+        covered.or_else(|| self.keys.get(key?).map(|known| known.unwrap_or(ticket)))
+    }
+
+    /// What the clients got with a key has lost its place. A master that did not know of it may have taken another
+    /// publish of that key.
+    pub(super) fn lose(&mut self, now: Instant, key: &Bytes, ticket: Option<Ticket>) {
+        if let Entry::Vacant(entry) = self.keys.entry(key.clone()) {
+            entry.insert(ticket);
             self.order.push_back((key.clone(), now));
         }
-        covered.or(known)
     }
 
     /// Forgets what is older than this.
     pub(super) fn forget(&mut self, now: Instant, after: Duration) {
         self.marks.forget(now, after);
-        while let Some((_, handed)) = self.order.front()
-            && (now.saturating_duration_since(*handed) > after || self.order.len() > TRIMMED_KEYS)
+        while let Some((_, lost)) = self.order.front()
+            && (now.saturating_duration_since(*lost) > after || self.order.len() > TRIMMED_KEYS)
         {
             if let Some((key, _)) = self.order.pop_front() {
                 self.keys.remove(&key);

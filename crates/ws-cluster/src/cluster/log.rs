@@ -157,6 +157,11 @@ impl Log {
         self.keys.contains_key(key)
     }
 
+    /// The keys that it knows, with the places of their entries.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = (&Bytes, Seq)> {
+        self.keys.iter().map(|(key, seq)| (key, *seq))
+    }
+
     /// Appends the entry that follows the last. `owner` wrote it, as the master of its term.
     pub(crate) fn append(&mut self, now: Instant, entry: Entry, owner: NodeId) {
         debug_assert_eq!(entry.seq, self.last() + 1, "the log has no gaps");

@@ -29,8 +29,13 @@ impl Core {
         let fresh = self.log.last() == 0;
         let settled = snapshot.marks.clone();
         let aged = self.log.aged(self.now);
+        let delivered = self.delivered;
+        let keys: Vec<_> = self.log.keys().filter(|(_, seq)| *seq <= delivered).map(|(key, _)| key.clone()).collect();
         let held = self.log.restart(self.now, snapshot);
         self.give_back(held.into_iter().filter(|entry| entry.seq > agreed).collect(), aged);
+        for key in keys.iter().filter(|key| !self.log.knows_key(key)) {
+            self.handed.lose(self.now, key, None);
+        }
         self.delivered = base;
         let base = self.log.lineage().place(base);
         self.outputs.push_back(Output::Restarted { base, missed: !fresh });
@@ -45,6 +50,11 @@ impl Core {
 
     /// What was cut is proposed anew, but for the entries up to `aged`.
     pub(super) fn give_back(&mut self, cut: Vec<Entry>, aged: Seq) {
+        for Entry { proposal, .. } in cut.iter().take_while(|entry| entry.seq <= self.delivered) {
+            if let Some(key) = proposal.key.as_ref().filter(|_| proposal.content.is_some()) {
+                self.handed.lose(self.now, key, Some(proposal.ticket));
+            }
+        }
         if let Some(after) = cut.first().map(|first| first.seq - 1).filter(|after| *after < self.delivered) {
             self.delivered = after;
             self.outputs.push_back(Output::Cut { after });

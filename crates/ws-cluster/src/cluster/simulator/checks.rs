@@ -77,6 +77,8 @@ struct Stream {
 pub(super) struct Checks {
     /// The time of the step that is looked at.
     pub(super) now: Duration,
+    /// For how long what was accepted has to be somewhere, with room for clocks that run apart.
+    age: Duration,
     /// For how long a key is surely remembered, whatever the clocks do.
     memory: Duration,
     owners: BTreeMap<Term, NodeId>,
@@ -87,7 +89,7 @@ pub(super) struct Checks {
     /// Who held an entry first, and whether another did later.
     holders: HashMap<Ticket, (NodeId, bool)>,
     trimmed: HashSet<Ticket>,
-    accepted: BTreeSet<Ticket>,
+    accepted: BTreeMap<Ticket, Duration>,
     /// Accepted, and all who held it crashed.
     pub(super) extinct: BTreeSet<Ticket>,
     pub(super) deliveries: u64,
@@ -96,7 +98,7 @@ pub(super) struct Checks {
 impl Checks {
     /// For logs of these limits.
     pub(super) fn new(limits: &LogConfig) -> Self {
-        Self { memory: limits.age * 2 * 8 / 10, ..Self::default() }
+        Self { memory: limits.age * 2 * 8 / 10, age: limits.age * 8 / 10, ..Self::default() }
     }
 
     /// After each step of a node.
@@ -285,7 +287,7 @@ impl Checks {
 
     pub(super) fn accepted(&mut self, core: &Core, counter: u64) -> Result<(), String> {
         let ticket = Ticket { origin: core.id(), counter };
-        self.accepted.insert(ticket);
+        self.accepted.insert(ticket, self.now);
         let elsewhere = |&(first, more): &(NodeId, bool)| more || first != core.id();
         if !self.holders.get(&ticket).is_some_and(elsewhere) && !core.believes_alone() {
             return Err(format!("{} is accepted, and nobody else holds it", Publish(ticket)));
@@ -296,7 +298,7 @@ impl Checks {
     /// A node is gone: what only it held is lost, and may be.
     pub(super) fn crashed<'a>(&mut self, core: &Core, others: impl Iterator<Item = &'a Core> + Clone) {
         // Marks are forgotten in the end, but only of what was trimmed.
-        let lost = self.accepted.iter().filter(|ticket| core.has(**ticket) && !self.trimmed.contains(*ticket));
+        let lost = self.accepted.keys().filter(|ticket| core.has(**ticket) && !self.trimmed.contains(*ticket));
         self.extinct.extend(lost.filter(|ticket| !others.clone().any(|other| other.has(**ticket))));
     }
 
@@ -329,7 +331,10 @@ impl Checks {
         if let Some((_, ticket)) = keys.iter().find(|(key, _)| !came(key)) {
             return Err(format!("what has the key of {} came nowhere with content", Publish(*ticket)));
         }
-        let missing = self.accepted.iter().find(|ticket| !history.contains(ticket) && !gone(ticket));
+        // What is older than the log's age is not proposed anew by a node that was apart for so long.
+        let young = |at: Duration| self.now - at < self.age;
+        let missing = self.accepted.iter().filter(|(_, at)| young(**at)).map(|(ticket, _)| ticket);
+        let missing = missing.filter(|ticket| !history.contains(ticket)).find(|ticket| !gone(ticket));
         missing.map_or(Ok(()), |ticket| Err(format!("{} was accepted and is lost", Publish(*ticket))))
     }
 }
