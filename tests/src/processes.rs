@@ -9,6 +9,7 @@ use std::{
 
 use mysql_async::prelude::Queryable;
 use parking_lot::Mutex;
+use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::time::{interval, timeout};
@@ -136,8 +137,18 @@ impl Processes {
 
     /// Kills a node (SIGKILL), and waits until it is gone.
     pub async fn kill(&mut self, node: usize) {
+        self.end(node, Signal::KILL).await;
+    }
+
+    /// Tells a node to leave (SIGTERM), and waits until it is gone.
+    pub async fn terminate(&mut self, node: usize) {
+        self.end(node, Signal::TERM).await;
+    }
+
+    async fn end(&mut self, node: usize, signal: Signal) {
         let mut process = self.nodes[node].process.take().expect("a running node");
-        process.kill().await;
+        process.signal(signal);
+        process.wait().await;
         self.nodes[node].former = self.nodes[node].id.take();
         self.logs.push((self.names.lock()[node].clone(), process.log()));
     }

@@ -173,7 +173,8 @@ impl WsServer {
         soon(self.child.wait()).await.expect("a child")
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Any signal.
+    pub fn signal(&self, signal: Signal) {
         let id =
             self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("the process was not waited for");
         kill_process(id, signal).expect("an own process");

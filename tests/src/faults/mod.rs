@@ -103,6 +103,18 @@ impl fmt::Display for Outcome {
 /// What it needs does not start: MariaDB, or the nodes at the beginning.
 pub async fn run(options: Options) -> Outcome {
     let nodes = 3 + (options.seed % 3) as usize;
+    live_through(options, nodes, Plan::new(options.seed, nodes)).await
+}
+
+/// The same while all of three nodes are restarted in order, one after the other.
+///
+/// # Panics
+/// As for [`run`].
+pub async fn restart_all(options: Options) -> Outcome {
+    live_through(options, 3, plan::rolling_restart(3)).await
+}
+
+async fn live_through(options: Options, nodes: usize, rounds: impl Iterator<Item = Vec<Timed>>) -> Outcome {
     let processes = Processes::start(nodes).await;
     let recorder = Arc::new(Recorder::start());
     let addresses: Vec<_> = (0..nodes).map(|node| processes.address(node)).collect();
@@ -118,7 +130,7 @@ pub async fn run(options: Options) -> Outcome {
         rounds: 0,
     };
     let mut terms = (0, 0);
-    let stuck = run.live(&options, &mut terms).await.err();
+    let stuck = run.live(&options, rounds, &mut terms).await.err();
     run.finish(options, nodes, terms.1 - terms.0, stuck)
 }
 
@@ -134,7 +146,12 @@ struct Run {
 }
 
 impl Run {
-    async fn live(&mut self, options: &Options, terms: &mut (u64, u64)) -> Result<(), String> {
+    async fn live(
+        &mut self,
+        options: &Options,
+        rounds: impl Iterator<Item = Vec<Timed>>,
+        terms: &mut (u64, u64),
+    ) -> Result<(), String> {
         let mut links = Vec::new();
         for _ in 0..LINKS {
             links.push(self.processes.publisher().await.map_err(|error| error.to_string())?);
@@ -142,7 +159,7 @@ impl Run {
         let publishers = Publishers::start(&self.place, links, options.rate, options.seed);
         let start = Instant::now();
         terms.0 = self.processes.settled().await?.lease.term;
-        for round in Plan::new(options.seed, self.processes.count()) {
+        for round in rounds {
             if start.elapsed() >= options.time {
                 break;
             }
@@ -189,6 +206,7 @@ impl Run {
         let node = |victim: Victim| match victim {
             Victim::Master => master,
             Victim::Follower(number) => (master + 1 + number) % count,
+            Victim::Node(node) => node,
         };
         let cut = |processes: &Processes, from, to| match begins {
             true => processes.cut_one_way(from, to),
@@ -196,7 +214,8 @@ impl Run {
         };
         match (fault, begins) {
             (Fault::Kill(victim), true) => self.processes.kill(node(victim)).await,
-            (Fault::Kill(victim), false) => self.processes.start_node(node(victim)).await,
+            (Fault::Leave(victim), true) => self.processes.terminate(node(victim)).await,
+            (Fault::Kill(victim) | Fault::Leave(victim), false) => self.processes.start_node(node(victim)).await,
             (Fault::Freeze(victim), true) => self.processes.freeze(node(victim)),
             (Fault::Freeze(victim), false) => self.processes.thaw(node(victim)),
             (Fault::CutOneWay(from, to), _) => cut(&self.processes, node(from), node(to)),

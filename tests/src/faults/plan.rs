@@ -15,6 +15,8 @@ pub enum Victim {
     Master,
     /// A follower; they are counted from the one behind the master, around the list of nodes.
     Follower(usize),
+    /// This one, whatever it is.
+    Node(usize),
 }
 
 /// Something that goes wrong.
@@ -44,6 +46,8 @@ pub enum Fault {
     },
     /// So many of a hundred clients go to another node.
     Hop(u64),
+    /// A process leaves in order (SIGTERM), and its node is started again at the end.
+    Leave(Victim),
 }
 
 impl Fault {
@@ -51,9 +55,9 @@ impl Fault {
     pub fn kind(self) -> &'static str {
         match self {
             Self::Kill(Victim::Master) => "kill -9 of the master",
-            Self::Kill(Victim::Follower(_)) => "kill -9 of a follower",
+            Self::Kill(_) => "kill -9 of a follower",
             Self::Freeze(Victim::Master) => "master frozen",
-            Self::Freeze(Victim::Follower(_)) => "follower frozen",
+            Self::Freeze(_) => "follower frozen",
             Self::CutOneWay(..) => "link cut one way",
             Self::Cut(..) => "link cut both ways",
             Self::Isolate(_) => "node cut from all others",
@@ -63,11 +67,14 @@ impl Fault {
             Self::EmptyTables { dropped: true } => "tables dropped",
             Self::EmptyTables { dropped: false } => "tables emptied",
             Self::Hop(_) => "clients hop",
+            Self::Leave(Victim::Master) => "master leaves in order",
+            Self::Leave(Victim::Follower(_)) => "follower leaves in order",
+            Self::Leave(Victim::Node(_)) => "node restarted in order",
         }
     }
 
     fn loses_memory(self) -> bool {
-        matches!(self, Self::Kill(_))
+        matches!(self, Self::Kill(_) | Self::Leave(_))
     }
 }
 
@@ -94,6 +101,12 @@ impl fmt::Display for Timed {
 pub struct Plan {
     random: Random,
     nodes: usize,
+}
+
+/// A restart of all nodes, one after the other.
+pub(super) fn rolling_restart(nodes: usize) -> impl Iterator<Item = Vec<Timed>> {
+    let lasts = Duration::from_secs(1);
+    (0..nodes).map(move |node| vec![Timed { after: lasts, lasts, fault: Fault::Leave(Victim::Node(node)) }])
 }
 
 impl Plan {
@@ -168,7 +181,10 @@ impl Iterator for Plan {
     fn next(&mut self) -> Option<Vec<Timed>> {
         let mut round = Vec::new();
         if self.random.percent(45) {
-            let fault = Fault::Kill(self.victim());
+            let fault = match self.random.percent(80) {
+                true => Fault::Kill(self.victim()),
+                false => Fault::Leave(self.victim()),
+            };
             let (after, lasts) = (self.millis(0, 3_000), self.millis(0, 9_000));
             if self.random.percent(60) {
                 let fault = self.gentle();
@@ -232,7 +248,7 @@ mod tests {
     fn every_kind_of_fault_comes() {
         let kinds: std::collections::BTreeSet<&str> =
             Plan::new(Random::seed(), 3).take(2_000).flatten().map(|timed| timed.fault.kind()).collect();
-        assert_eq!(kinds.len(), 13, "{kinds:?}");
+        assert_eq!(kinds.len(), 15, "{kinds:?}");
     }
 
     #[test]
