@@ -197,7 +197,13 @@ impl Iterator for Plan {
         } else {
             for _ in 0..1 + self.random.below(3) {
                 let fault = self.harmless_to_memory();
-                round.push(Timed { after: self.millis(0, 4_000), lasts: self.duration(), fault });
+                let (after, lasts) = (self.millis(0, 4_000), self.duration());
+                // Two kinds are over with their beginning.
+                let lasts = match fault {
+                    Fault::Hop(_) | Fault::EmptyTables { .. } => lasts.min(Duration::from_secs(1)),
+                    _ => lasts,
+                };
+                round.push(Timed { after, lasts, fault });
             }
             // Tables cannot be emptied in a database that is away, and it cannot go away twice.
             let mut away = false;

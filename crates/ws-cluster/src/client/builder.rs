@@ -1,7 +1,8 @@
 //! A client's settings, checked before it starts.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, sync::Arc, time::Duration};
 
+use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use serde_json::Value;
@@ -31,12 +32,22 @@ pub struct Builder {
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) headers: HeaderMap,
-    pub(super) credentials: Value,
+    pub(super) credentials: Credentials,
     pub(super) resume: bool,
     pub(super) connect_timeout: Duration,
     pub(super) silence_timeout: Duration,
     pub(super) backoff: Backoff,
 }
+
+/// Details of `Client/authentication`.
+#[derive(Clone)]
+pub(super) enum Credentials {
+    Fixed(Value),
+    /// Asked for each connection.
+    Asked(Ask),
+}
+
+type Ask = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, Box<dyn Error + Send + Sync>>> + Send + Sync>;
 
 /// Why a client cannot start, or its URLs cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -69,7 +80,7 @@ impl Builder {
             queue_size: 100,
             settings: Settings {
                 headers: HeaderMap::new(),
-                credentials: Value::Null,
+                credentials: Credentials::Fixed(Value::Null),
                 resume: true,
                 connect_timeout: Duration::from_secs(10),
                 silence_timeout: Duration::from_secs(60),
@@ -104,7 +115,24 @@ impl Builder {
     /// Details of `Client/authentication`, which is sent on every new connection: an array, or one value. Default
     /// none: the headers say who this is.
     pub fn credentials(mut self, credentials: impl Into<Value>) -> Self {
-        self.settings.credentials = credentials.into();
+        self.settings.credentials = Credentials::Fixed(credentials.into());
+        self
+    }
+
+    /// The same where they change, as tokens do that run out: asked for each new connection, once it is open, and
+    /// within the server's time for authentication (10 s by default). Where this fails, the connection is given up
+    /// and tried again.
+    ///
+    /// ```no_run
+    /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
+    /// let builder = ws_cluster::Client::builder(["ws://10.0.0.1:8080/WebSockets"])
+    ///     .credentials_with(|| async { Ok(fresh_token().await?.into()) });
+    /// ```
+    pub fn credentials_with<F>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Result<Value, Box<dyn Error + Send + Sync>>> + Send + 'static,
+    {
+        self.settings.credentials = Credentials::Asked(Arc::new(move || Box::pin(ask())));
         self
     }
 

@@ -1,7 +1,7 @@
 //! The task behind a client: attempt, connection, wait, and again. What a message means to the client's position is
 //! `message`'s.
 
-use std::{borrow::Cow, convert::Infallible, sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use futures_util::{
     SinkExt, StreamExt,
@@ -24,7 +24,7 @@ use url::Url;
 
 use super::{
     Event, Outgoing, Shared,
-    builder::Settings,
+    builder::{Credentials, Settings},
     message::{Incoming, Position},
 };
 use crate::{close::reconnects, connection::Stream, wire::client::normalize};
@@ -166,7 +166,7 @@ impl<D: Dial> Task<D> {
         };
         let end = tokio::select! {
             end = reading.run(&url, &mut stream) => end,
-            never = write(&self.settings.credentials, answer, &mut self.queue, &mut sink) => match never {},
+            end = write(&self.settings.credentials, answer, &mut self.queue, &mut sink) => end,
             end = interruption(&self.shared, &self.events) => end,
         };
         let Reading { proven, dismissed, .. } = reading;
@@ -306,15 +306,22 @@ impl Reading<'_> {
     }
 }
 
-/// Sends the credentials, and, once they are answered, what waits. An error is the reading side's to find, behind all
-/// that the server still said.
+/// Sends the credentials, and, once they are answered, what waits. Ends where there are no credentials; any other error
+/// is the reading side's to find, behind all that the server still said.
 async fn write<S: Stream>(
-    credentials: &Value,
+    credentials: &Credentials,
     answer: oneshot::Receiver<()>,
     queue: &mut mpsc::Receiver<Outgoing>,
     sink: &mut SplitSink<WebSocketStream<S>, Frame>,
-) -> Infallible {
-    let authentication = text("Client/authentication", &normalize(credentials.clone()));
+) -> End {
+    let credentials = match credentials {
+        Credentials::Fixed(credentials) => credentials.clone(),
+        Credentials::Asked(ask) => match ask().await {
+            Ok(credentials) => credentials,
+            Err(error) => return End::broken(format!("no credentials: {error}")),
+        },
+    };
+    let authentication = text("Client/authentication", &normalize(credentials));
     if sink.send(authentication).await.is_ok() && answer.await.is_ok() {
         // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
         while let Some(Outgoing { action, details }) = queue.recv().await {

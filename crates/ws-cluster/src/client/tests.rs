@@ -1,7 +1,10 @@
 //! A client on virtual time, against a server that plays a script over streams in memory; and once against a real
 //! server over the network.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
 
 use futures_util::{SinkExt, StreamExt};
 use http::Request;
@@ -199,6 +202,27 @@ async fn headers_and_credentials_go_with_each_connection() {
         assert_eq!(attempt.header("authorization"), Some("Bearer token"));
         let mut peer = Peer(accept_async(attempt.stream).await.unwrap());
         peer.expect("Client/authentication", json!(["secret"])).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_change_are_asked_for_each_connection() {
+    let asked = AtomicU32::new(0);
+    let builder = Client::builder(["ws://a/"]).credentials_with(move || {
+        let number = asked.fetch_add(1, Ordering::Relaxed);
+        async move { if number == 1 { Err("none left".into()) } else { Ok(number.into()) } }
+    });
+    let mut script = Script::start(builder);
+    for number in 0..3 {
+        let mut peer = Peer(accept_async(script.attempt().await.stream).await.unwrap());
+        assert!(matches!(script.event().await, Event::Open { .. }));
+        if number != 1 {
+            peer.expect("Client/authentication", json!([number])).await;
+            drop(peer);
+            script.lost().await;
+        } else {
+            assert_eq!(script.lost().await.1, "no credentials: none left");
+        }
     }
 }
 
