@@ -94,6 +94,8 @@
 //!   whether it may still be delivered ([`PublishError`]).
 //! - Messages are delivered in one order on all nodes. When the master is lost, another takes over, and each node
 //!   publishes again what it has not seen in order; nothing is delivered twice for it.
+//! - A client that comes back within the log's reach, to any node, gets what it missed, or is told `reset`. Both the
+//!   browser client and [`Client`] do it by themselves.
 //! - While the database is down, the cluster goes on relaying; only the master cannot change.
 //! - At most once, and not repeated after a loss: [`Request::respond`], [`Target::connection`], and what clients send.
 //! - Not survived: the loss of every node that holds a message, and a restart of all nodes at once.
@@ -109,6 +111,7 @@
 //! | publish | 1 MiB | fixed |
 //! | waiting for a master | 16 MiB | [`outbox_size`](ClusterConfig::outbox_size) |
 //! | kept for who was away | 64 MiB, 5 minutes | [`LogConfig`] |
+//! | replayed to a client that comes back | 10,000 messages | [`replay_count`](ConnectionConfig::replay_count) |
 //! | wait of a publish | 5 s | [`publish_timeout`](ClusterConfig::publish_timeout) |
 //!
 //! How a connection ends says whether its client comes again: [`CloseCode`].

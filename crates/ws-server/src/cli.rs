@@ -119,6 +119,10 @@ pub(crate) struct Send {
     /// Whom it is for: all, registered, user:ID[,ID], group:ID[,ID], session:ID or property:NAME=VALUE
     #[arg(long, value_name = "TARGET")]
     pub(crate) to: Target,
+    /// Of several messages with one key, 1 to 64 bytes, one is delivered: so that this can be tried again where the
+    /// outcome is unknown
+    #[arg(long, value_name = "KEY")]
+    pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
     pub(crate) place: Place,
 }

@@ -10,7 +10,12 @@ use crate::{
 
 pub(crate) async fn send(send: Send) -> Outcome {
     let publisher = connect(&send.place).await?;
-    publisher.publish(&send.action, send.details, send.to).await.map_err(not_accepted)
+    let Send { action, details, to, idempotency_key, .. } = send;
+    let sent = match idempotency_key {
+        Some(key) => publisher.publish_with_key(&action, details, to, &key).await,
+        None => publisher.publish(&action, details, to).await,
+    };
+    sent.map_err(not_accepted)
 }
 
 pub(crate) async fn close(close: Close) -> Outcome {
