@@ -3,9 +3,9 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::Client;
+use super::{Client, call::Call};
 use crate::{
     CloseCode, Server,
     auth::Handshake,
@@ -30,6 +30,49 @@ impl Asked {
     pub(crate) fn take(handshake: &mut Handshake) -> Option<Self> {
         let [position, state] = handshake.take_query(["resume", "state"]);
         Some(Self { position: position?, state: state.unwrap_or_default() })
+    }
+}
+
+/// How far a client is with getting what is delivered.
+pub(super) enum Arrival {
+    /// A guest where guests are not welcome: it has until then to authenticate.
+    Unwelcome {
+        until: Instant,
+        asked: Option<Asked>,
+    },
+    /// It keeps its position and may authenticate with its first message, which decides what it missed: until then it
+    /// is waited for.
+    Undecided {
+        until: Instant,
+        asked: Asked,
+    },
+    /// It is sent what it missed. Nothing is read meanwhile.
+    Recovering(Call<()>),
+    Here,
+}
+
+impl Arrival {
+    pub(super) fn new(server: &Server, client: &Arc<Client>, welcome: bool, asked: Option<Asked>) -> Self {
+        let until = Instant::now() + server.config().connection.handshake_timeout;
+        let decided = client.membership().user.is_some() || !server.authenticator().in_band();
+        match asked {
+            asked if !welcome => Self::Unwelcome { until, asked },
+            None => Self::Here,
+            Some(asked) if decided => Self::Recovering(Box::pin(recover(server.clone(), client.clone(), asked))),
+            Some(asked) => Self::Undecided { until, asked },
+        }
+    }
+
+    /// Resolves when a recovery is over.
+    pub(super) async fn recovered(&mut self) {
+        match self {
+            Self::Recovering(call) => call.await,
+            _ => std::future::pending().await,
+        }
+    }
+
+    pub(super) fn is_recovering(&self) -> bool {
+        matches!(self, Self::Recovering(_))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     decoder::{Broken, Decoder, Event},
     frame,
     pace::Pace,
-    recovery::{Asked, recover},
+    recovery::{Arrival, Asked, recover},
     socket::{Progress, Socket},
 };
 use crate::{
@@ -92,49 +92,6 @@ struct Connection<S> {
     arrival: Arrival,
     /// A message that came before its client was here, to be handled once it is.
     deferred: Option<Box<Incoming>>,
-}
-
-/// How far a client is with getting what is delivered.
-enum Arrival {
-    /// A guest where guests are not welcome: it has until then to authenticate.
-    Unwelcome {
-        until: Instant,
-        asked: Option<Asked>,
-    },
-    /// It keeps its position and may authenticate with its first message, which decides what it missed: until then it
-    /// is waited for.
-    Undecided {
-        until: Instant,
-        asked: Asked,
-    },
-    /// It is sent what it missed. Nothing is read meanwhile.
-    Recovering(Call<()>),
-    Here,
-}
-
-impl Arrival {
-    fn new(server: &Server, client: &Arc<Client>, welcome: bool, asked: Option<Asked>) -> Self {
-        let until = Instant::now() + server.config().connection.handshake_timeout;
-        let decided = client.membership().user.is_some() || !server.authenticator().in_band();
-        match asked {
-            asked if !welcome => Self::Unwelcome { until, asked },
-            None => Self::Here,
-            Some(asked) if decided => Self::Recovering(Box::pin(recover(server.clone(), client.clone(), asked))),
-            Some(asked) => Self::Undecided { until, asked },
-        }
-    }
-
-    /// Resolves when a recovery is over.
-    async fn recovered(&mut self) {
-        match self {
-            Self::Recovering(call) => call.await,
-            _ => std::future::pending().await,
-        }
-    }
-
-    fn is_recovering(&self) -> bool {
-        matches!(self, Self::Recovering(_))
-    }
 }
 
 enum Phase {
