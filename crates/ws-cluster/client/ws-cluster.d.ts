@@ -18,7 +18,10 @@ export interface ClientEvents {
   "Client/close": [code: number, reason: string, willReconnect: boolean, delay: number];
   /** Back on the cluster, nothing was missed: the next `count` messages are those of the meantime. */
   "Client/recovered": [count: number];
-  /** Back on the cluster, but messages may have been missed: load anew what must be complete. */
+  /**
+   * Messages may have been missed or may come twice, and why: load anew what must be complete. Usually on a new
+   * connection, but faults of the cluster can bring it at any time.
+   */
   "Client/reset": [why: string];
 }
 

@@ -194,13 +194,9 @@ globalThis.WsCluster = class WsCluster {
   }
 
   #positioned([kind, value], at, state) {
-    if (kind === "new" || kind === "reset") {
-      // A new beginning: nothing of the old one is true any more.
-      this.#at = at ?? "";
-      this.#state = state;
-    } else if (state !== undefined) {
-      this.#state = state;
-    }
+    // A new beginning: nothing of the old one is true any more.
+    if (kind === "new" || kind === "reset") this.#at = at ?? "";
+    if (state !== undefined) this.#state = state;
     if (kind === "recovered") this.#dispatch("Client/recovered", [value]);
     if (kind === "reset") this.#dispatch("Client/reset", [value]);
   }

@@ -147,7 +147,8 @@ impl<'a> Request<'a> {
     /// Puts the connection into a group: it gets what is delivered to the group from now on, for as long as it
     /// lives. Whether it was not in it before.
     ///
-    /// A client that comes back with its position is in it again, on whichever node. It carries the names of its groups
+    /// A client that comes back with its position, in the same session, is in it again, on whichever node and without
+    /// anybody being asked: whoever takes rights away looks again in `Client/authentication`. It carries the names of its groups
     /// and its properties for that, sealed: where they take more than about 1.4 KiB, its return is a new beginning
     /// (`reset`).
     ///

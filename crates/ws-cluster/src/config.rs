@@ -215,7 +215,8 @@ impl Default for ClusterConfig {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// Bytes of messages. Default 64 MiB.
+    /// Bytes of messages, each with 160 bytes of overhead; a node takes about as much again to find what clients missed.
+    /// Default 64 MiB.
     pub size: usize,
     /// Number of messages. Default 1,000,000.
     pub count: usize,

@@ -61,6 +61,8 @@ pub(crate) trait Deliver: Send + Sync + 'static {
 pub(crate) struct Delivery {
     pub(crate) place: Place,
     pub(crate) ticket: Ticket,
+    /// Bytes that it counts in the log.
+    pub(crate) size: usize,
     /// Delivered by this node before, at a place that was cut away: only connections that came later may still get it.
     pub(crate) repeated: Option<Ticket>,
     /// Encoded; `None` where there is nothing to deliver at this place.
@@ -329,8 +331,10 @@ impl Driver {
                 Output::Dial { node, address } => self.dial(node, address),
                 Output::Hangup { link } => drop(self.links.remove(&link)),
                 Output::Query(query) => self.ask(query),
-                Output::Deliver { place, proposal: Proposal { ticket, content, .. }, repeated } => {
-                    self.hub.deliver(Delivery { place, ticket, repeated, content });
+                Output::Deliver { place, proposal, repeated } => {
+                    let size = proposal.size();
+                    let Proposal { ticket, content, .. } = proposal;
+                    self.hub.deliver(Delivery { place, ticket, size, repeated, content });
                 }
                 Output::Trimmed { base } => self.hub.trimmed(base),
                 Output::Cut { after } => self.hub.cut(after),

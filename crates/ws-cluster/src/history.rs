@@ -23,6 +23,9 @@ const CANDIDATES: usize = 4;
 /// Why a position is in no order any more.
 const PASSED: &str = "the order of messages went on without it, after a failover";
 
+/// Topics under which one entry is listed; each takes about as much memory as a short entry.
+const TOPICS: usize = 16;
+
 pub(crate) struct History {
     /// The last place that is no longer held.
     base: Seq,
@@ -61,6 +64,19 @@ pub(crate) enum Missing {
     TooMany,
     /// Not all of it is held.
     Trimmed,
+    /// The order was cut while it was read.
+    Cut,
+}
+
+impl Missing {
+    /// What the client is told.
+    pub(crate) fn why(self) -> &'static str {
+        match self {
+            Self::TooMany => "too many messages were missed",
+            Self::Trimmed => "too much has happened since",
+            Self::Cut => "the order of messages was cut by a failover",
+        }
+    }
 }
 
 /// Whom an entry can be for, as entries and clients name it alike.
@@ -72,6 +88,8 @@ enum Topic<'a> {
     Group(&'a str),
     Session(&'a str),
     Property(&'a str, &'a str),
+    /// More users or groups than are listed one by one.
+    Many,
 }
 
 impl Default for History {
@@ -167,7 +185,7 @@ impl History {
         } else if position.seq > self.last() || position.term > newest {
             Standing::Ahead
         } else if position.seq < self.base {
-            Standing::Lost("too much has happened since")
+            Standing::Lost(Missing::Trimmed.why())
         } else if self.lineage.place(position.seq).is_some_and(|place| position.is(place)) {
             Standing::Known
         } else {
@@ -190,18 +208,21 @@ impl History {
         for topic in self.topics_of(membership) {
             let Some(list) = self.index.get(&topic) else { continue };
             let from = list.partition_point(|seq| *seq <= after);
-            if places.len() + (list.len() - from) > limit * CANDIDATES {
+            if places.len() + (list.len() - from) > limit.saturating_mul(CANDIDATES) {
                 return Err(Missing::TooMany);
             }
             places.extend(list.range(from..));
         }
         places.sort_unstable();
         places.dedup();
-        let kept = |seq: &Seq| {
-            let kept = self.entries.get((seq - self.base - 1) as usize)?;
-            Some((self.lineage.place(*seq)?, kept.content.clone()?))
-        };
-        Ok((places.iter().filter_map(kept).collect(), self.last()))
+        let mut candidates = Vec::with_capacity(places.len());
+        for seq in places {
+            // Only what more failovers than are remembered lie behind has no place.
+            let place = self.lineage.place(seq).ok_or(Missing::Trimmed)?;
+            let kept = seq.checked_sub(self.base + 1).and_then(|index| self.entries.get(usize::try_from(index).ok()?));
+            candidates.extend(kept.and_then(|kept| kept.content.clone()).map(|content| (place, content)));
+        }
+        Ok((candidates, self.last()))
     }
 
     /// Takes an entry that is the first or the last of all out of the index.
@@ -229,6 +250,7 @@ impl History {
         match &target.selection {
             Selection::All => vec![hash(Topic::All)],
             Selection::Registered => vec![hash(Topic::Registered)],
+            Selection::Users(texts) | Selection::Groups(texts) if texts.len() > TOPICS => vec![hash(Topic::Many)],
             Selection::Users(ids) => ids.iter().map(|id| hash(Topic::User(id))).collect(),
             Selection::Groups(names) => names.iter().map(|name| hash(Topic::Group(name))).collect(),
             Selection::Session(id) => vec![hash(Topic::Session(id))],
@@ -239,7 +261,7 @@ impl History {
 
     fn topics_of(&self, membership: &Membership) -> Vec<u64> {
         let Membership { user, session, groups, properties, .. } = membership;
-        let mut topics = vec![self.hash(Topic::All)];
+        let mut topics = vec![self.hash(Topic::All), self.hash(Topic::Many)];
         topics.extend(user.iter().flat_map(|user| [self.hash(Topic::Registered), self.hash(Topic::User(user))]));
         topics.extend(session.iter().map(|session| self.hash(Topic::Session(session))));
         topics.extend(groups.iter().map(|group| self.hash(Topic::Group(group))));

@@ -341,9 +341,15 @@ describe("resuming", () => {
   });
 
   for (const kind of ["new", "reset"]) {
-    test(`forgets position and state when the server says ${kind}`, async () => {
+    test(`goes on from the new position, with the state it has, when the server says ${kind}`, async () => {
       await authenticated();
-      FakeSocket.last.say(position(["now"], { at: "1", state: "s1" }), position([kind]));
+      FakeSocket.last.say(position(["now"], { at: "1", state: "s1" }), position([kind], { at: "2" }));
+      assert.deepEqual(next(), [["resume", "2"], ["state", "s1"]]);
+    });
+
+    test(`forgets what there is no more when the server says ${kind}`, async () => {
+      await authenticated();
+      FakeSocket.last.say(position(["now"], { at: "1", state: "s1" }), position([kind], { state: "" }));
       assert.deepEqual(next(), [["resume", ""]]);
     });
   }

@@ -85,13 +85,11 @@ impl Position {
         let begins = matches!(kind, "new" | "reset");
         if begins {
             // Nothing of what was before is true any more.
-            *self = Self { at: at.unwrap_or_default(), state };
-        } else {
-            if let Some(at) = at {
-                self.at = at;
-            }
-            self.state = state.or_else(|| self.state.take());
+            self.at = at.unwrap_or_default();
+        } else if let Some(at) = at {
+            self.at = at;
         }
+        self.state = state.or_else(|| self.state.take());
         match kind {
             "new" => Some(Event::New),
             "reset" => Some(Event::Reset(details.get(1).and_then(Value::as_str).unwrap_or_default().to_owned())),
@@ -122,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn a_beginning_replaces_all_and_the_rest_only_what_it_has() {
+    fn a_beginning_replaces_the_position_and_everything_what_it_has() {
         let mut now = Position::default();
         let mut expect = |kind: Value, given: (Option<&str>, Option<&str>), after: (&str, Option<&str>), event| {
             let told = take(&mut now, position(kind, given.0, given.1));
@@ -133,9 +131,10 @@ mod tests {
         expect(json!(["now"]), (None, Some("b")), ("2", Some("b")), None);
         expect(json!(["recovered", 3]), (None, None), ("2", Some("b")), Some(Event::Recovered(3)));
         expect(json!(["recovered", 0]), (Some("3"), Some("c")), ("3", Some("c")), Some(Event::Recovered(0)));
-        expect(json!(["reset", "too old"]), (Some("9"), None), ("9", None), Some(Event::Reset("too old".into())));
-        expect(json!(["new"]), (None, None), ("", None), Some(Event::New));
-        expect(json!(["of a later version"]), (Some("10"), None), ("10", None), None);
+        // A reset in the middle of a connection: what belongs to the connection stays.
+        expect(json!(["reset", "cut"]), (Some("9"), None), ("9", Some("c")), Some(Event::Reset("cut".into())));
+        expect(json!(["new"]), (None, Some("")), ("", Some("")), Some(Event::New));
+        expect(json!(["of a later version"]), (Some("10"), None), ("10", Some("")), None);
     }
 
     #[test]

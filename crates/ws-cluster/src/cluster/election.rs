@@ -253,7 +253,12 @@ impl Core {
         }
         if self.is_linked_to_owner() {
             self.candidacy.refused = false;
-            self.candidacy.cut_off = None;
+            // A link over which nobody is let in is none for the clients.
+            if self.is_welcomed() {
+                self.candidacy.cut_off = None;
+            } else {
+                self.note_cut_off();
+            }
             self.consider_standing();
             return;
         }

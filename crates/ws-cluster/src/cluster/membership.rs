@@ -30,6 +30,8 @@ pub(super) struct PoolSide {
     proved: Option<Instant>,
     /// When the last failed query was asked; `None` once one was answered.
     failing: Option<Instant>,
+    /// When the first of them was asked.
+    troubled: Option<Instant>,
     /// When the last failure was told.
     failed: Option<Instant>,
     /// A read is wanted at once.
@@ -47,6 +49,11 @@ impl PoolSide {
 
     pub(super) fn is_failing(&self) -> bool {
         self.failing.is_some()
+    }
+
+    /// For how long nothing was answered.
+    pub(super) fn trouble(&self, now: Instant) -> Duration {
+        self.troubled.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
     }
 
     #[cfg(test)]
@@ -184,6 +191,7 @@ impl Core {
         let Some((query, asked)) = self.pool.asked.take() else { return };
         if answer == Answer::Failed {
             self.pool.failing = Some(asked);
+            self.pool.troubled.get_or_insert(asked);
             self.pool.failed = Some(self.now);
             self.observation.failed();
             self.pool.stale = true;
@@ -193,6 +201,7 @@ impl Core {
             return self.advance();
         }
         self.pool.failing = None;
+        self.pool.troubled = None;
         match (query, answer) {
             (Query::Read, Answer::View(view)) => self.handle_view(asked, view),
             (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > self.term => self.become_master(term),

@@ -405,7 +405,8 @@ impl Core {
         };
         let degraded = match &self.role {
             _ if self.draining.is_some() => Some("shutting down"),
-            _ if self.pool.is_failing() => Some("the pool's database does not answer"),
+            // One query that takes too long is no news.
+            _ if self.pool.trouble(self.now) > self.config.query_timeout => Some("the pool's database does not answer"),
             Role::Follower(_) if master.is_none() && self.owner.is_some() => Some("no link to the master"),
             _ if master.is_none() => Some("no master"),
             Role::Master(master) if self.is_deserted(master) => Some("alone: the other nodes are not linked"),
@@ -418,7 +419,8 @@ impl Core {
             address: row.address.clone(),
             member: row.joined == Some(self.term),
         });
-        Status { ready: self.ready, term: self.term, master, degraded, nodes: nodes.collect() }
+        // Whoever comes before the order has begun would have no place in it.
+        Status { ready: self.ready && self.delivered > 0, term: self.term, master, degraded, nodes: nodes.collect() }
     }
 
     /// Whether nobody else is there, although others took part and did not leave the pool.

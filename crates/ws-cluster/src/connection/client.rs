@@ -40,7 +40,7 @@ pub(crate) struct Client {
     told: AtomicU64,
     /// The place behind which it began on this connection.
     began: AtomicU64,
-    /// The how-manieth it was to whom this node delivers.
+    /// Its entry number: the order in which clients came to be delivered to.
     entered: AtomicU64,
     /// Changed through the hub only, so that its index agrees. A synchronous lock, taken for a look-up and never
     /// across an await; the hub's own lock comes first where both are held.
@@ -90,7 +90,11 @@ impl Client {
 
     /// The id under which handlers and targets know it.
     pub(crate) fn known_as(&self) -> ConnectionId {
-        self.membership().former.unwrap_or(self.id)
+        self.known_as_in(&self.membership())
+    }
+
+    fn known_as_in(&self, membership: &Membership) -> ConnectionId {
+        membership.former.unwrap_or(self.id)
     }
 
     pub(crate) fn membership(&self) -> RwLockReadGuard<'_, Membership> {
@@ -133,12 +137,12 @@ impl Client {
         self.told.load(Ordering::Relaxed)
     }
 
-    /// The how-manieth it was to whom this node delivers.
+    /// Its entry number among the clients of this node.
     pub(crate) fn entered(&self) -> u64 {
         self.entered.load(Ordering::Relaxed)
     }
 
-    /// This node delivers to it from now on, as to the how-manieth.
+    /// It is delivered to from now on.
     pub(crate) fn enter(&self, number: u64) {
         self.entered.store(number, Ordering::Relaxed);
     }
@@ -177,8 +181,13 @@ impl Client {
 
     /// What it is to carry, sealed.
     pub(crate) fn seal(&self, membership: &Membership, seals: &Seals) -> String {
-        let state = State { id: membership.former.unwrap_or(self.id), changes: membership.changes.clone() };
-        seals.seal(membership.user.as_deref(), &state)
+        let state = State { id: self.known_as_in(membership), changes: membership.changes.clone() };
+        let sealed = seals.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
+        if sealed.is_empty() {
+            let connection = self.known_as_in(membership);
+            tracing::warn!(%connection, "its groups and properties are too large to be carried; its return is a reset");
+        }
+        sealed
     }
 
     /// Sends a message to this client alone.
@@ -224,10 +233,12 @@ impl Membership {
                 self.changes.groups.insert(group, member);
             }
         }
-        for (name, value) in &changes.properties {
-            self.set(name.clone(), value.clone());
+        for (name, value) in changes.properties {
+            if self.properties.get(&name).unwrap_or(&Value::Null) != &value {
+                self.set(name.clone(), value.clone());
+                self.changes.properties.insert(name, value);
+            }
         }
-        self.changes.properties = changes.properties;
     }
 
     /// Puts it into a group. Whether it was not in it.

@@ -9,7 +9,8 @@ use super::{Client, call::Call};
 use crate::{
     CloseCode, Server,
     auth::Handshake,
-    hub::{CaughtUp, replay},
+    history::Missing,
+    hub::{AT_ONCE, replay},
     wire::{content::Content, position::Position},
 };
 
@@ -17,8 +18,7 @@ use crate::{
 /// has come on its next one: it must not keep others from their turn.
 const REPLAY_TIME: Duration = Duration::from_secs(30);
 
-/// What a client brings along.
-#[derive(Debug, PartialEq, Eq)]
+/// What a client brings along. Not in `Debug`: with it goes who the client is.
 pub(crate) struct Asked {
     /// Empty where it begins.
     position: String,
@@ -28,8 +28,11 @@ pub(crate) struct Asked {
 impl Asked {
     /// Takes it out of the request, where nobody else needs it: `None` from a client that keeps no position.
     pub(crate) fn take(handshake: &mut Handshake) -> Option<Self> {
-        let [position, state] = handshake.take_query(["resume", "state"]);
-        Some(Self { position: position?, state: state.unwrap_or_default() })
+        // An application may have a parameter `state` of its own where nothing is resumed.
+        let [position] = handshake.take_query(["resume"]);
+        let position = position?;
+        let [state] = handshake.take_query(["state"]);
+        Some(Self { position, state: state.unwrap_or_default() })
     }
 }
 
@@ -48,6 +51,8 @@ pub(super) enum Arrival {
     },
     /// It is sent what it missed. Nothing is read meanwhile.
     Recovering(Call<()>),
+    /// It was closed before it was here.
+    Over,
     Here,
 }
 
@@ -92,18 +97,34 @@ async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &
     if asked.state.is_empty() {
         return Err("what belongs to its connection is missing, or was too large to be kept");
     }
-    let user = client.membership().user.clone();
-    let state = server.seals().open(user.as_deref(), &asked.state);
-    let state = state.map_err(|_| "what belongs to its connection is another user's")?;
-    hub.reach(&position, config.resume_timeout).await?;
+    let (user, session) = {
+        let membership = client.membership();
+        (membership.user.clone(), membership.session.clone())
+    };
+    let state = server.seals().open(user.as_deref(), session.as_deref(), &asked.state);
+    let state = state.map_err(|_| "what belongs to its connection is another user's or session's")?;
+    // From here on its groups and properties are as they were, whatever becomes of the position.
     hub.change(client, |membership| membership.resume(state));
+    hub.reach(&position, config.resume_timeout).await?;
 
-    // Never closed. Whoever waits here gets nothing yet, and so misses nothing.
-    let _place = server.replays().acquire().await;
-    let (epoch, limit) = (hub.epoch(), config.replay_count);
-    // Once more, for the wait may have been long.
-    hub.reach(&position, Duration::ZERO).await?;
-    let mut missed = hub.missed(client, position.seq, epoch, limit)?;
+    let mut epoch = hub.epoch();
+    let mut turn = None;
+    let mut missed = match hub.missed(client, position.seq, epoch, AT_ONCE) {
+        Err(Missing::TooMany) => {
+            // Whoever waits here gets nothing yet, and so misses nothing.
+            let Ok(place) = timeout(config.resume_timeout, server.replays().acquire()).await else {
+                client.outbox.close(CloseCode::TryAgainLater, "too many clients come back at once");
+                return Ok(());
+            };
+            turn = Some(place);
+            epoch = hub.epoch();
+            // Once more, for the wait may have been long.
+            hub.reach(&position, Duration::ZERO).await?;
+            hub.missed(client, position.seq, epoch, config.replay_count)
+        }
+        missed => missed,
+    }
+    .map_err(Missing::why)?;
     let state = client.seal(&client.membership(), server.seals());
     client.begin(&["recovered".into(), missed.messages.len().into()], position, &state);
     let sending = async {
@@ -112,16 +133,21 @@ async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &
                 client.outbox.has_room(size(content)).await;
                 replay(client, *place, content);
             }
-            match hub.catch_up(client, missed.until, epoch, limit)? {
-                CaughtUp::Yes => return Ok(()),
-                CaughtUp::NotYet(more) => missed = more,
+            if hub.catch_up(client, missed.until, epoch)? {
+                return Ok(());
             }
+            missed = hub.missed(client, missed.until, epoch, config.replay_count)?;
         }
     };
-    timeout(REPLAY_TIME, sending).await.unwrap_or_else(|_| {
-        client.outbox.close(CloseCode::TooSlow, "reads what it missed too slowly");
-        Ok(())
-    })
+    let sent = timeout(REPLAY_TIME, sending).await;
+    drop(turn);
+    match sent {
+        Ok(sent) => sent.map_err(Missing::why),
+        Err(_) => {
+            client.outbox.close(CloseCode::TooSlow, "reads what it missed too slowly");
+            Ok(())
+        }
+    }
 }
 
 /// About as many bytes as a message takes on the wire.

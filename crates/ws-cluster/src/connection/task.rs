@@ -375,6 +375,10 @@ impl<S: Stream> Connection<S> {
             Done::Authenticated(Ok(_), _) => self.refuse(),
             Done::Authenticated(Err(_), _) => {
                 self.client.send_error(AUTHENTICATION, 503, "Service Unavailable");
+                if matches!(self.arrival, Arrival::Undecided { .. }) {
+                    // As a guest it would lose its place in the order, for a fault that is not its own.
+                    self.client.outbox.close(CloseCode::SessionUnknown, "nobody can say who this is");
+                }
             }
         }
     }
@@ -410,7 +414,7 @@ impl<S: Stream> Connection<S> {
         let asked = match std::mem::replace(&mut self.arrival, Arrival::Here) {
             Arrival::Unwelcome { asked, .. } => asked,
             Arrival::Undecided { asked, .. } => Some(asked),
-            arrival @ (Arrival::Recovering(_) | Arrival::Here) => return self.arrival = arrival,
+            arrival @ (Arrival::Recovering(_) | Arrival::Over | Arrival::Here) => return self.arrival = arrival,
         };
         match asked {
             Some(asked) => {
@@ -425,6 +429,9 @@ impl<S: Stream> Connection<S> {
 
     /// The client has what it missed.
     fn arrived(&mut self) {
+        if self.client.outbox.is_sealed() {
+            return self.arrival = Arrival::Over;
+        }
         self.arrival = Arrival::Here;
         self.hear();
         self.work = self.authenticated_handler();

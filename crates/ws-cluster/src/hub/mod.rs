@@ -27,7 +27,7 @@ mod index;
 mod recovery;
 
 pub(crate) use admission::{Admission, Refusal, Slot};
-pub(crate) use recovery::{CaughtUp, replay};
+pub(crate) use recovery::{AT_ONCE, replay};
 
 use index::Index;
 use recovery::Past;
@@ -41,14 +41,15 @@ pub(crate) struct Hub {
     /// Told of closed sessions before their connections are, so that none comes back on what it remembers.
     authenticator: Arc<dyn Authenticator>,
     next: AtomicU64,
-    /// How many clients were delivered to until now. Grows under the write lock of `index` only.
+    /// The entry number of the client that comes in next. Grows under the write lock of `index` only.
     entered: AtomicU64,
     /// Many read (deliveries), few write (comings, goings and changes of membership). A synchronous lock, held for
     /// one pass over the clients a message is for and never across an await: whoever is welcomed during a pass
     /// waits for its end, and so sees every later entry and, in its queue, in their order. Of several locks this one
     /// comes first, then a client's own, then `past`.
     index: RwLock<Index>,
-    /// What was delivered. Changed only under a lock of `index`, so that who comes in gets just what follows.
+    /// What was delivered. It is appended to under a read lock of `index`, and only by the cluster's task, so that who
+    /// comes in, under the write lock, gets just what follows.
     past: Mutex<Past>,
     /// Wakes those who wait for this node to come as far as they did.
     advanced: Notify,
@@ -171,7 +172,7 @@ impl Hub {
         Self::pass(&self.index.read(), target, message, 0);
     }
 
-    /// Sends a message to those whom it is for of the clients from the `since`-th on.
+    /// Sends a message to those whom it is for of the clients with the entry number `since` and higher.
     fn pass(index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
         let certain = target.selects_exactly();
         index.select(target, |client| {
@@ -185,7 +186,7 @@ impl Hub {
 
 impl Deliver for Hub {
     fn deliver(&self, delivery: Delivery) {
-        let Delivery { place, ticket, repeated, content: encoded } = delivery;
+        let Delivery { place, ticket, size, repeated, content: encoded } = delivery;
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
             Ok(content) => Some(content),
             Err(error) => {
@@ -198,25 +199,27 @@ impl Deliver for Hub {
             // Orders to close are never replayed.
             _ => None,
         };
+        // The application's code, so no lock is held for it.
+        match &content {
+            Some(Content::CloseSession(id)) if repeated.is_none() => self.authenticator.forget(Closed::Session(id)),
+            Some(Content::CloseUser(id)) if repeated.is_none() => self.authenticator.forget(Closed::User(id)),
+            _ => {}
+        }
         let index = self.index.read();
-        let since = self.past.lock().append(place, ticket, kept, repeated);
+        let since = self.past.lock().append(place, ticket, kept, size, repeated);
         match content {
             Some(Content::Message { target, action, details }) => {
                 Self::pass(&index, &target, &Outgoing::new(&action, &details).at(place.into()), since);
             }
             // Orders to close name who is connected when they come; never repeated.
             Some(Content::CloseSession(id)) if repeated.is_none() => {
-                self.authenticator.forget(Closed::Session(&id));
                 index.of(Closed::Session(&id)).for_each(|client| client.dismiss("the session ended"));
             }
             Some(Content::CloseUser(id)) if repeated.is_none() => {
-                self.authenticator.forget(Closed::User(&id));
                 index.of(Closed::User(&id)).for_each(|client| client.dismiss("closed by the application"));
             }
             _ => {}
         }
-        drop(index);
-        self.advanced.notify_waiters();
     }
 
     fn trimmed(&self, base: Seq) {
@@ -233,11 +236,11 @@ impl Deliver for Hub {
     }
 
     fn tick(&self) {
+        self.look_again();
         self.tell_positions();
     }
 
     fn cut_off(&self) {
-        tracing::warn!("no master is reached while there is one; clients are sent to other nodes");
         self.close_all(CloseCode::TryAgainLater, "this node lost its cluster");
     }
 }
@@ -260,7 +263,9 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::{GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, wire::state::Seals};
+    use crate::{
+        GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, history::Missing, wire::state::Seals,
+    };
 
     const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
@@ -315,7 +320,7 @@ mod tests {
             let content = Content::Message { target, action: "x".into(), details: "[]".into() }.encode();
             let place = Place { term: 1, owner: NODE, seq };
             let repeated = repeated.then_some(ticket);
-            self.hub.deliver(Delivery { place, ticket, repeated, content: Some(content) });
+            self.hub.deliver(Delivery { place, ticket, size: 0, repeated, content: Some(content) });
         }
 
         fn cut(&self, after: Seq) {
@@ -407,7 +412,7 @@ mod tests {
         let place = Place { term: 1, owner: NODE, seq: 1 };
         let ticket = Ticket { origin: NODE, counter: 1 };
         let content = Some(Content::CloseSession("s".into()).encode());
-        node.hub.deliver(Delivery { place, ticket, repeated: None, content });
+        node.hub.deliver(Delivery { place, ticket, size: 0, repeated: None, content });
         assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
         assert_eq!(said(&other), "");
     }
@@ -486,13 +491,13 @@ mod tests {
         assert_eq!((missed.messages.len(), missed.messages[0].0.seq, missed.until), (1, 4, 4));
         node.deliver(Target::all());
         assert_eq!(waiting(&ann), 0);
-        assert!(matches!(node.hub.catch_up(&ann, 4, epoch, 10), Ok(CaughtUp::Yes)));
+        assert_eq!(node.hub.catch_up(&ann, 4, epoch), Ok(true));
         node.deliver(Target::all());
         let said = said(&ann);
         assert_eq!(said.matches(r#""action":"x""#).count(), 2, "{said}");
-        assert_eq!(node.hub.missed(&ann, 0, epoch, 1).err(), Some("too many messages were missed"));
+        assert_eq!(node.hub.missed(&ann, 0, epoch, 1).err(), Some(Missing::TooMany));
         node.hub.trimmed(2);
-        assert_eq!(node.hub.missed(&ann, 1, epoch, 10).err(), Some("too much has happened since"));
+        assert_eq!(node.hub.missed(&ann, 1, epoch, 10).err(), Some(Missing::Trimmed));
         node.cut(4);
         assert!(node.hub.missed(&ann, 2, epoch, 10).is_err());
     }

@@ -22,11 +22,9 @@ use crate::{
     },
 };
 
-/// Why a position is of no more use.
-const CUT: &str = "the order of messages was cut by a failover";
-
-/// Messages that are sent to a client while everybody else waits, in the moment in which it joins the rest.
-const AT_ONCE: usize = 64;
+/// Messages that are sent to a client while everybody else waits, in the moment in which it joins the rest; so few that
+/// nobody has to wait for a turn.
+pub(crate) const AT_ONCE: usize = 64;
 
 /// Entries that were cut away and are remembered until they come again. Some never do, since the master had them.
 const AGAIN: usize = 100_000;
@@ -37,7 +35,7 @@ const TURN: usize = 4;
 /// What was delivered, and to whom it may come again.
 pub(super) struct Past {
     history: History,
-    /// What was delivered and cut away since: it reaches only clients from the so-manieth on when it comes again.
+    /// What was delivered and cut away since: it reaches only clients from that entry number on when it comes again.
     again: HashMap<Ticket, u64>,
     /// The same for what is not in there.
     since: u64,
@@ -45,6 +43,8 @@ pub(super) struct Past {
     told: Instant,
     count: usize,
     size: usize,
+    /// Something was delivered since who waits for it looked.
+    advanced: bool,
     interval: Duration,
     /// As many entries, or bytes, make another telling due.
     turn: (usize, usize),
@@ -59,6 +59,7 @@ impl Past {
             told: Instant::now(),
             count: 0,
             size: 0,
+            advanced: false,
             interval: config.connection.position_interval,
             turn: (config.log.count / TURN, config.log.size / TURN),
         }
@@ -70,10 +71,12 @@ impl Past {
         place: Place,
         ticket: Ticket,
         content: Option<(&Target, Bytes)>,
+        size: usize,
         repeated: Option<Ticket>,
     ) -> u64 {
+        self.advanced = true;
         self.count += 1;
-        self.size += content.as_ref().map_or(0, |(_, content)| content.len());
+        self.size += size;
         self.history.append(place, ticket, content);
         repeated.map_or(0, |known| self.again.remove(&known).unwrap_or(self.since))
     }
@@ -82,7 +85,7 @@ impl Past {
         self.history.trim(base);
     }
 
-    /// Cuts what was delivered after a place, none of which the clients from the `next`-th on have.
+    /// Cuts what was delivered after a place, none of which the clients with the entry number `next` and higher have.
     fn cut(&mut self, after: Seq, next: u64) {
         if self.again.len() > AGAIN {
             self.forget(next);
@@ -113,13 +116,6 @@ pub(crate) struct Missed {
     pub(crate) until: Seq,
 }
 
-/// Whether a client that was sent what it missed has joined the rest.
-pub(crate) enum CaughtUp {
-    Yes,
-    /// This came meanwhile, and goes before.
-    NotYet(Missed),
-}
-
 impl Hub {
     /// Waits until this node has come as far as a client that comes from another one, but not longer than `limit`;
     /// fails where it cannot be told what came after the client's position.
@@ -133,7 +129,7 @@ impl Hub {
                 Standing::Lost(why) => return Err(why),
                 Standing::Ahead => {}
             }
-            if timeout_at(deadline, advanced).await.is_err() {
+            if timeout_at(deadline, advanced).await.is_err() && self.standing(position) == Standing::Ahead {
                 return Err("this node has not come so far");
             }
         }
@@ -150,32 +146,22 @@ impl Hub {
     }
 
     /// What was delivered for a client after a place, at most `limit` messages, in the order of this epoch.
-    pub(crate) fn missed(&self, client: &Client, after: Seq, epoch: u64, limit: usize) -> Result<Missed, &'static str> {
+    pub(crate) fn missed(&self, client: &Client, after: Seq, epoch: u64, limit: usize) -> Result<Missed, Missing> {
         let membership = client.membership();
         let (candidates, until) = {
             let past = self.past.lock();
             if past.history.epoch() != epoch {
-                return Err(CUT);
+                return Err(Missing::Cut);
             }
-            past.history.candidates(&membership, after, limit).map_err(|missing| match missing {
-                Missing::TooMany => "too many messages were missed",
-                Missing::Trimmed => "too much has happened since",
-            })?
+            past.history.candidates(&membership, after, limit)?
         };
         let member = Member(client.id, &membership);
-        let meant = candidates.into_iter().filter_map(|(place, content)| match Content::decode(content) {
-            Ok(content @ Content::Message { .. }) => Some((place, content)),
-            _ => None,
-        });
-        let meant = meant.filter(|(_, content)| match content {
-            Content::Message { target, .. } => target.matches(&member),
-            _ => false,
+        let meant = candidates.into_iter().filter_map(|(place, content)| {
+            let content = Content::decode(content).ok()?;
+            matches!(&content, Content::Message { target, .. } if target.matches(&member)).then_some((place, content))
         });
         let messages: Vec<_> = meant.collect();
-        if messages.len() > limit {
-            return Err("too many messages were missed");
-        }
-        Ok(Missed { messages, until })
+        if messages.len() > limit { Err(Missing::TooMany) } else { Ok(Missed { messages, until }) }
     }
 
     /// Delivers to a client that has arrived from now on, after this first message with the present position.
@@ -191,22 +177,17 @@ impl Hub {
         self.register(&mut index, client);
     }
 
-    /// Delivers to a client from now on, if it lacks but few messages of those after `after`.
-    pub(crate) fn catch_up(
-        &self,
-        client: &Client,
-        after: Seq,
-        epoch: u64,
-        limit: usize,
-    ) -> Result<CaughtUp, &'static str> {
+    /// Delivers to a client from now on, if it lacks but few messages of those after `after`; whether it did.
+    pub(crate) fn catch_up(&self, client: &Client, after: Seq, epoch: u64) -> Result<bool, Missing> {
         let mut index = self.index.write();
-        let missed = self.missed(client, after, epoch, limit)?;
-        if missed.messages.len() > AT_ONCE {
-            return Ok(CaughtUp::NotYet(missed));
-        }
+        // More than a few are looked for, and sent, while nobody waits.
+        let missed = match self.missed(client, after, epoch, AT_ONCE) {
+            Err(Missing::TooMany) => return Ok(false),
+            missed => missed?,
+        };
         missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
         self.register(&mut index, client);
-        Ok(CaughtUp::Yes)
+        Ok(true)
     }
 
     /// What was delivered after a place is no longer there: whoever got some of it cannot go on from where it is.
@@ -218,15 +199,18 @@ impl Hub {
             past.cut(after, self.entered.load(Ordering::Relaxed));
             past.history.position()
         };
-        let frame = position(&["reset".into(), CUT.into()], Some(at), None);
+        let cut = Missing::Cut.why();
+        let frame = position(&["reset".into(), cut.into()], Some(at), None);
         for client in index.clients.values().filter(|client| client.tracks() && client.told() > after) {
             if client.began() > after {
                 // It came in the middle of what was cut, and has a part of it: on its next connection it gets all.
-                client.outbox.close(CloseCode::TryAgainLater, CUT);
+                client.outbox.close(CloseCode::TryAgainLater, cut);
             } else {
                 client.tell_shared(frame.clone(), at.seq);
             }
         }
+        drop(index);
+        self.advanced.notify_waiters();
     }
 
     /// What is delivered next follows another place than the last.
@@ -244,6 +228,15 @@ impl Hub {
             let tracking = index.clients.values().filter(|client| client.tracks());
             tracking
                 .for_each(|client| client.outbox.close(CloseCode::TryAgainLater, "this node was away for too long"));
+        }
+    }
+
+    /// Lets those look who wait for this node to come as far as they did. Not at each delivery, or many of them would cost
+    /// more than what is delivered.
+    pub(super) fn look_again(&self) {
+        let advanced = std::mem::take(&mut self.past.lock().advanced);
+        if advanced {
+            self.advanced.notify_waiters();
         }
     }
 

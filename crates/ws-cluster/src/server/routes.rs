@@ -62,7 +62,10 @@ impl Server {
             CLIENT | HEALTH | READY if !reads => only_get(),
             // An hour, since it changes with the server's version only.
             CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
-            HEALTH => answer(StatusCode::OK, "alive"),
+            HEALTH => match self.status().degraded {
+                None => answer(StatusCode::OK, "alive"),
+                Some(why) => answer(StatusCode::OK, &format!("alive, degraded: {why}")),
+            },
             READY => match self.status() {
                 Status { ready: true, degraded: None, .. } => answer(StatusCode::OK, "ready"),
                 // It takes clients, and what is published is relayed or waits.

@@ -12,6 +12,7 @@ use tungstenite::{Error, error::ProtocolError, handshake::server::create_respons
 
 use super::{Server, http::answer, routes::remote_address};
 use crate::{
+    CloseCode,
     auth::Handshake,
     connection::{self, Accepted, Asked, Client, Membership},
     hub::Refusal,
@@ -80,6 +81,10 @@ impl Server {
         let registration = self.hub().arrive(client.clone(), Membership::of(identity));
         if welcome && asked.is_none() {
             self.hub().welcome(&client);
+        }
+        if !self.status().ready {
+            // Lost meanwhile, and the clients with it: this one was not among them.
+            client.outbox.close(CloseCode::TryAgainLater, "this node is not ready");
         }
         Ok(Accepted { client, registration, expires, welcome, asked, slot })
     }

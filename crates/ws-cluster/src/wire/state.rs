@@ -1,5 +1,6 @@
 //! What belongs to a connection rather than to the order of messages, so that it survives a hop to another node: the
-//! client carries it, sealed with the cluster's key, so that it can neither read nor change it, and bound to its user.
+//! client carries it, sealed with the cluster's key, so that it can neither read nor change it, and bound to its user
+//! and session.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +28,7 @@ const NONCE: usize = 24;
 
 /// What a client brings is no state that this cluster gave to this user.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a state of this user's")]
+#[error("not a state of this user's session")]
 pub(crate) struct StateError;
 
 /// Seals and opens states. Shows no key.
@@ -52,34 +53,44 @@ impl Seals {
 
     /// The state as a client carries it; empty where it is too large to be carried, which makes a return a new
     /// beginning.
-    pub(crate) fn seal(&self, user: Option<&str>, state: &State) -> String {
-        self.try_seal(user, state).filter(|text| text.len() <= SIZE).unwrap_or_default()
+    pub(crate) fn seal(&self, user: Option<&str>, session: Option<&str>, state: &State) -> String {
+        self.try_seal(user, session, state).filter(|text| text.len() <= SIZE).unwrap_or_default()
     }
 
-    fn try_seal(&self, user: Option<&str>, state: &State) -> Option<String> {
+    fn try_seal(&self, user: Option<&str>, session: Option<&str>, state: &State) -> Option<String> {
         let mut sealed = vec![0; NONCE];
         getrandom::fill(&mut sealed).ok()?;
         let nonce = XNonce::try_from(&sealed[..]).ok()?;
         let plain = pb::State::from(state).encode_to_vec();
-        let payload = Payload { msg: &plain, aad: &self.bound_to(user) };
+        let payload = Payload { msg: &plain, aad: &self.bound_to(user, session) };
         sealed.extend(self.ciphers.first()?.encrypt(&nonce, payload).ok()?);
         Some(BASE64URL_NOPAD.encode(&sealed))
     }
 
-    /// The state that was sealed for this user.
-    pub(crate) fn open(&self, user: Option<&str>, text: &str) -> Result<State, StateError> {
+    /// The state that was sealed for this user in this session.
+    pub(crate) fn open(&self, user: Option<&str>, session: Option<&str>, text: &str) -> Result<State, StateError> {
+        if text.len() > SIZE {
+            return Err(StateError);
+        }
         let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| StateError)?;
         let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(StateError)?;
         let nonce = XNonce::try_from(nonce).map_err(|_| StateError)?;
-        let aad = self.bound_to(user);
+        let aad = self.bound_to(user, session);
         let open = |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, Payload { msg: sealed, aad: &aad }).ok();
         let plain = self.ciphers.iter().find_map(open).ok_or(StateError)?;
         pb::State::decode(&plain[..]).map_err(|_| StateError)?.try_into()
     }
 
-    fn bound_to(&self, user: Option<&str>) -> Vec<u8> {
-        let user = user.map_or("guest".to_owned(), |user| format!("user {user}"));
-        format!("{} {user}", self.cluster).into_bytes()
+    /// The cluster, the user and the session, each with its size before it.
+    fn bound_to(&self, user: Option<&str>, session: Option<&str>) -> Vec<u8> {
+        let mut bound = Vec::new();
+        for part in [Some(&*self.cluster), user, session] {
+            bound.push(u8::from(part.is_some()));
+            let part = part.unwrap_or_default();
+            bound.extend_from_slice(&(part.len() as u64).to_be_bytes());
+            bound.extend_from_slice(part.as_bytes());
+        }
+        bound
     }
 }
 
@@ -169,35 +180,37 @@ mod tests {
     #[test]
     fn a_state_comes_back_to_its_user_only() {
         let seals = seals(&["key"]);
-        let sealed = seals.seal(Some("ann"), &state(2));
-        assert_eq!(seals.open(Some("ann"), &sealed), Ok(state(2)));
-        assert_eq!(seals.open(Some("bob"), &sealed), Err(StateError));
-        assert_eq!(seals.open(None, &sealed), Err(StateError));
-        let guest = seals.seal(None, &state(0));
-        assert_eq!(seals.open(None, &guest), Ok(state(0)));
-        assert_eq!(seals.open(Some("guest"), &guest), Err(StateError));
+        let sealed = seals.seal(Some("ann"), Some("s"), &state(2));
+        assert_eq!(seals.open(Some("ann"), Some("s"), &sealed), Ok(state(2)));
+        assert_eq!(seals.open(Some("bob"), Some("s"), &sealed), Err(StateError));
+        assert_eq!(seals.open(None, None, &sealed), Err(StateError));
+        assert_eq!(seals.open(Some("ann"), Some("another"), &sealed), Err(StateError));
+        assert_eq!(seals.open(Some("ann"), None, &sealed), Err(StateError));
+        let guest = seals.seal(None, None, &state(0));
+        assert_eq!(seals.open(None, None, &guest), Ok(state(0)));
+        assert_eq!(seals.open(Some("guest"), None, &guest), Err(StateError));
     }
 
     #[test]
     fn nobody_without_the_key_makes_or_reads_one() {
-        let sealed = seals(&["key"]).seal(None, &state(2));
+        let sealed = seals(&["key"]).seal(None, None, &state(2));
         assert!(!BASE64URL_NOPAD.decode(sealed.as_bytes()).unwrap().windows(4).any(|part| part == b"room"));
-        assert_eq!(seals(&["another"]).open(None, &sealed), Err(StateError));
-        assert_eq!(Seals::new("another", &[b"key".to_vec()]).open(None, &sealed), Err(StateError));
+        assert_eq!(seals(&["another"]).open(None, None, &sealed), Err(StateError));
+        assert_eq!(Seals::new("another", &[b"key".to_vec()]).open(None, None, &sealed), Err(StateError));
         for text in ["", "x", &sealed[..10], &sealed[2..], &sealed.to_lowercase()] {
-            assert_eq!(seals(&["key"]).open(None, text), Err(StateError), "{text}");
+            assert_eq!(seals(&["key"]).open(None, None, text), Err(StateError), "{text}");
         }
     }
 
     #[test]
     fn a_key_that_is_on_its_way_out_still_opens() {
-        let sealed = seals(&["old"]).seal(None, &state(1));
-        assert_eq!(seals(&["new", "old"]).open(None, &sealed), Ok(state(1)));
+        let sealed = seals(&["old"]).seal(None, None, &state(1));
+        assert_eq!(seals(&["new", "old"]).open(None, None, &sealed), Ok(state(1)));
     }
 
     #[test]
     fn what_is_too_large_is_not_carried() {
-        assert!(seals(&["key"]).seal(None, &state(100)).len() <= SIZE);
-        assert_eq!(seals(&["key"]).seal(None, &state(200)), "");
+        assert!(seals(&["key"]).seal(None, None, &state(100)).len() <= SIZE);
+        assert_eq!(seals(&["key"]).seal(None, None, &state(200)), "");
     }
 }

@@ -22,7 +22,7 @@ use crate::{
     connection::{Client, Membership},
     driver::{Deliver, Delivery},
     history::Standing,
-    hub::{CaughtUp, Hub, Registration, replay},
+    hub::{Hub, Registration, replay},
     wire::{content::Content, position::Position, state::Seals},
 };
 
@@ -108,7 +108,8 @@ impl Crowd {
                 if content.is_none() {
                     self.empty.insert((place.term, place.owner, place.seq));
                 }
-                hub.deliver(Delivery { place: *place, ticket: proposal.ticket, repeated: *repeated, content });
+                let (ticket, size) = (proposal.ticket, proposal.size());
+                hub.deliver(Delivery { place: *place, ticket, size, repeated: *repeated, content });
             }
             Output::Cut { after } => hub.cut(*after),
             Output::Trimmed { base } => hub.trimmed(*base),
@@ -197,12 +198,15 @@ impl Crowd {
             }
         }
         if let Coming::CatchesUp { after, epoch } = connection.coming {
-            match hub.catch_up(client, after, epoch, REPLAYED) {
-                Ok(CaughtUp::Yes) => connection.coming = Coming::Here,
-                Ok(CaughtUp::NotYet(missed)) => {
-                    missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
-                    connection.coming = Coming::CatchesUp { after: missed.until, epoch };
-                }
+            match hub.catch_up(client, after, epoch) {
+                Ok(true) => connection.coming = Coming::Here,
+                Ok(false) => match hub.missed(client, after, epoch, REPLAYED) {
+                    Ok(missed) => {
+                        missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+                        connection.coming = Coming::CatchesUp { after: missed.until, epoch };
+                    }
+                    Err(_) => lost = true,
+                },
                 Err(_) => lost = true,
             }
         }
