@@ -67,7 +67,7 @@ struct Stream {
     last: Seq,
     counters: BTreeMap<NodeId, u64>,
     tickets: HashSet<Ticket>,
-    /// Who published with a key, and when it came.
+    /// Who published with a key, and when that got its place.
     keys: HashMap<Bytes, (Ticket, Duration)>,
     restarted: bool,
     gaps: bool,
@@ -113,13 +113,9 @@ impl Checks {
         if core.reigns() && !self.emptied && *self.owners.entry(term).or_insert(me) != me {
             return Err(format!("term {term} has two owners: {} and {}", Name(self.owners[&term]), Name(me)));
         }
+        self.note_trimmed(core);
         let base = core.place_of_base();
-        if seen.base != base {
-            // What all members of a log held may be trimmed, and need not be in the log of those who come after them.
-            seen.base = base;
-            let kept = seen.ring.split_off(&(base + 1));
-            self.trimmed.extend(std::mem::replace(&mut seen.ring, kept).into_values());
-        }
+        let seen = self.seen.entry(me).or_default();
         let (end, rewrites) = (core.end().1, core.rewrites());
         if (seen.end, seen.rewrites) == (end, rewrites) {
             return Ok(());
@@ -134,6 +130,17 @@ impl Checks {
         self.look_at_log(core, looked, &mut log)?;
         self.seen.entry(me).or_default().log = log;
         Ok(())
+    }
+
+    /// What all members of a log held may be trimmed, and need not be in the log of those who come after them.
+    fn note_trimmed(&mut self, core: &Core) {
+        let seen = self.seen.entry(core.id()).or_default();
+        let base = core.place_of_base();
+        if seen.base != base {
+            seen.base = base;
+            let kept = seen.ring.split_off(&(base + 1));
+            self.trimmed.extend(std::mem::replace(&mut seen.ring, kept).into_values());
+        }
     }
 
     /// What the log that ends with this place says, as far back as anything is known of it.
@@ -251,7 +258,7 @@ impl Checks {
         let key_seen = key.is_some_and(|key| stream.keys.contains_key(key));
         // After a reset some that were never seen are taken for seen: they lie in the gap.
         if repeated.is_none() && !fresh || repeated.is_some() && fresh && !key_seen && !stream.gaps {
-            let word = if fresh { "again" } else { "as if it were new" };
+            let word = if fresh { "as if its clients had it" } else { "as if it were new" };
             return Err(format!("{} delivers {} {word}", Name(node), Publish(ticket)));
         }
         if seq > stream.last + 1 && !stream.restarted && stream.last > 0 {
@@ -265,9 +272,11 @@ impl Checks {
             return Err(format!("{name} delivers {ticket} after {counter} of the same publisher"));
         }
         stream.counters.insert(ticket.origin, ticket.counter.max(counter.unwrap_or(0)));
+        // A key is remembered from when its publish got its place, however late that came here.
+        let written = core.place(seq).and_then(|at| self.places.get(&at)).map_or(self.now, |written| written.at);
         if let Some(key) = key.filter(|_| repeated.is_none())
-            && let Some((other, at)) = stream.keys.insert(key.clone(), (ticket, self.now))
-            && self.now - at < self.memory
+            && let Some((other, at)) = stream.keys.insert(key.clone(), (ticket, written))
+            && written.saturating_sub(at) < self.memory
         {
             let (one, other) = (Publish(other), Publish(ticket));
             return Err(format!("{} delivers {one} and {other}, which have one key", Name(node)));
@@ -297,7 +306,8 @@ impl Checks {
 
     /// A node is gone: what only it held is lost, and may be.
     pub(super) fn crashed<'a>(&mut self, core: &Core, others: impl Iterator<Item = &'a Core> + Clone) {
-        // Marks are forgotten in the end, but only of what was trimmed.
+        // Marks are forgotten in the end, but only of what was trimmed, in its last step perhaps.
+        self.note_trimmed(core);
         let lost = self.accepted.keys().filter(|ticket| core.has(**ticket) && !self.trimmed.contains(*ticket));
         self.extinct.extend(lost.filter(|ticket| !others.clone().any(|other| other.has(**ticket))));
     }
