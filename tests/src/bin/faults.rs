@@ -23,6 +23,9 @@ struct Arguments {
     /// Messages a second, of all publishers together
     #[arg(long, default_value_t = 25.0)]
     rate: f64,
+    /// Also kill a master while the one node that has its last messages is frozen: they come late, and nothing is lost
+    #[arg(long)]
+    late: bool,
     /// Keep the history of a run that is as promised, too
     #[arg(long)]
     keep: bool,
@@ -30,10 +33,10 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { minutes, seed, clients, rate, keep } = Arguments::parse();
+    let Arguments { minutes, seed, clients, rate, late, keep } = Arguments::parse();
     let seed = seed.unwrap_or_else(Random::seed);
     println!("seed {seed}");
-    let outcome = run(Options { time: Duration::from_secs_f64(minutes * 60.0), seed, clients, rate, keep }).await;
+    let outcome = run(Options { time: Duration::from_secs_f64(minutes * 60.0), seed, clients, rate, late, keep }).await;
     println!("{outcome}");
     ExitCode::from(u8::from(!outcome.is_good()))
 }

@@ -113,6 +113,7 @@ impl Seen {
     fn note(&self, event: Event, end: &impl Fn()) {
         let (t, client) = (self.recorder.now(), (&*self.name).into());
         let position = |kind, count, why| Record::Position { t, client: (&*self.name).into(), kind, count, why };
+        let mut ended = false;
         let record = match event {
             Event::Open { url } => Record::Open { t, client, node: self.process(&url).into() },
             Event::New => position(Kind::New, 0, "".into()),
@@ -122,9 +123,7 @@ impl Seen {
                 let Ok((by, number)) = message.parse::<(String, u64)>() else {
                     panic!("{}: not what was published: {message:?}", self.name)
                 };
-                if by == SENTINEL {
-                    end();
-                }
+                ended = by == SENTINEL;
                 Record::Message { t, client, by: by.into(), number, at: message.at.map(Into::into) }
             }
             Event::Closed { code, reason, .. } => Record::Closed { t, client, code, reason: reason.into() },
@@ -132,6 +131,10 @@ impl Seen {
             _ => return,
         };
         self.recorder.add(&record);
+        // Behind the record, or the history would be read without it.
+        if ended {
+            end();
+        }
     }
 
     /// The process behind a URL.

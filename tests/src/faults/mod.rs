@@ -50,6 +50,8 @@ pub struct Options {
     pub clients: usize,
     /// Messages a second, of all publishers together.
     pub rate: f64,
+    /// Lets two nodes be away at once, of which only one loses its memory: messages come late then.
+    pub late: bool,
     /// Keeps the history of a run that is as promised, too.
     pub keep: bool,
 }
@@ -103,7 +105,11 @@ impl fmt::Display for Outcome {
 /// What it needs does not start: MariaDB, or the nodes at the beginning.
 pub async fn run(options: Options) -> Outcome {
     let nodes = 3 + (options.seed % 3) as usize;
-    live_through(options, nodes, Plan::new(options.seed, nodes)).await
+    let plan = match options.late {
+        true => Plan::with_late_messages(options.seed, nodes),
+        false => Plan::new(options.seed, nodes),
+    };
+    live_through(options, nodes, plan).await
 }
 
 /// The same while all of three nodes are restarted in order, one after the other.

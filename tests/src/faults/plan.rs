@@ -2,7 +2,9 @@
 //!
 //! A plan is a list of rounds; between two of them the cluster is whole again. A round that kills a process has nothing
 //! beside it that could leave a message with that process alone: a slow network, a database that is away, clients that
-//! hop. In the other rounds no memory is lost, and whatever else may overlap.
+//! hop. In most other rounds no memory is lost, and whatever else may overlap. Where it is asked for, there are rounds
+//! of a third kind: a master is killed while the only other node that has its last messages is frozen. When that one
+//! goes on, they come late, and nothing is lost all the same.
 
 use std::{fmt, time::Duration};
 
@@ -101,6 +103,7 @@ impl fmt::Display for Timed {
 pub struct Plan {
     random: Random,
     nodes: usize,
+    late: bool,
 }
 
 /// A restart of all nodes, one after the other.
@@ -112,7 +115,12 @@ pub(super) fn rolling_restart(nodes: usize) -> impl Iterator<Item = Vec<Timed>> 
 impl Plan {
     /// For so many nodes, at least two.
     pub fn new(seed: u64, nodes: usize) -> Self {
-        Self { random: Random::new(seed), nodes }
+        Self { random: Random::new(seed), nodes, late: false }
+    }
+
+    /// The same with rounds after which messages come late.
+    pub fn with_late_messages(seed: u64, nodes: usize) -> Self {
+        Self { late: true, ..Self::new(seed, nodes) }
     }
 
     fn victim(&mut self) -> Victim {
@@ -175,10 +183,40 @@ impl Plan {
     }
 }
 
+impl Plan {
+    /// The last messages of a master reach one follower only; that one is frozen, and the master killed. Clients hop
+    /// about when it goes on.
+    fn messages_that_come_late(&mut self) -> Vec<Timed> {
+        let only = self.random.index(self.nodes - 1);
+        let begins = self.millis(0, 1_000);
+        // Shorter than it takes the others to miss their master.
+        let frozen = begins + self.millis(200, 2_500);
+        let killed = frozen + self.millis(5, 60);
+        let thawed = killed + self.millis(6_000, 12_000);
+        let others = (0..self.nodes - 1).filter(|other| *other != only);
+        let cut = |other| Fault::CutOneWay(Victim::Master, Victim::Follower(other));
+        // Longer than the master lives: what was held must not arrive.
+        let lasts = killed + Duration::from_millis(500) - begins;
+        let mut round: Vec<Timed> = others.map(|other| Timed { after: begins, lasts, fault: cut(other) }).collect();
+        let fault = Fault::Freeze(Victim::Follower(only));
+        round.push(Timed { after: frozen, lasts: thawed - frozen, fault });
+        let fault = Fault::Kill(Victim::Master);
+        round.push(Timed { after: killed, lasts: self.millis(500, 12_000), fault });
+        for _ in 0..1 + self.random.below(4) {
+            let after = thawed + self.millis(0, 600) - Duration::from_millis(500);
+            round.push(Timed { after, lasts: Duration::ZERO, fault: Fault::Hop(10 + self.random.below(40)) });
+        }
+        round
+    }
+}
+
 impl Iterator for Plan {
     type Item = Vec<Timed>;
 
     fn next(&mut self) -> Option<Vec<Timed>> {
+        if self.late && self.random.percent(40) {
+            return Some(self.messages_that_come_late());
+        }
         let mut round = Vec::new();
         if self.random.percent(45) {
             let fault = match self.random.percent(80) {
@@ -247,6 +285,25 @@ mod tests {
                 assert!(gentle, "{other}");
                 assert!(other.after + other.lasts < kill.after + kill.lasts, "over before the node starts again");
             }
+        }
+    }
+
+    #[test]
+    fn late_messages_wait_with_a_node_that_is_frozen_when_the_master_is_killed() {
+        let late =
+            |round: &Vec<Timed>| round.iter().any(|timed| matches!(timed.fault, Fault::Freeze(_)) && kill(round));
+        fn kill(round: &[Timed]) -> bool {
+            round.iter().any(|timed| timed.fault.loses_memory())
+        }
+        let rounds: Vec<_> = Plan::with_late_messages(Random::seed(), 4).take(500).filter(late).collect();
+        assert!(rounds.len() > 100);
+        for round in rounds {
+            let find = |wanted: fn(&Fault) -> bool| round.iter().find(|timed| wanted(&timed.fault)).unwrap();
+            let frozen = find(|fault| matches!(fault, Fault::Freeze(_)));
+            let killed = find(|fault| fault.loses_memory());
+            assert!(frozen.after < killed.after && killed.after < frozen.after + frozen.lasts);
+            let cuts = round.iter().filter(|timed| matches!(timed.fault, Fault::CutOneWay(..))).count();
+            assert_eq!(cuts, 2, "the others");
         }
     }
 
