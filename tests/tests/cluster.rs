@@ -532,7 +532,7 @@ async fn who_has_another_key_is_kept_out() {
     })
     .await;
     let seen = stranger.status();
-    assert!(!seen.ready && seen.degraded == Some("no master"), "{seen:?}");
+    assert!(!seen.ready && seen.degraded == Some("no link to the master"), "{seen:?}");
     assert_eq!(lease(&*nodes.pool()).await.term, begin.term);
     stranger.shut_down().await;
 }

@@ -109,7 +109,8 @@ async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &
 
     let mut epoch = hub.epoch();
     let mut turn = None;
-    let mut missed = match hub.missed(client, position.seq, epoch, AT_ONCE) {
+    let few = AT_ONCE.min(config.replay_count);
+    let mut missed = match hub.missed(client, position.seq, epoch, few) {
         Err(Missing::TooMany) => {
             // Whoever waits here gets nothing yet, and so misses nothing.
             let Ok(place) = timeout(config.resume_timeout, server.replays().acquire()).await else {
