@@ -105,9 +105,8 @@ async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &
     let state = state.map_err(|_| "what belongs to its connection is another user's or session's")?;
     // From here on its groups and properties are as they were, whatever becomes of the position.
     hub.change(client, |membership| membership.resume(state));
-    hub.reach(&position, config.resume_timeout).await?;
 
-    let mut epoch = hub.epoch();
+    let mut epoch = hub.reach(&position, config.resume_timeout).await?;
     let mut turn = None;
     let few = AT_ONCE.min(config.replay_count);
     let mut missed = match hub.missed(client, position.seq, epoch, few) {
@@ -118,9 +117,8 @@ async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &
                 return Ok(());
             };
             turn = Some(place);
-            epoch = hub.epoch();
             // Once more, for the wait may have been long.
-            hub.reach(&position, Duration::ZERO).await?;
+            epoch = hub.reach(&position, Duration::ZERO).await?;
             hub.missed(client, position.seq, epoch, config.replay_count)
         }
         missed => missed,

@@ -486,7 +486,7 @@ mod tests {
         node.deliver(Target::user("ann").except_user("ann"));
         node.deliver(Target::users(["bob", "ann", "ann"]));
         let (ann, _ann) = node.arrive(Identity::user("ann"), true);
-        let epoch = node.hub.epoch();
+        let epoch = node.hub.past.lock().epoch();
         let missed = node.hub.missed(&ann, 1, epoch, 10).ok().unwrap();
         assert_eq!((missed.messages.len(), missed.messages[0].0.seq, missed.until), (1, 4, 4));
         node.deliver(Target::all());

@@ -100,6 +100,11 @@ impl Past {
     }
 
     #[cfg(test)]
+    pub(super) fn epoch(&self) -> u64 {
+        self.history.epoch()
+    }
+
+    #[cfg(test)]
     pub(super) fn tell_at_once(&mut self) {
         self.interval = Duration::ZERO;
     }
@@ -117,32 +122,29 @@ pub(crate) struct Missed {
 }
 
 impl Hub {
-    /// Waits until this node has come as far as a client that comes from another one, but not longer than `limit`;
-    /// fails where it cannot be told what came after the client's position.
-    pub(crate) async fn reach(&self, position: &Position, limit: Duration) -> Result<(), &'static str> {
+    /// Waits until this node has come as far as a client that comes from another one, but not longer than `limit`, and
+    /// says which epoch of its order that is; fails where it cannot be told what came after the client's position.
+    pub(crate) async fn reach(&self, position: &Position, limit: Duration) -> Result<u64, &'static str> {
         let deadline = Instant::now() + limit;
+        let mut overdue = false;
         loop {
             let mut advanced = std::pin::pin!(self.advanced.notified());
             advanced.as_mut().enable();
             match self.standing(position) {
-                Standing::Known => return Ok(()),
-                Standing::Lost(why) => return Err(why),
-                Standing::Ahead => {}
+                (Standing::Known, epoch) => return Ok(epoch),
+                (Standing::Lost(why), _) => return Err(why),
+                (Standing::Ahead, _) if overdue => return Err("this node has not come so far"),
+                (Standing::Ahead, _) => {}
             }
-            if timeout_at(deadline, advanced).await.is_err() && self.standing(position) == Standing::Ahead {
-                return Err("this node has not come so far");
-            }
+            overdue = timeout_at(deadline, advanced).await.is_err();
         }
     }
 
-    /// Where a position stands in what this node delivered.
-    pub(crate) fn standing(&self, position: &Position) -> Standing {
-        self.past.lock().history.standing(position)
-    }
-
-    /// Which order of messages this is: another one after each fault that cut it.
-    pub(crate) fn epoch(&self) -> u64 {
-        self.past.lock().history.epoch()
+    /// Where a position stands in what this node delivered, and which epoch of the order that is: another one after each
+    /// fault that cut it.
+    pub(crate) fn standing(&self, position: &Position) -> (Standing, u64) {
+        let past = self.past.lock();
+        (past.history.standing(position), past.history.epoch())
     }
 
     /// What was delivered for a client after a place, at most `limit` messages, in the order of this epoch.

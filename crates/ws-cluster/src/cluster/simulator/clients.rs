@@ -177,24 +177,21 @@ impl Crowd {
         let mut lost = false;
         if let Coming::Waits(since) = connection.coming {
             match hub.standing(&position) {
-                Standing::Known => {
-                    let epoch = hub.epoch();
-                    match hub.missed(client, position.seq, epoch, REPLAYED) {
-                        Ok(missed) => {
-                            let first = ["recovered".into(), missed.messages.len().into()];
-                            client.begin(&first, position, "");
-                            missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
-                            connection.coming = Coming::CatchesUp { after: missed.until, epoch };
-                            self.resumed += 1;
-                            if pauses {
-                                return;
-                            }
+                (Standing::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
+                    Ok(missed) => {
+                        let first = ["recovered".into(), missed.messages.len().into()];
+                        client.begin(&first, position, "");
+                        missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+                        connection.coming = Coming::CatchesUp { after: missed.until, epoch };
+                        self.resumed += 1;
+                        if pauses {
+                            return;
                         }
-                        Err(_) => lost = true,
                     }
-                }
-                Standing::Ahead if now - since < RESUME_TIME => return,
-                Standing::Ahead | Standing::Lost(_) => lost = true,
+                    Err(_) => lost = true,
+                },
+                (Standing::Ahead, _) if now - since < RESUME_TIME => return,
+                (Standing::Ahead | Standing::Lost(_), _) => lost = true,
             }
         }
         if let Coming::CatchesUp { after, epoch } = connection.coming {

@@ -104,29 +104,24 @@ fn any_fault(world: &mut World) {
 
 /// Faults of every kind, several at once, then peace.
 fn storm(seed: u64, mutant: Option<Mutant>, story: bool) {
-    let size = 2 + (seed % 4) as usize;
-    let mut world = World::new(seed, size, mutant, story);
-    live(&mut world, SECOND * 5);
-    for _ in 0..world.rng.below(12) {
-        any_fault(&mut world);
-        let time = Duration::from_millis(world.rng.below(9000));
-        live(&mut world, time);
-    }
-    settle(&mut world);
+    rage(&mut World::new(seed, 2 + (seed % 4) as usize, mutant, story));
 }
 
 /// The same with clients that hop from node to node.
-fn storm_with_clients(seed: u64, mutant: Option<Mutant>, story: bool) {
-    let size = 2 + (seed % 4) as usize;
-    let mut world = World::new(seed, size, mutant, story).with_clients();
-    live(&mut world, SECOND * 5);
-    for _ in 0..world.rng.below(12) {
-        any_fault(&mut world);
-        let time = Duration::from_millis(world.rng.below(9000));
-        live(&mut world, time);
-    }
-    settle(&mut world);
+fn storm_with_clients(seed: u64, story: bool) {
+    let mut world = World::new(seed, 2 + (seed % 4) as usize, None, story).with_clients();
+    rage(&mut world);
     world.clients_settle();
+}
+
+fn rage(world: &mut World) {
+    live(world, SECOND * 5);
+    for _ in 0..world.rng.below(12) {
+        any_fault(world);
+        let time = Duration::from_millis(world.rng.below(9000));
+        live(world, time);
+    }
+    settle(world);
 }
 
 /// One node at a time crashes, stops or leaves, and comes back before the next does.
@@ -162,7 +157,7 @@ fn whatever_happens_the_invariants_hold() {
 
 #[test]
 fn clients_that_hop_see_one_order_or_are_told() {
-    search(1_000, |seed, story| storm_with_clients(seed, None, story));
+    search(1_000, storm_with_clients);
 }
 
 #[test]
