@@ -165,9 +165,11 @@ impl<D: Dial> Task<D> {
             dismissed: false,
         };
         let end = tokio::select! {
+            // What the application wants goes before what still comes; that the connection is open before what fails.
+            biased;
+            end = interruption(&self.shared, &self.events) => end,
             end = reading.run(&url, &mut stream) => end,
             end = write(&self.settings.credentials, answer, &mut self.queue, &mut sink) => end,
-            end = interruption(&self.shared, &self.events) => end,
         };
         let Reading { proven, dismissed, .. } = reading;
         if proven || opened.elapsed() >= PROVEN_AFTER {
