@@ -53,6 +53,8 @@ pub(super) enum Reign {
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) link: LinkId,
+    /// Which of its joins this is.
+    pub(super) attempt: u64,
     /// It was sent, and has acknowledged, all up to here.
     pub(super) sent: Seq,
     pub(super) acked: Seq,
@@ -120,6 +122,12 @@ impl Master {
 impl Core {
     pub(super) fn handle_join(&mut self, link: LinkId, peer: NodeId, join: Join) {
         let Role::Master(master) = &mut self.role else { return };
+        let follows = master.followers.get(&peer).map(|follower| follower.attempt);
+        let waits = master.waiting.get(&peer).map(|(_, join)| join.attempt);
+        if follows.max(waits).is_some_and(|latest| join.attempt < latest) {
+            // A link held it back while its sender joined over another.
+            return;
+        }
         match master.stage {
             Reign::Serving => self.welcome(link, peer, &join),
             Reign::HandedOver => self.send_standing(link),
@@ -139,6 +147,7 @@ impl Core {
         let Role::Master(master) = &mut self.role else { return };
         let progress = Progress {
             link,
+            attempt: join.attempt,
             sent: begin,
             acked: 0,
             flight: VecDeque::new(),

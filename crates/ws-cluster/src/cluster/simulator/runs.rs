@@ -10,7 +10,7 @@ use super::{
     World,
     seeds::{first_wrong, search},
 };
-use crate::cluster::{Core, Mutant};
+use crate::cluster::{Body, Core, Frame, Join, Lineage, Mutant};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -239,4 +239,23 @@ fn a_node_that_lost_its_link_joins_again_over_another_that_stands() {
     world.run(SECOND * 2);
     let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
     assert_eq!(world.checks.settled(cores), Ok(()));
+}
+
+/// What a link held back can come when its sender has long joined over another.
+#[test]
+fn a_join_that_comes_late_does_not_undo_a_later_one() {
+    let mut world = World::steady(2);
+    world.run(SECOND * 5);
+    let (id, address) = (world.nodes[1].id, world.nodes[1].address.clone());
+    world.dial(0, id, &address);
+    world.run(Duration::from_millis(10));
+    let second = world.nodes[0].ends.keys().next_back().copied().expect("there are two links");
+    let term = world.nodes[0].core.as_ref().map_or(0, Core::term);
+    let join = Join { attempt: 0, base: 0, last: 0, last_term: 0, lineage: Lineage::default() };
+    world.frame_arrived(0, second, Frame { term, body: Body::Join(join) });
+    world.hang_up(0, second);
+    world.run(SECOND * 10);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores), Ok(()));
+    assert!(world.nodes[0].core.as_ref().is_some_and(|master| !master.believes_alone()));
 }
