@@ -494,77 +494,9 @@ enum Mutant {
     IgnoresKeys,
 }
 
-/// What the simulator looks at.
 #[cfg(test)]
 impl Core {
-    fn id(&self) -> NodeId {
-        self.me
-    }
-
-    fn term(&self) -> Term {
-        self.term
-    }
-
     fn is(&self, mutant: Mutant) -> bool {
         self.mutant == Some(mutant)
-    }
-
-    fn reigns(&self) -> bool {
-        matches!(&self.role, Role::Master(master) if master.is_serving())
-    }
-
-    fn believes_alone(&self) -> bool {
-        matches!(&self.role, Role::Master(master) if self.is_alone(master))
-    }
-
-    /// Whether it would accept for that reason: one that leaves gives no more places, whatever it believes.
-    fn believes_itself_shown_alone(&self) -> bool {
-        self.draining.is_none() && self.believes_alone() && self.shown_alone()
-    }
-
-    /// Term and place of the last entry.
-    fn end(&self) -> (Term, Seq) {
-        (self.log.last_term(), self.log.last())
-    }
-
-    fn place(&self, seq: Seq) -> Option<(Term, NodeId, Seq)> {
-        let span = self.log.lineage().span_at(seq).filter(|_| seq > 0)?;
-        Some((span.term, span.owner, seq))
-    }
-
-    fn entries_after(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
-        self.log.after(seq)
-    }
-
-    /// Counts what happened to the log but for growth at its end and trimming at its beginning.
-    fn rewrites(&self) -> u64 {
-        self.log.rewrites
-    }
-
-    fn has(&self, ticket: Ticket) -> bool {
-        self.outbox.holds(ticket) || self.log.knows(ticket)
-    }
-
-    fn place_of_base(&self) -> Seq {
-        self.log.base()
-    }
-
-    fn has_nothing_waiting(&self) -> bool {
-        self.outbox.is_empty()
-    }
-
-    fn summary(&self) -> String {
-        let role = match &self.role {
-            Role::Master(master) => format!("master {master:?}"),
-            Role::Follower(follower) => format!("follower {follower:?}"),
-        };
-        let (me, term, owner, delivered) = (self.me, self.term, self.owner, self.delivered);
-        let waiting = self.outbox.tickets().count();
-        let (base, end) = (self.log.base(), self.end());
-        let pool = self.pool.summary();
-        format!(
-            "{me:?} {pool} now {:?} term {term} owner {owner:?} log {base}..{end:?} delivered {delivered} waiting {waiting} {role}",
-            self.now
-        )
     }
 }

@@ -1,8 +1,8 @@
 //! A cluster of cores on a virtual clock: one seed decides about every delay, fault and publish, so that a run that
 //! goes wrong goes wrong again. This file is the world and its time; `network` and `database` are what lies between
-//! the nodes; `checks` holds what must be true at every step; `runs` are the runs, `seeds` how they are spread over the
-//! machine; `story` tells people what
-//! happened, and `script` plays the stories that they ask about.
+//! the nodes, `clients` who is connected to them; `checks` holds what must be true at every step, `view` what it looks
+//! at; `runs` are the runs, `seeds` how they are spread over the machine; `story` tells people what happened, and
+//! `script` plays the stories that they ask about.
 
 mod checks;
 mod clients;
@@ -12,6 +12,7 @@ mod runs;
 mod script;
 mod seeds;
 mod story;
+mod view;
 
 use std::{
     collections::{BTreeMap, BTreeSet, BinaryHeap, VecDeque},

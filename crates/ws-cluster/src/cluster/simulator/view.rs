@@ -1,0 +1,72 @@
+//! What the simulator looks at in a core, without changing it.
+
+use crate::cluster::{Core, Entry, NodeId, Role, Seq, Term, Ticket};
+
+impl Core {
+    pub(super) fn id(&self) -> NodeId {
+        self.me
+    }
+
+    pub(super) fn term(&self) -> Term {
+        self.term
+    }
+
+    pub(super) fn reigns(&self) -> bool {
+        matches!(&self.role, Role::Master(master) if master.is_serving())
+    }
+
+    pub(super) fn believes_alone(&self) -> bool {
+        matches!(&self.role, Role::Master(master) if self.is_alone(master))
+    }
+
+    /// Whether it would accept for that reason: one that leaves gives no more places, whatever it believes.
+    pub(super) fn believes_itself_shown_alone(&self) -> bool {
+        self.draining.is_none() && self.believes_alone() && self.shown_alone()
+    }
+
+    /// Term and place of the last entry.
+    pub(super) fn end(&self) -> (Term, Seq) {
+        (self.log.last_term(), self.log.last())
+    }
+
+    pub(super) fn place(&self, seq: Seq) -> Option<(Term, NodeId, Seq)> {
+        let span = self.log.lineage().span_at(seq).filter(|_| seq > 0)?;
+        Some((span.term, span.owner, seq))
+    }
+
+    pub(super) fn entries_after(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
+        self.log.after(seq)
+    }
+
+    /// Counts what happened to the log but for growth at its end and trimming at its beginning.
+    pub(super) fn rewrites(&self) -> u64 {
+        self.log.rewrites
+    }
+
+    pub(super) fn has(&self, ticket: Ticket) -> bool {
+        self.outbox.holds(ticket) || self.log.knows(ticket)
+    }
+
+    pub(super) fn place_of_base(&self) -> Seq {
+        self.log.base()
+    }
+
+    pub(super) fn has_nothing_waiting(&self) -> bool {
+        self.outbox.is_empty()
+    }
+
+    pub(super) fn summary(&self) -> String {
+        let role = match &self.role {
+            Role::Master(master) => format!("master {master:?}"),
+            Role::Follower(follower) => format!("follower {follower:?}"),
+        };
+        let (me, term, owner, delivered) = (self.me, self.term, self.owner, self.delivered);
+        let waiting = self.outbox.tickets().count();
+        let (base, end) = (self.log.base(), self.end());
+        let pool = self.pool.summary();
+        format!(
+            "{me:?} {pool} now {:?} term {term} owner {owner:?} log {base}..{end:?} delivered {delivered} waiting {waiting} {role}",
+            self.now
+        )
+    }
+}
