@@ -72,9 +72,14 @@ impl Outbox {
         if ticket.origin != self.me {
             return false;
         }
-        let Some(Waiting { proposal, .. }) = self.pending.remove(&ticket.counter) else { return false };
-        self.size -= proposal.size();
-        true
+        let settled = self.pending.remove(&ticket.counter);
+        self.size -= settled.as_ref().map_or(0, |waiting| waiting.proposal.size());
+        // Nor do own ones: where those who had them trimmed them before a master that had not took over, what became of
+        // them stays unknown.
+        while let Some(first) = self.pending.first_entry().filter(|first| *first.key() < ticket.counter) {
+            self.size -= first.remove().proposal.size();
+        }
+        settled.is_some()
     }
 
     /// Drops what has waited for so long. It may have been given a place that its node never saw, and is not known by
