@@ -77,11 +77,7 @@ impl Check<'_> {
     /// Makes runs of the segments: without what should not be in them, and without what may have been cut.
     fn split(&mut self) {
         let history = self.history;
-        // The places that those know whom no reset separates from the end.
-        let mut firm = vec![None; history.messages.len()];
-        for segment in history.segments.iter().filter(|segment| segment.ended.is_none()) {
-            segment.seen.iter().for_each(|seen| firm[seen.message as usize] = Some(seen.at));
-        }
+        let firm = firm(&history.segments, history.messages.len());
         let mut had = vec![0; history.messages.len()];
         for (number, segment) in history.segments.iter().enumerate() {
             let mut seen = Vec::with_capacity(segment.seen.len());
@@ -313,6 +309,37 @@ impl Check<'_> {
         let unclear = |(id, message): (usize, &Message)| had[id] > 0 && message.accepted.is_none();
         self.report.unclear = history.messages.iter().enumerate().filter(|one| unclear(*one)).count() as u64;
     }
+}
+
+/// The places of messages that are certainly in the order that is left: those that a segment has which goes on to the
+/// end, and in any other segment all before one of these, since only the end of an order is cut.
+fn firm(segments: &[Segment], messages: usize) -> Vec<Option<Id>> {
+    let mut firm = vec![None; messages];
+    let mut unclear: Vec<(&Segment, usize)> = Vec::new();
+    for segment in segments {
+        match segment.ended {
+            None => segment.seen.iter().for_each(|seen| firm[seen.message as usize] = Some(seen.at)),
+            Some(_) => unclear.push((segment, 0)),
+        }
+    }
+    // The last to end have most in common with those that are clear.
+    unclear.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.ended));
+    let mut goes_on = true;
+    while std::mem::take(&mut goes_on) {
+        for (segment, known) in &mut unclear {
+            let rest = &segment.seen[*known..];
+            let Some(last) = rest.iter().rposition(|seen| firm[seen.message as usize] == Some(seen.at)) else {
+                continue;
+            };
+            for seen in &rest[..=last] {
+                // Another place of the same message is found and told later.
+                firm[seen.message as usize].get_or_insert(seen.at);
+            }
+            *known += last + 1;
+            goes_on = true;
+        }
+    }
+    firm
 }
 
 /// How many of a segment's messages were certainly not cut: those up to the last whose place others know, and all that
