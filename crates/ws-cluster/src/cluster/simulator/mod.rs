@@ -95,6 +95,7 @@ struct Node {
     rate: u32,
     /// Stopped: what happens to it waits in `missed`.
     paused: bool,
+    paused_at: Duration,
     missed: VecDeque<Happening>,
     db_cut: bool,
     /// The links of this node, as it knows them: the peer's place and when it was last heard of.
@@ -233,6 +234,7 @@ impl World {
                 core: None,
                 rate,
                 paused: false,
+                paused_at: Duration::ZERO,
                 missed: VecDeque::new(),
                 db_cut: false,
                 ends: BTreeMap::new(),
@@ -292,6 +294,16 @@ impl World {
         let id = self.nodes[place].id;
         self.tell(|| format!("{} stops", Name(id)));
         self.nodes[place].paused = true;
+        self.nodes[place].paused_at = self.now;
+    }
+
+    /// Lets nodes go on that were stopped for as long as a log remembers: what lay in their sockets all that time may come
+    /// once more, since nobody knows it any longer.
+    fn wake_sleepers(&mut self) {
+        let (now, age) = (self.now, self.limits.log.age);
+        let sleeps = |node: &Node| node.paused && now - node.paused_at >= age;
+        let places: Vec<usize> = (0..self.nodes.len()).filter(|place| sleeps(&self.nodes[*place])).collect();
+        places.into_iter().for_each(|place| self.resume(place));
     }
 
     fn resume(&mut self, place: usize) {

@@ -32,6 +32,7 @@ fn live(world: &mut World, time: Duration) {
     while world.now < end {
         publish_some(world);
         world.clients_step(false);
+        world.wake_sleepers();
         let step = world.rng.below(150);
         world.run(Duration::from_millis(step + 1));
     }
