@@ -56,20 +56,28 @@ pub(super) fn first_wrong(first: u64, count: u64, run: impl Fn(u64) + Sync) -> O
     found.into_inner().expect("no thread panics while it holds this")
 }
 
-/// Runs a fresh stretch of `default` seeds, or as many as `WS_CLUSTER_RUNS` says, or the one of `WS_CLUSTER_SEED` with
-/// its story. `run` gets the seed and whether the story is wanted.
+/// Runs the first `default` seeds, always the same, so that a change is judged by what it changed; or a fresh stretch of as
+/// many as `WS_CLUSTER_RUNS` says; or the one of `WS_CLUSTER_SEED` with its story. `run` gets the seed and whether the
+/// story is wanted.
 pub(super) fn search(default: u64, run: impl Fn(u64, bool) + Sync) {
     if let Some(seed) = number("WS_CLUSTER_SEED") {
         return run(seed, true);
     }
-    let mut bytes = [0; 4];
-    getrandom::fill(&mut bytes).expect("the system has randomness");
-    let first = u64::from(u32::from_be_bytes(bytes)) << 20;
-    let count = number("WS_CLUSTER_RUNS").unwrap_or(default);
+    let (first, count) = match number("WS_CLUSTER_RUNS") {
+        Some(count) => (fresh(), count),
+        None => (0, default),
+    };
     if let Some((seed, why)) = first_wrong(first, count, |seed| run(seed, false)) {
         let again = wrong(|| run(seed, true));
         println!("replay with WS_CLUSTER_SEED={seed}");
         assert_eq!(again.as_ref(), Some(&why), "a run goes wrong again in the same way");
         panic!("seed {seed}: {why}");
     }
+}
+
+/// The beginning of a stretch that nobody has run.
+fn fresh() -> u64 {
+    let mut bytes = [0; 4];
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    u64::from(u32::from_be_bytes(bytes)) << 20
 }
