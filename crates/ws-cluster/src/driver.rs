@@ -44,6 +44,8 @@ const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 pub(crate) trait Deliver: Send + Sync + 'static {
     /// One entry, in the cluster's order.
     fn deliver(&self, delivery: Delivery);
+    /// Writes what was delivered since the last time.
+    fn write(&self);
     /// The log no longer holds what is up to this place.
     fn trimmed(&self, base: Seq);
     /// What was delivered after this place has lost its own; it may come again, as repeated.
@@ -363,6 +365,7 @@ impl Driver {
                 }
             }
         }
+        self.hub.write();
         let status = self.core.status();
         self.status.send_if_modified(|known| {
             let changed = *known != status;

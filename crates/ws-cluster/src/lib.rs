@@ -166,5 +166,5 @@ pub use pool::MySqlPool;
 pub use pool::SqlitePool;
 pub use pool::{MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
-pub use server::{IntoPool, RemoteAddress, Server, ServerBuilder};
+pub use server::{IntoPool, RawMessage, RemoteAddress, Server, ServerBuilder};
 pub use target::{ConnectionId, ParseTargetError, Target};

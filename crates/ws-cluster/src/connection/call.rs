@@ -21,12 +21,12 @@ use crate::{
 /// A future that a connection waits for beside its socket.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Waits for a future that may not be there.
-pub(super) async fn wait<T>(call: &mut Option<Call<T>>) -> T {
-    match call {
-        Some(call) => call.await,
-        None => std::future::pending().await,
-    }
+/// What a client's message led to.
+pub(super) enum Done {
+    /// A handler has ended.
+    Handled,
+    /// The authenticator was asked.
+    Authenticated(Result<Option<Identity>, AuthenticationError>, /* with credentials */ bool),
 }
 
 /// Runs a handler to its end, and answers its error.
@@ -36,7 +36,7 @@ pub(super) fn handle(
     handler: Arc<dyn ActionHandler>,
     action: String,
     details: Vec<Value>,
-) -> Call<()> {
+) -> Call<Done> {
     let (server, client) = (server.clone(), client.clone());
     Box::pin(async move {
         let (user, session) = {
@@ -56,7 +56,7 @@ pub(super) fn handle(
         })
         .catch_unwind();
         let error = match watched(handled, &action, server.config().connection.blocking_warning).await {
-            Ok(Ok(())) => return,
+            Ok(Ok(())) => return Done::Handled,
             Ok(Err(error)) => error,
             Err(panic) => {
                 tracing::error!(action, panic = panic_text(&*panic), "a handler panicked");
@@ -64,6 +64,7 @@ pub(super) fn handle(
             }
         };
         client.send_error(&action, error.code, &error.text);
+        Done::Handled
     })
 }
 

@@ -132,6 +132,14 @@ impl Client {
         }
     }
 
+    /// The same, written at the end of a pass. Whether the pass has to note the client for that.
+    pub(crate) fn add(&self, message: &Outgoing<'_>) -> bool {
+        if let Some(seq) = message.seq().filter(|_| self.tracks) {
+            self.told.store(seq, Ordering::Relaxed);
+        }
+        self.outbox.add(self.frame(message))
+    }
+
     /// The place up to which it knows that it has got everything.
     pub(crate) fn told(&self) -> Seq {
         self.told.load(Ordering::Relaxed)
@@ -221,6 +229,16 @@ impl Membership {
             properties: identity.properties.into_iter().map(|(name, value)| (name.into(), value)).collect(),
             ..Self::default()
         }
+    }
+
+    /// The same with the user that the client turned out to be.
+    pub(crate) fn identify(&mut self, of: Self) {
+        self.user = of.user;
+        self.session = of.session;
+        self.groups.extend(of.groups);
+        self.properties.extend(of.properties);
+        // What it carries is bound to its user.
+        self.untold = true;
     }
 
     /// The same as handlers had made it before the client came back.

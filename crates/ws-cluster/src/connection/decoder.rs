@@ -1,35 +1,46 @@
-//! Bytes of a client in, messages out: tungstenite's protocol without its I/O, held only while something is
-//! incomplete, so that an idle connection has no buffer.
+//! Bytes of a client in, messages out. A frame that is a message by itself is read where it lies; everything else
+//! (fragments, closing, what is wrong) goes frame by frame through tungstenite, whose context is held only while a
+//! message is incomplete, so that an idle connection has no buffer.
 
-use std::io::{self, Cursor, Read, Write};
+use std::{
+    borrow::Cow,
+    io::{self, Cursor, Read, Write},
+};
 
 use bytes::Bytes;
 use tungstenite::{
-    Error, Message, Utf8Bytes,
+    Error, Message,
     protocol::{
         Role, WebSocketConfig, WebSocketContext,
-        frame::{FrameHeader, coding::OpCode},
+        frame::{
+            FrameHeader,
+            coding::{Control, Data, OpCode},
+        },
     },
 };
 
+use super::frame;
 use crate::CloseCode;
 
 /// What tungstenite reads at a time, and allocates for it: more than most messages of clients.
 const CHUNK: usize = 4 * 1024;
 
+/// Most bytes of a control frame's payload.
+const CONTROL_SIZE: u64 = 125;
+
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event {
+pub(super) enum Event<'a> {
     /// A whole text message.
-    Text(Utf8Bytes),
+    Text(Cow<'a, str>),
     /// A whole binary message.
-    Binary,
-    /// A ping; its answer is in [`Decoder::take_answer`].
-    Ping,
+    Binary(Cow<'a, [u8]>),
+    /// A ping, with the frame that answers it.
+    Ping(Bytes),
     /// A pong.
     Pong,
-    /// A close frame; its answer, should we not have closed first, is in [`Decoder::take_answer`].
-    Close,
+    /// A close frame, with the one that answers it, should we not have closed first.
+    Close(Bytes),
 }
 
 /// Why a client's bytes cannot be read on: nothing after them makes sense.
@@ -42,175 +53,136 @@ pub(super) struct Broken {
 }
 
 /// Decodes what one client sends.
+#[derive(Default)]
 pub(super) struct Decoder {
-    config: WebSocketConfig,
     /// `None` between messages.
     partial: Option<Box<Partial>>,
-    boundary: Boundary,
-    answer: Vec<u8>,
-    /// The bytes made no sense: what follows is passed over.
-    broken: bool,
 }
 
+#[derive(Default)]
 struct Partial {
-    context: WebSocketContext,
-    pipe: Pipe,
+    /// What came and is not decoded yet.
+    kept: Vec<u8>,
+    /// Within a message of several frames.
+    context: Option<WebSocketContext>,
 }
 
 impl Decoder {
-    /// With the largest message to take, in bytes.
-    pub(super) fn new(message_size: usize) -> Self {
-        let config = WebSocketConfig::default()
-            .read_buffer_size(CHUNK)
-            .write_buffer_size(0)
-            .max_message_size(Some(message_size))
-            .max_frame_size(Some(message_size));
-        Self { config, partial: None, boundary: Boundary::default(), answer: Vec::new(), broken: false }
-    }
-
-    /// Takes bytes off the socket.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if self.broken {
-            return;
+    /// Decodes one frame at the beginning of `bytes`, which say nothing any more after an error. The number of bytes that
+    /// it took, 0 where more are needed, and what it completed. A client masks what it sends: that is undone in place.
+    /// `limit`: the most bytes of a message.
+    pub(super) fn decode<'a>(
+        &mut self,
+        bytes: &'a mut [u8],
+        limit: usize,
+    ) -> Result<(usize, Option<Event<'a>>), Broken> {
+        let Some((header, payload, start)) = parse(bytes).map_err(broken)? else { return Ok((0, None)) };
+        if payload > limit as u64 {
+            let reason = format!("a message of {payload} bytes, where {limit} are allowed");
+            return Err(Broken { code: CloseCode::TooLarge, reason });
         }
-        self.boundary.advance(bytes);
-        let partial = self.partial.get_or_insert_with(|| {
-            let context = WebSocketContext::new(Role::Server, Some(self.config));
-            Box::new(Partial { context, pipe: Pipe::default() })
-        });
-        partial.pipe.feed(bytes);
-    }
-
-    /// What came next, or `None` where more bytes are needed. After an error nothing comes any more.
-    pub(super) fn next(&mut self) -> Result<Option<Event>, Broken> {
-        let Some(partial) = &mut self.partial else { return Ok(None) };
-        let Partial { context, pipe } = &mut **partial;
-        let event = match context.read(pipe) {
-            Ok(Message::Text(text)) => Ok(Some(Event::Text(text))),
-            Ok(Message::Binary(_)) => Ok(Some(Event::Binary)),
-            Ok(Message::Pong(_)) => Ok(Some(Event::Pong)),
-            Ok(Message::Ping(_)) => Ok(Some(Event::Ping)),
-            Ok(Message::Close(_) | Message::Frame(_)) => Ok(Some(Event::Close)),
-            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(error) => Err(broken(&error)),
+        let size = start + payload as usize;
+        let Some(frame) = bytes.get_mut(..size) else { return Ok((0, None)) };
+        let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+        let event = match (header.opcode, header.mask) {
+            (OpCode::Data(Data::Text), Some(mask)) if plain && self.is_between_messages() => {
+                let text = std::str::from_utf8(unmask(&mut frame[start..], mask)).map_err(|_| not_utf8())?;
+                Some(Event::Text(text.into()))
+            }
+            (OpCode::Data(Data::Binary), Some(mask)) if plain && self.is_between_messages() => {
+                Some(Event::Binary((&*unmask(&mut frame[start..], mask)).into()))
+            }
+            (OpCode::Control(Control::Ping), Some(mask)) if plain && payload <= CONTROL_SIZE => {
+                Some(Event::Ping(frame::pong(unmask(&mut frame[start..], mask))))
+            }
+            (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= CONTROL_SIZE => Some(Event::Pong),
+            (opcode, _) => {
+                let event = self.decode_in_context(frame, limit)?;
+                if header.is_final && matches!(opcode, OpCode::Data(_)) {
+                    self.leave_context();
+                }
+                event
+            }
         };
-        if matches!(event, Ok(Some(Event::Ping | Event::Close))) {
-            // Formats the answer. After a close tungstenite reports the end, which is no failure here.
-            let _ = context.flush(pipe);
+        Ok((size, event))
+    }
+
+    fn is_between_messages(&self) -> bool {
+        self.partial.as_ref().is_none_or(|partial| partial.context.is_none())
+    }
+
+    /// Passes a whole frame to tungstenite.
+    fn decode_in_context<'a>(&mut self, frame: &[u8], limit: usize) -> Result<Option<Event<'a>>, Broken> {
+        let context = self.partial.get_or_insert_default().context.get_or_insert_with(|| {
+            let config = WebSocketConfig::default()
+                .read_buffer_size(CHUNK)
+                .write_buffer_size(0)
+                .max_message_size(Some(limit))
+                .max_frame_size(Some(limit));
+            WebSocketContext::new(Role::Server, Some(config))
+        });
+        let mut pipe = Pipe { input: frame, output: Vec::new() };
+        match context.read(&mut pipe) {
+            Ok(Message::Text(text)) => Ok(Some(Event::Text(text.as_str().to_owned().into()))),
+            Ok(Message::Binary(bytes)) => Ok(Some(Event::Binary(Vec::from(bytes).into()))),
+            Ok(_) => {
+                // A close frame: all others that are complete were decoded before. Formats the answer; after a close
+                // tungstenite reports the end, which is no failure here.
+                let _ = context.flush(&mut pipe);
+                Ok(Some(Event::Close(pipe.output.into())))
+            }
+            Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(broken(error)),
         }
-        self.answer.append(&mut pipe.output);
-        self.broken |= event.is_err();
-        if self.broken || matches!(event, Ok(None)) && self.boundary.is_message() {
+    }
+
+    /// A message of several frames is complete.
+    fn leave_context(&mut self) {
+        if let Some(partial) = &mut self.partial {
+            partial.context = None;
+        }
+    }
+
+    /// Keeps bytes that come after those that are kept already.
+    pub(super) fn keep(&mut self, bytes: &[u8]) {
+        if !bytes.is_empty() {
+            self.partial.get_or_insert_default().kept.extend_from_slice(bytes);
+        }
+    }
+
+    /// Hands out what was kept, to be decoded; [`put_back`](Self::put_back) takes it again.
+    pub(super) fn take_kept(&mut self) -> Vec<u8> {
+        self.partial.as_mut().map(|partial| std::mem::take(&mut partial.kept)).unwrap_or_default()
+    }
+
+    /// Goes on keeping what was kept, but for the first bytes, which are decoded.
+    pub(super) fn put_back(&mut self, mut kept: Vec<u8>, decoded: usize) {
+        let Some(partial) = &mut self.partial else { return };
+        if decoded < kept.len() {
+            kept.drain(..decoded);
+            partial.kept = kept;
+        } else if partial.context.is_none() {
             self.partial = None;
         }
-        event
     }
 
-    /// The frames with which tungstenite answers what came: a pong, or a close.
-    pub(super) fn take_answer(&mut self) -> Option<Bytes> {
-        (!self.answer.is_empty()).then(|| std::mem::take(&mut self.answer).into())
-    }
-}
-
-fn broken(error: &Error) -> Broken {
-    let (code, reason) = match error {
-        Error::Capacity(error) => (CloseCode::TooLarge, error.to_string()),
-        Error::Utf8(_) => (CloseCode::NotUtf8, "not UTF-8".to_owned()),
-        Error::Protocol(error) => (CloseCode::Protocol, error.to_string()),
-        error => (CloseCode::Protocol, error.to_string()),
-    };
-    Broken { code, reason }
-}
-
-/// The socket as tungstenite sees it: what has come, and room for its answers.
-#[derive(Default)]
-struct Pipe {
-    input: Vec<u8>,
-    read: usize,
-    output: Vec<u8>,
-}
-
-impl Pipe {
-    fn feed(&mut self, bytes: &[u8]) {
-        self.input.drain(..std::mem::take(&mut self.read));
-        self.input.extend_from_slice(bytes);
+    /// Whether bytes were kept.
+    pub(super) fn keeps(&self) -> bool {
+        self.partial.as_ref().is_some_and(|partial| !partial.kept.is_empty())
     }
 }
 
-impl Read for Pipe {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match (&self.input[self.read..]).read(buffer)? {
-            0 => Err(io::ErrorKind::WouldBlock.into()),
-            size => {
-                self.read += size;
-                Ok(size)
-            }
-        }
+fn broken(error: Error) -> Broken {
+    match error {
+        Error::Capacity(error) => Broken { code: CloseCode::TooLarge, reason: error.to_string() },
+        Error::Utf8(_) => not_utf8(),
+        Error::Protocol(error) => Broken { code: CloseCode::Protocol, reason: error.to_string() },
+        error => Broken { code: CloseCode::Protocol, reason: error.to_string() },
     }
 }
 
-impl Write for Pipe {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.output.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Walks over frames to know where a message ends: there tungstenite holds nothing that is still needed.
-#[derive(Default)]
-struct Boundary {
-    /// The beginning of a header; less than the 14 bytes that the longest has.
-    header: Vec<u8>,
-    /// Bytes of payload still to come.
-    payload: u64,
-    /// Within a message of several frames.
-    fragmented: bool,
-    /// The bytes are no frames. The decoder says so in its turn.
-    lost: bool,
-}
-
-impl Boundary {
-    fn is_message(&self) -> bool {
-        self.header.is_empty() && self.payload == 0 && !self.fragmented && !self.lost
-    }
-
-    fn advance(&mut self, mut bytes: &[u8]) {
-        while !bytes.is_empty() && !self.lost {
-            let skipped = self.payload.min(bytes.len() as u64);
-            self.payload -= skipped;
-            bytes = &bytes[skipped as usize..];
-            if bytes.is_empty() {
-                return;
-            }
-            let known = self.header.len();
-            let parsed = if known == 0 {
-                parse(bytes)
-            } else {
-                self.header.extend_from_slice(&bytes[..bytes.len().min(14)]);
-                parse(&self.header)
-            };
-            match parsed {
-                Ok(Some((header, payload, size))) => {
-                    if matches!(header.opcode, OpCode::Data(_)) {
-                        self.fragmented = !header.is_final;
-                    }
-                    self.payload = payload;
-                    bytes = &bytes[size - known..];
-                    self.header = Vec::new();
-                }
-                Ok(None) => {
-                    if known == 0 {
-                        self.header = bytes.to_vec();
-                    }
-                    return;
-                }
-                Err(_) => self.lost = true,
-            }
-        }
-    }
+fn not_utf8() -> Broken {
+    Broken { code: CloseCode::NotUtf8, reason: "not UTF-8".to_owned() }
 }
 
 /// The header at the beginning, the size of its payload, and its own.
@@ -220,12 +192,50 @@ fn parse(bytes: &[u8]) -> Result<Option<(FrameHeader, u64, usize)>, Error> {
     Ok(parsed.map(|(header, payload)| (header, payload, cursor.position() as usize)))
 }
 
+/// Eight bytes at a time, as far as they go.
+fn unmask(payload: &mut [u8], mask: [u8; 4]) -> &mut [u8] {
+    let [a, b, c, d] = mask;
+    let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
+    let (chunks, rest) = payload.as_chunks_mut::<8>();
+    chunks.iter_mut().for_each(|chunk| *chunk = (u64::from_ne_bytes(*chunk) ^ wide).to_ne_bytes());
+    rest.iter_mut().zip(mask.iter().cycle()).for_each(|(byte, mask)| *byte ^= mask);
+    payload
+}
+
+/// The socket as tungstenite sees it: one frame, and room for its answer.
+struct Pipe<'a> {
+    input: &'a [u8],
+    output: Vec<u8>,
+}
+
+impl Read for Pipe<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self.input.read(buffer)? {
+            0 => Err(io::ErrorKind::WouldBlock.into()),
+            size => Ok(size),
+        }
+    }
+}
+
+impl Write for Pipe<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.output.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// A frame as a client masks it, with a mask of zeros.
+    const LIMIT: usize = 1000;
+
+    /// A frame as a client sends it.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+        let mask = [7, 0, 200, 31];
         let mut frame = vec![first];
         match payload.len() {
             size @ 0..126 => frame.push(0x80 | size as u8),
@@ -234,38 +244,55 @@ mod tests {
                 frame.extend((size as u16).to_be_bytes());
             }
         }
-        frame.extend([0; 4]);
-        frame.extend(payload);
+        frame.extend(mask);
+        frame.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
         frame
     }
 
-    fn all(decoder: &mut Decoder) -> Vec<Event> {
-        std::iter::from_fn(|| decoder.next().unwrap()).collect()
+    /// What the bytes say, when they come with those that were kept.
+    fn all(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Event<'static>>, Broken> {
+        decoder.keep(bytes);
+        let mut kept = decoder.take_kept();
+        let (mut at, mut events) = (0, Vec::new());
+        loop {
+            let (size, event) = decoder.decode(&mut kept[at..], LIMIT)?;
+            events.extend(event.map(|event| match event {
+                Event::Text(text) => Event::Text(text.into_owned().into()),
+                Event::Binary(bytes) => Event::Binary(bytes.into_owned().into()),
+                Event::Ping(answer) => Event::Ping(answer),
+                Event::Pong => Event::Pong,
+                Event::Close(answer) => Event::Close(answer),
+            }));
+            at += size;
+            if size == 0 {
+                decoder.put_back(kept, at);
+                return Ok(events);
+            }
+        }
     }
 
     #[test]
-    fn the_buffer_lives_while_a_message_is_incomplete() {
-        let mut decoder = Decoder::new(1000);
+    fn nothing_is_held_between_messages() {
+        let mut decoder = Decoder::default();
         let bytes = [frame(0x01, b"hello "), frame(0x89, b"ping"), frame(0x80, &[b'x'; 200])].concat();
         for byte in &bytes[..bytes.len() - 1] {
-            decoder.feed(&[*byte]);
-            assert!(all(&mut decoder).iter().all(|event| *event == Event::Ping));
+            let events = all(&mut decoder, &[*byte]).unwrap();
+            assert!(events.iter().all(|event| *event == Event::Ping(Bytes::from_static(b"\x8a\x04ping"))));
             assert!(decoder.partial.is_some());
         }
-        decoder.feed(&bytes[bytes.len() - 1..]);
-        assert_eq!(all(&mut decoder), [Event::Text(format!("hello {}", "x".repeat(200)).into())]);
+        let events = all(&mut decoder, &bytes[bytes.len() - 1..]).unwrap();
+        assert_eq!(events, [Event::Text(format!("hello {}", "x".repeat(200)).into())]);
         assert!(decoder.partial.is_none());
-        assert_eq!(&decoder.take_answer().unwrap()[..], b"\x8a\x04ping");
     }
 
     #[test]
     fn several_messages_come_one_by_one() {
-        let mut decoder = Decoder::new(1000);
-        decoder.feed(&[frame(0x81, b"a"), frame(0x82, b"b"), frame(0x8a, b""), frame(0x81, b"c")].concat()[..26]);
-        assert_eq!(all(&mut decoder), [Event::Text("a".into()), Event::Binary, Event::Pong]);
-        assert!(decoder.partial.is_some());
-        decoder.feed(b"c");
-        assert_eq!(all(&mut decoder), [Event::Text("c".into())]);
+        let mut decoder = Decoder::default();
+        let bytes = [frame(0x81, b"a"), frame(0x82, b"b"), frame(0x8a, b""), frame(0x81, b"c")].concat();
+        let events = all(&mut decoder, &bytes[..26]).unwrap();
+        assert_eq!(events, [Event::Text("a".into()), Event::Binary(b"b"[..].into()), Event::Pong]);
+        assert!(decoder.keeps());
+        assert_eq!(all(&mut decoder, &bytes[26..]).unwrap(), [Event::Text("c".into())]);
         assert!(decoder.partial.is_none());
     }
 
@@ -275,33 +302,33 @@ mod tests {
             (frame(0x81, b"\xff"), CloseCode::NotUtf8),
             ([frame(0x01, b"\xc3"), frame(0x80, b"x")].concat(), CloseCode::NotUtf8),
             (frame(0x81, &[b'x'; 1001]), CloseCode::TooLarge),
+            (frame(0x81, &[b'x'; 1001])[..8].to_vec(), CloseCode::TooLarge),
             ([frame(0x01, &[b'x'; 600]), frame(0x80, &[b'x'; 600])].concat(), CloseCode::TooLarge),
             (frame(0x80, b"x"), CloseCode::Protocol),
             (frame(0xc1, b"x"), CloseCode::Protocol),
             (frame(0x83, b"x"), CloseCode::Protocol),
+            (frame(0x8b, b"x"), CloseCode::Protocol),
             (frame(0x09, b"x"), CloseCode::Protocol),
             (frame(0x89, &[b'x'; 126]), CloseCode::Protocol),
             (frame(0x88, b"x"), CloseCode::Protocol),
             (vec![0x81, 1, b'x'], CloseCode::Protocol),
             ([frame(0x01, b"a"), frame(0x81, b"b")].concat(), CloseCode::Protocol),
         ] {
-            let mut decoder = Decoder::new(1000);
-            decoder.feed(&bytes);
-            let error = loop {
-                match decoder.next() {
-                    Ok(event) => assert!(event.is_some(), "{bytes:?}"),
-                    Err(error) => break error,
-                }
-            };
+            let error = all(&mut Decoder::default(), &bytes).expect_err(&format!("{bytes:?}"));
             assert_eq!(error.code, code, "{bytes:?} {}", error.reason);
         }
     }
 
     #[test]
     fn a_close_is_answered_with_its_code() {
-        let mut decoder = Decoder::new(1000);
-        decoder.feed(&frame(0x88, b"\x03\xe8bye"));
-        assert_eq!(decoder.next().unwrap(), Some(Event::Close));
-        assert_eq!(&decoder.take_answer().unwrap()[..], b"\x88\x05\x03\xe8bye");
+        let events = all(&mut Decoder::default(), &frame(0x88, b"\x03\xe8bye")).unwrap();
+        assert_eq!(events, [Event::Close(Bytes::from_static(b"\x88\x05\x03\xe8bye"))]);
+    }
+
+    #[test]
+    fn a_close_amid_a_message_is_one() {
+        let bytes = [frame(0x01, b"a"), frame(0x88, b"\x03\xe8")].concat();
+        let events = all(&mut Decoder::default(), &bytes).unwrap();
+        assert_eq!(events, [Event::Close(Bytes::from_static(b"\x88\x02\x03\xe8"))]);
     }
 }

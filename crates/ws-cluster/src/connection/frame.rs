@@ -16,8 +16,17 @@ const REASON_SIZE: usize = 123;
 
 /// One text message, from parts.
 pub(crate) fn text(parts: &[&[u8]]) -> Bytes {
+    data(Data::Text, parts)
+}
+
+/// One binary message.
+pub(super) fn binary(bytes: &[u8]) -> Bytes {
+    data(Data::Binary, &[bytes])
+}
+
+fn data(kind: Data, parts: &[&[u8]]) -> Bytes {
     let size: usize = parts.iter().map(|part| part.len()).sum();
-    let header = FrameHeader { opcode: OpCode::Data(Data::Text), ..FrameHeader::default() };
+    let header = FrameHeader { opcode: OpCode::Data(kind), ..FrameHeader::default() };
     let mut frame = Vec::with_capacity(header.len(size as u64) + size);
     // Writing to memory cannot fail.
     header.format(size as u64, &mut frame).expect("a header can be written");
@@ -30,10 +39,18 @@ pub(super) fn ping() -> Bytes {
     Bytes::from_static(&[0x89, 0x00])
 }
 
+/// The answer to a ping.
+pub(super) fn pong(payload: &[u8]) -> Bytes {
+    format(Frame::pong(payload.to_vec()))
+}
+
 /// A close frame; a reason over 123 bytes is cut.
 pub(super) fn close(code: CloseCode, reason: &str) -> Bytes {
     let reason = &reason[..reason.floor_char_boundary(REASON_SIZE)];
-    let frame = Frame::close(Some(CloseFrame { code: (code as u16).into(), reason: reason.into() }));
+    format(Frame::close(Some(CloseFrame { code: (code as u16).into(), reason: reason.into() })))
+}
+
+fn format(frame: Frame) -> Bytes {
     let mut bytes = Vec::with_capacity(frame.len());
     // Writing to memory cannot fail.
     frame.format(&mut bytes).expect("a frame can be written");

@@ -11,15 +11,17 @@ pub(crate) mod frame;
 mod outbox;
 mod pace;
 mod recovery;
-mod socket;
+mod standing;
 mod task;
 #[cfg(test)]
 mod tests;
+mod timing;
+mod transport;
 
 pub(crate) use call::authenticate;
 pub(crate) use client::{Changes, Client, Member, Membership, State, property_text};
 pub(crate) use recovery::Asked;
-pub(crate) use task::{Accepted, serve};
+pub(crate) use task::{Accepted, serve, serve_tcp};
 
 /// What a connection or a link runs on: TCP, TLS, or whatever an HTTP server hands over at an upgrade.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}

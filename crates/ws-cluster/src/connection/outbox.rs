@@ -1,10 +1,16 @@
-//! What waits for one client: shared frames in order, bounded in bytes, ended by at most one close frame.
+//! What waits for one client: shared frames in order, bounded in bytes, ended by at most one close frame. Over a TCP
+//! socket whoever delivers writes it as well; only what the socket does not take is left to the connection's task.
 
-use std::collections::VecDeque;
+use std::{
+    cell::RefCell,
+    collections::VecDeque,
+    io,
+    task::{Context, Poll, Waker},
+};
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::net::tcp::OwnedWriteHalf;
 
 use super::frame;
 use crate::CloseCode;
@@ -12,53 +18,94 @@ use crate::CloseCode;
 /// Most bytes that are joined for one write. More would not save system calls: a socket takes about as much.
 const JOIN: usize = 64 * 1024;
 
-/// Most frames that an idle connection keeps room for: what a queue makes at its first.
-const IDLE: usize = 4;
+thread_local! {
+    /// Where frames are joined for a write to a socket: one for each thread, not for each connection.
+    static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// The frames that one client's socket has not taken yet.
 ///
-/// The hub pushes from the cluster's task, handlers push from anywhere, and the connection's own task takes. A
-/// synchronous lock, since each holds it for a few instructions and none across an await. When it is full the
-/// connection is closed; when it is sealed, what is pushed is dropped.
+/// The hub adds from the cluster's task, handlers push from anywhere; the socket is written to by the hub's passes and
+/// by the connection's own task. A synchronous lock, held for a few instructions or one write that does not wait, and
+/// never across an await. When it is full the connection is closed; when it is sealed, what is pushed is dropped.
 pub(crate) struct Outbox {
     /// Most bytes that may wait. A frame that finds nothing waiting is taken whatever its size.
     limit: usize,
     state: Mutex<State>,
-    /// Wakes the connection's task. It keeps one permit, so no wake is lost while the task is busy.
-    changed: Notify,
-    /// Wakes who waits for room: one at a time, the client's recovery.
-    written: Notify,
 }
 
 #[derive(Default)]
 struct State {
     frames: VecDeque<Bytes>,
-    /// Bytes that the socket has not taken, those in the writer's hands included.
+    /// Bytes that the socket has not taken, those in the task's hands included.
     waiting: usize,
+    /// Where whoever delivers may write. Without one the task writes.
+    socket: Option<OwnedWriteHalf>,
+    /// The connection's task, while it sleeps.
+    task: Option<Waker>,
     /// A close frame is the last of `frames`, or has been taken already.
     sealed: bool,
+    /// The socket takes nothing more: the task waits for it.
+    blocked: bool,
+    /// A pass has noted the client, to write what waits.
+    noted: bool,
+    /// The socket failed. The task finds out the reason.
+    failed: bool,
+    /// A part of the first frame is written.
+    begun: bool,
+    /// Its alarm went off.
+    rung: bool,
 }
 
 impl Outbox {
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default(), changed: Notify::new(), written: Notify::new() }
+        Self { limit, state: Mutex::default() }
     }
 
-    /// Adds a frame; closes the connection as too slow where it does not fit.
+    /// Lets whoever delivers write to the socket.
+    pub(super) fn attach(&self, socket: OwnedWriteHalf) {
+        self.state.lock().socket = Some(socket);
+    }
+
+    /// Adds a frame, to be written by the connection's task; closes the connection as too slow where it does not fit.
     pub(crate) fn push(&self, frame: Bytes) {
         let mut state = self.state.lock();
-        if state.sealed {
+        state.add(frame, self.limit);
+        state.wake();
+    }
+
+    /// Adds a frame that is written at the end of a pass. Whether the pass has to note the client for that.
+    pub(crate) fn add(&self, frame: Bytes) -> bool {
+        let mut state = self.state.lock();
+        state.add(frame, self.limit);
+        !std::mem::replace(&mut state.noted, true)
+    }
+
+    /// Writes what the passes added, as far as the socket takes it; the rest is the task's.
+    pub(crate) fn write(&self) {
+        let mut state = self.state.lock();
+        state.noted = false;
+        if state.blocked {
             return;
         }
-        if state.waiting > 0 && state.waiting + frame.len() > self.limit {
-            // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
-            state.drop_frames();
-            state.seal(frame::close(CloseCode::TooSlow, "reads too slowly"));
-        } else {
-            state.push(frame);
+        let written = state.write();
+        // A connection that ends is the task's as well.
+        if !matches!(written, Ok(true)) || state.sealed {
+            state.wake();
         }
-        drop(state);
-        self.changed.notify_one();
+    }
+
+    /// The same from the task. Whether nothing is left; otherwise the socket has to become writable first.
+    pub(super) fn write_on(&self) -> io::Result<bool> {
+        let mut state = self.state.lock();
+        state.blocked = false;
+        state.write()
+    }
+
+    /// Tells the client that nothing more comes.
+    pub(super) fn shut_down(&self) {
+        // Which is what dropping this half does.
+        self.state.lock().socket = None;
     }
 
     /// Adds the close frame, the last one. The first close counts.
@@ -77,8 +124,7 @@ impl Outbox {
         }
         state.push(last);
         state.seal(frame::close(code, reason));
-        drop(state);
-        self.changed.notify_one();
+        state.wake();
     }
 
     /// Adds a close frame that is formatted already.
@@ -86,16 +132,16 @@ impl Outbox {
         let mut state = self.state.lock();
         if !state.sealed {
             state.seal(close);
-            drop(state);
-            self.changed.notify_one();
+            state.wake();
         }
     }
 
-    /// Drops what waits and takes nothing more: the socket is gone.
+    /// Drops what waits and takes nothing more: the socket is done with.
     pub(super) fn abandon(&self) {
         let mut state = self.state.lock();
-        state.drop_frames();
-        state.sealed = true;
+        (state.frames, state.waiting, state.sealed) = (VecDeque::new(), 0, true);
+        // The other half closes all of it.
+        state.socket.take().into_iter().for_each(OwnedWriteHalf::forget);
     }
 
     /// Whether a close frame was added.
@@ -103,14 +149,9 @@ impl Outbox {
         self.state.lock().sealed
     }
 
-    /// Whether the writer has taken everything.
+    /// Whether the socket, or the task, has taken everything.
     pub(super) fn is_empty(&self) -> bool {
         self.state.lock().frames.is_empty()
-    }
-
-    /// Resolves when something was added since the last time.
-    pub(super) async fn changed(&self) {
-        self.changed.notified().await;
     }
 
     /// What to write next: one frame as it is shared, or several joined. Empty where nothing waits. It counts as
@@ -127,34 +168,70 @@ impl Outbox {
         while let Some(next) = state.frames.pop_front_if(|next| fits(joined.len(), next)) {
             joined.extend_from_slice(&next);
         }
-        if state.frames.is_empty() && state.frames.capacity() > IDLE {
-            state.frames = VecDeque::new();
-        }
+        state.shrink();
         joined.freeze()
     }
 
-    /// The socket took the first `size` bytes of `taken`.
+    /// The stream took the first `size` bytes of `taken`.
     pub(super) fn written(&self, taken: &mut Bytes, size: usize) {
         taken.advance(size);
         self.state.lock().waiting -= size;
-        self.written.notify_one();
     }
 
-    /// Resolves once a frame of this size leaves half of the room to others, or has it all, or is dropped anyway.
+    /// Resolves once a frame of this size leaves half of the room to others, or has it all, or is dropped anyway. For
+    /// the connection's own task only, which asks again whenever the socket took something.
     pub(super) async fn has_room(&self, size: usize) {
-        loop {
-            {
-                let state = self.state.lock();
-                if state.sealed || state.waiting == 0 || state.waiting + size <= self.limit / 2 {
-                    return;
-                }
+        std::future::poll_fn(|_| {
+            let state = self.state.lock();
+            match state.sealed || state.waiting == 0 || state.waiting + size <= self.limit / 2 {
+                true => Poll::Ready(()),
+                false => Poll::Pending,
             }
-            self.written.notified().await;
+        })
+        .await;
+    }
+
+    /// Wakes the task, since a time has come.
+    pub(crate) fn ring(&self) {
+        let mut state = self.state.lock();
+        state.rung = true;
+        state.wake();
+    }
+
+    /// The task is awake: nobody has to wake it. Whether its alarm went off.
+    pub(super) fn awake(&self) -> bool {
+        let mut state = self.state.lock();
+        state.task = None;
+        std::mem::take(&mut state.rung)
+    }
+
+    /// The task goes to sleep until it is woken, unless there is something to do. `writes`: it waits for the socket to
+    /// take more; `closes`: it knows of the seal.
+    pub(super) fn sleep(&self, cx: &mut Context<'_>, writes: bool, closes: bool) -> bool {
+        let mut state = self.state.lock();
+        if !writes && !state.frames.is_empty() || state.rung || state.failed || state.sealed && !closes {
+            return false;
         }
+        state.task = Some(cx.waker().clone());
+        true
     }
 }
 
 impl State {
+    fn add(&mut self, frame: Bytes, limit: usize) {
+        if self.sealed {
+            return;
+        }
+        if self.waiting > 0 && self.waiting + frame.len() > limit {
+            // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
+            self.drop_frames();
+            self.seal(frame::close(CloseCode::TooSlow, "reads too slowly"));
+            self.wake();
+        } else {
+            self.push(frame);
+        }
+    }
+
     fn push(&mut self, frame: Bytes) {
         self.waiting += frame.len();
         self.frames.push_back(frame);
@@ -165,10 +242,81 @@ impl State {
         self.sealed = true;
     }
 
+    /// Drops what waits, but for the rest of a frame that the client has seen the beginning of.
     fn drop_frames(&mut self) {
-        self.waiting -= self.frames.iter().map(Bytes::len).sum::<usize>();
-        self.frames = VecDeque::new();
+        self.waiting -= self.frames.drain(usize::from(self.begun)..).map(|frame| frame.len()).sum::<usize>();
+        self.frames.shrink_to_fit();
     }
+
+    /// Writes what the socket takes. Whether nothing is left.
+    fn write(&mut self) -> io::Result<bool> {
+        if self.failed {
+            return Err(io::ErrorKind::BrokenPipe.into());
+        }
+        let Some(socket) = &self.socket else { return Ok(self.frames.is_empty()) };
+        while let Some(first) = self.frames.front() {
+            let written = match self.frames.get(1) {
+                Some(second) if first.len() + second.len() <= JOIN => JOINED.with_borrow_mut(|joined| {
+                    joined.clear();
+                    for frame in &self.frames {
+                        if joined.len() + frame.len() > JOIN {
+                            break;
+                        }
+                        joined.extend_from_slice(frame);
+                    }
+                    socket.try_write(joined)
+                }),
+                _ => socket.try_write(first),
+            };
+            match written {
+                Ok(0) => {
+                    self.failed = true;
+                    return Err(io::ErrorKind::WriteZero.into());
+                }
+                Ok(size) => {
+                    self.waiting -= size;
+                    self.begun = advance(&mut self.frames, size);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.blocked = true;
+                    return Ok(false);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    self.failed = true;
+                    return Err(error);
+                }
+            }
+        }
+        self.shrink();
+        Ok(true)
+    }
+
+    /// Gives back the room that a burst needed, and what an idle connection can do without.
+    fn shrink(&mut self) {
+        if self.frames.is_empty() {
+            self.frames = VecDeque::new();
+        }
+    }
+
+    fn wake(&mut self) {
+        if let Some(task) = self.task.take() {
+            task.wake();
+        }
+    }
+}
+
+/// Drops the first `size` bytes. Whether a part of a frame was among them.
+fn advance(frames: &mut VecDeque<Bytes>, mut size: usize) -> bool {
+    while let Some(first) = frames.front_mut() {
+        if size < first.len() {
+            first.advance(size);
+            return size > 0;
+        }
+        size -= first.len();
+        frames.pop_front();
+    }
+    false
 }
 
 #[cfg(test)]

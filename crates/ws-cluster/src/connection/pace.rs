@@ -7,24 +7,38 @@ use tokio::time::Instant;
 /// A number of messages a second on average, with a number at once: the generic cell rate algorithm, which needs one
 /// time stamp.
 pub(super) struct Pace {
-    interval: Duration,
-    burst: Duration,
     /// When the messages so far would all have come, had they kept the average.
     due: Instant,
 }
 
+/// What one client may send.
+#[derive(Clone, Copy)]
+pub(super) struct Rate {
+    /// Both are at least 1.
+    pub(super) per_second: u32,
+    pub(super) burst: u32,
+}
+
 impl Pace {
-    /// Both numbers are at least 1.
-    pub(super) fn new(per_second: u32, burst: u32, now: Instant) -> Self {
-        let interval = Duration::from_secs(1) / per_second;
-        Self { interval, burst: interval * burst, due: now }
+    pub(super) fn new(now: Instant) -> Self {
+        Self { due: now }
     }
 
-    /// Counts a message. The time until which the next has to wait, where it has to.
-    pub(super) fn count(&mut self, now: Instant) -> Option<Instant> {
-        self.due = self.due.max(now) + self.interval;
-        let next = self.due + self.interval - self.burst;
-        (next > now).then_some(next)
+    /// Counts a message. Whether the next has to wait.
+    pub(super) fn count(&mut self, rate: Rate, now: Instant) -> bool {
+        self.due = self.due.max(now) + rate.interval();
+        self.next(rate) > now
+    }
+
+    /// When the next message may come.
+    pub(super) fn next(&self, rate: Rate) -> Instant {
+        self.due + rate.interval() - rate.interval() * rate.burst
+    }
+}
+
+impl Rate {
+    fn interval(self) -> Duration {
+        Duration::from_secs(1) / self.per_second
     }
 }
 
@@ -35,12 +49,15 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_the_average() {
         let start = Instant::now();
-        let mut pace = Pace::new(10, 3, start);
-        assert_eq!(pace.count(start), None);
-        assert_eq!(pace.count(start), None);
+        let mut pace = Pace::new(start);
+        let rate = Rate { per_second: 10, burst: 3 };
+        assert!(!pace.count(rate, start));
+        assert!(!pace.count(rate, start));
+        assert!(pace.count(rate, start));
         let wait = Duration::from_millis(100);
-        assert_eq!(pace.count(start), Some(start + wait));
-        assert_eq!(pace.count(start + wait), Some(start + 2 * wait));
-        assert_eq!(pace.count(start + 10 * wait), None);
+        assert_eq!(pace.next(rate), start + wait);
+        assert!(pace.count(rate, start + wait));
+        assert_eq!(pace.next(rate), start + 2 * wait);
+        assert!(!pace.count(rate, start + 10 * wait));
     }
 }

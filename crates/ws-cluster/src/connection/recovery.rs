@@ -11,7 +11,7 @@ use crate::{
     auth::Handshake,
     history::Missing,
     hub::{AT_ONCE, replay},
-    wire::{content::Content, position::Position},
+    wire::{client::Incoming, content::Content, position::Position},
 };
 
 /// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it
@@ -36,24 +36,34 @@ impl Asked {
     }
 }
 
-/// How far a client is with getting what is delivered.
+/// How far a client is with getting what is delivered. Small, since nearly all connections are here.
 pub(super) enum Arrival {
-    /// A guest where guests are not welcome: it has until then to authenticate.
-    Unwelcome {
-        until: Instant,
-        asked: Option<Asked>,
-    },
+    /// A guest where guests are not welcome: it has a time to authenticate.
+    Unwelcome(Box<Unwelcome>),
     /// It keeps its position and may authenticate with its first message, which decides what it missed: until then it
     /// is waited for.
-    Undecided {
-        until: Instant,
-        asked: Asked,
-    },
+    Undecided(Box<Undecided>),
     /// It is sent what it missed. Nothing is read meanwhile.
-    Recovering(Call<()>),
+    Recovering(Box<Recovering>),
     /// It was closed before it was here.
     Over,
     Here,
+}
+
+pub(super) struct Unwelcome {
+    pub(super) until: Instant,
+    pub(super) asked: Option<Asked>,
+}
+
+pub(super) struct Undecided {
+    pub(super) until: Instant,
+    pub(super) asked: Asked,
+}
+
+pub(super) struct Recovering {
+    pub(super) call: Call<()>,
+    /// A message that came before its client was here, to be handled once it is.
+    pub(super) deferred: Option<Incoming>,
 }
 
 impl Arrival {
@@ -61,28 +71,38 @@ impl Arrival {
         let until = Instant::now() + server.config().connection.handshake_timeout;
         let decided = client.membership().user.is_some() || !server.authenticator().in_band();
         match asked {
-            asked if !welcome => Self::Unwelcome { until, asked },
+            asked if !welcome => Self::Unwelcome(Box::new(Unwelcome { until, asked })),
             None => Self::Here,
-            Some(asked) if decided => Self::Recovering(Box::pin(recover(server.clone(), client.clone(), asked))),
-            Some(asked) => Self::Undecided { until, asked },
+            Some(asked) if decided => Self::recovering(server, client, asked),
+            Some(asked) => Self::Undecided(Box::new(Undecided { until, asked })),
         }
     }
 
-    /// Resolves when a recovery is over.
-    pub(super) async fn recovered(&mut self) {
-        match self {
-            Self::Recovering(call) => call.await,
-            _ => std::future::pending().await,
-        }
+    pub(super) fn recovering(server: &Server, client: &Arc<Client>, asked: Asked) -> Self {
+        let call = Box::pin(recover(server.clone(), client.clone(), asked));
+        Self::Recovering(Box::new(Recovering { call, deferred: None }))
+    }
+
+    pub(super) fn is_here(&self) -> bool {
+        matches!(self, Self::Here)
     }
 
     pub(super) fn is_recovering(&self) -> bool {
         matches!(self, Self::Recovering(_))
     }
+
+    /// Until when the client has to decide.
+    pub(super) fn until(&self) -> Option<Instant> {
+        match self {
+            Self::Unwelcome(unwelcome) => Some(unwelcome.until),
+            Self::Undecided(undecided) => Some(undecided.until),
+            Self::Recovering(_) | Self::Over | Self::Here => None,
+        }
+    }
 }
 
 /// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
-pub(super) async fn recover(server: Server, client: Arc<Client>, asked: Asked) {
+async fn recover(server: Server, client: Arc<Client>, asked: Asked) {
     if asked.position.is_empty() {
         return server.hub().begin(&client, &["new".into()], server.seals());
     }

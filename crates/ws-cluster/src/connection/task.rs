@@ -1,43 +1,43 @@
-//! The task of one connection. It alone reads and writes the socket; handlers run as its futures, so that they keep
-//! the order of the client's messages and hold back nobody else.
+//! The task of one connection. It alone reads the socket, and writes what others could not; handlers run as its
+//! futures, so that they keep the order of the client's messages and hold back nobody else. A task that sleeps is what
+//! an idle connection costs, so it keeps little, and what is rare in a box. Who the client is is in `standing`, what
+//! time brings in `timing`.
 
 use std::{
+    future::poll_fn,
     io,
+    mem::MaybeUninit,
+    pin::Pin,
     sync::Arc,
-    time::{Duration, SystemTime},
+    task::{Context, Poll, ready},
+    time::SystemTime,
 };
 
-use bytes::Bytes;
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    io::ReadBuf,
+    net::TcpStream,
+    time::{Instant, Sleep},
+};
 
 use super::{
-    Client, Membership, Stream,
-    call::{self, Call, wait},
+    Client, Stream,
+    call::{self, Call, Done},
     decoder::{Broken, Decoder, Event},
     frame,
     pace::Pace,
-    recovery::{Arrival, Asked, recover},
-    socket::{Progress, Socket},
+    recovery::{Arrival, Asked},
+    standing::{AUTHENTICATION, DISCONNECTION, Expiry, FORBIDDEN},
+    transport::{Other, Tcp, Transport},
 };
 use crate::{
-    AuthenticationError, ConnectionConfig, Server,
-    auth::Identity,
+    ConnectionConfig, RawMessage, Server,
     close::CloseCode,
     hub::{Registration, Slot},
     wire::client::{Incoming, Malformed, parse},
 };
 
-/// The server's own actions.
-const AUTHENTICATION: &str = "Client/authentication";
-const DISCONNECTION: &str = "Client/disconnection";
-
-/// The text of every 403.
-const FORBIDDEN: &str = "Forbidden";
-
-/// Time between two questions to an authenticator that could not answer when a session's end had come, and how long
-/// the connection is kept for it.
-const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
-const RECHECK_TIMEOUT: Duration = Duration::from_secs(60);
+/// What is read at a time. It lies on the stack of the thread that reads, so that idle connections need none.
+const READ: usize = 16 * 1024;
 
 /// What the upgrade found out about a client.
 pub(crate) struct Accepted {
@@ -52,512 +52,393 @@ pub(crate) struct Accepted {
     pub(crate) slot: Slot,
 }
 
-/// Serves a client from its first byte (`leftover` came with the upgrade request) until it is gone and its last
-/// handler has ended.
-pub(crate) async fn serve<S: Stream>(server: Server, accepted: Accepted, stream: S, leftover: Bytes) {
-    let Accepted { client, registration, expires, welcome, asked, slot } = accepted;
-    let arrival = Arrival::new(&server, &client, welcome, asked);
-    let mut connection = Connection::new(server, client, registration, stream, arrival);
-    connection.expire(expires);
-    if !leftover.is_empty() {
-        connection.decoder.feed(&leftover);
-    }
-    if let Err(error) = connection.run().await {
-        tracing::debug!(connection = %connection.client.id, %error, "a client's socket failed");
-    }
-    connection.end().await;
-    drop(slot);
+/// Serves a client on a TCP socket from its first byte (`leftover` came with the upgrade request) until it is gone and
+/// its last handler has ended.
+pub(crate) fn serve_tcp(
+    server: Server,
+    accepted: Accepted,
+    stream: TcpStream,
+    leftover: &[u8],
+) -> impl Future<Output = ()> + Send + use<> {
+    let transport = Tcp::new(stream, &accepted.client.outbox);
+    run(Connection::new(server, accepted, transport, leftover))
 }
 
-struct Connection<S> {
+/// The same on any other stream.
+pub(crate) fn serve<S: Stream>(
     server: Server,
-    client: Arc<Client>,
-    registration: Registration,
-    socket: Socket<S>,
+    accepted: Accepted,
+    stream: S,
+    leftover: &[u8],
+) -> impl Future<Output = ()> + Send + use<S> {
+    run(Connection::new(server, accepted, Other::new(stream), leftover))
+}
+
+/// Not an async function, which would hold the connection twice.
+fn run<T: Transport>(connection: Connection<T>) -> impl Future<Output = ()> + Send {
+    enum Stage<T> {
+        Serving(Connection<T>),
+        Ending(Call<()>),
+        Over,
+    }
+    let mut stage = Stage::Serving(connection);
+    poll_fn(move |cx| {
+        loop {
+            match &mut stage {
+                Stage::Serving(connection) => {
+                    if let Err(error) = ready!(connection.poll(cx)) {
+                        tracing::debug!(connection = %connection.client().id, %error, "a client's socket failed");
+                    }
+                }
+                Stage::Ending(end) => return end.as_mut().poll(cx),
+                Stage::Over => return Poll::Ready(()),
+            }
+            if let Stage::Serving(connection) = std::mem::replace(&mut stage, Stage::Over) {
+                stage = Stage::Ending(Box::pin(connection.end()));
+            }
+        }
+    })
+}
+
+pub(super) struct Connection<T> {
+    pub(super) server: Server,
+    pub(super) registration: Registration,
+    transport: T,
     decoder: Decoder,
-    pace: Pace,
-    phase: Phase,
+    pub(super) pace: Pace,
+    /// When the client was heard last, or pinged.
+    pub(super) since: Instant,
     /// What the client's last message set going. Nothing is read while there is one.
-    work: Option<Call<Done>>,
-    /// The question whether a session goes on.
-    recheck: Option<Call<Result<Option<Identity>, AuthenticationError>>>,
-    expiry: Option<Expiry>,
+    pub(super) work: Option<Call<Done>>,
+    pub(super) phase: Phase,
+    pub(super) arrival: Arrival,
+    pub(super) expiry: Option<Box<Expiry>>,
+    /// Wakes at a time that has to be met.
+    pub(super) sleep: Option<Pin<Box<Sleep>>>,
+    /// When the hub's alarm goes off, 0 for never: enough for what need not be met exactly.
+    pub(super) alarm: u64,
     /// The client has spoken, and so decided its dialect.
     spoke: bool,
-    heard: Instant,
-    /// When the ping went out that nothing has answered.
-    pinged: Option<Instant>,
-    /// Messages are too frequent: read on then.
-    paused: Option<Instant>,
-    arrival: Arrival,
-    /// A message that came before its client was here, to be handled once it is.
-    deferred: Option<Box<Incoming>>,
+    /// Nothing has answered the ping.
+    pub(super) pinged: bool,
+    /// Messages are too frequent.
+    pub(super) paused: bool,
+    _slot: Slot,
 }
 
-enum Phase {
+pub(super) enum Phase {
     Open,
-    /// A close frame is on its way or sent; what the client still sends is passed over.
-    Closing {
-        /// The socket is dropped then.
-        until: Instant,
-        /// The client's close frame came.
-        answered: bool,
-        /// Its bytes make no sense any more, so no close frame can come.
-        broken: bool,
-    },
+    Closing(Box<Closing>),
 }
 
-/// What a client's message led to.
-enum Done {
-    Handled,
-    Authenticated(Result<Option<Identity>, AuthenticationError>, /* with credentials */ bool),
+/// A close frame is on its way or sent; what the client still sends is passed over.
+pub(super) struct Closing {
+    /// The socket is dropped then.
+    pub(super) until: Instant,
+    /// The client's close frame came.
+    answered: bool,
+    /// Its bytes make no sense any more, so no close frame can come.
+    broken: bool,
 }
 
-struct Expiry {
-    /// When to ask next.
-    at: Instant,
-    /// Until when to go on without an answer, once the session's end has come.
-    until: Option<Instant>,
-}
-
-enum Wake {
-    Socket(io::Result<Progress>),
-    Done(Done),
-    Rechecked(Result<Option<Identity>, AuthenticationError>),
-    Recovered,
-    Outbox,
-    Timer,
-}
-
-impl<S: Stream> Connection<S> {
-    fn new(server: Server, client: Arc<Client>, registration: Registration, stream: S, arrival: Arrival) -> Self {
+impl<T: Transport> Connection<T> {
+    fn new(server: Server, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
+        let Accepted { client, registration, expires, welcome, asked, slot } = accepted;
         let now = Instant::now();
-        let config = &server.config().connection;
-        Self {
-            decoder: Decoder::new(config.message_size),
-            pace: Pace::new(config.messages_per_second, config.message_burst, now),
+        let mut connection = Self {
+            arrival: Arrival::new(&server, &client, welcome, asked),
             server,
-            client,
             registration,
-            socket: Socket::new(stream),
-            phase: Phase::Open,
+            transport,
+            decoder: Decoder::default(),
+            pace: Pace::new(now),
+            since: now,
             work: None,
-            recheck: None,
+            phase: Phase::Open,
             expiry: None,
+            sleep: None,
+            alarm: 0,
             spoke: false,
-            heard: now,
-            pinged: None,
-            paused: None,
-            arrival,
-            deferred: None,
+            pinged: false,
+            paused: false,
+            _slot: slot,
+        };
+        connection.decoder.keep(leftover);
+        connection.expire(expires);
+        match connection.arrival {
+            Arrival::Here => connection.work = connection.authenticated_handler(),
+            Arrival::Unwelcome(_) if !connection.server.authenticator().in_band() => connection.refuse(),
+            _ => {}
         }
+        connection
     }
 
-    fn config(&self) -> &ConnectionConfig {
+    pub(super) fn client(&self) -> &Arc<Client> {
+        self.registration.client()
+    }
+
+    pub(super) fn config(&self) -> &ConnectionConfig {
         &self.server.config().connection
     }
 
     /// Until the socket is done with.
-    async fn run(&mut self) -> io::Result<()> {
-        match self.arrival {
-            Arrival::Here => self.work = self.authenticated_handler(),
-            Arrival::Unwelcome { .. } if !self.server.authenticator().in_band() => self.refuse(),
-            _ => {}
-        }
-        let mut timer = std::pin::pin!(sleep_until(self.deadline()));
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            self.read_messages();
-            if matches!(self.phase, Phase::Open) && self.client.outbox.is_sealed() {
+            if self.client().outbox.awake() {
+                self.alarm = 0;
+                self.on_time();
+            }
+            self.read_kept();
+            if matches!(self.phase, Phase::Open) && self.client().outbox.is_sealed() {
                 self.close(false);
             }
-            if let Phase::Closing { until, answered, broken } = self.phase
-                && (answered || broken)
-                && self.is_written()
-            {
-                // A failure leaves nothing to tell the client, and dropping the socket says the same.
-                let _ = tokio::time::timeout_at(until, self.socket.shut_down()).await;
-                if answered {
-                    return Ok(());
+            let Self { transport, registration, .. } = self;
+            let writing = match transport.poll_write(cx, &registration.client().outbox) {
+                Poll::Ready(written) => {
+                    written?;
+                    false
                 }
-                // The client reads the end and answers with its own. Until then its bytes are read, since what is
-                // left unread would reset the connection before the client has seen the close frame.
-            }
-            self.set(timer.as_mut());
-            let reading = self.is_reading();
-            let Self { socket, decoder, client, work, recheck, arrival, .. } = self;
-            let wake = tokio::select! {
-                progress = socket.progress(&client.outbox, decoder, reading) => Wake::Socket(progress),
-                done = wait(work) => Wake::Done(done),
-                answer = wait(recheck) => Wake::Rechecked(answer),
-                () = arrival.recovered() => Wake::Recovered,
-                () = client.outbox.changed() => Wake::Outbox,
-                () = timer.as_mut() => Wake::Timer,
+                Poll::Pending => true,
             };
-            match wake {
-                Wake::Socket(Ok(Progress::End)) => return Ok(()),
-                Wake::Socket(Ok(Progress::Read)) => self.hear(),
-                Wake::Socket(Ok(Progress::Written)) | Wake::Outbox => {}
-                Wake::Socket(Err(error)) => return Err(error),
-                Wake::Done(done) => self.done(done),
-                Wake::Rechecked(answer) => self.rechecked(answer),
-                Wake::Recovered => self.arrived(),
-                Wake::Timer => {
-                    if self.on_time() {
-                        return Ok(());
+            if let Phase::Closing(closing) = &self.phase {
+                let (heard_out, answered) = (closing.answered || closing.broken, closing.answered);
+                // The client reads the end and answers with its own. Until then its bytes are read, since what is left
+                // unread would reset the connection before the client has seen the close frame.
+                let Self { transport, registration, .. } = self;
+                let outbox = &registration.client().outbox;
+                if heard_out && !writing && outbox.is_empty() {
+                    // A failure leaves nothing to tell the client, and dropping the socket says the same.
+                    let shut = transport.poll_shut_down(cx, outbox);
+                    if answered && shut.is_ready() {
+                        return Poll::Ready(Ok(()));
                     }
                 }
+            }
+            if self.poll_calls(cx) {
+                continue;
+            }
+            if self.is_reading()
+                && let Poll::Ready(read) = self.poll_read(cx)
+            {
+                match read? {
+                    0 => return Poll::Ready(Ok(())),
+                    _ => continue,
+                }
+            }
+            if self.poll_time(cx) {
+                if let Phase::Closing(closing) = &self.phase
+                    && closing.until <= Instant::now()
+                {
+                    return Poll::Ready(Ok(()));
+                }
+                continue;
+            }
+            let closing = matches!(self.phase, Phase::Closing(_));
+            if self.client().outbox.sleep(cx, writing, closing) {
+                return Poll::Pending;
             }
         }
     }
 
+    /// Lets what was set going get on. Whether any of it has come to its end.
+    fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(done) = work.as_mut().poll(cx)
+        {
+            self.done(done);
+            return true;
+        }
+        if let Some(recheck) = self.expiry.as_mut().and_then(|expiry| expiry.recheck.as_mut())
+            && let Poll::Ready(answer) = recheck.as_mut().poll(cx)
+        {
+            self.rechecked(answer);
+            return true;
+        }
+        if let Arrival::Recovering(recovering) = &mut self.arrival
+            && recovering.call.as_mut().poll(cx).is_ready()
+        {
+            self.arrived();
+            return true;
+        }
+        false
+    }
+
     /// After the socket: the running handler ends, the connection leaves the hub, the application is told.
     async fn end(mut self) {
-        self.client.outbox.abandon();
-        let Self { socket, .. } = self;
-        drop(socket);
+        self.client().outbox.abandon();
+        let Self { transport, .. } = self;
+        drop(transport);
         if let Some(work) = self.work.take() {
             work.await;
         }
-        drop(self.registration);
-        if !matches!(self.arrival, Arrival::Here) {
+        self.registration.leave();
+        if !self.arrival.is_here() {
             return;
         }
         let Some(handler) = self.server.handler(DISCONNECTION) else { return };
-        if self.client.membership().user.is_some() || handler.guests() {
-            call::handle(&self.server, &self.client, handler, DISCONNECTION.to_owned(), Vec::new()).await;
+        let client = self.registration.client();
+        if client.membership().user.is_some() || handler.guests() {
+            call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), Vec::new()).await;
         }
     }
 
     /// Whether bytes are wanted. A handler at work, or too many messages, leave them in the socket, where they hold
     /// the client back.
-    fn is_reading(&self) -> bool {
-        match self.phase {
+    pub(super) fn is_reading(&self) -> bool {
+        match &self.phase {
             Phase::Open => self.takes_messages(),
-            Phase::Closing { answered, .. } => !answered,
+            Phase::Closing(closing) => !closing.answered,
         }
     }
 
     fn takes_messages(&self) -> bool {
-        self.work.is_none() && self.paused.is_none() && !self.arrival.is_recovering()
+        self.work.is_none() && !self.paused && !self.arrival.is_recovering()
     }
 
-    fn is_written(&self) -> bool {
-        self.socket.is_flushed() && self.client.outbox.is_empty()
-    }
-
-    fn hear(&mut self) {
-        self.heard = Instant::now();
-        self.pinged = None;
+    pub(super) fn hear(&mut self) {
+        self.since = Instant::now();
+        self.pinged = false;
     }
 
     /// Goes on to closing: the outbox ends with a close frame.
-    fn close(&mut self, broken: bool) {
+    pub(super) fn close(&mut self, broken: bool) {
         let until = Instant::now() + self.config().close_timeout;
-        self.phase = Phase::Closing { until, answered: false, broken };
+        self.phase = Phase::Closing(Box::new(Closing { until, answered: false, broken }));
     }
 
-    /// Takes what came, message by message, until one sets something going.
-    fn read_messages(&mut self) {
-        while matches!(self.phase, Phase::Open) && self.takes_messages() {
-            let event = match self.decoder.next() {
-                Ok(None) => return,
-                Ok(Some(event)) => event,
+    /// Reads what came: the number of bytes, 0 at the end.
+    fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        let mut space = [MaybeUninit::uninit(); READ];
+        let mut buffer = ReadBuf::uninit(&mut space);
+        ready!(self.transport.poll_read(cx, &mut buffer))?;
+        let bytes = buffer.filled_mut();
+        if !bytes.is_empty() {
+            self.hear();
+        }
+        if self.decoder.keeps() {
+            // The next turn reads them together.
+            self.decoder.keep(bytes);
+        } else {
+            let read = self.read_messages(bytes);
+            self.decoder.keep(&bytes[read..]);
+        }
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    /// Goes on with what came and could not be read then.
+    fn read_kept(&mut self) {
+        if self.decoder.keeps() && self.is_reading() {
+            let mut kept = self.decoder.take_kept();
+            let read = self.read_messages(&mut kept);
+            self.decoder.put_back(kept, read);
+        }
+    }
+
+    /// Takes what came, message by message, until one sets something going. How many bytes that was.
+    fn read_messages(&mut self, bytes: &mut [u8]) -> usize {
+        let mut read = 0;
+        while self.is_reading() {
+            if let Phase::Closing(closing) = &self.phase
+                && closing.broken
+            {
+                return bytes.len();
+            }
+            let limit = self.config().message_size;
+            match self.decoder.decode(&mut bytes[read..], limit) {
+                Ok((0, _)) => break,
+                Ok((size, event)) => {
+                    read += size;
+                    event.into_iter().for_each(|event| self.take(event));
+                }
                 Err(Broken { code, reason }) => {
-                    self.client.outbox.close(code, &reason);
-                    self.close(true);
-                    return;
-                }
-            };
-            let answer = self.decoder.take_answer();
-            match event {
-                Event::Close => {
-                    if let Some(answer) = answer {
-                        self.client.outbox.seal(answer);
+                    match &mut self.phase {
+                        Phase::Closing(closing) => closing.broken = true,
+                        Phase::Open => {
+                            self.client().outbox.close(code, &reason);
+                            self.close(true);
+                        }
                     }
-                    self.close(false);
-                    if let Phase::Closing { answered, .. } = &mut self.phase {
-                        *answered = true;
-                    }
-                    return;
+                    return bytes.len();
                 }
-                Event::Pong => continue,
-                Event::Ping => {
-                    if let Some(answer) = answer {
-                        self.client.outbox.push(answer);
-                    }
+            }
+        }
+        read
+    }
+
+    fn take(&mut self, event: Event<'_>) {
+        if let Phase::Closing(closing) = &mut self.phase {
+            // Only the client's close frame is of interest.
+            closing.answered |= matches!(event, Event::Close(_));
+            return;
+        }
+        match event {
+            Event::Close(answer) => {
+                self.client().outbox.seal(answer);
+                self.close(false);
+                if let Phase::Closing(closing) = &mut self.phase {
+                    closing.answered = true;
                 }
-                Event::Text(text) => match parse(&text) {
+                return;
+            }
+            Event::Pong => return,
+            Event::Ping(answer) => self.client().outbox.push(answer),
+            Event::Text(text) => match self.server.raw() {
+                Some(answer) => self.answer_raw(answer(RawMessage::Text(text.into_owned()))),
+                None => match parse(&text) {
                     Ok(incoming) => self.handle(incoming),
                     Err(malformed) => self.malformed(malformed),
                 },
-                Event::Binary => self.malformed(Malformed::Binary),
-            }
-            self.paused = self.pace.count(Instant::now());
+            },
+            Event::Binary(bytes) => match self.server.raw() {
+                Some(answer) => self.answer_raw(answer(RawMessage::Binary(bytes.into_owned()))),
+                None => self.malformed(Malformed::Binary),
+            },
         }
-        // Closing: only the client's close frame is of interest.
-        while let Phase::Closing { answered: answered @ false, broken, .. } = &mut self.phase {
-            let event = self.decoder.next();
-            // After a close frame nothing may be sent.
-            drop(self.decoder.take_answer());
-            match event {
-                Ok(Some(Event::Close)) => *answered = true,
-                Ok(Some(_)) => {}
-                Ok(None) => return,
-                Err(_) => *broken = true,
-            }
+        // What came at once counts as of the moment in which it was read.
+        let rate = self.rate();
+        self.paused = self.pace.count(rate, self.since);
+    }
+
+    fn answer_raw(&self, answer: Option<RawMessage>) {
+        if let Some(answer) = answer {
+            self.client().outbox.push(match &answer {
+                RawMessage::Text(text) => frame::text(&[text.as_bytes()]),
+                RawMessage::Binary(bytes) => frame::binary(bytes),
+            });
         }
     }
 
     fn malformed(&mut self, malformed: Malformed) {
-        self.client.outbox.close(CloseCode::Malformed, &malformed.to_string());
+        self.client().outbox.close(CloseCode::Malformed, &malformed.to_string());
         self.close(false);
     }
 
-    fn handle(&mut self, incoming: Incoming) {
+    pub(super) fn handle(&mut self, incoming: Incoming) {
         let Incoming { dialect, action, details } = incoming;
         if !self.spoke {
             self.spoke = true;
-            self.client.speak(dialect);
+            self.client().speak(dialect);
         }
         if action == AUTHENTICATION {
             self.authenticate(details);
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
-            self.client.send_error(&action, 400, "this action is not for clients to send");
-        } else if matches!(self.arrival, Arrival::Unwelcome { .. }) {
-            self.client.send_error(&action, 403, FORBIDDEN);
-        } else if matches!(self.arrival, Arrival::Undecided { .. }) {
+            self.client().send_error(&action, 400, "this action is not for clients to send");
+        } else if matches!(self.arrival, Arrival::Unwelcome(_)) {
+            self.client().send_error(&action, 403, FORBIDDEN);
+        } else if matches!(self.arrival, Arrival::Undecided(_)) {
             // It does without authentication.
-            self.deferred = Some(Box::new(Incoming { dialect, action, details }));
             self.recover();
+            if let Arrival::Recovering(recovering) = &mut self.arrival {
+                recovering.deferred = Some(Incoming { dialect, action, details });
+            }
         } else if let Some(handler) = self.server.handler(&action).or_else(|| self.server.fallback()) {
-            if self.client.membership().user.is_some() || handler.guests() {
-                let call = call::handle(&self.server, &self.client, handler, action, details);
-                self.work = Some(handled(call));
+            if self.client().membership().user.is_some() || handler.guests() {
+                self.work = Some(call::handle(&self.server, self.client(), handler, action, details));
             } else {
-                self.client.send_error(&action, 403, FORBIDDEN);
+                self.client().send_error(&action, 403, FORBIDDEN);
             }
         } else {
-            self.client.send_error(&action, 404, "Not Found");
+            self.client().send_error(&action, 404, "Not Found");
         }
     }
-
-    /// `Client/authentication`: without credentials the handshake is looked at again, since its session may have got
-    /// a user meanwhile.
-    fn authenticate(&mut self, credentials: Vec<serde_json::Value>) {
-        if self.client.membership().user.is_some() {
-            self.client.send(AUTHENTICATION, &["ok".into()]);
-            return;
-        }
-        let (server, client) = (self.server.clone(), self.client.clone());
-        self.work = Some(Box::pin(async move {
-            let limit = server.config().connection.handshake_timeout;
-            let answer = call::authenticate(server.authenticator(), &client.handshake, &credentials, limit).await;
-            Done::Authenticated(answer, !credentials.is_empty())
-        }));
-    }
-
-    fn done(&mut self, done: Done) {
-        self.work = None;
-        if matches!(self.phase, Phase::Closing { .. }) {
-            return;
-        }
-        // While a handler ran nothing was read, so its time is no silence of the client's.
-        self.hear();
-        match done {
-            Done::Handled => self.client.tell_changes(self.server.seals()),
-            Done::Authenticated(Ok(Some(identity)), _) if identity.user.is_some() || self.server.guests() => {
-                self.identify(identity);
-            }
-            Done::Authenticated(Ok(_), false) if !matches!(self.arrival, Arrival::Unwelcome { .. }) => {
-                self.client.send_error(AUTHENTICATION, 403, FORBIDDEN);
-                self.recover();
-            }
-            Done::Authenticated(Ok(_), _) => self.refuse(),
-            Done::Authenticated(Err(_), _) => {
-                self.client.send_error(AUTHENTICATION, 503, "Service Unavailable");
-                if matches!(self.arrival, Arrival::Undecided { .. }) {
-                    // As a guest it would lose its place in the order, for a fault that is not its own.
-                    self.client.outbox.close(CloseCode::SessionUnknown, "nobody can say who this is");
-                }
-            }
-        }
-    }
-
-    /// Makes the client who it turned out to be. It keeps groups and properties that handlers gave it as a guest.
-    fn identify(&mut self, identity: Identity) {
-        let user = identity.user.is_some();
-        self.expire(identity.expires);
-        let membership = Membership::of(identity);
-        self.server.hub().change(&self.client, |own| {
-            own.user = membership.user;
-            own.session = membership.session;
-            own.groups.extend(membership.groups);
-            own.properties.extend(membership.properties);
-            // What it carries is bound to its user.
-            own.untold = true;
-        });
-        if user {
-            self.client.send(AUTHENTICATION, &["ok".into()]);
-        } else {
-            self.client.send_error(AUTHENTICATION, 403, FORBIDDEN);
-        }
-        if matches!(self.arrival, Arrival::Here) {
-            self.client.tell_changes(self.server.seals());
-            self.work = self.authenticated_handler();
-        } else {
-            self.recover();
-        }
-    }
-
-    /// Lets a client that arrives have what is delivered, after what it missed where it keeps its position.
-    fn recover(&mut self) {
-        let asked = match std::mem::replace(&mut self.arrival, Arrival::Here) {
-            Arrival::Unwelcome { asked, .. } => asked,
-            Arrival::Undecided { asked, .. } => Some(asked),
-            arrival @ (Arrival::Recovering(_) | Arrival::Over | Arrival::Here) => return self.arrival = arrival,
-        };
-        match asked {
-            Some(asked) => {
-                self.arrival = Arrival::Recovering(Box::pin(recover(self.server.clone(), self.client.clone(), asked)));
-            }
-            None => {
-                self.server.hub().welcome(&self.client);
-                self.work = self.authenticated_handler();
-            }
-        }
-    }
-
-    /// The client has what it missed.
-    fn arrived(&mut self) {
-        if self.client.outbox.is_sealed() {
-            return self.arrival = Arrival::Over;
-        }
-        self.arrival = Arrival::Here;
-        self.hear();
-        self.work = self.authenticated_handler();
-        if let Some(incoming) = self.deferred.take() {
-            // Of a guest, whom no handler is told of first.
-            self.handle(*incoming);
-        }
-    }
-
-    /// Tells the application of a user.
-    fn authenticated_handler(&self) -> Option<Call<Done>> {
-        self.client.membership().user.as_ref()?;
-        let handler = self.server.handler(AUTHENTICATION)?;
-        let call = call::handle(&self.server, &self.client, handler, AUTHENTICATION.to_owned(), Vec::new());
-        Some(handled(call))
-    }
-
-    /// Says that nobody may be here unauthenticated, and closes.
-    fn refuse(&mut self) {
-        let action = format!("{AUTHENTICATION}:error");
-        let details = [403.into(), FORBIDDEN.into()];
-        self.client.close_after(&action, &details, CloseCode::Unauthenticated, FORBIDDEN);
-        self.close(false);
-    }
-
-    fn expire(&mut self, expires: Option<SystemTime>) {
-        let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        // A time that the clock cannot name never comes.
-        let at = left.and_then(|left| Instant::now().checked_add(left));
-        self.expiry = at.map(|at| Expiry { at, until: None });
-    }
-
-    fn ask_again(&mut self, now: Instant) {
-        let Some(expiry) = &mut self.expiry else { return };
-        expiry.until.get_or_insert(now + RECHECK_TIMEOUT);
-        let (server, client) = (self.server.clone(), self.client.clone());
-        self.recheck = Some(Box::pin(async move {
-            let limit = server.config().connection.handshake_timeout;
-            call::authenticate(server.authenticator(), &client.handshake, &[], limit).await
-        }));
-    }
-
-    fn rechecked(&mut self, answer: Result<Option<Identity>, AuthenticationError>) {
-        self.recheck = None;
-        let now = Instant::now();
-        match answer {
-            Ok(Some(identity)) if identity.user.as_deref() == self.client.membership().user.as_deref() => {
-                self.expire(identity.expires);
-            }
-            Ok(_) => self.client.dismiss("the session ended"),
-            Err(_) => match &mut self.expiry {
-                Some(Expiry { until: Some(until), .. }) if *until <= now => {
-                    self.client.outbox.close(CloseCode::SessionUnknown, "the session's end came, and nobody can say");
-                }
-                Some(expiry) => expiry.at = now + RECHECK_INTERVAL,
-                None => {}
-            },
-        }
-    }
-
-    /// The next time at which something is due.
-    fn deadline(&self) -> Instant {
-        if let Phase::Closing { until, .. } = self.phase {
-            return until;
-        }
-        let expiry = self.expiry.as_ref().filter(|_| self.recheck.is_none()).map(|expiry| expiry.at);
-        let silence = self.is_reading().then(|| self.silent_at());
-        // An authentication that is under way is waited for.
-        let arrival = match self.arrival {
-            Arrival::Unwelcome { until, .. } | Arrival::Undecided { until, .. } if self.work.is_none() => Some(until),
-            _ => None,
-        };
-        let due = [silence, expiry, self.paused, arrival];
-        // Far beyond any time-out: there is always something to wait for besides.
-        due.into_iter().flatten().min().unwrap_or_else(|| Instant::now() + Duration::from_secs(24 * 3600))
-    }
-
-    fn silent_at(&self) -> Instant {
-        match self.pinged {
-            Some(pinged) => pinged + self.config().ping_timeout,
-            None => self.heard + self.config().ping_interval,
-        }
-    }
-
-    /// Sets the timer, if it would go off too late or has gone off: what was put off meanwhile is found out then.
-    fn set(&self, mut timer: std::pin::Pin<&mut Sleep>) {
-        let deadline = self.deadline();
-        if deadline < timer.deadline() || timer.is_elapsed() {
-            timer.as_mut().reset(deadline);
-        }
-    }
-
-    /// Does what is due. Whether the connection is to be dropped.
-    fn on_time(&mut self) -> bool {
-        let now = Instant::now();
-        if let Phase::Closing { until, .. } = self.phase {
-            return until <= now;
-        }
-        if self.paused.is_some_and(|until| until <= now) {
-            self.paused = None;
-            self.hear();
-        }
-        if self.is_reading() && self.silent_at() <= now {
-            match self.pinged {
-                None => {
-                    self.pinged = Some(now);
-                    self.client.outbox.push(frame::ping());
-                }
-                Some(_) => self.client.outbox.close(CloseCode::Silent, "no answer to a ping"),
-            }
-        }
-        if self.recheck.is_none() && self.expiry.as_ref().is_some_and(|expiry| expiry.at <= now) {
-            self.ask_again(now);
-        }
-        match self.arrival {
-            Arrival::Unwelcome { until, .. } if until <= now && self.work.is_none() => self.refuse(),
-            Arrival::Undecided { until, .. } if until <= now && self.work.is_none() => self.recover(),
-            _ => {}
-        }
-        false
-    }
-}
-
-fn handled(call: Call<()>) -> Call<Done> {
-    Box::pin(async move {
-        call.await;
-        Done::Handled
-    })
 }

@@ -9,7 +9,7 @@ use std::sync::{
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use tokio::sync::Notify;
+use tokio::{sync::Notify, time::Instant};
 
 use crate::{
     Config,
@@ -23,13 +23,17 @@ use crate::{
 };
 
 mod admission;
+mod alarms;
 mod index;
+mod pass;
 mod recovery;
 
 pub(crate) use admission::{Admission, Refusal, Slot};
+pub(crate) use alarms::Alarms;
 pub(crate) use recovery::{AT_ONCE, replay};
 
 use index::Index;
+use pass::Pass;
 use recovery::Past;
 
 /// What clients are told when the node shuts down.
@@ -53,10 +57,14 @@ pub(crate) struct Hub {
     past: Mutex<Past>,
     /// Wakes those who wait for this node to come as far as they did.
     advanced: Notify,
+    /// The clients whom something was delivered to since the last write. A synchronous lock, taken by the cluster's task
+    /// alone but for messages beside the order, and held while a message is passed to whom it is for.
+    pass: Mutex<Pass>,
+    alarms: Alarms,
     admission: Arc<Admission>,
 }
 
-/// A client that the hub knows, until this is dropped.
+/// A client that the hub knows, until it leaves or this is dropped.
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     client: Arc<Client>,
@@ -72,6 +80,8 @@ impl Hub {
             index: RwLock::default(),
             past: Mutex::new(Past::new(config)),
             advanced: Notify::new(),
+            pass: Mutex::default(),
+            alarms: Alarms::new(),
             admission: Arc::default(),
         }
     }
@@ -82,6 +92,10 @@ impl Hub {
 
     pub(crate) fn admission(&self) -> &Arc<Admission> {
         &self.admission
+    }
+
+    pub(crate) fn alarms(&self) -> &Alarms {
+        &self.alarms
     }
 
     /// An id that no other connection has or had.
@@ -169,18 +183,32 @@ impl Hub {
 
     /// Sends a message to those of the clients whom it is for, beside the cluster's order.
     pub(crate) fn message(&self, target: &Target, message: &Outgoing<'_>) {
-        Self::pass(&self.index.read(), target, message, 0);
+        self.pass(&self.index.read(), target, message, 0);
+        self.write();
     }
 
-    /// Sends a message to those whom it is for of the clients with the entry number `since` and higher.
-    fn pass(index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
+    /// Lets those have a message whom it is for of the clients with the entry number `since` and higher, once the pass is
+    /// written.
+    fn pass(&self, index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
         let certain = target.selects_exactly();
+        let mut pass = self.pass.lock();
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
             if client.entered() >= since && meant() {
-                client.deliver(message);
+                pass.add(client, message);
             }
         });
+    }
+
+    /// Wakes the connections whose time has come.
+    fn ring_alarms(&self) {
+        let due = self.alarms.due(Instant::now());
+        if due.is_empty() {
+            return;
+        }
+        let index = self.index.read();
+        let known = due.iter().filter_map(|local| index.clients.get(local).or_else(|| index.arriving.get(local)));
+        known.for_each(|client| client.outbox.ring());
     }
 }
 
@@ -209,7 +237,7 @@ impl Deliver for Hub {
         let since = self.past.lock().append(place, ticket, kept, size, repeated);
         match content {
             Some(Content::Message { target, action, details }) => {
-                Self::pass(&index, &target, &Outgoing::new(&action, &details).at(place.into()), since);
+                self.pass(&index, &target, &Outgoing::new(&action, &details).at(place.into()), since);
             }
             // Orders to close name who is connected when they come; never repeated.
             Some(Content::CloseSession(id)) if repeated.is_none() => {
@@ -235,7 +263,12 @@ impl Deliver for Hub {
         self.begin_anew(base, missed);
     }
 
+    fn write(&self) {
+        self.pass.lock().take().write();
+    }
+
     fn tick(&self) {
+        self.ring_alarms();
         self.look_again();
         self.tell_positions();
     }
@@ -245,8 +278,13 @@ impl Deliver for Hub {
     }
 }
 
-impl Drop for Registration {
-    fn drop(&mut self) {
+impl Registration {
+    pub(crate) fn client(&self) -> &Arc<Client> {
+        &self.client
+    }
+
+    /// Forgets the client.
+    pub(crate) fn leave(&self) {
         let mut index = self.hub.index.write();
         let mut own = self.client.membership_lock().write();
         let local = self.client.id.local;
@@ -255,6 +293,12 @@ impl Drop for Registration {
             index.remove(local, &own);
             index.clients.remove(&local);
         }
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.leave();
     }
 }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::Semaphore;
 use url::Url;
 
-use super::{Server, Shared, http::PublishKey};
+use super::{Raw, RawMessage, Server, Shared, http::PublishKey};
 use crate::{
     ActionHandler, Authenticator, Config, GuestsOnly, NodeId, Pool, StartError,
     auth::{Origin, TrustedProxies},
@@ -45,6 +45,7 @@ pub struct ServerBuilder {
     authenticator: Arc<dyn Authenticator>,
     actions: Vec<(String, Arc<dyn ActionHandler>)>,
     fallback: Option<Arc<dyn ActionHandler>>,
+    raw: Option<Raw>,
     guests: bool,
     path: String,
     address: Option<String>,
@@ -64,6 +65,7 @@ impl ServerBuilder {
             authenticator: Arc::new(GuestsOnly),
             actions: Vec::new(),
             fallback: None,
+            raw: None,
             guests: true,
             path: "/WebSockets".to_owned(),
             address: None,
@@ -94,6 +96,14 @@ impl ServerBuilder {
     /// The handler of all actions that have none of their own. Without it they are answered `[404, "Not Found"]`.
     pub fn fallback(mut self, handler: impl ActionHandler) -> Self {
         self.fallback = Some(Arc::new(handler));
+        self
+    }
+
+    /// Answers whole WebSocket messages as they come, text and binary, in place of the actions of
+    /// [`ActionHandler`]s: for conformance suites and measurements of the connections themselves. What is published still
+    /// reaches the clients.
+    pub fn raw(mut self, answer: impl Fn(RawMessage) -> Option<RawMessage> + Send + Sync + 'static) -> Self {
+        self.raw = Some(Arc::new(answer));
         self
     }
 
@@ -229,6 +239,7 @@ impl ServerBuilder {
             authenticator: self.authenticator,
             actions,
             fallback: self.fallback,
+            raw: self.raw,
             guests: self.guests,
             path: self.path,
             allowed_origins: self.allowed_origins,

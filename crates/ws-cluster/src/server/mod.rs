@@ -42,6 +42,7 @@ struct Shared {
     authenticator: Arc<dyn Authenticator>,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,
+    raw: Option<Raw>,
     guests: bool,
     path: String,
     allowed_origins: Vec<Origin>,
@@ -55,6 +56,18 @@ struct Shared {
     seals: Seals,
     /// Turns of clients that are sent what they missed.
     replays: Semaphore,
+}
+
+/// Answers messages in place of actions.
+type Raw = Arc<dyn Fn(RawMessage) -> Option<RawMessage> + Send + Sync>;
+
+/// A whole message as WebSockets carry it, for [`ServerBuilder::raw`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawMessage {
+    /// A text message.
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
 }
 
 impl Server {
@@ -270,6 +283,11 @@ impl Server {
 
     pub(crate) fn handler(&self, action: &str) -> Option<Arc<dyn ActionHandler>> {
         self.0.actions.get(action).cloned()
+    }
+
+    /// What answers messages in place of actions.
+    pub(crate) fn raw(&self) -> Option<&Raw> {
+        self.0.raw.as_ref()
     }
 
     pub(crate) fn fallback(&self) -> Option<Arc<dyn ActionHandler>> {

@@ -134,10 +134,11 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
     };
+    // In a task of its own, which holds nothing of the upgrade.
     match tcp(upgraded) {
-        Ok((stream, leftover)) => connection::serve(server, accepted, stream, leftover).await,
-        Err(upgraded) => connection::serve(server, accepted, TokioIo::new(upgraded), Bytes::new()).await,
-    }
+        Ok((stream, leftover)) => tokio::spawn(connection::serve_tcp(server, accepted, stream, &leftover)),
+        Err(upgraded) => tokio::spawn(connection::serve(server, accepted, TokioIo::new(upgraded), &[])),
+    };
 }
 
 fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {

@@ -1,0 +1,99 @@
+//! What time brings to a connection: heartbeat, pace, the end of its session, and the limits of its beginning and its
+//! end. What need not be exact is left to the hub's alarms, so that an idle connection has no timer.
+
+use std::{future::Future, task::Context};
+
+use tokio::time::{Instant, sleep_until};
+
+use super::{
+    frame,
+    pace::Rate,
+    recovery::Arrival,
+    task::{Connection, Phase},
+    transport::Transport,
+};
+use crate::close::CloseCode;
+
+impl<T: Transport> Connection<T> {
+    pub(super) fn rate(&self) -> Rate {
+        let config = self.config();
+        Rate { per_second: config.messages_per_second, burst: config.message_burst }
+    }
+
+    /// Waits for the next time at which something is due; whether one has come, and what is due is done.
+    pub(super) fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
+        let client = self.registration.client();
+        if let Some(at) = self.alarm_at()
+            && let Some(alarm) = self.server.hub().alarms().set(client.id.local, at, self.alarm)
+        {
+            self.alarm = alarm;
+        }
+        let Some(at) = self.deadline() else {
+            self.sleep = None;
+            return false;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(sleep_until(at)));
+        if sleep.deadline() != at {
+            sleep.as_mut().reset(at);
+        }
+        let due = sleep.as_mut().poll(cx).is_ready();
+        if due {
+            self.sleep = None;
+            self.on_time();
+        }
+        due
+    }
+
+    /// The next time that has to be met.
+    fn deadline(&self) -> Option<Instant> {
+        if let Phase::Closing(closing) = &self.phase {
+            return Some(closing.until);
+        }
+        let paused = self.paused.then(|| self.pace.next(self.rate()));
+        // An authentication that is under way is waited for.
+        let arrival = self.arrival.until().filter(|_| self.work.is_none());
+        paused.into_iter().chain(arrival).min()
+    }
+
+    /// The next time at which the connection wants to be woken, sooner or later.
+    fn alarm_at(&self) -> Option<Instant> {
+        if let Phase::Closing(_) = self.phase {
+            return None;
+        }
+        let expiry = self.expiry.as_ref().filter(|expiry| expiry.recheck.is_none()).map(|expiry| expiry.at);
+        let silence = self.is_reading().then(|| self.silent_at());
+        silence.into_iter().chain(expiry).min()
+    }
+
+    fn silent_at(&self) -> Instant {
+        self.since + if self.pinged { self.config().ping_timeout } else { self.config().ping_interval }
+    }
+
+    /// Does what is due.
+    pub(super) fn on_time(&mut self) {
+        if let Phase::Closing(_) = self.phase {
+            return;
+        }
+        let now = Instant::now();
+        if self.paused && self.pace.next(self.rate()) <= now {
+            self.paused = false;
+            self.hear();
+        }
+        if self.is_reading() && self.silent_at() <= now {
+            if self.pinged {
+                self.client().outbox.close(CloseCode::Silent, "no answer to a ping");
+            } else {
+                (self.since, self.pinged) = (now, true);
+                self.client().outbox.push(frame::ping());
+            }
+        }
+        if self.expiry.as_ref().is_some_and(|expiry| expiry.recheck.is_none() && expiry.at <= now) {
+            self.ask_again(now);
+        }
+        match &self.arrival {
+            Arrival::Unwelcome(unwelcome) if unwelcome.until <= now && self.work.is_none() => self.refuse(),
+            Arrival::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.recover(),
+            _ => {}
+        }
+    }
+}

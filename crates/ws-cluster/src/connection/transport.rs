@@ -1,0 +1,109 @@
+//! The narrow way between a connection and its bytes. A TCP socket is written to by whoever delivers; any other stream
+//! (TLS, a socket inside another framework) by the connection's task alone. Beside that the two behave alike.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, ReadBuf},
+    net::{TcpStream, tcp::OwnedReadHalf},
+};
+
+use super::{Stream, outbox::Outbox};
+
+/// What one client's bytes come and go through.
+pub(super) trait Transport: Send + Unpin + 'static {
+    /// Reads what came; nothing where the client sends no more.
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
+
+    /// Writes what waits. Ready where nothing is left.
+    fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
+
+    /// Tells the client that nothing more comes. May be asked again.
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
+}
+
+/// A TCP socket, whose writing half is in the outbox.
+pub(super) struct Tcp(OwnedReadHalf);
+
+impl Tcp {
+    pub(super) fn new(stream: TcpStream, outbox: &Outbox) -> Self {
+        let (read, write) = stream.into_split();
+        outbox.attach(write);
+        Self(read)
+    }
+}
+
+impl Transport for Tcp {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+        while !outbox.write_on()? {
+            ready!(self.0.as_ref().poll_write_ready(cx))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shut_down(&mut self, _: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+        outbox.shut_down();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Any other stream.
+pub(super) struct Other<S> {
+    stream: S,
+    /// Taken from the outbox, not yet by the stream.
+    writing: Bytes,
+    flushed: bool,
+    shut: bool,
+}
+
+impl<S: Stream> Other<S> {
+    pub(super) fn new(stream: S) -> Self {
+        Self { stream, writing: Bytes::new(), flushed: true, shut: false }
+    }
+}
+
+impl<S: Stream> Transport for Other<S> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buffer)
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+        loop {
+            if self.writing.is_empty() {
+                self.writing = outbox.take();
+            }
+            if self.writing.is_empty() {
+                break;
+            }
+            self.flushed = false;
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.writing))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                size => outbox.written(&mut self.writing, size),
+            }
+        }
+        if !self.flushed {
+            ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
+            self.flushed = true;
+            // The last frame goes back to those who share it.
+            self.writing = Bytes::new();
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>, _: &Outbox) -> Poll<io::Result<()>> {
+        if !self.shut {
+            ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
+            self.shut = true;
+        }
+        Poll::Ready(Ok(()))
+    }
+}

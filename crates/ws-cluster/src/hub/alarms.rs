@@ -1,0 +1,75 @@
+//! Times at which connections want to be woken, a tenth of a second sooner or later. One list for all of them, looked
+//! at ten times a second, in place of a timer for each: a connection that hears something puts its time off without a
+//! word, and finds out when it is woken.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+/// Connections are woken together that often.
+const TICKS_PER_SECOND: u64 = 10;
+
+/// Nobody is noted for longer, and whoever wants to be asks again: a connection that is gone is soon forgotten.
+const FARTHEST: Duration = Duration::from_secs(60);
+
+pub(crate) struct Alarms {
+    start: Instant,
+    /// The connections by the tick in which they are woken. A synchronous lock, held for a few instructions.
+    ticks: Mutex<BTreeMap<u64, Vec<u64>>>,
+}
+
+impl Alarms {
+    pub(super) fn new() -> Self {
+        Self { start: Instant::now(), ticks: Mutex::default() }
+    }
+
+    /// Wakes a connection at a time, unless its alarm goes off before that already (0: it has none). When it does, where
+    /// that is news; which may be before the time, where that is far.
+    pub(crate) fn set(&self, local: u64, at: Instant, alarm: u64) -> Option<u64> {
+        if alarm != 0 && alarm <= self.tick(at) {
+            return None;
+        }
+        let tick = self.tick(at.min(Instant::now() + FARTHEST));
+        self.ticks.lock().entry(tick).or_default().push(local);
+        Some(tick)
+    }
+
+    /// The first tick that is not before a time. Ticks begin with 1.
+    fn tick(&self, at: Instant) -> u64 {
+        let since = at.saturating_duration_since(self.start);
+        let begun = u64::from(since.subsec_nanos()).div_ceil(1_000_000_000 / TICKS_PER_SECOND);
+        (since.as_secs() * TICKS_PER_SECOND + begun).max(1)
+    }
+
+    /// Whom to wake by now.
+    pub(super) fn due(&self, now: Instant) -> Vec<u64> {
+        let after = self.tick(now + Duration::from_nanos(1));
+        let mut ticks = self.ticks.lock();
+        let mut due = Vec::new();
+        while let Some(entry) = ticks.first_entry().filter(|entry| *entry.key() < after) {
+            due.append(&mut entry.remove());
+        }
+        due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_alarm_goes_off_once_and_never_early() {
+        let alarms = Alarms::new();
+        let after = |millis| alarms.start + Duration::from_millis(millis);
+        assert_eq!(alarms.set(7, after(250), 0), Some(3));
+        assert_eq!(alarms.set(7, after(400), 3), None, "it is woken before");
+        assert_eq!(alarms.set(8, after(300), 0), Some(3));
+        assert_eq!(alarms.set(8, after(10), 3), Some(1), "sooner than it said");
+        assert!(alarms.due(after(99)).is_empty());
+        assert_eq!(alarms.due(after(120)), [8]);
+        assert!(alarms.due(after(299)).is_empty());
+        assert_eq!(alarms.due(after(900)), [7, 8]);
+        assert!(alarms.due(after(1000)).is_empty());
+    }
+}
