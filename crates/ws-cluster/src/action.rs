@@ -164,7 +164,7 @@ impl<'a> Request<'a> {
 
     /// A property of the connection.
     pub fn property(&self, name: &str) -> Option<Value> {
-        self.client.membership().properties.get(name).cloned()
+        self.client.membership().property(name).cloned()
     }
 
     /// Sets a property of the connection; `null` removes it.

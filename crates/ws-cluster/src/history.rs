@@ -260,12 +260,13 @@ impl History {
     }
 
     fn topics_of(&self, membership: &Membership) -> Vec<u64> {
-        let Membership { user, session, groups, properties, .. } = membership;
+        let Membership { user, session, groups, .. } = membership;
+        let properties = membership.properties();
         let mut topics = vec![self.hash(Topic::All), self.hash(Topic::Many)];
         topics.extend(user.iter().flat_map(|user| [self.hash(Topic::Registered), self.hash(Topic::User(user))]));
         topics.extend(session.iter().map(|session| self.hash(Topic::Session(session))));
         topics.extend(groups.iter().map(|group| self.hash(Topic::Group(group))));
-        topics.extend(properties.iter().map(|(name, value)| self.hash(Topic::Property(name, &property_text(value)))));
+        topics.extend(properties.map(|(name, value)| self.hash(Topic::Property(name, &property_text(value)))));
         topics
     }
 }

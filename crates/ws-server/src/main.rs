@@ -21,6 +21,11 @@ mod pool;
 mod run;
 mod signals;
 
+/// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a
+/// burst needed back after some seconds.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Why a command ends without success: what to do, in one line, and the exit status.
 #[derive(Debug)]
 struct Failure {

@@ -27,32 +27,46 @@ use super::{Origin, TrustedProxies};
 /// ```
 #[derive(Clone)]
 pub struct Handshake {
-    /// In the order sent. A dozen entries, looked at once or twice: a map would cost more than it finds.
-    headers: Box<[(HeaderName, Box<str>)]>,
-    path_and_query: Box<str>,
-    peer: Option<SocketAddr>,
-    remote_ip: Option<IpAddr>,
+    /// Lines: the path and query, the peer, the client's address (both empty where unknown), and each header as
+    /// `name: value` in the order sent. One text, since most of it is looked at once or twice, and kept for every
+    /// connection.
+    text: Box<str>,
 }
+
+/// The lines before the headers.
+const HEAD: usize = 3;
 
 impl Handshake {
     /// The handshake of a request that came from `peer` (`None` where that is not an IP address, or unknown),
     /// through `proxies`.
     pub fn new(request: &Parts, peer: Option<SocketAddr>, proxies: &TrustedProxies) -> Self {
-        let mut headers: Vec<(HeaderName, Box<str>)> = request
-            .headers
-            .iter()
-            .filter(|(name, _)| !is_transport(name))
-            .map(|(name, value)| (name.clone(), String::from_utf8_lossy(value.as_bytes()).into()))
-            .collect();
+        let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
+        let mut text = format!("{target}\n{}\n{}", or_empty(peer), or_empty(proxies.remote_ip(peer, &request.headers)));
+        let mut add = |name: &HeaderName, value: &[u8]| {
+            for part in ["\n", name.as_str(), ": ", &String::from_utf8_lossy(value)] {
+                text.push_str(part);
+            }
+        };
+        let headers = request.headers.iter().filter(|(name, _)| !is_transport(name));
+        // No value has a line break in it.
+        headers.for_each(|(name, value)| add(name, value.as_bytes()));
         if let (None, Some(authority)) = (request.headers.get(header::HOST), request.uri.authority()) {
-            headers.push((header::HOST, authority.as_str().into()));
+            add(&header::HOST, authority.as_str().as_bytes());
         }
-        Self {
-            headers: headers.into(),
-            path_and_query: request.uri.path_and_query().map_or("/", |target| target.as_str()).into(),
-            peer,
-            remote_ip: proxies.remote_ip(peer, &request.headers),
-        }
+        Self { text: text.into() }
+    }
+
+    fn line(&self, number: usize) -> &str {
+        self.text.split('\n').nth(number).unwrap_or_default()
+    }
+
+    fn path_and_query(&self) -> &str {
+        self.line(0)
+    }
+
+    /// Name, in lower case, and value of each.
+    fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.text.split('\n').skip(HEAD).filter_map(|line| line.split_once(": "))
     }
 
     /// The first header of this name, in any case. Bytes that are not UTF-8 read as U+FFFD.
@@ -62,7 +76,7 @@ impl Handshake {
 
     /// All headers of this name, in the order sent.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.headers.iter().filter(move |(own, _)| own.as_str().eq_ignore_ascii_case(name)).map(|(_, value)| &**value)
+        self.all_headers().filter(move |(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
     /// The first cookie of this name (in this very case), as it was sent: nothing is percent-decoded, since that is
@@ -82,13 +96,13 @@ impl Handshake {
     /// The first parameter of this name in the URL's query, decoded. URLs end up in logs and histories: nothing
     /// that opens a session belongs there.
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
-        let (_, query) = self.path_and_query.split_once('?')?;
+        let (_, query) = self.path_and_query().split_once('?')?;
         form_urlencoded::parse(query.as_bytes()).find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
     /// Takes parameters out of the query, the first of each name, decoded; the rest stays as it was sent.
     pub(crate) fn take_query<const N: usize>(&mut self, names: [&str; N]) -> [Option<String>; N] {
-        let Some((path, query)) = self.path_and_query.split_once('?') else { return [const { None }; N] };
+        let Some((path, query)) = self.path_and_query().split_once('?') else { return [const { None }; N] };
         let name = |pair: &str| form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| name.into_owned());
         let (taken, rest): (Vec<&str>, Vec<&str>) =
             query.split('&').partition(|pair| name(pair).is_some_and(|name| names.contains(&&*name)));
@@ -100,13 +114,15 @@ impl Handshake {
             pairs.into_iter().find(|(own, _)| own == name).map(|(_, value)| value.into_owned())
         });
         let rest = rest.join("&");
-        self.path_and_query = if rest.is_empty() { path.into() } else { format!("{path}?{rest}").into() };
+        let target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
+        self.text = format!("{target}{}", &self.text[self.path_and_query().len()..]).into();
         values
     }
 
     /// The path of the URL, not decoded.
     pub fn path(&self) -> &str {
-        self.path_and_query.split_once('?').map_or(&self.path_and_query, |(path, _)| path)
+        let target = self.path_and_query();
+        target.split_once('?').map_or(target, |(path, _)| path)
     }
 
     /// The token of `Authorization: Bearer TOKEN`.
@@ -118,13 +134,13 @@ impl Handshake {
 
     /// The address of the other end of the socket: the client or the last proxy.
     pub fn peer(&self) -> Option<SocketAddr> {
-        self.peer
+        self.line(1).parse().ok()
     }
 
     /// The client's address, through trusted proxies ([`TrustedProxies::remote_ip`]). An IPv4 address that was
     /// mapped into IPv6 is IPv4 here. `None` where the peer is no IP address.
     pub fn remote_ip(&self) -> Option<IpAddr> {
-        self.remote_ip
+        self.line(2).parse().ok()
     }
 
     /// The client's software as it names itself.
@@ -184,6 +200,10 @@ impl Handshake {
     }
 }
 
+fn or_empty(value: Option<impl ToString>) -> String {
+    value.map(|value| value.to_string()).unwrap_or_default()
+}
+
 fn is_transport(name: &HeaderName) -> bool {
     [
         header::CONNECTION,
@@ -200,9 +220,9 @@ impl fmt::Debug for Handshake {
         // Names only: besides cookies and authorization, any header of an application may hold a secret.
         f.debug_struct("Handshake")
             .field("path", &self.path())
-            .field("peer", &self.peer)
-            .field("remote_ip", &self.remote_ip)
-            .field("headers", &self.headers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>())
+            .field("peer", &self.peer())
+            .field("remote_ip", &self.remote_ip())
+            .field("headers", &self.all_headers().map(|(name, _)| name).collect::<Vec<_>>())
             .finish_non_exhaustive()
     }
 }
@@ -235,7 +255,7 @@ mod tests {
     fn the_transport_is_left_out() {
         let handshake =
             handshake("/", &[("sec-websocket-key", "x"), ("upgrade", "websocket"), ("connection", "upgrade")]);
-        assert!(handshake.headers.is_empty());
+        assert_eq!(handshake.all_headers().count(), 0);
     }
 
     #[test]
@@ -264,11 +284,11 @@ mod tests {
     fn what_is_taken_out_of_the_query_is_gone() {
         let mut whole = handshake("/WebSockets?resume=a%2Db&user=J%C3%B6rg&state=s&x&resume=second", &[]);
         assert_eq!(whole.take_query(["resume", "state"]), [Some("a-b".into()), Some("s".into())]);
-        assert_eq!(&*whole.path_and_query, "/WebSockets?user=J%C3%B6rg&x");
+        assert_eq!(whole.path_and_query(), "/WebSockets?user=J%C3%B6rg&x");
         assert_eq!(whole.take_query(["resume"]), [None]);
         let mut alone = handshake("/WebSockets?resume=", &[]);
         assert_eq!(alone.take_query(["resume", "state"]), [Some("".into()), None]);
-        assert_eq!(&*alone.path_and_query, "/WebSockets");
+        assert_eq!(alone.path_and_query(), "/WebSockets");
     }
 
     #[test]

@@ -1,10 +1,7 @@
 //! One connected client as the rest of the node sees it: who it is, and where to put what it is to get.
 
 use std::{
-    borrow::Cow,
-    collections::{BTreeMap, BTreeSet},
     sync::{
-        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
@@ -13,12 +10,15 @@ use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use serde_json::Value;
 
-use super::outbox::Outbox;
+use super::{
+    membership::{Changes, Membership},
+    outbox::Outbox,
+};
 use crate::{
-    auth::{Handshake, Identity},
+    auth::Handshake,
     close::CloseCode,
     cluster::Seq,
-    target::{Candidate, ConnectionId},
+    target::ConnectionId,
     wire::{
         client::{Dialect, Form, Outgoing, encode, position},
         position::Position,
@@ -47,32 +47,6 @@ pub(crate) struct Client {
     membership: RwLock<Membership>,
 }
 
-/// Who a client is, as targets see it.
-#[derive(Clone, Default)]
-pub(crate) struct Membership {
-    /// The id that it had before it came back: its own for all who name it, in place of the connection's.
-    pub(crate) former: Option<ConnectionId>,
-    pub(crate) user: Option<Arc<str>>,
-    pub(crate) session: Option<Arc<str>>,
-    pub(crate) groups: BTreeSet<Arc<str>>,
-    pub(crate) properties: BTreeMap<Arc<str>, Value>,
-    /// What handlers made of it.
-    pub(crate) changes: Changes,
-    /// The client was not told of the latest change of what it carries.
-    pub(crate) untold: bool,
-    /// Whether the hub delivers to it.
-    pub(crate) registered: bool,
-}
-
-/// How handlers changed a membership that began as the authenticator says.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Changes {
-    /// Groups that it was put into or taken out of, and which.
-    pub(crate) groups: BTreeMap<Arc<str>, bool>,
-    /// Properties that were set, and, as null, those that were removed.
-    pub(crate) properties: BTreeMap<Arc<str>, Value>,
-}
-
 /// What a client carries from one connection to the next.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct State {
@@ -94,7 +68,7 @@ impl Client {
     }
 
     fn known_as_in(&self, membership: &Membership) -> ConnectionId {
-        membership.former.unwrap_or(self.id)
+        membership.former().unwrap_or(self.id)
     }
 
     pub(crate) fn membership(&self) -> RwLockReadGuard<'_, Membership> {
@@ -189,7 +163,7 @@ impl Client {
 
     /// What it is to carry, sealed.
     pub(crate) fn seal(&self, membership: &Membership, seals: &Seals) -> String {
-        let state = State { id: self.known_as_in(membership), changes: membership.changes.clone() };
+        let state = State { id: self.known_as_in(membership), changes: membership.changes() };
         let sealed = seals.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
         if sealed.is_empty() {
             let connection = self.known_as_in(membership);
@@ -217,122 +191,5 @@ impl Client {
     /// Closes so that the client stays away: `Server/close` and 1000.
     pub(crate) fn dismiss(&self, reason: &str) {
         self.close_after("Server/close", &[], CloseCode::Normal, reason);
-    }
-}
-
-impl Membership {
-    pub(crate) fn of(identity: Identity) -> Self {
-        Self {
-            user: identity.user.map(Into::into),
-            session: identity.session.map(Into::into),
-            groups: identity.groups.into_iter().map(Into::into).collect(),
-            properties: identity.properties.into_iter().map(|(name, value)| (name.into(), value)).collect(),
-            ..Self::default()
-        }
-    }
-
-    /// The same with the user that the client turned out to be.
-    pub(crate) fn identify(&mut self, of: Self) {
-        self.user = of.user;
-        self.session = of.session;
-        self.groups.extend(of.groups);
-        self.properties.extend(of.properties);
-        // What it carries is bound to its user.
-        self.untold = true;
-    }
-
-    /// The same as handlers had made it before the client came back.
-    pub(crate) fn resume(&mut self, State { id, changes }: State) {
-        self.former = Some(id);
-        for (group, member) in changes.groups {
-            let changed = if member { self.groups.insert(group.clone()) } else { self.groups.remove(&group) };
-            // What is as the authenticator says by now is no change any more.
-            if changed {
-                self.changes.groups.insert(group, member);
-            }
-        }
-        for (name, value) in changes.properties {
-            if self.properties.get(&name).unwrap_or(&Value::Null) != &value {
-                self.set(name.clone(), value.clone());
-                self.changes.properties.insert(name, value);
-            }
-        }
-    }
-
-    /// Puts it into a group. Whether it was not in it.
-    pub(crate) fn join(&mut self, group: Arc<str>) -> bool {
-        let new = self.groups.insert(group.clone());
-        if new {
-            self.changes.note(group, true);
-            self.untold = true;
-        }
-        new
-    }
-
-    /// Takes it out of a group. Whether it was in it.
-    pub(crate) fn leave(&mut self, group: &str) -> bool {
-        let Some(group) = self.groups.take(group) else { return false };
-        self.changes.note(group, false);
-        self.untold = true;
-        true
-    }
-
-    /// Sets a property, or removes it where the value is null.
-    pub(crate) fn set_property(&mut self, name: &str, value: Value) {
-        let name: Arc<str> = name.into();
-        self.set(name.clone(), value.clone());
-        self.changes.properties.insert(name, value);
-        self.untold = true;
-    }
-
-    fn set(&mut self, name: Arc<str>, value: Value) {
-        match value {
-            Value::Null => drop(self.properties.remove(&name)),
-            value => drop(self.properties.insert(name, value)),
-        }
-    }
-}
-
-impl Changes {
-    /// A group was joined or left. What undoes an earlier change leaves none.
-    fn note(&mut self, group: Arc<str>, member: bool) {
-        if self.groups.get(&group) == Some(&!member) {
-            self.groups.remove(&group);
-        } else {
-            self.groups.insert(group, member);
-        }
-    }
-}
-
-/// A property as targets compare it: a string as it is, anything else as compact JSON.
-pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
-    match value {
-        Value::String(text) => text.into(),
-        other => other.to_string().into(),
-    }
-}
-
-/// A client's connection with its membership, for [`Target::matches`](crate::Target).
-pub(crate) struct Member<'a>(pub(crate) ConnectionId, pub(crate) &'a Membership);
-
-impl Candidate for Member<'_> {
-    fn id(&self) -> ConnectionId {
-        self.1.former.unwrap_or(self.0)
-    }
-
-    fn user(&self) -> Option<&str> {
-        self.1.user.as_deref()
-    }
-
-    fn session(&self) -> Option<&str> {
-        self.1.session.as_deref()
-    }
-
-    fn in_group(&self, name: &str) -> bool {
-        self.1.groups.contains(name)
-    }
-
-    fn property_is(&self, name: &str, value: &str) -> bool {
-        self.1.properties.get(name).is_some_and(|own| property_text(own) == value)
     }
 }

@@ -8,6 +8,7 @@ mod call;
 mod client;
 mod decoder;
 pub(crate) mod frame;
+mod membership;
 mod outbox;
 mod pace;
 mod recovery;
@@ -19,7 +20,8 @@ mod timing;
 mod transport;
 
 pub(crate) use call::authenticate;
-pub(crate) use client::{Changes, Client, Member, Membership, State, property_text};
+pub(crate) use client::{Client, State};
+pub(crate) use membership::{Changes, Member, Membership, property_text};
 pub(crate) use recovery::Asked;
 pub(crate) use task::{Accepted, serve, serve_tcp};
 

@@ -32,7 +32,7 @@ use super::{
 use crate::{
     ConnectionConfig, RawMessage, Server,
     close::CloseCode,
-    hub::{Registration, Slot},
+    hub::Registration,
     wire::client::{Incoming, Malformed, parse},
 };
 
@@ -41,15 +41,13 @@ const READ: usize = 16 * 1024;
 
 /// What the upgrade found out about a client.
 pub(crate) struct Accepted {
-    pub(crate) client: Arc<Client>,
+    /// Given back at the very end.
     pub(crate) registration: Registration,
     pub(crate) expires: Option<SystemTime>,
     /// It may be here as who it is; otherwise it has to authenticate first.
     pub(crate) welcome: bool,
     /// What a client that keeps its position brings along.
     pub(crate) asked: Option<Asked>,
-    /// The place among the allowed connections, given back at the very end.
-    pub(crate) slot: Slot,
 }
 
 /// Serves a client on a TCP socket from its first byte (`leftover` came with the upgrade request) until it is gone and
@@ -60,7 +58,7 @@ pub(crate) fn serve_tcp(
     stream: TcpStream,
     leftover: &[u8],
 ) -> impl Future<Output = ()> + Send + use<> {
-    let transport = Tcp::new(stream, &accepted.client.outbox);
+    let transport = Tcp::new(stream, &accepted.registration.client().outbox);
     run(Connection::new(server, accepted, transport, leftover))
 }
 
@@ -123,7 +121,6 @@ pub(super) struct Connection<T> {
     pub(super) pinged: bool,
     /// Messages are too frequent.
     pub(super) paused: bool,
-    _slot: Slot,
 }
 
 pub(super) enum Phase {
@@ -143,10 +140,10 @@ pub(super) struct Closing {
 
 impl<T: Transport> Connection<T> {
     fn new(server: Server, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
-        let Accepted { client, registration, expires, welcome, asked, slot } = accepted;
+        let Accepted { registration, expires, welcome, asked } = accepted;
         let now = Instant::now();
         let mut connection = Self {
-            arrival: Arrival::new(&server, &client, welcome, asked),
+            arrival: Arrival::new(&server, registration.client(), welcome, asked),
             server,
             registration,
             transport,
@@ -161,7 +158,6 @@ impl<T: Transport> Connection<T> {
             spoke: false,
             pinged: false,
             paused: false,
-            _slot: slot,
         };
         connection.decoder.keep(leftover);
         connection.expire(expires);

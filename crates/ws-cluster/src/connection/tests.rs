@@ -65,13 +65,13 @@ impl Peer {
         let server = builder.config(config).start().await.unwrap();
         let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
         let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
-        let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")));
+        let slot = server.hub().admission().admit(None, 1, 1).ok().unwrap();
+        let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")), slot);
         server.hub().welcome(&client);
-        let slot = server.hub().admission().admit(None, 1, 1).unwrap();
         let expires = session.map(|left| SystemTime::now() + left);
-        let accepted = Accepted { client, registration, expires, welcome: true, asked: None, slot };
+        let accepted = Accepted { registration, expires, welcome: true, asked: None };
         let (stream, far) = duplex(room);
-        tokio::spawn(serve(server, accepted, far, Default::default()));
+        tokio::spawn(serve(server, accepted, far, &[]));
         Self { stream, start: Instant::now(), down }
     }
 

@@ -37,7 +37,8 @@ pub(crate) enum Refusal {
 
 /// A place among the connections that are allowed; given back when dropped.
 pub(crate) struct Slot {
-    admission: Arc<Admission>,
+    /// `None` once it is somebody else's to give back.
+    admission: Option<Arc<Admission>>,
     ip: Option<IpAddr>,
 }
 
@@ -64,7 +65,19 @@ impl Admission {
             }
         }
         self.open.send_modify(|open| *open += 1);
-        Ok(Slot { admission: self.clone(), ip })
+        Ok(Slot { admission: Some(self.clone()), ip })
+    }
+
+    /// Gives the place of a connection from an address back.
+    pub(super) fn give_back(&self, ip: Option<IpAddr>) {
+        let mut places = self.places.lock();
+        if let Some(Entry::Occupied(mut entry)) = ip.map(|ip| places.by_ip.entry(ip)) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+        self.open.send_modify(|open| *open -= 1);
     }
 
     /// Admits nobody from now on.
@@ -85,16 +98,16 @@ impl Admission {
     }
 }
 
+impl Slot {
+    /// Leaves it to others to give the place back, who know the address as well.
+    pub(super) fn hand_over(mut self) {
+        self.admission = None;
+    }
+}
+
 impl Drop for Slot {
     fn drop(&mut self) {
-        let mut places = self.admission.places.lock();
-        if let Some(Entry::Occupied(mut entry)) = self.ip.map(|ip| places.by_ip.entry(ip)) {
-            *entry.get_mut() -= 1;
-            if *entry.get() == 0 {
-                entry.remove();
-            }
-        }
-        self.admission.open.send_modify(|open| *open -= 1);
+        self.admission.iter().for_each(|admission| admission.give_back(self.ip));
     }
 }
 

@@ -2,8 +2,8 @@
 //! at the rest.
 
 use std::{
-    borrow::{Borrow, Cow},
-    collections::{HashMap, HashSet},
+    borrow::Borrow,
+    collections::{HashMap, HashSet, hash_map::Entry},
     hash::Hash,
     sync::Arc,
 };
@@ -31,18 +31,23 @@ pub(super) struct Index {
 }
 
 /// The connections under each key; no key without one.
-type Groups<K> = HashMap<K, HashSet<u64>>;
+type Groups<K> = HashMap<K, Locals>;
+
+/// Some connections. Most users have one, and no set for it.
+enum Locals {
+    One(u64),
+    /// Of two and more; once there were, of one as well.
+    Many(Box<HashSet<u64>>),
+}
 
 impl Index {
     /// Calls `found` with the clients that a target selects; those it excepts may be among them.
     pub(super) fn select(&self, target: &Target, mut found: impl FnMut(&Arc<Client>)) {
-        let mut all = |locals: Option<&HashSet<u64>>| {
-            locals.into_iter().flatten().filter_map(|local| self.clients.get(local)).for_each(&mut found);
-        };
+        let mut all = |locals: Option<&Locals>| self.among(locals).for_each(&mut found);
         match &target.selection {
             Selection::All | Selection::Registered => self.clients.values().for_each(found),
-            Selection::Users(ids) => self.any(&self.users, ids).iter().for_each(|locals| all(Some(locals))),
-            Selection::Groups(names) => self.any(&self.groups, names).iter().for_each(|locals| all(Some(locals))),
+            Selection::Users(ids) => self.any(&self.users, ids, found),
+            Selection::Groups(names) => self.any(&self.groups, names, found),
             Selection::Session(id) => all(self.sessions.get(id.as_str())),
             Selection::Connection(id) => {
                 // Where the number is another node's, the id of the client found is another one.
@@ -61,7 +66,7 @@ impl Index {
             Closed::Session(id) => self.sessions.get(id),
             Closed::User(id) => self.users.get(id),
         };
-        let here = locals.into_iter().flatten().filter_map(|local| self.clients.get(local));
+        let here = self.among(locals);
         let arriving = self.arriving.values().filter(move |client| {
             let membership = client.membership();
             match closed {
@@ -72,60 +77,53 @@ impl Index {
         here.chain(arriving)
     }
 
-    /// The sets of connections under any of the keys, none of them twice in all.
-    fn any<'a>(&'a self, groups: &'a Groups<Arc<str>>, keys: &[String]) -> Vec<Cow<'a, HashSet<u64>>> {
-        match keys {
-            [key] => groups.get(key.as_str()).map(Cow::Borrowed).into_iter().collect(),
-            keys => {
-                let union = keys.iter().filter_map(|key| groups.get(key.as_str())).flatten().copied().collect();
-                vec![Cow::Owned(union)]
-            }
+    fn among(&self, locals: Option<&Locals>) -> impl Iterator<Item = &Arc<Client>> {
+        locals.into_iter().flat_map(Locals::iter).filter_map(|local| self.clients.get(&local))
+    }
+
+    /// Calls `found` with the clients under any of the keys, with none of them twice.
+    fn any(&self, groups: &Groups<Arc<str>>, keys: &[String], mut found: impl FnMut(&Arc<Client>)) {
+        if let [key] = keys {
+            return self.among(groups.get(key.as_str())).for_each(found);
+        }
+        let mut seen = HashSet::new();
+        let locals = keys.iter().filter_map(|key| groups.get(key.as_str())).flat_map(Locals::iter);
+        for local in locals.filter(|local| seen.insert(*local)) {
+            self.clients.get(&local).into_iter().for_each(&mut found);
         }
     }
 
     pub(super) fn join(&mut self, local: u64, group: Arc<str>) {
-        self.groups.entry(group).or_default().insert(local);
+        insert(&mut self.groups, group, local);
     }
 
     pub(super) fn leave(&mut self, local: u64, group: &str) {
         remove(&mut self.groups, group, local);
     }
 
-    pub(super) fn add(&mut self, local: u64, membership: &Membership) {
-        if let Some(id) = membership.former {
+    /// Adds a client. Its names become those that are here already, where they are.
+    pub(super) fn add(&mut self, local: u64, membership: &mut Membership) {
+        if let Some(id) = membership.former() {
             self.former.insert(id, local);
         }
-        if let Some(user) = &membership.user {
-            self.users.entry(user.clone()).or_default().insert(local);
-        }
-        if let Some(session) = &membership.session {
-            self.sessions.entry(session.clone()).or_default().insert(local);
-        }
-        for group in &membership.groups {
-            self.groups.entry(group.clone()).or_default().insert(local);
-        }
-        for (name, value) in &membership.properties {
-            let key = (name.clone(), property_text(value).into());
-            self.properties.entry(key).or_default().insert(local);
+        membership.user.iter_mut().for_each(|user| share(&mut self.users, user, local));
+        membership.session.iter_mut().for_each(|session| share(&mut self.sessions, session, local));
+        membership.groups.iter_mut().for_each(|group| share(&mut self.groups, group, local));
+        for (name, value) in membership.properties() {
+            insert(&mut self.properties, (name.clone(), property_text(value).into()), local);
         }
     }
 
     pub(super) fn remove(&mut self, local: u64, membership: &Membership) {
-        if let Some(id) = &membership.former
+        if let Some(id) = &membership.former()
             && self.former.get(id) == Some(&local)
         {
             self.former.remove(id);
         }
-        if let Some(user) = &membership.user {
-            remove(&mut self.users, user, local);
-        }
-        if let Some(session) = &membership.session {
-            remove(&mut self.sessions, session, local);
-        }
-        for group in &membership.groups {
-            remove(&mut self.groups, group, local);
-        }
-        for (name, value) in &membership.properties {
+        membership.user.iter().for_each(|user| remove(&mut self.users, user, local));
+        membership.session.iter().for_each(|session| remove(&mut self.sessions, session, local));
+        membership.groups.iter().for_each(|group| remove(&mut self.groups, group, local));
+        for (name, value) in membership.properties() {
             remove(&mut self.properties, &(name.clone(), property_text(value).into()), local);
         }
     }
@@ -138,15 +136,56 @@ impl Index {
     }
 }
 
+impl Locals {
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        let (one, many) = match self {
+            Self::One(local) => (Some(*local), None),
+            Self::Many(locals) => (None, Some(locals.iter().copied())),
+        };
+        one.into_iter().chain(many.into_iter().flatten())
+    }
+
+    fn insert(&mut self, local: u64) {
+        match self {
+            Self::One(one) if *one == local => {}
+            Self::One(one) => *self = Self::Many(Box::new([*one, local].into())),
+            Self::Many(locals) => drop(locals.insert(local)),
+        }
+    }
+
+    /// Whether none is left.
+    fn remove(&mut self, local: u64) -> bool {
+        match self {
+            Self::One(one) => *one == local,
+            Self::Many(locals) => {
+                locals.remove(&local);
+                locals.is_empty()
+            }
+        }
+    }
+}
+
+fn insert<K: Eq + Hash>(groups: &mut Groups<K>, key: K, local: u64) {
+    match groups.entry(key) {
+        Entry::Occupied(mut entry) => entry.get_mut().insert(local),
+        Entry::Vacant(entry) => drop(entry.insert(Locals::One(local))),
+    }
+}
+
+/// The same; the text of the name is shared with those who have the same.
+fn share(groups: &mut Groups<Arc<str>>, name: &mut Arc<str>, local: u64) {
+    if let Some((known, _)) = groups.get_key_value(name) {
+        *name = known.clone();
+    }
+    insert(groups, name.clone(), local);
+}
+
 fn remove<K, Q>(groups: &mut Groups<K>, key: &Q, local: u64)
 where
     K: Eq + Hash + Borrow<Q>,
     Q: Eq + Hash + ?Sized,
 {
-    if let Some(locals) = groups.get_mut(key) {
-        locals.remove(&local);
-        if locals.is_empty() {
-            groups.remove(key);
-        }
+    if groups.get_mut(key).is_some_and(|locals| locals.remove(local)) {
+        groups.remove(key);
     }
 }

@@ -64,7 +64,7 @@ pub(crate) struct Hub {
     admission: Arc<Admission>,
 }
 
-/// A client that the hub knows, until it leaves or this is dropped.
+/// A client that the hub knows until it leaves, and counts until this is dropped.
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     client: Arc<Client>,
@@ -103,8 +103,10 @@ impl Hub {
         ConnectionId { node: self.node, local: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Knows the client from now on, and closes it with its session, without delivering to it yet.
-    pub(crate) fn arrive(self: &Arc<Self>, client: Arc<Client>, membership: Membership) -> Registration {
+    /// Knows the client from now on, and closes it with its session, without delivering to it yet. Its place among the
+    /// connections, which it was admitted to under its handshake's address, is given back with the registration.
+    pub(crate) fn arrive(self: &Arc<Self>, client: Arc<Client>, membership: Membership, slot: Slot) -> Registration {
+        slot.hand_over();
         let mut index = self.index.write();
         *client.membership_lock().write() = membership;
         index.arriving.insert(client.id.local, client.clone());
@@ -125,7 +127,7 @@ impl Hub {
         let mut own = client.membership_lock().write();
         own.registered = true;
         client.enter(self.entered.fetch_add(1, Ordering::Relaxed));
-        index.add(client.id.local, &own);
+        index.add(client.id.local, &mut own);
         drop(own);
         index.clients.insert(client.id.local, client);
     }
@@ -140,7 +142,7 @@ impl Hub {
         let local = client.id.local;
         index.remove(local, &own);
         let result = change(&mut own);
-        index.add(local, &own);
+        index.add(local, &mut own);
         result
     }
 
@@ -299,6 +301,7 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         self.leave();
+        self.hub.admission.give_back(self.client.handshake.remote_ip());
     }
 }
 
@@ -330,7 +333,8 @@ mod tests {
             let request = http::Request::new(()).into_parts().0;
             let handshake = Handshake::new(&request, None, &TrustedProxies::none());
             let client = Arc::new(Client::new(self.hub.next_id(), handshake, 1024, tracks));
-            let registration = self.hub.arrive(client.clone(), Membership::of(identity));
+            let slot = self.hub.admission().admit(None, 1, usize::MAX).ok().unwrap();
+            let registration = self.hub.arrive(client.clone(), Membership::of(identity), slot);
             (client, registration)
         }
 

@@ -78,7 +78,7 @@ impl Server {
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
         let (expires, welcome) = (identity.expires, identity.user.is_some() || self.guests());
         // Known to the hub before its socket is there, so that no order to close a session falls between the two.
-        let registration = self.hub().arrive(client.clone(), Membership::of(identity));
+        let registration = self.hub().arrive(client.clone(), Membership::of(identity), slot);
         if welcome && asked.is_none() {
             self.hub().welcome(&client);
         }
@@ -86,7 +86,7 @@ impl Server {
             // Lost meanwhile, and the clients with it: this one was not among them.
             client.outbox.close(CloseCode::TryAgainLater, "this node is not ready");
         }
-        Ok(Accepted { client, registration, expires, welcome, asked, slot })
+        Ok(Accepted { registration, expires, welcome, asked })
     }
 }
 
