@@ -52,8 +52,7 @@ impl Membership {
             ..Self::default()
         };
         if !identity.properties.is_empty() {
-            own.rare().properties =
-                identity.properties.into_iter().map(|(name, value)| (name.into(), value)).collect();
+            own.rare().properties = identity.properties.into_iter().map(|(name, value)| (name.into(), value)).collect();
         }
         own
     }
