@@ -31,6 +31,8 @@ pub(crate) struct Client {
     array: AtomicBool,
     /// It asked for its position.
     tracks: bool,
+    /// Whether the hub delivers to it. Written under the hub's lock.
+    registered: AtomicBool,
     /// The place up to which it knows that it has got everything, where it tracks its position. Written by whoever
     /// delivers, which is one at a time.
     told: AtomicU64,
@@ -54,8 +56,8 @@ impl Client {
     /// `tracks`: it asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let outbox = Outbox::new(queue_size);
-        let (array, told, began, entered, membership) = Default::default();
-        Self { id, handshake, outbox, array, tracks, told, began, entered, membership }
+        let (array, registered, told, began, entered, membership) = Default::default();
+        Self { id, handshake, outbox, array, tracks, registered, told, began, entered, membership }
     }
 
     /// The id under which handlers and targets know it.
@@ -123,6 +125,17 @@ impl Client {
     /// It is delivered to from now on.
     pub(crate) fn enter(&self, number: u64) {
         self.entered.store(number, Ordering::Relaxed);
+        self.registered.store(true, Ordering::Relaxed);
+    }
+
+    /// It is delivered to no more. Whether it was.
+    pub(crate) fn leave(&self) -> bool {
+        self.registered.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the hub delivers to it.
+    pub(crate) fn is_registered(&self) -> bool {
+        self.registered.load(Ordering::Relaxed)
     }
 
     /// The place behind which it began on this connection.
@@ -149,7 +162,7 @@ impl Client {
     pub(crate) fn tell_changes(&self, seals: &Seals) {
         let sealed = {
             let mut membership = self.membership.write();
-            if !membership.registered || !std::mem::take(&mut membership.untold) || !self.tracks() {
+            if !self.is_registered() || !membership.take_untold() || !self.tracks() {
                 return;
             }
             self.seal(&membership, seals)

@@ -17,10 +17,6 @@ pub(crate) struct Membership {
     pub(crate) session: Option<Arc<str>>,
     pub(crate) groups: Names,
     rare: Option<Box<Rare>>,
-    /// The client was not told of the latest change of what it carries.
-    pub(crate) untold: bool,
-    /// Whether the hub delivers to it.
-    pub(crate) registered: bool,
 }
 
 #[derive(Clone, Default)]
@@ -28,6 +24,8 @@ struct Rare {
     former: Option<ConnectionId>,
     properties: BTreeMap<Arc<str>, Value>,
     changes: Changes,
+    /// The client was not told of the latest change of what it carries.
+    untold: bool,
 }
 
 /// How handlers changed a membership that began as the authenticator says.
@@ -66,6 +64,11 @@ impl Membership {
         self.rare.as_ref()?.former
     }
 
+    /// Whether the client was not told of the latest change of what it carries; it is told now.
+    pub(crate) fn take_untold(&mut self) -> bool {
+        self.rare.as_mut().is_some_and(|rare| std::mem::take(&mut rare.untold))
+    }
+
     pub(crate) fn property(&self, name: &str) -> Option<&Value> {
         self.rare.as_ref()?.properties.get(name)
     }
@@ -88,7 +91,7 @@ impl Membership {
             self.rare().properties.extend(rare.properties);
         }
         // What it carries is bound to its user.
-        self.untold = true;
+        self.rare().untold = true;
     }
 
     /// Makes it what handlers had made of it before the client came back.
@@ -114,7 +117,7 @@ impl Membership {
         let new = self.groups.insert(group.clone());
         if new {
             self.rare().changes.note(group, true);
-            self.untold = true;
+            self.rare().untold = true;
         }
         new
     }
@@ -123,7 +126,7 @@ impl Membership {
     pub(crate) fn leave(&mut self, group: &str) -> bool {
         let Some(group) = self.groups.take(group) else { return false };
         self.rare().changes.note(group, false);
-        self.untold = true;
+        self.rare().untold = true;
         true
     }
 
@@ -132,7 +135,7 @@ impl Membership {
         let name: Arc<str> = name.into();
         self.set(name.clone(), value.clone());
         self.rare().changes.properties.insert(name, value);
-        self.untold = true;
+        self.rare().untold = true;
     }
 
     fn set(&mut self, name: Arc<str>, value: Value) {

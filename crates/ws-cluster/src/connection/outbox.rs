@@ -3,14 +3,17 @@
 
 use std::{
     cell::RefCell,
-    collections::VecDeque,
     io,
-    task::{Context, Poll, Waker},
+    pin::Pin,
+    task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
 use parking_lot::Mutex;
-use tokio::net::tcp::OwnedWriteHalf;
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    net::TcpStream,
+};
 
 use super::frame;
 use crate::CloseCode;
@@ -26,23 +29,23 @@ thread_local! {
 /// The frames that one client's socket has not taken yet.
 ///
 /// The hub adds from the cluster's task, handlers push from anywhere; the socket is written to by the hub's passes and
-/// by the connection's own task. A synchronous lock, held for a few instructions or one write that does not wait, and
-/// never across an await. When it is full the connection is closed; when it is sealed, what is pushed is dropped.
-pub(crate) struct Outbox {
-    /// Most bytes that may wait. A frame that finds nothing waiting is taken whatever its size.
-    limit: usize,
-    state: Mutex<State>,
-}
+/// by the connection's own task. A synchronous lock, held for a few instructions or one system call that does not wait,
+/// and never across an await. When it is full the connection is closed; when it is sealed, what is pushed is dropped.
+pub(crate) struct Outbox(Mutex<State>);
 
+/// Numbers of bytes in 32 bits: there are as many of these as there are connections.
 #[derive(Default)]
 struct State {
-    frames: VecDeque<Bytes>,
-    /// Bytes that the socket has not taken, those in the task's hands included.
-    waiting: usize,
+    /// First come, first out; but mostly all of them at once.
+    frames: Vec<Bytes>,
     /// Where whoever delivers may write. Without one the task writes.
-    socket: Option<OwnedWriteHalf>,
+    socket: Option<TcpStream>,
     /// The connection's task, while it sleeps.
     task: Option<Waker>,
+    /// Most bytes that may wait. A frame that finds nothing waiting is taken whatever its size.
+    limit: u32,
+    /// Bytes that the socket has not taken, those in the task's hands included.
+    waiting: u32,
     /// A close frame is the last of `frames`, or has been taken already.
     sealed: bool,
     /// The socket takes nothing more: the task waits for it.
@@ -58,32 +61,63 @@ struct State {
 }
 
 impl Outbox {
+    /// With the most bytes that may wait; a limit above 2 GiB counts as that.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit, state: Mutex::default() }
+        let limit = limit.min(i32::MAX as usize) as u32;
+        Self(Mutex::new(State { limit, ..State::default() }))
     }
 
     /// Lets whoever delivers write to the socket.
-    pub(super) fn attach(&self, socket: OwnedWriteHalf) {
-        self.state.lock().socket = Some(socket);
+    pub(super) fn attach(&self, socket: TcpStream) {
+        self.0.lock().socket = Some(socket);
+    }
+
+    /// Reads from the socket that was attached.
+    pub(super) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0.lock().socket {
+            Some(socket) => Pin::new(socket).poll_read(cx, buffer),
+            None => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// Writes what waits to the socket that was attached. Ready where nothing is left.
+    pub(super) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut state = self.0.lock();
+        state.blocked = false;
+        while !state.write()? {
+            match &state.socket {
+                Some(socket) => ready!(socket.poll_write_ready(cx))?,
+                None => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Tells the client that nothing more comes.
+    pub(super) fn poll_shut_down(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.0.lock().socket {
+            Some(socket) => Pin::new(socket).poll_shutdown(cx),
+            None => Poll::Ready(Ok(())),
+        }
     }
 
     /// Adds a frame, to be written by the connection's task; closes the connection as too slow where it does not fit.
     pub(crate) fn push(&self, frame: Bytes) {
-        let mut state = self.state.lock();
-        state.add(frame, self.limit);
+        let mut state = self.0.lock();
+        state.add(frame);
         state.wake();
     }
 
     /// Adds a frame that is written at the end of a pass. Whether the pass has to note the client for that.
     pub(crate) fn add(&self, frame: Bytes) -> bool {
-        let mut state = self.state.lock();
-        state.add(frame, self.limit);
+        let mut state = self.0.lock();
+        state.add(frame);
         !std::mem::replace(&mut state.noted, true)
     }
 
     /// Writes what the passes added, as far as the socket takes it; the rest is the task's.
     pub(crate) fn write(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         state.noted = false;
         if state.blocked {
             return;
@@ -95,19 +129,6 @@ impl Outbox {
         }
     }
 
-    /// The same from the task. Whether nothing is left; otherwise the socket has to become writable first.
-    pub(super) fn write_on(&self) -> io::Result<bool> {
-        let mut state = self.state.lock();
-        state.blocked = false;
-        state.write()
-    }
-
-    /// Tells the client that nothing more comes.
-    pub(super) fn shut_down(&self) {
-        // Which is what dropping this half does.
-        self.state.lock().socket = None;
-    }
-
     /// Adds the close frame, the last one. The first close counts.
     pub(crate) fn close(&self, code: CloseCode, reason: &str) {
         self.seal(frame::close(code, reason));
@@ -115,11 +136,11 @@ impl Outbox {
 
     /// The same after a last message, which is sent even where it takes what waits before it.
     pub(crate) fn close_after(&self, last: Bytes, code: CloseCode, reason: &str) {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         if state.sealed {
             return;
         }
-        if state.waiting + last.len() > self.limit {
+        if !state.fits(last.len()) {
             state.drop_frames();
         }
         state.push(last);
@@ -129,7 +150,7 @@ impl Outbox {
 
     /// Adds a close frame that is formatted already.
     pub(super) fn seal(&self, close: Bytes) {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         if !state.sealed {
             state.seal(close);
             state.wake();
@@ -138,52 +159,49 @@ impl Outbox {
 
     /// Drops what waits and takes nothing more: the socket is done with.
     pub(super) fn abandon(&self) {
-        let mut state = self.state.lock();
-        (state.frames, state.waiting, state.sealed) = (VecDeque::new(), 0, true);
-        // The other half closes all of it.
-        state.socket.take().into_iter().for_each(OwnedWriteHalf::forget);
+        let mut state = self.0.lock();
+        *state = State { sealed: true, ..State::default() };
     }
 
     /// Whether a close frame was added.
     pub(crate) fn is_sealed(&self) -> bool {
-        self.state.lock().sealed
+        self.0.lock().sealed
     }
 
     /// Whether the socket, or the task, has taken everything.
     pub(super) fn is_empty(&self) -> bool {
-        self.state.lock().frames.is_empty()
+        self.0.lock().frames.is_empty()
     }
 
     /// What to write next: one frame as it is shared, or several joined. Empty where nothing waits. It counts as
     /// waiting until [`written`](Self::written).
     pub(crate) fn take(&self) -> Bytes {
-        let mut state = self.state.lock();
-        let Some(first) = state.frames.pop_front() else { return Bytes::new() };
-        let fits = |size: usize, next: &Bytes| size + next.len() <= JOIN;
-        if !state.frames.front().is_some_and(|next| fits(first.len(), next)) {
-            return first;
-        }
-        let mut joined = BytesMut::with_capacity(state.waiting.min(JOIN));
-        joined.extend_from_slice(&first);
-        while let Some(next) = state.frames.pop_front_if(|next| fits(joined.len(), next)) {
-            joined.extend_from_slice(&next);
-        }
+        let mut state = self.0.lock();
+        let taken = match joinable(&state.frames) {
+            0 => Bytes::new(),
+            1 => state.frames.remove(0),
+            count => {
+                let mut joined = BytesMut::with_capacity(JOIN.min(state.waiting as usize));
+                state.frames.drain(..count).for_each(|frame| joined.extend_from_slice(&frame));
+                joined.freeze()
+            }
+        };
         state.shrink();
-        joined.freeze()
+        taken
     }
 
     /// The stream took the first `size` bytes of `taken`.
     pub(super) fn written(&self, taken: &mut Bytes, size: usize) {
         taken.advance(size);
-        self.state.lock().waiting -= size;
+        self.0.lock().waiting -= size as u32;
     }
 
     /// Resolves once a frame of this size leaves half of the room to others, or has it all, or is dropped anyway. For
     /// the connection's own task only, which asks again whenever the socket took something.
     pub(super) async fn has_room(&self, size: usize) {
         std::future::poll_fn(|_| {
-            let state = self.state.lock();
-            match state.sealed || state.waiting == 0 || state.waiting + size <= self.limit / 2 {
+            let state = self.0.lock();
+            match state.sealed || state.waiting == 0 || state.waiting as usize + size <= state.limit as usize / 2 {
                 true => Poll::Ready(()),
                 false => Poll::Pending,
             }
@@ -193,14 +211,14 @@ impl Outbox {
 
     /// Wakes the task, since a time has come.
     pub(crate) fn ring(&self) {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         state.rung = true;
         state.wake();
     }
 
     /// The task is awake: nobody has to wake it. Whether its alarm went off.
     pub(super) fn awake(&self) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         state.task = None;
         std::mem::take(&mut state.rung)
     }
@@ -208,7 +226,7 @@ impl Outbox {
     /// The task goes to sleep until it is woken, unless there is something to do. `writes`: it waits for the socket to
     /// take more; `closes`: it knows of the seal.
     pub(super) fn sleep(&self, cx: &mut Context<'_>, writes: bool, closes: bool) -> bool {
-        let mut state = self.state.lock();
+        let mut state = self.0.lock();
         if !writes && !state.frames.is_empty() || state.rung || state.failed || state.sealed && !closes {
             return false;
         }
@@ -218,11 +236,11 @@ impl Outbox {
 }
 
 impl State {
-    fn add(&mut self, frame: Bytes, limit: usize) {
+    fn add(&mut self, frame: Bytes) {
         if self.sealed {
             return;
         }
-        if self.waiting > 0 && self.waiting + frame.len() > limit {
+        if self.waiting > 0 && !self.fits(frame.len()) {
             // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
             self.drop_frames();
             self.seal(frame::close(CloseCode::TooSlow, "reads too slowly"));
@@ -232,9 +250,15 @@ impl State {
         }
     }
 
+    /// Whether so many bytes more may wait.
+    fn fits(&self, size: usize) -> bool {
+        self.waiting as usize + size <= self.limit as usize
+    }
+
     fn push(&mut self, frame: Bytes) {
-        self.waiting += frame.len();
-        self.frames.push_back(frame);
+        // No message is nearly as long.
+        self.waiting += frame.len() as u32;
+        self.frames.push(frame);
     }
 
     fn seal(&mut self, close: Bytes) {
@@ -244,7 +268,8 @@ impl State {
 
     /// Drops what waits, but for the rest of a frame that the client has seen the beginning of.
     fn drop_frames(&mut self) {
-        self.waiting -= self.frames.drain(usize::from(self.begun)..).map(|frame| frame.len()).sum::<usize>();
+        let dropped = self.frames.drain(usize::from(self.begun)..);
+        self.waiting -= dropped.map(|frame| frame.len() as u32).sum::<u32>();
         self.frames.shrink_to_fit();
     }
 
@@ -254,19 +279,14 @@ impl State {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let Some(socket) = &self.socket else { return Ok(self.frames.is_empty()) };
-        while let Some(first) = self.frames.front() {
-            let written = match self.frames.get(1) {
-                Some(second) if first.len() + second.len() <= JOIN => JOINED.with_borrow_mut(|joined| {
+        while let Some(first) = self.frames.first() {
+            let written = match joinable(&self.frames) {
+                ..=1 => socket.try_write(first),
+                count => JOINED.with_borrow_mut(|joined| {
                     joined.clear();
-                    for frame in &self.frames {
-                        if joined.len() + frame.len() > JOIN {
-                            break;
-                        }
-                        joined.extend_from_slice(frame);
-                    }
+                    self.frames[..count].iter().for_each(|frame| joined.extend_from_slice(frame));
                     socket.try_write(joined)
                 }),
-                _ => socket.try_write(first),
             };
             match written {
                 Ok(0) => {
@@ -274,7 +294,7 @@ impl State {
                     return Err(io::ErrorKind::WriteZero.into());
                 }
                 Ok(size) => {
-                    self.waiting -= size;
+                    self.waiting -= size as u32;
                     self.begun = advance(&mut self.frames, size);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -292,10 +312,10 @@ impl State {
         Ok(true)
     }
 
-    /// Gives back the room that a burst needed, and what an idle connection can do without.
+    /// Gives back the room that frames needed: an idle connection does without.
     fn shrink(&mut self) {
         if self.frames.is_empty() {
-            self.frames = VecDeque::new();
+            self.frames = Vec::new();
         }
     }
 
@@ -306,17 +326,27 @@ impl State {
     }
 }
 
+/// How many of the first frames are worth being joined for one write.
+fn joinable(frames: &[Bytes]) -> usize {
+    let mut size = 0;
+    let fits = |frame: &&Bytes| {
+        size += frame.len();
+        size <= JOIN
+    };
+    frames.iter().take_while(fits).count().max(frames.len().min(1))
+}
+
 /// Drops the first `size` bytes. Whether a part of a frame was among them.
-fn advance(frames: &mut VecDeque<Bytes>, mut size: usize) -> bool {
-    while let Some(first) = frames.front_mut() {
-        if size < first.len() {
-            first.advance(size);
-            return size > 0;
-        }
-        size -= first.len();
-        frames.pop_front();
-    }
-    false
+fn advance(frames: &mut Vec<Bytes>, mut size: usize) -> bool {
+    let fits = |frame: &&Bytes| {
+        let whole = frame.len() <= size;
+        size -= if whole { frame.len() } else { 0 };
+        whole
+    };
+    let whole = frames.iter().take_while(fits).count();
+    frames.drain(..whole);
+    frames.first_mut().into_iter().for_each(|first| first.advance(size));
+    size > 0
 }
 
 #[cfg(test)]

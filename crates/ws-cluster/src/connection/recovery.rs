@@ -111,7 +111,7 @@ async fn recover(server: Server, client: Arc<Client>, asked: Asked) {
     }
 }
 
-async fn resume(server: &Server, client: &Client, asked: &Asked) -> Result<(), &'static str> {
+async fn resume(server: &Server, client: &Arc<Client>, asked: &Asked) -> Result<(), &'static str> {
     let (hub, config) = (server.hub(), &server.config().connection);
     let position: Position = asked.position.parse().map_err(|_| "its position is not this cluster's")?;
     if asked.state.is_empty() {

@@ -58,8 +58,8 @@ pub(crate) fn serve_tcp(
     stream: TcpStream,
     leftover: &[u8],
 ) -> impl Future<Output = ()> + Send + use<> {
-    let transport = Tcp::new(stream, &accepted.registration.client().outbox);
-    run(Connection::new(server, accepted, transport, leftover))
+    accepted.registration.client().outbox.attach(stream);
+    run(Connection::new(server, accepted, Tcp, leftover))
 }
 
 /// The same on any other stream.
@@ -306,7 +306,7 @@ impl<T: Transport> Connection<T> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
         let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(self.transport.poll_read(cx, &mut buffer))?;
+        ready!(self.transport.poll_read(cx, &mut buffer, &self.registration.client().outbox))?;
         let bytes = buffer.filled_mut();
         if !bytes.is_empty() {
             self.hear();

@@ -8,17 +8,14 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncRead, ReadBuf},
-    net::{TcpStream, tcp::OwnedReadHalf},
-};
+use tokio::io::ReadBuf;
 
 use super::{Stream, outbox::Outbox};
 
 /// What one client's bytes come and go through.
 pub(super) trait Transport: Send + Unpin + 'static {
     /// Reads what came; nothing where the client sends no more.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>>;
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
 
     /// Writes what waits. Ready where nothing is left.
     fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
@@ -27,32 +24,20 @@ pub(super) trait Transport: Send + Unpin + 'static {
     fn poll_shut_down(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
 }
 
-/// A TCP socket, whose writing half is in the outbox.
-pub(super) struct Tcp(OwnedReadHalf);
-
-impl Tcp {
-    pub(super) fn new(stream: TcpStream, outbox: &Outbox) -> Self {
-        let (read, write) = stream.into_split();
-        outbox.attach(write);
-        Self(read)
-    }
-}
+/// A TCP socket, which the outbox has.
+pub(super) struct Tcp;
 
 impl Transport for Tcp {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+        outbox.poll_read(cx, buffer)
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
-        while !outbox.write_on()? {
-            ready!(self.0.as_ref().poll_write_ready(cx))?;
-        }
-        Poll::Ready(Ok(()))
+        outbox.poll_write(cx)
     }
 
-    fn poll_shut_down(&mut self, _: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
-        outbox.shut_down();
-        Poll::Ready(Ok(()))
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+        outbox.poll_shut_down(cx)
     }
 }
 
@@ -72,7 +57,7 @@ impl<S: Stream> Other<S> {
 }
 
 impl<S: Stream> Transport for Other<S> {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, _: &Outbox) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 

@@ -8,20 +8,20 @@ use std::{
     sync::Arc,
 };
 
+use super::table::Table;
 use crate::{
     auth::Closed,
     connection::{Client, Membership, property_text},
     target::{ConnectionId, Selection, Target},
 };
 
-#[derive(Default)]
 pub(super) struct Index {
     pub(super) clients: HashMap<u64, Arc<Client>>,
     /// Nothing is delivered to them yet: they have to authenticate first, or are told what they missed. But they are
     /// closed with the rest.
     pub(super) arriving: HashMap<u64, Arc<Client>>,
-    users: Groups<Arc<str>>,
-    sessions: Groups<Arc<str>>,
+    users: Table,
+    sessions: Table,
     groups: Groups<Arc<str>>,
     properties: Groups<(Arc<str>, Arc<str>)>,
     /// Connections that are known by the id that their clients had before they came back.
@@ -33,11 +33,26 @@ pub(super) struct Index {
 /// The connections under each key; no key without one.
 type Groups<K> = HashMap<K, Locals>;
 
-/// Some connections. Most users have one, and no set for it.
+/// Some connections. A property that has a value of its own for each has one, and no set for it.
 enum Locals {
     One(u64),
     /// Of two and more; once there were, of one as well.
     Many(Box<HashSet<u64>>),
+}
+
+impl Default for Index {
+    fn default() -> Self {
+        Self {
+            clients: HashMap::new(),
+            arriving: HashMap::new(),
+            users: Table::new(|membership| membership.user.as_ref()),
+            sessions: Table::new(|membership| membership.session.as_ref()),
+            groups: HashMap::new(),
+            properties: HashMap::new(),
+            former: HashMap::new(),
+            closed: false,
+        }
+    }
 }
 
 impl Index {
@@ -46,9 +61,13 @@ impl Index {
         let mut all = |locals: Option<&Locals>| self.among(locals).for_each(&mut found);
         match &target.selection {
             Selection::All | Selection::Registered => self.clients.values().for_each(found),
-            Selection::Users(ids) => self.any(&self.users, ids, found),
+            Selection::Users(ids) => {
+                // A client has one user.
+                let ids: HashSet<_> = ids.iter().collect();
+                ids.into_iter().for_each(|id| self.users.of(id).for_each(&mut found));
+            }
             Selection::Groups(names) => self.any(&self.groups, names, found),
-            Selection::Session(id) => all(self.sessions.get(id.as_str())),
+            Selection::Session(id) => self.sessions.of(id).for_each(found),
             Selection::Connection(id) => {
                 // Where the number is another node's, the id of the client found is another one.
                 let local = self.former.get(id).unwrap_or(&id.local);
@@ -61,12 +80,11 @@ impl Index {
     }
 
     /// The clients, arriving ones included, of a session or a user.
-    pub(super) fn of(&self, closed: Closed<'_>) -> impl Iterator<Item = &Arc<Client>> {
-        let locals = match closed {
-            Closed::Session(id) => self.sessions.get(id),
-            Closed::User(id) => self.users.get(id),
+    pub(super) fn of<'a>(&'a self, closed: Closed<'a>) -> impl Iterator<Item = &'a Arc<Client>> {
+        let here = match closed {
+            Closed::Session(id) => self.sessions.of(id),
+            Closed::User(id) => self.users.of(id),
         };
-        let here = self.among(locals);
         let arriving = self.arriving.values().filter(move |client| {
             let membership = client.membership();
             match closed {
@@ -102,12 +120,13 @@ impl Index {
     }
 
     /// Adds a client. Its names become those that are here already, where they are.
-    pub(super) fn add(&mut self, local: u64, membership: &mut Membership) {
+    pub(super) fn add(&mut self, client: &Arc<Client>, membership: &mut Membership) {
+        let local = client.id.local;
         if let Some(id) = membership.former() {
             self.former.insert(id, local);
         }
-        membership.user.iter_mut().for_each(|user| share(&mut self.users, user, local));
-        membership.session.iter_mut().for_each(|session| share(&mut self.sessions, session, local));
+        membership.user.iter_mut().for_each(|user| self.users.add(client, user));
+        membership.session.iter_mut().for_each(|session| self.sessions.add(client, session));
         membership.groups.iter_mut().for_each(|group| share(&mut self.groups, group, local));
         for (name, value) in membership.properties() {
             insert(&mut self.properties, (name.clone(), property_text(value).into()), local);
@@ -120,8 +139,8 @@ impl Index {
         {
             self.former.remove(id);
         }
-        membership.user.iter().for_each(|user| remove(&mut self.users, user, local));
-        membership.session.iter().for_each(|session| remove(&mut self.sessions, session, local));
+        membership.user.iter().for_each(|user| self.users.remove(local, user));
+        membership.session.iter().for_each(|session| self.sessions.remove(local, session));
         membership.groups.iter().for_each(|group| remove(&mut self.groups, group, local));
         for (name, value) in membership.properties() {
             remove(&mut self.properties, &(name.clone(), property_text(value).into()), local);

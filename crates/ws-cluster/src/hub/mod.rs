@@ -27,6 +27,7 @@ mod alarms;
 mod index;
 mod pass;
 mod recovery;
+mod table;
 
 pub(crate) use admission::{Admission, Refusal, Slot};
 pub(crate) use alarms::Alarms;
@@ -125,24 +126,23 @@ impl Hub {
     fn register(&self, index: &mut Index, client: &Client) {
         let Some(client) = index.arriving.remove(&client.id.local) else { return };
         let mut own = client.membership_lock().write();
-        own.registered = true;
         client.enter(self.entered.fetch_add(1, Ordering::Relaxed));
-        index.add(client.id.local, &mut own);
+        index.add(&client, &mut own);
         drop(own);
         index.clients.insert(client.id.local, client);
     }
 
     /// Changes who a client is. One that is not registered keeps the change to itself.
-    pub(crate) fn change<T>(&self, client: &Client, change: impl FnOnce(&mut Membership) -> T) -> T {
+    pub(crate) fn change<T>(&self, client: &Arc<Client>, change: impl FnOnce(&mut Membership) -> T) -> T {
         let mut index = self.index.write();
         let mut own = client.membership_lock().write();
-        if !own.registered {
+        if !client.is_registered() {
             return change(&mut own);
         }
         let local = client.id.local;
         index.remove(local, &own);
         let result = change(&mut own);
-        index.add(local, &mut own);
+        index.add(client, &mut own);
         result
     }
 
@@ -151,7 +151,7 @@ impl Hub {
         let mut own = client.membership_lock().write();
         let group: Arc<str> = group.into();
         let new = own.join(group.clone());
-        if new && own.registered {
+        if new && client.is_registered() {
             index.join(client.id.local, group);
         }
         new
@@ -161,14 +161,14 @@ impl Hub {
         let mut index = self.index.write();
         let mut own = client.membership_lock().write();
         let old = own.leave(group);
-        if old && own.registered {
+        if old && client.is_registered() {
             index.leave(client.id.local, group);
         }
         old
     }
 
     /// Sets a property, or removes it where the value is null.
-    pub(crate) fn set_property(&self, client: &Client, name: &str, value: Value) {
+    pub(crate) fn set_property(&self, client: &Arc<Client>, name: &str, value: Value) {
         self.change(client, |membership| membership.set_property(name, value));
     }
 
@@ -288,11 +288,10 @@ impl Registration {
     /// Forgets the client.
     pub(crate) fn leave(&self) {
         let mut index = self.hub.index.write();
-        let mut own = self.client.membership_lock().write();
         let local = self.client.id.local;
         index.arriving.remove(&local);
-        if std::mem::take(&mut own.registered) {
-            index.remove(local, &own);
+        if self.client.leave() {
+            index.remove(local, &self.client.membership());
             index.clients.remove(&local);
         }
     }

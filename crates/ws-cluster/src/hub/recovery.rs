@@ -172,7 +172,7 @@ impl Hub {
         let at = self.past.lock().history.position();
         let state = {
             let mut membership = client.membership_lock().write();
-            membership.untold = false;
+            membership.take_untold();
             client.seal(&membership, seals)
         };
         client.begin(first, at, &state);

@@ -1,0 +1,56 @@
+//! Clients by a name that few of them share, as their user's or their session's. It holds the clients alone, since each
+//! of them knows its name: with one name for nearly every client, names would be most of the index.
+
+use std::{
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+};
+
+use hashbrown::HashTable;
+
+use crate::connection::{Client, Membership};
+
+pub(super) struct Table {
+    clients: HashTable<Arc<Client>>,
+    /// The name in a membership; every client that is here has one.
+    name: fn(&Membership) -> Option<&Arc<str>>,
+    hasher: RandomState,
+}
+
+impl Table {
+    pub(super) fn new(name: fn(&Membership) -> Option<&Arc<str>>) -> Self {
+        Self { clients: HashTable::new(), name, hasher: RandomState::new() }
+    }
+
+    /// The clients of a name.
+    pub(super) fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<Client>> {
+        let same = self.clients.iter_hash(self.hasher.hash_one(name));
+        same.filter(move |client| (self.name)(&client.membership()).is_some_and(|own| **own == *name))
+    }
+
+    /// Adds a client under the name that it has in its membership, which the caller holds. It becomes the very text of
+    /// those who have the same.
+    pub(super) fn add(&mut self, client: &Arc<Client>, name: &mut Arc<str>) {
+        let known = self.of(name).find_map(|other| (self.name)(&other.membership()).cloned());
+        if let Some(known) = known {
+            *name = known;
+        }
+        let Self { clients, name: of, hasher } = self;
+        let rehash = |other: &Arc<Client>| {
+            let membership = other.membership();
+            hasher.hash_one(of(&membership).map(|name| &**name).unwrap_or_default())
+        };
+        clients.insert_unique(hasher.hash_one(&**name), client.clone(), rehash);
+    }
+
+    /// Removes a client that has, or had, this name.
+    pub(super) fn remove(&mut self, local: u64, name: &str) {
+        let found = self.clients.find_entry(self.hasher.hash_one(name), |client| client.id.local == local);
+        found.ok().into_iter().for_each(|entry| drop(entry.remove()));
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_empty(&self) -> bool {
+        self.clients.is_empty()
+    }
+}
