@@ -65,7 +65,7 @@ impl Peer {
         let server = builder.config(config).start().await.unwrap();
         let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
         let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
-        let slot = server.hub().admission().admit(None, 1, 1).ok().unwrap();
+        let slot = server.hub().admission().admit(None, 1, 1).unwrap();
         let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")), slot);
         server.hub().welcome(&client);
         let expires = session.map(|left| SystemTime::now() + left);

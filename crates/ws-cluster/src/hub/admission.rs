@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 /// Counts the connections of a node.
+#[derive(Debug)]
 pub(crate) struct Admission {
     /// A synchronous lock, held for a few instructions.
     places: Mutex<Places>,
@@ -18,7 +19,7 @@ pub(crate) struct Admission {
     open: watch::Sender<usize>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Places {
     closed: bool,
     by_ip: HashMap<IpAddr, usize>,
@@ -36,6 +37,7 @@ pub(crate) enum Refusal {
 }
 
 /// A place among the connections that are allowed; given back when dropped.
+#[derive(Debug)]
 pub(crate) struct Slot {
     /// `None` once it is somebody else's to give back.
     admission: Option<Arc<Admission>>,

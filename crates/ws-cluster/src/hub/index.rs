@@ -3,7 +3,7 @@
 
 use std::{
     borrow::Borrow,
-    collections::{HashMap, HashSet, hash_map::Entry},
+    collections::{HashMap, HashSet},
     hash::Hash,
     sync::Arc,
 };
@@ -31,14 +31,7 @@ pub(super) struct Index {
 }
 
 /// The connections under each key; no key without one.
-type Groups<K> = HashMap<K, Locals>;
-
-/// Some connections. A property that has a value of its own for each has one, and no set for it.
-enum Locals {
-    One(u64),
-    /// Of two and more; once there were, of one as well.
-    Many(Box<HashSet<u64>>),
-}
+type Groups<K> = HashMap<K, HashSet<u64>>;
 
 impl Default for Index {
     fn default() -> Self {
@@ -58,7 +51,6 @@ impl Default for Index {
 impl Index {
     /// Calls `found` with the clients that a target selects; those it excepts may be among them.
     pub(super) fn select(&self, target: &Target, mut found: impl FnMut(&Arc<Client>)) {
-        let mut all = |locals: Option<&Locals>| self.among(locals).for_each(&mut found);
         match &target.selection {
             Selection::All | Selection::Registered => self.clients.values().for_each(found),
             Selection::Users(ids) => {
@@ -66,7 +58,7 @@ impl Index {
                 let ids: HashSet<_> = ids.iter().collect();
                 ids.into_iter().for_each(|id| self.users.of(id).for_each(&mut found));
             }
-            Selection::Groups(names) => self.any(&self.groups, names, found),
+            Selection::Groups(names) => self.any(names, found),
             Selection::Session(id) => self.sessions.of(id).for_each(found),
             Selection::Connection(id) => {
                 // Where the number is another node's, the id of the client found is another one.
@@ -74,7 +66,7 @@ impl Index {
                 self.clients.get(local).into_iter().for_each(found);
             }
             Selection::Property { name, value } => {
-                all(self.properties.get(&(name.as_str().into(), value.as_str().into())));
+                self.among(self.properties.get(&(name.as_str().into(), value.as_str().into()))).for_each(found);
             }
         }
     }
@@ -95,24 +87,23 @@ impl Index {
         here.chain(arriving)
     }
 
-    fn among(&self, locals: Option<&Locals>) -> impl Iterator<Item = &Arc<Client>> {
-        locals.into_iter().flat_map(Locals::iter).filter_map(|local| self.clients.get(&local))
+    fn among(&self, locals: Option<&HashSet<u64>>) -> impl Iterator<Item = &Arc<Client>> {
+        locals.into_iter().flatten().filter_map(|local| self.clients.get(local))
     }
 
-    /// Calls `found` with the clients under any of the keys, with none of them twice.
-    fn any(&self, groups: &Groups<Arc<str>>, keys: &[String], mut found: impl FnMut(&Arc<Client>)) {
-        if let [key] = keys {
-            return self.among(groups.get(key.as_str())).for_each(found);
-        }
-        let mut seen = HashSet::new();
-        let locals = keys.iter().filter_map(|key| groups.get(key.as_str())).flat_map(Locals::iter);
-        for local in locals.filter(|local| seen.insert(*local)) {
-            self.clients.get(&local).into_iter().for_each(&mut found);
+    /// Calls `found` with the clients in any of the groups, with none of them twice.
+    fn any(&self, names: &[String], found: impl FnMut(&Arc<Client>)) {
+        match names {
+            [name] => self.among(self.groups.get(name.as_str())).for_each(found),
+            names => {
+                let union = names.iter().filter_map(|name| self.groups.get(name.as_str())).flatten().copied().collect();
+                self.among(Some(&union)).for_each(found);
+            }
         }
     }
 
     pub(super) fn join(&mut self, local: u64, group: Arc<str>) {
-        insert(&mut self.groups, group, local);
+        self.groups.entry(group).or_default().insert(local);
     }
 
     pub(super) fn leave(&mut self, local: u64, group: &str) {
@@ -129,7 +120,8 @@ impl Index {
         membership.session.iter_mut().for_each(|session| self.sessions.add(client, session));
         membership.groups.iter_mut().for_each(|group| share(&mut self.groups, group, local));
         for (name, value) in membership.properties() {
-            insert(&mut self.properties, (name.clone(), property_text(value).into()), local);
+            let key = (name.clone(), property_text(value).into());
+            self.properties.entry(key).or_default().insert(local);
         }
     }
 
@@ -155,48 +147,12 @@ impl Index {
     }
 }
 
-impl Locals {
-    fn iter(&self) -> impl Iterator<Item = u64> {
-        let (one, many) = match self {
-            Self::One(local) => (Some(*local), None),
-            Self::Many(locals) => (None, Some(locals.iter().copied())),
-        };
-        one.into_iter().chain(many.into_iter().flatten())
-    }
-
-    fn insert(&mut self, local: u64) {
-        match self {
-            Self::One(one) if *one == local => {}
-            Self::One(one) => *self = Self::Many(Box::new([*one, local].into())),
-            Self::Many(locals) => drop(locals.insert(local)),
-        }
-    }
-
-    /// Whether none is left.
-    fn remove(&mut self, local: u64) -> bool {
-        match self {
-            Self::One(one) => *one == local,
-            Self::Many(locals) => {
-                locals.remove(&local);
-                locals.is_empty()
-            }
-        }
-    }
-}
-
-fn insert<K: Eq + Hash>(groups: &mut Groups<K>, key: K, local: u64) {
-    match groups.entry(key) {
-        Entry::Occupied(mut entry) => entry.get_mut().insert(local),
-        Entry::Vacant(entry) => drop(entry.insert(Locals::One(local))),
-    }
-}
-
-/// The same; the text of the name is shared with those who have the same.
+/// Adds a connection under a name, which becomes the very text of those who have the same.
 fn share(groups: &mut Groups<Arc<str>>, name: &mut Arc<str>, local: u64) {
     if let Some((known, _)) = groups.get_key_value(name) {
         *name = known.clone();
     }
-    insert(groups, name.clone(), local);
+    groups.entry(name.clone()).or_default().insert(local);
 }
 
 fn remove<K, Q>(groups: &mut Groups<K>, key: &Q, local: u64)
@@ -204,7 +160,10 @@ where
     K: Eq + Hash + Borrow<Q>,
     Q: Eq + Hash + ?Sized,
 {
-    if groups.get_mut(key).is_some_and(|locals| locals.remove(local)) {
-        groups.remove(key);
+    if let Some(locals) = groups.get_mut(key) {
+        locals.remove(&local);
+        if locals.is_empty() {
+            groups.remove(key);
+        }
     }
 }

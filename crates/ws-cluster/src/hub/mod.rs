@@ -332,7 +332,7 @@ mod tests {
             let request = http::Request::new(()).into_parts().0;
             let handshake = Handshake::new(&request, None, &TrustedProxies::none());
             let client = Arc::new(Client::new(self.hub.next_id(), handshake, 1024, tracks));
-            let slot = self.hub.admission().admit(None, 1, usize::MAX).ok().unwrap();
+            let slot = self.hub.admission().admit(None, 1, usize::MAX).unwrap();
             let registration = self.hub.arrive(client.clone(), Membership::of(identity), slot);
             (client, registration)
         }
