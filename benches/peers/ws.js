@@ -1,0 +1,17 @@
+#!/usr/bin/env node
+// A broadcast server on `ws`: every client gets what is posted to /publish.
+
+import { WebSocketServer, WebSocket } from 'ws';
+import { listen } from './publish.js';
+
+// Compression is off by default, and the README of `ws` advises to leave it so.
+const server = listen(broadcast);
+const sockets = new WebSocketServer({ server, path: '/' });
+
+function broadcast(body) {
+    for (const socket of sockets.clients) {
+        if (socket.readyState === WebSocket.OPEN) {
+            socket.send(body, { binary: false });
+        }
+    }
+}
