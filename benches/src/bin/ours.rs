@@ -1,0 +1,192 @@
+//! A server that embeds ws-cluster, as the benches measure it: jemalloc as its allocator, sessions by cookie out of a
+//! cache, each user in a group with 99 others, two actions, and a port by which it is told to publish.
+
+use std::{collections::HashMap, error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+
+use async_trait::async_trait;
+use benches::{
+    Result,
+    control::{DONE, Request as Order, Requests},
+};
+use clap::Parser;
+use futures_util::future::join_all;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    spawn,
+    time::Instant,
+};
+use ws_cluster::{
+    ActionError, ActionHandler, Config, Identity, MemoryPool, Request, Server, SessionCookie, SqlitePool, Target,
+};
+
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// Sessions in the cache: as many as there can be connections.
+const SESSIONS: usize = 20_000;
+
+/// Users of one group.
+const GROUP: usize = 100;
+
+/// More than any client of the benches sends in a second: what is measured is not to be the pace limit.
+const UNLIMITED: u32 = 1_000_000;
+
+#[derive(Parser)]
+struct Options {
+    #[arg(long)]
+    port: u16,
+    #[arg(long)]
+    control: u16,
+    /// The file in which the nodes find each other; without it, this one is alone.
+    #[arg(long)]
+    pool: Option<PathBuf>,
+}
+
+/// Answers the connection that asked.
+struct Echo;
+
+#[async_trait]
+impl ActionHandler for Echo {
+    async fn handle(&self, request: Request<'_>) -> std::result::Result<(), ActionError> {
+        request.respond(request.details());
+        Ok(())
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}
+
+/// Answers the user who asked, through the cluster's order.
+struct Reply;
+
+#[async_trait]
+impl ActionHandler for Reply {
+    async fn handle(&self, request: Request<'_>) -> std::result::Result<(), ActionError> {
+        request.reply(request.details()).await
+    }
+}
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    let sessions: HashMap<String, Identity> = (0..SESSIONS)
+        .map(|number| {
+            let identity = Identity::user(format!("u{number}")).groups([format!("g{}", number / GROUP)]);
+            (number.to_string(), identity)
+        })
+        .collect();
+    let sessions = Arc::new(sessions);
+    let mut config = Config::default();
+    config.connection.messages_per_second = UNLIMITED;
+    config.connection.message_burst = UNLIMITED;
+    let builder = match &options.pool {
+        None => Server::builder(MemoryPool::default()),
+        Some(path) => Server::builder(SqlitePool::open(path).await?)
+            .address(format!("ws://127.0.0.1:{}", options.port))
+            .key("a key of the benches, long enough"),
+    };
+    let server = builder
+        .authenticator(SessionCookie::new("session", move |id: String| {
+            let identity = sessions.get(&id).cloned();
+            async move { Ok(identity) }
+        }))
+        .action("echo", Echo)
+        .action("reply", Reply)
+        .config(config)
+        .start()
+        .await?;
+    server.ready().await;
+    // Connecting clients come by the hundred.
+    let listener = listen(options.port)?;
+    let controls = TcpListener::bind((Ipv4Addr::LOCALHOST, options.control)).await?;
+    spawn(obey_all(server.clone(), controls));
+    server.serve(listener, std::future::pending()).await?;
+    Ok(())
+}
+
+fn listen(port: u16) -> Result<TcpListener> {
+    let socket = tokio::net::TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    Ok(socket.listen(4096)?)
+}
+
+async fn obey_all(server: Server, controls: TcpListener) {
+    while let Ok((stream, _)) = controls.accept().await {
+        let server = server.clone();
+        spawn(async move {
+            if let Err(error) = obey(&server, stream).await {
+                eprintln!("error: {error}");
+            }
+        });
+    }
+}
+
+async fn obey(server: &Server, mut stream: TcpStream) -> Result<()> {
+    let (mut requests, mut buffer) = (Requests::default(), vec![0; 64 * 1024]);
+    stream.set_nodelay(true)?;
+    loop {
+        match stream.read(&mut buffer).await? {
+            0 => return Ok(()),
+            size => requests.push(&buffer[..size]),
+        }
+        while let Some(order) = requests.next_request()? {
+            match order.path() {
+                "/publish" => {
+                    publish(server, &order).await?;
+                    stream.write_all(DONE).await?;
+                }
+                "/flood" => {
+                    let accepted = flood(server, &order).await?;
+                    stream.write_all(answer(&accepted.to_string()).as_bytes()).await?;
+                }
+                // Whether it is the master, and how many nodes have joined.
+                "/standing" => {
+                    let status = server.status();
+                    let master = status.master == Some(server.node());
+                    let members = status.nodes.iter().filter(|node| node.member).count();
+                    stream.write_all(answer(&format!("{master} {members}")).as_bytes()).await?;
+                }
+                path => return Err(format!("nothing is at {path}").into()),
+            }
+        }
+    }
+}
+
+fn answer(body: &str) -> String {
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+}
+
+fn target(order: &Order) -> Result<Target> {
+    Ok(order.parameter("to").unwrap_or("all").parse()?)
+}
+
+/// So many at the same time, which therefore enter the order together.
+async fn publish(server: &Server, order: &Order) -> Result<()> {
+    let target = target(order)?;
+    let publishes = (0..order.number("count")).map(|_| server.publish("m", order.text.as_str(), target.clone()));
+    join_all(publishes).await.into_iter().collect::<std::result::Result<(), _>>()?;
+    Ok(())
+}
+
+/// Publishers that each publish a batch after the other for some time; how many messages were accepted.
+async fn flood(server: &Server, order: &Order) -> Result<usize> {
+    let (batch, target) = (order.number("batch"), target(order)?);
+    let end = Instant::now() + Duration::from_secs(order.number("seconds") as u64);
+    let publishers = (0..order.number("publishers")).map(|_| {
+        let (server, text, target) = (server.clone(), order.text.clone(), target.clone());
+        spawn(async move {
+            let mut accepted = 0;
+            while Instant::now() < end {
+                let publishes = (0..batch).map(|_| server.publish("m", text.as_str(), target.clone()));
+                accepted += join_all(publishes).await.iter().filter(|outcome| outcome.is_ok()).count();
+            }
+            accepted
+        })
+    });
+    let accepted: std::result::Result<Vec<usize>, Box<dyn Error + Send + Sync>> =
+        join_all(publishers).await.into_iter().map(|accepted| Ok(accepted?)).collect();
+    Ok(accepted?.into_iter().sum())
+}

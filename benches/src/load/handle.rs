@@ -1,0 +1,72 @@
+//! The load generator as the rest of the program holds it: a process of its own that carries out one order at a time.
+
+use std::{
+    io::{BufRead, BufReader, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+};
+
+use benches::Result;
+
+use super::order::{Order, Report};
+
+pub(crate) struct Load {
+    process: Child,
+    orders: ChildStdin,
+    reports: BufReader<ChildStdout>,
+}
+
+impl Load {
+    /// Starts one on this core; anywhere without.
+    pub(crate) fn start(core: Option<usize>) -> Result<Self> {
+        let own = std::env::current_exe()?;
+        let mut command = match core {
+            Some(core) => {
+                let mut command = Command::new("taskset");
+                command.arg("-c").arg(core.to_string()).arg(own);
+                command
+            }
+            None => Command::new(own),
+        };
+        let mut process = command.arg("load").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let orders = process.stdin.take().ok_or("no pipe to the load generator")?;
+        let reports = BufReader::new(process.stdout.take().ok_or("no pipe from the load generator")?);
+        Ok(Self { process, orders, reports })
+    }
+
+    /// Its process, whose cost can be looked at too.
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Has an order carried out. An error where nothing at all came of it.
+    pub(crate) fn order(&mut self, order: &Order) -> Result<Report> {
+        self.begin(order)?;
+        self.end()
+    }
+
+    /// The same without waiting for its end.
+    pub(crate) fn begin(&mut self, order: &Order) -> Result<()> {
+        serde_json::to_writer(&self.orders, order)?;
+        Ok(self.orders.write_all(b"\n")?)
+    }
+
+    /// Waits for the end of what was begun.
+    pub(crate) fn end(&mut self) -> Result<Report> {
+        let mut line = String::new();
+        self.reports.read_line(&mut line)?;
+        let report: Report =
+            serde_json::from_str(&line).map_err(|error| format!("the load generator said {line:?}: {error}"))?;
+        match &report.trouble {
+            Some(trouble) if report.done == 0 => Err(trouble.clone().into()),
+            _ => Ok(report),
+        }
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        // It may have ended already, which is as good.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

@@ -1,0 +1,267 @@
+//! The load generator: one thread that holds all clients of a run, counts what they receive and when, and writes the
+//! publishes itself, so that one clock tells how long a message took. A process of its own, told what to do by
+//! [`order`]s through a [`handle`]; what a connection is stands in [`client`], how frames are read in [`walker`].
+
+use std::{
+    io::{ErrorKind, Read, Write},
+    net::SocketAddr,
+    rc::Rc,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use benches::Result;
+use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
+
+use self::{
+    client::{Client, Progress, Stage},
+    order::{Order, Recipe, Report},
+};
+
+mod client;
+mod handle;
+pub(crate) mod order;
+mod rounds;
+mod walker;
+
+pub(crate) use handle::Load;
+
+const CONTROL: Token = Token(usize::MAX);
+const WAKE: Token = Token(usize::MAX - 1);
+
+/// Shared by all connections: more than a round brings to one of them.
+const BUFFER: usize = 256 * 1024;
+
+/// Time without any progress after which what is missing counts as lost.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Carries out orders from the standard input until its end.
+pub(crate) fn run() -> Result<()> {
+    let poll = Poll::new()?;
+    let waker = Waker::new(poll.registry(), WAKE)?;
+    let (sender, orders) = mpsc::channel();
+    std::thread::spawn(move || {
+        for line in std::io::stdin().lines().map_while(std::result::Result::ok) {
+            if sender.send(line).is_err() || waker.wake().is_err() {
+                return;
+            }
+        }
+        drop(sender);
+        // Nobody is left to tell where this fails.
+        let _ = waker.wake();
+    });
+    let mut generator = Generator::new(poll);
+    loop {
+        match orders.try_recv() {
+            Ok(line) => {
+                let report = generator
+                    .carry_out(serde_json::from_str(&line)?)
+                    .unwrap_or_else(|error| Report { trouble: Some(error.to_string()), ..Report::default() });
+                println!("{}", serde_json::to_string(&report)?);
+            }
+            // Idle clients answer pings all the same.
+            Err(mpsc::TryRecvError::Empty) => drop(generator.turn(None)?),
+            Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
+        }
+    }
+}
+
+struct Generator {
+    poll: Poll,
+    events: Events,
+    /// By token.
+    clients: Vec<Option<Client>>,
+    control: Option<(SocketAddr, TcpStream)>,
+    buffer: Box<[u8]>,
+    /// Said by every client that has connected, which closes once it has an answer.
+    churn: Option<String>,
+    tally: Tally,
+}
+
+/// What happened since it was last set to nothing.
+#[derive(Default)]
+struct Tally {
+    round: usize,
+    /// When each tick of the round was published, and how many messages each brings.
+    ticks: Vec<Instant>,
+    messages: usize,
+    /// How long after its tick a client had all messages of it, in nanoseconds.
+    arrivals: Vec<u64>,
+    marks: usize,
+    /// Ends of response heads on the control connection.
+    answers: usize,
+    opened: usize,
+    ended: usize,
+    failed: usize,
+    closed: Option<u16>,
+    trouble: Option<String>,
+}
+
+impl Tally {
+    fn fail(&mut self, error: impl ToString) {
+        self.failed += 1;
+        self.trouble.get_or_insert_with(|| error.to_string());
+    }
+}
+
+impl Generator {
+    fn new(poll: Poll) -> Self {
+        let (clients, control, churn, tally) = Default::default();
+        let buffer = vec![0; BUFFER].into_boxed_slice();
+        Self { poll, events: Events::with_capacity(1024), clients, control, buffer, churn, tally }
+    }
+
+    fn carry_out(&mut self, order: Order) -> Result<Report> {
+        self.tally = Tally { round: self.tally.round + 1, ..Tally::default() };
+        let began = Instant::now();
+        let mut report = match order {
+            Order::Connect { recipe, first, count, in_flight } => self.connect(recipe, first, count, in_flight)?,
+            Order::FanOut(order) => self.fan_out(&order)?,
+            Order::Pace(order) => self.pace(&order)?,
+            Order::Echo { message, clients, answers, rounds } => self.echo(&message, clients, answers, rounds)?,
+            Order::Churn { recipe, message, count, in_flight } => self.churn(recipe, message, count, in_flight)?,
+            Order::Stall { from } => self.stall(from)?,
+            Order::Unstall => self.unstall()?,
+            Order::Count { millis } => self.count(Duration::from_millis(millis))?,
+            Order::Close => {
+                (self.clients, self.control) = Default::default();
+                Report::default()
+            }
+        };
+        if report.seconds == 0.0 {
+            report.seconds = began.elapsed().as_secs_f64();
+        }
+        report.trouble = self.tally.trouble.take();
+        report.closed = report.closed.or(self.tally.closed);
+        Ok(report)
+    }
+
+    /// Waits for something to happen and deals with all of it. Whether anything did.
+    fn turn(&mut self, wait: Option<Duration>) -> Result<bool> {
+        let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        match self.poll.poll(&mut events, wait) {
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            polled => polled?,
+        }
+        for event in &events {
+            match event.token() {
+                WAKE => {}
+                CONTROL => self.drain_control()?,
+                Token(index) => {
+                    let ending = event.is_read_closed() || event.is_error();
+                    self.attend(index, event.is_readable() || ending, ending);
+                }
+            }
+        }
+        let any = !events.is_empty();
+        self.events = events;
+        Ok(any)
+    }
+
+    /// Something is to be done for this client.
+    fn attend(&mut self, index: usize, readable: bool, ending: bool) {
+        let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
+        if client.stalled {
+            return;
+        }
+        let progress = match client.stage {
+            Stage::Connecting => client.connected().map(|()| Progress::None),
+            _ if readable => client.read(&mut self.buffer, ending),
+            _ => return,
+        };
+        let tally = &mut self.tally;
+        match progress {
+            Ok(Progress::None) => {}
+            Ok(Progress::Opened) => {
+                tally.opened += 1;
+                if let Some(message) = &self.churn
+                    && let Err(error) = client.say(message)
+                {
+                    self.give_up(index, error);
+                }
+            }
+            Ok(Progress::Messages(count)) => {
+                if client.round != tally.round {
+                    (client.round, client.marks) = (tally.round, 0);
+                }
+                let before = client.marks;
+                client.marks += count;
+                tally.marks += count;
+                if tally.messages > 0 {
+                    let now = Instant::now();
+                    for tick in before / tally.messages..client.marks / tally.messages {
+                        tally.arrivals.extend(tally.ticks.get(tick).map(|at| (now - *at).as_nanos() as u64));
+                    }
+                }
+                if self.churn.is_some()
+                    && let Err(error) = client.close()
+                {
+                    self.give_up(index, error);
+                }
+            }
+            Ok(Progress::Ended(code)) => {
+                tally.ended += 1;
+                tally.closed = tally.closed.or(code);
+                if client.stage != Stage::Closing {
+                    tally.fail("a connection was lost");
+                }
+                self.clients[index] = None;
+            }
+            Err(error) => self.give_up(index, error),
+        }
+    }
+
+    fn give_up(&mut self, index: usize, error: impl ToString) {
+        self.tally.ended += 1;
+        self.tally.fail(error);
+        self.clients[index] = None;
+    }
+
+    /// Begins a connection in this place.
+    fn open(&mut self, index: usize, number: usize, recipe: Rc<Recipe>) -> Result<()> {
+        let mut client = Client::connect(number, recipe)?;
+        self.poll.registry().register(&mut client.stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+        if index == self.clients.len() {
+            self.clients.push(Some(client));
+        } else {
+            self.clients[index] = Some(client);
+        }
+        Ok(())
+    }
+
+    /// Writes a publish.
+    fn publish(&mut self, address: SocketAddr, bytes: &str) -> Result<()> {
+        if self.control.as_ref().is_none_or(|(open, _)| *open != address) {
+            let stream = std::net::TcpStream::connect(address)?;
+            stream.set_nodelay(true)?;
+            stream.set_nonblocking(true)?;
+            let mut stream = TcpStream::from_std(stream);
+            self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE)?;
+            self.control = Some((address, stream));
+        }
+        let mut bytes = bytes.as_bytes();
+        while !bytes.is_empty() {
+            let (_, stream) = self.control.as_mut().ok_or("the control connection was closed")?;
+            match stream.write(bytes) {
+                Ok(size) => bytes = &bytes[size..],
+                // It takes the rest once its answers are read.
+                Err(error) if error.kind() == ErrorKind::WouldBlock => drop(self.turn(Some(Duration::ZERO))?),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the answers to publishes, which matter as such only.
+    fn drain_control(&mut self) -> Result<()> {
+        let Some((_, stream)) = &mut self.control else { return Ok(()) };
+        loop {
+            match stream.read(&mut self.buffer) {
+                Ok(0) => return Ok(self.control = None),
+                Ok(size) => self.tally.answers += memchr::memmem::find_iter(&self.buffer[..size], b"\r\n\r\n").count(),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}

@@ -1,0 +1,201 @@
+//! What the load generator does for each order.
+
+use std::{
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use benches::Result;
+
+use super::{
+    Generator, PATIENCE,
+    client::Progress,
+    order::{FanOut, Pace, Recipe, Report},
+};
+
+/// Answers to one publish after another: where a tick's publish is not due yet, events are waited for in steps of this.
+const STEP: Duration = Duration::from_millis(1);
+
+impl Generator {
+    pub(super) fn connect(&mut self, recipe: Recipe, first: usize, count: usize, in_flight: usize) -> Result<Report> {
+        let recipe = Rc::new(recipe);
+        let base = self.clients.len();
+        let mut begun = 0;
+        let mut progress = Instant::now();
+        while self.tally.opened + self.tally.failed < count {
+            while begun < count && begun - self.tally.opened - self.tally.failed < in_flight {
+                self.open(base + begun, first + begun, recipe.clone())?;
+                begun += 1;
+            }
+            let before = self.tally.opened;
+            self.turn(Some(STEP))?;
+            if self.tally.opened > before {
+                progress = Instant::now();
+            } else if progress.elapsed() > PATIENCE {
+                self.tally.trouble.get_or_insert("a handshake does not end".to_owned());
+                break;
+            }
+        }
+        Ok(Report { done: self.tally.opened, failed: count - self.tally.opened, ..Report::default() })
+    }
+
+    pub(super) fn fan_out(&mut self, order: &FanOut) -> Result<Report> {
+        let control = order.control.ok_or("nowhere to publish")?;
+        let (mut seconds, mut done, mut failed) = (0.0, 0, 0);
+        for round in 0..order.rounds {
+            let wanted = order.reached * order.messages;
+            self.tally.round += 1;
+            self.tally.messages = order.messages;
+            (self.tally.marks, self.tally.answers) = (0, 0);
+            let began = Instant::now();
+            self.tally.ticks = vec![began];
+            self.publish(control, &order.publishes[round % order.publishes.len()])?;
+            self.wait(order.spin, |tally| tally.marks >= wanted && (!order.answered || tally.answers >= 1))?;
+            seconds += began.elapsed().as_secs_f64();
+            done += self.tally.marks;
+            failed += wanted.saturating_sub(self.tally.marks);
+            let pause = Instant::now();
+            while pause.elapsed() < Duration::from_micros(order.pause_micros) {
+                self.turn(Some(Duration::from_micros(order.pause_micros).saturating_sub(pause.elapsed())))?;
+            }
+        }
+        Ok(Report { seconds, done, failed, ..self.latencies() })
+    }
+
+    pub(super) fn pace(&mut self, order: &Pace) -> Result<Report> {
+        let control = order.control.ok_or("nowhere to publish")?;
+        let clients = self.clients.iter().flatten().filter(|client| !client.stalled).count();
+        self.tally.messages = order.messages;
+        let began = Instant::now();
+        for tick in 0..order.ticks {
+            let due = began + Duration::from_secs_f64(tick as f64 / order.per_second as f64);
+            while let Some(wait) = due.checked_duration_since(Instant::now()).filter(|wait| !wait.is_zero()) {
+                self.turn(Some(wait))?;
+            }
+            self.tally.ticks.push(Instant::now());
+            for publish in &order.publishes {
+                self.publish(control, publish)?;
+            }
+        }
+        let wanted = clients * order.messages * order.ticks;
+        self.wait(false, |tally| tally.marks >= wanted)?;
+        let done = self.tally.marks;
+        Ok(Report { done, failed: wanted.saturating_sub(done) + self.tally.failed, ..self.latencies() })
+    }
+
+    pub(super) fn echo(&mut self, message: &str, clients: usize, answers: usize, rounds: usize) -> Result<Report> {
+        let (mut seconds, mut done, mut failed) = (0.0, 0, 0);
+        for _ in 0..rounds {
+            self.tally.round += 1;
+            self.tally.marks = 0;
+            self.tally.messages = answers;
+            let began = Instant::now();
+            self.tally.ticks = vec![began];
+            for index in 0..clients.min(self.clients.len()) {
+                if let Some(client) = &mut self.clients[index] {
+                    client.say(message)?;
+                }
+            }
+            let wanted = clients * answers;
+            self.wait(true, |tally| tally.marks >= wanted)?;
+            seconds += began.elapsed().as_secs_f64();
+            done += self.tally.marks;
+            failed += wanted.saturating_sub(self.tally.marks);
+        }
+        Ok(Report { seconds, done, failed, ..self.latencies() })
+    }
+
+    pub(super) fn churn(&mut self, recipe: Recipe, message: String, count: usize, in_flight: usize) -> Result<Report> {
+        let recipe = Rc::new(recipe);
+        self.churn = Some(message);
+        let base = self.clients.len();
+        let mut places: Vec<usize> = (base..base + in_flight).rev().collect();
+        self.clients.resize_with(base + in_flight, || None);
+        let mut begun = 0;
+        let mut progress = Instant::now();
+        while self.tally.ended < count {
+            while begun < count
+                && let Some(place) = places.pop()
+            {
+                self.open(place, begun, recipe.clone())?;
+                begun += 1;
+            }
+            let before = self.tally.ended;
+            self.turn(Some(STEP))?;
+            if self.tally.ended > before {
+                progress = Instant::now();
+                places = (base..base + in_flight).filter(|place| self.clients[*place].is_none()).collect();
+            } else if progress.elapsed() > PATIENCE {
+                self.tally.trouble.get_or_insert("a connection does not end".to_owned());
+                break;
+            }
+        }
+        self.churn = None;
+        let done = self.tally.ended - self.tally.failed;
+        Ok(Report { done, failed: count - done, ..Report::default() })
+    }
+
+    pub(super) fn stall(&mut self, from: usize) -> Result<Report> {
+        let mut done = 0;
+        for client in self.clients.iter_mut().skip(from).flatten() {
+            client.stalled = true;
+            self.poll.registry().deregister(&mut client.stream)?;
+            done += 1;
+        }
+        Ok(Report { done, ..Report::default() })
+    }
+
+    pub(super) fn unstall(&mut self) -> Result<Report> {
+        let mut report = Report::default();
+        for client in self.clients.iter_mut().flatten().filter(|client| client.stalled) {
+            let before = client.bytes;
+            let progress = client.read(&mut self.buffer, true);
+            report.bytes += client.bytes - before;
+            match progress {
+                Ok(Progress::Ended(code)) => {
+                    report.done += 1;
+                    report.closed = code;
+                }
+                Ok(_) => report.failed += 1,
+                // Cut off without a word, as where its close frame found no room.
+                Err(_) => report.done += 1,
+            }
+        }
+        Ok(report)
+    }
+
+    pub(super) fn count(&mut self, time: Duration) -> Result<Report> {
+        let began = Instant::now();
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            self.turn(Some(left))?;
+        }
+        Ok(Report { done: self.tally.marks, failed: self.tally.failed, ..Report::default() })
+    }
+
+    /// Until all is there, or nothing comes any more.
+    fn wait(&mut self, spin: bool, done: impl Fn(&super::Tally) -> bool) -> Result<()> {
+        let mut progress = Instant::now();
+        while !done(&self.tally) {
+            let before = self.tally.marks;
+            self.turn(Some(if spin { Duration::ZERO } else { Duration::from_millis(100) }))?;
+            if self.tally.marks > before {
+                progress = Instant::now();
+            } else if progress.elapsed() > PATIENCE {
+                let text = format!("only {} messages came", self.tally.marks);
+                self.tally.trouble.get_or_insert(text);
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn latencies(&mut self) -> Report {
+        let arrivals = &mut self.tally.arrivals;
+        arrivals.sort_unstable();
+        let at = |share: f64| match arrivals.len() {
+            0 => 0.0,
+            count => arrivals[((count - 1) as f64 * share) as usize] as f64 / 1000.0,
+        };
+        Report { p50_micros: at(0.5), p99_micros: at(0.99), ..Report::default() }
+    }
+}

@@ -1,0 +1,95 @@
+//! `benches compare` measures servers beside each other and prints one table, `benches goals` measures ours by what it
+//! is to reach. The rest are the programs that both of them start: the load generator, the floor, a plain server.
+
+use std::{path::PathBuf, process::ExitCode};
+
+use benches::Result;
+use clap::{Args, Parser, Subcommand};
+
+mod compare;
+mod floor;
+mod load;
+mod machine;
+mod peers;
+mod plain;
+mod process;
+mod scenario;
+mod table;
+
+/// What a delivery, a connection and an action cost, beside the bare system call and beside other servers.
+#[derive(Parser)]
+#[command(version)]
+struct Options {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Measures servers in turn and prints one table.
+    Compare(Compare),
+    /// The load generator, which reads its orders from the standard input.
+    #[command(hide = true)]
+    Load,
+    /// One `send()` a socket.
+    #[command(hide = true)]
+    Floor(Ports),
+    /// A plain tokio-tungstenite server.
+    #[command(hide = true)]
+    Plain {
+        #[command(flatten)]
+        ports: Ports,
+        /// Bytes of its read buffer; the library's default without.
+        #[arg(long)]
+        buffer: Option<usize>,
+    },
+}
+
+#[derive(Args)]
+struct Ports {
+    #[arg(long)]
+    port: u16,
+    #[arg(long)]
+    control: u16,
+}
+
+#[derive(Args)]
+struct Compare {
+    /// Rounds in which each server is measured once; figures are their medians.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Clients for the fan-out; both 1,000 and 5,000 by default.
+    #[arg(long)]
+    clients: Option<usize>,
+    /// Idle connections.
+    #[arg(long, default_value_t = 10_000)]
+    idle: usize,
+    /// Servers whose names begin with one of these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// One round, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Where `compare.md` and `compare.svg` are written.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(Options::parse().command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Compare(options) => compare::run(&options),
+        Command::Load => load::run(),
+        Command::Floor(ports) => floor::run(ports.port, ports.control),
+        Command::Plain { ports, buffer } => plain::run(ports.port, ports.control, buffer),
+    }
+}

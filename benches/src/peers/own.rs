@@ -1,0 +1,130 @@
+//! The programs of this crate: the floor, the plain server, and ours.
+
+use std::{path::PathBuf, process::Command, sync::OnceLock};
+
+use benches::{Result, control, marked};
+
+use super::{Peer, Place};
+use crate::load::order::Recipe;
+
+/// One `send()` a socket.
+pub(crate) struct Floor;
+
+impl Peer for Floor {
+    fn name(&self) -> &'static str {
+        "floor"
+    }
+
+    fn command(&self, place: &Place<'_>) -> Result<Command> {
+        own("floor", place)
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe { path: "/".to_owned(), ..Recipe::default() }
+    }
+}
+
+/// tokio-tungstenite, with its defaults or with a read buffer of so many bytes.
+pub(crate) struct Plain {
+    pub(crate) buffer: Option<usize>,
+}
+
+impl Peer for Plain {
+    fn name(&self) -> &'static str {
+        if self.buffer.is_some() { "tokio-tungstenite, 4 KB buffer" } else { "tokio-tungstenite, defaults" }
+    }
+
+    fn command(&self, place: &Place<'_>) -> Result<Command> {
+        let mut command = own("plain", place)?;
+        self.buffer.map(|size| command.arg("--buffer").arg(size.to_string()));
+        Ok(command)
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe { path: "/".to_owned(), ..Recipe::default() }
+    }
+
+    fn echo(&self) -> Option<String> {
+        Some(marked(super::MESSAGE))
+    }
+}
+
+fn own(name: &str, place: &Place<'_>) -> Result<Command> {
+    let mut command = Command::new(std::env::current_exe()?);
+    command.arg(name).arg("--port").arg(place.port.to_string()).arg("--control").arg(place.control.to_string());
+    Ok(command)
+}
+
+/// ws-cluster. Its clients are what browsers are: authenticated by a cookie, resumable, in a group.
+#[derive(Default)]
+pub(crate) struct Ours {
+    /// The file in which several nodes find each other.
+    pub(crate) pool: Option<PathBuf>,
+}
+
+/// Bytes of `{"action":"m","details":[""],"at":"AQ1234567890123"}`, which is around a text.
+const AROUND: usize = 52;
+
+impl Ours {
+    /// What is written to publish to a target, with parameters of its own.
+    pub(crate) fn publish_to(target: &str, messages: usize) -> String {
+        control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - AROUND))
+    }
+
+    /// An action of a client, 100 bytes as its answer is.
+    pub(crate) fn action(name: &str) -> String {
+        let around = format!("{{\"action\":\"{name}\",\"details\":[\"\"]}}").len();
+        format!("{{\"action\":\"{name}\",\"details\":[\"{}\"]}}", marked(super::MESSAGE - around))
+    }
+}
+
+impl Peer for Ours {
+    fn name(&self) -> &'static str {
+        "ws-cluster"
+    }
+
+    fn command(&self, place: &Place<'_>) -> Result<Command> {
+        let mut command = Command::new(program()?);
+        command.arg("--port").arg(place.port.to_string()).arg("--control").arg(place.control.to_string());
+        self.pool.as_ref().map(|path| command.arg("--pool").arg(path));
+        Ok(command)
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe {
+            path: "/WebSockets?resume=".to_owned(),
+            headers: vec![("Cookie".to_owned(), "session={n}".to_owned())],
+            ready: 1,
+            ..Recipe::default()
+        }
+    }
+
+    fn publish(&self, messages: usize) -> String {
+        Self::publish_to("all", messages)
+    }
+
+    fn echo(&self) -> Option<String> {
+        Some(Self::action("echo"))
+    }
+}
+
+/// Our server is a program of its own for the sake of its allocator; `cargo run` builds the one it runs only.
+fn program() -> Result<PathBuf> {
+    static BUILT: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
+    BUILT.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(Into::into)
+}
+
+fn build() -> Result<PathBuf> {
+    let own = std::env::current_exe()?;
+    let directory = own.parent().ok_or("a program stands in a directory")?;
+    let profile = match directory.file_name().and_then(|name| name.to_str()) {
+        Some("debug") | None => "dev",
+        Some(profile) => profile,
+    };
+    let built = Command::new(env!("CARGO"))
+        .args(["build", "--quiet", "--package", "benches", "--bin", "ours", "--profile", profile, "--target-dir"])
+        .arg(directory.parent().ok_or("a profile's directory stands in another")?)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .status()?;
+    if built.success() { Ok(directory.join("ours")) } else { Err("our server could not be built".into()) }
+}

@@ -1,0 +1,133 @@
+//! The processes of a server under test: started on one core, asked what they have cost, stopped. What a process tree
+//! costs is its CPU time by the scheduler's clock and its anonymous memory, which is what it has asked the system for;
+//! the kernel's own memory for sockets is the same for all servers.
+
+use std::{
+    fs,
+    net::{Ipv4Addr, TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+    thread::sleep,
+    time::{Duration, Instant},
+};
+
+use benches::Result;
+
+/// Time for a server to answer at its port.
+const START: Duration = Duration::from_secs(20);
+
+pub(crate) struct Process {
+    child: Child,
+}
+
+impl Process {
+    /// Starts a program on this core, or anywhere. What it says goes to files in `directory`.
+    pub(crate) fn start(core: Option<usize>, command: &Command, directory: &Path) -> Result<Self> {
+        let mut pinned = match core {
+            Some(core) => {
+                let mut pinned = Command::new("taskset");
+                pinned.arg("-c").arg(core.to_string()).arg(command.get_program());
+                pinned
+            }
+            None => Command::new(command.get_program()),
+        };
+        pinned.args(command.get_args());
+        for (name, value) in command.get_envs() {
+            value.map(|value| pinned.env(name, value));
+        }
+        command.get_current_dir().map(|directory| pinned.current_dir(directory));
+        let log = fs::OpenOptions::new().create(true).append(true).open(directory.join("log"))?;
+        let child = pinned
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .map_err(|error| format!("{:?} does not start: {error}", command.get_program()))?;
+        Ok(Self { child })
+    }
+
+    /// Waits until something listens there.
+    pub(crate) fn listening(&mut self, port: u16, directory: &Path) -> Result<()> {
+        let began = Instant::now();
+        while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
+            let ended = self.child.try_wait()?;
+            if ended.is_some() || began.elapsed() > START {
+                let log = fs::read_to_string(directory.join("log")).unwrap_or_default();
+                return Err(format!("nothing listens at {port} ({ended:?}): {log}").into());
+            }
+            sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    /// CPU time so far, of the process and those that it started.
+    pub(crate) fn cpu(&self) -> Duration {
+        tree(self.child.id()).into_iter().map(cpu).sum()
+    }
+
+    /// Bytes of anonymous memory of the same.
+    pub(crate) fn memory(&self) -> u64 {
+        tree(self.child.id()).into_iter().map(memory).sum()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Whoever has ended already needs no signal.
+        let tree = tree(self.child.id());
+        for pid in tree.iter().rev() {
+            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).stderr(Stdio::null()).status();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// CPU time of one process: the sum over the threads that it has now.
+pub(crate) fn cpu(pid: u32) -> Duration {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    threads
+        .flatten()
+        .filter_map(|thread| {
+            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
+            text.split_whitespace().next()?.parse().ok()
+        })
+        .map(Duration::from_nanos)
+        .sum()
+}
+
+fn memory(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    rollup
+        .lines()
+        .find_map(|line| line.strip_prefix("Anonymous:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
+        .map_or(0, |kilobytes| kilobytes * 1024)
+}
+
+/// A process and all that descend from it.
+fn tree(root: u32) -> Vec<u32> {
+    let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            let pid = entry.file_name().to_str()?.parse().ok()?;
+            let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
+            // The name, in parentheses, may hold anything.
+            let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
+            Some((pid, parent))
+        })
+        .collect();
+    let mut tree = vec![root];
+    let mut next = 0;
+    while next < tree.len() {
+        let parent = tree[next];
+        tree.extend(parents.iter().filter(|(_, of)| *of == parent).map(|(pid, _)| *pid));
+        next += 1;
+    }
+    tree
+}
+
+/// A port that nobody uses now.
+pub(crate) fn free_port() -> Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+}

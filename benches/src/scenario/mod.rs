@@ -1,0 +1,97 @@
+//! What is measured. Each measurement takes a server that was started for it and leaves a figure; how often, in what
+//! order and what for is up to [`compare`](crate::compare) and [`goals`](crate::goals).
+
+use std::{thread::sleep, time::Duration};
+
+use benches::Result;
+
+use crate::{
+    load::{
+        Load,
+        order::{FanOut, Order, Recipe, Report},
+    },
+    peers::{Peer, Running},
+};
+
+pub(crate) mod echo;
+pub(crate) mod fan_out;
+pub(crate) mod idle;
+
+/// The core of the server, and that of the load generator.
+pub(crate) const SERVER: Option<usize> = Some(0);
+pub(crate) const CLIENTS: Option<usize> = Some(1);
+
+/// Handshakes under way while a measurement prepares. Every server has room for as many in its backlog.
+const IN_FLIGHT: usize = 64;
+
+/// A server with its clients.
+pub(crate) struct Stage {
+    pub(crate) server: Running,
+    pub(crate) load: Load,
+    recipe: Recipe,
+    clients: usize,
+}
+
+impl Stage {
+    /// Starts both, each on its core.
+    pub(crate) fn set(peer: &dyn Peer) -> Result<Self> {
+        let server = Running::start(peer, SERVER)?;
+        let recipe = Recipe { port: server.port, ..peer.recipe() };
+        Ok(Self { server, load: Load::start(CLIENTS)?, recipe, clients: 0 })
+    }
+
+    /// Connects as many as are missing.
+    pub(crate) fn connect(&mut self, clients: usize) -> Result<Report> {
+        self.connect_by(clients, IN_FLIGHT)
+    }
+
+    /// The same with so many handshakes under way.
+    pub(crate) fn connect_by(&mut self, clients: usize, in_flight: usize) -> Result<Report> {
+        let count = clients.saturating_sub(self.clients);
+        let order = Order::Connect { recipe: self.recipe.clone(), first: self.clients, count, in_flight };
+        let report = self.load.order(&order)?;
+        if report.failed > 0 {
+            let trouble = report.trouble.as_deref().unwrap_or("no answer");
+            return Err(format!("{} of {count} clients could not connect: {trouble}", report.failed).into());
+        }
+        self.clients += count;
+        Ok(report)
+    }
+
+    /// Waits for the aftermath of connecting to end.
+    pub(crate) fn settle(&self) {
+        sleep(Duration::from_millis(300));
+    }
+
+    /// What the server costs while an order is carried out, with the report. An error where messages are missing.
+    pub(crate) fn cost(&mut self, order: &Order) -> Result<(Duration, Report)> {
+        let before = self.server.cpu();
+        let report = self.load.order(order)?;
+        let cost = self.server.cpu() - before;
+        if report.failed > 0 {
+            let trouble = report.trouble.as_deref().unwrap_or_default();
+            return Err(format!("{} messages of {} are missing {trouble}", report.failed, report.done).into());
+        }
+        Ok((cost, report))
+    }
+
+    /// The order for rounds of publishing to all.
+    pub(crate) fn all(&self, publish: String, messages: usize, rounds: usize) -> FanOut {
+        FanOut {
+            control: Some(self.server.control),
+            publishes: vec![publish],
+            reached: self.clients,
+            messages,
+            rounds,
+            pause_micros: 500,
+            spin: true,
+            ..FanOut::default()
+        }
+    }
+}
+
+/// The middle one; `None` of none.
+pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
+    figures.sort_by(f64::total_cmp);
+    figures.get(figures.len() / 2).copied()
+}
