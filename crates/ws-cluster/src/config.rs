@@ -99,7 +99,8 @@ pub struct ConnectionConfig {
     pub ping_interval: Duration,
     /// Time to answer a ping before the connection is closed with 4001. Default 20 s.
     pub ping_timeout: Duration,
-    /// Time for a client to answer a close frame before its socket is dropped. Default 5 s.
+    /// Time for a client to answer a close frame, or to read what waits once it sends no more, before its socket is
+    /// dropped. Default 5 s.
     pub close_timeout: Duration,
     /// Messages a second that one client may send, on average; one that sends faster is read more slowly.
     /// Default 100.

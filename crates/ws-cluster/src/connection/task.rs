@@ -128,11 +128,11 @@ pub(super) enum Phase {
     Closing(Box<Closing>),
 }
 
-/// A close frame is on its way or sent; what the client still sends is passed over.
+/// A close frame is on its way or sent, or the client sends no more; what it still sends is passed over.
 pub(super) struct Closing {
     /// The socket is dropped then.
     pub(super) until: Instant,
-    /// The client's close frame came.
+    /// The client's close frame came, or the end of what it sends.
     answered: bool,
     /// Its bytes make no sense any more, so no close frame can come.
     broken: bool,
@@ -216,10 +216,11 @@ impl<T: Transport> Connection<T> {
             if self.is_reading()
                 && let Poll::Ready(read) = self.poll_read(cx)
             {
-                match read? {
-                    0 => return Poll::Ready(Ok(())),
-                    _ => continue,
+                if read? == 0 {
+                    // It may still read, and what waits is for it.
+                    self.heard_out();
                 }
+                continue;
             }
             if self.poll_time(cx) {
                 if let Phase::Closing(closing) = &self.phase
@@ -302,6 +303,16 @@ impl<T: Transport> Connection<T> {
         self.phase = Phase::Closing(Box::new(Closing { until, answered: false, broken }));
     }
 
+    /// The client sends no more: the socket is done with once everything is written.
+    fn heard_out(&mut self) {
+        if matches!(self.phase, Phase::Open) {
+            self.close(false);
+        }
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.answered = true;
+        }
+    }
+
     /// Reads what came: the number of bytes, 0 at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
@@ -370,10 +381,7 @@ impl<T: Transport> Connection<T> {
         match event {
             Event::Close(answer) => {
                 self.client().outbox.seal(answer);
-                self.close(false);
-                if let Phase::Closing(closing) = &mut self.phase {
-                    closing.answered = true;
-                }
+                self.heard_out();
                 return;
             }
             Event::Pong => return,

@@ -179,3 +179,18 @@ async fn a_client_that_floods_after_an_error_is_dropped_in_time() {
     }
     assert!((4..=6).contains(&peer.seconds()), "{}", peer.seconds());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_sends_no_more_has_some_time_to_read() {
+    let echo = br#"["echo",[]]"#;
+    for (wait, comes) in [(4, true), (6, false)] {
+        let mut peer = Peer::connect(Config::default(), None, 10).await;
+        peer.send(r#"["echo"]"#).await;
+        peer.stream.shutdown().await.unwrap();
+        tokio::time::sleep(Duration::from_secs(wait)).await;
+        let mut rest = Vec::new();
+        peer.stream.read_to_end(&mut rest).await.unwrap();
+        assert_eq!(rest.ends_with(echo), comes, "{rest:?}");
+        assert_eq!(peer.seconds(), wait);
+    }
+}
