@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod compare;
 mod floor;
+mod goals;
 mod load;
 mod machine;
 mod peers;
@@ -28,6 +29,8 @@ struct Options {
 enum Command {
     /// Measures servers in turn and prints one table.
     Compare(Compare),
+    /// Measures ws-cluster by what it is to reach.
+    Goals(Goals),
     /// The load generator, which reads its orders from the standard input.
     #[command(hide = true)]
     Load,
@@ -75,6 +78,32 @@ struct Compare {
     output: PathBuf,
 }
 
+#[derive(Args)]
+struct Goals {
+    /// Times that a figure is measured; the middle one counts.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Those of these names, separated by commas: fan-out, targets, actions, memory, latency, relay, connect, slow,
+    /// churn.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Connections that come and go in one run.
+    #[arg(long, default_value_t = 1_000_000)]
+    connections: usize,
+    /// Once each and shorter, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Where `goals.md` is written.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
+impl Goals {
+    fn rounds(&self) -> usize {
+        if self.quick { 1 } else { self.rounds }
+    }
+}
+
 fn main() -> ExitCode {
     match run(Options::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
@@ -88,6 +117,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<()> {
     match command {
         Command::Compare(options) => compare::run(&options),
+        Command::Goals(options) => goals::run(&options),
         Command::Load => load::run(),
         Command::Floor(ports) => floor::run(ports.port, ports.control),
         Command::Plain { ports, buffer } => plain::run(ports.port, ports.control, buffer),

@@ -1,7 +1,7 @@
 //! A server that embeds ws-cluster, as the benches measure it: jemalloc as its allocator, sessions by cookie out of a
 //! cache, each user in a group with 99 others, two actions, and a port by which it is told to publish.
 
-use std::{collections::HashMap, error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
+use std::{error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use benches::{
@@ -71,11 +71,8 @@ impl ActionHandler for Reply {
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
-    let sessions: HashMap<String, Identity> = (0..SESSIONS)
-        .map(|number| {
-            let identity = Identity::user(format!("u{number}")).groups([format!("g{}", number / GROUP)]);
-            (number.to_string(), identity)
-        })
+    let sessions: Vec<Identity> = (0..SESSIONS)
+        .map(|number| Identity::user(format!("u{number}")).groups([format!("g{}", number / GROUP)]))
         .collect();
     let sessions = Arc::new(sessions);
     let mut config = Config::default();
@@ -89,7 +86,9 @@ async fn main() -> Result<()> {
     };
     let server = builder
         .authenticator(SessionCookie::new("session", move |id: String| {
-            let identity = sessions.get(&id).cloned();
+            // A client's number, of which there may be more than sessions.
+            let number = id.parse::<usize>().ok().map(|number| number % SESSIONS);
+            let identity = number.and_then(|number| sessions.get(number)).cloned();
             async move { Ok(identity) }
         }))
         .action("echo", Echo)

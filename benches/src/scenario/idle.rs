@@ -5,9 +5,19 @@ use std::{thread::sleep, time::Duration};
 use benches::Result;
 
 use super::Stage;
+use crate::{
+    load::order::Order,
+    peers::{Ours, Peer},
+};
 
 /// Time for a server to return what only its handshakes took.
 const REST: Duration = Duration::from_secs(2);
+
+/// Time after a burst at which memory is to be what it was.
+const AFTER_BURST: Duration = Duration::from_secs(30);
+
+/// Rounds of sixteen messages to every client.
+const BURST: usize = 50;
 
 /// Kilobytes (1024 bytes) per connection. The clients must not have come yet.
 pub(crate) fn measure(stage: &mut Stage, clients: usize) -> Result<f64> {
@@ -17,7 +27,21 @@ pub(crate) fn measure(stage: &mut Stage, clients: usize) -> Result<f64> {
     Ok(per_connection(stage, before, clients))
 }
 
-/// The same, of a server that had `before` without any.
-pub(crate) fn per_connection(stage: &Stage, before: u64, clients: usize) -> f64 {
+/// The same, and again some time after all of them got and sent many messages at once.
+pub(crate) fn measure_burst(clients: usize) -> Result<(f64, f64)> {
+    let ours = Ours::default();
+    let mut stage = Stage::set(&ours)?;
+    let before = stage.server.memory();
+    let idle = measure(&mut stage, clients)?;
+    let publishes = stage.all(ours.publish(16), 16, BURST);
+    stage.cost(&Order::FanOut(publishes))?;
+    let message = Ours::action("echo");
+    stage.cost(&Order::Echo { message, clients, answers: 1, rounds: 10 })?;
+    sleep(AFTER_BURST);
+    Ok((idle, per_connection(&stage, before, clients)))
+}
+
+/// Of a server that had `before` without any.
+fn per_connection(stage: &Stage, before: u64, clients: usize) -> f64 {
     (stage.server.memory() as f64 - before as f64) / 1024.0 / clients as f64
 }

@@ -13,9 +13,13 @@ use crate::{
     peers::{Peer, Running},
 };
 
+pub(crate) mod cluster;
+pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fan_out;
 pub(crate) mod idle;
+pub(crate) mod slow;
+pub(crate) mod targets;
 
 /// The core of the server, and that of the load generator.
 pub(crate) const SERVER: Option<usize> = Some(0);
@@ -56,6 +60,13 @@ impl Stage {
         }
         self.clients += count;
         Ok(report)
+    }
+
+    /// Drops all clients.
+    pub(crate) fn disconnect(&mut self) -> Result<()> {
+        self.clients = 0;
+        self.load.order(&Order::Close)?;
+        Ok(())
     }
 
     /// Waits for the aftermath of connecting to end.

@@ -1,0 +1,149 @@
+//! Three nodes on one machine, in one SQLite file: what the way through the master adds to a delivery, and how many
+//! messages it takes.
+
+use std::{
+    io::{Read, Write},
+    net::{SocketAddr, TcpStream},
+    thread::{scope, sleep},
+    time::{Duration, Instant},
+};
+
+use benches::{Result, control, marked};
+use tempfile::TempDir;
+
+use crate::{
+    load::{
+        Load,
+        order::{FanOut, Order, Recipe, Report},
+    },
+    peers::{MESSAGE, Ours, Peer, Running},
+};
+
+const NODES: usize = 3;
+
+/// Time for the nodes to find each other.
+const JOIN: Duration = Duration::from_secs(30);
+
+/// Clients of the node whose latency is measured.
+const CLIENTS: usize = 10;
+
+/// Pause between two publishes of a light load.
+const PAUSE: u64 = 5_000;
+
+/// Publishers, and messages that each publishes at once.
+const PUBLISHERS: usize = 64;
+const BATCH: usize = 64;
+
+struct Cluster {
+    /// The master first.
+    nodes: Vec<Running>,
+    load: Load,
+    _directory: TempDir,
+}
+
+impl Cluster {
+    /// Starts nodes; the scheduler puts them where it likes, as on a machine that serves other things too.
+    fn start(size: usize) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
+        let peer = match size {
+            1 => Ours::default(),
+            _ => Ours { pool: Some(directory.path().join("pool")) },
+        };
+        let mut nodes: Vec<Running> = (0..size).map(|_| Running::start(&peer, None)).collect::<Result<_>>()?;
+        let began = Instant::now();
+        loop {
+            let standings: Vec<String> =
+                nodes.iter().map(|node| ask(node.control, "/standing", "")).collect::<Result<_>>()?;
+            let whole = standings.iter().all(|standing| standing.ends_with(&format!(" {size}")));
+            if let Some(master) = standings.iter().position(|standing| standing.starts_with("true"))
+                && (whole || size == 1)
+            {
+                nodes.swap(0, master);
+                break;
+            }
+            if began.elapsed() > JOIN {
+                return Err(format!("the nodes do not find each other: {standings:?}").into());
+            }
+            sleep(Duration::from_millis(100));
+        }
+        Ok(Self { nodes, load: Load::start(None)?, _directory: directory })
+    }
+
+    fn connect(&mut self, node: usize, first: usize, count: usize) -> Result<()> {
+        let recipe = Recipe { port: self.nodes[node].port, ..Ours::default().recipe() };
+        self.load.order(&Order::Connect { recipe, first, count, in_flight: 10 })?;
+        Ok(())
+    }
+
+    /// Latency at the clients of one node for what is published on another.
+    fn latency(&mut self, published: usize, received: usize, rounds: usize) -> Result<Report> {
+        self.connect(received, 0, CLIENTS)?;
+        let order = |rounds| {
+            Order::FanOut(FanOut {
+                control: Some(self.nodes[published].control),
+                publishes: vec![Ours::publish_to("all", 1)],
+                reached: CLIENTS,
+                messages: 1,
+                rounds,
+                pause_micros: PAUSE,
+                ..FanOut::default()
+            })
+        };
+        let (warm_up, measured) = (order(rounds / 10 + 1), order(rounds));
+        self.load.order(&warm_up)?;
+        self.load.order(&measured)
+    }
+}
+
+/// Latency of a single node, and from one follower to another's clients.
+pub(crate) fn latency(rounds: usize) -> Result<(Report, Report)> {
+    let local = Cluster::start(1)?.latency(0, 0, rounds)?;
+    let relayed = Cluster::start(NODES)?.latency(1, 2, rounds)?;
+    Ok((local, relayed))
+}
+
+/// Messages accepted in a second, and delivered to each of three clients.
+pub(crate) fn throughput(seconds: usize) -> Result<(f64, f64)> {
+    let mut cluster = Cluster::start(NODES)?;
+    for node in 0..NODES {
+        cluster.connect(node, node, 1)?;
+    }
+    cluster.load.begin(&Order::Count { millis: seconds as u64 * 1000 + 2000 })?;
+    let nodes = &cluster.nodes;
+    let accepted: Vec<Result<usize>> = scope(|scope| {
+        let floods: Vec<_> = (0..NODES)
+            .map(|node| {
+                let publishers = (PUBLISHERS + NODES - 1 - node) / NODES;
+                let target = format!("/flood?publishers={publishers}&batch={BATCH}&seconds={seconds}");
+                scope.spawn(move || Ok(ask(nodes[node].control, &target, &marked(MESSAGE / 2))?.parse()?))
+            })
+            .collect();
+        floods.into_iter().map(|flood| flood.join().unwrap_or_else(|_| Err("a thread is gone".into()))).collect()
+    });
+    let accepted: usize = accepted.into_iter().sum::<Result<usize>>()?;
+    let report = cluster.load.end()?;
+    let seconds = seconds as f64;
+    Ok((accepted as f64 / seconds, report.done as f64 / NODES as f64 / seconds))
+}
+
+/// Asks a server of ours over its control port; what it answers.
+fn ask(control: SocketAddr, target: &str, text: &str) -> Result<String> {
+    let mut stream = TcpStream::connect(control)?;
+    stream.write_all(control::request(target, text).as_bytes())?;
+    let mut answer = Vec::new();
+    let mut buffer = [0; 4096];
+    loop {
+        let size = stream.read(&mut buffer)?;
+        answer.extend_from_slice(&buffer[..size]);
+        let text = String::from_utf8_lossy(&answer);
+        if let Some((head, body)) = text.split_once("\r\n\r\n")
+            && let Some(length) = head.rsplit_once("Content-Length: ").and_then(|(_, length)| length.parse().ok())
+            && body.len() >= length
+        {
+            return Ok(body.to_owned());
+        }
+        if size == 0 {
+            return Err(format!("{target} was answered by {text:?}").into());
+        }
+    }
+}
