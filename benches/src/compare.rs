@@ -6,8 +6,8 @@ use std::{fs, time::Instant};
 use benches::Result;
 
 use crate::{
-    Compare, machine,
-    peers::{Floor, MESSAGE, Ours, Peer, Plain},
+    Compare, chart, machine,
+    peers::{Centrifugo, Floor, MESSAGE, Nats, Nchan, NodeWs, Ours, Peer, Plain, SocketIo, SocketIoxide},
     scenario::{
         Stage, echo,
         fan_out::{self, Figures, LOADS, Load},
@@ -15,6 +15,9 @@ use crate::{
     },
     table::{Table, figure},
 };
+
+/// In place of a figure that there is none of.
+const NOTHING: &str = "–";
 
 /// What one server has shown, a value for each round.
 struct Shown {
@@ -45,11 +48,19 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
             }
         }
     }
-    let mut text = format!("{}\n\n{}", machine::describe(), table(&shown, options));
+    let mut text = format!("{}\n\n{}\n{}", machine::describe(), table(&shown, options), standing(&shown, options));
     text.extend(skipped.iter().map(|line| format!("\n{line}")));
     println!("{text}");
     fs::create_dir_all(&options.output)?;
     fs::write(options.output.join("compare.md"), text + "\n")?;
+    let loads = loads(options);
+    let bars = shown.iter().map(|server| {
+        let cpu = loads.iter().map(|load| middle(server, *load, |figures| figures.cpu)).collect();
+        chart::Row { name: server.peer.name().to_owned(), values: cpu }
+    });
+    let series: Vec<String> = loads.iter().map(Load::to_string).collect();
+    let svg = chart::bars("µs of the server's CPU per delivery, 100-byte messages", &series, &bars.collect::<Vec<_>>());
+    fs::write(options.output.join("compare.svg"), svg)?;
     Ok(())
 }
 
@@ -60,6 +71,12 @@ fn peers() -> Vec<Box<dyn Peer>> {
         Box::new(Ours::default()),
         Box::new(Plain { buffer: Some(4096) }),
         Box::new(Plain { buffer: None }),
+        Box::new(Nchan),
+        Box::new(NodeWs),
+        Box::new(SocketIo),
+        Box::new(SocketIoxide),
+        Box::new(Nats),
+        Box::new(Centrifugo),
     ]
 }
 
@@ -96,34 +113,56 @@ fn measure(server: &mut Shown, options: &Compare) -> Result<()> {
 
 fn table(shown: &[Shown], options: &Compare) -> String {
     let loads = loads(options);
-    let cpu = |server: &Shown, load: Load| middle(server, load, |figures| figures.cpu);
+    // Where throughput and latency are shown: the most clients, one message.
+    let shown_at = loads[loads.len() - 2];
     let name = |name: &str| shown.iter().find(|server| server.peer.name() == name);
     let (floor, ours) = (name(Floor.name()), name(Ours::default().name()));
     let mut heads = vec![format!("{MESSAGE}-byte messages")];
-    let many = |load: &Load| format!("{} × {}", load.clients, load.messages);
-    heads.extend(loads.iter().map(|load| format!("µs CPU, {}", many(load))));
-    heads.extend(loads.iter().map(|load| format!("deliveries/s, {}", many(load))));
-    heads.extend(loads.iter().map(|load| format!("p50/p99 ms, {}", many(load))));
-    heads.extend([format!("KB/idle of {}", options.idle), "µs CPU/echo".to_owned()]);
+    heads.extend(loads.iter().map(|load| format!("µs CPU/delivery, {load}")));
+    heads.extend([format!("deliveries/s, {shown_at}"), format!("p50 / p99 ms, {shown_at}")]);
+    heads.extend([format!("KB/idle connection of {}", options.idle), "µs CPU/echo".to_owned()]);
     let mut table = Table::new(heads);
     for server in shown {
+        let at = |of: fn(&Figures) -> f64| move |server: &Shown| middle(server, shown_at, of);
         let mut cells = vec![server.peer.name().to_owned()];
-        for load in &loads {
-            cells.push(beside(server, floor, ours, |server| cpu(server, *load)));
-        }
-        for load in &loads {
-            cells.push(beside(server, floor, ours, |server| middle(server, *load, |figures| figures.per_second)));
-        }
-        for load in &loads {
-            let p50 = middle(server, *load, |figures| figures.p50).map_or("–".to_owned(), figure);
-            let p99 = middle(server, *load, |figures| figures.p99).map_or("–".to_owned(), figure);
-            cells.push(format!("{p50} / {p99}"));
-        }
+        let cpu = |load: &Load| beside(server, floor, ours, |server| middle(server, *load, |figures| figures.cpu));
+        cells.extend(loads.iter().map(cpu));
+        cells.push(beside(server, floor, ours, at(|figures| figures.per_second)));
+        let [p50, p99] = [at(|figures| figures.p50)(server), at(|figures| figures.p99)(server)]
+            .map(|figure_of| figure_of.map_or(NOTHING.to_owned(), figure));
+        cells.push(format!("{p50} / {p99}"));
         cells.push(beside(server, None, ours, |server| median(server.idle.clone())));
         cells.push(beside(server, None, ours, |server| median(server.echo.clone())));
         table.row(cells);
     }
-    format!("{table}\nIn parentheses: how many times the floor's figure, and ours.\n")
+    format!("{table}\nIn parentheses: how many times the floor's figure, and how many times ours.\n")
+}
+
+/// How we stand to what is nearest, a line for each load.
+fn standing(shown: &[Shown], options: &Compare) -> String {
+    let is = |server: &Shown, name: &str| server.peer.name() == name;
+    let (floor, ours) = (Floor.name(), Ours::default().name());
+    let mut table = Table::new(["ws-cluster", "the floor's", "at most", "the best peer's", "at most", "which is"]);
+    for load in loads(options) {
+        let cpu = |server: &Shown| middle(server, load, |figures| figures.cpu);
+        let one = |name: &str| shown.iter().find(|server| is(server, name)).and_then(cpu);
+        let best = shown
+            .iter()
+            .filter(|server| !is(server, floor) && !is(server, ours))
+            .filter_map(|server| Some((cpu(server)?, server.peer.name())))
+            .min_by(|(one, _), (other, _)| one.total_cmp(other));
+        let (Some(floor), Some(ours), Some((peer, name))) = (one(floor), one(ours), best) else { continue };
+        let (to_floor, to_peer) = if load.messages == 1 { ("1.3", "0.7") } else { ("1.8", "0.45") };
+        table.row([
+            format!("CPU/delivery, {load}"),
+            format!("{} ×", figure(ours / floor)),
+            to_floor.to_owned(),
+            format!("{} ×", figure(ours / peer)),
+            to_peer.to_owned(),
+            name.to_owned(),
+        ]);
+    }
+    table.to_string()
 }
 
 fn middle(server: &Shown, load: Load, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
@@ -132,7 +171,7 @@ fn middle(server: &Shown, load: Load, figure: impl Fn(&Figures) -> f64) -> Optio
 
 /// A figure, with its ratio to the floor and to us.
 fn beside(server: &Shown, floor: Option<&Shown>, ours: Option<&Shown>, of: impl Fn(&Shown) -> Option<f64>) -> String {
-    let Some(value) = of(server) else { return "–".to_owned() };
+    let Some(value) = of(server) else { return NOTHING.to_owned() };
     let ratios: Vec<String> =
         [floor, ours].into_iter().filter_map(|other| Some(format!("{:.2}", value / of(other?)?))).collect();
     match &ratios[..] {

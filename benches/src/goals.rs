@@ -155,7 +155,7 @@ fn actions(options: &Goals) -> Result<Vec<Line>> {
 
 fn memory(options: &Goals) -> Result<Vec<Line>> {
     const CLIENTS: usize = 10_000;
-    let mut measured = || idle::measure_burst(CLIENTS).map(|(idle, after)| [idle, after]);
+    let measured = || idle::measure_burst(CLIENTS).map(|(idle, after)| [idle, after]);
     let [idle, after] = if options.quick { measured()? } else { rounds(options, measured)? };
     Ok(vec![
         Line::at_most("an idle connection of 10,000", idle, "KB", 1.0),

@@ -6,6 +6,7 @@ use std::{path::PathBuf, process::ExitCode};
 use benches::Result;
 use clap::{Args, Parser, Subcommand};
 
+mod chart;
 mod compare;
 mod floor;
 mod goals;

@@ -175,8 +175,8 @@ impl Client {
             head = std::mem::take(&mut self.head);
             bytes = &head[end + 4..];
             self.stage = Stage::Greeting(recipe.ready);
-            let mut frames = Vec::new();
-            recipe.frames.iter().for_each(|frame| push_frame(&mut frames, 1, self.fill(frame).as_bytes()));
+            let (opcode, mut frames) = (if recipe.binary { 2 } else { 1 }, Vec::new());
+            recipe.frames.iter().for_each(|frame| push_frame(&mut frames, opcode, self.fill(frame).as_bytes()));
             if !frames.is_empty() {
                 self.write(&frames)?;
             }

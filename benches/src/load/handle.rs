@@ -33,11 +33,6 @@ impl Load {
         Ok(Self { process, orders, reports })
     }
 
-    /// Its process, whose cost can be looked at too.
-    pub(crate) fn pid(&self) -> u32 {
-        self.process.id()
-    }
-
     /// Has an order carried out. An error where nothing at all came of it.
     pub(crate) fn order(&mut self, order: &Order) -> Result<Report> {
         self.begin(order)?;

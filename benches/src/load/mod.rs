@@ -11,6 +11,7 @@ use std::{
 };
 
 use benches::Result;
+use memchr::memmem;
 use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
 
 use self::{
@@ -229,8 +230,8 @@ impl Generator {
         Ok(())
     }
 
-    /// Writes a publish.
-    fn publish(&mut self, address: SocketAddr, bytes: &str) -> Result<()> {
+    /// Opens the control connection, where it is not open.
+    fn introduce(&mut self, address: SocketAddr, introduction: &str) -> Result<()> {
         if self.control.as_ref().is_none_or(|(open, _)| *open != address) {
             let stream = std::net::TcpStream::connect(address)?;
             stream.set_nodelay(true)?;
@@ -238,7 +239,13 @@ impl Generator {
             let mut stream = TcpStream::from_std(stream);
             self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE)?;
             self.control = Some((address, stream));
+            self.publish(introduction)?;
         }
+        Ok(())
+    }
+
+    /// Writes a publish.
+    fn publish(&mut self, bytes: &str) -> Result<()> {
         let mut bytes = bytes.as_bytes();
         while !bytes.is_empty() {
             let (_, stream) = self.control.as_mut().ok_or("the control connection was closed")?;
@@ -258,7 +265,14 @@ impl Generator {
         loop {
             match stream.read(&mut self.buffer) {
                 Ok(0) => return Ok(self.control = None),
-                Ok(size) => self.tally.answers += memchr::memmem::find_iter(&self.buffer[..size], b"\r\n\r\n").count(),
+                Ok(size) => {
+                    let answer = &self.buffer[..size];
+                    self.tally.answers += memmem::find_iter(answer, b"\r\n\r\n").count();
+                    // NATS asks whether its publishers are alive.
+                    if memmem::find(answer, b"PING\r\n").is_some() {
+                        stream.write_all(b"PONG\r\n")?;
+                    }
+                }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
                 Err(error) => return Err(error.into()),
             }

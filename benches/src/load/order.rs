@@ -10,11 +10,12 @@ pub(crate) struct Recipe {
     pub(crate) port: u16,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
-    /// Text frames to send after the upgrade.
+    /// Frames to send after the upgrade; texts, where they are not to be binary.
     pub(crate) frames: Vec<String>,
+    pub(crate) binary: bool,
     /// Frames of the server to wait for before the client counts as connected.
     pub(crate) ready: usize,
-    /// Text frames of the server that ask for an answer, each with it.
+    /// Frames of the server that ask for an answer, each with it.
     pub(crate) pings: Vec<(String, String)>,
 }
 
@@ -44,8 +45,9 @@ pub(crate) enum Order {
 /// Rounds of publishing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct FanOut {
-    /// Where to publish, and what is written there, one after the other in turn.
+    /// Where to publish, what that connection begins with, and what is written there, one after the other in turn.
     pub(crate) control: Option<SocketAddr>,
+    pub(crate) introduction: String,
     pub(crate) publishes: Vec<String>,
     /// How many clients each reaches, with how many messages.
     pub(crate) reached: usize,

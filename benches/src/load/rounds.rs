@@ -41,6 +41,7 @@ impl Generator {
 
     pub(super) fn fan_out(&mut self, order: &FanOut) -> Result<Report> {
         let control = order.control.ok_or("nowhere to publish")?;
+        self.introduce(control, &order.introduction)?;
         let (mut seconds, mut done, mut failed) = (0.0, 0, 0);
         for round in 0..order.rounds {
             let wanted = order.reached * order.messages;
@@ -49,7 +50,7 @@ impl Generator {
             (self.tally.marks, self.tally.answers) = (0, 0);
             let began = Instant::now();
             self.tally.ticks = vec![began];
-            self.publish(control, &order.publishes[round % order.publishes.len()])?;
+            self.publish(&order.publishes[round % order.publishes.len()])?;
             self.wait(order.spin, |tally| tally.marks >= wanted && (!order.answered || tally.answers >= 1))?;
             seconds += began.elapsed().as_secs_f64();
             done += self.tally.marks;
@@ -64,6 +65,7 @@ impl Generator {
 
     pub(super) fn pace(&mut self, order: &Pace) -> Result<Report> {
         let control = order.control.ok_or("nowhere to publish")?;
+        self.introduce(control, "")?;
         let clients = self.clients.iter().flatten().filter(|client| !client.stalled).count();
         self.tally.messages = order.messages;
         let began = Instant::now();
@@ -74,7 +76,7 @@ impl Generator {
             }
             self.tally.ticks.push(Instant::now());
             for publish in &order.publishes {
-                self.publish(control, publish)?;
+                self.publish(publish)?;
             }
         }
         let wanted = clients * order.messages * order.ticks;

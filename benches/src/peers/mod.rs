@@ -1,7 +1,7 @@
 //! The servers that are compared: how each is started, how its clients connect, how it is told to publish. One file
 //! for each.
 
-use std::{net::SocketAddr, path::Path, process::Command, time::Duration};
+use std::{net::SocketAddr, process::Command, time::Duration};
 
 use benches::{Result, marked};
 use tempfile::TempDir;
@@ -11,18 +11,19 @@ use crate::{
     process::{Process, free_port},
 };
 
+mod foreign;
 mod own;
 
+pub(crate) use foreign::{Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide};
 pub(crate) use own::{Floor, Ours, Plain};
 
 /// Bytes of a message as its client sees it.
 pub(crate) const MESSAGE: usize = 100;
 
-/// Where a server is to listen, and where its files belong.
-pub(crate) struct Place<'a> {
+/// Where a server is to listen.
+pub(crate) struct Place {
     pub(crate) port: u16,
     pub(crate) control: u16,
-    pub(crate) directory: &'a Path,
 }
 
 /// A server under test.
@@ -35,7 +36,7 @@ pub(crate) trait Peer {
     }
 
     /// The program and its arguments; it goes on until it is killed.
-    fn command(&self, place: &Place<'_>) -> Result<Command>;
+    fn command(&self, place: &Place) -> Result<Command>;
 
     /// How its clients connect, the port left out.
     fn recipe(&self) -> Recipe;
@@ -43,6 +44,11 @@ pub(crate) trait Peer {
     /// What is written to publish a text to all clients so many times at once.
     fn publish(&self, messages: usize) -> String {
         benches::control::request(&format!("/publish?count={messages}"), &marked(MESSAGE))
+    }
+
+    /// What the control connection begins with.
+    fn introduction(&self) -> &'static str {
+        ""
     }
 
     /// A message of a client that the server answers with one of the same size.
@@ -70,7 +76,7 @@ impl Running {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
         let port = free_port()?;
         let control = if peer.one_port() { port } else { free_port()? };
-        let place = Place { port, control, directory: directory.path() };
+        let place = Place { port, control };
         let mut process = Process::start(core, &peer.command(&place)?, directory.path())?;
         process.listening(port, directory.path())?;
         process.listening(control, directory.path())?;

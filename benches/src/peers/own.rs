@@ -15,7 +15,7 @@ impl Peer for Floor {
         "floor"
     }
 
-    fn command(&self, place: &Place<'_>) -> Result<Command> {
+    fn command(&self, place: &Place) -> Result<Command> {
         own("floor", place)
     }
 
@@ -34,7 +34,7 @@ impl Peer for Plain {
         if self.buffer.is_some() { "tokio-tungstenite, 4 KB buffer" } else { "tokio-tungstenite, defaults" }
     }
 
-    fn command(&self, place: &Place<'_>) -> Result<Command> {
+    fn command(&self, place: &Place) -> Result<Command> {
         let mut command = own("plain", place)?;
         self.buffer.map(|size| command.arg("--buffer").arg(size.to_string()));
         Ok(command)
@@ -49,7 +49,7 @@ impl Peer for Plain {
     }
 }
 
-fn own(name: &str, place: &Place<'_>) -> Result<Command> {
+fn own(name: &str, place: &Place) -> Result<Command> {
     let mut command = Command::new(std::env::current_exe()?);
     command.arg(name).arg("--port").arg(place.port.to_string()).arg("--control").arg(place.control.to_string());
     Ok(command)
@@ -83,7 +83,7 @@ impl Peer for Ours {
         "ws-cluster"
     }
 
-    fn command(&self, place: &Place<'_>) -> Result<Command> {
+    fn command(&self, place: &Place) -> Result<Command> {
         let mut command = Command::new(program()?);
         command.arg("--port").arg(place.port.to_string()).arg("--control").arg(place.control.to_string());
         self.pool.as_ref().map(|path| command.arg("--pool").arg(path));

@@ -1,5 +1,7 @@
 //! One message, or several at once, to every client: what a delivery costs the server, and how long it takes.
 
+use std::fmt;
+
 use benches::Result;
 
 use super::Stage;
@@ -9,10 +11,17 @@ use crate::{load::order::Order, peers::Peer};
 const WARM_UP: usize = 20_000;
 const MEASURED: usize = 200_000;
 
+/// So many clients, so many messages at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) clients: usize,
     pub(crate) messages: usize,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} × {}", self.clients, self.messages)
+    }
 }
 
 /// The figures of the table.

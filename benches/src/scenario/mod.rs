@@ -33,6 +33,7 @@ pub(crate) struct Stage {
     pub(crate) server: Running,
     pub(crate) load: Load,
     recipe: Recipe,
+    introduction: &'static str,
     clients: usize,
 }
 
@@ -41,7 +42,7 @@ impl Stage {
     pub(crate) fn set(peer: &dyn Peer) -> Result<Self> {
         let server = Running::start(peer, SERVER)?;
         let recipe = Recipe { port: server.port, ..peer.recipe() };
-        Ok(Self { server, load: Load::start(CLIENTS)?, recipe, clients: 0 })
+        Ok(Self { server, load: Load::start(CLIENTS)?, recipe, introduction: peer.introduction(), clients: 0 })
     }
 
     /// Connects as many as are missing.
@@ -90,6 +91,7 @@ impl Stage {
     pub(crate) fn all(&self, publish: String, messages: usize, rounds: usize) -> FanOut {
         FanOut {
             control: Some(self.server.control),
+            introduction: self.introduction.to_owned(),
             publishes: vec![publish],
             reached: self.clients,
             messages,
