@@ -113,11 +113,13 @@ impl Cluster {
     /// Publishes, and waits until the message is accepted, but no longer than the publish's time limit.
     pub(crate) async fn publish(&self, content: &Content, key: Option<Bytes>) -> Result<(), PublishError> {
         let limit = self.shared.config.cluster.publish_timeout;
-        let publish = async { self.submit(content.encode(), key).await?.await.unwrap_or(Err(PublishError::Unknown)) };
-        timeout(limit, publish).await.unwrap_or(Err(PublishError::Unknown))
+        // Beyond that the driver knows when it waited for too long: no timer for each publish.
+        let submitted = timeout(limit, self.submit(content.encode(), key)).await;
+        submitted.unwrap_or(Err(PublishError::Unknown))?.await.unwrap_or(Err(PublishError::Unknown))
     }
 
-    /// Hands a publish to the core, after all that were handed to it before; the receiver tells its acceptance.
+    /// Hands a publish to the core, after all that were handed to it before; the receiver tells its acceptance, or that
+    /// it took longer than the time limit.
     pub(crate) async fn submit(
         &self,
         content: Bytes,
@@ -227,6 +229,12 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     Ok(Cluster { events, status: status_receiver, conflict: conflict_receiver, shared })
 }
 
+/// Who waits for the acceptance of a publish, and until when.
+struct Waiting {
+    accepted: oneshot::Sender<Result<(), PublishError>>,
+    until: Instant,
+}
+
 struct Driver {
     core: Core,
     pool: Arc<dyn Pool>,
@@ -239,7 +247,7 @@ struct Driver {
     /// Nodes whose last dial failed.
     unreachable: HashSet<NodeId>,
     /// Who waits for the acceptance of an own publish.
-    waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>>,
+    waiting: HashMap<u64, Waiting>,
     /// Who waits for the end of the shutdown.
     leaving: Vec<oneshot::Sender<()>>,
     ended: bool,
@@ -254,10 +262,11 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline), if !self.ended => {
-                    self.core.handle_timeout(now());
+                    let now = now();
+                    self.core.handle_timeout(now);
                     self.hub.tick();
-                    // Who gave up waiting is not told any more, and some publishes are never settled.
-                    self.waiting.retain(|_, accepted| !accepted.is_closed());
+                    // Who waited for too long finds out by the dropped sender, and some publishes are never settled.
+                    self.waiting.retain(|_, waiting| !waiting.accepted.is_closed() && waiting.until > now);
                 }
                 count = received.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -280,7 +289,10 @@ impl Driver {
                 let _ = accepted.send(Err(PublishError::ShuttingDown));
             }
             Event::Publish { content, key, accepted } => match self.core.publish(now, content, key) {
-                Ok(counter) => drop(self.waiting.insert(counter, accepted)),
+                Ok(counter) => {
+                    let until = now + self.shared.config.cluster.publish_timeout;
+                    self.waiting.insert(counter, Waiting { accepted, until });
+                }
                 Err(_) => drop(accepted.send(Err(PublishError::Busy))),
             },
             Event::LinkUp { link, peer, dialled, outgoing } => {
@@ -342,9 +354,9 @@ impl Driver {
                 Output::Cut { after } => self.hub.cut(after),
                 Output::Restarted { base, missed } => self.hub.restarted(base, missed),
                 Output::Accepted { counter } => {
-                    if let Some(accepted) = self.waiting.remove(&counter) {
+                    if let Some(waiting) = self.waiting.remove(&counter) {
                         // Whoever gave up waiting does not mind.
-                        let _ = accepted.send(Ok(()));
+                        let _ = waiting.accepted.send(Ok(()));
                     }
                 }
                 Output::CutOff => {
@@ -356,8 +368,8 @@ impl Driver {
                     self.links.clear();
                     self.leave_pool().await;
                     // They may or may not be in the log of others.
-                    for (_, accepted) in self.waiting.drain() {
-                        let _ = accepted.send(Err(PublishError::Unknown));
+                    for (_, waiting) in self.waiting.drain() {
+                        let _ = waiting.accepted.send(Err(PublishError::Unknown));
                     }
                     for done in self.leaving.drain(..) {
                         let _ = done.send(());

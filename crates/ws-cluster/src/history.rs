@@ -13,7 +13,7 @@ use crate::{
     cluster::{Lineage, Place, Seq, Span, Ticket},
     connection::{Membership, property_text},
     target::{Selection, Target},
-    wire::{content::Content, position::Position},
+    wire::position::Position,
 };
 
 /// Candidates that are looked at for each message that may be replayed: several targets can name one entry, and
@@ -44,6 +44,13 @@ struct Kept {
     ticket: Ticket,
     /// The encoded message; `None` where there is nothing to replay.
     content: Option<Bytes>,
+    topics: Topics,
+}
+
+/// The topics under which an entry is listed, each of them once: mostly one, or none.
+enum Topics {
+    One(u64),
+    Several(Box<[u64]>),
 }
 
 /// Where a position stands.
@@ -128,16 +135,11 @@ impl History {
             self.lineage.push(Span { term, owner, first: seq });
         }
         let content = content.filter(|(target, _)| !matches!(target.selection, Selection::Connection(_)));
-        if let Some((target, _)) = &content {
-            for topic in self.topics(target) {
-                let places = self.index.entry(topic).or_default();
-                // Twice where a target names one user twice.
-                if places.back() != Some(&seq) {
-                    places.push_back(seq);
-                }
-            }
+        let topics = content.as_ref().map_or(Topics::Several(Box::default()), |(target, _)| self.topics(target));
+        for topic in topics.iter() {
+            self.index.entry(*topic).or_default().push_back(seq);
         }
-        self.entries.push_back(Kept { ticket, content: content.map(|(_, content)| content) });
+        self.entries.push_back(Kept { ticket, content: content.map(|(_, content)| content), topics });
     }
 
     /// Forgets what is up to `base`.
@@ -227,15 +229,11 @@ impl History {
 
     /// Takes an entry that is the first or the last of all out of the index.
     fn unlist(&mut self, kept: &Kept, end: impl Fn(&mut VecDeque<Seq>) -> Option<Seq>) {
-        let Some(Ok(Content::Message { target, .. })) = kept.content.clone().map(Content::decode) else { return };
-        let mut topics = self.topics(&target);
-        topics.sort_unstable();
-        topics.dedup();
-        for topic in topics {
-            if let Some(list) = self.index.get_mut(&topic) {
+        for topic in kept.topics.iter() {
+            if let Some(list) = self.index.get_mut(topic) {
                 end(list);
                 if list.is_empty() {
-                    self.index.remove(&topic);
+                    self.index.remove(topic);
                 }
             }
         }
@@ -245,18 +243,24 @@ impl History {
         self.hasher.hash_one(topic)
     }
 
-    fn topics(&self, target: &Target) -> Vec<u64> {
+    fn topics(&self, target: &Target) -> Topics {
         let hash = |topic| self.hash(topic);
-        match &target.selection {
-            Selection::All => vec![hash(Topic::All)],
-            Selection::Registered => vec![hash(Topic::Registered)],
-            Selection::Users(texts) | Selection::Groups(texts) if texts.len() > TOPICS => vec![hash(Topic::Many)],
+        let mut several: Vec<u64> = match &target.selection {
+            Selection::All => return Topics::One(hash(Topic::All)),
+            Selection::Registered => return Topics::One(hash(Topic::Registered)),
+            Selection::Users(texts) | Selection::Groups(texts) if texts.len() > TOPICS => {
+                return Topics::One(hash(Topic::Many));
+            }
             Selection::Users(ids) => ids.iter().map(|id| hash(Topic::User(id))).collect(),
             Selection::Groups(names) => names.iter().map(|name| hash(Topic::Group(name))).collect(),
-            Selection::Session(id) => vec![hash(Topic::Session(id))],
-            Selection::Property { name, value } => vec![hash(Topic::Property(name, value))],
+            Selection::Session(id) => return Topics::One(hash(Topic::Session(id))),
+            Selection::Property { name, value } => return Topics::One(hash(Topic::Property(name, value))),
             Selection::Connection(_) => Vec::new(),
-        }
+        };
+        // A target may name one user twice.
+        several.sort_unstable();
+        several.dedup();
+        if let [one] = several[..] { Topics::One(one) } else { Topics::Several(several.into()) }
     }
 
     fn topics_of(&self, membership: &Membership) -> Vec<u64> {
@@ -271,10 +275,19 @@ impl History {
     }
 }
 
+impl Topics {
+    fn iter(&self) -> std::slice::Iter<'_, u64> {
+        match self {
+            Self::One(topic) => std::slice::from_ref(topic).iter(),
+            Self::Several(topics) => topics.iter(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Identity, cluster::NodeId};
+    use crate::{Identity, cluster::NodeId, wire::content::Content};
 
     fn node(number: u8) -> NodeId {
         NodeId::from_bytes([number; 16])
