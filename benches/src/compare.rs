@@ -13,11 +13,8 @@ use crate::{
         fan_out::{self, Figures, LOADS, Load},
         idle, median,
     },
-    table::{Table, figure},
+    table::{NOTHING, Table, figure},
 };
-
-/// In place of a figure that there is none of.
-const NOTHING: &str = "–";
 
 /// What one server has shown, a value for each round.
 struct Shown {
@@ -58,7 +55,8 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
         let cpu = loads.iter().map(|load| middle(server, *load, |figures| figures.cpu)).collect();
         chart::Row { name: server.peer.name().to_owned(), values: cpu }
     });
-    let series: Vec<String> = loads.iter().map(Load::to_string).collect();
+    let series: Vec<String> =
+        loads.iter().map(|load| format!("{} clients, {} at once", load.clients, load.messages)).collect();
     let svg = chart::bars("µs of the server's CPU per delivery, 100-byte messages", &series, &bars.collect::<Vec<_>>());
     fs::write(options.output.join("compare.svg"), svg)?;
     Ok(())
@@ -138,7 +136,7 @@ fn table(shown: &[Shown], options: &Compare) -> String {
     format!("{table}\nIn parentheses: how many times the floor's figure, and how many times ours.\n")
 }
 
-/// How we stand to what is nearest, a line for each load.
+/// How we stand to what is nearest, a line for each load; nothing where some of it is not measured.
 fn standing(shown: &[Shown], options: &Compare) -> String {
     let is = |server: &Shown, name: &str| server.peer.name() == name;
     let (floor, ours) = (Floor.name(), Ours::default().name());
@@ -162,7 +160,7 @@ fn standing(shown: &[Shown], options: &Compare) -> String {
             name.to_owned(),
         ]);
     }
-    table.to_string()
+    if table.is_empty() { String::new() } else { table.to_string() }
 }
 
 fn middle(server: &Shown, load: Load, figure: impl Fn(&Figures) -> f64) -> Option<f64> {

@@ -16,6 +16,9 @@ use benches::Result;
 /// Time for a server to answer at its port.
 const START: Duration = Duration::from_secs(20);
 
+/// Time for a server to end when asked to.
+const STOP: Duration = Duration::from_secs(3);
+
 pub(crate) struct Process {
     child: Child,
 }
@@ -73,13 +76,24 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Whoever has ended already needs no signal.
         let tree = tree(self.child.id());
-        for pid in tree.iter().rev() {
-            let _ = Command::new("kill").arg("-9").arg(pid.to_string()).stderr(Stdio::null()).status();
+        // A script puts away its files at that. Whoever has ended already needs no signal.
+        signal("-TERM", self.child.id());
+        let began = Instant::now();
+        while began.elapsed() < STOP && matches!(self.child.try_wait(), Ok(None)) {
+            sleep(Duration::from_millis(10));
         }
+        tree.into_iter()
+            .filter(|pid| Path::new("/proc").join(pid.to_string()).exists())
+            .for_each(|pid| signal("-KILL", pid));
+        // It has ended.
         let _ = self.child.wait();
     }
+}
+
+fn signal(name: &str, pid: u32) {
+    // Fails where there is no such process any more, which is what is wanted.
+    let _ = Command::new("kill").arg(name).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
 /// CPU time of one process: the sum over the threads that it has now.

@@ -1,5 +1,8 @@
 //! Tables in Markdown, padded so that they can be read as text too.
 
+/// In place of a figure that there is none of.
+pub(crate) const NOTHING: &str = "–";
+
 pub(crate) struct Table {
     rows: Vec<Vec<String>>,
 }
@@ -7,6 +10,11 @@ pub(crate) struct Table {
 impl Table {
     pub(crate) fn new(heads: impl IntoIterator<Item = impl Into<String>>) -> Self {
         Self { rows: vec![heads.into_iter().map(Into::into).collect()] }
+    }
+
+    /// Whether it has no row but its heads.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.rows.len() < 2
     }
 
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {

@@ -40,8 +40,8 @@ pub(super) struct Client {
     /// Messages in the round of this number.
     pub(super) marks: usize,
     pub(super) round: usize,
+    /// Nothing is read.
     pub(super) stalled: bool,
-    pub(super) bytes: usize,
     recipe: Rc<Recipe>,
     number: usize,
     head: Vec<u8>,
@@ -75,8 +75,8 @@ impl Client {
         }
         let (stage, walker) = (Stage::Connecting, Walker::default());
         let stream = TcpStream::from_std(socket.into());
-        let (marks, round, stalled, bytes, head) = Default::default();
-        Ok(Self { stream, stage, walker, marks, round, stalled, bytes, recipe, number, head })
+        let (marks, round, stalled, head) = Default::default();
+        Ok(Self { stream, stage, walker, marks, round, stalled, recipe, number, head })
     }
 
     /// Sends the upgrade request once the socket is connected.
@@ -138,7 +138,6 @@ impl Client {
                 Err(error) if self.stage == Stage::Closing && error.kind() == ErrorKind::ConnectionReset => break true,
                 Err(error) => return Err(error.into()),
             };
-            self.bytes += size;
             opened |= self.take(&buffer[..size], &mut seen)?;
             // Less than was asked for is all there is; what comes later raises another event.
             if size < buffer.len() && !ending {

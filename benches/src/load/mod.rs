@@ -188,9 +188,11 @@ impl Generator {
                 let before = client.marks;
                 client.marks += count;
                 tally.marks += count;
-                if tally.messages > 0 {
+                // None where nobody asks when they came.
+                let ticks = before.checked_div(tally.messages).zip(client.marks.checked_div(tally.messages));
+                if let Some((from, to)) = ticks {
                     let now = Instant::now();
-                    for tick in before / tally.messages..client.marks / tally.messages {
+                    for tick in from..to {
                         tally.arrivals.extend(tally.ticks.get(tick).map(|at| (now - *at).as_nanos() as u64));
                     }
                 }
@@ -264,7 +266,10 @@ impl Generator {
         let Some((_, stream)) = &mut self.control else { return Ok(()) };
         loop {
             match stream.read(&mut self.buffer) {
-                Ok(0) => return Ok(self.control = None),
+                Ok(0) => {
+                    self.control = None;
+                    return Ok(());
+                }
                 Ok(size) => {
                     let answer = &self.buffer[..size];
                     self.tally.answers += memmem::find_iter(answer, b"\r\n\r\n").count();

@@ -34,7 +34,7 @@ pub(crate) enum Order {
     Churn { recipe: Recipe, message: String, count: usize, in_flight: usize },
     /// The clients from this number on read nothing any more.
     Stall { from: usize },
-    /// Reads what came meanwhile for the stalled clients, and says how they ended.
+    /// The stalled clients read again, until the server is done with them.
     Unstall,
     /// Counts what comes for so many milliseconds.
     Count { millis: u64 },
@@ -87,8 +87,6 @@ pub(crate) struct Report {
     pub(crate) p99_micros: f64,
     /// The close code of a client that was closed.
     pub(crate) closed: Option<u16>,
-    /// Bytes that stalled clients found.
-    pub(crate) bytes: usize,
     /// The first thing that went wrong.
     pub(crate) trouble: Option<String>,
 }

@@ -6,15 +6,18 @@ use std::{
 };
 
 use benches::Result;
+use mio::{Interest, Token};
 
 use super::{
     Generator, PATIENCE,
-    client::Progress,
     order::{FanOut, Pace, Recipe, Report},
 };
 
-/// Answers to one publish after another: where a tick's publish is not due yet, events are waited for in steps of this.
+/// Events are waited for so long before it is seen whether enough has happened.
 const STEP: Duration = Duration::from_millis(1);
+
+/// Time for a server to part with a client that reads again.
+const CLOSING: Duration = Duration::from_secs(10);
 
 impl Generator {
     pub(super) fn connect(&mut self, recipe: Recipe, first: usize, count: usize, in_flight: usize) -> Result<Report> {
@@ -148,22 +151,21 @@ impl Generator {
     }
 
     pub(super) fn unstall(&mut self) -> Result<Report> {
-        let mut report = Report::default();
-        for client in self.clients.iter_mut().flatten().filter(|client| client.stalled) {
-            let before = client.bytes;
-            let progress = client.read(&mut self.buffer, true);
-            report.bytes += client.bytes - before;
-            match progress {
-                Ok(Progress::Ended(code)) => {
-                    report.done += 1;
-                    report.closed = code;
-                }
-                Ok(_) => report.failed += 1,
-                // Cut off without a word, as where its close frame found no room.
-                Err(_) => report.done += 1,
-            }
+        let mut stalled = 0;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        for (index, client) in self.clients.iter_mut().enumerate() {
+            let Some(client) = client.as_mut().filter(|client| client.stalled) else { continue };
+            client.stalled = false;
+            self.poll.registry().register(&mut client.stream, Token(index), interest)?;
+            stalled += 1;
         }
-        Ok(report)
+        // A close frame may wait behind what is read first.
+        let began = Instant::now();
+        while self.tally.ended < stalled && began.elapsed() < CLOSING {
+            self.turn(Some(STEP))?;
+        }
+        let done = self.tally.ended;
+        Ok(Report { done, failed: stalled - done, ..Report::default() })
     }
 
     pub(super) fn count(&mut self, time: Duration) -> Result<Report> {
