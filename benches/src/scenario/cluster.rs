@@ -102,8 +102,8 @@ pub(crate) fn latency(rounds: usize) -> Result<(Report, Report)> {
     Ok((local, relayed))
 }
 
-/// Messages accepted in a second, and delivered to each of three clients.
-pub(crate) fn throughput(seconds: usize) -> Result<(f64, f64)> {
+/// Messages accepted in a second, those delivered to each of three clients, and how many of the clients were lost.
+pub(crate) fn throughput(seconds: usize) -> Result<[f64; 3]> {
     let mut cluster = Cluster::start(NODES)?;
     for node in 0..NODES {
         cluster.connect(node, node, 1)?;
@@ -123,7 +123,7 @@ pub(crate) fn throughput(seconds: usize) -> Result<(f64, f64)> {
     let accepted: usize = accepted.into_iter().sum::<Result<usize>>()?;
     let report = cluster.load.end()?;
     let seconds = seconds as f64;
-    Ok((accepted as f64 / seconds, report.done as f64 / NODES as f64 / seconds))
+    Ok([accepted as f64 / seconds, report.done as f64 / NODES as f64 / seconds, report.failed as f64])
 }
 
 /// Asks a server of ours over its control port; what it answers.
