@@ -10,8 +10,8 @@ use crate::{
     peers::{Ours, Peer},
 };
 
-/// Time for a server to return what only its handshakes took.
-const REST: Duration = Duration::from_secs(2);
+/// Time for a server to return what only its handshakes took: allocators wait for ten seconds.
+const REST: Duration = Duration::from_secs(12);
 
 /// Time after a burst at which memory is to be what it was.
 const AFTER_BURST: Duration = Duration::from_secs(30);

@@ -166,6 +166,11 @@ impl Decoder {
         }
     }
 
+    /// Whether it is between two messages, with nothing of the next.
+    pub(super) fn is_empty(&self) -> bool {
+        self.partial.is_none()
+    }
+
     /// Whether bytes were kept.
     pub(super) fn keeps(&self) -> bool {
         self.partial.as_ref().is_some_and(|partial| !partial.kept.is_empty())

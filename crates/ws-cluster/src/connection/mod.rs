@@ -11,6 +11,7 @@ pub(crate) mod frame;
 mod membership;
 mod outbox;
 mod pace;
+mod parking;
 mod recovery;
 mod standing;
 mod task;

@@ -3,19 +3,21 @@
 
 use std::{
     cell::RefCell,
+    future::{Future, poll_fn},
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     task::{Context, Poll, Waker, ready},
 };
 
 use bytes::{Buf, Bytes, BytesMut};
-use parking_lot::Mutex;
+use parking_lot::{Mutex, MutexGuard};
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
+    task::unconstrained,
 };
 
-use super::frame;
+use super::{frame, task::Connection, transport::Tcp};
 use crate::CloseCode;
 
 /// Most bytes that are joined for one write. More would not save system calls: a socket takes about as much.
@@ -40,8 +42,7 @@ struct State {
     frames: Vec<Bytes>,
     /// Where whoever delivers may write. Without one the task writes.
     socket: Option<TcpStream>,
-    /// The connection's task, while it sleeps.
-    task: Option<Waker>,
+    sleeper: Sleeper,
     /// Most bytes that may wait. A frame that finds nothing waiting is taken whatever its size.
     limit: u32,
     /// Bytes that the socket has not taken, those in the task's hands included.
@@ -58,6 +59,14 @@ struct State {
     begun: bool,
     /// Its alarm went off.
     rung: bool,
+}
+
+/// Who does what is left to do, and takes no part meanwhile.
+enum Sleeper {
+    /// The connection's task sleeps.
+    Task(Waker),
+    /// The connection is parked without a task, or is awake.
+    Parked(Option<Box<Connection<Tcp>>>),
 }
 
 impl Outbox {
@@ -105,14 +114,19 @@ impl Outbox {
     pub(crate) fn push(&self, frame: Bytes) {
         let mut state = self.0.lock();
         state.add(frame);
-        state.wake();
+        wake(state);
     }
 
     /// Adds a frame that is written at the end of a pass. Whether the pass has to note the client for that.
     pub(crate) fn add(&self, frame: Bytes) -> bool {
         let mut state = self.0.lock();
         state.add(frame);
-        !std::mem::replace(&mut state.noted, true)
+        let new = !std::mem::replace(&mut state.noted, true);
+        if state.sealed {
+            // It ends, and that is its own affair.
+            wake(state);
+        }
+        new
     }
 
     /// Writes what the passes added, as far as the socket takes it; the rest is the task's.
@@ -125,7 +139,7 @@ impl Outbox {
         let written = state.write();
         // A connection that ends is the task's as well.
         if !matches!(written, Ok(true)) || state.sealed {
-            state.wake();
+            wake(state);
         }
     }
 
@@ -145,7 +159,7 @@ impl Outbox {
         }
         state.push(last);
         state.seal(frame::close(code, reason));
-        state.wake();
+        wake(state);
     }
 
     /// Adds a close frame that is formatted already.
@@ -153,7 +167,7 @@ impl Outbox {
         let mut state = self.0.lock();
         if !state.sealed {
             state.seal(close);
-            state.wake();
+            wake(state);
         }
     }
 
@@ -199,7 +213,7 @@ impl Outbox {
     /// Resolves once a frame of this size leaves half of the room to others, or has it all, or is dropped anyway. For
     /// the connection's own task only, which asks again whenever the socket took something.
     pub(super) async fn has_room(&self, size: usize) {
-        std::future::poll_fn(|_| {
+        poll_fn(|_| {
             let state = self.0.lock();
             match state.sealed || state.waiting == 0 || state.waiting as usize + size <= state.limit as usize / 2 {
                 true => Poll::Ready(()),
@@ -213,13 +227,18 @@ impl Outbox {
     pub(crate) fn ring(&self) {
         let mut state = self.0.lock();
         state.rung = true;
-        state.wake();
+        wake(state);
+    }
+
+    /// Wakes the connection, since its socket has something to read.
+    pub(super) fn wake(&self) {
+        wake(self.0.lock());
     }
 
     /// The task is awake: nobody has to wake it. Whether its alarm went off.
     pub(super) fn awake(&self) -> bool {
         let mut state = self.0.lock();
-        state.task = None;
+        state.sleeper = Sleeper::default();
         std::mem::take(&mut state.rung)
     }
 
@@ -230,8 +249,28 @@ impl Outbox {
         if !writes && !state.frames.is_empty() || state.rung || state.failed || state.sealed && !closes {
             return false;
         }
-        state.task = Some(cx.waker().clone());
+        state.sleeper = Sleeper::Task(cx.waker().clone());
         true
+    }
+
+    /// Parks a connection until it is woken, by `waker` where its socket has something to read; gives it back where there
+    /// is something to do.
+    pub(super) fn park(&self, connection: Box<Connection<Tcp>>, waker: &Waker) -> Option<Box<Connection<Tcp>>> {
+        let mut state = self.0.lock();
+        let busy = !state.frames.is_empty() || state.rung || state.failed || state.sealed;
+        let Some(socket) = state.socket.as_ref().filter(|_| !busy) else { return Some(connection) };
+        // Out of turn: it must not wake itself here.
+        let readable = pin!(unconstrained(poll_fn(|cx| socket.poll_read_ready(cx))));
+        if readable.poll(&mut Context::from_waker(waker)).is_ready() {
+            return Some(connection);
+        }
+        state.sleeper = Sleeper::Parked(Some(connection));
+        None
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_parked(&self) -> bool {
+        matches!(self.0.lock().sleeper, Sleeper::Parked(Some(_)))
     }
 }
 
@@ -244,7 +283,6 @@ impl State {
             // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
             self.drop_frames();
             self.seal(frame::close(CloseCode::TooSlow, "reads too slowly"));
-            self.wake();
         } else {
             self.push(frame);
         }
@@ -318,11 +356,21 @@ impl State {
             self.frames = Vec::new();
         }
     }
+}
 
-    fn wake(&mut self) {
-        if let Some(task) = self.task.take() {
-            task.wake();
-        }
+impl Default for Sleeper {
+    fn default() -> Self {
+        Self::Parked(None)
+    }
+}
+
+/// Wakes whoever sleeps; beyond the lock, since a connection that is woken while its runtime ends is dropped on the spot.
+fn wake(mut state: MutexGuard<'_, State>) {
+    let sleeper = std::mem::take(&mut state.sleeper);
+    drop(state);
+    match sleeper {
+        Sleeper::Task(task) => task.wake(),
+        Sleeper::Parked(connection) => connection.into_iter().for_each(|connection| connection.unpark()),
     }
 }
 

@@ -72,8 +72,8 @@ pub(crate) fn serve<S: Stream>(
     run(Connection::new(server, accepted, Other::new(stream), leftover))
 }
 
-/// Not an async function, which would hold the connection twice.
-fn run<T: Transport>(connection: Connection<T>) -> impl Future<Output = ()> + Send {
+/// Not an async function, which would hold the connection twice. Ends as well when the connection is parked.
+pub(super) fn run<T: Transport>(connection: Connection<T>) -> impl Future<Output = ()> + Send {
     enum Stage<T> {
         Serving(Connection<T>),
         Ending(Call<()>),
@@ -82,17 +82,25 @@ fn run<T: Transport>(connection: Connection<T>) -> impl Future<Output = ()> + Se
     let mut stage = Stage::Serving(connection);
     poll_fn(move |cx| {
         loop {
-            match &mut stage {
-                Stage::Serving(connection) => {
-                    if let Err(error) = ready!(connection.poll(cx)) {
-                        tracing::debug!(connection = %connection.client().id, %error, "a client's socket failed");
-                    }
-                }
+            let served = match &mut stage {
+                Stage::Serving(connection) => connection.poll(cx),
                 Stage::Ending(end) => return end.as_mut().poll(cx),
                 Stage::Over => return Poll::Ready(()),
+            };
+            let idle = matches!(&stage, Stage::Serving(connection) if T::PARKS && connection.is_idle());
+            if served.is_pending() && !idle {
+                return Poll::Pending;
             }
             if let Stage::Serving(connection) = std::mem::replace(&mut stage, Stage::Over) {
-                stage = Stage::Ending(Box::pin(connection.end()));
+                stage = match served {
+                    Poll::Pending => T::park(connection).map_or(Stage::Over, Stage::Serving),
+                    Poll::Ready(served) => {
+                        if let Err(error) = served {
+                            tracing::debug!(connection = %connection.client().id, %error, "a client's socket failed");
+                        }
+                        Stage::Ending(Box::pin(connection.end()))
+                    }
+                };
             }
         }
     })
@@ -102,7 +110,7 @@ pub(super) struct Connection<T> {
     pub(super) server: Server,
     pub(super) registration: Registration,
     transport: T,
-    decoder: Decoder,
+    pub(super) decoder: Decoder,
     pub(super) pace: Pace,
     /// When the client was heard last, or pinged.
     pub(super) since: Instant,
@@ -114,13 +122,15 @@ pub(super) struct Connection<T> {
     /// Wakes at a time that has to be met.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
     /// When the hub's alarm goes off, 0 for never: enough for what need not be met exactly.
-    pub(super) alarm: u64,
+    pub(super) alarm: u32,
     /// The client has spoken, and so decided its dialect.
     spoke: bool,
     /// Nothing has answered the ping.
     pub(super) pinged: bool,
     /// Messages are too frequent.
     pub(super) paused: bool,
+    /// No message came for a while.
+    pub(super) quiet: bool,
 }
 
 pub(super) enum Phase {
@@ -158,6 +168,7 @@ impl<T: Transport> Connection<T> {
             spoke: false,
             pinged: false,
             paused: false,
+            quiet: false,
         };
         connection.decoder.keep(leftover);
         connection.expire(expires);
@@ -398,6 +409,7 @@ impl<T: Transport> Connection<T> {
                 None => self.malformed(Malformed::Binary),
             },
         }
+        self.quiet = false;
         // What came at once counts as of the moment in which it was read.
         let rate = self.rate();
         self.paused = self.pace.count(rate, self.since);

@@ -11,13 +11,14 @@ use std::{
 use async_trait::async_trait;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+    net::{TcpListener, TcpStream},
     time::Instant,
 };
 
-use super::{Accepted, Client, Membership, serve};
+use super::{Accepted, Client, Membership, serve, serve_tcp, task::Connection, transport::Tcp};
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
-    MemoryPool, Request, Server, TrustedProxies,
+    MemoryPool, Request, Server, Target, TrustedProxies,
 };
 
 struct Echo;
@@ -51,6 +52,24 @@ impl Authenticator for Store {
     }
 }
 
+/// A server, and the switch of its store, which is down.
+async fn server(config: Config) -> (Server, Arc<AtomicBool>) {
+    let down = Arc::new(AtomicBool::new(true));
+    let builder = Server::builder(MemoryPool::default()).authenticator(Store(down.clone())).action("echo", Echo);
+    (builder.config(config).start().await.unwrap(), down)
+}
+
+/// Ann at her upgrade, with the time that is left of her session.
+fn ann(server: &Server, session: Option<Duration>) -> (Arc<Client>, Accepted) {
+    let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
+    let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
+    let slot = server.hub().admission().admit(None, 1, 1).unwrap();
+    let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")), slot);
+    server.hub().welcome(&client);
+    let expires = session.map(|left| SystemTime::now() + left);
+    (client, Accepted { registration, expires, welcome: true, asked: None })
+}
+
 struct Peer {
     stream: DuplexStream,
     start: Instant,
@@ -60,16 +79,8 @@ struct Peer {
 impl Peer {
     /// Ann, whose session ends after a time, on a stream that takes `room` bytes.
     async fn connect(config: Config, session: Option<Duration>, room: usize) -> Self {
-        let down = Arc::new(AtomicBool::new(true));
-        let builder = Server::builder(MemoryPool::default()).authenticator(Store(down.clone())).action("echo", Echo);
-        let server = builder.config(config).start().await.unwrap();
-        let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
-        let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
-        let slot = server.hub().admission().admit(None, 1, 1).unwrap();
-        let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")), slot);
-        server.hub().welcome(&client);
-        let expires = session.map(|left| SystemTime::now() + left);
-        let accepted = Accepted { registration, expires, welcome: true, asked: None };
+        let (server, down) = server(config).await;
+        let (_, accepted) = ann(&server, session);
         let (stream, far) = duplex(room);
         tokio::spawn(serve(server, accepted, far, &[]));
         Self { stream, start: Instant::now(), down }
@@ -193,4 +204,56 @@ async fn who_sends_no_more_has_some_time_to_read() {
         assert_eq!(rest.ends_with(echo), comes, "{rest:?}");
         assert_eq!(peer.seconds(), wait);
     }
+}
+
+/// What tens of thousands of idle connections cost each: of these, and of no task, which is the size of the first two.
+#[test]
+fn an_idle_connection_is_small() {
+    assert!(size_of::<Connection<Tcp>>() <= 128, "{}", size_of::<Connection<Tcp>>());
+    // With the counts of its `Arc`.
+    assert!(size_of::<Client>() + 16 <= 256, "{}", size_of::<Client>());
+}
+
+#[tokio::test]
+async fn a_quiet_connection_is_parked_and_woken_by_what_concerns_it() {
+    let mut config = Config::default();
+    config.connection.ping_interval = Duration::from_millis(10);
+    config.connection.close_timeout = Duration::from_millis(10);
+    let (server, _) = server(config).await;
+    let (client, accepted) = ann(&server, None);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, accepted_socket) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    let mut near = near.unwrap();
+    tokio::spawn(serve_tcp(server.clone(), accepted, accepted_socket.unwrap().0, &[]));
+    let parked = || async {
+        while !client.outbox.is_parked() {
+            tokio::task::yield_now().await;
+        }
+    };
+    let mut buffer = [0; 64];
+    for _ in 0..3 {
+        // Its pings, which are answered.
+        parked().await;
+        let size = near.read(&mut buffer).await.unwrap();
+        assert_eq!(buffer[..size].first(), Some(&0x89));
+        near.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
+    }
+    parked().await;
+    server.deliver("news", "x", &Target::user("ann")).unwrap();
+    let mut came = Vec::new();
+    while !came.windows(4).any(|part| part == b"news") {
+        let size = near.read(&mut buffer).await.unwrap();
+        came.extend_from_slice(&buffer[..size]);
+    }
+    parked().await;
+    near.write_all(&[&[0x81, 0x88, 0, 0, 0, 0], &br#"["echo"]"#[..]].concat()).await.unwrap();
+    while !came.windows(4).any(|part| part == b"echo") {
+        let size = near.read(&mut buffer).await.unwrap();
+        came.extend_from_slice(&buffer[..size]);
+    }
+    parked().await;
+    client.dismiss("enough");
+    came.clear();
+    near.read_to_end(&mut came).await.unwrap();
+    assert!(came.windows(12).any(|part| part == b"Server/close"), "{came:?}");
 }

@@ -1,7 +1,7 @@
 //! What time brings to a connection: heartbeat, pace, the end of its session, and the limits of its beginning and its
 //! end. What need not be exact is left to the hub's alarms, so that an idle connection has no timer.
 
-use std::{future::Future, task::Context};
+use std::{task::Context, time::Duration};
 
 use tokio::time::{Instant, sleep_until};
 
@@ -13,6 +13,10 @@ use super::{
     transport::Transport,
 };
 use crate::close::CloseCode;
+
+/// Without a message for so long, a connection is quiet: little beside the time between two heartbeats, and much beside what
+/// it costs to get a task again.
+const QUIET: Duration = Duration::from_secs(2);
 
 impl<T: Transport> Connection<T> {
     pub(super) fn rate(&self) -> Rate {
@@ -62,7 +66,12 @@ impl<T: Transport> Connection<T> {
         }
         let expiry = self.expiry.as_ref().filter(|expiry| expiry.recheck.is_none()).map(|expiry| expiry.at);
         let silence = self.is_reading().then(|| self.silent_at());
-        silence.into_iter().chain(expiry).min()
+        let quiet = (!self.quiet).then(|| self.quiet_at());
+        silence.into_iter().chain(expiry).chain(quiet).min()
+    }
+
+    fn quiet_at(&self) -> Instant {
+        self.since + QUIET.min(self.config().ping_interval)
     }
 
     fn silent_at(&self) -> Instant {
@@ -75,6 +84,7 @@ impl<T: Transport> Connection<T> {
             return;
         }
         let now = Instant::now();
+        self.quiet |= self.quiet_at() <= now;
         if self.paused && self.pace.next(self.rate()) <= now {
             self.paused = false;
             self.hear();

@@ -10,10 +10,18 @@ use std::{
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
-use super::{Stream, outbox::Outbox};
+use super::{Stream, outbox::Outbox, task::Connection};
 
 /// What one client's bytes come and go through.
-pub(super) trait Transport: Send + Unpin + 'static {
+pub(super) trait Transport: Sized + Send + Unpin + 'static {
+    /// Whether its connections can be parked.
+    const PARKS: bool = false;
+
+    /// Parks a connection; gives it back where that cannot be, or where there is something to do after all.
+    fn park(connection: Connection<Self>) -> Option<Connection<Self>> {
+        Some(connection)
+    }
+
     /// Reads what came; nothing where the client sends no more.
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
 
@@ -28,6 +36,12 @@ pub(super) trait Transport: Send + Unpin + 'static {
 pub(super) struct Tcp;
 
 impl Transport for Tcp {
+    const PARKS: bool = true;
+
+    fn park(connection: Connection<Self>) -> Option<Connection<Self>> {
+        connection.park()
+    }
+
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
         outbox.poll_read(cx, buffer)
     }

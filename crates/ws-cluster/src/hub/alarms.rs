@@ -8,7 +8,7 @@ use parking_lot::Mutex;
 use tokio::time::Instant;
 
 /// Connections are woken together that often.
-const TICKS_PER_SECOND: u64 = 10;
+const TICKS_PER_SECOND: u32 = 10;
 
 /// Nobody is noted for longer, and whoever wants to be asks again: a connection that is gone is soon forgotten.
 const FARTHEST: Duration = Duration::from_secs(60);
@@ -16,7 +16,7 @@ const FARTHEST: Duration = Duration::from_secs(60);
 pub(crate) struct Alarms {
     start: Instant,
     /// The connections by the tick in which they are woken. A synchronous lock, held for a few instructions.
-    ticks: Mutex<BTreeMap<u64, Vec<u64>>>,
+    ticks: Mutex<BTreeMap<u32, Vec<u64>>>,
 }
 
 impl Alarms {
@@ -26,7 +26,7 @@ impl Alarms {
 
     /// Wakes a connection at a time, unless its alarm goes off before that already (0: it has none). When it does, where
     /// that is news; which may be before the time, where that is far.
-    pub(crate) fn set(&self, local: u64, at: Instant, alarm: u64) -> Option<u64> {
+    pub(crate) fn set(&self, local: u64, at: Instant, alarm: u32) -> Option<u32> {
         if alarm != 0 && alarm <= self.tick(at) {
             return None;
         }
@@ -35,11 +35,11 @@ impl Alarms {
         Some(tick)
     }
 
-    /// The first tick that is not before a time. Ticks begin with 1.
-    fn tick(&self, at: Instant) -> u64 {
+    /// The first tick that is not before a time. Ticks begin with 1, and last for thirteen years.
+    fn tick(&self, at: Instant) -> u32 {
         let since = at.saturating_duration_since(self.start);
-        let begun = u64::from(since.subsec_nanos()).div_ceil(1_000_000_000 / TICKS_PER_SECOND);
-        (since.as_secs() * TICKS_PER_SECOND + begun).max(1)
+        let begun = since.subsec_nanos().div_ceil(1_000_000_000 / TICKS_PER_SECOND);
+        u32::try_from(since.as_secs()).unwrap_or(u32::MAX).saturating_mul(TICKS_PER_SECOND).saturating_add(begun).max(1)
     }
 
     /// Whom to wake by now.

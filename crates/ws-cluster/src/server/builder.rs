@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use tokio::sync::Semaphore;
+use tokio::{runtime::Handle, sync::Semaphore};
 use url::Url;
 
 use super::{Raw, RawMessage, Server, Shared, http::PublishKey};
@@ -234,6 +234,7 @@ impl ServerBuilder {
         let cluster = driver::start(settings, hub.clone()).await?;
         Ok(Server(Arc::new(Shared {
             replays: Semaphore::new(self.config.connection.replays),
+            runtime: Handle::current(),
             seals,
             config: self.config,
             authenticator: self.authenticator,

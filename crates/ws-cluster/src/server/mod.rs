@@ -9,6 +9,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
+    runtime::Handle,
     sync::{Semaphore, watch},
 };
 
@@ -56,6 +57,8 @@ struct Shared {
     seals: Seals,
     /// Turns of clients that are sent what they missed.
     replays: Semaphore,
+    /// Where connections get their tasks.
+    runtime: Handle,
 }
 
 /// Answers messages in place of actions.
@@ -266,6 +269,10 @@ impl Server {
 
     pub(crate) fn seals(&self) -> &Seals {
         &self.0.seals
+    }
+
+    pub(crate) fn runtime(&self) -> &Handle {
+        &self.0.runtime
     }
 
     pub(crate) fn replays(&self) -> &Semaphore {
