@@ -171,10 +171,10 @@ impl Outbox {
         }
     }
 
-    /// Drops what waits and takes nothing more: the socket is done with.
-    pub(super) fn abandon(&self) {
-        let mut state = self.0.lock();
-        *state = State { sealed: true, ..State::default() };
+    /// Takes nothing more: the socket is done with. What was in here, with the socket, is the caller's to drop.
+    pub(super) fn abandon(&self) -> Self {
+        let abandoned = State { sealed: true, ..State::default() };
+        Self(Mutex::new(std::mem::replace(&mut *self.0.lock(), abandoned)))
     }
 
     /// Whether a close frame was added.

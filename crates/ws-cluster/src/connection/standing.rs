@@ -142,7 +142,7 @@ impl<T: Transport> Connection<T> {
         let action = format!("{AUTHENTICATION}:error");
         let details = [403.into(), FORBIDDEN.into()];
         self.client().close_after(&action, &details, CloseCode::Unauthenticated, FORBIDDEN);
-        self.close(false);
+        self.close();
     }
 
     pub(super) fn expire(&mut self, expires: Option<SystemTime>) {

@@ -16,7 +16,7 @@ use std::{
 use tokio::{
     io::ReadBuf,
     net::TcpStream,
-    time::{Instant, Sleep},
+    time::{Instant, Sleep, timeout_at},
 };
 
 use super::{
@@ -24,6 +24,7 @@ use super::{
     call::{self, Call, Done},
     decoder::{Broken, Decoder, Event},
     frame,
+    outbox::Outbox,
     pace::Pace,
     recovery::{Arrival, Asked},
     standing::{AUTHENTICATION, DISCONNECTION, Expiry, FORBIDDEN},
@@ -106,6 +107,22 @@ pub(super) fn run<T: Transport>(connection: Connection<T>) -> impl Future<Output
     })
 }
 
+/// Reads on from a client that has sent its close frame, until it has read ours and is gone.
+async fn linger<T: Transport>(mut transport: T, outbox: Outbox, until: Instant) {
+    let end = poll_fn(|cx| {
+        let mut space = [MaybeUninit::uninit(); READ];
+        loop {
+            let mut buffer = ReadBuf::uninit(&mut space);
+            let read = ready!(transport.poll_read(cx, &mut buffer, &outbox));
+            if read.is_err() || buffer.filled().is_empty() {
+                return Poll::Ready(());
+            }
+        }
+    });
+    // Whoever is still there then has had its time.
+    let _ = timeout_at(until, end).await;
+}
+
 pub(super) struct Connection<T> {
     pub(super) server: Server,
     pub(super) registration: Registration,
@@ -138,14 +155,25 @@ pub(super) enum Phase {
     Closing(Box<Closing>),
 }
 
-/// A close frame is on its way or sent, or the client sends no more; what it still sends is passed over.
+/// A close frame is on its way or sent, or the client sends no more.
 pub(super) struct Closing {
     /// The socket is dropped then.
     pub(super) until: Instant,
-    /// The client's close frame came, or the end of what it sends.
-    answered: bool,
+    heard: Heard,
+}
+
+/// How far a client has come with its own end. What comes after any of it is passed over, but read: what is left unread
+/// would reset the connection, and take what is on its way to the client along.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Heard {
+    /// Its close frame is still to come.
+    Nothing,
     /// Its bytes make no sense any more, so no close frame can come.
-    broken: bool,
+    Broken,
+    /// Its close frame.
+    Close,
+    /// The end of what it sends.
+    End,
 }
 
 impl<T: Transport> Connection<T> {
@@ -197,7 +225,7 @@ impl<T: Transport> Connection<T> {
             }
             self.read_kept();
             if matches!(self.phase, Phase::Open) && self.client().outbox.is_sealed() {
-                self.close(false);
+                self.close();
             }
             let Self { transport, registration, .. } = self;
             let writing = match transport.poll_write(cx, &registration.client().outbox) {
@@ -208,15 +236,14 @@ impl<T: Transport> Connection<T> {
                 Poll::Pending => true,
             };
             if let Phase::Closing(closing) = &self.phase {
-                let (heard_out, answered) = (closing.answered || closing.broken, closing.answered);
-                // The client reads the end and answers with its own. Until then its bytes are read, since what is left
-                // unread would reset the connection before the client has seen the close frame.
+                // The client reads the end and answers with its own.
+                let heard = closing.heard;
                 let Self { transport, registration, .. } = self;
                 let outbox = &registration.client().outbox;
-                if heard_out && !writing && outbox.is_empty() {
+                if heard > Heard::Nothing && !writing && outbox.is_empty() {
                     // A failure leaves nothing to tell the client, and dropping the socket says the same.
                     let shut = transport.poll_shut_down(cx, outbox);
-                    if answered && shut.is_ready() {
+                    if heard >= Heard::Close && shut.is_ready() {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -229,7 +256,7 @@ impl<T: Transport> Connection<T> {
             {
                 if read? == 0 {
                     // It may still read, and what waits is for it.
-                    self.heard_out();
+                    self.heard(Heard::End);
                 }
                 continue;
             }
@@ -273,9 +300,15 @@ impl<T: Transport> Connection<T> {
 
     /// After the socket: the running handler ends, the connection leaves the hub, the application is told.
     async fn end(mut self) {
-        self.client().outbox.abandon();
+        let outbox = self.client().outbox.abandon();
         let Self { transport, .. } = self;
-        drop(transport);
+        match self.phase {
+            // Both ends are told: nothing but the socket has to wait for the client.
+            Phase::Closing(closing) if closing.heard == Heard::Close => {
+                drop(tokio::spawn(linger(transport, outbox, closing.until)))
+            }
+            _ => drop((transport, outbox)),
+        }
         if let Some(work) = self.work.take() {
             work.await;
         }
@@ -295,7 +328,7 @@ impl<T: Transport> Connection<T> {
     pub(super) fn is_reading(&self) -> bool {
         match &self.phase {
             Phase::Open => self.takes_messages(),
-            Phase::Closing(closing) => !closing.answered,
+            Phase::Closing(closing) => closing.heard < Heard::End,
         }
     }
 
@@ -309,18 +342,18 @@ impl<T: Transport> Connection<T> {
     }
 
     /// Goes on to closing: the outbox ends with a close frame.
-    pub(super) fn close(&mut self, broken: bool) {
+    pub(super) fn close(&mut self) {
         let until = Instant::now() + self.config().close_timeout;
-        self.phase = Phase::Closing(Box::new(Closing { until, answered: false, broken }));
+        self.phase = Phase::Closing(Box::new(Closing { until, heard: Heard::Nothing }));
     }
 
-    /// The client sends no more: the socket is done with once everything is written.
-    fn heard_out(&mut self) {
+    /// The client has come to an end of its own, whoever closed first.
+    fn heard(&mut self, heard: Heard) {
         if matches!(self.phase, Phase::Open) {
-            self.close(false);
+            self.close();
         }
         if let Phase::Closing(closing) = &mut self.phase {
-            closing.answered = true;
+            closing.heard = heard;
         }
     }
 
@@ -357,7 +390,7 @@ impl<T: Transport> Connection<T> {
         let mut read = 0;
         while self.is_reading() {
             if let Phase::Closing(closing) = &self.phase
-                && closing.broken
+                && closing.heard > Heard::Nothing
             {
                 return bytes.len();
             }
@@ -369,13 +402,8 @@ impl<T: Transport> Connection<T> {
                     event.into_iter().for_each(|event| self.take(event));
                 }
                 Err(Broken { code, reason }) => {
-                    match &mut self.phase {
-                        Phase::Closing(closing) => closing.broken = true,
-                        Phase::Open => {
-                            self.client().outbox.close(code, &reason);
-                            self.close(true);
-                        }
-                    }
+                    self.client().outbox.close(code, &reason);
+                    self.heard(Heard::Broken);
                     return bytes.len();
                 }
             }
@@ -384,17 +412,14 @@ impl<T: Transport> Connection<T> {
     }
 
     fn take(&mut self, event: Event<'_>) {
-        if let Phase::Closing(closing) = &mut self.phase {
-            // Only the client's close frame is of interest.
-            closing.answered |= matches!(event, Event::Close(_));
-            return;
-        }
         match event {
             Event::Close(answer) => {
                 self.client().outbox.seal(answer);
-                self.heard_out();
+                self.heard(Heard::Close);
                 return;
             }
+            // While we close, only the client's close frame is of interest.
+            _ if matches!(self.phase, Phase::Closing(_)) => return,
             Event::Pong => return,
             Event::Ping(answer) => self.client().outbox.push(answer),
             Event::Text(text) => match self.server.raw() {
@@ -426,7 +451,7 @@ impl<T: Transport> Connection<T> {
 
     fn malformed(&mut self, malformed: Malformed) {
         self.client().outbox.close(CloseCode::Malformed, &malformed.to_string());
-        self.close(false);
+        self.close();
     }
 
     pub(super) fn handle(&mut self, incoming: Incoming) {
