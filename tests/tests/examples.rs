@@ -21,6 +21,7 @@ use tokio::{
     net::TcpStream,
     task::spawn_blocking,
 };
+use tokio_tungstenite::tungstenite::Message;
 
 fn command(name: &str, temporary: &Path) -> Command {
     let mut command = Command::new(program(name));
@@ -157,6 +158,17 @@ async fn publish_says_that_no_server_runs() {
     let output = run(publish).await;
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("NoServer"));
+}
+
+#[tokio::test]
+async fn echo_sends_back_what_it_gets() {
+    let temporary = TempDir::new().unwrap();
+    let echo = Example::start(command("echo", temporary.path())).await;
+    let mut client = echo.client("").await;
+    for message in [Message::text("Grüß Gott"), Message::binary(vec![0, 255, 10])] {
+        client.message(message.clone()).await;
+        assert_eq!(client.message_in().await, message);
+    }
 }
 
 #[tokio::test]
