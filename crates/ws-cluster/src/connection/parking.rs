@@ -24,14 +24,14 @@ impl<T: Transport> Connection<T> {
 
 impl Connection<Tcp> {
     /// Parks it; gives it back where there is something to do.
-    pub(super) fn park(self) -> Option<Self> {
+    pub(super) fn park(self: Box<Self>) -> Option<Box<Self>> {
         let client = self.client().clone();
         let waker = Waker::from(client.clone());
-        client.outbox.park(Box::new(self), &waker).map(|connection| *connection)
+        client.outbox.park(self, &waker)
     }
 
     /// Gives it a task again.
-    pub(super) fn unpark(self) {
+    pub(super) fn unpark(self: Box<Self>) {
         let runtime = self.server.runtime().clone();
         runtime.spawn(run(self));
     }

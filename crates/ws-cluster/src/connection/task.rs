@@ -60,7 +60,7 @@ pub(crate) fn serve_tcp(
     leftover: &[u8],
 ) -> impl Future<Output = ()> + Send + use<> {
     accepted.registration.client().outbox.attach(stream);
-    run(Connection::new(server, accepted, Tcp, leftover))
+    run(Box::new(Connection::new(server, accepted, Tcp, leftover)))
 }
 
 /// The same on any other stream.
@@ -70,13 +70,13 @@ pub(crate) fn serve<S: Stream>(
     stream: S,
     leftover: &[u8],
 ) -> impl Future<Output = ()> + Send + use<S> {
-    run(Connection::new(server, accepted, Other::new(stream), leftover))
+    run(Box::new(Connection::new(server, accepted, Other::new(stream), leftover)))
 }
 
-/// Not an async function, which would hold the connection twice. Ends as well when the connection is parked.
-pub(super) fn run<T: Transport>(connection: Connection<T>) -> impl Future<Output = ()> + Send {
+/// What the task does; it ends as well when the connection is parked, which stays where it is.
+pub(super) fn run<T: Transport>(connection: Box<Connection<T>>) -> impl Future<Output = ()> + Send {
     enum Stage<T> {
-        Serving(Connection<T>),
+        Serving(Box<Connection<T>>),
         Ending(Call<()>),
         Over,
     }
@@ -146,7 +146,7 @@ pub(super) struct Connection<T> {
     pub(super) pinged: bool,
     /// Messages are too frequent.
     pub(super) paused: bool,
-    /// No message came for a while.
+    /// No message came for a while, or ever.
     pub(super) quiet: bool,
 }
 
@@ -196,7 +196,7 @@ impl<T: Transport> Connection<T> {
             spoke: false,
             pinged: false,
             paused: false,
-            quiet: false,
+            quiet: true,
         };
         connection.decoder.keep(leftover);
         connection.expire(expires);

@@ -18,7 +18,7 @@ pub(super) trait Transport: Sized + Send + Unpin + 'static {
     const PARKS: bool = false;
 
     /// Parks a connection; gives it back where that cannot be, or where there is something to do after all.
-    fn park(connection: Connection<Self>) -> Option<Connection<Self>> {
+    fn park(connection: Box<Connection<Self>>) -> Option<Box<Connection<Self>>> {
         Some(connection)
     }
 
@@ -38,7 +38,7 @@ pub(super) struct Tcp;
 impl Transport for Tcp {
     const PARKS: bool = true;
 
-    fn park(connection: Connection<Self>) -> Option<Connection<Self>> {
+    fn park(connection: Box<Connection<Self>>) -> Option<Box<Connection<Self>>> {
         connection.park()
     }
 
