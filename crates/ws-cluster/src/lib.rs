@@ -139,6 +139,9 @@ mod driver;
 mod error;
 mod history;
 mod hub;
+#[cfg(feature = "internals")]
+#[doc(hidden)]
+pub mod internals;
 mod link;
 pub mod pool;
 mod publish;

@@ -47,14 +47,13 @@ mod takeover;
 pub(crate) use entry::{Entry, Place, Proposal, Seq, Ticket};
 pub(crate) use frame::{Body, Frame, Join};
 pub(crate) use lineage::{Lineage, Span};
-pub(crate) use log::Snapshot;
+pub(crate) use log::{Log, Snapshot};
 pub(crate) use outbox::Busy;
 
 use election::{Candidacy, Promises};
 use follower::Follower;
 use handed::Handed;
 use lease::Observation;
-use log::Log;
 use master::Master;
 use membership::PoolSide;
 use outbox::Outbox;

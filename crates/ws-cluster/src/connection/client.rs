@@ -146,14 +146,18 @@ impl Client {
     /// Tells it where it begins on this connection, and what it is to carry.
     pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str) {
         self.began.store(at.seq, Ordering::Relaxed);
-        self.tell_shared(position(details, Some(at), Some(state)), at.seq);
+        if self.tracks() {
+            self.outbox.push(position(details, Some(at), Some(state)));
+            self.told.store(at.seq, Ordering::Relaxed);
+        }
     }
 
-    /// Tells it where it is, in a frame that others may share.
-    pub(crate) fn tell_shared(&self, frame: Bytes, seq: Seq) {
-        if self.tracks() {
-            self.outbox.push(frame);
+    /// Tells it where it is, in a frame that others share, at the end of a pass. Whether the pass has to note the client
+    /// for that.
+    pub(crate) fn tell(&self, frame: &Bytes, seq: Seq) -> bool {
+        self.tracks() && {
             self.told.store(seq, Ordering::Relaxed);
+            self.outbox.add(frame.clone())
         }
     }
 

@@ -30,3 +30,12 @@ pub(crate) use task::{Accepted, serve, serve_tcp};
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
+
+/// The size of the text message that a client's frame is, for the micro-benchmarks.
+#[cfg(feature = "internals")]
+pub(crate) fn decoded(frame: &mut [u8]) -> Option<usize> {
+    match decoder::Decoder::default().decode(frame, usize::MAX) {
+        Ok((_, Some(decoder::Event::Text(text)))) => Some(text.len()),
+        _ => None,
+    }
+}

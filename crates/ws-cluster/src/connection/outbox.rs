@@ -61,11 +61,11 @@ struct State {
     rung: bool,
 }
 
-/// Who does what is left to do, and takes no part meanwhile.
+/// Who is woken when there is something to do that is not the hub's.
 enum Sleeper {
-    /// The connection's task sleeps.
+    /// The connection's task, which sleeps.
     Task(Waker),
-    /// The connection is parked without a task, or is awake.
+    /// The connection, which is parked without a task; nobody where its task is awake.
     Parked(Option<Box<Connection<Tcp>>>),
 }
 

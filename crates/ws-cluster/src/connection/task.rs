@@ -92,16 +92,22 @@ pub(super) fn run<T: Transport>(connection: Box<Connection<T>>) -> impl Future<O
             if served.is_pending() && !idle {
                 return Poll::Pending;
             }
-            if let Stage::Serving(connection) = std::mem::replace(&mut stage, Stage::Over) {
-                stage = match served {
-                    Poll::Pending => T::park(connection).map_or(Stage::Over, Stage::Serving),
-                    Poll::Ready(served) => {
-                        if let Err(error) = served {
-                            tracing::debug!(connection = %connection.client().id, %error, "a client's socket failed");
-                        }
-                        Stage::Ending(Box::pin(connection.end()))
+            let Stage::Serving(connection) = std::mem::replace(&mut stage, Stage::Over) else { continue };
+            match served {
+                Poll::Pending => {
+                    if let Some(connection) = T::park(connection) {
+                        // Something is to be done, but others have their turn first.
+                        stage = Stage::Serving(connection);
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
                     }
-                };
+                }
+                Poll::Ready(served) => {
+                    if let Err(error) = served {
+                        tracing::debug!(connection = %connection.client().id, %error, "a client's socket failed");
+                    }
+                    stage = Stage::Ending(Box::pin(connection.end()));
+                }
             }
         }
     })

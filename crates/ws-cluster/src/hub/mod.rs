@@ -51,7 +51,7 @@ pub(crate) struct Hub {
     /// Many read (deliveries), few write (comings, goings and changes of membership). A synchronous lock, held for
     /// one pass over the clients a message is for and never across an await: whoever is welcomed during a pass
     /// waits for its end, and so sees every later entry and, in its queue, in their order. Of several locks this one
-    /// comes first, then a client's own, then `past`.
+    /// comes first, then `pass`, then a client's own, then `past`.
     index: RwLock<Index>,
     /// What was delivered. It is appended to under a read lock of `index`, and only by the cluster's task, so that who
     /// comes in, under the write lock, gets just what follows.

@@ -3,9 +3,10 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::{connection::Client, wire::client::Outgoing};
+use crate::{cluster::Seq, connection::Client, wire::client::Outgoing};
 
 /// Clients that are written to on the spot. The cluster's task does it, which has better things to do.
 const AT_ONCE: usize = 64;
@@ -22,6 +23,13 @@ impl Pass {
     /// Lets a client have a message with this pass.
     pub(super) fn add(&mut self, client: &Arc<Client>, message: &Outgoing<'_>) {
         if client.add(message) {
+            self.0.push(client.clone());
+        }
+    }
+
+    /// Tells a client where it is with this pass, in a frame that others share.
+    pub(super) fn tell(&mut self, client: &Arc<Client>, frame: &Bytes, seq: Seq) {
+        if client.tell(frame, seq) {
             self.0.push(client.clone());
         }
     }

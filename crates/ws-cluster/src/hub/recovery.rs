@@ -208,7 +208,7 @@ impl Hub {
                 // It came in the middle of what was cut, and has a part of it: on its next connection it gets all.
                 client.outbox.close(CloseCode::TryAgainLater, cut);
             } else {
-                client.tell_shared(frame.clone(), at.seq);
+                self.pass.lock().tell(client, &frame, at.seq);
             }
         }
         drop(index);
@@ -255,7 +255,8 @@ impl Hub {
         };
         let frame = position(&["now".into()], Some(at), None);
         let behind = index.clients.values().filter(|client| client.tracks() && client.told() < at.seq);
-        behind.for_each(|client| client.tell_shared(frame.clone(), at.seq));
+        let mut pass = self.pass.lock();
+        behind.for_each(|client| pass.tell(client, &frame, at.seq));
     }
 }
 

@@ -1,0 +1,80 @@
+//! What the micro-benchmarks measure, by the names that they need. No part of the API: all of it may change at any time.
+
+use std::time::Instant;
+
+use bytes::Bytes;
+
+use crate::{
+    Config, Identity, NodeId, Target, connection,
+    cluster::{Entry, Log, Place, Proposal, Ticket},
+    connection::{Member, Membership},
+    target::ConnectionId,
+    wire::{
+        client::{Form, Outgoing, parse},
+        content::Content,
+    },
+};
+
+const NODE: NodeId = NodeId::from_bytes([7; 16]);
+
+/// Decodes one frame of a client; the number of bytes of its message, if it is a text.
+pub fn decode(frame: &mut [u8]) -> Option<usize> {
+    connection::decoded(frame)
+}
+
+/// Parses a client's message; the number of its arguments, if it is one.
+pub fn arguments(text: &str) -> Option<usize> {
+    parse(text).ok().map(|incoming| incoming.details.len())
+}
+
+/// Encodes a message with its position, as a frame; its size.
+pub fn encode(action: &str, details: &[u8]) -> usize {
+    let place = Place { term: 1, owner: NODE, seq: 1_000_000 };
+    Outgoing::new(action, details).at(place.into()).frame(Form::Positioned).len()
+}
+
+/// Encodes what travels between nodes, and decodes it again.
+pub fn relay(target: &Target, action: &str, details: &Bytes) -> bool {
+    let content = Content::Message { target: target.clone(), action: action.to_owned(), details: details.clone() };
+    Content::decode(content.encode()).is_ok()
+}
+
+/// Connections to be matched: user `uN` in the group `gN/100`.
+pub struct Connections(Vec<Membership>);
+
+impl Connections {
+    /// So many.
+    pub fn new(count: usize) -> Self {
+        let identity = |number: usize| Identity::user(format!("u{number}")).groups([format!("g{}", number / 100)]);
+        Self((0..count).map(|number| Membership::of(identity(number))).collect())
+    }
+
+    /// How many of them a target means, each looked at.
+    pub fn meant(&self, target: &Target) -> usize {
+        let member = |(local, own)| Member(ConnectionId { node: NODE, local }, own);
+        (0..).zip(&self.0).map(member).filter(|member| target.matches(member)).count()
+    }
+}
+
+/// A log that is appended to.
+pub struct Appended {
+    log: Log,
+    now: Instant,
+}
+
+impl Default for Appended {
+    fn default() -> Self {
+        Self { log: Log::new(Config::default().log), now: Instant::now() }
+    }
+}
+
+impl Appended {
+    /// Appends an entry and trims what is too much.
+    pub fn append(&mut self, content: Bytes) {
+        let seq = self.log.last() + 1;
+        let ticket = Ticket { origin: NODE, counter: seq };
+        let proposal = Proposal { ticket, late: false, key: None, content: Some(content) };
+        self.log.append(self.now, Entry { term: 1, seq, proposal }, NODE);
+        self.log.trim(self.now, self.log.surplus(self.now));
+    }
+}
