@@ -33,6 +33,8 @@ pub(crate) struct Client {
     tracks: bool,
     /// Whether the hub delivers to it. Written under the hub's lock.
     registered: AtomicBool,
+    /// The hub has forgotten it.
+    forgotten: AtomicBool,
     /// The place up to which it knows that it has got everything, where it tracks its position. Written by whoever
     /// delivers, which is one at a time.
     told: AtomicU64,
@@ -56,8 +58,8 @@ impl Client {
     /// `tracks`: it asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let outbox = Outbox::new(queue_size);
-        let (array, registered, told, began, entered, membership) = Default::default();
-        Self { id, handshake, outbox, array, tracks, registered, told, began, entered, membership }
+        let (array, registered, forgotten, told, began, entered, membership) = Default::default();
+        Self { id, handshake, outbox, array, tracks, registered, forgotten, told, began, entered, membership }
     }
 
     /// The id under which handlers and targets know it.
@@ -128,9 +130,15 @@ impl Client {
         self.registered.store(true, Ordering::Relaxed);
     }
 
-    /// It is delivered to no more. Whether it was.
+    /// The hub forgets it, and delivers to it no more. Whether it did.
     pub(crate) fn leave(&self) -> bool {
+        self.forgotten.store(true, Ordering::Relaxed);
         self.registered.swap(false, Ordering::Relaxed)
+    }
+
+    /// Whether the hub has forgotten it.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.forgotten.load(Ordering::Relaxed)
     }
 
     /// Whether the hub delivers to it.

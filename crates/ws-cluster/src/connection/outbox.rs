@@ -172,7 +172,7 @@ impl Outbox {
     }
 
     /// Takes nothing more: the socket is done with. What was in here, with the socket, is the caller's to drop.
-    pub(super) fn abandon(&self) -> Self {
+    pub(crate) fn abandon(&self) -> Self {
         let abandoned = State { sealed: true, ..State::default() };
         Self(Mutex::new(std::mem::replace(&mut *self.0.lock(), abandoned)))
     }

@@ -125,6 +125,16 @@ impl Index {
         }
     }
 
+    /// Removes a client, arriving or here.
+    pub(super) fn forget(&mut self, client: &Client) {
+        let local = client.id.local;
+        self.arriving.remove(&local);
+        if client.leave() {
+            self.remove(local, &client.membership());
+            self.clients.remove(&local);
+        }
+    }
+
     pub(super) fn remove(&mut self, local: u64, membership: &Membership) {
         if let Some(id) = &membership.former()
             && self.former.get(id) == Some(&local)

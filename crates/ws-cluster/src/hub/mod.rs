@@ -62,10 +62,13 @@ pub(crate) struct Hub {
     /// alone but for messages beside the order, and held while a message is passed to whom it is for.
     pass: Mutex<Pass>,
     alarms: Alarms,
+    /// Clients that are gone and still to be forgotten. A synchronous lock, under which no other is taken.
+    gone: Mutex<Vec<Arc<Client>>>,
     admission: Arc<Admission>,
 }
 
-/// A client that the hub knows until it leaves, and counts until this is dropped.
+/// A client that the hub knows until it leaves, and counts until this is dropped. Dropped without having left, it is
+/// forgotten soon.
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     client: Arc<Client>,
@@ -83,6 +86,7 @@ impl Hub {
             advanced: Notify::new(),
             pass: Mutex::default(),
             alarms: Alarms::new(),
+            gone: Mutex::default(),
             admission: Arc::default(),
         }
     }
@@ -202,6 +206,15 @@ impl Hub {
         });
     }
 
+    /// Forgets those who are gone without having left.
+    fn forget_gone(&self) {
+        let gone = std::mem::take(&mut *self.gone.lock());
+        if !gone.is_empty() {
+            let mut index = self.index.write();
+            gone.iter().for_each(|client| index.forget(client));
+        }
+    }
+
     /// Wakes the connections whose time has come.
     fn ring_alarms(&self) {
         let due = self.alarms.due(Instant::now());
@@ -270,6 +283,7 @@ impl Deliver for Hub {
     }
 
     fn tick(&self) {
+        self.forget_gone();
         self.ring_alarms();
         self.look_again();
         self.tell_positions();
@@ -287,19 +301,18 @@ impl Registration {
 
     /// Forgets the client.
     pub(crate) fn leave(&self) {
-        let mut index = self.hub.index.write();
-        let local = self.client.id.local;
-        index.arriving.remove(&local);
-        if self.client.leave() {
-            index.remove(local, &self.client.membership());
-            index.clients.remove(&local);
-        }
+        self.hub.index.write().forget(&self.client);
     }
 }
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.leave();
+        if !self.client.is_forgotten() {
+            // Nobody was told that it ends: its runtime does, perhaps under the hub's lock, since a parked connection that
+            // is woken then is dropped on the spot.
+            drop(self.client.outbox.abandon());
+            self.hub.gone.lock().push(self.client.clone());
+        }
         self.hub.admission.give_back(self.client.handshake.remote_ip());
     }
 }
@@ -423,10 +436,14 @@ mod tests {
             node.deliver(target);
         }
         assert_eq!(waiting(&client), 3);
-        drop(registration);
+        registration.leave();
         node.deliver(Target::all());
         assert_eq!(waiting(&client), 0);
         assert!(hub.index.read().is_empty());
+        let (_, registration) = node.connect(Identity::user("ann").groups(["a"]));
+        drop(registration);
+        hub.tick();
+        assert!(hub.index.read().is_empty(), "one that went without a word");
     }
 
     #[test]
