@@ -1,4 +1,5 @@
 //! The steps of a message one by one, without sockets: `cargo bench -p benches`.
+#![allow(missing_docs, reason = "criterion's macro makes a public function")]
 
 use std::hint::black_box;
 
