@@ -5,8 +5,9 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use crate::{
-    Config, Identity, NodeId, Target, connection,
+    Config, Identity, NodeId, Target,
     cluster::{Entry, Log, Place, Proposal, Ticket},
+    connection,
     connection::{Member, Membership},
     target::ConnectionId,
     wire::{

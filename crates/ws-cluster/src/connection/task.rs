@@ -318,6 +318,7 @@ impl<T: Transport> Connection<T> {
         if let Some(work) = self.work.take() {
             work.await;
         }
+        self.server.hub().alarms().cancel(self.registration.client().id.local, self.alarm);
         self.registration.leave();
         if !self.arrival.is_here() {
             return;

@@ -2,7 +2,10 @@
 //! at ten times a second, in place of a timer for each: a connection that hears something puts its time off without a
 //! word, and finds out when it is woken.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, HashSet},
+    time::Duration,
+};
 
 use parking_lot::Mutex;
 use tokio::time::Instant;
@@ -10,13 +13,13 @@ use tokio::time::Instant;
 /// Connections are woken together that often.
 const TICKS_PER_SECOND: u32 = 10;
 
-/// Nobody is noted for longer, and whoever wants to be asks again: a connection that is gone is soon forgotten.
+/// Nobody is noted for longer, and whoever wants to be asks again: a connection that went without a word is forgotten.
 const FARTHEST: Duration = Duration::from_secs(60);
 
 pub(crate) struct Alarms {
     start: Instant,
     /// The connections by the tick in which they are woken. A synchronous lock, held for a few instructions.
-    ticks: Mutex<BTreeMap<u32, Vec<u64>>>,
+    ticks: Mutex<BTreeMap<u32, HashSet<u64>>>,
 }
 
 impl Alarms {
@@ -31,8 +34,20 @@ impl Alarms {
             return None;
         }
         let tick = self.tick(at.min(Instant::now() + FARTHEST));
-        self.ticks.lock().entry(tick).or_default().push(local);
+        self.cancel(local, alarm);
+        self.ticks.lock().entry(tick).or_default().insert(local);
         Some(tick)
+    }
+
+    /// Wakes a connection no more. Short-lived ones would be most of the list.
+    pub(crate) fn cancel(&self, local: u64, alarm: u32) {
+        let mut ticks = self.ticks.lock();
+        if let Some(locals) = ticks.get_mut(&alarm) {
+            locals.remove(&local);
+            if locals.is_empty() {
+                ticks.remove(&alarm);
+            }
+        }
     }
 
     /// The first tick that is not before a time. Ticks begin with 1, and last for thirteen years.
@@ -48,7 +63,7 @@ impl Alarms {
         let mut ticks = self.ticks.lock();
         let mut due = Vec::new();
         while let Some(entry) = ticks.first_entry().filter(|entry| *entry.key() < after) {
-            due.append(&mut entry.remove());
+            due.extend(entry.remove());
         }
         due
     }
@@ -66,10 +81,12 @@ mod tests {
         assert_eq!(alarms.set(7, after(400), 3), None, "it is woken before");
         assert_eq!(alarms.set(8, after(300), 0), Some(3));
         assert_eq!(alarms.set(8, after(10), 3), Some(1), "sooner than it said");
+        assert_eq!(alarms.set(9, after(200), 0), Some(2));
+        alarms.cancel(9, 2);
         assert!(alarms.due(after(99)).is_empty());
         assert_eq!(alarms.due(after(120)), [8]);
         assert!(alarms.due(after(299)).is_empty());
-        assert_eq!(alarms.due(after(900)), [7, 8]);
-        assert!(alarms.due(after(1000)).is_empty());
+        assert_eq!(alarms.due(after(900)), [7]);
+        assert!(alarms.ticks.lock().is_empty());
     }
 }
