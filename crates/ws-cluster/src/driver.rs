@@ -100,7 +100,7 @@ struct Shared {
 }
 
 enum Event {
-    Publish { content: Bytes, key: Option<Bytes>, accepted: oneshot::Sender<Result<(), PublishError>> },
+    Publish { content: Bytes, key: Option<Bytes>, waiting: Waiting },
     LinkUp { link: LinkId, peer: NodeId, dialled: bool, outgoing: Outgoing },
     LinkDown(LinkId),
     Frames(LinkId, Vec<Frame>),
@@ -126,7 +126,8 @@ impl Cluster {
         key: Option<Bytes>,
     ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
         let (accepted, acceptance) = oneshot::channel();
-        let event = Event::Publish { content, key, accepted };
+        let until = now() + self.shared.config.cluster.publish_timeout;
+        let event = Event::Publish { content, key, waiting: Waiting { accepted, until } };
         self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
         Ok(acceptance)
     }
@@ -285,15 +286,12 @@ impl Driver {
     fn handle(&mut self, event: Event) {
         let now = now();
         match event {
-            Event::Publish { accepted, .. } if self.ended || !self.leaving.is_empty() => {
-                let _ = accepted.send(Err(PublishError::ShuttingDown));
+            Event::Publish { waiting, .. } if self.ended || !self.leaving.is_empty() => {
+                let _ = waiting.accepted.send(Err(PublishError::ShuttingDown));
             }
-            Event::Publish { content, key, accepted } => match self.core.publish(now, content, key) {
-                Ok(counter) => {
-                    let until = now + self.shared.config.cluster.publish_timeout;
-                    self.waiting.insert(counter, Waiting { accepted, until });
-                }
-                Err(_) => drop(accepted.send(Err(PublishError::Busy))),
+            Event::Publish { content, key, waiting } => match self.core.publish(now, content, key) {
+                Ok(counter) => drop(self.waiting.insert(counter, waiting)),
+                Err(_) => drop(waiting.accepted.send(Err(PublishError::Busy))),
             },
             Event::LinkUp { link, peer, dialled, outgoing } => {
                 if !self.ended {

@@ -22,7 +22,7 @@ use crate::{
     },
 };
 
-/// A connection's shared half; the other one is the task that owns its socket.
+/// A connection's shared half, with what waits for its client; the other half reads, and answers.
 pub(crate) struct Client {
     pub(crate) id: ConnectionId,
     pub(crate) handshake: Handshake,

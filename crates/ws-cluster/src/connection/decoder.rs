@@ -168,7 +168,7 @@ impl Decoder {
 
     /// Whether it is between two messages, with nothing of the next.
     pub(super) fn is_empty(&self) -> bool {
-        self.partial.is_none()
+        !self.keeps() && self.is_between_messages()
     }
 
     /// Whether bytes were kept.
@@ -288,6 +288,15 @@ mod tests {
         let events = all(&mut decoder, &bytes[bytes.len() - 1..]).unwrap();
         assert_eq!(events, [Event::Text(format!("hello {}", "x".repeat(200)).into())]);
         assert!(decoder.partial.is_none());
+    }
+
+    #[test]
+    fn fragments_that_come_whole_leave_nothing_behind() {
+        let mut decoder = Decoder::default();
+        assert!(matches!(decoder.decode(&mut frame(0x01, b"a"), LIMIT), Ok((7, None))));
+        assert!(!decoder.is_empty());
+        assert!(matches!(decoder.decode(&mut frame(0x80, b"b"), LIMIT), Ok((7, Some(Event::Text(_))))));
+        assert!(decoder.is_empty());
     }
 
     #[test]

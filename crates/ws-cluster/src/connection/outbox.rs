@@ -53,7 +53,7 @@ struct State {
     blocked: bool,
     /// A pass has noted the client, to write what waits.
     noted: bool,
-    /// The socket failed. The task finds out the reason.
+    /// The socket failed. The task finds out.
     failed: bool,
     /// A part of the first frame is written.
     begun: bool,

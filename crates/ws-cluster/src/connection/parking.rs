@@ -1,4 +1,4 @@
-//! Connections without a task. One that has been quiet for some seconds gives its task up, which is a quarter of the
+//! Connections without a task. One that has got no message yet, or none for some seconds, gives its task up, which is a quarter of the
 //! memory that it takes, and lies in its outbox until something wakes it: a byte of its client, a frame that its socket
 //! does not take at once, a close, or its alarm. What is delivered to it is written by whoever delivers, as ever.
 

@@ -152,7 +152,7 @@ pub(super) struct Connection<T> {
     pub(super) pinged: bool,
     /// Messages are too frequent.
     pub(super) paused: bool,
-    /// No message came for a while, or ever.
+    /// It has got no message yet, or none for a while.
     pub(super) quiet: bool,
 }
 
@@ -308,25 +308,28 @@ impl<T: Transport> Connection<T> {
     async fn end(mut self) {
         let outbox = self.client().outbox.abandon();
         let Self { transport, .. } = self;
-        match self.phase {
-            // Both ends are told: nothing but the socket has to wait for the client.
-            Phase::Closing(closing) if closing.heard == Heard::Close => {
-                drop(tokio::spawn(linger(transport, outbox, closing.until)))
+        // Both ends are told: nothing but the socket, and its place, has to wait for the client.
+        let lingering = match self.phase {
+            Phase::Closing(closing) if closing.heard == Heard::Close => Some(linger(transport, outbox, closing.until)),
+            _ => {
+                drop((transport, outbox));
+                None
             }
-            _ => drop((transport, outbox)),
-        }
+        };
         if let Some(work) = self.work.take() {
             work.await;
         }
         self.server.hub().alarms().cancel(self.registration.client().id.local, self.alarm);
         self.registration.leave();
-        if !self.arrival.is_here() {
-            return;
-        }
-        let Some(handler) = self.server.handler(DISCONNECTION) else { return };
         let client = self.registration.client();
-        if client.membership().user.is_some() || handler.guests() {
+        if self.arrival.is_here()
+            && let Some(handler) = self.server.handler(DISCONNECTION)
+            && (client.membership().user.is_some() || handler.guests())
+        {
             call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), Vec::new()).await;
+        }
+        if let Some(lingering) = lingering {
+            lingering.await;
         }
     }
 

@@ -1,4 +1,4 @@
-//! Times at which connections want to be woken, a tenth of a second sooner or later. One list for all of them, looked
+//! Times at which connections want to be woken, or up to a tenth of a second later. One list for all of them, looked
 //! at ten times a second, in place of a timer for each: a connection that hears something puts its time off without a
 //! word, and finds out when it is woken.
 

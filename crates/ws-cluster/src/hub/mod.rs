@@ -9,7 +9,7 @@ use std::sync::{
 
 use parking_lot::{Mutex, RwLock};
 use serde_json::Value;
-use tokio::{sync::Notify, time::Instant};
+use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     Config,
@@ -61,6 +61,8 @@ pub(crate) struct Hub {
     /// The clients whom something was delivered to since the last write. A synchronous lock, taken by the cluster's task
     /// alone but for messages beside the order, and held while a message is passed to whom it is for.
     pass: Mutex<Pass>,
+    /// The server's, where a pass to many is written. None where nothing is written, in tests of the pure kind.
+    runtime: Option<Handle>,
     alarms: Alarms,
     /// Clients that are gone and still to be forgotten. A synchronous lock, under which no other is taken.
     gone: Mutex<Vec<Arc<Client>>>,
@@ -85,6 +87,7 @@ impl Hub {
             past: Mutex::new(Past::new(config)),
             advanced: Notify::new(),
             pass: Mutex::default(),
+            runtime: Handle::try_current().ok(),
             alarms: Alarms::new(),
             gone: Mutex::default(),
             admission: Arc::default(),
@@ -279,7 +282,9 @@ impl Deliver for Hub {
     }
 
     fn write(&self) {
-        self.pass.lock().take().write();
+        // Not under the lock: writing takes a system call for each client.
+        let pass = self.pass.lock().take();
+        pass.write(self.runtime.as_ref());
     }
 
     fn tick(&self) {

@@ -38,12 +38,11 @@ impl Pass {
         Self(std::mem::take(&mut self.0))
     }
 
-    /// Writes: to a few at once, to many in tasks, which run side by side where there are processors. What is delivered
-    /// meanwhile joins what still waits.
-    pub(super) fn write(self) {
+    /// Writes: to a few at once, to many in tasks of the server's runtime, which run side by side where there are
+    /// processors. What is delivered meanwhile joins what still waits.
+    pub(super) fn write(self, runtime: Option<&Handle>) {
         let Self(clients) = self;
-        // An application may deliver from a thread of its own, which has time.
-        let Some(runtime) = Handle::try_current().ok().filter(|_| clients.len() > AT_ONCE) else {
+        let Some(runtime) = runtime.filter(|_| clients.len() > AT_ONCE) else {
             return clients.iter().for_each(|client| client.outbox.write());
         };
         let mut clients = clients.into_iter();

@@ -184,8 +184,8 @@ impl ServerBuilder {
     }
 
     /// Starts the server: checks the settings and joins or founds the cluster in the background. Clients are
-    /// accepted by [`Server::serve`], [`Server::upgrade`] or [`Server::handle`]. Their connections run on the Tokio runtime in
-    /// which this is called.
+    /// accepted by [`Server::serve`], [`Server::upgrade`] or [`Server::handle`]. This is to be called
+    /// in the Tokio runtime on which their connections are to run.
     ///
     /// # Errors
     /// [`StartError::Config`] and [`StartError::Pool`] for what cannot work. A database that does not answer is no

@@ -135,9 +135,10 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
         Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
     };
     // In a task of its own, which holds nothing of the upgrade.
+    let runtime = server.runtime().clone();
     match tcp(upgraded) {
-        Ok((stream, leftover)) => tokio::spawn(connection::serve_tcp(server, accepted, stream, &leftover)),
-        Err(upgraded) => tokio::spawn(connection::serve(server, accepted, TokioIo::new(upgraded), &[])),
+        Ok((stream, leftover)) => runtime.spawn(connection::serve_tcp(server, accepted, stream, &leftover)),
+        Err(upgraded) => runtime.spawn(connection::serve(server, accepted, TokioIo::new(upgraded), &[])),
     };
 }
 
