@@ -14,7 +14,13 @@ use mio::{
     Events, Interest, Poll, Token,
     net::{TcpListener, TcpStream},
 };
-use tungstenite::handshake::derive_accept_key;
+use tungstenite::{
+    handshake::derive_accept_key,
+    protocol::frame::{
+        Frame,
+        coding::{Data, OpCode},
+    },
+};
 
 const LISTENER: Token = Token(usize::MAX);
 const CONTROL_LISTENER: Token = Token(usize::MAX - 1);
@@ -136,16 +142,10 @@ fn upgraded(head: &[u8]) -> Option<String> {
 
 /// One `send()` for each client, or, with `to=some:N`, for N of them in turn.
 fn publish(connections: &mut [Option<Connection>], request: &Request, turn: &mut usize) {
-    let text = request.text.as_bytes();
-    let mut frame = vec![0x81];
-    match u8::try_from(text.len()) {
-        Ok(size @ 0..=125) => frame.push(size),
-        _ => {
-            frame.push(126);
-            frame.extend((text.len() as u16).to_be_bytes());
-        }
-    }
-    frame.extend_from_slice(text);
+    let mut frame = Vec::new();
+    Frame::message(request.text.clone(), OpCode::Data(Data::Text), true)
+        .format(&mut frame)
+        .expect("a frame can be written to memory");
     let frames = frame.repeat(request.number("count"));
     let some = request.parameter("to").and_then(|to| to.strip_prefix("some:")?.parse().ok());
     let reached = some.unwrap_or(usize::MAX);

@@ -112,22 +112,18 @@ fn fan_out(options: &Goals) -> Result<Vec<Line>> {
         }
         Ok(costs)
     };
-    let mut floor = Vec::new();
-    let mut ours = Vec::new();
-    for _ in 0..options.rounds() {
-        floor.push(costs(&Floor)?);
-        ours.push(costs(&Ours::default())?);
-    }
-    let middle = |of: &[[f64; LOADS.len()]], index: usize| {
-        median(of.iter().map(|costs| costs[index]).collect()).unwrap_or(f64::NAN)
-    };
-    Ok(LOADS
-        .iter()
-        .enumerate()
-        .map(|(index, load)| {
+    const LINES: usize = LOADS.len();
+    let measured: [f64; 2 * LINES] = rounds(options, || {
+        let (floor, ours) = (costs(&Floor)?, costs(&Ours::default())?);
+        Ok(std::array::from_fn(|index| if index < LINES { floor[index] } else { ours[index - LINES] }))
+    })?;
+    let (floor, ours) = measured.split_at(LINES);
+    let figures = LOADS.iter().zip(floor.iter().zip(ours));
+    Ok(figures
+        .map(|(load, (floor, ours))| {
             let what = format!("CPU per delivery, {} clients, {} at once", load.clients, load.messages);
             let most = if load.messages == 1 { 1.3 } else { 1.8 };
-            Line::times(what, middle(&ours, index), "µs", middle(&floor, index), "the floor", most)
+            Line::times(what, *ours, "µs", *floor, "the floor", most)
         })
         .collect())
 }

@@ -3,6 +3,7 @@
 //! the kernel's own memory for sockets is the same for all servers.
 
 use std::{
+    ffi::OsStr,
     fs,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
@@ -26,14 +27,7 @@ pub(crate) struct Process {
 impl Process {
     /// Starts a program on this core, or anywhere. What it says goes to files in `directory`.
     pub(crate) fn start(core: Option<usize>, command: &Command, directory: &Path) -> Result<Self> {
-        let mut pinned = match core {
-            Some(core) => {
-                let mut pinned = Command::new("taskset");
-                pinned.arg("-c").arg(core.to_string()).arg(command.get_program());
-                pinned
-            }
-            None => Command::new(command.get_program()),
-        };
+        let mut pinned = on_core(core, command.get_program());
         pinned.args(command.get_args());
         for (name, value) in command.get_envs() {
             value.map(|value| pinned.env(name, value));
@@ -88,6 +82,18 @@ impl Drop for Process {
             .for_each(|pid| signal("-KILL", pid));
         // It has ended.
         let _ = self.child.wait();
+    }
+}
+
+/// A program on this core, or anywhere.
+pub(crate) fn on_core(core: Option<usize>, program: impl AsRef<OsStr>) -> Command {
+    match core {
+        Some(core) => {
+            let mut command = Command::new("taskset");
+            command.arg("-c").arg(core.to_string()).arg(program);
+            command
+        }
+        None => Command::new(program),
     }
 }
 

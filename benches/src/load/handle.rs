@@ -2,12 +2,13 @@
 
 use std::{
     io::{BufRead, BufReader, Write},
-    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    process::{Child, ChildStdin, ChildStdout, Stdio},
 };
 
 use benches::Result;
 
 use super::order::{Order, Report};
+use crate::process::on_core;
 
 pub(crate) struct Load {
     process: Child,
@@ -18,15 +19,7 @@ pub(crate) struct Load {
 impl Load {
     /// Starts one on this core; anywhere without.
     pub(crate) fn start(core: Option<usize>) -> Result<Self> {
-        let own = std::env::current_exe()?;
-        let mut command = match core {
-            Some(core) => {
-                let mut command = Command::new("taskset");
-                command.arg("-c").arg(core.to_string()).arg(own);
-                command
-            }
-            None => Command::new(own),
-        };
+        let mut command = on_core(core, std::env::current_exe()?);
         let mut process = command.arg("load").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let orders = process.stdin.take().ok_or("no pipe to the load generator")?;
         let reports = BufReader::new(process.stdout.take().ok_or("no pipe from the load generator")?);

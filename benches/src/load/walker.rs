@@ -3,6 +3,7 @@
 
 use benches::MARK;
 use memchr::memchr_iter;
+use tungstenite::protocol::frame::FrameHeader;
 
 /// Longest payload that is kept to see whether it asks for an answer; control frames have at most 125 bytes.
 const KEPT: u64 = 125;
@@ -105,19 +106,8 @@ impl Walker {
 
 /// Appends a client's frame. It is masked with nothing, which servers cannot tell from any other mask.
 pub(super) fn push_frame(to: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
-    to.push(0x80 | opcode);
-    match payload.len() {
-        size @ 0..=125 => to.push(0x80 | size as u8),
-        size @ 126..=0xffff => {
-            to.push(0x80 | 126);
-            to.extend((size as u16).to_be_bytes());
-        }
-        size => {
-            to.push(0x80 | 127);
-            to.extend((size as u64).to_be_bytes());
-        }
-    }
-    to.extend([0; 4]);
+    let header = FrameHeader { opcode: opcode.into(), mask: Some([0; 4]), ..FrameHeader::default() };
+    header.format(payload.len() as u64, to).expect("a header can be written to memory");
     to.extend_from_slice(payload);
 }
 
@@ -126,18 +116,9 @@ mod tests {
     use super::*;
 
     fn frame(opcode: u8, payload: &[u8]) -> Vec<u8> {
-        let mut frame = vec![0x80 | opcode];
-        match payload.len() {
-            size @ 0..=125 => frame.push(size as u8),
-            size @ 126..=0xffff => {
-                frame.push(126);
-                frame.extend((size as u16).to_be_bytes());
-            }
-            size => {
-                frame.push(127);
-                frame.extend((size as u64).to_be_bytes());
-            }
-        }
+        let mut frame = Vec::new();
+        let header = FrameHeader { opcode: opcode.into(), ..FrameHeader::default() };
+        header.format(payload.len() as u64, &mut frame).unwrap();
         frame.extend_from_slice(payload);
         frame
     }

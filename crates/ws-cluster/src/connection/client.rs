@@ -100,18 +100,21 @@ impl Client {
 
     /// Sends a message that others may share.
     pub(crate) fn deliver(&self, message: &Outgoing<'_>) {
+        self.note(message);
         self.outbox.push(self.frame(message));
-        if let Some(seq) = message.seq().filter(|_| self.tracks) {
-            self.told.store(seq, Ordering::Relaxed);
-        }
     }
 
     /// The same, written at the end of a pass. Whether the pass has to note the client for that.
     pub(crate) fn add(&self, message: &Outgoing<'_>) -> bool {
+        self.note(message);
+        self.outbox.add(self.frame(message))
+    }
+
+    /// Notes how far it has come with a message.
+    fn note(&self, message: &Outgoing<'_>) {
         if let Some(seq) = message.seq().filter(|_| self.tracks) {
             self.told.store(seq, Ordering::Relaxed);
         }
-        self.outbox.add(self.frame(message))
     }
 
     /// The place up to which it knows that it has got everything.

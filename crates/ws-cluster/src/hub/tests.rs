@@ -1,0 +1,246 @@
+//! The hub with clients that have no socket: who gets what, and what it keeps.
+
+use serde_json::json;
+
+use super::*;
+use crate::{GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, history::Missing, wire::state::Seals};
+
+const NODE: NodeId = NodeId::from_bytes([7; 16]);
+
+struct Node {
+    hub: Arc<Hub>,
+    seals: Seals,
+    /// The next entry's number in its publisher's count, and its place.
+    next: std::cell::Cell<(u64, Seq)>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let hub = Arc::new(Hub::new(NODE, Arc::new(GuestsOnly), &Config::default()));
+        Self { hub, seals: Seals::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
+    }
+
+    fn arrive(&self, identity: Identity, tracks: bool) -> (Arc<Client>, Registration) {
+        let request = http::Request::new(()).into_parts().0;
+        let handshake = Handshake::new(&request, None, &TrustedProxies::none());
+        let client = Arc::new(Client::new(self.hub.next_id(), handshake, 1024, tracks));
+        let slot = self.hub.admission().admit(None, 1, usize::MAX).unwrap();
+        let registration = self.hub.arrive(client.clone(), Membership::of(identity), slot);
+        (client, registration)
+    }
+
+    fn connect(&self, identity: Identity) -> (Arc<Client>, Registration) {
+        let (client, registration) = self.arrive(identity, false);
+        self.hub.welcome(&client);
+        (client, registration)
+    }
+
+    /// One that keeps its position, from now on.
+    fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
+        let (client, registration) = self.arrive(identity, true);
+        self.hub.begin(&client, &["new".into()], &self.seals);
+        client.outbox.take();
+        (client, registration)
+    }
+
+    /// Delivers the next entry.
+    fn deliver(&self, target: Target) -> Ticket {
+        let (counter, seq) = self.next.get();
+        self.next.set((counter + 1, seq));
+        let ticket = Ticket { origin: NODE, counter };
+        self.place(ticket, target, false);
+        ticket
+    }
+
+    /// Delivers an entry at the next place.
+    fn place(&self, ticket: Ticket, target: Target, repeated: bool) {
+        let (counter, seq) = self.next.get();
+        self.next.set((counter, seq + 1));
+        let content = Content::Message { target, action: "x".into(), details: "[]".into() }.encode();
+        let place = Place { term: 1, owner: NODE, seq };
+        let repeated = repeated.then_some(ticket);
+        self.hub.deliver(Delivery { place, ticket, size: 0, repeated, content: Some(content) });
+    }
+
+    fn cut(&self, after: Seq) {
+        self.next.set((self.next.get().0, after + 1));
+        self.hub.cut(after);
+    }
+}
+
+/// How many messages wait.
+fn waiting(client: &Client) -> usize {
+    client.outbox.take().len() / br#"..{"action":"x","details":[]}"#.len()
+}
+
+/// What waits, as text without the frames' heads.
+fn said(client: &Client) -> String {
+    let bytes = client.outbox.take();
+    String::from_utf8_lossy(&bytes).chars().filter(|one| (' '..='~').contains(one)).collect()
+}
+
+#[test]
+fn a_target_of_several_reaches_each_connection_once() {
+    let node = Node::new();
+    let (both, _both) = node.connect(Identity::user("ann").groups(["a", "b"]));
+    let (one, _one) = node.connect(Identity::user("bob").groups(["b"]));
+    let (guest, _guest) = node.connect(Identity::guest());
+    node.deliver(Target::groups(["a", "b", "c", "b"]));
+    assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [1, 1, 0]);
+    node.deliver(Target::users(["ann", "ann", "carl"]));
+    assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [1, 0, 0]);
+    node.deliver(Target::groups(["a", "b"]).except_connection(both.id));
+    assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [0, 1, 0]);
+    node.deliver(Target::connection(guest.id).except_user("ann"));
+    assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [0, 0, 1]);
+    node.deliver(Target::registered());
+    assert_eq!([waiting(&both), waiting(&one), waiting(&guest)], [1, 1, 0]);
+}
+
+#[test]
+fn the_index_follows_membership_and_keeps_nothing() {
+    let node = Node::new();
+    let hub = node.hub.clone();
+    let identity = Identity::user("ann").session("s").groups(["a"]).property("n", 1);
+    let (client, registration) = node.connect(identity);
+    assert!(hub.join(&client, "b"));
+    assert!(!hub.join(&client, "b"));
+    assert!(hub.leave(&client, "a"));
+    hub.set_property(&client, "n", json!({"k": 2}));
+    for target in [Target::group("a"), Target::property("n", "1")] {
+        node.deliver(target);
+    }
+    assert_eq!(waiting(&client), 0);
+    for target in [Target::group("b"), Target::property("n", "{\"k\":2}"), Target::session("s")] {
+        node.deliver(target);
+    }
+    assert_eq!(waiting(&client), 3);
+    registration.leave();
+    node.deliver(Target::all());
+    assert_eq!(waiting(&client), 0);
+    assert!(hub.index.read().is_empty());
+    let (_, registration) = node.connect(Identity::user("ann").groups(["a"]));
+    drop(registration);
+    hub.tick();
+    assert!(hub.index.read().is_empty(), "one that went without a word");
+}
+
+#[test]
+fn a_client_that_came_back_is_known_by_its_former_id() {
+    let node = Node::new();
+    let former = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
+    let (other, _other) = node.connect(Identity::guest());
+    let (client, registration) = node.arrive(Identity::guest(), false);
+    let state = crate::connection::State { id: former, changes: Default::default() };
+    node.hub.change(&client, |membership| membership.resume(state));
+    node.hub.welcome(&client);
+    node.deliver(Target::connection(former));
+    assert_eq!([waiting(&other), waiting(&client)], [0, 1]);
+    node.deliver(Target::all().except_connection(former));
+    assert_eq!([waiting(&other), waiting(&client)], [1, 0]);
+    // Another node's connection of the same number as one of this node's.
+    node.deliver(Target::connection(ConnectionId { node: former.node, local: other.id.local + 1 }));
+    assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
+    drop(registration);
+    node.deliver(Target::connection(former));
+    assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
+}
+
+#[test]
+fn a_session_that_is_closed_takes_those_along_who_are_on_their_way_in() {
+    let node = Node::new();
+    let (here, _here) = node.connect(Identity::user("ann").session("s"));
+    let (arriving, _arriving) = node.arrive(Identity::user("ann").session("s"), true);
+    let (other, _other) = node.arrive(Identity::user("ann").session("t"), true);
+    let place = Place { term: 1, owner: NODE, seq: 1 };
+    let ticket = Ticket { origin: NODE, counter: 1 };
+    let content = Some(Content::CloseSession("s".into()).encode());
+    node.hub.deliver(Delivery { place, ticket, size: 0, repeated: None, content });
+    assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
+    assert_eq!(said(&other), "");
+}
+
+#[test]
+fn a_repeated_message_reaches_only_who_came_after_it_was_cut() {
+    let node = Node::new();
+    let (old, _old) = node.connect(Identity::guest());
+    let ticket = node.deliver(Target::all());
+    let (between, _between) = node.connect(Identity::guest());
+    node.cut(0);
+    let (new, _new) = node.connect(Identity::guest());
+    node.deliver(Target::all());
+    assert_eq!([&old, &between, &new].map(|client| waiting(client)), [2, 1, 1]);
+    node.place(ticket, Target::all(), true);
+    // Between was there when it came for the first time, but after it: it was not meant.
+    assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 1]);
+    // Once more: all have had it now.
+    node.cut(1);
+    node.place(ticket, Target::all(), true);
+    assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 0]);
+}
+
+#[test]
+fn who_got_what_was_cut_is_told_to_begin_anew() {
+    let node = Node::new();
+    let (ann, _ann) = node.track(Identity::user("ann"));
+    let (bob, _bob) = node.track(Identity::user("bob"));
+    let (plain, _plain) = node.connect(Identity::user("bob"));
+    node.deliver(Target::all());
+    node.deliver(Target::user("bob"));
+    [&ann, &bob, &plain].iter().for_each(|client| drop(client.outbox.take()));
+    node.cut(1);
+    assert_eq!(said(&ann), "", "it got nothing of what was cut");
+    let reset = r#""details":["reset","the order of messages was cut by a failover"],"at":"#;
+    assert!(said(&bob).contains(reset));
+    // One that came in the middle of what is cut has a part of it only.
+    node.deliver(Target::all());
+    let (carl, _carl) = node.track(Identity::user("carl"));
+    node.deliver(Target::all());
+    node.cut(1);
+    assert!(said(&bob).contains(reset) && !said(&carl).contains(reset));
+    assert!(carl.outbox.is_sealed());
+    assert!(!said(&plain).contains("reset"), "it knows no positions");
+}
+
+#[test]
+fn quiet_clients_are_told_their_position_now_and_then() {
+    let node = Node::new();
+    let (ann, _ann) = node.track(Identity::user("ann"));
+    let (bob, _bob) = node.track(Identity::user("bob"));
+    let (_plain, _registration) = node.connect(Identity::user("bob"));
+    node.deliver(Target::user("bob"));
+    said(&bob);
+    node.hub.tick();
+    assert_eq!(said(&ann), "", "not so soon");
+    node.hub.past.lock().tell_at_once();
+    node.hub.tick();
+    assert!(said(&ann).contains(r#"{"action":"Server/position","details":["now"],"at":"#));
+    assert_eq!(said(&bob), "", "it knows");
+    node.hub.past.lock().tell_at_once();
+    node.hub.tick();
+    assert_eq!(said(&ann), "", "nothing is new");
+}
+
+#[test]
+fn what_was_missed_comes_before_what_comes() {
+    let node = Node::new();
+    node.deliver(Target::all());
+    node.deliver(Target::user("bob"));
+    node.deliver(Target::user("ann").except_user("ann"));
+    node.deliver(Target::users(["bob", "ann", "ann"]));
+    let (ann, _ann) = node.arrive(Identity::user("ann"), true);
+    let epoch = node.hub.past.lock().epoch();
+    let missed = node.hub.missed(&ann, 1, epoch, 10).ok().unwrap();
+    assert_eq!((missed.messages.len(), missed.messages[0].0.seq, missed.until), (1, 4, 4));
+    node.deliver(Target::all());
+    assert_eq!(waiting(&ann), 0);
+    assert_eq!(node.hub.catch_up(&ann, 4, epoch), Ok(true));
+    node.deliver(Target::all());
+    let said = said(&ann);
+    assert_eq!(said.matches(r#""action":"x""#).count(), 2, "{said}");
+    assert_eq!(node.hub.missed(&ann, 0, epoch, 1).err(), Some(Missing::TooMany));
+    node.hub.trimmed(2);
+    assert_eq!(node.hub.missed(&ann, 1, epoch, 10).err(), Some(Missing::Trimmed));
+    node.cut(4);
+    assert!(node.hub.missed(&ann, 2, epoch, 10).is_err());
+}
