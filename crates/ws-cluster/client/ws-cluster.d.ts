@@ -40,7 +40,10 @@ type Known = ClientEvents & ServerActions;
 type Details<Received, A> =
   A extends keyof Known ? Known[A] : A extends keyof Received ? Extract<Received[A], any[]> : never;
 
-/** A code as in HTTP, and its text. 503 is the client's own: the message was not sent. */
+/**
+ * A code as in HTTP, and its text. Two codes are also the client's own, and say that the message was not sent: 503
+ * (queue full, or client closed) and 413 (larger than {@link Options.messageSize}).
+ */
 export type ErrorCallback = (code: number, text: string) => void;
 
 export interface Options {
@@ -54,7 +57,12 @@ export interface Options {
   resume?: boolean;
   /** Messages that may wait for a connection; one more is refused with 503. Default 100. */
   queueSize?: number;
-  /** Milliseconds for a connection to open. Default 10,000. */
+  /**
+   * Largest message that the server takes, in bytes of its JSON in UTF-8. A larger one, for which the server would
+   * close the connection for good, is refused with 413. Default 65,536, as the server's.
+   */
+  messageSize?: number;
+  /** Milliseconds for a connection to open; then the next URL gets its turn. Default 10,000. */
   connectTimeout?: number;
   /** Most milliseconds before the first new attempt; doubles with each further one. Default 500. */
   reconnectDelay?: number;
@@ -84,9 +92,11 @@ export interface Options {
  */
 export class WsCluster<Received = Actions, Sent = Actions> {
   /**
-   * @param url - Where the cluster is, relative to the page; `http` stands for `ws`. Default `/WebSockets` on the
-   * page's own host. Of several, each new attempt takes the next one, beginning with the first.
-   * @throws TypeError for a URL that is none, an empty list, or where there is no WebSocket.
+   * @param url - Where the cluster is, relative to the page or worker; `http` stands for `ws`. Default `/WebSockets`
+   * on its own host; a `srcdoc` frame has the host of the page around it. Of several, each new attempt takes the next
+   * one, beginning with the first.
+   * @throws TypeError for a URL that is none or not of a WebSocket, for a relative one if no host is known (a file, a
+   * program outside of browsers), for an empty list, and where there is no WebSocket.
    */
   constructor(url?: string | URL | readonly (string | URL)[] | null, options?: Options);
 
@@ -134,10 +144,15 @@ export class WsCluster<Received = Actions, Sent = Actions> {
    *
    * Until the connection is authenticated, messages wait in a queue and go out in their order afterwards. One that
    * finds the queue full, or the client closed, is refused: the error callbacks of its action get 503, and so they
-   * do for messages that still wait when the client closes. A message is handed to a connection once: if that is
-   * lost on the way, so is the message, silently. Ask for an answer where it matters.
+   * do for messages that still wait when the client closes. One that is too large is refused with 413. A message is
+   * handed to a connection once: if that is lost on the way, so is the message, silently. Ask for an answer where it
+   * matters.
    *
-   * @throws TypeError for an action that is no string, and for details that JSON can't express.
+   * Details are written as `JSON.stringify` does: a hole in an array, `undefined` and a function become `null`. Half of
+   * a character (a lone surrogate) becomes U+FFFD.
+   *
+   * @throws TypeError for an action that is no string of 1 to 255 bytes, and for details that JSON can't express
+   * (a circle, a BigInt).
    */
   send<A extends keyof Sent & string>(action: A, details?: Sent[A] | Extract<Sent[A], any[]>[0] | null): this;
 

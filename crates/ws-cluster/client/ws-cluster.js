@@ -43,13 +43,18 @@ globalThis.WsCluster = class WsCluster {
       credentials,
       resume = true,
       queueSize = 100,
+      messageSize = 65_536,
       connectTimeout = 10_000,
       reconnectDelay = 500,
       reconnectDelayMax = 30_000,
       WebSocket = globalThis.WebSocket,
     } = options;
-    if (typeof WebSocket !== "function") throw new TypeError("No WebSocket here: give one as options.WebSocket");
-    this.#options = { credentials, resume, queueSize, connectTimeout, reconnectDelay, reconnectDelayMax, WebSocket };
+    if (typeof WebSocket !== "function") {
+      throw new TypeError("No WebSocket here: give one as options.WebSocket, such as that of the package ws");
+    }
+    this.#options = {
+      credentials, resume, queueSize, messageSize, connectTimeout, reconnectDelay, reconnectDelayMax, WebSocket,
+    };
     this.urls = url ?? "/WebSockets";
 
     const { signal } = this.#listening;
@@ -68,10 +73,7 @@ globalThis.WsCluster = class WsCluster {
   }
 
   set urls(urls) {
-    const absolute = [urls].flat().map((url) => {
-      const { href } = new URL(url, globalThis.location?.href);
-      return href.replace(/^http/, "ws").replace(/#.*/, "");
-    });
+    const absolute = [urls].flat().map(WsCluster.#absolute);
     if (absolute.length === 0) throw new TypeError("No URL to connect to");
     this.#urls = [...new Set(absolute)];
   }
@@ -99,9 +101,10 @@ globalThis.WsCluster = class WsCluster {
 
   send(action, details) {
     const frame = WsCluster.#encode(action, details);
-    if (this.connected) this.#socket.send(frame);
-    else if (this.#closed) this.#refuse(action, "Closed");
-    else if (this.#queue.length >= this.#options.queueSize) this.#refuse(action, "Queue is full");
+    if (this.#isTooLarge(frame)) this.#refuse(action, 413, `Larger than ${this.#options.messageSize} bytes`);
+    else if (this.connected) this.#socket.send(frame);
+    else if (this.#closed) this.#refuse(action, 503, "Closed");
+    else if (this.#queue.length >= this.#options.queueSize) this.#refuse(action, 503, "Queue is full");
     else this.#queue.push({ action, frame });
     return this;
   }
@@ -155,11 +158,17 @@ globalThis.WsCluster = class WsCluster {
       let { credentials } = this.#options;
       if (typeof credentials === "function") credentials = await credentials();
       // A callback or the wait for credentials may have outlived the connection.
-      if (socket === this.#socket) socket.send(WsCluster.#encode("Client/authentication", credentials));
+      if (socket === this.#socket) this.#authenticate(credentials);
     } catch (error) {
       WsCluster.#report(error);
       if (socket === this.#socket) this.#lost(1006, "No credentials");
     }
+  }
+
+  #authenticate(credentials) {
+    const frame = WsCluster.#encode("Client/authentication", credentials);
+    if (this.#isTooLarge(frame)) throw new RangeError(`Credentials larger than ${this.#options.messageSize} bytes`);
+    this.#socket.send(frame);
   }
 
   #received(data) {
@@ -231,7 +240,7 @@ globalThis.WsCluster = class WsCluster {
     this.#closed = true;
     this.#abandon();
     this.#listening.abort();
-    for (const { action } of this.#queue.splice(0)) this.#refuse(action, "Closed");
+    for (const { action } of this.#queue.splice(0)) this.#refuse(action, 503, "Closed");
     this.#later("Client/close", [code, reason, false, 0]);
   }
 
@@ -285,20 +294,85 @@ globalThis.WsCluster = class WsCluster {
     queueMicrotask(() => this.#dispatch(action, details));
   }
 
-  #refuse(action, why) {
-    this.#later(`${action}:error`, [503, why]);
+  #refuse(action, code, why) {
+    this.#later(`${action}:error`, [code, why]);
+  }
+
+  /** Whether the server would close the connection for a message of this size. */
+  #isTooLarge(frame) {
+    const { messageSize } = this.#options;
+    // A unit of UTF-16 has one to three bytes in UTF-8, so most messages need no count.
+    if (frame.length * 3 <= messageSize) return false;
+    return frame.length > messageSize || WsCluster.#bytes(frame) > messageSize;
   }
 
   // ---- pure
 
+  /** The absolute URL of a WebSocket. */
+  static #absolute(url) {
+    const base = WsCluster.#base();
+    let absolute;
+    try {
+      absolute = new URL(url, base);
+    } catch (cause) {
+      const why = base ? "is not a URL" : "is relative, and this page or program has no address on a host";
+      throw new TypeError(`${url} ${why}: pass an absolute URL, such as wss://live.example.org/WebSockets`, { cause });
+    }
+    const href = absolute.href.replace(/^http/, "ws").replace(/#.*/, "");
+    if (!/^wss?:/.test(href)) throw new TypeError(`${url} begins with neither ws: nor wss: (nor http: nor https:)`);
+    return href;
+  }
+
+  /**
+   * What a relative URL is relative to: the address of the page or worker. A `srcdoc` frame has that of the page
+   * around it; what was made from a blob knows only the origin of its maker. Undefined if no host is known.
+   */
+  static #base() {
+    const { location, document, origin } = globalThis;
+    return [location?.href, document?.baseURI, origin].find((base) => /^https?:/.test(base));
+  }
+
+  /** The text of a message. Throws if the caller's values have none. */
   static #encode(action, details) {
     if (typeof action !== "string") throw new TypeError("An action is a string");
-    return JSON.stringify({ action, details: WsCluster.#asArray(details) });
+    const length = WsCluster.#bytes(action);
+    if (length < 1 || length > 255) throw new TypeError(`An action has 1 to 255 bytes, this one ${length}`);
+    let frame;
+    try {
+      frame = JSON.stringify({ action, details: WsCluster.#asArray(details) });
+    } catch (cause) {
+      throw new TypeError(`The details of ${action} cannot be sent as JSON: ${cause?.message ?? cause}`, { cause });
+    }
+    return WsCluster.#wellFormed(frame);
   }
 
   /** Nothing is no argument, an array is its elements, anything else is one argument. */
   static #asArray(details) {
-    return [details ?? []].flat();
+    if (details === undefined || details === null) return [];
+    return Array.isArray(details) ? details : [details];
+  }
+
+  /**
+   * Replaces what is half of a character (a lone surrogate) by U+FFFD, wherever it stands: UTF-8 has no bytes for it.
+   * JSON.stringify has escaped it, and writes both halves of a whole character as they are.
+   */
+  static #wellFormed(json) {
+    if (!/\\ud/i.test(json)) return json;
+    // Takes escapes one by one, since the backslash before a "u" may itself be escaped. Both halves side by side, which
+    // JSON.rawJSON can bring, are a character.
+    const escapes = /\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|ud[89a-f][0-9a-f]{2}|.)/gi;
+    return json.replace(escapes, (escape) => (/^\\ud.{3}$/i.test(escape) ? "\ufffd" : escape));
+  }
+
+  /** The size of a text in UTF-8. */
+  static #bytes(text) {
+    let bytes = text.length;
+    for (let i = 0; i < text.length; i++) {
+      const unit = text.charCodeAt(i);
+      // The halves of a character outside the basic plane have two bytes each.
+      if (unit >= 0x80) bytes += unit < 0x800 || (unit & 0xf800) === 0xd800 ? 1 : 2;
+    }
+    return bytes;
   }
 
   /** Close codes after which the same client would meet the same end. */

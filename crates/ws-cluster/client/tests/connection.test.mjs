@@ -23,9 +23,39 @@ describe("the URL", () => {
     assert.deepEqual(client.urls, ["wss://site.example/live?user=a%20b", "ws://other:81/x"]);
   });
 
+  for (const [what, href, rest] of [
+    ["a srcdoc frame", "about:srcdoc", { baseURI: "https://site.example/a/page", origin: "https://site.example" }],
+    ["a sandboxed srcdoc frame", "about:srcdoc", { baseURI: "https://site.example/a/page", origin: "null" }],
+    ["a window that a page opened empty", "about:blank", { baseURI: "https://site.example/a/page" }],
+    ["a worker made from a blob", "blob:https://site.example/6f7a", { origin: "https://site.example" }],
+    ["a page whose base is another host", "https://site.example/a/", { baseURI: "https://static.example/" }],
+  ]) {
+    test(`of ${what} is that of its host`, () => {
+      page(href, rest);
+      assert.equal(new WsCluster(null, { WebSocket: FakeSocket }).close().url, "wss://site.example/WebSockets");
+    });
+  }
+
+  for (const [href, rest] of [
+    ["file:///home/ann/page.html", { baseURI: "file:///home/ann/page.html", origin: "null" }],
+    ["about:blank", { baseURI: "about:blank", origin: "null" }],
+    ["blob:null/6f7a", { baseURI: "blob:null/6f7a", origin: "null" }],
+    ["data:text/html,x", { baseURI: "data:text/html,x", origin: "null" }],
+    [undefined, {}],
+  ]) {
+    test(`that is relative is refused where there is no host: ${href}`, () => {
+      page(href, rest);
+      assert.throws(() => new WsCluster(undefined, { WebSocket: FakeSocket }), /^TypeError: .*pass an absolute URL/);
+      assert.equal(new WsCluster("ws://host/", { WebSocket: FakeSocket }).close().url, "ws://host/");
+    });
+  }
+
   test("that is none, or an empty list, is refused", () => {
-    assert.throws(() => new WsCluster("ws://", { WebSocket: FakeSocket }), TypeError);
-    assert.throws(() => new WsCluster([], { WebSocket: FakeSocket }), TypeError);
+    for (const none of ["ws://", [], ["ws://host/", "http://[/"], "ftp://host/", "mailto:ann@host"]) {
+      assert.throws(() => new WsCluster(none, { WebSocket: FakeSocket }), TypeError, String(none));
+    }
+    page("https://site.example/");
+    assert.throws(() => new WsCluster("ws://", { WebSocket: FakeSocket }), /ws:\/\/ is not a URL/);
   });
 
   test("of a list is the next one at each attempt, beginning with the first", async () => {
@@ -103,16 +133,23 @@ describe("authentication", () => {
     assert.deepEqual(FakeSocket.all.map(({ sent }) => sent), [[], []]);
   });
 
-  test("credentials that fail are reported and tried again", async () => {
-    const report = mock.method(console, "error", () => {});
-    await connect({ credentials: () => Promise.reject(new Error("no token")) });
-    FakeSocket.last.open();
-    await settle();
-    assert.equal(report.mock.callCount(), 1);
-    assert.equal(FakeSocket.last.closedWith, 1000);
-    mock.timers.tick(500);
-    assert.equal(FakeSocket.all.length, 2);
-  });
+  for (const [name, credentials] of [
+    ["fail", () => Promise.reject(new Error("no token"))],
+    ["JSON cannot express", () => 7n],
+    ["are larger than a message may be", () => "x".repeat(65_536)],
+  ]) {
+    test(`credentials that ${name} are reported and tried again`, async () => {
+      const report = mock.method(console, "error", () => {});
+      await connect({ credentials });
+      FakeSocket.last.open();
+      await settle();
+      assert.equal(report.mock.callCount(), 1);
+      assert.deepEqual(FakeSocket.last.sent, []);
+      assert.equal(FakeSocket.last.closedWith, 1000);
+      mock.timers.tick(500);
+      assert.equal(FakeSocket.all.length, 2);
+    });
+  }
 
   test("its answer can be listened to", async () => {
     const { calls, record } = recorder();

@@ -101,13 +101,17 @@ afterEach(() => {
   mock.timers.reset();
   mock.restoreAll();
   delete globalThis.location;
+  delete globalThis.document;
+  delete globalThis.origin;
   delete globalThis.addEventListener;
   delete globalThis.reportError;
 });
 
-/** A page: its location and the events of its window. */
-export function page(href) {
+/** A page: its location, the base of its document, its origin, and the events of its window. */
+export function page(href, { baseURI, origin } = {}) {
   globalThis.location = { href };
+  if (baseURI) globalThis.document = { baseURI };
+  if (origin) globalThis.origin = origin;
   const target = new EventTarget();
   globalThis.addEventListener = (...args) => target.addEventListener(...args);
   return (type, properties = {}) => target.dispatchEvent(Object.assign(new Event(type), properties));

@@ -20,5 +20,9 @@ describe("loading", () => {
 
   test("without a WebSocket says what to give", () => {
     assert.throws(() => new WsCluster("ws://host/", { WebSocket: null }), /options\.WebSocket/);
+    // As in Node before version 22.
+    const context = vm.createContext({ AbortController });
+    new vm.Script(readFileSync(new URL("../ws-cluster.js", import.meta.url), "utf8")).runInContext(context);
+    assert.throws(() => vm.runInContext('new WsCluster("ws://host/")', context), /options\.WebSocket/);
   });
 });

@@ -26,6 +26,9 @@ describe("messages", () => {
     const client = await connect();
     const details = [1];
     client.send("array", details).send("none").send("null", null).send("one", { a: 1 }).send("nested", [[1], [2]]);
+    client.send("hole", [1, , 3]).send("deeper", [[[1]], []]);
+    client.send("function", () => {}).send("members", { a: undefined });
+    client.send("undefined", [undefined, Symbol("s"), NaN]).send("false", false).send("date", new Date(0));
     details.push(2);
     FakeSocket.last.open().say(OK);
     assert.deepEqual(FakeSocket.last.sent.slice(1), [
@@ -34,12 +37,97 @@ describe("messages", () => {
       { action: "null", details: [] },
       { action: "one", details: [{ a: 1 }] },
       { action: "nested", details: [[1], [2]] },
+      { action: "hole", details: [1, null, 3] },
+      { action: "deeper", details: [[[1]], []] },
+      { action: "function", details: [null] },
+      { action: "members", details: [{}] },
+      { action: "undefined", details: [null, null, null] },
+      { action: "false", details: [false] },
+      { action: "date", details: ["1970-01-01T00:00:00.000Z"] },
     ]);
   });
 
-  test("an action that is no string is refused at once, since the server would close for it", async () => {
+  for (const action of [undefined, 7, null, "", "x".repeat(256), "ü".repeat(128)]) {
+    test(`an action that no server takes is refused at once: ${String(action).slice(0, 9)}`, async () => {
+      const client = await authenticated();
+      assert.throws(() => client.send(action), /^TypeError: An action /);
+      client.send("ü".repeat(127) + "x");
+      assert.equal(FakeSocket.last.sent.length, 2);
+    });
+  }
+
+  const circular = {};
+  circular.self = circular;
+  let deep = [];
+  for (let i = 0; i < 1e5; i++) deep = [deep];
+  for (const [name, details] of [
+    ["circles", circular],
+    ["a BigInt", [1, { two: 2n }]],
+    ["more levels than the stack has room for", deep],
+    ["a toJSON that throws", { toJSON() { throw new Error("mine"); } }],
+  ]) {
+    test(`details with ${name} are refused at once, and the client lives on`, async () => {
+      const client = await authenticated();
+      assert.throws(() => client.send("a", details), (error) => {
+        assert.match(String(error), /^TypeError: The details of a cannot be sent as JSON: ./);
+        return error.cause !== undefined;
+      });
+      client.send("b");
+      assert.deepEqual(FakeSocket.last.sent.slice(1), [{ action: "b", details: [] }]);
+    });
+  }
+
+  test("half of a character becomes U+FFFD, wherever it stands", async () => {
+    const half = "🎉".slice(0, 1);
+    const other = "🎉".slice(1);
     const client = await authenticated();
-    assert.throws(() => client.send(undefined), TypeError);
+    client.send("one", half).send("other", [`a${other}b`]);
+    client.send(`x${half}`, { [half]: [{ [`a${other}`]: half + half }] });
+    client.send("whole", ["🎉", `🎉${half}`, other + half, "\\ud83c", `\\${half}`, `\\\\${half}\n"`, "\ufffd\u2028"]);
+    assert.deepEqual(FakeSocket.last.sent.slice(1), [
+      { action: "one", details: ["\ufffd"] },
+      { action: "other", details: ["a\ufffdb"] },
+      { action: "x\ufffd", details: [{ "\ufffd": [{ "a\ufffd": "\ufffd\ufffd" }] }] },
+      {
+        action: "whole",
+        details: ["🎉", "🎉\ufffd", "\ufffd\ufffd", "\\ud83c", "\\\ufffd", '\\\\\ufffd\n"', "\ufffd\u2028"],
+      },
+    ]);
+  });
+
+  test("both halves of a character that come as escapes stay together", async () => {
+    const raw = { toJSON: () => "raw" };
+    const { stringify } = JSON;
+    // What JSON.rawJSON brings, which this Node may not have.
+    mock.method(JSON, "stringify", (...args) => stringify(...args).replace('"raw"', '"\\uD83C\\uDF89\\uD83C"'));
+    (await authenticated()).send("a", raw);
+    assert.deepEqual(FakeSocket.last.sent[1], { action: "a", details: ["🎉\ufffd"] });
+  });
+
+  for (const [name, fill, bytes] of [["ASCII", "x", 1], ["Cyrillic", "я", 2], ["Chinese", "中", 3], ["emoji", "🎉", 4]]) {
+    test(`a message larger than 64 KiB in UTF-8 gets 413 and the client lives on: ${name}`, async () => {
+      const { calls, record } = recorder();
+      const client = await authenticated();
+      client.on("a", record("a"), record("refused"));
+      const room = 65_536 - JSON.stringify({ action: "a", details: [""] }).length;
+      const fits = fill.repeat(Math.floor(room / bytes)) + "x".repeat(room % bytes);
+      client.send("a", fits);
+      client.send("a", `${fits}x`).send("b");
+      assert.deepEqual(calls, []);
+      await settle();
+      assert.deepEqual(calls, [["refused", 413, "Larger than 65536 bytes"]]);
+      assert.deepEqual(FakeSocket.last.sent.slice(1).map(({ action }) => action), ["a", "b"]);
+    });
+  }
+
+  test("another size may be set, for a server that takes other messages, and goes for those that wait", async () => {
+    const { calls, record } = recorder();
+    const client = await connect({ messageSize: 100 });
+    client.on("a", null, record("refused")).send("a", "x".repeat(100)).send("a", "y".repeat(50));
+    FakeSocket.last.open().say(OK);
+    await settle();
+    assert.deepEqual(calls, [["refused", 413, "Larger than 100 bytes"]]);
+    assert.equal(FakeSocket.last.sent[1].details[0][0], "y");
   });
 
   test("frames that are no messages are reported or passed over", async () => {
