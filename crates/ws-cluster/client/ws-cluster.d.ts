@@ -25,10 +25,23 @@ export interface ClientEvents {
   "Client/reset": [why: string];
 }
 
+/** Who the server says the client is. Members that do not apply are left out. */
+export interface Authentication {
+  /** The connection's id, as handlers and `except` on the server know it. A client that resumes keeps it. */
+  connection?: string;
+  /** The user's id. */
+  user?: string;
+  /** Seconds until the authentication expires. The client renews it before that, see {@link Options.credentials}. */
+  expires_in?: number;
+}
+
 /** What the server says about the connection itself. */
 export interface ServerActions {
-  /** Authenticated. Its error callback: not authenticated; a guest keeps the connection where guests are welcome. */
-  "Client/authentication": [outcome: string];
+  /**
+   * Authenticated, on a new connection or anew on an open one. Its error callback: not authenticated; a guest keeps the
+   * connection where guests are welcome, and so does a user whose fresh credentials are refused.
+   */
+  "Client/authentication": [outcome: string, about?: Authentication];
   /** The connection is about to be closed for good: the session ended, or the user is blocked. */
   "Server/close": [];
   /** Where this client is in the cluster's order. The client deals with it and reports what matters. */
@@ -51,6 +64,11 @@ export interface Options {
    * Details of `Client/authentication`, sent on every new connection: an array, one value, or a function that
    * returns (a promise of) either and is asked each time. When it fails, the connection is tried again. Default
    * none: the session cookie says who this is.
+   *
+   * If the server says when the authentication expires, they are sent again before that, on the open connection: one or
+   * two minutes before, or in the last half of a time under four minutes. A failure (no credentials, 429, 503) is tried
+   * again while time remains. Refused credentials (403) change nothing; at the expiry the server then closes the
+   * connection, and the client authenticates on a new one.
    */
   credentials?: unknown | (() => unknown);
   /** Whether to get what was missed when a connection is made again. Default true; servers may ignore it. */
@@ -64,6 +82,16 @@ export interface Options {
   messageSize?: number;
   /** Milliseconds for a connection to open; then the next URL gets its turn. Default 10,000. */
   connectTimeout?: number;
+  /**
+   * Milliseconds within which the server lets the client hear from it, in whole seconds from 5 s to 300 s; 0 or false
+   * for never. Default 25,000. After silence for twice that the connection counts as dead, and the next URL gets its
+   * turn.
+   *
+   * Only a server that promises it is held to it: `Server/position` with a member `heartbeat`, the seconds that it
+   * grants. A server that does not know heartbeats may be silent for as long as it likes, once it has answered the
+   * authentication. It is part of resuming, so there is none with `resume: false`.
+   */
+  heartbeat?: number | false;
   /** Most milliseconds before the first new attempt; doubles with each further one. Default 500. */
   reconnectDelay?: number;
   /** Most milliseconds before any new attempt. Default 30,000. */
@@ -78,6 +106,9 @@ export interface Options {
  * It connects and authenticates by itself, and does so again whenever the connection is lost, each time after a
  * random part of a growing delay, for as long as it takes. It ends on {@link close}, on `Server/close`, and on the
  * close codes 1000, 1002, 1003, 1007–1010 and 4400–4999, after which the same client would meet the same end.
+ *
+ * It also comes again if the server is silent for too long (see {@link Options.heartbeat}), and at once if the
+ * browser was offline and is back online. In a page that comes back to the front, silence for one heartbeat is enough.
  *
  * An exception in a callback is reported like an uncaught one (`reportError`) and stops nothing.
  *
@@ -109,6 +140,13 @@ export class WsCluster<Received = Actions, Sent = Actions> {
    */
   get urls(): string[];
   set urls(urls: string | URL | readonly (string | URL)[]);
+
+  /**
+   * The connection's id and the user's id in the last answer to `Client/authentication`; null if that had none, and
+   * before the first. They stay while the connection is lost.
+   */
+  readonly connectionId: string | null;
+  readonly user: string | null;
 
   /** Whether messages go out at once: the connection is open and authentication is answered. */
   readonly connected: boolean;

@@ -10,6 +10,15 @@ globalThis.WsCluster = class WsCluster {
   /** Milliseconds after which an open connection counts as good even if authentication was never answered. */
   static #provenAfter = 5_000;
 
+  /** Milliseconds within which a message comes that is due or already waits for the page. */
+  static #grace = 3_000;
+
+  /** A timer that is late by more milliseconds says that the page slept, or that its thread was busy. */
+  static #late = 1_000;
+
+  /** The shortest time in milliseconds after which credentials are asked for again. */
+  static #soonest = 5_000;
+
   #options;
   #urls;
   #url;
@@ -26,6 +35,22 @@ globalThis.WsCluster = class WsCluster {
    * attempt. A client is in only one of these phases.
    */
   #timer;
+  /** When something was last heard of the present connection, or its attempt began. */
+  #heard = 0;
+  /** Milliseconds within which this connection's server lets the client hear from it. 0: it has not promised that. */
+  #heartbeat = 0;
+  /** Gives up a connection of which nothing is heard. */
+  #watchdog;
+  /** When the browser went offline, if that is so. */
+  #offlineSince;
+  /** When the credentials of this connection expire; NaN if they do not. */
+  #expiry = NaN;
+  /** Asks for credentials again before that. */
+  #renewal;
+  /** Fresh credentials are being asked for, or wait for the server's answer. */
+  #renewing = false;
+  #connectionId = null;
+  #user = null;
   /** Connections lost since one proved itself. */
   #attempts = 0;
 
@@ -45,6 +70,7 @@ globalThis.WsCluster = class WsCluster {
       queueSize = 100,
       messageSize = 65_536,
       connectTimeout = 10_000,
+      heartbeat = 25_000,
       reconnectDelay = 500,
       reconnectDelayMax = 30_000,
       WebSocket = globalThis.WebSocket,
@@ -54,12 +80,18 @@ globalThis.WsCluster = class WsCluster {
     }
     this.#options = {
       credentials, resume, queueSize, messageSize, connectTimeout, reconnectDelay, reconnectDelayMax, WebSocket,
+      // In seconds from here on.
+      heartbeat: heartbeat > 0 ? WsCluster.#granted(Math.round(heartbeat / 1_000)) : 0,
     };
     this.urls = url ?? "/WebSockets";
 
     const { signal } = this.#listening;
-    globalThis.addEventListener?.("online", () => this.#connect(), { signal });
-    globalThis.addEventListener?.("pageshow", ({ persisted }) => persisted && this.#awake(), { signal });
+    const listen = (target, event, act) => target?.addEventListener?.(event, act, { signal });
+    listen(globalThis, "offline", () => { this.#offlineSince ??= Date.now(); });
+    listen(globalThis, "online", () => this.#online());
+    listen(globalThis, "pageshow", ({ persisted }) => persisted && this.#replace("The page was away"));
+    const { document } = globalThis;
+    listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.#check());
     // Later than the caller's chain of on(), so that it hears of the first attempt.
     queueMicrotask(() => this.#connect());
   }
@@ -76,6 +108,14 @@ globalThis.WsCluster = class WsCluster {
     const absolute = [urls].flat().map(WsCluster.#absolute);
     if (absolute.length === 0) throw new TypeError("No URL to connect to");
     this.#urls = [...new Set(absolute)];
+  }
+
+  get connectionId() {
+    return this.#connectionId;
+  }
+
+  get user() {
+    return this.#user;
   }
 
   get connected() {
@@ -121,6 +161,7 @@ globalThis.WsCluster = class WsCluster {
     // From a URL that has left the list, this goes on with the first.
     this.#url = this.#urls[(this.#urls.indexOf(this.#url) + 1) % this.#urls.length];
     this.#after(this.#options.connectTimeout, () => this.#lost(1006, "No answer in time"));
+    this.#heard = Date.now();
 
     let socket;
     try {
@@ -145,6 +186,7 @@ globalThis.WsCluster = class WsCluster {
     const url = new URL(this.#url);
     if (this.#options.resume) {
       url.searchParams.set("resume", this.#at);
+      if (this.#options.heartbeat) url.searchParams.set("heartbeat", this.#options.heartbeat);
       if (this.#state) url.searchParams.set("state", this.#state);
     }
     return url.href;
@@ -155,8 +197,8 @@ globalThis.WsCluster = class WsCluster {
     this.#after(WsCluster.#provenAfter, () => { this.#attempts = 0; });
     this.#dispatch("Client/open", [this.#url]);
     try {
-      let { credentials } = this.#options;
-      if (typeof credentials === "function") credentials = await credentials();
+      let credentials = this.#credentials();
+      if (typeof this.#options.credentials === "function") credentials = await credentials;
       // A callback or the wait for credentials may have outlived the connection.
       if (socket === this.#socket) this.#authenticate(credentials);
     } catch (error) {
@@ -169,9 +211,12 @@ globalThis.WsCluster = class WsCluster {
     const frame = WsCluster.#encode("Client/authentication", credentials);
     if (this.#isTooLarge(frame)) throw new RangeError(`Credentials larger than ${this.#options.messageSize} bytes`);
     this.#socket.send(frame);
+    // Every server answers the first one, whatever it knows of heartbeats.
+    if (!this.#ready) this.#watch(Date.now() + 2 * this.#silence());
   }
 
   #received(data) {
+    this.#heard = Date.now();
     let message;
     try {
       message = JSON.parse(data);
@@ -179,21 +224,24 @@ globalThis.WsCluster = class WsCluster {
       WsCluster.#report(error);
       return;
     }
-    const { action, at, state } = message ?? {};
+    const { action, at, state, heartbeat } = message ?? {};
     if (typeof action !== "string") return;
     const details = WsCluster.#asArray(message.details);
     if (at !== undefined) this.#at = at;
     switch (action) {
       case "Client/authentication":
         this.#attempts = 0;
+        this.#identified(details[1] ?? {});
         this.#flush();
         break;
       // A guest who is welcome keeps the connection; one who is not is closed by the server.
       case "Client/authentication:error":
+        this.#refused(details[0]);
         this.#flush();
         break;
       case "Server/position":
         this.#positioned(details, at, state);
+        if (heartbeat > 0) this.#promised(heartbeat);
         break;
       case "Server/close":
         this.#dismissed = true;
@@ -212,6 +260,8 @@ globalThis.WsCluster = class WsCluster {
 
   #flush() {
     this.#ready = true;
+    // What silence means from here on is up to the server's promise.
+    if (!this.#heartbeat) clearTimeout(this.#watchdog);
     // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
     while (this.connected && this.#queue.length > 0) this.#socket.send(this.#queue.shift().frame);
   }
@@ -230,9 +280,9 @@ globalThis.WsCluster = class WsCluster {
     this.#dispatch("Client/close", [code, reason, true, delay]);
   }
 
-  /** The page comes out of the back/forward cache. Its connection didn't, whatever the socket says. */
-  #awake() {
-    if (this.#socket) this.#lost(1006, "The page was away");
+  /** Connects at once. The present connection is dead, whatever its socket says. */
+  #replace(why) {
+    if (this.#socket) this.#lost(1006, why);
     this.#connect();
   }
 
@@ -245,16 +295,116 @@ globalThis.WsCluster = class WsCluster {
   }
 
   #abandon() {
-    clearTimeout(this.#timer);
+    for (const timer of [this.#timer, this.#watchdog, this.#renewal]) clearTimeout(timer);
     const socket = this.#socket;
     this.#socket = null;
     this.#ready = false;
+    this.#renewing = false;
+    this.#heartbeat = 0;
     socket?.close(1000);
   }
 
   #after(delay, act) {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(act, delay);
+  }
+
+  // ---- silence: a browser sees no pings, and a host that vanished closes nothing
+
+  /** The server promises a message at least every so many seconds. One that knows no heartbeats never does. */
+  #promised(seconds) {
+    this.#heartbeat = WsCluster.#granted(seconds) * 1_000;
+    this.#watch();
+  }
+
+  /**
+   * Gives the connection up at `due`, by default after silence for twice the heartbeat, unless a message comes before.
+   * Times are those of the clock, since a page's timers are late where it is in the background or slept.
+   */
+  #watch(due = Math.min(this.#heard, Date.now()) + 2 * this.#silence(), last = false) {
+    clearTimeout(this.#watchdog);
+    if (!this.#options.heartbeat) return;
+    const since = Date.now();
+    this.#watchdog = setTimeout(() => {
+      const late = Date.now() - due;
+      // One that was set back proves nothing.
+      if (this.#heard >= since || late < -WsCluster.#late) this.#watch();
+      // What came while the page slept waits for its turn.
+      else if (late > WsCluster.#late && !last) this.#watch(Date.now() + WsCluster.#grace, true);
+      else this.#lost(1006, "Nothing was heard from the server");
+    }, Math.max(0, due - since));
+  }
+
+  #silence() {
+    return this.#heartbeat || this.#options.heartbeat * 1_000;
+  }
+
+  /** Does not wait for the watchdog if the server should have been heard by now. */
+  #check() {
+    const now = Date.now();
+    if (this.#heartbeat && now - this.#heard > this.#heartbeat) this.#watch(now + WsCluster.#grace, true);
+  }
+
+  #online() {
+    const since = this.#offlineSince;
+    this.#offlineSince = undefined;
+    // Few connections survive the loss of their network, and those that do cannot be told from the others in time.
+    if (!this.#socket || this.#heard <= since) this.#replace("The network was away");
+    else this.#check();
+  }
+
+  // ---- who this is, and for how long
+
+  /** The server's word on an authenticated connection. A server of another version says less. */
+  #identified({ connection, user, expires_in: seconds }) {
+    this.#connectionId = connection ?? null;
+    this.#user = user ?? null;
+    this.#renewing = false;
+    clearTimeout(this.#renewal);
+    this.#expiry = Date.now() + seconds * 1_000;
+    if (this.#options.credentials !== undefined) this.#renewInTime();
+  }
+
+  /** Refused credentials change nothing on a connection that has others. */
+  #refused(code) {
+    if (!this.#ready) {
+      this.#connectionId = null;
+      this.#user = null;
+    } else if (this.#renewing && code !== 403) {
+      this.#renewInTime();
+    }
+    this.#renewing = false;
+  }
+
+  /** Asks for credentials before those of now expire: early enough to try again, and not all clients at once. */
+  #renewInTime() {
+    clearTimeout(this.#renewal);
+    const left = this.#expiry - Date.now();
+    const wait = left - Math.min(left / 4, 60_000) * (2 - Math.random());
+    // What is all but over is left to the next connection. Without an expiry this compares with NaN.
+    if (!(wait >= WsCluster.#soonest)) return;
+    const longest = 2 ** 31 - 1;
+    this.#renewal = setTimeout(() => (wait > longest ? this.#renewInTime() : this.#renew()), Math.min(wait, longest));
+  }
+
+  async #renew() {
+    const socket = this.#socket;
+    try {
+      this.#renewing = true;
+      const credentials = await this.#credentials();
+      if (socket === this.#socket && this.connected) this.#authenticate(credentials);
+    } catch (error) {
+      WsCluster.#report(error);
+      if (socket !== this.#socket) return;
+      this.#renewing = false;
+      this.#renewInTime();
+    }
+  }
+
+  /** The details that authenticate, or a promise of them. */
+  #credentials() {
+    const { credentials } = this.#options;
+    return typeof credentials === "function" ? credentials() : credentials;
   }
 
   // ---- callbacks
@@ -373,6 +523,11 @@ globalThis.WsCluster = class WsCluster {
       if (unit >= 0x80) bytes += unit < 0x800 || (unit & 0xf800) === 0xd800 ? 1 : 2;
     }
     return bytes;
+  }
+
+  /** The heartbeat that a server grants to one who asks for this, in seconds. */
+  static #granted(seconds) {
+    return Math.min(Math.max(seconds, 5), 300);
   }
 
   /** Close codes after which the same client would meet the same end. */

@@ -11,7 +11,7 @@ describe("the URL", () => {
     test(`is derived from the page ${href}`, async () => {
       page(href);
       assert.equal((await connect({}, null)).url, expected);
-      assert.equal(FakeSocket.last.url.href, `${expected}?resume=`);
+      assert.equal(FakeSocket.last.url.href, `${expected}?resume=&heartbeat=25`);
       assert.equal(new WsCluster(undefined, { WebSocket: FakeSocket }).close().url, expected);
     });
   }
@@ -292,8 +292,8 @@ describe("reconnecting", () => {
     given.open().end();
     assert.equal(calls.length, 1);
     mock.timers.tick(500);
-    FakeSocket.last.open();
-    mock.timers.tick(60_000);
+    FakeSocket.last.open().say(OK);
+    mock.timers.tick(600_000);
     assert.equal(FakeSocket.all.length, 2, "an open connection has no time limit");
   });
 
@@ -353,12 +353,12 @@ describe("resuming", () => {
   function next() {
     FakeSocket.last.end();
     mock.timers.tick(30_000);
-    return [...FakeSocket.last.url.searchParams];
+    return [...FakeSocket.last.url.searchParams].filter(([name]) => name !== "heartbeat");
   }
 
   test("is asked for on the first connection already, beside the query of the URL", async () => {
     await connect({}, "ws://host/WebSockets?user=ann");
-    assert.deepEqual([...FakeSocket.last.url.searchParams], [["user", "ann"], ["resume", ""]]);
+    assert.deepEqual([...FakeSocket.last.url.searchParams], [["user", "ann"], ["resume", ""], ["heartbeat", "25"]]);
   });
 
   test("goes on from the last position that a message carried", async () => {
@@ -415,5 +415,6 @@ describe("resuming", () => {
     await authenticated({ resume: false });
     FakeSocket.last.say({ action: "a", at: "1" });
     assert.deepEqual(next(), []);
+    assert.equal(FakeSocket.last.url.search, "");
   });
 });

@@ -91,7 +91,7 @@ export async function authenticated(options, url) {
 beforeEach(() => {
   clients = [];
   FakeSocket.all = [];
-  mock.timers.enable({ apis: ["setTimeout"] });
+  mock.timers.enable({ apis: ["setTimeout", "Date"] });
   // The longest delay that jitter allows, so that delays can be told.
   mock.method(Math, "random", () => 1);
 });
@@ -107,10 +107,10 @@ afterEach(() => {
   delete globalThis.reportError;
 });
 
-/** A page: its location, the base of its document, its origin, and the events of its window. */
-export function page(href, { baseURI, origin } = {}) {
+/** A page: its location, its document with its base, its origin, and the events of its window. */
+export function page(href, { baseURI = href, origin } = {}) {
   globalThis.location = { href };
-  if (baseURI) globalThis.document = { baseURI };
+  globalThis.document = Object.assign(new EventTarget(), { baseURI, visibilityState: "visible" });
   if (origin) globalThis.origin = origin;
   const target = new EventTarget();
   globalThis.addEventListener = (...args) => target.addEventListener(...args);

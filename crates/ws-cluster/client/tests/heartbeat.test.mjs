@@ -1,0 +1,291 @@
+// Silence: when it ends a connection, and when it does not.
+import assert from "node:assert/strict";
+import { describe, mock, test } from "node:test";
+import { FakeSocket, OK, authenticated, connect, page, recorder, settle } from "./harness.mjs";
+
+const SILENT = "Nothing was heard from the server";
+
+/** The server's first word to a client that resumes, with its promise. */
+const promise = (heartbeat = 25) => ({ action: "Server/position", details: ["new"], at: "1", heartbeat });
+const BEAT = { action: "Server/position", details: ["now"], at: "1" };
+
+/** A client that is authenticated at a server that has promised heartbeats, and what it reports. */
+async function alive(options, url) {
+  const { calls, record } = recorder();
+  const client = await authenticated(options, url);
+  client.on("Client/close", record("close"));
+  FakeSocket.last.say(promise(options?.heartbeat / 1_000 || 25));
+  return { client, calls, socket: FakeSocket.last };
+}
+
+/**
+ * The page sleeps: the clock goes on, and no timer. (A tick moves the clock before it runs what is due, too: tests
+ * tick to the millisecond.)
+ */
+function sleep(milliseconds) {
+  const { now } = Date;
+  mock.method(Date, "now", () => now() + milliseconds);
+}
+
+describe("a heartbeat", () => {
+  for (const [option, seconds] of [
+    [undefined, "25"], [25_000, "25"], [10_400, "10"], [1, "5"], [5_000, "5"], [1e9, "300"], [Infinity, "300"],
+    [0, null], [false, null], [-1, null], [NaN, null], [null, null],
+  ]) {
+    test(`is asked for in whole seconds, as a server grants them: ${option} is ${seconds}`, async () => {
+      await connect({ heartbeat: option });
+      assert.equal(FakeSocket.last.url.searchParams.get("heartbeat"), seconds);
+    });
+  }
+
+  test("is not asked for where nothing is resumed, since its messages tell positions", async () => {
+    await connect({ resume: false });
+    assert.equal(FakeSocket.last.url.searchParams.get("heartbeat"), null);
+  });
+
+  test("keeps the connection, and so does any other message", async () => {
+    const { calls, socket } = await alive();
+    for (let i = 0; i < 10; i++) {
+      mock.timers.tick(49_999);
+      socket.say(i % 2 ? BEAT : { action: "news" });
+    }
+    assert.deepEqual(calls, []);
+    assert.equal(FakeSocket.all.length, 1);
+  });
+
+  test("that fails twice ends the connection, without waiting for its close event", async () => {
+    const { calls, socket } = await alive({}, ["ws://a/", "ws://b/"]);
+    mock.timers.tick(20_000);
+    socket.say(BEAT);
+    mock.timers.tick(49_999);
+    assert.deepEqual(calls, []);
+    mock.timers.tick(1);
+    assert.deepEqual(calls, [["close", 1006, SILENT, true, 500]]);
+    assert.equal(socket.closedWith, 1000);
+    mock.timers.tick(500);
+    assert.equal(FakeSocket.last.url.host, "b");
+    assert.equal(FakeSocket.last.url.searchParams.get("resume"), "1");
+    socket.say({ action: "news", at: "9" });
+    socket.end();
+    assert.equal(FakeSocket.all.length, 2, "what becomes of the old one is ignored");
+  });
+
+  test("comes as often as the server has promised, not as the client has asked", async () => {
+    const { calls } = await alive();
+    FakeSocket.last.say(promise(100));
+    mock.timers.tick(199_999);
+    assert.deepEqual(calls, []);
+    mock.timers.tick(1);
+    assert.equal(calls.length, 1);
+  });
+
+  for (const [said, seconds] of [[0.001, 5], [1e12, 300], ["40", 40]]) {
+    test(`of ${said} s is taken for one of ${seconds} s`, async () => {
+      const { calls, socket } = await alive();
+      socket.say(promise(said));
+      mock.timers.tick(2_000 * seconds - 1);
+      assert.deepEqual(calls, []);
+      mock.timers.tick(1);
+      assert.equal(calls.length, 1);
+    });
+  }
+
+  for (const said of [null, 0, -1, "x", {}, []]) {
+    test(`of ${JSON.stringify(said)} is none`, async () => {
+      await authenticated();
+      FakeSocket.last.say(promise(said));
+      mock.timers.tick(3_600_000);
+      assert.equal(FakeSocket.all.length, 1);
+    });
+  }
+
+  test("is not missed from a server that has not promised it, however long it is silent", async () => {
+    const { calls, record } = recorder();
+    (await authenticated()).on("Client/close", record("close"));
+    FakeSocket.last.say({ action: "Server/position", details: ["new"], at: "1" }, BEAT);
+    mock.timers.tick(3_600_000);
+    // Nor does a promise of another connection count.
+    FakeSocket.last.say(promise()).end();
+    mock.timers.tick(500);
+    FakeSocket.last.open().say(OK, { action: "Server/position", details: ["recovered", 0] });
+    mock.timers.tick(3_600_000);
+    assert.equal(calls.length, 1);
+    assert.equal(FakeSocket.all.length, 2);
+  });
+
+  test("can be switched off", async () => {
+    const { calls, socket } = await alive({ heartbeat: 0 });
+    mock.timers.tick(3_600_000);
+    assert.deepEqual(calls, []);
+    assert.equal(socket.closedWith, undefined);
+  });
+
+  test("a server that hangs before it answers authentication is given up, whatever it promised", async () => {
+    const { calls, record } = recorder();
+    const client = await connect({ heartbeat: 10_000 }, ["ws://a/", "ws://b/"]);
+    client.on("Client/close", record("close"));
+    FakeSocket.last.open();
+    mock.timers.tick(20_000);
+    assert.deepEqual(calls, [["close", 1006, SILENT, true, 500]]);
+    mock.timers.tick(500);
+    assert.equal(FakeSocket.last.url.host, "b");
+  });
+
+  test("time for credentials is not the server's silence", async () => {
+    let give;
+    await connect({ credentials: () => new Promise((resolve) => { give = resolve; }) });
+    FakeSocket.last.open();
+    mock.timers.tick(3_600_000);
+    give("token");
+    await settle();
+    mock.timers.tick(49_999);
+    FakeSocket.last.say(OK);
+    mock.timers.tick(3_600_000);
+    assert.equal(FakeSocket.all.length, 1);
+  });
+
+  test("a promise before the answer to authentication holds", async () => {
+    const { calls, record } = recorder();
+    (await connect()).on("Client/close", record("close"));
+    FakeSocket.last.open().say(promise(), { action: "Client/authentication:error", details: [403, "Forbidden"] });
+    mock.timers.tick(50_000);
+    assert.equal(calls.length, 1);
+  });
+
+  test("a closed client waits for none", async () => {
+    const { client, calls } = await alive();
+    client.close();
+    mock.timers.tick(3_600_000);
+    assert.deepEqual(calls, []);
+    assert.equal(FakeSocket.all.length, 1);
+  });
+});
+
+describe("a page that slept", () => {
+  test("hears first what came meanwhile, and keeps a connection that was well", async () => {
+    const { calls, socket } = await alive();
+    sleep(3_600_000);
+    mock.timers.tick(50_000);
+    assert.deepEqual(calls, [], "the watchdog is late");
+    socket.say(BEAT);
+    mock.timers.tick(49_999);
+    assert.deepEqual(calls, []);
+    mock.timers.tick(1);
+    assert.equal(calls.length, 1);
+  });
+
+  test("gives up a connection of which nothing came meanwhile", async () => {
+    const { calls } = await alive();
+    sleep(3_600_000);
+    mock.timers.tick(50_000);
+    assert.deepEqual(calls, []);
+    // Late again, as timers are in the background: enough is enough.
+    sleep(60_000);
+    mock.timers.tick(3_000);
+    assert.deepEqual(calls, [["close", 1006, SILENT, true, 500]]);
+  });
+
+  test("a clock that is set back ends nothing, nor does it keep a dead connection for long", async () => {
+    const { calls, socket } = await alive();
+    mock.timers.tick(10_000);
+    sleep(-3_600_000);
+    socket.say(BEAT);
+    mock.timers.tick(45_000);
+    assert.deepEqual(calls, []);
+    mock.timers.tick(5_000);
+    assert.equal(calls.length, 1);
+  });
+});
+
+describe("a page that is looked at again", () => {
+  /** The page comes to the front. */
+  function show() {
+    globalThis.document.visibilityState = "visible";
+    globalThis.document.dispatchEvent(new Event("visibilitychange"));
+  }
+
+  test("reconnects soon if a heartbeat is due for long", async () => {
+    page("http://host/");
+    const { calls } = await alive();
+    mock.timers.tick(25_001);
+    globalThis.document.visibilityState = "hidden";
+    globalThis.document.dispatchEvent(new Event("visibilitychange"));
+    mock.timers.tick(3_000);
+    assert.deepEqual(calls, [], "hidden, it waits");
+    show();
+    mock.timers.tick(2_999);
+    assert.deepEqual(calls, []);
+    mock.timers.tick(1);
+    assert.equal(calls[0][2], SILENT);
+  });
+
+  test("keeps a connection that was heard lately, or is heard soon", async () => {
+    page("http://host/");
+    const { calls, socket } = await alive();
+    mock.timers.tick(24_000);
+    show();
+    mock.timers.tick(3_000);
+    show();
+    mock.timers.tick(2_000);
+    socket.say(BEAT);
+    mock.timers.tick(49_000);
+    assert.deepEqual(calls, []);
+  });
+
+  test("leaves alone a connection whose server promised nothing", async () => {
+    page("http://host/");
+    await authenticated();
+    mock.timers.tick(100_000);
+    show();
+    mock.timers.tick(100_000);
+    assert.equal(FakeSocket.all.length, 1);
+  });
+});
+
+describe("the browser's network", () => {
+  test("that is back replaces the connection at once, though its socket seems open", async () => {
+    const dispatch = page("http://host/");
+    const { calls, socket } = await alive();
+    dispatch("offline");
+    dispatch("offline");
+    mock.timers.tick(1_000);
+    assert.equal(FakeSocket.all.length, 1);
+    dispatch("online");
+    assert.equal(FakeSocket.all.length, 2);
+    assert.equal(socket.closedWith, 1000);
+    assert.equal(calls[0][2], "The network was away");
+    mock.timers.tick(9_000);
+    dispatch("online");
+    assert.equal(FakeSocket.all.length, 2, "once");
+  });
+
+  test("that is back replaces an attempt that began before it went", async () => {
+    const dispatch = page("http://host/");
+    await connect();
+    mock.timers.tick(1);
+    dispatch("offline");
+    dispatch("online");
+    assert.equal(FakeSocket.all.length, 2);
+  });
+
+  test("that only seemed away, since messages came, changes nothing", async () => {
+    const dispatch = page("http://host/");
+    const { socket } = await alive();
+    mock.timers.tick(10);
+    dispatch("offline");
+    mock.timers.tick(10);
+    socket.say({ action: "news" });
+    dispatch("online");
+    mock.timers.tick(40_000);
+    assert.equal(FakeSocket.all.length, 1);
+  });
+
+  test("that changed has the connection looked at", async () => {
+    const dispatch = page("http://host/");
+    const { calls } = await alive();
+    mock.timers.tick(26_000);
+    dispatch("online");
+    mock.timers.tick(3_000);
+    assert.equal(calls[0][2], SILENT);
+  });
+});
