@@ -52,6 +52,7 @@ contract! {
         a_lost_join_is_forgotten,
         a_removed_node_is_gone_and_comes_back_at_the_end,
         ages_grow_and_start_anew_with_each_refresh,
+        every_announcement_changes_the_stamp_and_nothing_else_does,
         clusters_do_not_see_each_other,
         emptied_tables_fill_again,
         every_statement_survives_dropped_tables,

@@ -1,14 +1,14 @@
 //! What only a database server can suffer, or make its clients suffer.
 
-use std::{pin::pin, sync::Arc, time::Duration};
+use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
-use mysql_async::{Conn, prelude::Queryable};
+use mysql_async::{Conn, Opts, OptsBuilder, prelude::Queryable};
 use tests::MariaDb;
 use tokio::time::timeout;
 use ws_cluster::pool::{self, MySqlPool, Pool, PoolError, PoolView};
 
 use crate::{
-    CLUSTER, LEASE, elect, lease, node,
+    CLUSTER, LEASE, announcement, elect, lease, node, row,
     store::{MySql, Store},
 };
 
@@ -161,6 +161,25 @@ async fn an_applications_own_pool_serves_as_well() {
     elect(&pool, 1).await;
     drop(pool);
     sessions.disconnect().await.unwrap();
+}
+
+#[tokio::test]
+async fn announcements_change_the_stamp_although_the_clock_stands_still_or_goes_back() {
+    let url = MariaDb::shared().await.database().await;
+    let mut stamps = HashSet::new();
+    // The clocks of three servers, of which the second and the third are behind; none moves.
+    for clock in ["1700000000.5", "1700000000.4", "1600000000.5"] {
+        let opts =
+            OptsBuilder::from_opts(Opts::from_url(&url).unwrap()).setup(vec![format!("SET timestamp = {clock}")]);
+        let sessions = mysql_async::Pool::new(opts);
+        let pool: Arc<dyn Pool> = Arc::new(MySqlPool::from_pool(sessions.clone()));
+        for _ in 0..10 {
+            pool.announce(CLUSTER, &announcement(1)).await.unwrap();
+            assert!(stamps.insert(row(&pool, 1).await.stamp), "{clock}");
+        }
+        assert!(row(&pool, 1).await.age < Duration::from_millis(1), "{clock}");
+        sessions.disconnect().await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -18,6 +18,8 @@ pub(crate) struct Tables {
     /// By `ord`, since rows are only ever appended.
     nodes: Vec<Row>,
     last_ord: u64,
+    /// How many announcements there were. Survives [`clear`](Self::clear), so that no stamp comes twice.
+    stamps: u64,
 }
 
 /// A [`NodeRow`] before its age is known.
@@ -28,6 +30,7 @@ struct Row {
     address: String,
     protocols: (u16, u16),
     joined: Option<Term>,
+    stamp: u64,
     seen_at: Duration,
 }
 
@@ -40,6 +43,7 @@ impl Tables {
             address: row.address.clone(),
             protocols: row.protocols,
             joined: row.joined,
+            stamp: row.stamp,
             age: now.saturating_sub(row.seen_at),
         });
         PoolView { lease: self.lease, nodes: nodes.collect() }
@@ -49,12 +53,13 @@ impl Tables {
     pub(crate) fn announce(&mut self, now: Duration, announcement: &Announcement) {
         let Announcement { node, ref address, protocols, joined } = *announcement;
         self.nodes.retain(|row| row.node == node || row.address != *address);
-        let address = address.clone();
+        self.stamps += 1;
+        let (address, stamp) = (address.clone(), self.stamps);
         if let Some(row) = self.nodes.iter_mut().find(|row| row.node == node) {
-            *row = Row { ord: row.ord, node, address, protocols, joined: joined.or(row.joined), seen_at: now };
+            *row = Row { ord: row.ord, node, address, protocols, joined: joined.or(row.joined), stamp, seen_at: now };
         } else {
             self.last_ord += 1;
-            self.nodes.push(Row { ord: self.last_ord, node, address, protocols, joined, seen_at: now });
+            self.nodes.push(Row { ord: self.last_ord, node, address, protocols, joined, stamp, seen_at: now });
         }
     }
 
@@ -99,7 +104,7 @@ impl Tables {
 
     /// Loses everything, the order of first announcement included: what dropping and making the tables does.
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { stamps: self.stamps, ..Self::default() };
     }
 
     /// Overwrites the lease, as a restored backup does.

@@ -43,7 +43,11 @@ pub struct NodeRow {
     pub protocols: (u16, u16),
     /// The term in which it last completed a join.
     pub joined: Option<Term>,
-    /// Time since it last announced itself, on the pool's own clock.
+    /// Changes with every announcement of the node, whatever the pool's clock does. Compare it for equality only: a
+    /// node whose stamp stands still has fallen silent.
+    pub stamp: u64,
+    /// Time since it last announced itself, on the pool's own clock; zero if that clock was set back since. For
+    /// display: the servers of a replicated database may have different clocks.
     pub age: Duration,
 }
 
@@ -106,7 +110,7 @@ pub trait Pool: Send + Sync + 'static {
     async fn read(&self, cluster: &str) -> Result<PoolView, PoolError>;
 
     /// Inserts the node's row, or refreshes its `seen_at`, address, protocols and `joined` where it stands (keeping
-    /// its `ord`). A row of another node with the same address is removed: its process is gone.
+    /// its `ord`). Gives the row another [`stamp`](NodeRow::stamp), even if the clock stood still or went back. A row of another node with the same address is removed: its process is gone.
     async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError>;
 
     /// `beat + 1` where the lease has this term and owner; `false` where it has not (the owner is fenced).

@@ -44,12 +44,17 @@ const PROBES: [&str; 2] = [
 
 const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster = ?";
 const READ_NODES: &str = "\
-SELECT ord, node, address, proto_min, proto_max, joined, TIMESTAMPDIFF(MICROSECOND, seen_at, UTC_TIMESTAMP(6))
+SELECT ord, node, address, proto_min, proto_max, joined, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', seen_at),
+  TIMESTAMPDIFF(MICROSECOND, seen_at, UTC_TIMESTAMP(6))
 FROM ws_node WHERE cluster = ? ORDER BY ord";
 
-// An upsert would take a number of AUTO_INCREMENT at every refresh, so a refresh is an UPDATE.
+// An upsert would take a number of AUTO_INCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp as
+// well: where the clock did not get past it, it moves on by itself, unless the clock was set back by more than a second.
 const REFRESH_NODE: &str = "\
-UPDATE ws_node SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined), seen_at = UTC_TIMESTAMP(6)
+UPDATE ws_node
+SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined),
+  seen_at = IF(seen_at BETWEEN UTC_TIMESTAMP(6) AND UTC_TIMESTAMP(6) + INTERVAL 1 SECOND,
+    seen_at + INTERVAL 1 MICROSECOND, UTC_TIMESTAMP(6))
 WHERE cluster = ? AND node = ?";
 const INSERT_NODE: &str = "\
 INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, node)
@@ -241,7 +246,7 @@ impl Pool for MySqlPool {
         let row = (address, oldest, newest, joined, cluster, node.as_bytes());
         for _ in 0..ATTEMPTS {
             let missing = match self.run(REFRESH_NODE, row.into()).await {
-                // No row changed: it is not there, or (seldom) stood exactly so, and the INSERT below fails.
+                // No row changed, so it is not there: `seen_at` changes in any case.
                 Ok(outcome) if outcome.affected == 0 => true,
                 Ok(_) => return Ok(()),
                 Err(error) if error.code() == Some(code::DUPLICATE_KEY) => false,
@@ -410,11 +415,19 @@ fn lease_of(row: Row) -> Result<Lease, PoolError> {
 }
 
 fn node_of(row: Row) -> Result<NodeRow, PoolError> {
-    let (ord, node, address, oldest, newest, joined, age): (_, _, _, _, _, _, i64) =
+    let (ord, node, address, oldest, newest, joined, stamp, age): (_, _, _, _, _, _, i64, i64) =
         mysql_async::from_row_opt(row).map_err(malformed)?;
     // Negative where the server's clock was set back.
     let age = Duration::from_micros(age.try_into().unwrap_or(0));
-    Ok(NodeRow { ord, node: node_id(node)?, address, protocols: (oldest, newest), joined, age })
+    Ok(NodeRow {
+        ord,
+        node: node_id(node)?,
+        address,
+        protocols: (oldest, newest),
+        joined,
+        stamp: stamp.cast_unsigned(),
+        age,
+    })
 }
 
 fn node_id(bytes: Vec<u8>) -> Result<NodeId, PoolError> {

@@ -44,10 +44,13 @@ const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster =
 const READ_NODES: &str = "\
 SELECT ord, node, address, proto_min, proto_max, joined, seen_at FROM ws_node WHERE cluster = ? ORDER BY ord";
 const DISPLACE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND address = ? AND node <> ?";
-// An upsert would take a number of AUTOINCREMENT at every refresh, so a refresh is an UPDATE.
+// An upsert would take a number of AUTOINCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp as
+// well: where the clock did not get past it, it moves on by itself, unless the clock was set back by more than a second.
 const REFRESH_NODE: &str = "\
-UPDATE ws_node SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined), seen_at = ?
-WHERE cluster = ? AND node = ?";
+UPDATE ws_node
+SET address = ?1, proto_min = ?2, proto_max = ?3, joined = COALESCE(?4, joined),
+  seen_at = CASE WHEN seen_at BETWEEN ?5 AND ?5 + 1000000 THEN seen_at + 1 ELSE ?5 END
+WHERE cluster = ?6 AND node = ?7";
 const INSERT_NODE: &str = "\
 INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, node) VALUES (?, ?, ?, ?, ?, ?, ?)";
 const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? AND node = ?";
@@ -408,6 +411,7 @@ fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
         address: row.get(2)?,
         protocols: (row.get(3)?, row.get(4)?),
         joined: joined.map(|_| natural(row, 5)).transpose()?,
+        stamp: seen_at.cast_unsigned(),
         // Negative where the clock was set back.
         age: Duration::from_micros(now.saturating_sub(seen_at).try_into().unwrap_or(0)),
     })
