@@ -129,6 +129,7 @@
 #![warn(missing_docs)]
 
 mod action;
+mod address;
 mod auth;
 pub mod client;
 mod close;
@@ -143,6 +144,8 @@ mod hub;
 #[doc(hidden)]
 pub mod internals;
 mod link;
+#[allow(dead_code, reason = "its users come one by one")]
+mod log_limit;
 pub mod pool;
 mod publish;
 mod publisher;

@@ -10,6 +10,8 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use crate::address;
+
 /// Counts the connections of a node.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -60,7 +62,7 @@ impl Admission {
         if self.open() >= total {
             return Err(Refusal::Node);
         }
-        if let Some(ip) = ip {
+        if let Some(ip) = ip.map(address::counted) {
             match places.by_ip.entry(ip) {
                 Entry::Occupied(entry) if *entry.get() >= per_ip => return Err(Refusal::Address),
                 entry => *entry.or_default() += 1,
@@ -73,7 +75,7 @@ impl Admission {
     /// Gives the place of a connection from an address back.
     pub(super) fn give_back(&self, ip: Option<IpAddr>) {
         let mut places = self.places.lock();
-        if let Some(Entry::Occupied(mut entry)) = ip.map(|ip| places.by_ip.entry(ip)) {
+        if let Some(Entry::Occupied(mut entry)) = ip.map(|ip| places.by_ip.entry(address::counted(ip))) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
@@ -130,5 +132,18 @@ mod tests {
         assert_eq!(admission.open(), 0);
         admission.stop();
         assert_eq!(admission.admit(ip, 2, 3).err(), Some(Refusal::ShuttingDown));
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_share_their_places() {
+        let admission = Arc::new(Admission::default());
+        let admit = |ip: &str| admission.admit(Some(ip.parse().unwrap()), 2, 100);
+        let slots = [admit("2001:db8::1").unwrap(), admit("2001:db8::ffff:2").unwrap()];
+        assert_eq!(admit("2001:db8::3").err(), Some(Refusal::Address));
+        assert!(admit("2001:db8:0:1::3").is_ok(), "another /64");
+        let mapped = [admit("::ffff:192.0.2.1").unwrap(), admit("192.0.2.1").unwrap()];
+        assert_eq!(admit("192.0.2.1").err(), Some(Refusal::Address));
+        drop((slots, mapped));
+        assert!(admission.places.lock().by_ip.is_empty());
     }
 }
