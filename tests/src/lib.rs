@@ -5,6 +5,7 @@ pub mod client;
 pub mod faults;
 pub mod forwarder;
 pub mod history;
+pub mod log;
 mod mariadb;
 pub mod nodes;
 pub mod processes;
@@ -13,6 +14,7 @@ pub mod proxy;
 pub mod publish;
 pub mod random;
 mod server;
+pub mod tamper;
 
 pub use mariadb::MariaDb;
 pub use programs::program;

@@ -21,7 +21,7 @@ use crate::{
     config::Config,
     connection::Stream,
     error::{PublishError, StartError},
-    link::{self, Keys, LinkError, Outgoing, Passport, Purpose, Socket},
+    link::{self, Keys, Link, LinkError, Outgoing, Passport, Purpose},
     pool::{Pool, PoolError},
     publisher,
     wire::content::Content,
@@ -159,8 +159,8 @@ impl Cluster {
         drop(greeting);
         match accepted.unwrap_or(Err(LinkError::Silent)) {
             Ok(None) => {}
-            Ok(Some((_, Purpose::Publisher, socket))) => publisher::serve(self, socket).await,
-            Ok(Some((peer, _, socket))) => run_link(&self.events, &self.shared, peer, false, socket).await,
+            Ok(Some((_, Purpose::Publisher, link))) => publisher::serve(self, link).await,
+            Ok(Some((peer, _, link))) => run_link(&self.events, &self.shared, peer, false, link).await,
             Err(error) => tracing::warn!(%error, "a link was refused"),
         }
     }
@@ -421,7 +421,7 @@ impl Driver {
             let limit = shared.config.cluster.heartbeat_timeout;
             let dialled = link::dial(&address, Some(node), Purpose::Node, &shared.passport);
             match timeout(limit, dialled).await.unwrap_or(Err(LinkError::Silent)) {
-                Ok((peer, socket)) => run_link(&events, &shared, peer, true, socket).await,
+                Ok((peer, link)) => run_link(&events, &shared, peer, true, link).await,
                 Err(error) => drop(events.send(Event::DialFailed { node, address, error }).await),
             }
         });
@@ -489,7 +489,7 @@ async fn run_link<S: Stream>(
     shared: &Shared,
     peer: NodeId,
     dialled: bool,
-    socket: Socket<S>,
+    proved: Link<S>,
 ) {
     let link = shared.next_link.fetch_add(1, Ordering::Relaxed);
     let (outgoing, waiting) = link::queue(shared.config.log.size + QUEUE_ROOM);
@@ -501,7 +501,7 @@ async fn run_link<S: Stream>(
         let events = events.clone();
         async move { events.send(Event::Frames(link, frames)).await.is_ok() }
     };
-    let ended = link::run(socket, waiting, cluster.heartbeat_interval, cluster.heartbeat_timeout, arrived).await;
+    let ended = link::run(proved, waiting, cluster.heartbeat_interval, cluster.heartbeat_timeout, arrived).await;
     match ended {
         Ok(()) => tracing::info!(?peer, "a link ended"),
         Err(error) => tracing::warn!(?peer, %error, "a link was lost"),

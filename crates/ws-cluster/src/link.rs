@@ -1,5 +1,5 @@
-//! One WebSocket between two nodes, or between a publisher and a node: the mutual proof of the key, packets both
-//! ways, heartbeats. What the frames mean is decided in [`cluster`](crate::cluster).
+//! One WebSocket between two nodes, or between a publisher and a node: the mutual proof of the key, authenticated
+//! packets both ways, heartbeats. What the frames mean is decided in [`cluster`](crate::cluster).
 
 use std::{
     fmt,
@@ -11,7 +11,10 @@ use std::{
 };
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{
+    SinkExt, StreamExt,
+    stream::{SplitSink, SplitStream},
+};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use tokio::{
@@ -27,8 +30,12 @@ use tungstenite::{
 use crate::{
     cluster::{Frame, NodeId},
     connection::Stream,
-    wire::link::{Greeting, Proof, VERSIONS, Welcome, decode_packet, encode_packet, negotiate},
+    wire::link::{Greeting, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
 };
+
+mod mac;
+
+use mac::{PacketOpener, PacketSealer};
 
 /// Where links are served; on the nodes' listener, never on the clients' path.
 pub(crate) const PATH: &str = "/_cluster/v1";
@@ -83,6 +90,12 @@ pub(crate) enum LinkError {
     Broken(String),
     #[error("no answer in time")]
     Silent,
+    /// Somebody on the network interferes with the link: what came is not what the peer sent next. Nothing of it was
+    /// used.
+    #[error(
+        "a packet was changed, inserted, repeated, reordered or dropped on its way; use wss:// or a private network"
+    )]
+    Forged,
 }
 
 impl From<tungstenite::Error> for LinkError {
@@ -107,7 +120,7 @@ pub(crate) enum Purpose {
     Node = 0,
     /// To publish from outside of the cluster.
     Publisher = 1,
-    /// To see who answers, and no more.
+    /// To see who answers, and no more: the link ends after the greeting.
     Probe = 2,
 }
 
@@ -120,7 +133,79 @@ pub(crate) struct Passport {
 }
 
 pub(crate) type Socket<S> = WebSocketStream<S>;
-pub(crate) type Dialled = Socket<MaybeTlsStream<tokio::net::TcpStream>>;
+pub(crate) type Dialled = Link<MaybeTlsStream<tokio::net::TcpStream>>;
+
+/// A link whose two sides proved the key to each other. Every packet is authenticated with a key of its direction, so
+/// that an attacker on the way can end the link, and no more.
+pub(crate) struct Link<S> {
+    socket: Socket<S>,
+    sealer: PacketSealer,
+    opener: PacketOpener,
+}
+
+impl<S: Stream> Link<S> {
+    /// The link of this side, `own`, with the other side, after the greeting of these words.
+    fn new(socket: Socket<S>, key: &[u8], [own, other]: [&str; 2], words: &[Bytes; 2]) -> Self {
+        let derive = |side| transcript(key, &format!("packets of the {side}"), words).finalize().into_bytes().into();
+        Self { socket, sealer: PacketSealer::new(derive(own)), opener: PacketOpener::new(derive(other)) }
+    }
+
+    /// Both directions, for two tasks.
+    pub(crate) fn split(self) -> (LinkWriter<S>, LinkReader<S>) {
+        let (sink, stream) = self.socket.split();
+        (LinkWriter { sink, sealer: self.sealer }, LinkReader { stream, opener: self.opener })
+    }
+}
+
+/// The sending direction of a [`Link`].
+pub(crate) struct LinkWriter<S> {
+    sink: SplitSink<Socket<S>, Message>,
+    sealer: PacketSealer,
+}
+
+impl<S: Stream> LinkWriter<S> {
+    /// Sends one packet.
+    pub(crate) async fn write(&mut self, packet: &impl prost::Message) -> Result<(), LinkError> {
+        Ok(self.sink.send(Message::Binary(self.sealer.seal(packet))).await?)
+    }
+
+    /// Sends an empty packet, by which the peer hears of this side.
+    pub(crate) async fn write_heartbeat(&mut self) -> Result<(), LinkError> {
+        self.write(&()).await
+    }
+
+    /// Says farewell.
+    pub(crate) async fn close(&mut self) {
+        // The peer finds out by the end of the stream as well.
+        let _ = self.sink.close().await;
+    }
+}
+
+/// The receiving direction of a [`Link`].
+pub(crate) struct LinkReader<S> {
+    stream: SplitStream<Socket<S>>,
+    opener: PacketOpener,
+}
+
+impl<S: Stream> LinkReader<S> {
+    /// The next packet, which is the one that the peer sent next; `None` if the link ended. Pings and pongs are
+    /// skipped, since they are not authenticated: they do not show that the peer lives. Dropping the future loses
+    /// nothing.
+    pub(crate) async fn read(&mut self) -> Result<Option<Bytes>, LinkError> {
+        loop {
+            match self.stream.next().await {
+                Some(Ok(Message::Binary(packet))) => return self.opener.open(packet).map(Some),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                Some(Ok(Message::Close(_))) | None => return Ok(None),
+                Some(Ok(Message::Text(_) | Message::Frame(_))) => return Err(LinkError::Forged),
+                Some(Err(error)) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+const DIALLER: &str = "dialler";
+const ACCEPTOR: &str = "acceptor";
 
 fn config(size: usize) -> WebSocketConfig {
     let buffer = size.min(64 * 1024);
@@ -154,27 +239,25 @@ pub(crate) async fn dial(
     if expected.is_some_and(|expected| expected != peer) {
         return Err(LinkError::OtherNode);
     }
-    if purpose == Purpose::Probe {
-        return Ok((peer, socket));
-    }
     let key = own.keys.0.first().ok_or_else(|| LinkError::Mismatch("this node has no key".into()))?;
     let words = [said, answered];
-    write(&mut socket, &Proof { mac: prove(key, "dialler", &words), refusal: String::new() }).await?;
+    write(&mut socket, &Proof { mac: prove(key, DIALLER, &words), refusal: String::new() }).await?;
     let (proof, _): (Proof, _) = read(&mut socket).await?;
     if !proof.refusal.is_empty() {
         return Err(LinkError::Mismatch(proof.refusal));
     }
-    if !is_proof(key, "acceptor", &words, &proof.mac) {
-        return Err(LinkError::Mismatch("the node that answers does not have this cluster's key".into()));
+    if !is_proof(key, ACCEPTOR, &words, &proof.mac) {
+        let why = "the node that answers does not have this cluster's key, or the greeting was changed on its way";
+        return Err(LinkError::Mismatch(why.into()));
     }
-    Ok((peer, socket))
+    Ok((peer, Link::new(socket, key, [DIALLER, ACCEPTOR], &words)))
 }
 
-/// The acceptor's side of the greeting, on an upgraded stream.
+/// The acceptor's side of the greeting, on an upgraded stream. `None` for a peer that knows what it wanted to know.
 pub(crate) async fn accept<S: Stream>(
     stream: S,
     own: &Passport,
-) -> Result<Option<(NodeId, Purpose, Socket<S>)>, LinkError> {
+) -> Result<Option<(NodeId, Purpose, Link<S>)>, LinkError> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(GREETING_SIZE))).await;
     let (greeting, said): (Greeting, _) = read(&mut socket).await?;
     let theirs = (narrow(greeting.oldest), narrow(greeting.newest));
@@ -200,23 +283,25 @@ pub(crate) async fn accept<S: Stream>(
     let purpose = match greeting.role {
         0 => Purpose::Node,
         1 => Purpose::Publisher,
-        // It knows what it wanted to know.
-        _ => return Ok(None),
+        _ => Purpose::Probe,
     };
     let peer = node(&greeting.node)?;
     let words = [said, answered];
     let (proof, _): (Proof, _) = read(&mut socket).await?;
-    let key = own.keys.0.iter().find(|key| is_proof(key, "dialler", &words, &proof.mac));
+    let key = own.keys.0.iter().find(|key| is_proof(key, DIALLER, &words, &proof.mac));
     let Some(key) = key else {
-        let refusal = "the key is not this cluster's".to_owned();
+        let refusal = "the key is not this cluster's, or the greeting was changed on its way".to_owned();
         write(&mut socket, &Proof { mac: Bytes::new(), refusal: refusal.clone() }).await?;
         return Err(LinkError::Mismatch(refusal));
     };
     // From here on it may send large packets. Before our own proof it sends nothing, so nothing is lost on the way.
     let stream = socket.into_inner();
     let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(PACKET_SIZE))).await;
-    write(&mut socket, &Proof { mac: prove(key, "acceptor", &words), refusal: String::new() }).await?;
-    Ok(Some((peer, purpose, socket)))
+    write(&mut socket, &Proof { mac: prove(key, ACCEPTOR, &words), refusal: String::new() }).await?;
+    if purpose == Purpose::Probe {
+        return Ok(None);
+    }
+    Ok(Some((peer, purpose, Link::new(socket, key, [ACCEPTOR, DIALLER], &words))))
 }
 
 /// A version number that no node has becomes one that none speaks.
@@ -234,14 +319,15 @@ fn node(bytes: &[u8]) -> Result<NodeId, LinkError> {
     bytes.try_into().map(NodeId::from_bytes).map_err(|_| LinkError::Broken("a node's id has 16 bytes".into()))
 }
 
-/// All that was said, to the byte, so that fields of a later version are covered as well; and by which side the proof
-/// is given, so that none can be sent back.
+/// All that was said, to the byte, so that fields of a later version and the versions on offer are covered as well; and
+/// by which side the proof is given, so that none can be sent back. Each side's nonce makes the result unique to this
+/// link.
 fn transcript(key: &[u8], side: &str, [greeting, welcome]: &[Bytes; 2]) -> Hmac<Sha256> {
     let mut mac = match Hmac::<Sha256>::new_from_slice(key) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes keys of any length"),
     };
-    for part in [b"ws-cluster link 1", side.as_bytes(), greeting, welcome] {
+    for part in [b"ws-cluster link 2", side.as_bytes(), greeting, welcome] {
         mac.update(&(part.len() as u64).to_be_bytes());
         mac.update(part);
     }
@@ -257,20 +343,15 @@ fn is_proof(key: &[u8], side: &str, words: &[Bytes; 2], proof: &[u8]) -> bool {
     transcript(key, side, words).verify_slice(proof).is_ok()
 }
 
-/// Sends a message, and returns it as it was sent.
-pub(crate) async fn write<S: Stream>(
-    socket: &mut Socket<S>,
-    message: &impl prost::Message,
-) -> Result<Bytes, LinkError> {
+/// Sends a message of the greeting, and returns it as it was sent.
+async fn write<S: Stream>(socket: &mut Socket<S>, message: &impl prost::Message) -> Result<Bytes, LinkError> {
     let bytes = Bytes::from(message.encode_to_vec());
     socket.send(Message::Binary(bytes.clone())).await?;
     Ok(bytes)
 }
 
-/// The next message, and as what it came.
-pub(crate) async fn read<S: Stream, M: prost::Message + Default>(
-    socket: &mut Socket<S>,
-) -> Result<(M, Bytes), LinkError> {
+/// The next message of the greeting, and as what it came.
+async fn read<S: Stream, M: prost::Message + Default>(socket: &mut Socket<S>) -> Result<(M, Bytes), LinkError> {
     loop {
         match socket.next().await {
             Some(Ok(Message::Binary(bytes))) => return Ok((M::decode(bytes.clone())?, bytes)),
@@ -339,49 +420,46 @@ impl Waiting {
     }
 }
 
-/// Runs a link until either side ends it or nothing is heard of the peer for `dead`. Frames that come go to
+/// Runs a link until either side ends it or no packet comes from the peer for `dead`. Frames that come go to
 /// `arrived`, which holds reading back where it waits; heartbeats do not wait for it.
 pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
-    socket: Socket<S>,
+    link: Link<S>,
     mut outgoing: Waiting,
     heartbeat: Duration,
     dead: Duration,
     arrived: impl Fn(Vec<Frame>) -> F,
 ) -> Result<(), LinkError> {
-    let (mut sink, mut stream) = socket.split();
+    let (mut writer, mut reader) = link.split();
     let queue = outgoing.queue.clone();
     let writing = async {
         let mut beat = interval(heartbeat);
         loop {
-            let frames = tokio::select! {
-                frames = outgoing.gather() => match frames {
-                    Some(frames) => frames,
-                    None => {
-                        let _ = sink.close().await;
+            tokio::select! {
+                frames = outgoing.gather() => {
+                    let Some(frames) = frames else {
+                        writer.close().await;
                         return Ok(());
-                    }
-                },
-                // An empty packet.
-                _ = beat.tick() => Vec::new(),
-            };
-            let size: usize = frames.iter().map(Frame::size).sum();
-            sink.send(Message::Binary(encode_packet(frames))).await?;
-            outgoing.queue.size.fetch_sub(size, Ordering::Relaxed);
+                    };
+                    let size: usize = frames.iter().map(Frame::size).sum();
+                    writer.write(&packet(frames)).await?;
+                    outgoing.queue.size.fetch_sub(size, Ordering::Relaxed);
+                }
+                _ = beat.tick() => writer.write_heartbeat().await?,
+            }
         }
     };
     let reading = async {
         loop {
-            match timeout(dead, stream.next()).await {
+            match timeout(dead, reader.read()).await {
                 Err(_) => return Err(LinkError::Silent),
-                Ok(Some(Ok(Message::Binary(packet)))) => {
+                Ok(Ok(Some(packet))) => {
                     let frames = decode_packet(&packet).map_err(|error| LinkError::Broken(error.to_string()))?;
                     if !frames.is_empty() && !arrived(frames).await {
                         return Ok(());
                     }
                 }
-                Ok(Some(Ok(Message::Close(_))) | None) => return Ok(()),
-                Ok(Some(Ok(_))) => {}
-                Ok(Some(Err(error))) => return Err(error.into()),
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
             }
         }
     };

@@ -4,21 +4,19 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use futures_util::{SinkExt, StreamExt};
 use prost::Message as _;
 use serde_json::Value;
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot},
     time::{Instant, interval, timeout, timeout_at},
 };
-use tungstenite::Message;
 
 use crate::{
     ClusterConfig, IntoPool, Pool, PoolError, PublishError, Target,
     cluster::NodeId,
     connection::Stream,
     driver::Cluster,
-    link::{self, Dialled, KEY_SIZE, Keys, LinkError, Passport, Purpose, Socket},
+    link::{self, Dialled, KEY_SIZE, Keys, Link, LinkError, Passport, Purpose},
     publish,
     wire::{
         content::Content,
@@ -189,9 +187,9 @@ impl Publisher {
         if let Some(connection) = present.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
-        let socket = self.dial().await?;
+        let link = self.dial().await?;
         let (requests, received) = mpsc::channel(REQUESTS);
-        tokio::spawn(carry(socket, received));
+        tokio::spawn(carry(link, received));
         *present = Some(requests.clone());
         Ok(requests)
     }
@@ -210,7 +208,7 @@ impl Publisher {
             let dialled = link::dial(&row.address, None, Purpose::Publisher, &self.0.passport);
             let address = row.address.clone();
             match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
-                Ok((_, socket)) => return Ok(socket),
+                Ok((_, link)) => return Ok(link),
                 Err(LinkError::Mismatch(why)) => error = ConnectError::Refused { address, why },
                 // That one refuses says more than that another is gone.
                 Err(_) if matches!(error, ConnectError::Refused { .. }) => {}
@@ -236,8 +234,9 @@ fn random<const N: usize>() -> [u8; N] {
 
 /// The publisher's end of its link: ends when the link or all publishers are gone, or the node is silent for as long
 /// as makes a link between nodes dead. That is shorter than a publish waits, so another node may still take it.
-async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
+async fn carry(link: Dialled, mut requests: mpsc::Receiver<Request>) {
     let ClusterConfig { heartbeat_interval, heartbeat_timeout, .. } = ClusterConfig::default();
+    let (mut writer, mut reader) = link.split();
     let mut waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>> = HashMap::new();
     let mut last = 0;
     let mut beat = interval(heartbeat_interval);
@@ -249,25 +248,31 @@ async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
                 last += 1;
                 waiting.insert(last, outcome);
                 let publish = Publish { id: last, content, key: Some(key) };
-                if !matches!(timeout(heartbeat_timeout, link::write(&mut socket, &publish)).await, Ok(Ok(_))) {
+                if !matches!(timeout(heartbeat_timeout, writer.write(&publish)).await, Ok(Ok(()))) {
                     break;
                 }
             }
             _ = beat.tick() => {
-                // Answered by the other end's WebSocket layer.
-                let ping = socket.send(Message::Ping(Bytes::new()));
-                if heard.elapsed() >= heartbeat_timeout || !matches!(timeout(heartbeat_timeout, ping).await, Ok(Ok(()))) {
+                // Answered by the other end.
+                let written = timeout(heartbeat_timeout, writer.write_heartbeat());
+                if heard.elapsed() >= heartbeat_timeout || !matches!(written.await, Ok(Ok(()))) {
                     break;
                 }
             }
-            message = socket.next() => {
+            packet = reader.read() => {
                 heard = Instant::now();
-                let bytes = match message {
-                    Some(Ok(Message::Binary(bytes))) => bytes,
-                    Some(Ok(Message::Ping(_) | Message::Pong(_))) => continue,
-                    _ => break,
+                let packet = match packet {
+                    Ok(Some(packet)) => packet,
+                    Ok(None) => break,
+                    Err(error) => {
+                        log_loss(&error);
+                        break;
+                    }
                 };
-                let Ok(outcome) = Outcome::decode(bytes) else { break };
+                if packet.is_empty() {
+                    continue;
+                }
+                let Ok(outcome) = Outcome::decode(packet) else { break };
                 if let Some(sender) = waiting.remove(&outcome.id) {
                     let _ = sender.send(publish::outcome(outcome.error, &outcome.text));
                 }
@@ -277,27 +282,49 @@ async fn carry(mut socket: Dialled, mut requests: mpsc::Receiver<Request>) {
     // Dropping the rest tells their senders to try elsewhere.
     drop((waiting, requests));
     // A farewell that a silent node does not take is nobody's loss.
-    let _ = timeout(heartbeat_timeout, socket.close(None)).await;
+    let _ = timeout(heartbeat_timeout, writer.close()).await;
+}
+
+/// A publisher comes and goes as it likes, but one whose packets are forged is news.
+fn log_loss(error: &LinkError) {
+    match error {
+        LinkError::Forged => tracing::warn!(%error, "a publisher's link was cut"),
+        error => tracing::debug!(%error, "a publisher's link was lost"),
+    }
 }
 
 /// A node's end: submits what comes in its order, and answers as each is accepted.
-pub(crate) async fn serve<S: Stream>(cluster: &Cluster, socket: Socket<S>) {
-    let (mut sink, mut stream) = socket.split();
-    let (outcomes, mut answers) = mpsc::channel::<Outcome>(OUTCOMES);
+pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
+    let (mut writer, mut reader) = link.split();
+    // `None` answers a heartbeat.
+    let (outcomes, mut answers) = mpsc::channel::<Option<Outcome>>(OUTCOMES);
     let places = Arc::new(Semaphore::new(OUTCOMES));
     let silence = ClusterConfig::default().heartbeat_timeout;
     let answering = async {
-        while let Some(outcome) = answers.recv().await {
-            sink.send(Message::Binary(outcome.encode_to_vec().into())).await?;
+        while let Some(answer) = answers.recv().await {
+            match answer {
+                Some(outcome) => writer.write(&outcome).await?,
+                None => writer.write_heartbeat().await?,
+            }
         }
-        Ok::<_, tungstenite::Error>(())
+        Ok(())
     };
     let reading = async {
-        // Publishers ping; one that does not is gone.
-        while let Ok(Some(Ok(message))) = timeout(silence, stream.next()).await {
-            let Message::Binary(bytes) = message else { continue };
-            let Ok(Publish { id, content, key }) = Publish::decode(bytes) else { break };
-            let Ok(place) = places.clone().acquire_owned().await else { break };
+        loop {
+            // Publishers send heartbeats; one that does not is gone.
+            let packet = match timeout(silence, reader.read()).await {
+                Ok(Ok(Some(packet))) => packet,
+                Ok(Ok(None)) => return Ok(()),
+                Ok(Err(error)) => return Err(error),
+                Err(_) => return Err(LinkError::Silent),
+            };
+            if packet.is_empty() {
+                // A full channel has outcomes in it, by which the publisher hears of this node as well.
+                let _ = outcomes.try_send(None);
+                continue;
+            }
+            let Publish { id, content, key } = Publish::decode(packet)?;
+            let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
             let checked = publish::check(&content, key.as_deref());
             // Copied: the message's buffer is larger, and the log keeps what it is given.
             let (content, key) = (Bytes::copy_from_slice(&content), key.as_deref().map(Bytes::copy_from_slice));
@@ -312,13 +339,16 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, socket: Socket<S>) {
                     Err(error) => Err(error),
                 };
                 let (error, text) = publish::encode_outcome(&outcome);
-                let _ = outcomes.send(Outcome { id, error, text }).await;
+                let _ = outcomes.send(Some(Outcome { id, error, text })).await;
                 drop(place);
             });
         }
     };
-    tokio::select! {
-        () = reading => {}
-        _ = answering => {}
+    let ended: Result<(), LinkError> = tokio::select! {
+        ended = reading => ended,
+        ended = answering => ended,
+    };
+    if let Err(error) = ended {
+        log_loss(&error);
     }
 }

@@ -10,10 +10,11 @@ use crate::cluster::{Body, Entry, Frame, Join, Lineage, NodeId, Proposal, Snapsh
 mod schema;
 
 use schema as pb;
-pub(crate) use schema::{Greeting, Outcome, Proof, Publish, Welcome};
+pub(crate) use schema::{Greeting, Outcome, Packet, Proof, Publish, Welcome};
 
-/// The oldest and the newest version of the link protocol that this code speaks.
-pub(crate) const VERSIONS: (u16, u16) = (1, 1);
+/// The oldest and the newest version of the link protocol that this code speaks. Version 1 did not authenticate
+/// packets, so no node speaks it any more.
+pub(crate) const VERSIONS: (u16, u16) = (2, 2);
 
 /// The newest version that both sides speak.
 pub(crate) fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
@@ -36,9 +37,9 @@ fn absent(what: &str) -> PacketError {
     PacketError(format!("no {what}"))
 }
 
-/// What gathered for a link, in one message. An empty packet is a heartbeat.
-pub(crate) fn encode_packet(frames: Vec<Frame>) -> Bytes {
-    pb::Packet { frames: frames.into_iter().map(Into::into).collect() }.encode_to_vec().into()
+/// What gathered for a link, as one message.
+pub(crate) fn packet(frames: Vec<Frame>) -> Packet {
+    Packet { frames: into_all(frames) }
 }
 
 /// The frames of a packet. Contents are copied out of it, so that none keeps a whole packet in memory. Bodies of a
@@ -274,8 +275,8 @@ mod tests {
             Body::Propose(vec![proposal]),
         ];
         let frames: Vec<Frame> = bodies.into_iter().map(|body| Frame { term: 7, body }).collect();
-        assert_eq!(decode_packet(&encode_packet(frames.clone())).ok(), Some(frames));
-        assert_eq!(decode_packet(&encode_packet(Vec::new())).ok(), Some(Vec::new()), "a heartbeat");
+        assert_eq!(decode_packet(&packet(frames.clone()).encode_to_vec()).ok(), Some(frames));
+        assert_eq!(decode_packet(&packet(Vec::new()).encode_to_vec()).ok(), Some(Vec::new()), "a heartbeat");
     }
 
     #[test]

@@ -64,8 +64,9 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
 }
 
+/// What gathered for a link. An empty packet is a heartbeat.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Packet {
+pub(crate) struct Packet {
     #[prost(message, repeated, tag = "1")]
     pub(super) frames: Vec<Frame>,
 }

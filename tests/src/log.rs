@@ -1,0 +1,51 @@
+//! What the code under test logs, in tests that run on one thread.
+
+use std::io;
+
+use tokio::sync::mpsc;
+use tracing::subscriber::DefaultGuard;
+
+use crate::client::soon;
+
+/// The log of this thread, from [`Log::listen`] on.
+pub struct Log {
+    lines: mpsc::UnboundedReceiver<String>,
+    _listening: DefaultGuard,
+}
+
+impl Log {
+    /// Listens to what is logged on this thread, INFO and above.
+    pub fn listen() -> Self {
+        let (tell, lines) = mpsc::unbounded_channel();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Lines(tell.clone())).finish();
+        Self { lines, _listening: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// Waits for the next line that contains this text.
+    pub async fn line(&mut self, text: &str) -> String {
+        soon(async {
+            loop {
+                let line = self.lines.recv().await.expect("the subscriber is kept");
+                if line.contains(text) {
+                    break line;
+                }
+            }
+        })
+        .await
+    }
+}
+
+/// Hands each line to the test.
+struct Lines(mpsc::UnboundedSender<String>);
+
+impl io::Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        // The test may be over.
+        let _ = self.0.send(String::from_utf8_lossy(line).into_owned());
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
