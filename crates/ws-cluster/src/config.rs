@@ -91,8 +91,10 @@ pub struct ConnectionConfig {
     pub handshake_timeout: Duration,
     /// Largest message of a client, in bytes; a larger one closes with 1009. Default 64 KiB.
     pub message_size: usize,
-    /// Bytes that wait for a client which reads too slowly; beyond, it is closed with 4000 and comes again.
-    /// Default 1 MiB. A publish may be as large, so less than the largest publish loses slow clients.
+    /// Bytes that wait for a client whose socket takes nothing; a client over this for about a second is closed with 4000
+    /// and comes again. Up to 8 times as much may wait while the socket takes bytes, so that many messages at once do no
+    /// harm to a client that reads. Default 1 MiB. A publish may be as large, so less than the largest publish loses slow
+    /// clients.
     pub queue_size: usize,
     /// Silence after which a client is pinged. Below the idle time-out of every proxy in between (nginx: 60 s).
     /// Default 25 s.

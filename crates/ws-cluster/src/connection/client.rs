@@ -16,7 +16,7 @@ use crate::{
     cluster::Seq,
     target::ConnectionId,
     wire::{
-        client::{Dialect, Form, Outgoing, encode, position},
+        client::{Dialect, Form, Outgoing, beginning, encode, position},
         position::Position,
         state::Seals,
     },
@@ -154,11 +154,12 @@ impl Client {
         self.began.load(Ordering::Relaxed)
     }
 
-    /// Tells it where it begins on this connection, and what it is to carry.
-    pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str) {
+    /// Tells it where it begins on this connection, what it is to carry, and how often it hears something at least, in
+    /// seconds (0 if it did not ask).
+    pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str, heartbeat: u16) {
         self.began.store(at.seq, Ordering::Relaxed);
         if self.tracks() {
-            self.outbox.push(position(details, Some(at), Some(state)));
+            self.outbox.push(beginning(details, at, state, heartbeat));
             self.told.store(at.seq, Ordering::Relaxed);
         }
     }
@@ -170,6 +171,16 @@ impl Client {
             self.told.store(seq, Ordering::Relaxed);
             self.outbox.add(frame.clone())
         }
+    }
+
+    /// Tells it that the server lives, with its position `at`, if it keeps one.
+    pub(crate) fn tell_now(&self, at: Option<Position>) {
+        let now = ["now".into()];
+        if !self.tracks() {
+            return self.send("Server/position", &now);
+        }
+        self.outbox.push(position(&now, at, None));
+        at.iter().for_each(|at| self.told.store(at.seq, Ordering::Relaxed));
     }
 
     /// Tells it what to carry from now on, where that changed. Its position stays: what is delivered meanwhile may be

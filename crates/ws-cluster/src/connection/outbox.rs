@@ -6,6 +6,7 @@ use std::{
     future::{Future, poll_fn},
     io,
     pin::{Pin, pin},
+    sync::OnceLock,
     task::{Context, Poll, Waker, ready},
 };
 
@@ -15,6 +16,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::TcpStream,
     task::unconstrained,
+    time::Instant,
 };
 
 use super::{frame, task::Connection, transport::Tcp};
@@ -22,6 +24,20 @@ use crate::CloseCode;
 
 /// Most bytes that are joined for one write. More would not save system calls: a socket takes about as much.
 const JOIN: usize = 64 * 1024;
+
+/// How many times the limit may wait while the socket takes bytes or had no chance to take any yet: what comes at once
+/// says nothing about the client.
+const BURST: usize = 8;
+
+/// The unit of the times below, in milliseconds.
+const TICK: u128 = 50;
+
+/// How long the socket takes nothing before a client over its limit reads too slowly, in ticks.
+const STALL: u8 = 20;
+
+/// Most of the time between two looks at a stalled socket that counts, in ticks: if this process stood still, the time
+/// says nothing about the client.
+const LOOK: u8 = 5;
 
 thread_local! {
     /// Where frames are joined for a write to a socket: one for each thread, not for each connection.
@@ -43,10 +59,15 @@ struct State {
     /// Where whoever delivers may write. Without one the task writes.
     socket: Option<TcpStream>,
     sleeper: Sleeper,
-    /// Most bytes that may wait. A frame that finds nothing waiting is taken whatever its size.
+    /// Most bytes that may wait for a socket that takes none. A frame that finds nothing waiting is taken whatever its
+    /// size.
     limit: u32,
     /// Bytes that the socket has not taken, those in the task's hands included.
     waiting: u32,
+    /// The tick in which the socket was last seen to take nothing more; 0 if it took everything.
+    refused: u8,
+    /// For how many ticks the socket has taken nothing.
+    stalled: u8,
     /// A close frame is the last of `frames`, or has been taken already.
     sealed: bool,
     /// The socket takes nothing more: the task waits for it.
@@ -110,7 +131,8 @@ impl Outbox {
         }
     }
 
-    /// Adds a frame, to be written by the connection's task; closes the connection as too slow where it does not fit.
+    /// Adds a frame, to be written by the connection's task. Closes the connection as too slow if the frame does not fit
+    /// and the socket takes nothing.
     pub(crate) fn push(&self, frame: Bytes) {
         let mut state = self.0.lock();
         state.add(frame);
@@ -133,7 +155,7 @@ impl Outbox {
     pub(crate) fn write(&self) {
         let mut state = self.0.lock();
         state.noted = false;
-        if state.blocked {
+        if state.blocked && !state.failed {
             return;
         }
         let written = state.write();
@@ -154,7 +176,7 @@ impl Outbox {
         if state.sealed {
             return;
         }
-        if !state.fits(last.len()) {
+        if !state.makes_room(last.len()) {
             state.drop_frames();
         }
         state.push(last);
@@ -207,20 +229,31 @@ impl Outbox {
     /// The stream took the first `size` bytes of `taken`.
     pub(super) fn written(&self, taken: &mut Bytes, size: usize) {
         taken.advance(size);
-        self.0.lock().waiting -= size as u32;
+        let mut state = self.0.lock();
+        state.waiting -= size as u32;
+        state.takes();
     }
 
-    /// Resolves once a frame of this size leaves half of the room to others, or has it all, or is dropped anyway. For
-    /// the connection's own task only, which asks again whenever the socket took something.
-    pub(super) async fn has_room(&self, size: usize) {
-        poll_fn(|_| {
-            let state = self.0.lock();
-            match state.sealed || state.waiting == 0 || state.waiting as usize + size <= state.limit as usize / 2 {
-                true => Poll::Ready(()),
-                false => Poll::Pending,
-            }
-        })
-        .await;
+    /// The stream takes nothing more for now.
+    pub(super) fn refused(&self) {
+        self.0.lock().refuses(false);
+    }
+
+    /// Returns true if a frame of this size leaves half of the room to others, or has all of it, or is dropped anyway.
+    pub(crate) fn has_room(&self, size: usize) -> bool {
+        self.fits(size) || self.0.lock().waiting == 0
+    }
+
+    /// Returns true if frames of this size together leave half of the room to others, or are dropped anyway.
+    pub(crate) fn fits(&self, size: usize) -> bool {
+        let state = self.0.lock();
+        state.sealed || state.waiting as usize + size <= state.limit as usize / 2
+    }
+
+    /// Resolves once the outbox [has room](Self::has_room). For the connection's own task only, which asks again whenever
+    /// the socket took something.
+    pub(super) async fn until_room(&self, size: usize) {
+        poll_fn(|_| if self.has_room(size) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
     /// Wakes the task, since a time has come.
@@ -276,16 +309,48 @@ impl Outbox {
 
 impl State {
     fn add(&mut self, frame: Bytes) {
-        if self.sealed {
+        if self.sealed || self.failed {
             return;
         }
-        if self.waiting > 0 && !self.fits(frame.len()) {
+        if self.makes_room(frame.len()) {
+            self.push(frame);
+        } else {
             // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
             self.drop_frames();
             self.seal(frame::close(CloseCode::TooSlow, "reads too slowly"));
-        } else {
-            self.push(frame);
         }
+    }
+
+    /// Returns true if so many bytes more may wait, after the socket was given what waits where that is too much.
+    fn makes_room(&mut self, size: usize) -> bool {
+        if self.waiting == 0 || self.fits(size) {
+            return true;
+        }
+        // A failure is the task's to find out.
+        let _ = self.write();
+        if self.waiting == 0 || self.fits(size) {
+            return true;
+        }
+        if self.refused > 0 {
+            self.refuses(false);
+        }
+        self.stalled < STALL && self.waiting as usize + size <= self.limit as usize * BURST
+    }
+
+    /// The socket took bytes.
+    fn takes(&mut self) {
+        (self.refused, self.stalled) = (0, 0);
+    }
+
+    /// The socket takes nothing more. `took`: it took some bytes before.
+    fn refuses(&mut self, took: bool) {
+        let now = tick();
+        if !took && self.refused > 0 {
+            self.stalled = self.stalled.saturating_add(now.wrapping_sub(self.refused).min(LOOK));
+        } else {
+            self.stalled = 0;
+        }
+        self.refused = now;
     }
 
     /// Whether so many bytes more may wait.
@@ -317,6 +382,7 @@ impl State {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let Some(socket) = &self.socket else { return Ok(self.frames.is_empty()) };
+        let mut took = false;
         while let Some(first) = self.frames.first() {
             let written = match joinable(&self.frames) {
                 ..=1 => socket.try_write(first),
@@ -334,9 +400,11 @@ impl State {
                 Ok(size) => {
                     self.waiting -= size as u32;
                     self.begun = advance(&mut self.frames, size);
+                    took = true;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.blocked = true;
+                    self.refuses(took);
                     return Ok(false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -346,6 +414,7 @@ impl State {
                 }
             }
         }
+        self.takes();
         self.shrink();
         Ok(true)
     }
@@ -374,6 +443,14 @@ fn wake(mut state: MutexGuard<'_, State>) {
     }
 }
 
+/// The number of the present tick, never 0. They begin anew after some seconds, which makes a stall seem shorter at
+/// most.
+fn tick() -> u8 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let start = START.get_or_init(Instant::now);
+    ((start.elapsed().as_millis() / TICK) as u8).max(1)
+}
+
 /// How many of the first frames are worth being joined for one write.
 fn joinable(frames: &[Bytes]) -> usize {
     let mut size = 0;
@@ -399,6 +476,10 @@ fn advance(frames: &mut Vec<Bytes>, mut size: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use tokio::{io::AsyncReadExt, time::advance};
+
     use super::*;
 
     #[test]
@@ -437,7 +518,7 @@ mod tests {
         outbox.written(&mut taken, 6);
         outbox.push(Bytes::from_static(b"12345678"));
         assert!(!outbox.is_sealed());
-        outbox.push(Bytes::from_static(b"9"));
+        outbox.push(vec![b'9'; 71].into());
         assert!(outbox.is_sealed());
         assert_eq!(outbox.take(), frame::close(CloseCode::TooSlow, "reads too slowly"));
         outbox.push(Bytes::from_static(b"more"));
@@ -447,10 +528,63 @@ mod tests {
     #[test]
     fn an_empty_queue_takes_a_frame_of_any_size() {
         let outbox = Outbox::new(10);
-        outbox.push(vec![0; 100].into());
+        outbox.push(vec![0; 1000].into());
         assert!(!outbox.is_sealed());
         outbox.push(vec![0; 1].into());
         assert!(outbox.is_sealed());
+    }
+
+    #[test]
+    fn what_comes_at_once_is_bounded_but_no_sign_of_a_slow_client() {
+        let outbox = Outbox::new(10);
+        for _ in 0..BURST {
+            outbox.push(vec![0; 10].into());
+            assert!(!outbox.is_sealed(), "the socket had no chance yet");
+        }
+        outbox.push(vec![0; 1].into());
+        assert!(outbox.is_sealed());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_is_slow_once_its_socket_takes_nothing_for_a_second() {
+        let outbox = Outbox::new(10);
+        outbox.push(vec![0; 10].into());
+        let mut taken = outbox.take();
+        outbox.refused();
+        for _ in 0..10 {
+            // It takes a little now and then.
+            advance(Duration::from_millis(900)).await;
+            outbox.written(&mut taken, 1);
+            outbox.refused();
+            outbox.push(vec![0; 1].into());
+            assert!(!outbox.is_sealed());
+        }
+        // The process stood still: that is no fault of the client's.
+        advance(Duration::from_secs(5)).await;
+        outbox.push(vec![0; 1].into());
+        assert!(!outbox.is_sealed());
+        for _ in 0..10 {
+            advance(Duration::from_millis(100)).await;
+            outbox.push(vec![0; 1].into());
+        }
+        assert!(outbox.is_sealed());
+    }
+
+    #[tokio::test]
+    async fn the_socket_is_written_to_before_a_client_counts_as_slow() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut near, outbox) = (near.unwrap(), Outbox::new(10));
+        outbox.attach(far.unwrap().0);
+        for _ in 0..100 {
+            outbox.add(vec![b'x'; 10].into());
+        }
+        assert!(!outbox.is_sealed());
+        outbox.write();
+        let mut came = vec![0; 1000];
+        near.read_exact(&mut came).await.unwrap();
+        assert_eq!(came, [b'x'; 1000]);
+        assert!(outbox.is_empty());
     }
 
     #[test]

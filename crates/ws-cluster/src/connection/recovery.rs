@@ -1,7 +1,7 @@
-//! The beginning of a connection that keeps its position: from what its client brings along (`?resume=`, `&state=`)
+//! The beginning of a connection that keeps its position: from what its client brings along (`?resume=`, `&state=`, `&heartbeat=`)
 //! to the moment in which it gets what everybody gets.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
@@ -11,7 +11,7 @@ use crate::{
     auth::Handshake,
     history::Missing,
     hub::{AT_ONCE, replay},
-    wire::{client::Incoming, content::Content, position::Position},
+    wire::{client::Incoming, position::Position},
 };
 
 /// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it
@@ -23,7 +23,12 @@ pub(crate) struct Asked {
     /// Empty where it begins.
     position: String,
     state: String,
+    /// In seconds; how often it wants to hear something at least. 0 if it does not say.
+    heartbeat: u16,
 }
+
+/// The heartbeats that a client may ask for, in seconds.
+const HEARTBEATS: RangeInclusive<u64> = 5..=300;
 
 impl Asked {
     /// Takes it out of the request, where nobody else needs it: `None` from a client that keeps no position.
@@ -31,8 +36,17 @@ impl Asked {
         // An application may have a parameter `state` of its own where nothing is resumed.
         let [position] = handshake.take_query(["resume"]);
         let position = position?;
-        let [state] = handshake.take_query(["state"]);
-        Some(Self { position, state: state.unwrap_or_default() })
+        let [state, heartbeat] = handshake.take_query(["state", "heartbeat"]);
+        let heartbeat = heartbeat.and_then(|seconds| seconds.parse().ok()).map_or(0, |seconds: u64| {
+            // In range, so it fits.
+            seconds.clamp(*HEARTBEATS.start(), *HEARTBEATS.end()) as u16
+        });
+        Some(Self { position, state: state.unwrap_or_default(), heartbeat })
+    }
+
+    /// How often the client wants to hear something at least, in seconds; 0 if it does not say.
+    pub(super) fn heartbeat(&self) -> u16 {
+        self.heartbeat
     }
 }
 
@@ -104,10 +118,10 @@ impl Arrival {
 /// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
 async fn recover(server: Server, client: Arc<Client>, asked: Asked) {
     if asked.position.is_empty() {
-        return server.hub().begin(&client, &["new".into()], server.seals());
+        return server.hub().begin(&client, &["new".into()], server.seals(), asked.heartbeat);
     }
     if let Err(why) = resume(&server, &client, &asked).await {
-        server.hub().begin(&client, &["reset".into(), why.into()], server.seals());
+        server.hub().begin(&client, &["reset".into(), why.into()], server.seals(), asked.heartbeat);
     }
 }
 
@@ -145,11 +159,11 @@ async fn resume(server: &Server, client: &Arc<Client>, asked: &Asked) -> Result<
     }
     .map_err(Missing::why)?;
     let state = client.seal(&client.membership(), server.seals());
-    client.begin(&["recovered".into(), missed.messages.len().into()], position, &state);
+    client.begin(&["recovered".into(), missed.messages.len().into()], position, &state, asked.heartbeat);
     let sending = async {
         loop {
             for (place, content) in &missed.messages {
-                client.outbox.has_room(size(content)).await;
+                client.outbox.until_room(content.size()).await;
                 replay(client, *place, content);
             }
             if hub.catch_up(client, missed.until, epoch)? {
@@ -166,14 +180,5 @@ async fn resume(server: &Server, client: &Arc<Client>, asked: &Asked) -> Result<
             client.outbox.close(CloseCode::TooSlow, "reads what it missed too slowly");
             Ok(())
         }
-    }
-}
-
-/// About as many bytes as a message takes on the wire.
-fn size(content: &Content) -> usize {
-    const FRAME: usize = 96;
-    match content {
-        Content::Message { action, details, .. } => FRAME + action.len() + details.len(),
-        Content::CloseSession(_) | Content::CloseUser(_) => 0,
     }
 }

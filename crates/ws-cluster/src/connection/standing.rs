@@ -121,6 +121,7 @@ impl<T: Transport> Connection<T> {
         }
         self.arrival = Arrival::Here;
         self.hear();
+        self.expect_word();
         self.work = self.authenticated_handler();
         if let Arrival::Recovering(recovering) = arrival
             && let Some(incoming) = recovering.deferred

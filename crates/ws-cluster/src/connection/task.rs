@@ -146,6 +146,10 @@ pub(super) struct Connection<T> {
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
     /// When the hub's alarm goes off, 0 for never: enough for what need not be met exactly.
     pub(super) alarm: u32,
+    /// When the client next has to hear something from the server, as the hub's alarms count time; 0 for never.
+    pub(super) word: u32,
+    /// How often it wants to hear something at least, in seconds; 0 for never.
+    pub(super) heartbeat: u16,
     /// The client has spoken, and so decided its dialect.
     spoke: bool,
     /// Nothing has answered the ping.
@@ -186,6 +190,7 @@ impl<T: Transport> Connection<T> {
     fn new(server: Server, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
         let Accepted { registration, expires, welcome, asked } = accepted;
         let now = Instant::now();
+        let heartbeat = asked.as_ref().map_or(0, Asked::heartbeat);
         let mut connection = Self {
             arrival: Arrival::new(&server, registration.client(), welcome, asked),
             server,
@@ -199,6 +204,8 @@ impl<T: Transport> Connection<T> {
             expiry: None,
             sleep: None,
             alarm: 0,
+            word: 0,
+            heartbeat,
             spoke: false,
             pinged: false,
             paused: false,

@@ -100,6 +100,27 @@ impl Peer {
         (head[0], payload, self.seconds())
     }
 
+    /// The next text, of at most 64 KiB; pings are answered.
+    async fn text(&mut self) -> (String, u64) {
+        loop {
+            let mut head = [0; 2];
+            self.stream.read_exact(&mut head).await.unwrap();
+            let size = match head[1] {
+                126 => self.stream.read_u16().await.unwrap().into(),
+                size => usize::from(size),
+            };
+            let mut payload = vec![0; size];
+            self.stream.read_exact(&mut payload).await.unwrap();
+            match head[0] {
+                0x89 => self.stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap(),
+                first => {
+                    assert_eq!(first, 0x81);
+                    return (String::from_utf8(payload).unwrap(), self.seconds());
+                }
+            }
+        }
+    }
+
     /// The code of the close frame that is next, and the time.
     async fn closed(&mut self) -> (u16, u64) {
         let (first, payload, at) = self.frame().await;
@@ -203,6 +224,87 @@ async fn who_sends_no_more_has_some_time_to_read() {
         peer.stream.read_to_end(&mut rest).await.unwrap();
         assert_eq!(rest.ends_with(echo), comes, "{rest:?}");
         assert_eq!(peer.seconds(), wait);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_comes_at_once_over_another_stream_reaches_who_reads() {
+    let (server, _) = server(Config::default()).await;
+    let (_, accepted) = ann(&server, None);
+    let (mut stream, far) = duplex(4096);
+    tokio::spawn(serve(server.clone(), accepted, far, &[]));
+    let large = "x".repeat(100_000);
+    for _ in 0..40 {
+        server.deliver("large", large.as_str(), &Target::all()).unwrap();
+    }
+    let mut came = vec![0; 40 * large.len()];
+    stream.read_exact(&mut came).await.unwrap();
+    assert!(came.iter().filter(|byte| **byte == b'x').count() > 39 * large.len());
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_does_not_read_another_stream_is_closed() {
+    let (server, _) = server(Config::default()).await;
+    let (client, accepted) = ann(&server, None);
+    let (_stream, far) = duplex(4096);
+    tokio::spawn(serve(server.clone(), accepted, far, &[]));
+    let large = "x".repeat(100_000);
+    let mut count = 0;
+    while !client.outbox.is_sealed() {
+        server.deliver("large", large.as_str(), &Target::all()).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        count += 1;
+    }
+    assert!((11..=16).contains(&count), "{count}");
+}
+
+/// A client of this path that keeps its position.
+async fn resumes(server: &Server, path: &str) -> DuplexStream {
+    let mut parts = http::Request::get(path).body(()).unwrap().into_parts().0;
+    parts.headers.clear();
+    let mut handshake = Handshake::new(&parts, None, &TrustedProxies::none());
+    let asked = super::Asked::take(&mut handshake);
+    assert_eq!(handshake.query("heartbeat"), None, "it is not the application's");
+    let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, asked.is_some()));
+    let slot = server.hub().admission().admit(None, 1, 9).unwrap();
+    let registration = server.hub().arrive(client, Membership::of(Identity::user("ann")), slot);
+    let (stream, far) = duplex(10_000);
+    let accepted = Accepted { registration, expires: None, welcome: true, asked };
+    tokio::spawn(serve(server.clone(), accepted, far, &[]));
+    stream
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_asks_hears_something_at_least_as_often_as_it_says() {
+    let (server, _) = server(Config::default()).await;
+    for (asked, seconds) in [("heartbeat=25", 25), ("heartbeat=1", 5), ("heartbeat=9999", 300)] {
+        let stream = resumes(&server, &format!("/?resume=&{asked}")).await;
+        let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
+        let (first, _) = peer.text().await;
+        assert!(first.contains(r#"["new"]"#) && first.ends_with(&format!(r#","heartbeat":{seconds}}}"#)), "{first}");
+        for _ in 0..3 {
+            let before = Instant::now();
+            let (text, _) = peer.text().await;
+            assert!(text.contains(r#"{"action":"Server/position","details":["now"],"at":"#), "{text}");
+            let passed = before.elapsed().as_secs_f64();
+            assert!((0.8 * f64::from(seconds)..=f64::from(seconds)).contains(&passed), "{passed} for {asked}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_does_not_ask_for_a_heartbeat_gets_none() {
+    let (server, _) = server(Config::default()).await;
+    for path in ["/?resume=", "/?resume=&heartbeat=", "/?resume=&heartbeat=often"] {
+        let stream = resumes(&server, path).await;
+        let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
+        let (first, _) = peer.text().await;
+        assert!(first.contains(r#"["new"]"#) && !first.contains("heartbeat"), "{first}");
+        // Then a quiet client is told its position, if that is news.
+        for _ in 0..2 {
+            assert_eq!(peer.frame().await.0, 0x89);
+            peer.stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
+        }
     }
 }
 

@@ -68,7 +68,16 @@ impl<T: Transport> Connection<T> {
         let expiry = self.expiry.as_ref().filter(|expiry| expiry.recheck.is_none()).map(|expiry| expiry.at);
         let silence = self.is_reading().then(|| self.silent_at());
         let quiet = (!self.quiet).then(|| self.quiet_at());
-        silence.into_iter().chain(expiry).chain(quiet).min()
+        let word = (self.word > 0).then(|| self.server.hub().alarms().at(self.word));
+        silence.into_iter().chain(expiry).chain(quiet).chain(word).min()
+    }
+
+    /// Notes when the client has to hear something next: a little sooner than it asked for, since alarms are late.
+    pub(super) fn expect_word(&mut self) {
+        if self.heartbeat > 0 {
+            let every = Duration::from_secs(self.heartbeat.into()) * 9 / 10;
+            self.word = self.server.hub().alarms().tick(Instant::now() + every);
+        }
     }
 
     fn quiet_at(&self) -> Instant {
@@ -97,6 +106,10 @@ impl<T: Transport> Connection<T> {
                 (self.since, self.pinged) = (now, true);
                 self.client().outbox.push(frame::ping());
             }
+        }
+        if self.word > 0 && self.server.hub().alarms().at(self.word) <= now {
+            self.server.hub().tell_position(self.client());
+            self.expect_word();
         }
         if self.expiry.as_ref().is_some_and(|expiry| expiry.recheck.is_none() && expiry.at <= now) {
             self.ask_again(now);

@@ -84,7 +84,11 @@ impl<S: Stream> Transport for Other<S> {
                 break;
             }
             self.flushed = false;
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.writing))? {
+            let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.writing) else {
+                outbox.refused();
+                return Poll::Pending;
+            };
+            match written? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 size => outbox.written(&mut self.writing, size),
             }

@@ -51,10 +51,15 @@ impl Alarms {
     }
 
     /// The first tick that is not before a time. Ticks begin with 1, and last for thirteen years.
-    fn tick(&self, at: Instant) -> u32 {
+    pub(crate) fn tick(&self, at: Instant) -> u32 {
         let since = at.saturating_duration_since(self.start);
         let begun = since.subsec_nanos().div_ceil(1_000_000_000 / TICKS_PER_SECOND);
         u32::try_from(since.as_secs()).unwrap_or(u32::MAX).saturating_mul(TICKS_PER_SECOND).saturating_add(begun).max(1)
+    }
+
+    /// The time at which a tick begins.
+    pub(crate) fn at(&self, tick: u32) -> Instant {
+        self.start + Duration::from_secs(1) / TICKS_PER_SECOND * tick
     }
 
     /// Whom to wake by now.

@@ -167,7 +167,7 @@ impl Hub {
     }
 
     /// Delivers to a client that has arrived from now on, after this first message with the present position.
-    pub(crate) fn begin(&self, client: &Client, first: &[Value], seals: &Seals) {
+    pub(crate) fn begin(&self, client: &Client, first: &[Value], seals: &Seals, heartbeat: u16) {
         let mut index = self.index.write();
         let at = self.past.lock().history.position();
         let state = {
@@ -175,11 +175,12 @@ impl Hub {
             membership.take_untold();
             client.seal(&membership, seals)
         };
-        client.begin(first, at, &state);
+        client.begin(first, at, &state, heartbeat);
         self.register(&mut index, client);
     }
 
-    /// Delivers to a client from now on, if it lacks but few messages of those after `after`; whether it did.
+    /// Delivers to a client from now on, if it lacks but few messages of those after `after`, for which there is room;
+    /// whether it did.
     pub(crate) fn catch_up(&self, client: &Client, after: Seq, epoch: u64) -> Result<bool, Missing> {
         let mut index = self.index.write();
         // More than a few are looked for, and sent, while nobody waits.
@@ -187,6 +188,16 @@ impl Hub {
             Err(Missing::TooMany) => return Ok(false),
             missed => missed?,
         };
+        let size = missed.messages.iter().map(|(_, content)| content.size()).sum();
+        let room = match missed.messages.len() {
+            0 => true,
+            // However large it is.
+            1 => client.outbox.has_room(size),
+            _ => client.outbox.fits(size),
+        };
+        if !room {
+            return Ok(false);
+        }
         missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
         self.register(&mut index, client);
         Ok(true)
@@ -240,6 +251,14 @@ impl Hub {
         if advanced {
             self.advanced.notify_waiters();
         }
+    }
+
+    /// Tells a client that the server lives, and its position if nothing is being delivered: a message that is may be one
+    /// for this client which has not reached its outbox.
+    pub(crate) fn tell_position(&self, client: &Client) {
+        let index = self.index.try_write();
+        let at = index.is_some().then(|| self.past.lock().history.position());
+        client.tell_now(at);
     }
 
     /// Tells quiet clients their position, so that it stays within what is kept.

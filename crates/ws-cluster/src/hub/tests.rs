@@ -38,7 +38,7 @@ impl Node {
     /// One that keeps its position, from now on.
     fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
         let (client, registration) = self.arrive(identity, true);
-        self.hub.begin(&client, &["new".into()], &self.seals);
+        self.hub.begin(&client, &["new".into()], &self.seals, 0);
         client.outbox.take();
         (client, registration)
     }

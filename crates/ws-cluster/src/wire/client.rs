@@ -150,6 +150,18 @@ pub(crate) fn position(details: &[Value], at: Option<Position>, state: Option<&s
     frame::text(&[message.as_bytes()])
 }
 
+/// The first of these on a connection: it also grants the heartbeat that the client asked for, in seconds (0 for none).
+pub(crate) fn beginning(details: &[Value], at: Position, state: &str, heartbeat: u16) -> Bytes {
+    let details = Value::from(details);
+    let mut message =
+        format!("{{\"action\":\"Server/position\",\"details\":{details},\"at\":\"{at}\",\"state\":\"{state}\"");
+    if heartbeat > 0 {
+        message.push_str(&format!(",\"heartbeat\":{heartbeat}"));
+    }
+    message.push('}');
+    frame::text(&[message.as_bytes()])
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;

@@ -45,6 +45,15 @@ impl Content {
         pb::Content { kind: Some(kind) }.encode_to_vec().into()
     }
 
+    /// About as many bytes as it takes on the wire to a client.
+    pub(crate) fn size(&self) -> usize {
+        const FRAME: usize = 96;
+        match self {
+            Self::Message { action, details, .. } => FRAME + action.len() + details.len(),
+            Self::CloseSession(_) | Self::CloseUser(_) => 0,
+        }
+    }
+
     pub(crate) fn decode(bytes: Bytes) -> Result<Self, ContentError> {
         match pb::Content::decode(bytes)?.kind.ok_or(ContentError::Unknown)? {
             pb::Kind::CloseSession(id) => Ok(Self::CloseSession(id)),

@@ -162,7 +162,7 @@ impl Crowd {
         let coming = match guest.at {
             Some(_) => Coming::Waits(now),
             None => {
-                hub.begin(&client, &["new".into()], &self.seals);
+                hub.begin(&client, &["new".into()], &self.seals, 0);
                 Coming::Here
             }
         };
@@ -181,7 +181,7 @@ impl Crowd {
                 (Standing::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
                     Ok(missed) => {
                         let first = ["recovered".into(), missed.messages.len().into()];
-                        client.begin(&first, position, "");
+                        client.begin(&first, position, "", 0);
                         missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
                         connection.coming = Coming::CatchesUp { after: missed.until, epoch };
                         self.resumed += 1;
@@ -209,7 +209,7 @@ impl Crowd {
             }
         }
         if lost {
-            hub.begin(client, &["reset".into(), "lost".into()], &self.seals);
+            hub.begin(client, &["reset".into(), "lost".into()], &self.seals, 0);
             connection.coming = Coming::Here;
         }
     }
