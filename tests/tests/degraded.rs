@@ -4,11 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
+use mysql_async::prelude::Queryable;
 use tests::{
     client::{Client, soon},
-    nodes::{Node, Nodes, config},
+    mariadb::MariaDb,
+    nodes::{KEY, Node, Nodes, config},
 };
-use ws_cluster::{MemoryPool, Target};
+use ws_cluster::{MemoryPool, MySqlPool, Publisher, Server, StartError, Target};
 
 /// The answer of `/ready`.
 async fn ready(node: &Node) -> (u16, String) {
@@ -23,7 +25,9 @@ async fn ready(node: &Node) -> (u16, String) {
 /// A node that is degraded for this reason takes clients, relays, and says so.
 async fn is_degraded(node: &Node, why: &str) {
     node.until(|status| status.degraded == Some(why)).await;
-    assert_eq!(ready(node).await, (503, format!("degraded: {why}")));
+    let (status, text) = ready(node).await;
+    assert_eq!(status, 503);
+    assert!(text.starts_with(&format!("degraded: {why}")), "{text}");
     node.guest().await;
 }
 
@@ -68,6 +72,100 @@ async fn a_master_that_lost_all_others_says_that_it_is_alone_and_one_that_they_l
     nodes[1 - master].stop().await.expect("a clean end");
     nodes[master].until(|status| status.nodes.len() == 1).await;
     is_well(&nodes[master]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_isolated_master_accepts_nothing_and_what_it_took_is_delivered_when_it_is_linked_again() {
+    let nodes = Nodes::start(3).await;
+    let (master, followers) = (nodes.master(), nodes.followers());
+    let mut client = nodes[followers[0]].guest().await;
+    nodes.cut_from_pool(master);
+    is_degraded(&nodes[master], "the pool's database does not answer").await;
+    followers.iter().for_each(|follower| nodes.cut(master, *follower));
+    let isolated = "isolated: no follower is linked and the pool's database fails; publishes wait";
+    is_degraded(&nodes[master], isolated).await;
+    let stranded = nodes[master].server.clone();
+    let stranded = tokio::spawn(async move { stranded.publish("said", "stranded", Target::all()).await });
+    // The others have a master of their own.
+    nodes[followers[0]].until(|status| status.master.is_some_and(|one| one != nodes[master].server.node())).await;
+    nodes[followers[0]].server.publish("said", "without it", Target::all()).await.expect("accepted");
+    said(&mut client, "without it").await;
+    assert!(!stranded.is_finished(), "an isolated master accepted a message");
+    nodes.heal();
+    said(&mut client, "stranded").await;
+    soon(stranded).await.expect("no panic").expect("accepted by the new master");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_isolated_master_accepts_where_availability_is_preferred() {
+    let mut settings = config();
+    settings.cluster.accept_when_isolated = true;
+    let nodes = Nodes::with(2, Arc::new(MemoryPool::default()), settings).await;
+    let master = nodes.master();
+    let (status, text) = ready(&nodes[master]).await;
+    assert_eq!(status, 200);
+    assert!(text.contains("accept_when_isolated is on"), "{text}");
+    let mut client = nodes[master].guest().await;
+    nodes.cut_from_pool(master);
+    is_degraded(&nodes[master], "the pool's database does not answer").await;
+    nodes.cut(master, 1 - master);
+    nodes[master].until(|status| status.degraded.is_some_and(|why| why.starts_with("isolated"))).await;
+    nodes[master].server.publish("said", "alone", Target::all()).await.expect("accepted");
+    said(&mut client, "alone").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_becomes_read_only_is_told_with_its_own_words() {
+    let database = MariaDb::start().await;
+    let mut admin = database.connect().await;
+    database.database().await;
+    let name = "test_0";
+    // An account with all rights writes to a read-only database all the same.
+    for statement in [
+        format!("CREATE USER site@'%' IDENTIFIED BY 'site'"),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {name}.* TO site@'%'"),
+    ] {
+        admin.query_drop(statement).await.expect("a statement");
+    }
+    let pool = MySqlPool::connect(&database.url("site", "site", name)).await.expect("a URL");
+    let nodes = Nodes::with(2, Arc::new(pool), config()).await;
+    let mut client = nodes[0].guest().await;
+    admin.query_drop("SET GLOBAL read_only = 1").await.expect("a statement");
+    for node in [0, 1] {
+        is_degraded(&nodes[node], "the pool's database accepts no writes").await;
+        let (_, text) = ready(&nodes[node]).await;
+        assert!(text.contains("read-only"), "{text}");
+        nodes[node].server.publish("said", "all the same", Target::all()).await.expect("two nodes hold it");
+        said(&mut client, "all the same").await;
+    }
+    // Other processes still find the nodes, however old their rows have become.
+    let pool = MySqlPool::connect(&database.url("site", "site", name)).await.expect("a URL");
+    let publisher = Publisher::connect(pool, KEY).await.expect("a server that answers");
+    publisher.publish("said", "from outside", Target::all()).await.expect("accepted");
+    said(&mut client, "from outside").await;
+    admin.query_drop("SET GLOBAL read_only = 0").await.expect("a statement");
+    for node in [0, 1] {
+        is_well(&nodes[node]).await;
+    }
+    admin.disconnect().await.expect("a farewell");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
+    let nodes = Nodes::start(1).await;
+    let address = format!("ws://{}", nodes[0].proxy.address());
+    // Mounted in an application, so that nothing awaits the end of `serve`.
+    let second = Server::builder(nodes.pool()).address(address).key(KEY).config(config()).start().await.unwrap();
+    let error = soon(second.failed()).await;
+    assert!(matches!(error, StartError::AddressTaken { .. }), "{error}");
+    let mut status = second.watch();
+    let status = soon(status.wait_for(|status| status.degraded.is_some_and(|why| why.contains("address")))).await;
+    assert!(!status.expect("the server lives").ready);
+    let request = http::Request::get("/ready").body(Empty::<bytes::Bytes>::new()).unwrap();
+    assert_eq!(second.handle(request).await.status().as_u16(), 503);
+    // The node that was there first goes on, and says that somebody announces itself at its address.
+    nodes[0].until(|status| status.ready && status.degraded.is_some_and(|why| why.contains("address"))).await;
+    second.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

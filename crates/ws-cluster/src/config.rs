@@ -190,6 +190,11 @@ pub struct ClusterConfig {
     pub shutdown_timeout: Duration,
     /// Time that a publish waits for its acceptance; after it, the outcome is unknown. Default 5 s.
     pub publish_timeout: Duration,
+    /// Prefers availability to the promise: a master that has lost all its followers accepts and delivers messages
+    /// although the pool cannot be read. Such messages are lost if the master ends before it is linked again, because
+    /// the other nodes may have elected another master. Default `false`: publishes wait, and end as
+    /// [`Unknown`](crate::PublishError::Unknown) when their time is over.
+    pub accept_when_isolated: bool,
 }
 
 impl Default for ClusterConfig {
@@ -210,6 +215,7 @@ impl Default for ClusterConfig {
             cut_off_timeout: Duration::from_secs(30),
             shutdown_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(5),
+            accept_when_isolated: false,
         }
     }
 }

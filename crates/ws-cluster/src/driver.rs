@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -11,7 +12,9 @@ use std::{
 };
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use tokio::{
+    runtime::Handle,
     sync::{Semaphore, mpsc, oneshot, watch},
     time::{sleep, sleep_until, timeout},
 };
@@ -86,7 +89,7 @@ pub(crate) struct Settings {
 pub(crate) struct Cluster {
     events: mpsc::Sender<Event>,
     status: watch::Receiver<Status>,
-    conflict: watch::Receiver<Option<String>>,
+    failure: watch::Receiver<Option<Failure>>,
     shared: Arc<Shared>,
 }
 
@@ -100,13 +103,55 @@ struct Shared {
 }
 
 enum Event {
-    Publish { content: Bytes, key: Option<Bytes>, waiting: Waiting },
-    LinkUp { link: LinkId, peer: NodeId, dialled: bool, outgoing: Outgoing },
+    Publish {
+        content: Bytes,
+        key: Option<Bytes>,
+        waiting: Waiting,
+    },
+    LinkUp {
+        link: LinkId,
+        peer: NodeId,
+        dialled: bool,
+        outgoing: Outgoing,
+    },
     LinkDown(LinkId),
     Frames(LinkId, Vec<Frame>),
-    DialFailed { node: NodeId, address: String, error: LinkError },
-    Answer(Answer),
+    DialFailed {
+        node: NodeId,
+        address: String,
+        error: LinkError,
+    },
+    /// With the cause, if the query failed.
+    Answer(Answer, Option<String>),
     ShutDown(oneshot::Sender<()>),
+}
+
+/// Why a node cannot go on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Failure {
+    /// Another node answers at this node's address.
+    AddressTaken(String),
+    /// The driver's task panicked.
+    Stopped,
+}
+
+impl Failure {
+    /// Returns what the node's status says.
+    fn why(&self) -> &'static str {
+        match self {
+            Self::AddressTaken(_) => "another node answers at this node's address",
+            Self::Stopped => "the cluster's task ended by a panic",
+        }
+    }
+}
+
+impl From<Failure> for StartError {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::AddressTaken(address) => Self::AddressTaken { address },
+            Failure::Stopped => Self::Stopped,
+        }
+    }
 }
 
 impl Cluster {
@@ -136,16 +181,12 @@ impl Cluster {
         self.status.clone()
     }
 
-    /// Resolves when another node answers at this node's address: with that address.
-    pub(crate) async fn conflict(&self) -> String {
-        let mut conflict = self.conflict.clone();
-        loop {
-            if let Some(address) = conflict.borrow_and_update().clone() {
-                return address;
-            }
-            if conflict.changed().await.is_err() {
-                return std::future::pending().await;
-            }
+    /// Resolves when this node cannot go on, with the reason.
+    pub(crate) async fn failure(&self) -> Failure {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone()) {
+            Some(failure) => failure,
+            None => std::future::pending().await,
         }
     }
 
@@ -195,12 +236,13 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     }
     let (events, received) = mpsc::channel(EVENTS);
     let (status, status_receiver) = watch::channel(Status::default());
-    let (conflict, conflict_receiver) = watch::channel(None);
+    let (failure, failure_receiver) = watch::channel(None);
+    let failure = Arc::new(failure);
     let passport = Passport { node, cluster, keys: Keys::new(keys) };
     let shared =
         Arc::new(Shared { passport, config, next_link: AtomicU64::new(1), greetings: Semaphore::new(GREETINGS) });
     if pool.is_shared() {
-        tokio::spawn(probe_self(address.clone(), shared.clone(), conflict));
+        tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }
     let core = Core::new(now(), node, address.clone(), shared.config.cluster.clone(), shared.config.log.clone());
     tracing::info!(%node, address, cluster = shared.passport.cluster, "starting");
@@ -213,6 +255,8 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
         shared: shared.clone(),
         links: HashMap::new(),
         unreachable: HashSet::new(),
+        failure: failure_receiver.clone(),
+        cause: None,
         waiting: HashMap::new(),
         leaving: Vec::new(),
         ended: false,
@@ -220,14 +264,17 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     let (stopped, hub) = (driver.status.clone(), driver.hub.clone());
     tokio::spawn(async move {
         if tokio::spawn(driver.run(received)).await.is_err() {
-            // Nothing of this node works without it: clients are better off elsewhere.
-            tracing::error!("the driver of the cluster panicked; this node takes part no more");
-            stopped
-                .send_modify(|status| (status.ready, status.master, status.degraded) = (false, None, Some("stopped")));
+            // Nothing of this node works without it: clients are better off elsewhere. The log comes last, since it
+            // may be what panicked.
+            stopped.send_modify(|status| {
+                (status.ready, status.master, status.degraded) = (false, None, Some(Failure::Stopped.why()));
+            });
             hub.cut_off();
+            failure.send_replace(Some(Failure::Stopped));
+            tracing::error!("the task that runs the cluster panicked: this node stops, and its clients go elsewhere");
         }
     });
-    Ok(Cluster { events, status: status_receiver, conflict: conflict_receiver, shared })
+    Ok(Cluster { events, status: status_receiver, failure: failure_receiver, shared })
 }
 
 /// Who waits for the acceptance of a publish, and until when.
@@ -247,6 +294,10 @@ struct Driver {
     links: HashMap<LinkId, Outgoing>,
     /// Nodes whose last dial failed.
     unreachable: HashSet<NodeId>,
+    /// Why this node cannot go on, if it cannot.
+    failure: watch::Receiver<Option<Failure>>,
+    /// Why the pool failed last.
+    cause: Option<String>,
     /// Who waits for the acceptance of an own publish.
     waiting: HashMap<u64, Waiting>,
     /// Who waits for the end of the shutdown.
@@ -319,7 +370,10 @@ impl Driver {
                 let refused = matches!(error, LinkError::Refused | LinkError::OtherNode);
                 self.core.handle_dial_failed(now, node, refused);
             }
-            Event::Answer(answer) => self.core.handle_pool(now, answer),
+            Event::Answer(answer, cause) => {
+                self.cause = cause.or(self.cause.take());
+                self.core.handle_pool(now, answer);
+            }
             Event::ShutDown(done) if self.ended => {
                 let _ = done.send(());
             }
@@ -348,6 +402,14 @@ impl Driver {
                     let Proposal { ticket, content, .. } = proposal;
                     self.hub.deliver(Delivery { place, ticket, size, repeated, content });
                 }
+                Output::Diverged { again, dropped: 0 } => {
+                    tracing::warn!(again, "the cluster went on without messages of this node; they are proposed again");
+                }
+                Output::Diverged { again, dropped } => tracing::error!(
+                    again,
+                    dropped,
+                    "the cluster went on without messages of this node; those older than the log's age are lost"
+                ),
                 Output::Trimmed { base } => self.hub.trimmed(base),
                 Output::Cut { after } => self.hub.cut(after),
                 Output::Restarted { base, missed } => self.hub.restarted(base, missed),
@@ -376,7 +438,7 @@ impl Driver {
             }
         }
         self.hub.write();
-        let status = self.core.status();
+        let status = self.present_status();
         self.status.send_if_modified(|known| {
             let changed = *known != status;
             if known.master != status.master || known.term != status.term {
@@ -385,13 +447,25 @@ impl Driver {
             // Every node begins without a master, which is no news.
             if known.degraded != status.degraded && *known != Status::default() {
                 match status.degraded {
-                    Some(why) => tracing::warn!(why, "degraded"),
+                    Some(why) => tracing::warn!(why, cause = status.cause, "degraded"),
                     None => tracing::info!("no longer degraded"),
                 }
             }
             *known = status;
             changed
         });
+    }
+
+    /// Returns the core's status with what only the driver knows.
+    fn present_status(&self) -> Status {
+        let mut status = self.core.status();
+        if self.core.has_pool_trouble() {
+            status.cause.clone_from(&self.cause);
+        }
+        if let Some(failure) = &*self.failure.borrow() {
+            (status.ready, status.degraded) = (false, Some(failure.why()));
+        }
+        status
     }
 
     /// Takes the own row out of the pool, if its database answers.
@@ -419,8 +493,11 @@ impl Driver {
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let limit = shared.config.cluster.heartbeat_timeout;
-            let dialled = link::dial(&address, Some(node), Purpose::Node, &shared.passport);
-            match timeout(limit, dialled).await.unwrap_or(Err(LinkError::Silent)) {
+            let dialled = timeout(limit, link::dial(&address, Some(node), Purpose::Node, &shared.passport));
+            // A dial that panics is one that fails: the core waits for its outcome.
+            let dialled = AssertUnwindSafe(dialled).catch_unwind().await;
+            let panicked = |_| Ok(Err(LinkError::Broken("the dial panicked".into())));
+            match dialled.unwrap_or_else(panicked).unwrap_or(Err(LinkError::Silent)) {
                 Ok((peer, link)) => run_link(&events, &shared, peer, true, link).await,
                 Err(error) => drop(events.send(Event::DialFailed { node, address, error }).await),
             }
@@ -436,13 +513,13 @@ impl Driver {
             // A task of its own, so that a pool that panics is one that fails.
             let answer = tokio::spawn(async move { timeout(limit, ask(&*pool, &shared, &asked)).await }).await;
             let why = match answer {
-                Ok(Ok(Ok(answer))) => return Event::Answer(answer),
+                Ok(Ok(Ok(answer))) => return Event::Answer(answer, None),
                 Ok(Ok(Err(error))) => error.to_string(),
                 Ok(Err(_)) => "no answer in time".to_owned(),
                 Err(panic) => panic.to_string(),
             };
             tracing::debug!(why, ?query, "the pool failed");
-            Event::Answer(Answer::Failed)
+            Event::Answer(Answer::Failed, Some(shortened(why)))
         });
     }
 }
@@ -493,6 +570,7 @@ async fn run_link<S: Stream>(
 ) {
     let link = shared.next_link.fetch_add(1, Ordering::Relaxed);
     let (outgoing, waiting) = link::queue(shared.config.log.size + QUEUE_ROOM);
+    let end = LinkEnd { link, events: events.clone() };
     if events.send(Event::LinkUp { link, peer, dialled, outgoing }).await.is_err() {
         return;
     }
@@ -506,30 +584,105 @@ async fn run_link<S: Stream>(
         Ok(()) => tracing::info!(?peer, "a link ended"),
         Err(error) => tracing::warn!(?peer, %error, "a link was lost"),
     }
-    let _ = events.send(Event::LinkDown(link)).await;
+    drop(end);
+}
+
+/// Tells the driver that a link has ended when it is dropped, also by a panic of the link's task: the core would take
+/// the link for a living one for ever.
+struct LinkEnd {
+    link: LinkId,
+    events: mpsc::Sender<Event>,
+}
+
+impl Drop for LinkEnd {
+    fn drop(&mut self) {
+        let down = Event::LinkDown(self.link);
+        if let Err(mpsc::error::TrySendError::Full(down)) = self.events.try_send(down)
+            && let Ok(runtime) = Handle::try_current()
+        {
+            let events = self.events.clone();
+            runtime.spawn(async move { events.send(down).await });
+        }
+    }
+}
+
+/// Cuts a text of the database to what a log line and a status page can carry.
+fn shortened(mut text: String) -> String {
+    const LONGEST: usize = 300;
+    text.truncate(text.floor_char_boundary(LONGEST));
+    text
 }
 
 /// Dials the own address until this node answers there. Another's answer is a conflict that only people can solve.
-async fn probe_self(address: String, shared: Arc<Shared>, conflict: watch::Sender<Option<String>>) {
+async fn probe_self(address: String, shared: Arc<Shared>, failure: Arc<watch::Sender<Option<Failure>>>) {
     loop {
         let probed = link::dial(&address, None, Purpose::Probe, &shared.passport);
         match timeout(shared.config.cluster.heartbeat_timeout, probed).await.unwrap_or(Err(LinkError::Silent)) {
             Ok((node, _)) if node == shared.passport.node => return,
             Ok((node, _)) => {
                 tracing::error!(address, other = %node, "another node answers at this node's address");
-                conflict.send_replace(Some(address));
+                failure.send_replace(Some(Failure::AddressTaken(address)));
                 return;
             }
             Err(LinkError::Mismatch(why)) => {
                 tracing::error!(address, why, "a node of another cluster answers at this node's address");
-                conflict.send_replace(Some(address));
+                failure.send_replace(Some(Failure::AddressTaken(address)));
                 return;
             }
             Err(error) => tracing::warn!(address, %error, "this node does not reach itself at its own address"),
         }
         tokio::select! {
             () = sleep(PROBE_INTERVAL) => {}
-            () = conflict.closed() => return,
+            () = failure.closed() => return,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{Target, pool::MemoryPool};
+
+    /// Panics when it is to deliver a message, and tells when the clients are sent away.
+    #[derive(Default)]
+    struct Panicking(Notify);
+
+    impl Deliver for Panicking {
+        fn deliver(&self, delivery: Delivery) {
+            assert!(delivery.content.is_none(), "as the test wants it");
+        }
+        fn write(&self) {}
+        fn trimmed(&self, _: Seq) {}
+        fn cut(&self, _: Seq) {}
+        fn restarted(&self, _: Option<Place>, _: bool) {}
+        fn tick(&self) {}
+        fn cut_off(&self) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_panics_takes_the_node_out_of_service() {
+        let hub = Arc::new(Panicking::default());
+        let settings = Settings {
+            node: NodeId::from_bytes([7; 16]),
+            cluster: "default".into(),
+            address: None,
+            keys: Vec::new(),
+            config: Config::default(),
+            pool: Arc::new(MemoryPool::default()),
+        };
+        let cluster = start(settings, hub.clone()).await.unwrap();
+        let mut status = cluster.status();
+        status.wait_for(|status| status.ready).await.unwrap();
+        let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
+        let published = cluster.publish(&message, None).await;
+        assert_eq!(published, Err(PublishError::Unknown));
+        assert_eq!(cluster.failure().await, Failure::Stopped);
+        hub.0.notified().await;
+        let status = status.wait_for(|status| !status.ready).await.unwrap();
+        assert_eq!(status.degraded, Some("the cluster's task ended by a panic"));
     }
 }

@@ -47,6 +47,10 @@ pub enum StartError {
         /// The address that was dialled.
         address: String,
     },
+    /// The task that runs the cluster ended by a panic. The node takes part no more and its clients were sent to other
+    /// nodes. Found while the server runs, so it ends [`serve`](crate::Server::serve), inside its `io::Error`.
+    #[error("the task that runs the cluster ended by a panic: start the server again, and report what the log says")]
+    Stopped,
 }
 
 impl PublishError {

@@ -28,6 +28,8 @@ use crate::{
 const REQUESTS: usize = 1024;
 /// Publishes of one publisher whose outcomes are not on their way to it; its next requests wait for them.
 const OUTCOMES: usize = 1024;
+/// Nodes that are dialled before a publisher gives up; those seen last come first.
+const DIALS: usize = 16;
 /// Time for one node to answer a dial, before the next is tried.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -41,7 +43,7 @@ pub enum ConnectError {
     /// The key is shorter than 32 bytes.
     #[error("a key has at least {KEY_SIZE} bytes")]
     ShortKey,
-    /// The pool has no node that was seen lately: no server is running.
+    /// The pool lists no node: no server is running.
     #[error("the pool has no running server")]
     NoServer,
     /// A server answers, but refuses: another key, another cluster, or versions too far apart.
@@ -201,8 +203,10 @@ impl Publisher {
         let view = timeout(config.query_timeout, self.0.pool.read(cluster)).await;
         let view = view.unwrap_or_else(|_| Err(PoolError::Unreachable("no answer in time".into())))?;
         let mut nodes = view.nodes;
-        nodes.retain(|row| row.age <= config.member_timeout);
+        // The rows are old if the database takes no writes or its clock was set, and the nodes may be there all the
+        // same. The master removes rows that are really dead.
         nodes.sort_by_key(|row| row.age);
+        nodes.truncate(DIALS);
         let mut error = ConnectError::NoServer;
         for row in nodes {
             let dialled = link::dial(&row.address, None, Purpose::Publisher, &self.0.passport);

@@ -101,6 +101,11 @@ impl Master {
         self.followers.contains_key(&node) || self.expected.contains(&node)
     }
 
+    /// Returns true if no node has joined, and none is on its way in.
+    pub(super) fn has_no_follower(&self) -> bool {
+        self.followers.values().all(|follower| !follower.joined) && self.expected.is_empty()
+    }
+
     /// A node that was waited for cannot be reached.
     pub(super) fn miss(&mut self, node: NodeId) {
         self.expected.remove(&node);
@@ -279,10 +284,16 @@ impl Core {
         members.map(|follower| follower.acked).min().unwrap_or(self.log.last()).min(self.delivered)
     }
 
-    /// Whether nobody else could hold anything: then one holder is all that can be had.
+    /// Returns true if this master counts as the only holder that there can be. A pool that does not answer shows
+    /// nothing: the others may have elected another master, which does not know what this one accepts.
     pub(super) fn is_alone(&self, master: &Master) -> bool {
-        let bereft = master.followers.values().all(|follower| !follower.joined) && master.expected.is_empty();
-        bereft && (self.shown_alone() || self.pool.failed_since(master.deserted))
+        let isolated = self.config.accept_when_isolated && self.pool.failed_since(master.deserted);
+        master.has_no_follower() && (self.shown_alone() || isolated)
+    }
+
+    /// Returns true if this master can neither count a follower nor show by the pool that there is none.
+    pub(super) fn is_isolated(&self, master: &Master) -> bool {
+        master.is_serving() && master.has_no_follower() && !self.shown_alone()
     }
 
     /// Delivers and accepts, on the master, what enough nodes hold.

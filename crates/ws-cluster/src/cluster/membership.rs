@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Answer, Core, NodeId, Output, Query, Role};
+use super::{Answer, Core, NodeId, Output, Query, Role, sightings::Sightings};
 use crate::pool::{Announcement, Lease, NodeRow, PoolView};
 
 /// How often the pool is read: several times within a third of the lease, so that one slow read does not break the
@@ -21,6 +21,9 @@ pub(super) struct PoolSide {
     viewed: Option<Instant>,
     /// The query under way, and since when.
     asked: Option<(Query, Instant)>,
+    sightings: Sightings,
+    /// When another node was last seen to announce itself at this node's address.
+    displaced: Option<Instant>,
     announced: Option<Instant>,
     renewed: Option<Instant>,
     /// When this master's last successful renewal was asked for.
@@ -30,16 +33,38 @@ pub(super) struct PoolSide {
     proved: Option<Instant>,
     /// When the last failed query was asked; `None` once one was answered.
     failing: Option<Instant>,
-    /// When the first of them was asked.
-    troubled: Option<Instant>,
+    /// The reads and the writes that failed without a success since. They are kept apart because a database that
+    /// became read-only still answers every read.
+    failed_reads: Option<Failures>,
+    failed_writes: Option<Failures>,
     /// When the last failure was told.
     failed: Option<Instant>,
     /// A read is wanted at once.
     stale: bool,
+    /// The last write failed, and the next query is a read: a database that refuses every write must not keep this
+    /// node from reading.
+    read_first: bool,
     /// A conditional write that goes before all else.
     pub(super) urgent: Option<Query>,
     /// Nodes whose link was lost, to be cleared by the master.
     pub(super) lost: BTreeSet<NodeId>,
+}
+
+/// When the first and the last of several failed queries were asked.
+struct Failures {
+    first: Instant,
+    last: Instant,
+    /// A read succeeded since the first of them.
+    read_since: bool,
+}
+
+/// What the pool's database does not do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trouble {
+    /// It answers nothing.
+    Silent,
+    /// It answers reads and refuses writes.
+    ReadOnly,
 }
 
 impl PoolSide {
@@ -51,9 +76,17 @@ impl PoolSide {
         self.failing.is_some()
     }
 
-    /// For how long nothing was answered.
-    pub(super) fn trouble(&self, now: Instant) -> Duration {
-        self.troubled.map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// Returns what the pool has refused for longer than `patience`: one query that takes too long is no news.
+    pub(super) fn trouble(&self, now: Instant, patience: Duration) -> Option<Trouble> {
+        let lasts = |failures: &Option<Failures>| {
+            failures.as_ref().is_some_and(|failures| now.saturating_duration_since(failures.first) > patience)
+        };
+        let answers = self.failed_writes.as_ref().is_some_and(|failures| failures.read_since);
+        match (lasts(&self.failed_reads), lasts(&self.failed_writes)) {
+            (false, false) => None,
+            (false, true) if answers => Some(Trouble::ReadOnly),
+            _ => Some(Trouble::Silent),
+        }
     }
 
     #[cfg(test)]
@@ -61,9 +94,14 @@ impl PoolSide {
         format!("asked {:?} urgent {:?} failing {:?} viewed {:?}", self.asked, self.urgent, self.failing, self.viewed)
     }
 
-    /// Whether a query failed that was asked after `since`.
+    /// Returns true if a read or a write that was asked after `since` failed, and none succeeded after it.
     pub(super) fn failed_since(&self, since: Instant) -> bool {
-        self.failing.is_some_and(|asked| asked >= since)
+        [&self.failed_reads, &self.failed_writes].into_iter().flatten().any(|failures| failures.last >= since)
+    }
+
+    /// Returns true if another node announced itself at this node's address within `time`.
+    pub(super) fn is_displaced(&self, now: Instant, time: Duration) -> bool {
+        self.displaced.is_some_and(|at| now.saturating_duration_since(at) <= time)
     }
 
     pub(super) fn read_soon(&mut self) {
@@ -116,6 +154,10 @@ impl Core {
             |last: Option<Instant>, interval| last.is_none_or(|last| now.saturating_duration_since(last) >= interval);
         if self.pool.failing.is_some() && !due(self.pool.failed, RETRY_INTERVAL) {
             return None;
+        }
+        if std::mem::take(&mut self.pool.read_first) {
+            self.pool.stale = false;
+            return Some(Query::Read);
         }
         if let Some(query) = self.pool.urgent.take() {
             return Some(query);
@@ -191,17 +233,25 @@ impl Core {
         let Some((query, asked)) = self.pool.asked.take() else { return };
         if answer == Answer::Failed {
             self.pool.failing = Some(asked);
-            self.pool.troubled.get_or_insert(asked);
+            let failures =
+                if query == Query::Read { &mut self.pool.failed_reads } else { &mut self.pool.failed_writes };
+            failures.get_or_insert(Failures { first: asked, last: asked, read_since: false }).last = asked;
             self.pool.failed = Some(self.now);
             self.observation.failed();
             self.pool.stale = true;
+            self.pool.read_first = query != Query::Read;
             if let Query::ClearJoined(node) = query {
                 self.pool.lost.insert(node);
             }
             return self.advance();
         }
         self.pool.failing = None;
-        self.pool.troubled = None;
+        // A write that succeeds shows that the database answers. A read shows nothing about writes, but writes that
+        // failed while reads failed as well tell nothing of a database that is back.
+        if self.pool.failed_reads.take().is_some() || query != Query::Read {
+            self.pool.failed_writes = None;
+        }
+        self.pool.failed_writes.iter_mut().for_each(|failures| failures.read_since = true);
         match (query, answer) {
             (Query::Read, Answer::View(view)) => self.handle_view(asked, view),
             (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > self.term => self.become_master(term),
@@ -234,7 +284,11 @@ impl Core {
         self.tick_shutdown();
     }
 
-    fn handle_view(&mut self, asked: Instant, view: PoolView) {
+    fn handle_view(&mut self, asked: Instant, mut view: PoolView) {
+        // Just too old for a member, so that the master does not take it for dead at once.
+        let oldest = self.config.member_timeout + Duration::from_millis(1);
+        self.pool.sightings.read(asked, oldest, &mut view.nodes);
+        self.note_displacement(&view);
         if self.pool.viewed.is_none() {
             self.note_predecessor(&view);
         }
@@ -255,6 +309,21 @@ impl Core {
         }
         self.consider_standing();
         self.advance();
+    }
+
+    /// Notes that another node has this node's address. A row at the same address from before this node announced itself
+    /// is that of a process that is gone.
+    fn note_displacement(&mut self, view: &PoolView) {
+        let announced = self.pool.announced.is_some() && self.pool.viewed.is_some();
+        let other = |row: &NodeRow| row.node != self.me && row.address == self.address;
+        if announced && self.draining.is_none() && view.nodes.iter().any(other) {
+            self.pool.displaced = Some(self.now);
+        }
+    }
+
+    /// Returns true if a query of the pool failed and none of its kind succeeded since.
+    pub(crate) fn has_pool_trouble(&self) -> bool {
+        self.pool.failed_reads.is_some() || self.pool.failed_writes.is_some()
     }
 
     fn handle_lease(&mut self, lease: Lease) {

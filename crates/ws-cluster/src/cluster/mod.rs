@@ -40,6 +40,7 @@ mod membership;
 mod order;
 mod outbox;
 mod relay;
+mod sightings;
 #[cfg(test)]
 mod simulator;
 mod takeover;
@@ -55,7 +56,7 @@ use follower::Follower;
 use handed::Handed;
 use lease::Observation;
 use master::Master;
-use membership::PoolSide;
+use membership::{PoolSide, Trouble};
 use outbox::Outbox;
 
 /// One run of one server: 16 random bytes, drawn anew at every start, so that a restarted process is never taken for
@@ -122,6 +123,12 @@ pub(crate) enum Output {
     Cut {
         after: Seq,
     },
+    /// Entries left this node's log because the master's log does not have them. `again`: the number that this node
+    /// proposes again. `dropped`: the number that is lost, because they are older than the log's age.
+    Diverged {
+        again: u64,
+        dropped: u64,
+    },
     /// The log no longer holds what is up to this place.
     Trimmed {
         base: Seq,
@@ -184,6 +191,12 @@ pub struct Status {
     /// or no link to it, or it is the master and alone although others took part. `None` when all is well. What is
     /// published is relayed all the same, or waits.
     pub degraded: Option<&'static str>,
+    /// What the pool's database said last, if `degraded` is about the database.
+    pub cause: Option<String>,
+    /// Messages that this node has dropped since its start because the cluster went on without them: they were in its
+    /// log, but not in the master's when it joined again, and they were older than the log's age. Each time it happens
+    /// is logged.
+    pub dropped: u64,
     /// The nodes of the pool that were seen lately, in their order.
     pub nodes: Vec<NodeStatus>,
 }
@@ -244,6 +257,8 @@ pub(crate) struct Core {
     /// Since when this node is shutting down.
     draining: Option<Instant>,
     ended: bool,
+    /// Messages that were dropped when the log was cut.
+    dropped: u64,
     outputs: VecDeque<Output>,
     /// Bytes in one frame, and on their way to one follower.
     batch: usize,
@@ -254,6 +269,16 @@ pub(crate) struct Core {
     now: Instant,
     ticked: Instant,
 }
+
+/// Why a node is degraded that shares its address with another one.
+const DISPLACED: &str = "another node announces itself at this node's address: give each node an address of its own";
+
+/// Why a master is degraded that others left without leaving the pool.
+const ALONE: &str = "alone: the other nodes are not linked";
+
+/// Why a master without followers and without the pool's database is degraded.
+const ISOLATED: &str = "isolated: no follower is linked and the pool's database fails; publishes wait";
+const ISOLATED_ACCEPTS: &str = "isolated: accept_when_isolated is on, and a failover loses what is accepted now";
 
 /// How often the core looks after things that no event announces.
 const TICK: Duration = Duration::from_millis(100);
@@ -282,6 +307,7 @@ impl Core {
             ready: false,
             draining: None,
             ended: false,
+            dropped: 0,
             outputs: VecDeque::new(),
             batch: relay::BATCH,
             window: master::WINDOW,
@@ -402,13 +428,18 @@ impl Core {
             Role::Master(master) => master.is_serving().then_some(self.me),
             Role::Follower(follower) => self.owner.filter(|_| follower.is_joined()),
         };
+        let trouble = self.pool.trouble(self.now, self.config.query_timeout);
         let degraded = match &self.role {
             _ if self.draining.is_some() => Some("shutting down"),
-            // One query that takes too long is no news.
-            _ if self.pool.trouble(self.now) > self.config.query_timeout => Some("the pool's database does not answer"),
+            Role::Master(master) if trouble.is_some() && self.is_isolated(master) => {
+                Some(if self.config.accept_when_isolated { ISOLATED_ACCEPTS } else { ISOLATED })
+            }
+            _ if self.pool.is_displaced(self.now, self.config.member_timeout) => Some(DISPLACED),
+            _ if trouble == Some(Trouble::Silent) => Some("the pool's database does not answer"),
+            _ if trouble == Some(Trouble::ReadOnly) => Some("the pool's database accepts no writes"),
             Role::Follower(_) if master.is_none() && self.owner.is_some() => Some("no link to the master"),
             _ if master.is_none() => Some("no master"),
-            Role::Master(master) if self.is_deserted(master) => Some("alone: the other nodes are not linked"),
+            Role::Master(master) if self.is_deserted(master) => Some(ALONE),
             _ => None,
         };
         let view = self.pool.view();
@@ -419,7 +450,9 @@ impl Core {
             member: row.joined == Some(self.term),
         });
         // Whoever comes before the order has begun would have no place in it.
-        Status { ready: self.ready && self.delivered > 0, term: self.term, master, degraded, nodes: nodes.collect() }
+        let ready = self.ready && self.delivered > 0;
+        let (term, dropped) = (self.term, self.dropped);
+        Status { ready, term, master, degraded, cause: None, dropped, nodes: nodes.collect() }
     }
 
     /// Whether nobody else is there, although others took part and did not leave the pool.

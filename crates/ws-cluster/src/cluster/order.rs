@@ -65,8 +65,15 @@ impl Core {
         if self.is(super::Mutant::ForgetsCut) {
             return;
         }
-        let young = cut.into_iter().filter(|entry| entry.seq > aged);
-        self.outbox.give_back(self.now, young.map(|entry| entry.proposal));
+        let (old, young): (Vec<Entry>, Vec<Entry>) = cut.into_iter().partition(|entry| entry.seq <= aged);
+        let messages =
+            |entries: &[Entry]| entries.iter().filter(|entry| entry.proposal.content.is_some()).count() as u64;
+        let (again, dropped) = (messages(&young), messages(&old));
+        if again + dropped > 0 {
+            self.dropped += dropped;
+            self.outputs.push_back(Output::Diverged { again, dropped });
+        }
+        self.outbox.give_back(self.now, young.into_iter().map(|entry| entry.proposal));
     }
 
     /// Delivers all up to `seq`, in order.

@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     ActionHandler, Authenticator, Config, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
-    driver::Cluster,
+    driver::{Cluster, Failure},
     hub::Hub,
     publish,
     wire::{client::Outgoing, content::Content, state::Seals},
@@ -82,9 +82,10 @@ impl Server {
     /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener until `shutdown` resolves; then stops
     /// accepting and [shuts down](Self::shut_down).
     ///
-    /// Errors of single connections, a lack of file descriptors included, are logged and survived. The one error that
-    /// ends it (after a shutdown) is [`StartError::AddressTaken`], found once the server can be dialled. A server can
-    /// serve several listeners at once; the first whose `shutdown` resolves shuts all of it down.
+    /// Errors of single connections, a lack of file descriptors included, are logged and survived. The errors that end
+    /// it (after a shutdown) are [`StartError::AddressTaken`], found once the server can be dialled, and
+    /// [`StartError::Stopped`]. A server can serve several listeners at once; the first whose `shutdown` resolves shuts
+    /// all of it down.
     ///
     /// ```no_run
     /// # async fn f(server: ws_cluster::Server) -> std::io::Result<()> {
@@ -96,13 +97,17 @@ impl Server {
         // A watch, since each connection looks at it once, and the sender can wait for all of them to let go.
         let (closing, _) = watch::channel(());
         let mut shutdown = std::pin::pin!(shutdown);
-        let mut conflict = std::pin::pin!(self.0.cluster.conflict());
+        let mut failure = std::pin::pin!(self.0.cluster.failure());
         let outcome = loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut shutdown => break Ok(()),
-                address = &mut conflict => {
-                    break Err(io::Error::new(io::ErrorKind::AddrInUse, StartError::AddressTaken { address }));
+                failure = &mut failure => {
+                    let kind = match failure {
+                        Failure::AddressTaken(_) => io::ErrorKind::AddrInUse,
+                        Failure::Stopped => io::ErrorKind::Other,
+                    };
+                    break Err(io::Error::new(kind, StartError::from(failure)));
                 }
             };
             match accepted {
@@ -250,6 +255,14 @@ impl Server {
     /// Tells whenever [`status`](Self::status) changes. What changed and changed back meanwhile is not seen.
     pub fn watch(&self) -> watch::Receiver<Status> {
         self.0.cluster.status()
+    }
+
+    /// Waits until this node cannot go on, and returns why: another node has its address
+    /// ([`StartError::AddressTaken`]), or its cluster's task panicked ([`StartError::Stopped`]). From then on the node is
+    /// not ready. [`serve`](Self::serve) ends with this error by itself; an application that mounts the server in its
+    /// own awaits this beside its own listener.
+    pub async fn failed(&self) -> StartError {
+        self.0.cluster.failure().await.into()
     }
 
     /// Waits until this node takes clients; [`start`](crate::ServerBuilder::start) returns before. While it has no

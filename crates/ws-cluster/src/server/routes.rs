@@ -62,17 +62,20 @@ impl Server {
             CLIENT | HEALTH | READY if !reads => only_get(),
             // An hour, since it changes with the server's version only.
             CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
-            HEALTH => match self.status().degraded {
+            HEALTH => match trouble(&self.status()) {
                 None => answer(StatusCode::OK, "alive"),
                 Some(why) => answer(StatusCode::OK, &format!("alive, degraded: {why}")),
             },
             READY => match self.status() {
+                Status { ready: true, degraded: None, .. } if self.config().cluster.accept_when_isolated => {
+                    answer(StatusCode::OK, "ready; accept_when_isolated is on: a failover may lose accepted messages")
+                }
                 Status { ready: true, degraded: None, .. } => answer(StatusCode::OK, "ready"),
                 // It takes clients, and what is published is relayed or waits.
-                Status { ready: true, degraded: Some(why), .. } => busy(&format!("degraded: {why}")),
-                Status { degraded, .. } => {
-                    busy(&format!("not ready: {}", degraded.unwrap_or("no master for too long")))
+                status @ Status { ready: true, .. } => {
+                    busy(&format!("degraded: {}", trouble(&status).unwrap_or_default()))
                 }
+                status => busy(&format!("not ready: {}", trouble(&status).unwrap_or("no master for too long".into()))),
             },
             path => match self.0.pages.get(path) {
                 Some(_) if !reads => only_get(),
@@ -118,6 +121,12 @@ impl Server {
         });
         response
     }
+}
+
+/// Returns what is wrong with a node, with the database's own words if there are any.
+fn trouble(status: &Status) -> Option<String> {
+    let why = status.degraded?;
+    Some(status.cause.as_ref().map_or_else(|| why.to_owned(), |cause| format!("{why} ({cause})")))
 }
 
 fn only_get() -> Response<Full<Bytes>> {

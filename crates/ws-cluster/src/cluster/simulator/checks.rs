@@ -168,7 +168,7 @@ impl Checks {
         }
         // Of the core that has just moved only: another's belief is as old as its own clock.
         let rival = others.find(|other| other.term() > core.term() && other.reigns());
-        let rival = rival.filter(|_| core.believes_itself_shown_alone());
+        let rival = rival.filter(|_| core.accepts_alone());
         rival.map_or(Ok(()), |rival| {
             Err(format!("{} and {} both reign, one of them alone", Name(core.id()), Name(rival.id())))
         })
@@ -247,7 +247,7 @@ impl Checks {
         let (node, ticket) = (core.id(), proposal.ticket);
         // Every place is delivered somewhere, if only for a moment: that makes the history whole.
         self.holds(node, core.place(seq), proposal, core.place(seq - 1))?;
-        if !self.holders[&ticket].1 && !core.believes_alone() {
+        if !self.holders[&ticket].1 && !core.is_shown_alone() {
             return Err(format!("{} delivers {}, which nobody else holds", Name(node), Publish(ticket)));
         }
         let seen = self.seen.entry(node).or_default();
@@ -298,7 +298,7 @@ impl Checks {
         let ticket = Ticket { origin: core.id(), counter };
         self.accepted.insert(ticket, self.now);
         let elsewhere = |&(first, more): &(NodeId, bool)| more || first != core.id();
-        if !self.holders.get(&ticket).is_some_and(elsewhere) && !core.believes_alone() {
+        if !self.holders.get(&ticket).is_some_and(elsewhere) && !core.is_shown_alone() {
             return Err(format!("{} is accepted, and nobody else holds it", Publish(ticket)));
         }
         Ok(())

@@ -11,6 +11,23 @@ impl World {
         self.tell(|| (if down { "the database stops" } else { "the database is back" }).to_owned());
     }
 
+    /// From now on the database refuses every write and answers every read, as a replica does.
+    pub(super) fn refuse_writes(&mut self, read_only: bool) {
+        self.db_read_only = read_only;
+        self.tell(|| format!("the database {} writes", if read_only { "refuses" } else { "takes" }));
+    }
+
+    /// From now on the clock of the database server that this node writes to is so far behind, or ahead, of the one
+    /// that is read.
+    pub(super) fn skew_database(&mut self, place: usize, behind: Duration, ahead: Duration) {
+        self.db_skew.insert(place, (behind, ahead));
+        let name = self.letter(place);
+        self.tell(|| {
+            let (behind, ahead) = (behind.as_secs(), ahead.as_secs());
+            format!("the clock for {name} is {behind} s behind and {ahead} s ahead")
+        });
+    }
+
     pub(super) fn cut_database(&mut self, place: usize, cut: bool) {
         self.nodes[place].db_cut = cut;
         let name = self.letter(place);
@@ -47,6 +64,10 @@ impl World {
             let delay = self.delay(0, 2000);
             return self.schedule(delay, place, Happening::Answer(Answer::Failed));
         }
+        if self.db_read_only && query != Query::Read {
+            let delay = self.delay(0, 5);
+            return self.schedule(delay, place, Happening::Answer(Answer::Failed));
+        }
         if self.rng.below(100) < self.late_statements {
             let (told, done) = (self.delay(0, 2000), self.delay(2000, 12_000));
             self.schedule(told, place, Happening::Answer(Answer::Failed));
@@ -68,7 +89,9 @@ impl World {
         let answer = match query {
             Query::Read => Answer::View(self.tables.read(self.now)),
             Query::Announce(announcement) => {
-                self.tables.announce(self.now, &announcement);
+                let place = self.nodes.iter().position(|node| node.id == id);
+                let skew = place.and_then(|place| self.db_skew.get(&place)).copied().unwrap_or_default();
+                self.tables.announce(self.now.saturating_sub(skew.0) + skew.1, &announcement);
                 Answer::Done
             }
             Query::Renew { term, owner } => Answer::Held(self.tables.renew(term, owner)),

@@ -174,6 +174,10 @@ struct World {
     nodes: Vec<Node>,
     tables: Tables,
     db_down: bool,
+    /// Every write fails, every read succeeds.
+    db_read_only: bool,
+    /// What the clock that writes a node's row is ahead of the one that reads it, in each direction.
+    db_skew: BTreeMap<usize, (Duration, Duration)>,
     /// The longest time that the database takes for an answer, in milliseconds.
     db_delay: u64,
     /// Of a hundred queries, how many lose their answer after they took effect.
@@ -191,6 +195,8 @@ struct World {
     /// What happened, where somebody wants to read it.
     story: Option<Story>,
     mutant: Option<Mutant>,
+    /// The setting of all nodes that start from now on.
+    accept_when_isolated: bool,
 }
 
 impl World {
@@ -214,6 +220,8 @@ impl World {
             nodes: Vec::new(),
             tables: Tables::default(),
             db_down: false,
+            db_read_only: false,
+            db_skew: BTreeMap::new(),
             db_delay: 5,
             lost_answers: 0,
             late_statements: 0,
@@ -223,6 +231,7 @@ impl World {
             crowd: None,
             story: story.then(Story::default),
             mutant,
+            accept_when_isolated: false,
         };
         for place in 0..size {
             let rate = if steady { 1000 } else { 950 + world.rng.below(100) as u32 };
@@ -263,7 +272,8 @@ impl World {
         node.published = 0;
         let (id, address, now) = (node.id, node.address.clone(), self.local(place));
         let Limits { log, batch, window, .. } = self.limits.clone();
-        let core = Core::new(now, id, address, ClusterConfig::default(), log);
+        let config = ClusterConfig { accept_when_isolated: self.accept_when_isolated, ..ClusterConfig::default() };
+        let core = Core::new(now, id, address, config, log);
         self.nodes[place].core = Some(Core { mutant: self.mutant, batch, window, ..core });
         if let Some(crowd) = &mut self.crowd {
             crowd.boot(place, id);
@@ -355,6 +365,8 @@ impl World {
         self.stuck.clear();
         self.slow.clear();
         self.db_down = false;
+        self.db_read_only = false;
+        self.db_skew.clear();
         self.lost_answers = 0;
         self.late_statements = 0;
         self.db_delay = 5;
@@ -512,7 +524,10 @@ impl World {
                 let id = self.nodes[place].id;
                 self.tell(|| format!("{} sends its clients elsewhere", Name(id)));
             }
-            Output::Restarted { missed: false, .. } | Output::Cut { .. } | Output::Trimmed { .. } => {}
+            Output::Restarted { missed: false, .. }
+            | Output::Cut { .. }
+            | Output::Diverged { .. }
+            | Output::Trimmed { .. } => {}
             Output::ShutDown => {
                 let id = self.nodes[place].id;
                 self.tables.remove(id);

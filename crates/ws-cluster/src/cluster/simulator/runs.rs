@@ -57,7 +57,7 @@ fn any_fault(world: &mut World) {
     let size = world.nodes.len() as u64;
     let one = world.rng.below(size) as usize;
     let other = world.rng.below(size) as usize;
-    match world.rng.below(17) {
+    match world.rng.below(19) {
         0 | 1 => world.crash(one),
         2 if world.nodes[one].core.is_none() => world.boot(one),
         3 => world.pause(one),
@@ -98,6 +98,19 @@ fn any_fault(world: &mut World) {
             // Several at once.
             let dying: Vec<usize> = (0..world.nodes.len()).filter(|_| world.rng.below(2) == 0).collect();
             dying.into_iter().for_each(|place| world.crash(place));
+        }
+        17 => {
+            let read_only = !world.db_read_only;
+            world.refuse_writes(read_only);
+        }
+        18 => {
+            let (behind, ahead) = (world.rng.below(60), world.rng.below(60));
+            let seconds = Duration::from_secs;
+            if behind < 30 {
+                world.skew_database(one, seconds(behind), seconds(0))
+            } else {
+                world.skew_database(one, seconds(0), seconds(ahead))
+            }
         }
         _ => {}
     }
@@ -200,6 +213,110 @@ fn standing_fault(seed: u64, story: bool) {
         world.fail("nothing is accepted any more");
     }
     settle(&mut world);
+}
+
+/// The master loses the database first and then every follower, while all of them publish; a while later it is killed.
+/// The others have elected another master: nothing that the first one accepted may be lost with it.
+#[test]
+fn an_isolated_master_accepts_nothing_that_its_end_loses() {
+    search(1_500, |seed, story| {
+        let lost = isolated_master(seed, false, story);
+        assert_eq!(lost, 0, "accepted messages were lost with an isolated master");
+    });
+}
+
+/// The setting that gives the promise up does what its name says.
+#[test]
+fn an_isolated_master_accepts_where_that_is_wanted() {
+    let accepted = first_wrong(0, 200, |seed| _ = isolated_master(seed, true, false));
+    let (_, why) = accepted.expect("a check notices that nobody else holds it");
+    assert!(why.contains("nobody else holds"), "{why}");
+}
+
+/// Returns the number of accepted messages that ended with the master.
+fn isolated_master(seed: u64, accepts: bool, story: bool) -> usize {
+    let size = 2 + (seed % 3) as usize;
+    let mut world = World::new(seed, size, None, story);
+    if accepts {
+        world.accept_when_isolated = true;
+        (0..size).for_each(|place| {
+            world.crash(place);
+            world.boot(place);
+        });
+    }
+    live(&mut world, SECOND * 12);
+    let Some(master) = world.nodes.iter().position(|node| node.core.as_ref().is_some_and(Core::reigns)) else {
+        world.fail("no master after a quiet beginning");
+    };
+    let wait = |world: &mut World, limit| {
+        let time = Duration::from_millis(world.rng.below(limit));
+        live(world, time);
+    };
+    // Either it reaches the database no more, or nobody does for a while.
+    let outage = world.rng.below(2) == 0;
+    if outage {
+        world.stop_database(true)
+    } else {
+        world.cut_database(master, true)
+    }
+    wait(&mut world, 3_000);
+    for place in (0..size).filter(|place| *place != master) {
+        world.cut_both(master, place);
+    }
+    wait(&mut world, 8_000);
+    if outage {
+        world.cut_database(master, true);
+        world.stop_database(false);
+    }
+    wait(&mut world, 25_000);
+    world.crash(master);
+    settle(&mut world);
+    world.checks.extinct.len()
+}
+
+/// A database that became read-only answers every read, and nobody can renew, take over or announce.
+#[test]
+fn a_database_that_refuses_writes_degrades_the_nodes_and_stops_nothing() {
+    let mut world = World::steady(3);
+    world.run(SECOND * 5);
+    world.refuse_writes(true);
+    world.run(SECOND * 4);
+    for node in &world.nodes {
+        let status = node.core.as_ref().map(Core::status).unwrap_or_default();
+        assert_eq!(status.degraded, Some("the pool's database accepts no writes"));
+    }
+    let before = world.checks.accepted_so_far();
+    world.publish(1, Bytes::from_static(b"one"), None);
+    world.run(SECOND);
+    assert_eq!(world.checks.accepted_so_far(), before + 1, "two nodes hold it");
+    world.crash(1);
+    world.crash(2);
+    world.run(SECOND * 6);
+    world.publish(0, Bytes::from_static(b"two"), None);
+    world.run(SECOND * 6);
+    assert_eq!(world.checks.accepted_so_far(), before + 1, "nothing shows that this master is alone");
+    world.refuse_writes(false);
+    world.run(SECOND * 4);
+    assert_eq!(world.checks.accepted_so_far(), before + 2);
+    assert_eq!(world.nodes[0].core.as_ref().and_then(|core| core.status().degraded), Some(crate::cluster::ALONE));
+}
+
+/// After a fail-over to a database server whose clock is behind, every row looks old, and the nodes are there all the
+/// same.
+#[test]
+fn a_clock_that_is_behind_hides_no_member() {
+    let mut world = World::steady(3);
+    world.run(SECOND * 5);
+    (0..3).for_each(|place| world.skew_database(place, SECOND * 40, Duration::ZERO));
+    world.run(SECOND * 30);
+    for node in &world.nodes {
+        let status = node.core.as_ref().map(Core::status).unwrap_or_default();
+        assert_eq!((status.nodes.len(), status.degraded), (3, None));
+    }
+    world.crash(0);
+    world.run(SECOND);
+    let masters = world.nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.reigns());
+    assert_eq!(masters.count(), 1, "the others agree at once on one of them");
 }
 
 /// The simulator is worth something only if it notices what it is for.

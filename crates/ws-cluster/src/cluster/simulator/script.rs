@@ -19,6 +19,7 @@
 //! database cut a | mend a for one
 //! database forgets        the answers are lost from now on; `database remembers` ends it
 //! database empty          the tables are emptied
+//! database readonly       every write fails and every read succeeds; `database writable` ends it
 //! status                  who is master, who follows, who is cut off
 //! ```
 
@@ -144,6 +145,8 @@ fn carry_out(world: &mut World, words: &[&str], began: Duration) -> Vec<String> 
         (["database", "mend", _], [at]) => world.cut_database(*at, false),
         (["database", "forgets"], _) => world.lose_answers(100),
         (["database", "remembers"], _) => world.lose_answers(0),
+        (["database", "readonly"], _) => world.refuse_writes(true),
+        (["database", "writable"], _) => world.refuse_writes(false),
         (["database", "empty"], _) => world.empty_tables(),
         _ => return wrong("no such command"),
     }

@@ -15,13 +15,20 @@ impl Core {
         matches!(&self.role, Role::Master(master) if master.is_serving())
     }
 
+    /// Returns true if it is a master that counts itself as the only holder, for whatever reason.
     pub(super) fn believes_alone(&self) -> bool {
         matches!(&self.role, Role::Master(master) if self.is_alone(master))
     }
 
-    /// Whether it would accept for that reason: one that leaves gives no more places, whatever it believes.
-    pub(super) fn believes_itself_shown_alone(&self) -> bool {
-        self.draining.is_none() && self.believes_alone() && self.shown_alone()
+    /// Returns true if it is a master that the pool itself shows to be alone: the one reason to accept without a second
+    /// holder.
+    pub(super) fn is_shown_alone(&self) -> bool {
+        matches!(&self.role, Role::Master(master) if master.has_no_follower()) && self.shown_alone()
+    }
+
+    /// Returns true if it would accept for that reason: a master that leaves gives no more places.
+    pub(super) fn accepts_alone(&self) -> bool {
+        self.draining.is_none() && self.is_shown_alone()
     }
 
     /// Term and place of the last entry.
