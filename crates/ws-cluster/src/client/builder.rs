@@ -15,6 +15,9 @@ use super::{
     task::{Dial, Task, Tcp},
 };
 
+/// Largest message that a server takes by default.
+const MESSAGE_SIZE: usize = 64 * 1024;
+
 /// Events that wait for the application: enough to keep it busy, few enough that a client's memory stays small.
 const EVENTS: usize = 64;
 
@@ -36,6 +39,7 @@ pub(super) struct Settings {
     pub(super) resume: bool,
     pub(super) connect_timeout: Duration,
     pub(super) silence_timeout: Duration,
+    pub(super) message_size: usize,
     pub(super) backoff: Backoff,
 }
 
@@ -83,7 +87,8 @@ impl Builder {
                 credentials: Credentials::Fixed(Value::Null),
                 resume: true,
                 connect_timeout: Duration::from_secs(10),
-                silence_timeout: Duration::from_secs(60),
+                silence_timeout: Duration::from_secs(50),
+                message_size: MESSAGE_SIZE,
                 backoff: Backoff { first: Duration::from_millis(500), most: Duration::from_secs(30) },
             },
         }
@@ -113,7 +118,7 @@ impl Builder {
     }
 
     /// Details of `Client/authentication`, which is sent on every new connection: an array, or one value. Default
-    /// none: the headers say who this is.
+    /// none: the headers say who this is. If the server says when they expire, they are sent again before that.
     pub fn credentials(mut self, credentials: impl Into<Value>) -> Self {
         self.settings.credentials = Credentials::Fixed(credentials.into());
         self
@@ -122,6 +127,10 @@ impl Builder {
     /// The same where they change, as tokens do that run out: asked for each new connection, once it is open, and
     /// within the server's time for authentication (10 s by default). Where this fails, the connection is given up
     /// and tried again.
+    ///
+    /// If the server says when they expire, they are asked for again before that, and sent on the open connection. If
+    /// there are none then, or the server cannot look at them, that is tried again while time remains. If the server
+    /// refuses them, the connection goes on until the expiry.
     ///
     /// ```no_run
     /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
@@ -148,14 +157,22 @@ impl Builder {
         self
     }
 
-    /// Time for a connection to open. Default 10 s.
+    /// Largest message that the server takes, in bytes of its JSON. Default 64 KiB, as the server's. A larger one, for
+    /// which the server would close the connection, is refused with [`SendError::TooLarge`](super::SendError::TooLarge).
+    pub fn message_size(mut self, message_size: usize) -> Self {
+        self.settings.message_size = message_size;
+        self
+    }
+
+    /// Time for a connection to open; then the next URL gets its turn. Default 10 s.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.settings.connect_timeout = connect_timeout;
         self
     }
 
-    /// Time without a word of the server after which a connection is given up. Default 60 s: more than two of the
-    /// pings that a server sends after 25 s of silence.
+    /// Time without a word of the server, pings and their answers included, after which a connection is given up.
+    /// Default 50 s: twice the 25 s after which a server sends a ping. If more than half of it has passed, the client
+    /// sends a ping itself, since a server that hears its client need not.
     pub fn silence_timeout(mut self, silence_timeout: Duration) -> Self {
         self.settings.silence_timeout = silence_timeout;
         self
@@ -193,7 +210,9 @@ impl Builder {
         let (events, received) = mpsc::channel(EVENTS);
         let client = Client(Arc::new(Shared {
             queue,
+            message_size: settings.message_size,
             urls: Mutex::new(self.urls?),
+            identity: Mutex::default(),
             reconnect: Notify::new(),
             closed: watch::Sender::new(false),
         }));

@@ -1,10 +1,12 @@
 //! What a server's text means to a client: a message for the application, or where the client stands in the cluster's
 //! order. Pure.
 
+use std::time::Duration;
+
 use serde::{Deserialize, de::value::SeqDeserializer};
 use serde_json::Value;
 
-use super::Event;
+use super::{Event, Identity};
 use crate::{ActionError, wire::client::normalize};
 
 /// What an action that failed has behind its name.
@@ -59,6 +61,27 @@ pub(super) struct Incoming {
     details: Value,
     at: Option<String>,
     state: Option<String>,
+}
+
+impl Incoming {
+    /// What an answer to `Client/authentication` says: who the client is, and how long that is good for. A server of
+    /// another version says less.
+    pub(super) fn authentication(&self) -> (Identity, Option<Duration>) {
+        let member = |name| self.argument(1).and_then(|about| about.get(name));
+        let text = |name| member(name).and_then(Value::as_str).map(str::to_owned);
+        let expires_in = member("expires_in").and_then(Value::as_f64);
+        let expires_in = expires_in.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        (Identity { connection: text("connection"), user: text("user") }, expires_in)
+    }
+
+    /// The code of an error.
+    pub(super) fn code(&self) -> u16 {
+        self.argument(0).and_then(Value::as_u64).and_then(|code| code.try_into().ok()).unwrap_or(500)
+    }
+
+    fn argument(&self, index: usize) -> Option<&Value> {
+        self.details.get(index)
+    }
 }
 
 /// Where a client stands, to be told when it comes back.

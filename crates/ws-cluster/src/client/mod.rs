@@ -7,6 +7,7 @@
 mod backoff;
 mod builder;
 mod message;
+mod renewal;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod tests;
 use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
+use serde::Serialize;
 use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 use url::Url;
@@ -27,7 +29,8 @@ use crate::wire::client::{ACTION_SIZE, normalize};
 ///
 /// It connects and authenticates by itself, and does so again whenever the connection is lost, each time after a
 /// random part of a growing delay, for as long as it takes. It asks for what it missed meanwhile and hears of it:
-/// [`Event::Recovered`] or [`Event::Reset`]. It ends on [`close`](Self::close), when its [`Events`] are dropped, on
+/// [`Event::Recovered`] or [`Event::Reset`]. A server that hangs is given up after a while of silence. Credentials that
+/// expire are renewed on the open connection. It ends on [`close`](Self::close), when its [`Events`] are dropped, on
 /// `Server/close`, and on the close codes after which the same client would meet the same end
 /// ([`CloseCode`](crate::CloseCode)).
 ///
@@ -61,6 +64,10 @@ struct Shared {
     /// Bounded by the queue size of the settings. When it is full a message is refused; the task closes it at its
     /// end.
     queue: mpsc::Sender<Outgoing>,
+    /// Largest message in bytes.
+    message_size: usize,
+    /// Who the server says the client is.
+    identity: Mutex<Identity>,
     /// Looked at for each attempt. A plain lock, since it is held to copy and replace only.
     urls: Mutex<Vec<Url>>,
     /// Holds one wish to reconnect until the task looks; more of them at once are the same wish.
@@ -69,7 +76,15 @@ struct Shared {
     closed: watch::Sender<bool>,
 }
 
-/// A message on its way out.
+/// Who the server says the client is, in its answer to `Client/authentication`.
+#[derive(Clone, Debug, Default)]
+struct Identity {
+    connection: Option<String>,
+    user: Option<String>,
+}
+
+/// A message on its way out, as it is written.
+#[derive(Serialize)]
 struct Outgoing {
     action: String,
     details: Vec<Value>,
@@ -100,10 +115,26 @@ impl Client {
             return Err(SendError::Closed);
         }
         let message = Outgoing { action: action.to_owned(), details: normalize(details.into()) };
+        let (size, limit) = (message.size(), self.0.message_size);
+        if size > limit {
+            return Err(SendError::TooLarge { size, limit });
+        }
         self.0.queue.try_send(message).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => SendError::Full,
             mpsc::error::TrySendError::Closed(_) => SendError::Closed,
         })
+    }
+
+    /// The connection's id, by which the server's handlers and `except` know it, in the last answer to
+    /// `Client/authentication`; `None` if that had none, and before the first. A client that resumes keeps it. It stays
+    /// while the connection is lost.
+    pub fn connection_id(&self) -> Option<String> {
+        self.0.identity.lock().connection.clone()
+    }
+
+    /// The user's id, likewise; `None` for a guest.
+    pub fn user(&self) -> Option<String> {
+        self.0.identity.lock().user.clone()
     }
 
     /// Ends the connection and its attempts for good. The last event is [`Event::Closed`], with code 1000 unless
@@ -209,4 +240,13 @@ pub enum SendError {
     /// The action is empty or longer than 255 bytes.
     #[error("an action has 1 to {ACTION_SIZE} bytes")]
     Action,
+    /// The message has more bytes, as JSON, than the server takes; it would close the connection. Like an error with
+    /// code 413.
+    #[error("the message has {size} bytes, and the server takes {limit}")]
+    TooLarge {
+        /// Bytes of the message.
+        size: usize,
+        /// [`Builder::message_size`].
+        limit: usize,
+    },
 }

@@ -1,18 +1,21 @@
 //! The task behind a client: attempt, connection, wait, and again. What a message means to the client's position is
 //! `message`'s.
 
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{borrow::Cow, io, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use futures_util::{
     SinkExt, StreamExt,
+    future::{BoxFuture, OptionFuture},
     stream::{SplitSink, SplitStream},
 };
 use http::Request;
-use serde_json::{Value, json};
+use parking_lot::Mutex;
+use serde_json::Value;
 use tokio::{
     net::TcpStream,
-    sync::{mpsc, oneshot},
-    time::{Instant, sleep, timeout},
+    sync::mpsc,
+    time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
 };
 use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
 use tungstenite::{
@@ -23,9 +26,10 @@ use tungstenite::{
 use url::Url;
 
 use super::{
-    Event, Outgoing, Shared,
+    Event, Identity, Outgoing, Shared,
     builder::{Credentials, Settings},
     message::{Incoming, Position},
+    renewal,
 };
 use crate::{close::reconnects, connection::Stream, wire::client::normalize};
 
@@ -155,21 +159,31 @@ impl<D: Dial> Task<D> {
         };
         let opened = Instant::now();
         let (mut sink, mut stream) = socket.split();
-        let (answered, answer) = oneshot::channel();
+        // Few, and each is taken at once unless the socket is full.
+        let (notes, noted) = mpsc::unbounded_channel();
         let mut reading = Reading {
             events: &self.events,
             position: &mut self.position,
+            identity: &self.shared.identity,
             silence: self.settings.silence_timeout,
-            answered: Some(answered),
+            notes,
+            answered: false,
             proven: false,
             dismissed: false,
+        };
+        let writing = Writing {
+            settings: &self.settings,
+            notes: noted,
+            queue: &mut self.queue,
+            sink: &mut sink,
+            answered: false,
         };
         let end = tokio::select! {
             // What the application wants goes before what still comes; that the connection is open before what fails.
             biased;
             end = interruption(&self.shared, &self.events) => end,
             end = reading.run(&url, &mut stream) => end,
-            end = write(&self.settings.credentials, answer, &mut self.queue, &mut sink) => end,
+            end = writing.run() => end,
         };
         let Reading { proven, dismissed, .. } = reading;
         if proven || opened.elapsed() >= PROVEN_AFTER {
@@ -251,9 +265,12 @@ async fn interruption(shared: &Shared, events: &mpsc::Sender<Event>) -> End {
 struct Reading<'a> {
     events: &'a mpsc::Sender<Event>,
     position: &'a mut Position,
+    identity: &'a Mutex<Identity>,
     silence: Duration,
-    /// Tells the writing side that messages may go out.
-    answered: Option<oneshot::Sender<()>>,
+    /// To the writing side.
+    notes: mpsc::UnboundedSender<Note>,
+    /// Credentials were answered on this connection.
+    answered: bool,
     /// The server took the credentials.
     proven: bool,
     /// The server said `Server/close`: whatever the code, the next close is the last.
@@ -267,7 +284,7 @@ impl Reading<'_> {
             return End::Abandoned;
         }
         loop {
-            let text = match timeout(self.silence, stream.next()).await {
+            let text = match self.hear(stream).await {
                 Err(_) => return End::broken("the server is silent"),
                 Ok(None) => return End::broken("the connection broke off"),
                 Ok(Some(Err(error))) => return End::broken(error),
@@ -291,10 +308,15 @@ impl Reading<'_> {
             match incoming.action.as_str() {
                 "Client/authentication" => {
                     self.proven = true;
-                    self.answered.take().map(|answered| answered.send(()));
+                    let (identity, expires_in) = incoming.authentication();
+                    self.answer(Some(identity), Note::Accepted { expires_in });
                 }
                 // A guest who is welcome keeps the connection; one who is not is closed by the server.
-                "Client/authentication:error" => drop(self.answered.take().map(|answered| answered.send(()))),
+                "Client/authentication:error" => {
+                    // On a connection that is authenticated it changes nothing.
+                    let identity = (!self.answered).then(Identity::default);
+                    self.answer(identity, Note::Refused { code: incoming.code() });
+                }
                 "Server/close" => self.dismissed = true,
                 _ => {}
             }
@@ -306,37 +328,168 @@ impl Reading<'_> {
             }
         }
     }
+
+    /// The next frame; an error if the server is silent for too long. A server whose client speaks sends no pings, so
+    /// this has one sent before it gives up.
+    async fn hear<S: Stream>(
+        &self,
+        stream: &mut SplitStream<WebSocketStream<S>>,
+    ) -> Result<Option<tungstenite::Result<Frame>>, Elapsed> {
+        // A bit later than the server's, which is usual.
+        let patience = self.silence / 5 * 3;
+        match timeout(patience, stream.next()).await {
+            Err(_) => {
+                // The writing side ends with the connection only.
+                let _ = self.notes.send(Note::Ping);
+                timeout(self.silence.saturating_sub(patience), stream.next()).await
+            }
+            heard => heard,
+        }
+    }
+
+    fn answer(&mut self, identity: Option<Identity>, note: Note) {
+        self.answered = true;
+        if let Some(identity) = identity {
+            *self.identity.lock() = identity;
+        }
+        let _ = self.notes.send(note);
+    }
 }
 
-/// Sends the credentials, and, once they are answered, what waits. Ends where there are no credentials; any other error
-/// is the reading side's to find, behind all that the server still said.
-async fn write<S: Stream>(
-    credentials: &Credentials,
-    answer: oneshot::Receiver<()>,
-    queue: &mut mpsc::Receiver<Outgoing>,
-    sink: &mut SplitSink<WebSocketStream<S>, Frame>,
-) -> End {
-    let credentials = match credentials {
-        Credentials::Fixed(credentials) => credentials.clone(),
-        Credentials::Asked(ask) => match ask().await {
-            Ok(credentials) => credentials,
-            Err(error) => return End::broken(format!("no credentials: {error}")),
-        },
-    };
-    let authentication = text("Client/authentication", &normalize(credentials));
-    if sink.send(authentication).await.is_ok() && answer.await.is_ok() {
-        // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
-        while let Some(Outgoing { action, details }) = queue.recv().await {
-            if sink.send(text(&action, &details)).await.is_err() {
-                break;
+/// What the reading side tells the writing side.
+enum Note {
+    /// The server took the credentials, for so long.
+    Accepted { expires_in: Option<Duration> },
+    /// The server did not take them.
+    Refused { code: u16 },
+    /// The server is silent.
+    Ping,
+}
+
+/// The writing side of one connection.
+struct Writing<'a, S> {
+    settings: &'a Settings,
+    notes: mpsc::UnboundedReceiver<Note>,
+    queue: &'a mut mpsc::Receiver<Outgoing>,
+    sink: &'a mut SplitSink<WebSocketStream<S>, Frame>,
+    /// Credentials are answered, so that messages may go out.
+    answered: bool,
+}
+
+impl<S: Stream> Writing<'_, S> {
+    /// Sends the credentials, and, once they are answered, what waits. Ends if there are no credentials; any other error
+    /// is the reading side's to find, behind all that the server still said.
+    async fn run(mut self) -> End {
+        let sent = match authentication(&self.settings).await {
+            Ok(frame) => self.sink.send(frame).await,
+            Err(why) => return End::broken(format!("no credentials: {why}")),
+        };
+        if sent.is_ok() {
+            // An error is found by the reading side as well.
+            let _ = self.serve().await;
+        }
+        std::future::pending().await
+    }
+
+    async fn serve(&mut self) -> tungstenite::Result<()> {
+        // When the credentials expire, when to ask for others, and the question.
+        let mut expiry: Option<Instant> = None;
+        let mut ask_at: Option<Instant> = None;
+        let mut asking: Option<BoxFuture<'_, Result<Frame, String>>> = None;
+        let mut shown = false;
+        loop {
+            let due = OptionFuture::from(ask_at.map(sleep_until));
+            tokio::select! {
+                note = self.notes.recv() => match note {
+                    None => return Ok(()),
+                    Some(Note::Ping) => self.sink.send(Frame::Ping(Bytes::new())).await?,
+                    Some(Note::Accepted { expires_in }) => {
+                        (self.answered, shown) = (true, false);
+                        expiry = expires_in.and_then(|left| Instant::now().checked_add(left));
+                        ask_at = self.ask_at(expiry);
+                    }
+                    Some(Note::Refused { code }) => {
+                        if self.answered && shown && code != 403 {
+                            ask_at = self.ask_at(expiry);
+                        }
+                        (self.answered, shown) = (true, false);
+                    }
+                },
+                // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
+                Some(message) = self.queue.recv(), if self.answered => {
+                    self.sink.send(message.frame()).await?;
+                }
+                Some(()) = due => {
+                    ask_at = None;
+                    asking = Some(Box::pin(authentication(self.settings)));
+                }
+                Some(asked) = OptionFuture::from(asking.as_mut()) => {
+                    asking = None;
+                    match asked {
+                        Ok(frame) => {
+                            shown = true;
+                            self.sink.send(frame).await?;
+                        }
+                        Err(error) => {
+                            tracing::warn!(error, "no credentials to go on with");
+                            ask_at = self.ask_at(expiry);
+                        }
+                    }
+                }
             }
         }
     }
-    std::future::pending().await
+
+    /// When to ask for credentials before those of now expire; `None` if they do not, if there are none, and if it is
+    /// too late.
+    fn ask_at(&self, expiry: Option<Instant>) -> Option<Instant> {
+        if matches!(self.settings.credentials, Credentials::Fixed(Value::Null)) {
+            return None;
+        }
+        let now = Instant::now();
+        Some(now + renewal::wait(expiry?.saturating_duration_since(now))?)
+    }
 }
 
-fn text(action: &str, details: &[Value]) -> Frame {
-    Frame::text(json!({ "action": action, "details": details }).to_string())
+/// The message that authenticates.
+async fn authentication(settings: &Settings) -> Result<Frame, String> {
+    let credentials = match &settings.credentials {
+        Credentials::Fixed(credentials) => credentials.clone(),
+        Credentials::Asked(ask) => ask().await.map_err(|error| error.to_string())?,
+    };
+    let message = Outgoing { action: "Client/authentication".to_owned(), details: normalize(credentials) };
+    let (size, limit) = (message.size(), settings.message_size);
+    if size > limit {
+        Err(format!("they have {size} bytes, and the server takes {limit}"))
+    } else {
+        Ok(message.frame())
+    }
+}
+
+impl Outgoing {
+    /// Its bytes as JSON.
+    pub(super) fn size(&self) -> usize {
+        struct Count(usize);
+
+        impl io::Write for Count {
+            fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+                self.0 += bytes.len();
+                Ok(bytes.len())
+            }
+
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+
+        let mut count = Count(0);
+        // JSON values can be written, and so can they to this.
+        serde_json::to_writer(&mut count, self).map_or(usize::MAX, |()| count.0)
+    }
+
+    fn frame(&self) -> Frame {
+        Frame::text(serde_json::to_string(self).expect("a JSON value can be written"))
+    }
 }
 
 /// Ends a socket in order, without anybody waiting: says the last word and reads what still comes.

@@ -23,6 +23,9 @@ use super::{
     task::{Dial, config},
 };
 
+mod identity;
+mod silence;
+
 /// Bytes that are under way between the two.
 const ROOM: usize = 16 * 1024;
 
@@ -157,7 +160,7 @@ async fn what_waits_goes_out_in_its_order_once_authentication_is_answered() {
     script.client.send("first", json!(1)).unwrap();
     script.client.send("second", Value::Null).unwrap();
     let mut peer = script.attempt().await.open().await;
-    assert!(timeout(Duration::from_secs(30), peer.0.next()).await.is_err(), "nothing before the answer");
+    assert!(timeout(Duration::from_secs(20), peer.0.next()).await.is_err(), "nothing before the answer");
     peer.say("Client/authentication:error", json!([403, "Forbidden"])).await;
     peer.expect("first", json!([1])).await;
     peer.expect("second", json!([])).await;
@@ -190,6 +193,27 @@ async fn a_full_queue_and_a_malformed_action_are_refused() {
     assert_eq!(script.client.send("a", json!([])), Ok(()));
     assert_eq!(script.client.send("b", json!([])), Ok(()));
     assert_eq!(script.client.send("c", json!([])), Err(SendError::Full));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_message_that_the_server_would_close_for_is_refused() {
+    let empty = r#"{"action":"a","details":[""]}"#.len();
+    let mut script = Script::plain();
+    let mut peer = script.connected().await;
+    // Two bytes each, and two more for each in an escape.
+    for (fill, bytes) in [("x", 1), ("ж", 2), ("\"", 2), ("\u{1f389}", 4)] {
+        let fits = fill.repeat((65_536 - empty) / bytes);
+        let over =
+            SendError::TooLarge { size: empty + fits.len().max(fits.chars().count() * bytes) + 4, limit: 65_536 };
+        assert_eq!(script.client.send("a", format!("{fits}xxxx")), Err(over));
+        assert_eq!(script.client.send("a", fits.as_str()), Ok(()));
+        peer.expect("a", json!([fits])).await;
+    }
+    script.client.send("after", json!([])).unwrap();
+    peer.expect("after", json!([])).await;
+    let script = Script::start(Client::builder(["ws://a/"]).message_size(empty));
+    assert_eq!(script.client.send("a", ""), Ok(()));
+    assert_eq!(script.client.send("a", "x"), Err(SendError::TooLarge { size: empty + 1, limit: empty }));
 }
 
 #[tokio::test(start_paused = true)]
@@ -358,21 +382,6 @@ async fn it_ends_with_its_events() {
     assert!(!matches!(peer.0.next().await, Some(Ok(_))));
     assert!(script.attempts.recv().await.is_none());
     assert_eq!(script.client.send("late", json!([])), Err(SendError::Closed));
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_silent_server_is_given_up_and_a_ping_is_a_word() {
-    let mut script = Script::start(Client::builder(["ws://a/"]).silence_timeout(Duration::from_secs(40)));
-    let mut peer = script.connected().await;
-    let start = Instant::now();
-    for _ in 0..3 {
-        assert!(timeout(Duration::from_secs(30), peer.0.next()).await.is_err());
-        peer.0.send(Frame::Ping("?".into())).await.unwrap();
-        assert_eq!(peer.0.next().await.unwrap().unwrap(), Frame::Pong("?".into()));
-    }
-    let (code, reason, _) = script.lost().await;
-    assert_eq!((code, reason.as_str()), (1006, "the server is silent"));
-    assert_eq!(start.elapsed().as_secs(), 130);
 }
 
 #[tokio::test(start_paused = true)]

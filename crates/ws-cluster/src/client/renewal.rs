@@ -1,0 +1,41 @@
+//! When a client shows credentials again: before those that it showed expire.
+
+use std::time::Duration;
+
+/// Longest time before the expiry; up to twice of it is taken.
+const LEAD: Duration = Duration::from_secs(60);
+/// Shortest wait. What expires sooner is left to the next connection.
+const SOONEST: Duration = Duration::from_secs(5);
+
+/// The time to wait if the credentials are good for `left`: early enough to try again, and not the same for all
+/// clients. `None` if it is too late for that.
+pub(super) fn wait(left: Duration) -> Option<Duration> {
+    // Without randomness the middle is as good as any.
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    wait_with(left, f64::from(random) / f64::from(u32::MAX))
+}
+
+fn wait_with(left: Duration, random: f64) -> Option<Duration> {
+    let lead = (left / 4).min(LEAD).mul_f64(1.0 + random);
+    Some(left.saturating_sub(lead)).filter(|wait| *wait >= SOONEST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_minutes_or_the_last_half_are_for_trying() {
+        let waits = |left| {
+            let wait = |random| wait_with(Duration::from_secs(left), random).map(|wait| wait.as_secs());
+            (wait(0.0), wait(1.0))
+        };
+        assert_eq!(waits(3600), (Some(3540), Some(3480)));
+        assert_eq!(waits(240), (Some(180), Some(120)));
+        assert_eq!(waits(20), (Some(15), Some(10)));
+        assert_eq!(waits(8), (Some(6), None));
+        assert_eq!(waits(6), (None, None));
+        assert_eq!(waits(0), (None, None));
+        assert!(waits(u64::MAX).0.is_some());
+    }
+}
