@@ -6,8 +6,8 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
 use mysql_async::prelude::Queryable;
 use tests::{
+    MariaDb,
     client::{Client, soon},
-    mariadb::MariaDb,
     nodes::{KEY, Node, Nodes, config},
 };
 use ws_cluster::{MemoryPool, MySqlPool, Publisher, Server, StartError, Target};

@@ -219,6 +219,7 @@ impl Cluster {
 /// Joins or founds the cluster, in the background.
 pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<Cluster, StartError> {
     let Settings { node, cluster, address, keys, config, pool } = settings;
+    let named = address.is_some();
     let address = match address {
         Some(address) => address,
         // Nobody else can be there: an address that is never dialled.
@@ -241,7 +242,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     let passport = Passport { node, cluster, keys: Keys::new(keys) };
     let shared =
         Arc::new(Shared { passport, config, next_link: AtomicU64::new(1), greetings: Semaphore::new(GREETINGS) });
-    if pool.is_shared() {
+    if named {
         tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }
     let core = Core::new(now(), node, address.clone(), shared.config.cluster.clone(), shared.config.log.clone());

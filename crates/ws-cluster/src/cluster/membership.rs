@@ -11,6 +11,8 @@ use crate::pool::{Announcement, Lease, NodeRow, PoolView};
 /// How often the pool is read: several times within a third of the lease, so that one slow read does not break the
 /// count of how long the lease stood still.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
+/// A node that loses its row so often within twice the time of a member shares its address with another one.
+const DISPLACEMENTS: usize = 3;
 /// How soon after a failure the pool is asked again.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -22,6 +24,9 @@ pub(super) struct PoolSide {
     /// The query under way, and since when.
     asked: Option<(Query, Instant)>,
     sightings: Sightings,
+    /// The number of this node's row, and when a read showed lately that it had lost its row to another node.
+    own_row: Option<u64>,
+    displacements: Vec<Instant>,
     /// When another node was last seen to announce itself at this node's address.
     displaced: Option<Instant>,
     announced: Option<Instant>,
@@ -311,12 +316,20 @@ impl Core {
         self.advance();
     }
 
-    /// Notes that another node has this node's address. A row at the same address from before this node announced itself
-    /// is that of a process that is gone.
+    /// Notes that another node has this node's address: an announcement removes the row of every other node at its
+    /// address, so that each of the two loses its row again and again. Once may happen to any node.
     fn note_displacement(&mut self, view: &PoolView) {
-        let announced = self.pool.announced.is_some() && self.pool.viewed.is_some();
+        let own = view.nodes.iter().find(|row| row.node == self.me).map(|row| row.ord);
+        let renewed = own.is_some_and(|own| self.pool.own_row.replace(own).is_some_and(|before| before != own));
         let other = |row: &NodeRow| row.node != self.me && row.address == self.address;
-        if announced && self.draining.is_none() && view.nodes.iter().any(other) {
+        let replaced = self.pool.own_row.is_some() && view.nodes.iter().any(other);
+        if !renewed && !replaced {
+            return;
+        }
+        let recent = |at: &Instant| self.now.saturating_duration_since(*at) <= self.config.member_timeout * 2;
+        self.pool.displacements.retain(recent);
+        self.pool.displacements.push(self.now);
+        if self.pool.displacements.len() >= DISPLACEMENTS {
             self.pool.displaced = Some(self.now);
         }
     }
