@@ -138,6 +138,8 @@ mod config;
 mod connection;
 mod driver;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod history;
 mod hub;
 #[cfg(feature = "internals")]

@@ -339,6 +339,49 @@ mod tests {
         assert_eq!(events, [Event::Close(Bytes::from_static(b"\x88\x05\x03\xe8bye"))]);
     }
 
+    /// The events as text, up to a close frame, and the code of what cannot be read on.
+    fn told(pieces: impl Iterator<Item = Vec<u8>>) -> (Vec<String>, Option<CloseCode>) {
+        let (mut decoder, mut told) = (Decoder::default(), Vec::new());
+        for piece in pieces {
+            decoder.keep(&piece);
+            let mut kept = decoder.take_kept();
+            let mut at = 0;
+            loop {
+                match decoder.decode(&mut kept[at..], LIMIT) {
+                    Ok((0, _)) => break,
+                    Ok((size, event)) => {
+                        at += size;
+                        told.extend(event.as_ref().map(|event| format!("{event:?}")));
+                        if matches!(event, Some(Event::Close(_))) {
+                            return (told, None);
+                        }
+                    }
+                    Err(broken) => return (told, Some(broken.code)),
+                }
+            }
+            decoder.put_back(kept, at);
+        }
+        (told, None)
+    }
+
+    #[test]
+    fn hostile_frames_are_read_alike_in_one_piece_and_in_many() {
+        let corpus = [
+            [frame(0x81, b"{\"action\":\"a\"}"), frame(0x89, b"ping"), frame(0x8a, b"")].concat(),
+            [frame(0x01, b"\xc3"), frame(0x00, b"\xa4"), frame(0x80, b"x")].concat(),
+            [frame(0x02, b"ab"), frame(0x89, b""), frame(0x80, &[b'x'; 200])].concat(),
+            frame(0x88, b"\x03\xe8bye"),
+            frame(0x82, &[7; 126]),
+        ];
+        let corpus: Vec<&[u8]> = corpus.iter().map(Vec::as_slice).collect();
+        crate::fuzz::search(&corpus, |input| {
+            let (whole, broken) = told(std::iter::once(input.to_vec()));
+            let (pieces, broken_in_pieces) = told(input.iter().map(|byte| vec![*byte]));
+            let same = broken == broken_in_pieces && whole == pieces;
+            same.then_some(()).ok_or_else(|| format!("{whole:?} {broken:?}, in pieces {pieces:?} {broken_in_pieces:?}"))
+        });
+    }
+
     #[test]
     fn a_close_amid_a_message_is_one() {
         let bytes = [frame(0x01, b"a"), frame(0x88, b"\x03\xe8")].concat();

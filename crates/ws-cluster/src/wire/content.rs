@@ -228,6 +228,24 @@ mod tests {
     }
 
     #[test]
+    fn a_hostile_content_is_refused_or_means_one_thing() {
+        let message = |target: Target| Content::Message { target, action: "a".into(), details: "[1]".into() }.encode();
+        let connection = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
+        let corpus = [
+            message(Target::users(["ann", "bob"]).except_user("ann")),
+            message(Target::property("page", "7").except_connection(connection)),
+            message(Target::connection(connection)),
+            Content::CloseSession("s".into()).encode(),
+        ];
+        let corpus: Vec<&[u8]> = corpus.iter().map(|content| &content[..]).collect();
+        crate::fuzz::search(&corpus, |input| {
+            let Ok(content) = Content::decode(Bytes::copy_from_slice(input)) else { return Ok(()) };
+            let again = Content::decode(content.encode()).ok();
+            if again.as_ref() == Some(&content) { Ok(()) } else { Err(format!("{content:?} comes back as {again:?}")) }
+        });
+    }
+
+    #[test]
     fn what_is_unknown_is_told() {
         assert!(matches!(Content::decode(Bytes::new()), Err(ContentError::Unknown)));
         assert!(matches!(Content::decode(Bytes::from_static(b"\xff")), Err(ContentError::Malformed(_))));

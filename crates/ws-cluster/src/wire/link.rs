@@ -239,8 +239,8 @@ mod tests {
 
     const NODE: NodeId = NodeId::from_bytes([3; 16]);
 
-    #[test]
-    fn every_frame_comes_back_as_it_was() {
+    /// One frame of each kind.
+    fn frames() -> Vec<Frame> {
         let span = Span { term: 2, owner: NODE, first: 1 };
         let proposal = Proposal {
             ticket: Ticket { origin: NODE, counter: 5 },
@@ -274,9 +274,29 @@ mod tests {
             Body::Joined,
             Body::Propose(vec![proposal]),
         ];
-        let frames: Vec<Frame> = bodies.into_iter().map(|body| Frame { term: 7, body }).collect();
+        bodies.into_iter().map(|body| Frame { term: 7, body }).collect()
+    }
+
+    #[test]
+    fn every_frame_comes_back_as_it_was() {
+        let frames = frames();
         assert_eq!(decode_packet(&packet(frames.clone()).encode_to_vec()).ok(), Some(frames));
         assert_eq!(decode_packet(&packet(Vec::new()).encode_to_vec()).ok(), Some(Vec::new()), "a heartbeat");
+    }
+
+    #[test]
+    fn a_hostile_packet_is_refused_or_means_one_thing() {
+        let corpus: Vec<Vec<u8>> = frames().into_iter().map(|frame| packet(vec![frame]).encode_to_vec()).collect();
+        let corpus: Vec<&[u8]> = corpus.iter().map(Vec::as_slice).collect();
+        crate::fuzz::search(&corpus, |input| {
+            let Ok(frames) = decode_packet(input) else { return Ok(()) };
+            let again = decode_packet(&packet(frames.clone()).encode_to_vec());
+            if again.as_ref().ok() == Some(&frames) {
+                Ok(())
+            } else {
+                Err(format!("{frames:?} comes back as {again:?}"))
+            }
+        });
     }
 
     #[test]

@@ -1,0 +1,111 @@
+//! Hostile input for the parsers of this crate: a corpus of inputs that people and programs write, changed by chance.
+//! Each parser states its properties beside its other tests and calls [`search`].
+//!
+//! By default a search tries the same inputs each time, so that a change is judged by what it changed.
+//! `WS_CLUSTER_FUZZ_SECONDS=600` lets each search try fresh inputs for so long; `WS_CLUSTER_FUZZ_SEED` repeats one.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::{Duration, Instant},
+};
+
+/// Inputs that are tried by default.
+const INPUTS: u64 = 20_000;
+
+/// Changes to one input, at most.
+const CHANGES: u64 = 8;
+
+/// Bytes that mean something to one parser or another.
+const TELLING: &[u8] =
+    b"\0\x01\x7d\x7e\x7f\x80\x81\x88\x89\x8a\xc0\xc3\xed\xf0\xfe\xff\r\n\t \"'\\{}[]:;,=&%?#/@*.-+eE019uU\xef\xbb\xbf";
+
+/// Calls `check` with the inputs of the corpus and with changed ones. Fails with the seed and the input on a panic and on
+/// an error, which names the property that does not hold.
+pub(crate) fn search(corpus: &[&[u8]], check: impl Fn(&[u8]) -> Result<(), String>) {
+    corpus.iter().for_each(|input| judge(0, input, &check));
+    if let Some(seed) = number("WS_CLUSTER_FUZZ_SEED") {
+        return judge(seed, &changed(seed, corpus), &check);
+    }
+    let (first, limit) = match number("WS_CLUSTER_FUZZ_SECONDS") {
+        Some(seconds) => (fresh(), Some(Duration::from_secs(seconds))),
+        None => (0, None),
+    };
+    let start = Instant::now();
+    let mut tried = 0;
+    while limit.map_or(tried < INPUTS, |limit| start.elapsed() < limit) {
+        let seed = first.wrapping_add(tried);
+        judge(seed, &changed(seed, corpus), &check);
+        tried += 1;
+    }
+    println!("{tried} inputs");
+}
+
+fn judge(seed: u64, input: &[u8], check: &impl Fn(&[u8]) -> Result<(), String>) {
+    let why = match catch_unwind(AssertUnwindSafe(|| check(input))) {
+        Ok(Ok(())) => return,
+        Ok(Err(why)) => why,
+        Err(_) => "it panicked".to_owned(),
+    };
+    panic!("WS_CLUSTER_FUZZ_SEED={seed}: {why}\ninput: {:?}", String::from_utf8_lossy(input));
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+fn fresh() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("the system has randomness");
+    u64::from_ne_bytes(bytes)
+}
+
+/// The input of a seed.
+fn changed(seed: u64, corpus: &[&[u8]]) -> Vec<u8> {
+    let mut random = Random(seed);
+    let mut input = random.pick(corpus).to_vec();
+    for _ in 0..=random.below(CHANGES) {
+        let at = random.below(input.len() as u64 + 1) as usize;
+        let end = at + random.below((input.len() - at) as u64 + 1) as usize;
+        match random.below(9) {
+            0 => drop(input.drain(at..end)),
+            1 => input.truncate(at),
+            2 => input.insert(at, *random.pick(TELLING)),
+            3 if at < input.len() => input[at] = *random.pick(TELLING),
+            4 if at < input.len() => input[at] ^= 1 << random.below(8),
+            5 => {
+                let part = input[at..end].to_vec();
+                input.splice(at..at, part);
+            }
+            6 => {
+                let other = *random.pick(corpus);
+                let from = random.below(other.len() as u64 + 1) as usize;
+                input.splice(at..end, other[from..].iter().copied());
+            }
+            7 => {
+                let count = 1 << random.below(10);
+                let byte = *random.pick(TELLING);
+                input.splice(at..at, std::iter::repeat_n(byte, count));
+            }
+            _ => input.splice(at..at, random.below(u64::MAX).to_string().into_bytes()).for_each(drop),
+        }
+    }
+    input
+}
+
+/// A generator of the splitmix family: repeatable, and quick.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    /// A number below `bound`, which is not 0.
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+
+    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
+        &items[self.below(items.len() as u64) as usize]
+    }
+}
