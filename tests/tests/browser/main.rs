@@ -12,7 +12,10 @@ use ws_cluster::{Identity, MemoryPool, Pool, SessionCookie, Target};
 use crate::node::{Node, Upgrades, page};
 
 mod demo;
+mod fidelity;
 mod node;
+mod places;
+mod silence;
 
 /// Loads the client, and makes `hear(name)`, a callback, whose calls `heard()` gives one after the other.
 const PRELUDE: &str = r#"
