@@ -91,6 +91,13 @@ impl Client {
         }
     }
 
+    /// The next message must say that the client is authenticated. What it says besides.
+    pub async fn authenticated(&mut self) -> Value {
+        let mut came = self.json().await;
+        assert_eq!((&came["action"], &came["details"][0]), (&json!("Client/authentication"), &json!("ok")), "{came}");
+        came["details"][1].take()
+    }
+
     /// The next message, which moves a place.
     pub async fn moved(&mut self, place: &mut Place) -> Value {
         let message = self.json().await;

@@ -357,9 +357,9 @@ async fn a_valid_session_at_the_upgrade_authenticates() {
     let mut client = Client::connect(app.address, &[("x-user", "ann")]).await;
     assert_eq!(app.told().await, "Client/authentication ann users");
     client.send("Client/authentication", json!([])).await;
-    client.expect("Client/authentication", json!(["ok"])).await;
+    client.authenticated().await;
     client.send("Client/authentication", json!(["wrong"])).await;
-    client.expect("Client/authentication", json!(["ok"])).await;
+    client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
     drop(client);
     assert_eq!(app.told().await, "Client/disconnection ann users");
 }
@@ -375,7 +375,7 @@ async fn credentials_authenticate_in_band() {
     client.send("room", json!(["join", "blue"])).await;
     client.expect("room", json!([["blue"], null])).await;
     client.send("Client/authentication", json!(["secret", "ann"])).await;
-    client.expect("Client/authentication", json!(["ok"])).await;
+    client.authenticated().await;
     assert_eq!(app.told().await, "Client/authentication ann blue");
     app.server.publish("for ann", (), Target::user("ann").except_user("bob")).await.unwrap();
     client.expect("for ann", json!([])).await;
@@ -436,7 +436,7 @@ async fn an_unwelcome_guest_may_send_credentials_in_time() {
     client.send("echo", json!([])).await;
     client.expect("echo:error", json!([403, "Forbidden"])).await;
     client.send("Client/authentication", json!(["secret", "ann"])).await;
-    client.expect("Client/authentication", json!(["ok"])).await;
+    client.authenticated().await;
     client.send("echo", json!([])).await;
     client.expect("echo", json!([])).await;
 
@@ -461,7 +461,7 @@ async fn who_authenticates_in_band_is_told_its_position_afterwards() {
             let mut client = Client::try_connect(app.address, &path, &[]).await.unwrap();
             app.server.publish("before", (), Target::user("ann")).await.unwrap();
             client.send("Client/authentication", json!(["secret", "ann"])).await;
-            client.expect("Client/authentication", json!(["ok"])).await;
+            client.authenticated().await;
             let told = client.moved(&mut place).await;
             assert_eq!((&told["action"], &told["details"][0]), (&json!("Server/position"), &kind[0]));
             assert_eq!(app.told().await, "Client/authentication ann ");
@@ -601,8 +601,7 @@ async fn a_session_that_ends_closes_its_connection() {
     let at = soon_gone.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis().to_string();
     let mut ending = Client::connect(app.address, &[("x-user", "ann"), ("x-expires", &at)]).await;
     let mut renewed = Client::connect(app.address, &[("x-user", "renewed"), ("x-expires", "20")]).await;
-    ending.expect("Server/close", json!([])).await;
-    assert_eq!(ending.closed().await.0, 1000);
+    assert_eq!(ending.closed().await.0, 4003);
     renewed.send("echo", json!([])).await;
     renewed.expect("echo", json!([])).await;
 }
@@ -975,6 +974,14 @@ async fn settings_that_cannot_work_are_named() {
     refused(|builder| builder.key("short"), "32 bytes").await;
     refused(|builder| builder.publish_key(""), "publish key").await;
     refused(|builder| builder.action("Server/x", Nothing), "Server/x").await;
+    refused(|builder| builder.action("x:error", Nothing), ":error").await;
+    for unknown in ["Client/disconnected", "Client/", "Client/Authentication", "Client/authentication "] {
+        let set = async |name: &str| Server::builder(MemoryPool::default()).action(name, Nothing).start().await;
+        let Err(StartError::Config(text)) = set(unknown).await else { panic!("{unknown}") };
+        for word in [unknown, "Client/authentication", "Client/disconnection"] {
+            assert!(text.contains(word), "{text}");
+        }
+    }
     refused(|builder| builder.action("x", Nothing).action("x", Nothing), "two handlers").await;
     let zero = |builder: ServerBuilder| {
         let mut config = Config::default();

@@ -162,7 +162,7 @@ impl Visitor {
     async fn connect_known(&self) -> Client {
         let mut client = self.connect().await;
         client.send("Client/authentication", json!([])).await;
-        client.expect("Client/authentication", json!(["ok"])).await;
+        client.authenticated().await;
         client
     }
 

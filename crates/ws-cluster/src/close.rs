@@ -1,4 +1,7 @@
-//! Every code with which this server closes a connection, in two ranges that tell any client what to do.
+//! Whom an order to close concerns, and every code with which this server closes a connection, in two ranges that tell
+//! any client what to do.
+
+use crate::auth::Closed;
 
 /// Why the server closed a connection.
 ///
@@ -8,7 +11,7 @@
 #[repr(u16)]
 #[non_exhaustive]
 pub enum CloseCode {
-    /// The session ended, or the application closed the connection; `Server/close` came before it. Stay away.
+    /// The application closed the connection; `Server/close` came before it. Stay away.
     Normal = 1000,
     /// The client broke the WebSocket protocol. Stay away.
     Protocol = 1002,
@@ -29,10 +32,101 @@ pub enum CloseCode {
     Silent = 4001,
     /// The session ran out while its store could not be asked. Come again.
     SessionUnknown = 4002,
+    /// The session ran out or is no longer valid and nobody renewed it, or the application asked the client to come
+    /// again ([`Close::reconnect`]). Come again and authenticate anew.
+    Expired = 4003,
     /// A message was neither `{action, details}` nor `[action, details]`, or a binary frame. Stay away.
     Malformed = 4400,
     /// The credentials were wrong, or guests are not welcome. Stay away.
     Unauthenticated = 4401,
+}
+
+/// Which connections [`Server::close`](crate::Server::close) closes, and how.
+///
+/// ```
+/// use ws_cluster::Close;
+///
+/// // Ann changed her password: all other devices are signed out for good.
+/// let others = Close::user("ann").except_session("e4d909");
+/// // Her session got a new id: her pages come back with the new cookie.
+/// let renewed = Close::session("e4d909").reconnect();
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Close {
+    pub(crate) subject: Subject,
+    pub(crate) reconnect: bool,
+}
+
+impl Close {
+    /// Every connection of this session.
+    pub fn session(id: impl Into<String>) -> Self {
+        Self { subject: Subject::session(id), reconnect: false }
+    }
+
+    /// Every connection of this user, in all sessions.
+    pub fn user(id: impl Into<String>) -> Self {
+        Self { subject: Subject::user(id), reconnect: false }
+    }
+
+    /// Spares the connections of this session. Connections of the user without a session are closed. Has no effect on
+    /// [`Close::session`].
+    pub fn except_session(mut self, id: impl Into<String>) -> Self {
+        self.subject = self.subject.except(id);
+        self
+    }
+
+    /// Closes softly: without `Server/close` and with [`CloseCode::Expired`], so that the clients come back at once and
+    /// authenticate anew. By default they get `Server/close`, are closed with [`CloseCode::Normal`] and stay away.
+    pub fn reconnect(mut self) -> Self {
+        self.reconnect = true;
+        self
+    }
+}
+
+/// Whose connections an order concerns.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Subject {
+    Session(String),
+    User {
+        id: String,
+        /// A session of the user that is spared.
+        except_session: Option<String>,
+    },
+}
+
+impl Subject {
+    pub(crate) fn session(id: impl Into<String>) -> Self {
+        Self::Session(id.into())
+    }
+
+    pub(crate) fn user(id: impl Into<String>) -> Self {
+        Self::User { id: id.into(), except_session: None }
+    }
+
+    pub(crate) fn except(self, session: impl Into<String>) -> Self {
+        match self {
+            Self::Session(_) => self,
+            Self::User { id, .. } => Self::User { id, except_session: Some(session.into()) },
+        }
+    }
+
+    /// Returns true if a connection of this user and session is concerned.
+    pub(crate) fn is(&self, user: Option<&str>, session: Option<&str>) -> bool {
+        match self {
+            Self::Session(id) => session == Some(id),
+            Self::User { id, except_session } => {
+                user == Some(id) && (except_session.is_none() || session != except_session.as_deref())
+            }
+        }
+    }
+
+    /// What an authenticator is told to forget. A spared session is among it, which costs a look-up.
+    pub(crate) fn closed(&self) -> Closed<'_> {
+        match self {
+            Self::Session(id) => Closed::Session(id),
+            Self::User { id, .. } => Closed::User(id),
+        }
+    }
 }
 
 impl CloseCode {

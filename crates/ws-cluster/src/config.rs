@@ -31,6 +31,7 @@ impl Config {
             ("connection.position_interval", connection.position_interval),
             ("connection.resume_timeout", connection.resume_timeout),
             ("connection.blocking_warning", connection.blocking_warning),
+            ("connection.authentication_interval", connection.authentication_interval),
             ("cluster.renew_interval", cluster.renew_interval),
             ("cluster.lease", cluster.lease),
             ("cluster.seen_interval", cluster.seen_interval),
@@ -54,6 +55,9 @@ impl Config {
             ("connection.queue_size", connection.queue_size),
             ("connection.messages_per_second", connection.messages_per_second as usize),
             ("connection.message_burst", connection.message_burst as usize),
+            ("connection.authentication_burst", connection.authentication_burst as usize),
+            ("connection.look_ups_per_ip", connection.look_ups_per_ip),
+            ("connection.rechecks_per_second", connection.rechecks_per_second as usize),
             ("connection.connections_per_ip", connection.connections_per_ip),
             ("connection.connections", connection.connections),
             ("connection.replay_count", connection.replay_count),
@@ -109,6 +113,20 @@ pub struct ConnectionConfig {
     pub messages_per_second: u32,
     /// Messages that a client may send at once before `messages_per_second` holds it back. Default 500.
     pub message_burst: u32,
+    /// Times that one client may send `Client/authentication` at once and have the authenticator asked; beyond, it is
+    /// answered `[429, "Too Many Requests"]` and nobody is asked. An authenticated client that sends it without credentials
+    /// is not counted, since nobody is asked. Default 5.
+    pub authentication_burst: u32,
+    /// Time after which a client that has used up `authentication_burst` may send `Client/authentication` once more.
+    /// Default 5 s.
+    pub authentication_interval: Duration,
+    /// Questions about clients of one address that the authenticator is asked at the same time; further ones wait their
+    /// turn, within `handshake_timeout`. Default 16.
+    pub look_ups_per_ip: usize,
+    /// Rechecks of open connections a second at which a node asks its authenticator less often than
+    /// [`Authenticator::recheck_interval`](crate::Authenticator::recheck_interval) says: with more connections than this
+    /// times the interval, the interval grows with them. Default 500, which 15,000 connections reach with 30 s.
+    pub rechecks_per_second: u32,
     /// Connections from one address; the next is refused with 429. Addresses behind a trusted proxy count one by
     /// one. Default 1,000, since many people can share an address.
     pub connections_per_ip: usize,
@@ -143,6 +161,10 @@ impl Default for ConnectionConfig {
             close_timeout: Duration::from_secs(5),
             messages_per_second: 100,
             message_burst: 500,
+            authentication_burst: 5,
+            authentication_interval: Duration::from_secs(5),
+            look_ups_per_ip: 16,
+            rechecks_per_second: 500,
             connections_per_ip: 1_000,
             connections: 100_000,
             position_interval: Duration::from_secs(60),

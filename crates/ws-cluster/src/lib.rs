@@ -105,6 +105,7 @@
 //! | message of a client | 64 KiB | [`message_size`](ConnectionConfig::message_size) |
 //! | messages of a client, on average | 100 a second | [`messages_per_second`](ConnectionConfig::messages_per_second) |
 //! | messages of a client, at once | 500 | [`message_burst`](ConnectionConfig::message_burst) |
+//! | `Client/authentication` of a client | 5, then one in 5 s | [`authentication_burst`](ConnectionConfig::authentication_burst) |
 //! | waiting for a slow client | 1 MiB | [`queue_size`](ConnectionConfig::queue_size) |
 //! | connections of an address | 1,000 | [`connections_per_ip`](ConnectionConfig::connections_per_ip) |
 //! | connections of a node | 100,000 | [`connections`](ConnectionConfig::connections) |
@@ -163,7 +164,7 @@ pub use auth::{
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
 pub use client::Client;
-pub use close::CloseCode;
+pub use close::{Close, CloseCode};
 pub use cluster::{NodeId, Term};
 pub use config::{ClusterConfig, Config, ConnectionConfig, LogConfig};
 pub use driver::{NodeStatus, Status};

@@ -12,7 +12,8 @@ use tokio::{
 };
 
 use crate::{
-    ClusterConfig, IntoPool, Pool, PoolError, PublishError, Target,
+    Close, ClusterConfig, IntoPool, Pool, PoolError, PublishError, Target,
+    close::Subject,
     cluster::NodeId,
     connection::Stream,
     driver::Cluster,
@@ -142,12 +143,34 @@ impl Publisher {
     /// Closes every connection of a session, on all nodes, as
     /// [`Server::close_session`](crate::Server::close_session) does.
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
-        self.send(Content::CloseSession(id.to_owned()), Bytes::copy_from_slice(&random::<16>())).await
+        self.close(Close::session(id)).await
     }
 
     /// The same for every connection of a user.
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
-        self.send(Content::CloseUser(id.to_owned()), Bytes::copy_from_slice(&random::<16>())).await
+        self.close(Close::user(id)).await
+    }
+
+    /// Closes the connections that [`Close`] describes, on all nodes, as [`Server::close`](crate::Server::close) does.
+    /// A node of an older version answers [`PublishError::Invalid`] to an order that it does not know.
+    pub async fn close(&self, close: Close) -> Result<(), PublishError> {
+        self.order(Content::Close(close)).await
+    }
+
+    /// Asks the authenticator again about every connection of a session, on all nodes, as
+    /// [`Server::refresh_session`](crate::Server::refresh_session) does. A node of an older version answers
+    /// [`PublishError::Invalid`].
+    pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
+        self.order(Content::Refresh(Subject::session(id))).await
+    }
+
+    /// The same for every connection of a user.
+    pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
+        self.order(Content::Refresh(Subject::user(id))).await
+    }
+
+    async fn order(&self, content: Content) -> Result<(), PublishError> {
+        self.send(content, Bytes::copy_from_slice(&random::<16>())).await
     }
 
     async fn send(&self, content: Content, key: Bytes) -> Result<(), PublishError> {

@@ -4,7 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -32,7 +32,8 @@ pub struct Identity {
     pub user: Option<String>,
     /// The session, which [`close_session`](crate::Server::close_session) and session targets name.
     pub session: Option<String>,
-    /// When the session ends. The authenticator is asked again before the connection is closed for it.
+    /// When the session ends. The authenticator is asked again then; if nobody renewed the session, the connection is
+    /// closed with [`CloseCode::Expired`](crate::CloseCode::Expired), after which clients come again.
     pub expires: Option<SystemTime>,
     /// The groups it starts in; handlers can change them.
     pub groups: BTreeSet<String>,
@@ -110,8 +111,9 @@ pub enum AuthenticationError {
 /// Tells who a connection is.
 ///
 /// The server asks it at the upgrade without credentials, on `Client/authentication` with those the client sent,
-/// and, without credentials again, when an identity's `expires` has come. It is asked within the handshake's time
-/// limit (10 s by default).
+/// and [again](Self::recheck) when an identity's `expires` has come. It is asked within the handshake's time
+/// limit (10 s by default). Fresh credentials of the same user on an authenticated connection extend it and replace its
+/// groups and properties; those of another user are refused and change nothing.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -139,6 +141,27 @@ pub trait Authenticator: Send + Sync + 'static {
         credentials: Option<Credentials<'_>>,
     ) -> Result<Option<Identity>, AuthenticationError>;
 
+    /// Asks again about an open connection that was authenticated by its handshake: when
+    /// [`recheck_interval`](Self::recheck_interval) is over, when its identity's `expires` has come, and when the
+    /// application [refreshes](crate::Server::refresh_user) it. Fresh groups and properties replace those of the identity
+    /// before; `None` or another user ends the connection with [`CloseCode::Expired`](crate::CloseCode::Expired).
+    ///
+    /// Default: [`authenticate`](Self::authenticate) without credentials. An authenticator that remembers answers
+    /// overrides it to ask its store, or the age of what it remembers adds to the interval.
+    async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
+        self.authenticate(handshake, None).await
+    }
+
+    /// How often it is asked again about an open connection whose handshake named a user, so that groups that the site
+    /// revoked, and sessions that it removed without [closing](crate::Server::close_session) them, do not last. Default
+    /// `None`: only when the identity's `expires` has come or the application asks for it.
+    ///
+    /// The load is one [`recheck`](Self::recheck) for each connection and interval, spread evenly, and at most
+    /// [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) on each node: beyond, the interval grows.
+    fn recheck_interval(&self) -> Option<Duration> {
+        None
+    }
+
     /// Whether the credentials come by cookie, which browsers send from any page: then the `Origin` of an upgrade
     /// must be the host's own or an allowed one.
     fn uses_cookies(&self) -> bool {
@@ -152,12 +175,13 @@ pub trait Authenticator: Send + Sync + 'static {
         false
     }
 
-    /// Called on every node when the application closes a session or a user's connections: whatever is remembered of
-    /// them is to be forgotten, so that the next question reaches the store. Must return at once.
+    /// Called on every node when the application closes or refreshes a session or a user's connections: whatever is
+    /// remembered of them is to be forgotten, so that the next question reaches the store and does not join one that was
+    /// put before. Must return at once. An answer to a question that was put before is not used: the server asks once more.
     fn forget(&self, _closed: Closed<'_>) {}
 }
 
-/// Whose connections the application closed.
+/// Whose connections the application closed or refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Closed<'a> {
     /// Those of this session.

@@ -192,7 +192,7 @@ impl fmt::Debug for Events {
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The connection is open; the client authenticates next. The message `Client/authentication ["ok"]` says that
+    /// The connection is open; the client authenticates next. The message `Client/authentication ["ok", ..]` says that
     /// it succeeded; `Client/authentication:error` that it did not: a guest keeps the connection where guests are
     /// welcome.
     Open {

@@ -16,6 +16,7 @@ use super::Client;
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Request, Server,
     auth::{Credentials, Handshake, Identity},
+    hub::Moment,
 };
 
 /// A future that a connection waits for beside its socket.
@@ -25,8 +26,32 @@ pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(super) enum Done {
     /// A handler has ended.
     Handled,
-    /// The authenticator was asked.
-    Authenticated(Result<Option<Identity>, AuthenticationError>, /* with credentials */ bool),
+    /// The authenticator was asked, for the how-many-eth time about these credentials.
+    Authenticated { answer: Answer, credentials: Vec<Value>, attempt: u32 },
+}
+
+/// What the authenticator is asked about a client, beside its handshake.
+#[derive(Clone, Copy)]
+pub(crate) enum Question<'a> {
+    /// Who it is, by its handshake alone.
+    Handshake,
+    /// Who it is, by these credentials.
+    Credentials(&'a [Value]),
+    /// Whether its session goes on.
+    Again,
+}
+
+impl<'a> Question<'a> {
+    /// The question that a message with these details puts.
+    pub(crate) fn of(details: &'a [Value]) -> Self {
+        if details.is_empty() { Self::Handshake } else { Self::Credentials(details) }
+    }
+}
+
+/// The authenticator's answer, and when it was asked.
+pub(crate) struct Answer {
+    pub(crate) identity: Result<Option<Identity>, AuthenticationError>,
+    pub(crate) asked: Moment,
 }
 
 /// Runs a handler to its end, and answers its error.
@@ -68,16 +93,36 @@ pub(super) fn handle(
     })
 }
 
-/// Asks the authenticator, within the time limit.
-pub(crate) async fn authenticate(
+/// Asks the authenticator, within the time limit of the handshake. A client waits its turn among those of its address.
+pub(crate) async fn ask(server: &Server, handshake: &Handshake, question: Question<'_>) -> Answer {
+    let config = &server.config().connection;
+    let deadline = tokio::time::Instant::now() + config.handshake_timeout;
+    let turn = server.hub().look_ups().turn(handshake.remote_ip(), config.look_ups_per_ip);
+    let Ok(_turn) = tokio::time::timeout_at(deadline, turn).await else {
+        let busy = "too many look-ups for this address".into();
+        return Answer { identity: Err(AuthenticationError::Unavailable(busy)), asked: server.hub().closes().now() };
+    };
+    // Read before the question is put: a close that comes later wins against its answer.
+    let asked = server.hub().closes().now();
+    let identity = authenticate(server.authenticator(), handshake, question, deadline).await;
+    Answer { identity, asked }
+}
+
+async fn authenticate(
     authenticator: &dyn Authenticator,
     handshake: &Handshake,
-    credentials: &[Value],
-    limit: Duration,
+    question: Question<'_>,
+    deadline: tokio::time::Instant,
 ) -> Result<Option<Identity>, AuthenticationError> {
-    let credentials = (!credentials.is_empty()).then_some(Credentials(credentials));
-    let asked = AssertUnwindSafe(async { authenticator.authenticate(handshake, credentials).await }).catch_unwind();
-    let answer = match tokio::time::timeout(limit, asked).await {
+    let asked = AssertUnwindSafe(async {
+        match question {
+            Question::Handshake => authenticator.authenticate(handshake, None).await,
+            Question::Credentials(details) => authenticator.authenticate(handshake, Some(Credentials(details))).await,
+            Question::Again => authenticator.recheck(handshake).await,
+        }
+    })
+    .catch_unwind();
+    let answer = match tokio::time::timeout_at(deadline, asked).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => {
             Err(AuthenticationError::Misconfigured(format!("the authenticator panicked: {}", panic_text(&*panic))))

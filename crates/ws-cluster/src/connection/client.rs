@@ -35,6 +35,8 @@ pub(crate) struct Client {
     registered: AtomicBool,
     /// The hub has forgotten it.
     forgotten: AtomicBool,
+    /// The authenticator is to be asked again.
+    refresh: AtomicBool,
     /// The place up to which it knows that it has got everything, where it tracks its position. Written by whoever
     /// delivers, which is one at a time.
     told: AtomicU64,
@@ -58,8 +60,8 @@ impl Client {
     /// `tracks`: it asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let outbox = Outbox::new(queue_size);
-        let (array, registered, forgotten, told, began, entered, membership) = Default::default();
-        Self { id, handshake, outbox, array, tracks, registered, forgotten, told, began, entered, membership }
+        let (array, registered, forgotten, refresh, told, began, entered, membership) = Default::default();
+        Self { id, handshake, outbox, array, tracks, registered, forgotten, refresh, told, began, entered, membership }
     }
 
     /// The id under which handlers and targets know it.
@@ -147,6 +149,17 @@ impl Client {
     /// Whether the hub delivers to it.
     pub(crate) fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Relaxed)
+    }
+
+    /// Lets its task ask the authenticator again, at once.
+    pub(crate) fn refresh(&self) {
+        self.refresh.store(true, Ordering::Relaxed);
+        self.outbox.ring();
+    }
+
+    /// Returns true if the authenticator is to be asked again. It is asked by the caller then.
+    pub(super) fn take_refresh(&self) -> bool {
+        self.refresh.load(Ordering::Relaxed) && self.refresh.swap(false, Ordering::Relaxed)
     }
 
     /// The place behind which it began on this connection.

@@ -11,7 +11,7 @@ use crate::{
 };
 
 /// Who a client is.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Membership {
     pub(crate) user: Option<Arc<str>>,
     pub(crate) session: Option<Arc<str>>,
@@ -19,7 +19,7 @@ pub(crate) struct Membership {
     rare: Option<Box<Rare>>,
 }
 
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 struct Rare {
     former: Option<ConnectionId>,
     properties: BTreeMap<Arc<str>, Value>,
@@ -38,7 +38,7 @@ pub(crate) struct Changes {
 }
 
 /// A few names, in their order.
-#[derive(Clone, Default)]
+#[derive(Clone, Default, PartialEq)]
 pub(crate) struct Names(Box<[Arc<str>]>);
 
 impl Membership {
@@ -87,11 +87,43 @@ impl Membership {
         self.user = of.user;
         self.session = of.session;
         self.groups = self.groups.iter().chain(of.groups.iter()).cloned().collect();
-        if let Some(rare) = of.rare {
-            self.rare().properties.extend(rare.properties);
+        let names = self.groups.clone();
+        let rare = self.rare();
+        // What the authenticator says now is no change of a handler's.
+        rare.changes.groups.retain(|group, member| *member || !names.contains(group));
+        for (name, value) in of.rare.into_iter().flat_map(|rare| rare.properties) {
+            rare.changes.properties.remove(&name);
+            rare.properties.insert(name, value);
         }
         // What it carries is bound to its user.
         self.rare().untold = true;
+    }
+
+    /// Replaces what the authenticator said before by what it says now. What handlers changed stays changed; what they
+    /// changed to what the authenticator says now is no change any more.
+    pub(crate) fn refresh(&mut self, of: Self) {
+        let mut changes = self.changes();
+        changes.groups.retain(|group, member| of.groups.contains(group) != *member);
+        changes.properties.retain(|name, value| of.property(name).unwrap_or(&Value::Null) != value);
+        // What a client carries is bound to its session.
+        let news = self.session != of.session || changes != self.changes();
+        let stays = |group: &&Arc<str>| changes.groups.get(*group) != Some(&false);
+        let joined = changes.groups.iter().filter(|(_, member)| **member).map(|(group, _)| group);
+        self.groups = of.groups.iter().filter(stays).chain(joined).cloned().collect();
+        (self.user, self.session) = (of.user, of.session);
+        if self.rare.is_none() && of.rare.is_none() {
+            return;
+        }
+        let rare = self.rare();
+        rare.properties = of.rare.map(|rare| rare.properties).unwrap_or_default();
+        for (name, value) in &changes.properties {
+            match value {
+                Value::Null => drop(rare.properties.remove(name)),
+                value => drop(rare.properties.insert(name.clone(), value.clone())),
+            }
+        }
+        rare.changes = changes;
+        rare.untold |= news;
     }
 
     /// Makes it what handlers had made of it before the client came back.

@@ -20,10 +20,11 @@ mod tests;
 mod timing;
 mod transport;
 
-pub(crate) use call::authenticate;
+pub(crate) use call::{Question, ask};
 pub(crate) use client::{Client, State};
 pub(crate) use membership::{Changes, Member, Membership, property_text};
 pub(crate) use recovery::Asked;
+pub(crate) use standing::{ATTEMPTS, AUTHENTICATION, DISCONNECTION};
 pub(crate) use task::{Accepted, serve, serve_tcp};
 
 /// What a connection or a link runs on: TCP, TLS, or whatever an HTTP server hands over at an upgrade.

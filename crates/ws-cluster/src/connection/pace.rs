@@ -18,8 +18,9 @@ pub(super) struct Pace {
 /// What one client may send.
 #[derive(Clone, Copy)]
 pub(super) struct Rate {
-    /// Both are at least 1.
-    pub(super) per_second: u32,
+    /// The average time between two messages.
+    pub(super) interval: Duration,
+    /// At least 1.
     pub(super) burst: u32,
 }
 
@@ -30,13 +31,23 @@ impl Pace {
 
     /// Counts a message. Whether the next has to wait.
     pub(super) fn count(&mut self, rate: Rate, now: Instant) -> bool {
-        self.due = self.due.max(nanos(now)) + rate.interval().as_nanos() as u64;
+        self.due = self.due.max(nanos(now)) + rate.interval.as_nanos() as u64;
         self.next(rate) > now
+    }
+
+    /// Counts a message if it may come now. Returns false if it may not.
+    pub(super) fn admit(&mut self, rate: Rate, now: Instant) -> bool {
+        let admitted = self.next(rate) <= now;
+        if admitted {
+            self.count(rate, now);
+        }
+        admitted
     }
 
     /// When the next message may come.
     pub(super) fn next(&self, rate: Rate) -> Instant {
-        origin() + Duration::from_nanos(self.due) + rate.interval() - rate.interval() * rate.burst
+        let ahead = rate.interval.saturating_mul(rate.burst - 1).as_nanos() as u64;
+        origin() + Duration::from_nanos(self.due.saturating_sub(ahead))
     }
 }
 
@@ -55,8 +66,9 @@ fn nanos(at: Instant) -> u64 {
 }
 
 impl Rate {
-    fn interval(self) -> Duration {
-        Duration::from_secs(1) / self.per_second
+    /// `count`, at least 1, messages a second on average.
+    pub(super) fn per_second(count: u32, burst: u32) -> Self {
+        Self { interval: Duration::from_secs(1) / count, burst }
     }
 }
 
@@ -68,7 +80,7 @@ mod tests {
     fn a_burst_passes_and_then_the_average() {
         let start = Instant::now();
         let mut pace = Pace::new(start);
-        let rate = Rate { per_second: 10, burst: 3 };
+        let rate = Rate::per_second(10, 3);
         assert!(!pace.count(rate, start));
         assert!(!pace.count(rate, start));
         assert!(pace.count(rate, start));
@@ -77,5 +89,18 @@ mod tests {
         assert!(pace.count(rate, start + wait));
         assert_eq!(pace.next(rate), start + 2 * wait);
         assert!(!pace.count(rate, start + 10 * wait));
+    }
+
+    #[test]
+    fn what_is_not_admitted_does_not_count() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let rate = Rate { interval: Duration::from_secs(5), burst: 2 };
+        assert!(pace.admit(rate, start) && pace.admit(rate, start));
+        for _ in 0..10 {
+            assert!(!pace.admit(rate, start + Duration::from_secs(4)));
+        }
+        assert!(pace.admit(rate, start + Duration::from_secs(5)));
+        assert!(!pace.admit(rate, start + Duration::from_secs(5)));
     }
 }

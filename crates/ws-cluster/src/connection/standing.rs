@@ -2,20 +2,22 @@
 
 use std::time::{Duration, SystemTime};
 
+use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
     Membership,
-    call::{self, Call, Done},
+    call::{self, Answer, Call, Done, Question},
+    pace::{Pace, Rate},
     recovery::Arrival,
     task::{Connection, Phase},
     transport::Transport,
 };
-use crate::{AuthenticationError, auth::Identity, close::CloseCode};
+use crate::{close::CloseCode, hub::Stale};
 
 /// The server's own actions.
-pub(super) const AUTHENTICATION: &str = "Client/authentication";
-pub(super) const DISCONNECTION: &str = "Client/disconnection";
+pub(crate) const AUTHENTICATION: &str = "Client/authentication";
+pub(crate) const DISCONNECTION: &str = "Client/disconnection";
 
 /// The text of every 403.
 pub(super) const FORBIDDEN: &str = "Forbidden";
@@ -25,29 +27,49 @@ pub(super) const FORBIDDEN: &str = "Forbidden";
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const RECHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// The end of a session.
+/// Times that a question is put if each answer was overtaken by a close or a refresh. Beyond, nobody can say who the
+/// client is.
+pub(crate) const ATTEMPTS: u32 = 3;
+
+/// What only some connections have: the end of their session, and questions about who they are.
+#[derive(Default)]
 pub(super) struct Expiry {
-    /// When to ask next whether it goes on.
-    pub(super) at: Instant,
-    /// Until when to go on without an answer, once the end has come.
-    until: Option<Instant>,
+    /// When to ask next.
+    pub(super) at: Option<Instant>,
+    /// When the session ends.
+    ends: Option<Instant>,
     /// The question, while it is asked.
-    pub(super) recheck: Option<Call<Result<Option<Identity>, AuthenticationError>>>,
+    pub(super) recheck: Option<Call<Answer>>,
+    /// How often the client had the authenticator asked by its messages.
+    asks: Option<Pace>,
 }
 
 impl<T: Transport> Connection<T> {
-    /// `Client/authentication`: without credentials the handshake is looked at again, since its session may have got
-    /// a user meanwhile.
-    pub(super) fn authenticate(&mut self, credentials: Vec<serde_json::Value>) {
-        if self.client().membership().user.is_some() {
-            self.client().send(AUTHENTICATION, &["ok".into()]);
-            return;
+    /// `Client/authentication`. Without credentials the handshake is looked at again, since its session may have got a
+    /// user meanwhile; a client that is known already is told who it is, and nobody is asked.
+    pub(super) fn authenticate(&mut self, credentials: Vec<Value>) {
+        if self.is_known() && credentials.is_empty() {
+            return self.confirm();
         }
+        let config = self.config();
+        let rate = Rate { interval: config.authentication_interval, burst: config.authentication_burst };
+        let now = Instant::now();
+        let asks = &mut self.expiry.get_or_insert_default().asks;
+        if !asks.get_or_insert_with(|| Pace::new(now)).admit(rate, now) {
+            return self.client().send_error(AUTHENTICATION, 429, "Too Many Requests");
+        }
+        self.ask(credentials, 1);
+    }
+
+    fn is_known(&self) -> bool {
+        self.client().membership().user.is_some()
+    }
+
+    fn ask(&mut self, credentials: Vec<Value>, attempt: u32) {
         let (server, client) = (self.server.clone(), self.client().clone());
         self.work = Some(Box::pin(async move {
-            let limit = server.config().connection.handshake_timeout;
-            let answer = call::authenticate(server.authenticator(), &client.handshake, &credentials, limit).await;
-            Done::Authenticated(answer, !credentials.is_empty())
+            let answer = call::ask(&server, &client.handshake, Question::of(&credentials)).await;
+            Done::Authenticated { answer, credentials, attempt }
         }));
     }
 
@@ -60,32 +82,85 @@ impl<T: Transport> Connection<T> {
         self.hear();
         match done {
             Done::Handled => self.client().tell_changes(self.server.seals()),
-            Done::Authenticated(Ok(Some(identity)), _) if identity.user.is_some() || self.server.guests() => {
-                self.identify(identity);
-            }
-            Done::Authenticated(Ok(_), false) if !matches!(self.arrival, Arrival::Unwelcome(_)) => {
-                self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
-                self.recover();
-            }
-            Done::Authenticated(Ok(_), _) => self.refuse(),
-            Done::Authenticated(Err(_), _) => {
-                self.client().send_error(AUTHENTICATION, 503, "Service Unavailable");
-                if matches!(self.arrival, Arrival::Undecided(_)) {
-                    // As a guest it would lose its place in the order, for a fault that is not its own.
-                    self.client().outbox.close(CloseCode::SessionUnknown, "nobody can say who this is");
+            Done::Authenticated { answer, credentials, attempt } => {
+                let by_credentials = !credentials.is_empty();
+                let applied = match self.is_known() {
+                    true => self.renewed(answer),
+                    false => self.authenticated(answer, by_credentials),
+                };
+                match applied {
+                    Ok(()) => {}
+                    // What was read before a close or a refresh does not count.
+                    Err(Stale) if attempt < ATTEMPTS => self.ask(credentials, attempt + 1),
+                    Err(Stale) => self.unavailable(),
                 }
             }
         }
     }
 
-    /// Makes the client who it turned out to be. It keeps groups and properties that handlers gave it as a guest.
-    fn identify(&mut self, identity: Identity) {
-        let user = identity.user.is_some();
-        self.expire(identity.expires);
-        let membership = Membership::of(identity);
-        self.server.hub().change(self.client(), |own| own.identify(membership));
+    /// The authenticator's answer about a client without a user.
+    fn authenticated(&mut self, answer: Answer, by_credentials: bool) -> Result<(), Stale> {
+        match answer.identity {
+            Ok(Some(identity)) if identity.user.is_some() || self.server.guests() => {
+                let expires = identity.expires;
+                let user = identity.user.is_some();
+                let identity = Membership::of(identity);
+                self.server.hub().identify(self.client(), identity, answer.asked, Membership::identify)?;
+                self.expire(expires, by_credentials);
+                self.identified(user);
+            }
+            Ok(_) if !by_credentials && !matches!(self.arrival, Arrival::Unwelcome(_)) => {
+                self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
+                self.recover();
+            }
+            Ok(_) => self.refuse(),
+            Err(_) => self.unavailable(),
+        }
+        Ok(())
+    }
+
+    /// The answer about the fresh credentials of a client that has a user already. Only the same user's change anything.
+    fn renewed(&mut self, answer: Answer) -> Result<(), Stale> {
+        match answer.identity {
+            Ok(Some(identity)) if identity.user.as_deref() == self.client().membership().user.as_deref() => {
+                let expires = identity.expires;
+                self.server.hub().refresh(self.client(), Membership::of(identity), answer.asked)?;
+                self.expire(expires, true);
+                self.confirm();
+                self.client().tell_changes(self.server.seals());
+            }
+            Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN),
+            Err(_) => self.unavailable(),
+        }
+        Ok(())
+    }
+
+    /// Says that nobody can say now who the client is. It stays who it was.
+    fn unavailable(&mut self) {
+        self.client().send_error(AUTHENTICATION, 503, "Service Unavailable");
+        if matches!(self.arrival, Arrival::Undecided(_)) {
+            // As a guest it would lose its place in the order, for a fault that is not its own.
+            self.client().outbox.close(CloseCode::SessionUnknown, "nobody can say who this is");
+        }
+    }
+
+    /// Tells a client that has a user who it is, and how long that counts.
+    fn confirm(&self) {
+        let client = self.client();
+        let mut facts = json!({ "connection": client.known_as().to_string() });
+        if let Some(user) = &client.membership().user {
+            facts["user"] = (**user).into();
+        }
+        if let Some(ends) = self.expiry.as_ref().and_then(|expiry| expiry.ends) {
+            facts["expires_in"] = ends.saturating_duration_since(Instant::now()).as_secs().into();
+        }
+        client.send(AUTHENTICATION, &["ok".into(), facts]);
+    }
+
+    /// The client is who it turned out to be. It keeps groups and properties that handlers gave it as a guest.
+    fn identified(&mut self, user: bool) {
         if user {
-            self.client().send(AUTHENTICATION, &["ok".into()]);
+            self.confirm();
         } else {
             self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
         }
@@ -146,38 +221,69 @@ impl<T: Transport> Connection<T> {
         self.close();
     }
 
-    pub(super) fn expire(&mut self, expires: Option<SystemTime>) {
+    /// Notes until when the client is who it is, and when to ask again. The authenticator cannot be asked again about
+    /// credentials, which are not kept, before the session ends.
+    pub(super) fn expire(&mut self, expires: Option<SystemTime>, by_credentials: bool) {
+        let now = Instant::now();
         let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         // A time that the clock cannot name never comes.
-        let at = left.and_then(|left| Instant::now().checked_add(left));
-        self.expiry = at.map(|at| Box::new(Expiry { at, until: None, recheck: None }));
+        let ends = left.and_then(|left| now.checked_add(left));
+        let recheck = if by_credentials { None } else { self.recheck_at(now) };
+        let at = ends.into_iter().chain(recheck).min();
+        let asks = self.expiry.as_mut().and_then(|expiry| expiry.asks.take());
+        let needed = at.is_some() || asks.is_some();
+        self.expiry = needed.then(|| Box::new(Expiry { at, ends, recheck: None, asks }));
     }
 
-    /// Asks whether a session goes on whose end has come.
-    pub(super) fn ask_again(&mut self, now: Instant) {
+    /// When to ask again about a user whose session goes on. Connections that came at the same time spread by up to a
+    /// fifth of the interval.
+    fn recheck_at(&self, now: Instant) -> Option<Instant> {
+        if !self.is_known() {
+            return None;
+        }
+        let interval = self.server.recheck_interval()?;
+        let mixed = (self.client().id.local ^ u64::from(self.alarm)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let spread = interval / 5 * (mixed >> 48) as u32 / (1 << 16);
+        now.checked_add(interval - spread)
+    }
+
+    /// Asks whether a session goes on, unless that is being asked.
+    pub(super) fn ask_again(&mut self) {
         let (server, client) = (self.server.clone(), self.client().clone());
-        let Some(expiry) = &mut self.expiry else { return };
-        expiry.until.get_or_insert(now + RECHECK_TIMEOUT);
-        expiry.recheck = Some(Box::pin(async move {
-            let limit = server.config().connection.handshake_timeout;
-            call::authenticate(server.authenticator(), &client.handshake, &[], limit).await
-        }));
+        let expiry = self.expiry.get_or_insert_default();
+        // An answer that is under way does not count if a close or a refresh came meanwhile.
+        expiry.recheck.get_or_insert_with(|| {
+            Box::pin(async move { call::ask(&server, &client.handshake, Question::Again).await })
+        });
     }
 
-    pub(super) fn rechecked(&mut self, answer: Result<Option<Identity>, AuthenticationError>) {
-        let client = self.registration.client();
+    pub(super) fn rechecked(&mut self, Answer { identity, asked }: Answer) {
         let Some(expiry) = &mut self.expiry else { return };
         expiry.recheck = None;
         let now = Instant::now();
-        match answer {
+        let client = self.registration.client().clone();
+        match identity {
             Ok(Some(identity)) if identity.user.as_deref() == client.membership().user.as_deref() => {
-                self.expire(identity.expires);
+                let expires = identity.expires;
+                match self.server.hub().refresh(&client, Membership::of(identity), asked) {
+                    Ok(()) => {
+                        self.expire(expires, false);
+                        client.tell_changes(self.server.seals());
+                    }
+                    Err(Stale) => self.ask_again(),
+                }
             }
-            Ok(_) => client.dismiss("the session ended"),
-            Err(_) if expiry.until.is_some_and(|until| until <= now) => {
+            Ok(_) => client.outbox.close(CloseCode::Expired, "the session ended"),
+            // The session goes on as far as anybody knows.
+            Err(_) if expiry.ends.is_none_or(|ends| now < ends) => {
+                let next = self.recheck_at(now).unwrap_or(now + RECHECK_INTERVAL);
+                let Some(expiry) = &mut self.expiry else { return };
+                expiry.at = Some(expiry.ends.map_or(next, |ends| ends.min(next)));
+            }
+            Err(_) if expiry.ends.is_some_and(|ends| ends + RECHECK_TIMEOUT <= now) => {
                 client.outbox.close(CloseCode::SessionUnknown, "the session's end came, and nobody can say");
             }
-            Err(_) => expiry.at = now + RECHECK_INTERVAL,
+            Err(_) => expiry.at = Some(now + RECHECK_INTERVAL),
         }
     }
 }

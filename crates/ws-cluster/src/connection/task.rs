@@ -212,7 +212,7 @@ impl<T: Transport> Connection<T> {
             quiet: true,
         };
         connection.decoder.keep(leftover);
-        connection.expire(expires);
+        connection.expire(expires, false);
         match connection.arrival {
             Arrival::Here => connection.work = connection.authenticated_handler(),
             Arrival::Unwelcome(_) if !connection.server.authenticator().in_band() => connection.refuse(),

@@ -63,8 +63,9 @@ async fn server(config: Config) -> (Server, Arc<AtomicBool>) {
 fn ann(server: &Server, session: Option<Duration>) -> (Arc<Client>, Accepted) {
     let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
     let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
-    let slot = server.hub().admission().admit(None, 1, 1).unwrap();
-    let registration = server.hub().arrive(client.clone(), Membership::of(Identity::user("ann")), slot);
+    let mut slot = server.hub().admission().admit(None, 1, 1).ok();
+    let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
+    let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
     server.hub().welcome(&client);
     let expires = session.map(|left| SystemTime::now() + left);
     (client, Accepted { registration, expires, welcome: true, asked: None })
@@ -266,8 +267,9 @@ async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let asked = super::Asked::take(&mut handshake);
     assert_eq!(handshake.query("heartbeat"), None, "it is not the application's");
     let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, asked.is_some()));
-    let slot = server.hub().admission().admit(None, 1, 9).unwrap();
-    let registration = server.hub().arrive(client, Membership::of(Identity::user("ann")), slot);
+    let mut slot = server.hub().admission().admit(None, 1, 9).ok();
+    let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
+    let registration = server.hub().arrive(client, membership, &mut slot, now).unwrap();
     let (stream, far) = duplex(10_000);
     let accepted = Accepted { registration, expires: None, welcome: true, asked };
     tokio::spawn(serve(server.clone(), accepted, far, &[]));

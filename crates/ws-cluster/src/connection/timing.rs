@@ -21,7 +21,7 @@ const QUIET: Duration = Duration::from_secs(2);
 impl<T: Transport> Connection<T> {
     pub(super) fn rate(&self) -> Rate {
         let config = self.config();
-        Rate { per_second: config.messages_per_second, burst: config.message_burst }
+        Rate::per_second(config.messages_per_second, config.message_burst)
     }
 
     /// Waits for the next time at which something is due; whether one has come, and what is due is done.
@@ -65,7 +65,7 @@ impl<T: Transport> Connection<T> {
         if let Phase::Closing(_) = self.phase {
             return None;
         }
-        let expiry = self.expiry.as_ref().filter(|expiry| expiry.recheck.is_none()).map(|expiry| expiry.at);
+        let expiry = self.expiry.as_ref().filter(|expiry| expiry.recheck.is_none()).and_then(|expiry| expiry.at);
         let silence = self.is_reading().then(|| self.silent_at());
         let quiet = (!self.quiet).then(|| self.quiet_at());
         let word = (self.word > 0).then(|| self.server.hub().alarms().at(self.word));
@@ -111,8 +111,9 @@ impl<T: Transport> Connection<T> {
             self.server.hub().tell_position(self.client());
             self.expect_word();
         }
-        if self.expiry.as_ref().is_some_and(|expiry| expiry.recheck.is_none() && expiry.at <= now) {
-            self.ask_again(now);
+        let refresh = self.client().take_refresh();
+        if refresh || self.expiry.as_ref().and_then(|expiry| expiry.at).is_some_and(|at| at <= now) {
+            self.ask_again();
         }
         match &self.arrival {
             Arrival::Unwelcome(unwelcome) if unwelcome.until <= now && self.work.is_none() => self.refuse(),

@@ -10,7 +10,7 @@ use std::{
 
 use super::table::Table;
 use crate::{
-    auth::Closed,
+    close::Subject,
     connection::{Client, Membership, property_text},
     target::{ConnectionId, Selection, Target},
 };
@@ -71,20 +71,16 @@ impl Index {
         }
     }
 
-    /// The clients, arriving ones included, of a session or a user.
-    pub(super) fn of<'a>(&'a self, closed: Closed<'a>) -> impl Iterator<Item = &'a Arc<Client>> {
-        let here = match closed {
-            Closed::Session(id) => self.sessions.of(id),
-            Closed::User(id) => self.users.of(id),
+    /// The clients, arriving ones included, whom an order concerns.
+    pub(super) fn of<'a>(&'a self, subject: &'a Subject) -> impl Iterator<Item = &'a Arc<Client>> {
+        let here = match subject {
+            Subject::Session(id) => self.sessions.of(id),
+            Subject::User { id, .. } => self.users.of(id),
         };
-        let arriving = self.arriving.values().filter(move |client| {
+        here.chain(self.arriving.values()).filter(move |client| {
             let membership = client.membership();
-            match closed {
-                Closed::Session(id) => membership.session.as_deref() == Some(id),
-                Closed::User(id) => membership.user.as_deref() == Some(id),
-            }
-        });
-        here.chain(arriving)
+            subject.is(membership.user.as_deref(), membership.session.as_deref())
+        })
     }
 
     fn among(&self, locals: Option<&HashSet<u64>>) -> impl Iterator<Item = &Arc<Client>> {

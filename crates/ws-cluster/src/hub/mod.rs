@@ -13,8 +13,8 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     Config,
-    auth::{Authenticator, Closed},
-    close::CloseCode,
+    auth::Authenticator,
+    close::{Close, CloseCode, Subject},
     cluster::{NodeId, Place, Seq},
     connection::{Client, Member, Membership},
     driver::{Deliver, Delivery},
@@ -24,7 +24,9 @@ use crate::{
 
 mod admission;
 mod alarms;
+mod closes;
 mod index;
+mod look_ups;
 mod pass;
 mod recovery;
 mod table;
@@ -33,14 +35,19 @@ mod tests;
 
 pub(crate) use admission::{Admission, Refusal, Slot};
 pub(crate) use alarms::Alarms;
+pub(crate) use closes::{Closes, Moment, Stale};
 pub(crate) use recovery::{AT_ONCE, replay};
 
 use index::Index;
+use look_ups::LookUps;
 use pass::Pass;
 use recovery::Past;
 
 /// What clients are told when the node shuts down.
 const RESTART: &str = "the server restarts";
+
+/// What clients are told when the application closes them softly.
+const COME_AGAIN: &str = "authenticate anew";
 
 /// The clients of this node.
 pub(crate) struct Hub {
@@ -66,6 +73,8 @@ pub(crate) struct Hub {
     /// The server's, where a pass to many is written. None where nothing is written, in tests of the pure kind.
     runtime: Option<Handle>,
     alarms: Alarms,
+    closes: Closes,
+    look_ups: LookUps,
     /// Clients that are gone and still to be forgotten. A synchronous lock, under which no other is taken.
     gone: Mutex<Vec<Arc<Client>>>,
     admission: Arc<Admission>,
@@ -91,6 +100,8 @@ impl Hub {
             pass: Mutex::default(),
             runtime: Handle::try_current().ok(),
             alarms: Alarms::new(),
+            closes: Closes::default(),
+            look_ups: LookUps::default(),
             gone: Mutex::default(),
             admission: Arc::default(),
         }
@@ -108,6 +119,14 @@ impl Hub {
         &self.alarms
     }
 
+    pub(crate) fn look_ups(&self) -> &LookUps {
+        &self.look_ups
+    }
+
+    pub(crate) fn closes(&self) -> &Closes {
+        &self.closes
+    }
+
     /// An id that no other connection has or had.
     pub(crate) fn next_id(&self) -> ConnectionId {
         ConnectionId { node: self.node, local: self.next.fetch_add(1, Ordering::Relaxed) }
@@ -115,16 +134,41 @@ impl Hub {
 
     /// Knows the client from now on, and closes it with its session, without delivering to it yet. Its place among the
     /// connections, which it was admitted to under its handshake's address, is given back with the registration.
-    pub(crate) fn arrive(self: &Arc<Self>, client: Arc<Client>, membership: Membership, slot: Slot) -> Registration {
-        slot.hand_over();
+    ///
+    /// Fails if the client's session or user was closed or refreshed after `asked`, when the authenticator was asked who it
+    /// is.
+    pub(crate) fn arrive(
+        self: &Arc<Self>,
+        client: Arc<Client>,
+        membership: Membership,
+        slot: &mut Option<Slot>,
+        asked: Moment,
+    ) -> Result<Registration, Stale> {
         let mut index = self.index.write();
+        self.closes.check(asked, &membership)?;
+        slot.take().into_iter().for_each(Slot::hand_over);
         *client.membership_lock().write() = membership;
         index.arriving.insert(client.id.local, client.clone());
         if index.closed {
             client.outbox.close(CloseCode::Restart, RESTART);
         }
         drop(index);
-        Registration { hub: self.clone(), client }
+        Ok(Registration { hub: self.clone(), client })
+    }
+
+    /// Changes who a client is, after the authenticator was asked at `asked`. Fails as [`arrive`](Self::arrive) does, and
+    /// changes nothing then.
+    pub(crate) fn identify(
+        &self,
+        client: &Arc<Client>,
+        identity: Membership,
+        asked: Moment,
+        change: impl FnOnce(&mut Membership, Membership),
+    ) -> Result<(), Stale> {
+        let mut index = self.index.write();
+        self.closes.check(asked, &identity)?;
+        self.change_in(&mut index, client, |own| change(own, identity));
+        Ok(())
     }
 
     /// Delivers to a client that has arrived from now on.
@@ -141,9 +185,28 @@ impl Hub {
         index.clients.insert(client.id.local, client);
     }
 
+    /// Gives a client what the authenticator, asked at `asked`, says of its session now. Fails as [`arrive`](Self::arrive)
+    /// does, and changes nothing then.
+    pub(crate) fn refresh(&self, client: &Arc<Client>, identity: Membership, asked: Moment) -> Result<(), Stale> {
+        let same = {
+            let own = client.membership();
+            let mut refreshed = own.clone();
+            refreshed.refresh(identity.clone());
+            refreshed == *own
+        };
+        if same {
+            // Every recheck but few: nobody waits for it. A close of this very client has found it.
+            return self.closes.check(asked, &identity);
+        }
+        self.identify(client, identity, asked, Membership::refresh)
+    }
+
     /// Changes who a client is. One that is not registered keeps the change to itself.
     pub(crate) fn change<T>(&self, client: &Arc<Client>, change: impl FnOnce(&mut Membership) -> T) -> T {
-        let mut index = self.index.write();
+        self.change_in(&mut self.index.write(), client, change)
+    }
+
+    fn change_in<T>(&self, index: &mut Index, client: &Arc<Client>, change: impl FnOnce(&mut Membership) -> T) -> T {
         let mut own = client.membership_lock().write();
         if !client.is_registered() {
             return change(&mut own);
@@ -244,27 +307,31 @@ impl Deliver for Hub {
         });
         let kept = match &content {
             Some(Content::Message { target, .. }) => encoded.map(|encoded| (target, encoded)),
-            // Orders to close are never replayed.
+            // Orders are never replayed.
             _ => None,
         };
+        // Orders name who is connected when they come; never repeated.
+        let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
         // The application's code, so no lock is held for it.
-        match &content {
-            Some(Content::CloseSession(id)) if repeated.is_none() => self.authenticator.forget(Closed::Session(id)),
-            Some(Content::CloseUser(id)) if repeated.is_none() => self.authenticator.forget(Closed::User(id)),
-            _ => {}
-        }
+        order.iter().for_each(|subject| self.authenticator.forget(subject.closed()));
         let index = self.index.read();
         let since = self.past.lock().append(place, ticket, kept, size, repeated);
-        match content {
+        if let Some(subject) = order {
+            self.closes.note(subject.clone());
+        }
+        match &content {
             Some(Content::Message { target, action, details }) => {
-                self.pass(&index, &target, &Outgoing::new(&action, &details).at(place.into()), since);
+                self.pass(&index, target, &Outgoing::new(action, details).at(place.into()), since);
             }
-            // Orders to close name who is connected when they come; never repeated.
-            Some(Content::CloseSession(id)) if repeated.is_none() => {
-                index.of(Closed::Session(&id)).for_each(|client| client.dismiss("the session ended"));
+            Some(Content::Close(close)) if order.is_some() => {
+                index.of(&close.subject).for_each(|client| match close {
+                    Close { reconnect: true, .. } => client.outbox.close(CloseCode::Expired, COME_AGAIN),
+                    Close { subject: Subject::Session(_), .. } => client.dismiss("the session ended"),
+                    Close { subject: Subject::User { .. }, .. } => client.dismiss("closed by the application"),
+                });
             }
-            Some(Content::CloseUser(id)) if repeated.is_none() => {
-                index.of(Closed::User(&id)).for_each(|client| client.dismiss("closed by the application"));
+            Some(Content::Refresh(subject)) if order.is_some() => {
+                index.of(subject).for_each(|client| client.refresh());
             }
             _ => {}
         }

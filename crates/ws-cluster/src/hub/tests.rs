@@ -24,8 +24,9 @@ impl Node {
         let request = http::Request::new(()).into_parts().0;
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
         let client = Arc::new(Client::new(self.hub.next_id(), handshake, 1024, tracks));
-        let slot = self.hub.admission().admit(None, 1, usize::MAX).unwrap();
-        let registration = self.hub.arrive(client.clone(), Membership::of(identity), slot);
+        let mut slot = self.hub.admission().admit(None, 1, usize::MAX).ok();
+        let now = self.hub.closes().now();
+        let registration = self.hub.arrive(client.clone(), Membership::of(identity), &mut slot, now).unwrap();
         (client, registration)
     }
 
@@ -154,7 +155,7 @@ fn a_session_that_is_closed_takes_those_along_who_are_on_their_way_in() {
     let (other, _other) = node.arrive(Identity::user("ann").session("t"), true);
     let place = Place { term: 1, owner: NODE, seq: 1 };
     let ticket = Ticket { origin: NODE, counter: 1 };
-    let content = Some(Content::CloseSession("s".into()).encode());
+    let content = Some(Content::Close(Close::session("s")).encode());
     node.hub.deliver(Delivery { place, ticket, size: 0, repeated: None, content });
     assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
     assert_eq!(said(&other), "");

@@ -10,6 +10,7 @@ use super::{Raw, RawMessage, Server, Shared, http::PublishKey};
 use crate::{
     ActionHandler, Authenticator, Config, GuestsOnly, NodeId, Pool, StartError,
     auth::{Origin, TrustedProxies},
+    connection::{AUTHENTICATION, DISCONNECTION},
     driver,
     hub::Hub,
     link::KEY_SIZE,
@@ -18,6 +19,9 @@ use crate::{
 
 /// Longest address, in bytes; the pool's column.
 const ADDRESS_SIZE: usize = 255;
+
+/// The actions that are the server's own.
+const OWN: [&str; 2] = [AUTHENTICATION, DISCONNECTION];
 
 /// What [`Server::builder`] takes: any [`Pool`], or one that is shared already. Not to be implemented elsewhere.
 pub trait IntoPool {
@@ -87,7 +91,7 @@ impl ServerBuilder {
 
     /// Adds the handler of an action; a name of 1 to 255 bytes that neither begins with `Server/` nor ends in
     /// `:error`, once. `Client/authentication` and `Client/disconnection` are the server's own, see
-    /// [`ActionHandler`].
+    /// [`ActionHandler`]; other names that begin with `Client/` are refused at the start.
     pub fn action(mut self, name: impl Into<String>, handler: impl ActionHandler) -> Self {
         self.actions.push((name.into(), Arc::new(handler)));
         self
@@ -158,12 +162,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens `POST /_publish` and `POST /_close` to those who present this key (`Authorization: Bearer KEY`); long
+    /// Opens `POST /_publish`, `POST /_close` and `POST /_refresh` to those who present this key (`Authorization: Bearer KEY`); long
     /// and random, since it is all that keeps others from publishing. Default: closed.
     ///
     /// `/_publish` takes `{"action": .., "details": .., "to": .., "key": ..}`, with `to` in the text form of a
     /// [`Target`](crate::Target) and an optional idempotency key, `/_close` takes `{"session": ..}` or
-    /// `{"user": ..}`. 204 once accepted; 400 where it cannot be, 401 without the key, 413 over 1 MiB, 503 where too
+    /// `{"user": ..}`, for a user also with `"except_session": ..` to spare one, and for both with `"reconnect": true` to
+    /// close softly ([`Close`](crate::Close)); `/_refresh` takes `{"session": ..}` or `{"user": ..}`
+    /// ([`Server::refresh_user`]). 204 once accepted; 400 where it cannot be, 401 without the key, 413 over 1 MiB, 503 where too
     /// much waits or the node shuts down, 504 where the outcome is unknown; the body says why.
     pub fn publish_key(mut self, key: impl Into<String>) -> Self {
         self.publish_key = Some(key.into());
@@ -303,8 +309,16 @@ fn check_action(name: &str) -> Result<(), StartError> {
     if !(1..=ACTION_SIZE).contains(&name.len()) {
         return Err(config(format!("the action {name:?} has not 1 to {ACTION_SIZE} bytes")));
     }
+    if name.starts_with("Client/") && !OWN.contains(&name) {
+        let [authentication, disconnection] = OWN;
+        return Err(config(format!(
+            "there is no action {name:?}: of those that begin with Client/ there are {authentication} and {disconnection}"
+        )));
+    }
     if name.starts_with("Server/") || name.ends_with(":error") {
-        return Err(config(format!("the action {name:?} can never come: clients must not send such")));
+        return Err(config(format!(
+            "the action {name:?} can never come: clients must not send what begins with Server/ or ends in :error"
+        )));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! Publishing and closing over HTTP, for the site's own pages.
+//! Publishing, closing and refreshing over HTTP, for the site's own pages.
 
 use bytes::Bytes;
 use hmac::{Hmac, KeyInit, Mac};
@@ -11,7 +11,7 @@ use sha2::Sha256;
 
 use super::Server;
 use crate::publish::PUBLISH_SIZE;
-use crate::{PublishError, Target};
+use crate::{Close, PublishError, Target};
 
 /// Largest body: a publish of the full size, each byte of it escaped as `\u00XX`, would be more, but those are
 /// hardly texts.
@@ -52,12 +52,40 @@ struct Publish {
     key: Option<String>,
 }
 
+/// Whose connections to close, and how. Either `session` or `user`.
 #[derive(Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Close {
-    Session(Id),
-    User(Id),
+#[serde(deny_unknown_fields)]
+struct CloseOrder {
+    session: Option<Id>,
+    user: Option<Id>,
+    except_session: Option<Id>,
+    #[serde(default)]
+    reconnect: bool,
 }
+
+/// About whose connections to ask again. Either `session` or `user`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RefreshOrder {
+    session: Option<Id>,
+    user: Option<Id>,
+}
+
+impl CloseOrder {
+    fn close(self) -> Result<Close, &'static str> {
+        let close = match (self.session, self.user, self.except_session) {
+            (Some(_), None, Some(_)) => return Err("except_session goes with user: a session has no other one"),
+            (Some(id), None, None) => Close::session(id.text()),
+            (None, Some(id), None) => Close::user(id.text()),
+            (None, Some(id), Some(except)) => Close::user(id.text()).except_session(except.text()),
+            (None, None, _) | (Some(_), Some(_), _) => return Err(WHOSE),
+        };
+        Ok(if self.reconnect { close.reconnect() } else { close })
+    }
+}
+
+/// An order names nobody, or both a session and a user.
+const WHOSE: &str = r#"say whose connections: {"session": ID} or {"user": ID}"#;
 
 /// An id is text; a number means its decimal text.
 #[derive(Deserialize)]
@@ -104,9 +132,26 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
+        let order: CloseOrder = match self.order(request).await {
+            Ok(order) => order,
+            Err(refusal) => return *refusal,
+        };
+        match order.close() {
+            Ok(close) => outcome(self.close(close).await),
+            Err(why) => answer(StatusCode::BAD_REQUEST, why),
+        }
+    }
+
+    pub(super) async fn refresh_request<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
         match self.order(request).await {
-            Ok(Close::Session(id)) => outcome(self.close_session(&id.text()).await),
-            Ok(Close::User(id)) => outcome(self.close_user(&id.text()).await),
+            Ok(RefreshOrder { session: Some(id), user: None }) => outcome(self.refresh_session(&id.text()).await),
+            Ok(RefreshOrder { session: None, user: Some(id) }) => outcome(self.refresh_user(&id.text()).await),
+            Ok(_) => answer(StatusCode::BAD_REQUEST, WHOSE),
             Err(refusal) => *refusal,
         }
     }

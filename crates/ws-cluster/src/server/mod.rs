@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     ActionHandler, Authenticator, Config, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
+    close::{Close, Subject},
     driver::{Cluster, Failure},
     hub::Hub,
     publish,
@@ -223,14 +224,35 @@ impl Server {
     /// Closes every connection of a session, on all nodes, as they are when the order is delivered: they get
     /// `Server/close []`, are closed with 1000 and do not come again by themselves. `Ok` means accepted; errors as for
     /// [`publish`](Self::publish). The session itself is the application's to end, first, or a new connection
-    /// is let in.
+    /// is let in. A client whom the authenticator is asked about meanwhile is asked about once more.
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
-        self.0.cluster.publish(&Content::CloseSession(id.to_owned()), None).await
+        self.close(Close::session(id)).await
     }
 
     /// The same for every connection of a user.
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
-        self.0.cluster.publish(&Content::CloseUser(id.to_owned()), None).await
+        self.close(Close::user(id)).await
+    }
+
+    /// The same for the connections that [`Close`] describes: all of a user but those of one session, for example, or
+    /// softly, so that the clients come back at once and authenticate anew. A node of an older version closes nothing if
+    /// the order spares a session or is soft.
+    pub async fn close(&self, close: Close) -> Result<(), PublishError> {
+        self.0.cluster.publish(&Content::Close(close), None).await
+    }
+
+    /// Asks the authenticator again about every connection of a session, on all nodes and at once. The groups and
+    /// properties that it answers replace those it answered before; what handlers changed stays. A connection whose session
+    /// is no longer valid is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), and so is one that was
+    /// authenticated by credentials in a message: its client comes back and sends fresh ones. `Ok` means accepted; errors
+    /// as for [`publish`](Self::publish). A node of an older version does nothing.
+    pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
+        self.0.cluster.publish(&Content::Refresh(Subject::session(id)), None).await
+    }
+
+    /// The same for every connection of a user.
+    pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
+        self.0.cluster.publish(&Content::Refresh(Subject::user(id)), None).await
     }
 
     /// Delivers a message to those of this node's own connections that `target` means, at once and without the
@@ -294,6 +316,14 @@ impl Server {
 
     pub(crate) fn authenticator(&self) -> &dyn Authenticator {
         &*self.0.authenticator
+    }
+
+    /// How often the authenticator is asked again about a connection of a user: as it says, but less often if that made
+    /// more questions a second than the node may put.
+    pub(crate) fn recheck_interval(&self) -> Option<Duration> {
+        let interval = self.authenticator().recheck_interval().filter(|interval| !interval.is_zero())?;
+        let open = u32::try_from(self.hub().admission().open()).unwrap_or(u32::MAX);
+        Some(interval.max(Duration::from_secs(1) * open / self.config().connection.rechecks_per_second))
     }
 
     /// Whether guests are welcome.

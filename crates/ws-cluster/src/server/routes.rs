@@ -17,6 +17,7 @@ use crate::{Status, link::PATH as LINK};
 
 const PUBLISH: &str = "/_publish";
 const CLOSE: &str = "/_close";
+const REFRESH: &str = "/_refresh";
 const CLIENT: &str = "/ws-cluster.js";
 const HEALTH: &str = "/health";
 const READY: &str = "/ready";
@@ -37,14 +38,14 @@ pub(super) fn remote_address(extensions: &Extensions) -> Option<SocketAddr> {
 
 /// Whether a path is one that the server answers besides the clients' one.
 pub(super) fn is_reserved(path: &str) -> bool {
-    [LINK, PUBLISH, CLOSE, CLIENT, HEALTH, READY].contains(&path)
+    [LINK, PUBLISH, CLOSE, REFRESH, CLIENT, HEALTH, READY].contains(&path)
 }
 
 impl Server {
     /// Answers any request: clients at their [path](crate::ServerBuilder::path), links of other nodes at
     /// `/_cluster/v1`, the browser client at `/ws-cluster.js`, `/health` (200 while the process lives), `/ready`
     /// (200 where all is well; 503 with `degraded: WHY` where it takes clients all the same, or `not ready: WHY`), and with a
-    /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish` and `POST /_close`; and its
+    /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish`, `POST /_close` and `POST /_refresh`; and its
     /// [pages](crate::ServerBuilder::page). All else is 404.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
@@ -56,9 +57,10 @@ impl Server {
         match request.uri().path() {
             path if path == self.0.path => self.upgrade(request).await,
             LINK => self.link(request),
-            PUBLISH | CLOSE if self.0.publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
+            PUBLISH | CLOSE | REFRESH if self.0.publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
             PUBLISH => self.publish_request(request).await,
             CLOSE => self.close_request(request).await,
+            REFRESH => self.refresh_request(request).await,
             CLIENT | HEALTH | READY if !reads => only_get(),
             // An hour, since it changes with the server's version only.
             CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
@@ -85,14 +87,14 @@ impl Server {
         }
     }
 
-    /// The clients' path, the links', the browser client, pages and, with a publish key, publishing and closing, to be
+    /// The clients' path, the links', the browser client, pages and, with a publish key, publishing, closing and refreshing, to be
     /// merged into an application's own router. Serve it with
     /// `into_make_service_with_connect_info::<SocketAddr>()`, so that clients' addresses are known.
     #[cfg(feature = "axum")]
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         let mut paths = vec![&*self.0.path, LINK, CLIENT];
         if self.0.publish_key.is_some() {
-            paths.extend([PUBLISH, CLOSE]);
+            paths.extend([PUBLISH, CLOSE, REFRESH]);
         }
         paths.extend(self.0.pages.keys().map(String::as_str));
         paths.into_iter().fold(axum::Router::new(), |router, path| {

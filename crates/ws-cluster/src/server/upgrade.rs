@@ -14,8 +14,8 @@ use super::{Server, http::answer, routes::remote_address};
 use crate::{
     CloseCode,
     auth::Handshake,
-    connection::{self, Accepted, Asked, Client, Membership},
-    hub::Refusal,
+    connection::{self, ATTEMPTS, Accepted, Asked, Client, Membership, Question},
+    hub::{Refusal, Stale},
 };
 
 impl Server {
@@ -71,14 +71,21 @@ impl Server {
             Refusal::Node => busy("too many connections"),
             Refusal::ShuttingDown => busy("this node shuts down"),
         })?;
-        let identity = connection::authenticate(self.authenticator(), &handshake, &[], limits.handshake_timeout)
-            .await
-            .map_err(|_| busy("sessions cannot be looked up"))?
-            .unwrap_or_default();
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
-        let (expires, welcome) = (identity.expires, identity.user.is_some() || self.guests());
-        // Known to the hub before its socket is there, so that no order to close a session falls between the two.
-        let registration = self.hub().arrive(client.clone(), Membership::of(identity), slot);
+        let mut slot = Some(slot);
+        let mut attempt = 1;
+        let (registration, expires, welcome) = loop {
+            let answer = connection::ask(self, &client.handshake, Question::Handshake).await;
+            let identity = answer.identity.map_err(|_| busy("sessions cannot be looked up"))?.unwrap_or_default();
+            let (expires, welcome) = (identity.expires, identity.user.is_some() || self.guests());
+            // Known to the hub before its socket is there, so that no order to close a session falls between the two.
+            match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
+                Ok(registration) => break (registration, expires, welcome),
+                // What was read before a close or a refresh does not count.
+                Err(Stale) if attempt < ATTEMPTS => attempt += 1,
+                Err(Stale) => return Err(busy("sessions change too fast to be looked up").into()),
+            }
+        };
         if welcome && asked.is_none() {
             self.hub().welcome(&client);
         }

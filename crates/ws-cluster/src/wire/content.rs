@@ -5,6 +5,7 @@ use bytes::Bytes;
 use prost::Message;
 
 use crate::{
+    close::{Close, Subject},
     cluster::NodeId,
     target::{ConnectionId, Selection, Target},
 };
@@ -14,10 +15,10 @@ use crate::{
 pub(crate) enum Content {
     /// A message for clients. `details` is a JSON array, encoded.
     Message { target: Target, action: String, details: Bytes },
-    /// Close every connection of a session, after `Server/close`.
-    CloseSession(String),
-    /// Close every connection of a user, after `Server/close`.
-    CloseUser(String),
+    /// Close connections.
+    Close(Close),
+    /// Ask the authenticator again about connections, at once.
+    Refresh(Subject),
 }
 
 /// It was written by no version that this one understands.
@@ -39,8 +40,8 @@ impl Content {
                 action: action.clone(),
                 details: details.clone(),
             }),
-            Self::CloseSession(id) => pb::Kind::CloseSession(id.clone()),
-            Self::CloseUser(id) => pb::Kind::CloseUser(id.clone()),
+            Self::Close(close) => close.into(),
+            Self::Refresh(subject) => pb::Kind::Refresh(subject.into()),
         };
         pb::Content { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -50,14 +51,28 @@ impl Content {
         const FRAME: usize = 96;
         match self {
             Self::Message { action, details, .. } => FRAME + action.len() + details.len(),
-            Self::CloseSession(_) | Self::CloseUser(_) => 0,
+            Self::Close(_) | Self::Refresh(_) => 0,
+        }
+    }
+
+    /// Whose connections an order concerns. A message is no order.
+    pub(crate) fn subject(&self) -> Option<&Subject> {
+        match self {
+            Self::Message { .. } => None,
+            Self::Close(close) => Some(&close.subject),
+            Self::Refresh(subject) => Some(subject),
         }
     }
 
     pub(crate) fn decode(bytes: Bytes) -> Result<Self, ContentError> {
         match pb::Content::decode(bytes)?.kind.ok_or(ContentError::Unknown)? {
-            pb::Kind::CloseSession(id) => Ok(Self::CloseSession(id)),
-            pb::Kind::CloseUser(id) => Ok(Self::CloseUser(id)),
+            pb::Kind::CloseSession(id) => Ok(Self::Close(Close::session(id))),
+            pb::Kind::CloseUser(id) => Ok(Self::Close(Close::user(id))),
+            pb::Kind::Close(pb::Close { subject, reconnect }) => {
+                let subject = subject.ok_or(ContentError::Unknown)?.try_into()?;
+                Ok(Self::Close(Close { subject, reconnect }))
+            }
+            pb::Kind::Refresh(subject) => Ok(Self::Refresh(subject.try_into()?)),
             pb::Kind::Message(message) => {
                 let target = Target {
                     selection: message.selection.ok_or(ContentError::Unknown)?.try_into()?,
@@ -67,6 +82,38 @@ impl Content {
                 Ok(Self::Message { target, action: message.action, details: message.details })
             }
         }
+    }
+}
+
+impl From<&Close> for pb::Kind {
+    fn from(close: &Close) -> Self {
+        match &close.subject {
+            // The forms that every version understands, wherever they can say it.
+            Subject::Session(id) if !close.reconnect => Self::CloseSession(id.clone()),
+            Subject::User { id, except_session: None } if !close.reconnect => Self::CloseUser(id.clone()),
+            subject => Self::Close(pb::Close { subject: Some(subject.into()), reconnect: close.reconnect }),
+        }
+    }
+}
+
+impl From<&Subject> for pb::Subject {
+    fn from(subject: &Subject) -> Self {
+        let (whose, except_session) = match subject {
+            Subject::Session(id) => (pb::Whose::Session(id.clone()), None),
+            Subject::User { id, except_session } => (pb::Whose::User(id.clone()), except_session.clone()),
+        };
+        Self { whose: Some(whose), except_session }
+    }
+}
+
+impl TryFrom<pb::Subject> for Subject {
+    type Error = ContentError;
+
+    fn try_from(subject: pb::Subject) -> Result<Self, ContentError> {
+        Ok(match subject.whose.ok_or(ContentError::Unknown)? {
+            pb::Whose::Session(id) => Self::Session(id),
+            pb::Whose::User(id) => Self::User { id, except_session: subject.except_session },
+        })
     }
 }
 
@@ -124,7 +171,7 @@ mod pb {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Content {
-        #[prost(oneof = "Kind", tags = "1, 2, 3")]
+        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
         pub(super) kind: Option<Kind>,
     }
 
@@ -136,6 +183,34 @@ mod pb {
         CloseSession(String),
         #[prost(string, tag = "3")]
         CloseUser(String),
+        #[prost(message, tag = "4")]
+        Close(Close),
+        #[prost(message, tag = "5")]
+        Refresh(Subject),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Close {
+        #[prost(message, optional, tag = "1")]
+        pub(super) subject: Option<Subject>,
+        #[prost(bool, tag = "2")]
+        pub(super) reconnect: bool,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Subject {
+        #[prost(oneof = "Whose", tags = "1, 2")]
+        pub(super) whose: Option<Whose>,
+        #[prost(string, optional, tag = "3")]
+        pub(super) except_session: Option<String>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Oneof)]
+    pub(super) enum Whose {
+        #[prost(string, tag = "1")]
+        Session(String),
+        #[prost(string, tag = "2")]
+        User(String),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -221,9 +296,21 @@ mod tests {
             action: "news/new".into(),
             details: details.clone(),
         });
-        let closes = [Content::CloseSession("a".into()), Content::CloseUser("b".into())];
-        for content in messages.chain(closes) {
+        let subjects = [Subject::session("a"), Subject::user("b"), Subject::user("b").except("c")];
+        let orders = subjects.into_iter().flat_map(|subject| {
+            let close = |reconnect| Content::Close(Close { subject: subject.clone(), reconnect });
+            [close(false), close(true), Content::Refresh(subject.clone())]
+        });
+        for content in messages.chain(orders) {
             assert_eq!(Content::decode(content.encode()).ok(), Some(content));
+        }
+    }
+
+    /// Bytes that the first version wrote and reads.
+    #[test]
+    fn a_plain_close_is_one_that_every_version_understands() {
+        for (close, bytes) in [(Close::session("a"), b"\x12\x01a"), (Close::user("b"), b"\x1a\x01b")] {
+            assert_eq!(&Content::Close(close).encode()[..], bytes);
         }
     }
 
@@ -247,6 +334,8 @@ mod tests {
 
     #[test]
     fn what_is_unknown_is_told() {
+        let later = Bytes::from_static(b"\x72\x01x");
+        assert!(matches!(Content::decode(later), Err(ContentError::Unknown)));
         assert!(matches!(Content::decode(Bytes::new()), Err(ContentError::Unknown)));
         assert!(matches!(Content::decode(Bytes::from_static(b"\xff")), Err(ContentError::Malformed(_))));
     }

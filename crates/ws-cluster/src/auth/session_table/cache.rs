@@ -1,4 +1,4 @@
-//! Remembers valid sessions for a short while and asks the store once for all who want the same session at the same
+//! Remembers valid sessions for a short while, and what is no session for a shorter one, and asks the store once for all who want the same session at the same
 //! time, so that a whole site's clients coming back at once do not overrun the database. Which store is behind it is
 //! of no concern here.
 
@@ -24,6 +24,16 @@ use crate::auth::{AuthenticationError, Closed, Identity};
 /// A session nearer to its end than this is asked for afresh: the question may come for the very reason that it
 /// ends, on a clock that runs a little ahead of the one read here.
 const NEAR_ITS_END: Duration = Duration::from_secs(5);
+
+/// Times in a row that a session may be unknown before that is remembered. Fewer would hide a login from a page that asked
+/// just before.
+const MISSES: u32 = 3;
+
+/// How long it is remembered that a session is unknown, and so the time between two questions about it.
+const MISS_TIME: Duration = Duration::from_secs(2);
+
+/// A session that was not asked for for so long may be unknown [`MISSES`] times again.
+const MISSES_FORGOTTEN: Duration = Duration::from_secs(10);
 
 /// What is asked of a store. `ip` and `agent` are set only where its queries name them.
 #[derive(Clone, PartialEq, Eq)]
@@ -92,7 +102,8 @@ pub(super) trait Store: Clone + Send + Sync + 'static {
     fn look_up(&self, question: &Question) -> impl Future<Output = Answer> + Send;
 }
 
-/// A store with its cache. Only valid sessions are remembered: whoever logs in is known at once.
+/// A store with its cache. Whoever logs in is known at once: that a session is unknown is remembered only if it is asked
+/// for again and again.
 #[derive(Clone)]
 pub(super) struct Cached<S> {
     pub(super) store: S,
@@ -110,9 +121,25 @@ struct Memory {
     known: HashMap<Key, Known>,
     /// What was remembered when, the oldest first. May name what was replaced or forgotten since.
     order: VecDeque<(Instant, Key)>,
+    /// Sessions that were unknown lately.
+    unknown: HashMap<Key, Unknown>,
+    /// The same when they were asked for, the oldest first. May name what was replaced or forgotten since.
+    misses: VecDeque<(Instant, Key)>,
     /// Questions that the store has not answered yet. As many as there are askers at most.
-    asked: HashMap<Key, Shared<BoxFuture<'static, Answer>>>,
-    /// How often something was to be forgotten: what was asked before is not remembered after.
+    asked: HashMap<Key, Asked>,
+    /// How often something was to be forgotten: what was asked before is not remembered after, and nobody joins it.
+    forgotten: u64,
+}
+
+struct Unknown {
+    count: u32,
+    at: Instant,
+}
+
+struct Asked {
+    answer: Shared<BoxFuture<'static, Answer>>,
+    at: Instant,
+    /// [`Memory::forgotten`] when it was put.
     forgotten: u64,
 }
 
@@ -128,39 +155,51 @@ impl<S: Store> Cached<S> {
 
     /// The identity of a session that has not run out, from memory or from the store.
     pub(super) async fn look_up(&self, question: Question) -> Answer {
+        let time = self.time;
+        self.look_up_within(question, time).await
+    }
+
+    /// The same with an answer that is not older than `age`.
+    pub(super) async fn look_up_within(&self, question: Question, age: Duration) -> Answer {
         let key = question.key();
         let answer = {
             let mut memory = self.memory.lock();
-            if let Some(identity) = memory.recall(&key, self.time) {
+            if let Some(identity) = memory.recall(&key, age.min(self.time)) {
                 return Ok(Some(identity));
             }
+            if memory.is_unknown(&key) {
+                return Ok(None);
+            }
+            let forgotten = memory.forgotten;
             match memory.asked.get(&key) {
-                // One that was answered and still stands here belongs to a task that did not end well.
-                Some(asked) if asked.peek().is_none() => asked.clone(),
+                // One that was answered and still stands here belongs to a task that did not end well. One from before a
+                // close may be answered by what was true before it.
+                Some(asked) if asked.answer.peek().is_none() && asked.forgotten == forgotten => asked.answer.clone(),
                 _ => {
+                    let at = Instant::now();
                     // A task of its own: the question outlives the asker who happened to be the first, and a query
                     // is never dropped half-way.
-                    let task = tokio::spawn(self.clone().ask(key, question));
-                    let asked = async { task.await.unwrap_or_else(|error| Err(Outage::Dropped(error).into())) };
-                    let asked = asked.boxed().shared();
-                    memory.asked.insert(key, asked.clone());
-                    asked
+                    let task = tokio::spawn(self.clone().ask(key, question, at, forgotten));
+                    let answer = async { task.await.unwrap_or_else(|error| Err(Outage::Dropped(error).into())) };
+                    let answer = answer.boxed().shared();
+                    memory.asked.insert(key, Asked { answer: answer.clone(), at, forgotten });
+                    answer
                 }
             }
         };
         answer.await
     }
 
-    /// Forgets what is known of whose connections were closed.
+    /// Forgets what is known of whose connections were closed, and who is unknown.
     pub(super) fn forget(&self, closed: Closed<'_>) {
         let mut memory = self.memory.lock();
         memory.forgotten += 1;
         memory.known.retain(|_, known| !closed.is(&known.identity));
+        memory.unknown.clear();
+        memory.misses.clear();
     }
 
-    async fn ask(self, key: Key, question: Question) -> Answer {
-        let at = Instant::now();
-        let forgotten = self.memory.lock().forgotten;
+    async fn ask(self, key: Key, question: Question, at: Instant, forgotten: u64) -> Answer {
         let answer = self.store.look_up(&question).await;
         self.health.observe(&answer);
         let answer = answer.map(|identity| {
@@ -173,11 +212,20 @@ impl<S: Store> Cached<S> {
             identity.filter(|_| !ended)
         });
         let mut memory = self.memory.lock();
-        memory.asked.remove(&key);
+        // A later question may have taken its place.
+        if memory.asked.get(&key).is_some_and(|asked| (asked.forgotten, asked.at) == (forgotten, at)) {
+            memory.asked.remove(&key);
+        }
         match &answer {
-            Ok(Some(_)) if memory.forgotten != forgotten => {}
-            Ok(Some(identity)) => memory.remember(key, Known { identity: identity.clone(), at }, self.time, self.size),
-            Ok(None) => drop(memory.known.remove(&key)),
+            Ok(_) if memory.forgotten != forgotten => {}
+            Ok(Some(identity)) => {
+                memory.unknown.remove(&key);
+                memory.remember(key, Known { identity: identity.clone(), at }, self.time, self.size);
+            }
+            Ok(None) => {
+                memory.known.remove(&key);
+                memory.miss(key, at, self.size);
+            }
             Err(_) => {}
         }
         answer
@@ -188,6 +236,27 @@ impl Memory {
     fn recall(&self, key: &Key, time: Duration) -> Option<Identity> {
         let known = self.known.get(key)?;
         (known.at.elapsed() < time && !ends_within(&known.identity, NEAR_ITS_END)).then(|| known.identity.clone())
+    }
+
+    /// Returns true if the session was unknown so often, and so lately, that the store is not asked.
+    fn is_unknown(&self, key: &Key) -> bool {
+        self.unknown.get(key).is_some_and(|miss| miss.count >= MISSES && miss.at.elapsed() < MISS_TIME)
+    }
+
+    fn miss(&mut self, key: Key, at: Instant, size: usize) {
+        let before = self.unknown.get(&key).filter(|miss| miss.at.elapsed() < MISSES_FORGOTTEN);
+        let count = before.map_or(0, |miss| miss.count).saturating_add(1);
+        self.unknown.insert(key, Unknown { count, at });
+        self.misses.push_back((at, key));
+        while let Some(&(at, key)) = self.misses.front() {
+            if self.misses.len() <= size && at.elapsed() < MISSES_FORGOTTEN {
+                break;
+            }
+            self.misses.pop_front();
+            if self.unknown.get(&key).is_some_and(|miss| miss.at == at) {
+                self.unknown.remove(&key);
+            }
+        }
     }
 
     fn remember(&mut self, key: Key, known: Known, time: Duration, size: usize) {
@@ -301,6 +370,81 @@ mod tests {
         cached.store.permits.add_permits(2);
         assert_eq!(asking.await.ok().flatten().as_deref(), Some("7"));
         cached.user_of("a").await;
+        assert_eq!(cached.count(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn nobody_joins_a_question_from_before_a_close() {
+        let cached = cached(Ok(Some(Identity::user("7").session("a"))));
+        cached.store.permits.forget_permits(1_000);
+        let ask = || {
+            let cached = cached.clone();
+            tokio::spawn(async move { cached.user_of("a").await })
+        };
+        let before = [ask(), ask()];
+        while cached.count() < 1 {
+            tokio::task::yield_now().await;
+        }
+        cached.forget(Closed::Session("another"));
+        *cached.store.answer.lock() = Ok(None);
+        let after = [ask(), ask()];
+        while cached.count() < 2 {
+            tokio::task::yield_now().await;
+        }
+        // The first question ends, and those who come then still join the second.
+        *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
+        cached.store.permits.add_permits(1);
+        for asking in before {
+            assert_eq!(asking.await.unwrap().as_deref(), Some("7"));
+        }
+        let late = ask();
+        tokio::task::yield_now().await;
+        tokio::task::yield_now().await;
+        *cached.store.answer.lock() = Ok(None);
+        cached.store.permits.add_permits(1);
+        for asking in after.into_iter().chain([late]) {
+            assert_eq!(asking.await.unwrap(), None);
+        }
+        assert_eq!(cached.count(), 2);
+        assert!(cached.memory.lock().asked.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_unknown_again_and_again_is_asked_for_once_in_two_seconds() {
+        let cached = cached(Ok(None));
+        for _ in 0..1_000 {
+            assert_eq!(cached.user_of("a").await, None);
+        }
+        assert_eq!(cached.count(), 3);
+        tokio::time::advance(MISS_TIME).await;
+        for _ in 0..1_000 {
+            cached.user_of("a").await;
+        }
+        assert_eq!(cached.count(), 4);
+        // An application that logs somebody in may say so.
+        cached.forget(Closed::Session("a"));
+        *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
+        assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_more_of_the_unknown_is_remembered_than_of_the_known() {
+        let cached = cached(Ok(None));
+        for number in 0..100 {
+            cached.user_of(&number.to_string()).await;
+        }
+        let memory = cached.memory.lock();
+        assert_eq!((memory.unknown.len(), memory.misses.len()), (3, 3));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_fresh_answer_is_asked_for_where_the_remembered_one_is_too_old() {
+        let cached = cached(Ok(Some(Identity::user("7"))));
+        cached.user_of("a").await;
+        tokio::time::advance(Duration::from_secs(10)).await;
+        cached.look_up_within(question("a"), Duration::from_secs(11)).await.unwrap();
+        assert_eq!(cached.count(), 1);
+        cached.look_up_within(question("a"), Duration::from_secs(10)).await.unwrap();
         assert_eq!(cached.count(), 2);
     }
 

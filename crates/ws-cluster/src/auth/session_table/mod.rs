@@ -94,9 +94,10 @@ pub enum SessionTableError {
 /// # What is remembered
 ///
 /// A valid session is remembered for 30 s, so that one that was removed counts for so long, unless its connections
-/// are [closed](crate::Server::close_session), which forgets it; one that has run out is always asked for again, and
-/// so is one that was not there. All who ask for the same session at the same time are
-/// answered by one query.
+/// are [closed](crate::Server::close_session) or [refreshed](crate::Server::refresh_session), which forgets it. Open
+/// connections are looked at again within [30 s](Self::recheck_time). A session that has run out or was not there is asked
+/// for again, so that whoever logs in is known at once; from the third time in a row on that is remembered for 2 s, for
+/// as many sessions as the valid ones. All who ask for the same session at the same time are answered by one query.
 ///
 /// # When the database fails
 ///
@@ -107,6 +108,7 @@ pub enum SessionTableError {
 pub struct SessionTable {
     cookie: String,
     sessions: Cached<MySqlSessions>,
+    recheck_time: Option<Duration>,
 }
 
 impl SessionTable {
@@ -120,7 +122,8 @@ impl SessionTable {
         }
         let options = OptsBuilder::from_opts(options);
         let store = MySqlSessions::new(options, 8, Query::session(query)?, Duration::from_secs(5));
-        Ok(Self { cookie, sessions: Cached::new(store, Duration::from_secs(30), 10_000) })
+        let sessions = Cached::new(store, Duration::from_secs(30), 10_000);
+        Ok(Self { cookie, sessions, recheck_time: Some(Duration::from_secs(30)) })
     }
 
     /// Also asks this query for the groups in which a user starts.
@@ -133,6 +136,19 @@ impl SessionTable {
     /// still opens connections. Zero asks the database every time.
     pub fn cache_time(mut self, time: Duration) -> Self {
         self.sessions.time = time;
+        self
+    }
+
+    /// Longest time after which an open connection has lost the groups that the site revoked, or is closed because its
+    /// session is gone. Default 30 s. `None` looks at open connections again only when their session ends.
+    ///
+    /// The sessions are asked for again after two thirds of this time, less up to a fifth so that they spread, and an answer
+    /// that is not older than a third of it counts for all connections of a session. So 1,000 sessions cost about 60
+    /// look-ups a second with the default, of one or two statements each; a node makes at most
+    /// [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) (500) of them, and with more connections asks
+    /// less often. [`Server::refresh_user`](crate::Server::refresh_user) asks at once.
+    pub fn recheck_time(mut self, time: Option<Duration>) -> Self {
+        self.recheck_time = time;
         self
     }
 
@@ -183,6 +199,16 @@ impl Authenticator for SessionTable {
     ) -> Result<Option<Identity>, AuthenticationError> {
         let (Some(session), None) = (session_id(handshake, &self.cookie), credentials) else { return Ok(None) };
         Ok(self.sessions.look_up(self.question(session, handshake)).await?)
+    }
+
+    async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
+        let Some(session) = session_id(handshake, &self.cookie) else { return Ok(None) };
+        let age = self.recheck_time.map_or(self.sessions.time, |time| time / 3);
+        Ok(self.sessions.look_up_within(self.question(session, handshake), age).await?)
+    }
+
+    fn recheck_interval(&self) -> Option<Duration> {
+        self.recheck_time.map(|time| time / 3 * 2)
     }
 
     fn forget(&self, closed: Closed<'_>) {

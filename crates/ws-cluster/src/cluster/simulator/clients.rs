@@ -157,8 +157,10 @@ impl Crowd {
         let request = http::Request::new(()).into_parts().0;
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
         let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, true));
-        let slot = hub.admission().admit(None, 1, usize::MAX).expect("there is room");
-        let registration = hub.arrive(client.clone(), Membership::of(Identity::guest()), slot);
+        let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
+        let (guest_now, now_closed) = (Membership::of(Identity::guest()), hub.closes().now());
+        let registration = hub.arrive(client.clone(), guest_now, &mut slot, now_closed);
+        let registration = registration.expect("nobody closes a guest");
         let coming = match guest.at {
             Some(_) => Coming::Waits(now),
             None => {
