@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+mod targets;
+
 /// Inputs that are tried by default.
 const INPUTS: u64 = 20_000;
 

@@ -1,0 +1,149 @@
+//! What strangers and operators write as text: targets, origins, lists of proxies, headers.
+
+use std::net::{IpAddr, SocketAddr};
+
+use http::HeaderValue;
+
+use super::search;
+use crate::{Handshake, Origin, Target, TrustedProxies};
+
+/// Returns the input as text, as far as it is UTF-8.
+fn text(input: &[u8]) -> String {
+    String::from_utf8_lossy(input).into_owned()
+}
+
+/// A handshake with this header, if its value can be one.
+fn handshake(name: &'static str, value: &[u8]) -> Option<Handshake> {
+    let value = HeaderValue::from_bytes(value).ok()?;
+    let request = http::Request::get("/WebSockets").header(name, value).body(()).ok()?;
+    let peer: SocketAddr = "127.0.0.1:4711".parse().ok()?;
+    Some(Handshake::new(&request.into_parts().0, Some(peer), &TrustedProxies::default()))
+}
+
+#[test]
+fn a_hostile_target_is_refused_or_names_somebody() {
+    let corpus: [&[u8]; 7] = [
+        b"all",
+        b"registered",
+        b"user:ann,bob",
+        b"group:editors,admins",
+        b"session:e4d909c290d0fb1ca068ffaddf22cbd0",
+        b"property:page=7",
+        b"connection:0102030405060708090a0b0c0d0e0f10-7f",
+    ];
+    search(&corpus, |input| {
+        let text = text(input);
+        match text.parse::<Target>() {
+            Ok(target) if target == Target::users([""; 0]) || target == Target::groups([""; 0]) => {
+                Err("it names nobody".into())
+            }
+            Ok(_) => Ok(()),
+            Err(error) if error.to_string().is_empty() => Err("nothing is said about it".into()),
+            Err(_) => Ok(()),
+        }
+    });
+}
+
+#[test]
+fn a_hostile_origin_is_refused_or_means_one_thing() {
+    let corpus: [&[u8]; 6] = [
+        b"https://example.org",
+        b"http://example.org:8080",
+        b"wss://[::1]:443/",
+        b"capacitor://localhost",
+        b"https://*.example.org",
+        "https://bücher.example".as_bytes(),
+    ];
+    search(&corpus, |input| {
+        let text = text(input);
+        let Ok(origin) = text.parse::<Origin>() else { return Ok(()) };
+        let again = origin.to_string().parse::<Origin>();
+        if again.as_ref() == Ok(&origin) { Ok(()) } else { Err(format!("{origin} comes back as {again:?}")) }
+    });
+}
+
+#[test]
+fn a_hostile_origin_header_passes_for_no_other_host() {
+    let corpus: [&[u8]; 5] =
+        [b"https://evil.example", b"null", b"https://example.org.evil.example", b"https://x@evil.example", b"file://"];
+    search(&corpus, |input| {
+        let Ok(value) = HeaderValue::from_bytes(input) else { return Ok(()) };
+        let request = http::Request::get("/").header("host", "example.org").header("origin", value).body(());
+        let Ok(request) = request else { return Ok(()) };
+        let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
+        let own = text(input).to_ascii_lowercase();
+        let passes = handshake.origin_allowed(&[]);
+        if passes && !own.contains("example.org") { Err("a foreign page passes".into()) } else { Ok(()) }
+    });
+}
+
+#[test]
+fn a_hostile_list_of_proxies_is_refused_or_trusts_what_it_says() {
+    let corpus: [&[u8]; 4] = [b"10.0.0.0/8, 192.0.2.7", b"2001:db8::/32", b"::ffff:10.0.0.1", b"127.0.0.0/8,::1,"];
+    search(&corpus, |input| {
+        let Ok(proxies) = text(input).parse::<TrustedProxies>() else { return Ok(()) };
+        // Of the public addresses nobody wrote, at least one is not trusted, unless a whole family is.
+        let whole = text(input).contains("/0");
+        let strangers: [IpAddr; 2] = [[203, 0, 113, 9].into(), [198, 51, 100, 77].into()];
+        if !whole && strangers.iter().all(|ip| proxies.contains(*ip)) && !text(input).contains('/') {
+            return Err("it trusts everybody".into());
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_hostile_forwarded_for_gives_an_address() {
+    let corpus: [&[u8]; 5] =
+        [b"1.2.3.4", b"6.6.6.6, 1.2.3.4:80, [2001:db8::1]:5", b"unknown, _hidden", b"::ffff:1.2.3.4", b"1.2.3.4,,"];
+    search(&corpus, |input| match handshake("x-forwarded-for", input) {
+        Some(handshake) if handshake.remote_ip().is_none() => Err("the address is lost".into()),
+        _ => Ok(()),
+    });
+}
+
+#[test]
+fn hostile_headers_are_read_without_harm() {
+    let corpus: [&[u8]; 6] = [
+        b"sid=e4%2Cd9; other=1; sid=second",
+        b"sid=\"quoted\"; a=b=c;;=;",
+        b"Bearer abc.def.ghi",
+        b"de-CH, de;q=0.9, *;q=0.5, en;q=high",
+        b"ws-cluster.v1, bearer.abc",
+        b"caf\xe9=1; sid=\xff\xfe",
+    ];
+    search(&corpus, |input| {
+        for name in ["cookie", "authorization", "accept-language", "sec-websocket-protocol", "user-agent"] {
+            let Some(handshake) = handshake(name, input) else { return Ok(()) };
+            let cookie = handshake.cookie("sid").map(str::len);
+            if cookie.is_some_and(|size| size > 3 * input.len()) {
+                return Err("a cookie is longer than its header".into());
+            }
+            let (_, _) = (handshake.bearer_token(), handshake.languages());
+            let _ = (handshake.query("user"), handshake.language(), format!("{handshake:?}"));
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_hostile_query_is_read_without_harm() {
+    let corpus: [&[u8]; 4] = [
+        b"/WebSockets?user=J%C3%B6rg+M&x&user=second",
+        b"/WebSockets?resume=AQEB&state=abc&heartbeat=25",
+        b"/WebSockets?%ff=%zz&&=&a=%",
+        b"/?",
+    ];
+    search(&corpus, |input| {
+        let Ok(uri) = http::Uri::try_from(input) else { return Ok(()) };
+        let Ok(request) = http::Request::get(uri).body(()) else { return Ok(()) };
+        let mut handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
+        let before = handshake.query("user").map(|value| value.into_owned());
+        let [resume] = handshake.take_query(["resume"]);
+        if handshake.query("resume").is_some() {
+            return Err(format!("what was taken out is still there, beside {resume:?}"));
+        }
+        let after = handshake.query("user").map(|value| value.into_owned());
+        if before == after { Ok(()) } else { Err(format!("{before:?} became {after:?}")) }
+    });
+}
