@@ -322,7 +322,7 @@ mod tests {
             message(Target::users(["ann", "bob"]).except_user("ann")),
             message(Target::property("page", "7").except_connection(connection)),
             message(Target::connection(connection)),
-            Content::CloseSession("s".into()).encode(),
+            Content::Close(Close::session("s")).encode(),
         ];
         let corpus: Vec<&[u8]> = corpus.iter().map(|content| &content[..]).collect();
         crate::fuzz::search(&corpus, |input| {
