@@ -2,9 +2,12 @@
 //! may be in `admission`, what clients that come back are owed in `recovery`; how a client's socket takes it is in
 //! [`connection`](crate::connection).
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -274,6 +277,15 @@ impl Hub {
         });
     }
 
+    /// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the task
+    /// that the whole node lives by, so a panic ends here.
+    fn forget(&self, subject: &Subject) {
+        let told = catch_unwind(AssertUnwindSafe(|| self.authenticator.forget(subject.closed())));
+        if told.is_err() {
+            tracing::error!("the authenticator's `forget` panicked: it may let a closed session in again");
+        }
+    }
+
     /// Forgets those who are gone without having left.
     fn forget_gone(&self) {
         let gone = std::mem::take(&mut *self.gone.lock());
@@ -313,7 +325,7 @@ impl Deliver for Hub {
         // Orders name who is connected when they come; never repeated.
         let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
         // The application's code, so no lock is held for it.
-        order.iter().for_each(|subject| self.authenticator.forget(subject.closed()));
+        order.iter().for_each(|subject| self.forget(subject));
         let index = self.index.read();
         let since = self.past.lock().append(place, ticket, kept, size, repeated);
         if let Some(subject) = order {

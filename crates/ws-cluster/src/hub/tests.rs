@@ -16,7 +16,11 @@ struct Node {
 
 impl Node {
     fn new() -> Self {
-        let hub = Arc::new(Hub::new(NODE, Arc::new(GuestsOnly), &Config::default()));
+        Self::with(GuestsOnly)
+    }
+
+    fn with(authenticator: impl Authenticator) -> Self {
+        let hub = Arc::new(Hub::new(NODE, Arc::new(authenticator), &Config::default()));
         Self { hub, seals: Seals::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
     }
 
@@ -149,7 +153,33 @@ fn a_client_that_came_back_is_known_by_its_former_id() {
 
 #[test]
 fn a_session_that_is_closed_takes_those_along_who_are_on_their_way_in() {
-    let node = Node::new();
+    a_close_of_s_reaches_all(Node::new());
+}
+
+/// Its `forget` panics.
+struct Forgetful;
+
+#[async_trait::async_trait]
+impl Authenticator for Forgetful {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<crate::Credentials<'_>>,
+    ) -> Result<Option<Identity>, crate::AuthenticationError> {
+        Ok(None)
+    }
+
+    fn forget(&self, _: crate::Closed<'_>) {
+        panic!("as the test wants it");
+    }
+}
+
+#[test]
+fn an_authenticator_that_panics_keeps_nobody_from_being_closed() {
+    a_close_of_s_reaches_all(Node::with(Forgetful));
+}
+
+fn a_close_of_s_reaches_all(node: Node) {
     let (here, _here) = node.connect(Identity::user("ann").session("s"));
     let (arriving, _arriving) = node.arrive(Identity::user("ann").session("s"), true);
     let (other, _other) = node.arrive(Identity::user("ann").session("t"), true);
