@@ -27,21 +27,23 @@ use super::{Origin, TrustedProxies};
 /// ```
 #[derive(Clone)]
 pub struct Handshake {
-    /// Lines: the path and query, the peer, the client's address (both empty where unknown), and each header as
+    /// Lines: the path and query, the peer, the client's address, the scheme (empty where unknown), and each header as
     /// `name: value` in the order sent. One text, since most of it is looked at once or twice, and kept for every
     /// connection.
     text: Box<str>,
 }
 
 /// The lines before the headers.
-const HEAD: usize = 3;
+const HEAD: usize = 4;
 
 impl Handshake {
     /// The handshake of a request that came from `peer` (`None` where that is not an IP address, or unknown),
     /// through `proxies`.
     pub fn new(request: &Parts, peer: Option<SocketAddr>, proxies: &TrustedProxies) -> Self {
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
-        let mut text = format!("{target}\n{}\n{}", or_empty(peer), or_empty(proxies.remote_ip(peer, &request.headers)));
+        let ip = proxies.remote_ip(peer, &request.headers);
+        let scheme = proxies.scheme(peer, &request.headers).unwrap_or_default();
+        let mut text = format!("{target}\n{}\n{}\n{scheme}", or_empty(peer), or_empty(ip));
         let mut add = |name: &HeaderName, value: &[u8]| {
             for part in ["\n", name.as_str(), ": ", &String::from_utf8_lossy(value)] {
                 text.push_str(part);
@@ -125,11 +127,17 @@ impl Handshake {
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
-    /// The token of `Authorization: Bearer TOKEN`.
+    /// The token of `Authorization: Bearer TOKEN`, or else of the subprotocol `bearer.TOKEN`, which is how a browser
+    /// sends one: `new WebSocket(url, ["ws-cluster.v1", "bearer." + token])`. The server never selects that subprotocol,
+    /// so the token is not sent back. Browsers allow letters, digits and ``!#$%&'*+-.^_`|~`` in it, which JWTs consist of.
     pub fn bearer_token(&self) -> Option<&str> {
-        let (scheme, token) = self.header("authorization")?.trim().split_once(' ')?;
-        let token = token.trim();
-        (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
+        let authorization = self.headers("authorization").filter_map(|line| line.trim().split_once([' ', '\t']));
+        let mut tokens = authorization.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        let token = tokens.next().map(|(_, token)| token.trim()).filter(|token| !token.is_empty());
+        token.or_else(|| {
+            let protocols = self.headers("sec-websocket-protocol").flat_map(|line| line.split(','));
+            protocols.filter_map(|protocol| protocol.trim().strip_prefix("bearer.")).find(|token| !token.is_empty())
+        })
     }
 
     /// The address of the other end of the socket: the client or the last proxy.
@@ -141,6 +149,12 @@ impl Handshake {
     /// mapped into IPv6 is IPv4 here. `None` where the peer is no IP address.
     pub fn remote_ip(&self) -> Option<IpAddr> {
         self.line(2).parse().ok()
+    }
+
+    /// The scheme of the client's request, `https` or `http`, as a trusted proxy tells it with `X-Forwarded-Proto` or
+    /// `Forwarded`. `None` if none does: then it is unknown.
+    pub fn scheme(&self) -> Option<&str> {
+        Some(self.line(3)).filter(|scheme| !scheme.is_empty())
     }
 
     /// The client's software as it names itself.
@@ -184,17 +198,24 @@ impl Handshake {
         self.header("origin")
     }
 
-    /// Whether the page that opened the connection is one of the host's own, or of an allowed origin, so that its
-    /// cookies may count.
+    /// Returns true if the page that opened the connection is one of the host's own, or of an allowed origin, so that
+    /// its cookies may count.
     ///
     /// A client without an `Origin` is no browser and passes. Host and port must be those of the `Host` header, with
     /// default ports alike whether written or not; `X-Forwarded-Host` is never believed, so a proxy has to hand on
-    /// `Host` with its port (nginx: `proxy_set_header Host $http_host`). The origin `null` of sandboxed pages is
-    /// foreign.
+    /// `Host` with its port (nginx: `proxy_set_header Host $http_host`). If the [scheme](Self::scheme) is known, the
+    /// page must have the same (nginx: `proxy_set_header X-Forwarded-Proto $scheme`); otherwise a page of
+    /// `http://HOST` passes for `https://HOST` as well. The origin `null` of sandboxed pages is foreign.
     pub fn origin_allowed(&self, allowed: &[Origin]) -> bool {
+        self.may_connect(allowed, true)
+    }
+
+    /// The same, but the host's own pages pass only if `own` is true.
+    pub(crate) fn may_connect(&self, allowed: &[Origin], own: bool) -> bool {
         self.headers("origin").all(|origin| {
             origin.parse().is_ok_and(|origin: Origin| {
-                allowed.contains(&origin) || self.host().is_some_and(|host| origin.is_host(host))
+                allowed.iter().any(|allowed| allowed.covers(&origin))
+                    || own && self.host().is_some_and(|host| origin.is_host(host, self.scheme()))
             })
         })
     }
@@ -348,6 +369,46 @@ mod tests {
         let forwarded = [("host", "a.example"), ("x-forwarded-host", "b.example"), ("origin", "http://b.example")];
         assert!(!handshake("/", &forwarded).origin_allowed(&[]));
         assert!(handshake("http://a.example/", &[("origin", "http://a.example")]).origin_allowed(&[]));
+    }
+
+    #[test]
+    fn a_page_of_the_other_scheme_is_foreign_if_the_scheme_is_known() {
+        let allowed = |origin: &str, forwarded: &[(&str, &str)]| {
+            let headers = [&[("host", "example.org"), ("origin", origin)], forwarded].concat();
+            handshake("/", &headers).origin_allowed(&[])
+        };
+        for https in [("x-forwarded-proto", "https"), ("forwarded", "for=192.0.2.7;proto=https")] {
+            assert!(allowed("https://example.org", &[https]));
+            assert!(!allowed("http://example.org", &[https]));
+        }
+        assert!(allowed("http://example.org", &[("x-forwarded-proto", "http")]));
+        assert!(!allowed("https://example.org", &[("x-forwarded-proto", "http")]));
+        let request = Request::get("/").header("host", "example.org").header("origin", "http://example.org");
+        let request = request.header("x-forwarded-proto", "https").body(()).unwrap().into_parts().0;
+        let stranger = Some("198.51.100.1:4711".parse().unwrap());
+        assert!(Handshake::new(&request, stranger, &TrustedProxies::default()).origin_allowed(&[]));
+    }
+
+    #[test]
+    fn an_exclusive_list_and_wildcards_decide_about_pages() {
+        let page = |origin| handshake("/", &[("host", "example.org"), ("origin", origin)]);
+        let list = ["https://*.example.org".parse().unwrap()];
+        assert!(page("https://a.example.org").may_connect(&list, false));
+        assert!(!page("https://example.org").may_connect(&list, false));
+        assert!(page("https://example.org").may_connect(&list, true));
+        assert!(!page("https://*.example.org").may_connect(&list, true));
+        assert!(!page("*").may_connect(&list, true));
+    }
+
+    #[test]
+    fn a_token_comes_as_a_subprotocol_too() {
+        let token = |lines: &[(&str, &str)]| handshake("/", lines).bearer_token().map(str::to_owned);
+        let protocol = "sec-websocket-protocol";
+        assert_eq!(token(&[(protocol, "ws-cluster.v1, bearer.a.b-c_d")]), Some("a.b-c_d".into()));
+        assert_eq!(token(&[(protocol, "ws-cluster.v1"), (protocol, "\tbearer.abc")]), Some("abc".into()));
+        assert_eq!(token(&[(protocol, "bearer.,json,bearer")]), None);
+        assert_eq!(token(&[(protocol, "bearer.abc"), ("authorization", "Bearer def")]), Some("def".into()));
+        assert_eq!(token(&[(protocol, "bearer.abc"), ("authorization", "Basic def")]), Some("abc".into()));
     }
 
     #[test]

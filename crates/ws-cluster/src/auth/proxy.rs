@@ -9,10 +9,11 @@ use std::{
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// The reverse proxies whose `X-Forwarded-For` is believed. The default trusts loopback only (127.0.0.0/8 and
+/// The reverse proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed. The default trusts loopback only (127.0.0.0/8 and
 /// ::1): a proxy on the same machine.
 ///
-/// Read from text as a list of networks or single addresses with commas between; lists are joined by `collect`:
+/// Read from text as a list of networks or single addresses with commas between; lists are joined by `collect`. Names
+/// are not looked up. IPv4 addresses that are mapped into IPv6 mean the IPv4 addresses:
 ///
 /// ```
 /// use ws_cluster::TrustedProxies;
@@ -67,6 +68,35 @@ impl TrustedProxies {
     }
 }
 
+impl TrustedProxies {
+    /// The scheme of the client's request, `http` or `https`, as a trusted proxy tells it: the first entry of
+    /// `X-Forwarded-Proto`, or else the `proto` of the first element of `Forwarded`. `None` if the peer is not a trusted
+    /// proxy, or tells nothing.
+    pub(super) fn scheme(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<&'static str> {
+        if !self.contains(peer?.ip()) {
+            return None;
+        }
+        let first = |name: &str| {
+            // A line that is not text tells nothing.
+            let line = headers.get(name)?.to_str().unwrap_or_default();
+            Some(line.split(',').next().unwrap_or_default().trim())
+        };
+        let told = match first("x-forwarded-proto") {
+            Some(told) => told,
+            None => {
+                let mut pairs = first("forwarded")?.split(';').filter_map(|pair| pair.split_once('='));
+                let (_, told) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("proto"))?;
+                told.trim().trim_matches('"')
+            }
+        };
+        ["http", "https"]
+            .into_iter()
+            .zip(["ws", "wss"])
+            .find(|(http, ws)| told.eq_ignore_ascii_case(http) || told.eq_ignore_ascii_case(ws))
+            .map(|(http, _)| http)
+    }
+}
+
 /// The address in an entry of `X-Forwarded-For`, which proxies write with or without a port and brackets.
 fn forwarded(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
@@ -82,25 +112,74 @@ impl FromIterator<TrustedProxies> for TrustedProxies {
     }
 }
 
-/// The text is no list of networks (`10.0.0.0/8`) and addresses (`192.0.2.7`).
+/// The text is no list of networks (`10.0.0.0/8`) and addresses (`192.0.2.7`). Says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no network: use ADDRESS or ADDRESS/BITS, like 192.0.2.7 or 10.0.0.0/8")]
-pub struct ParseProxiesError(String);
+#[error("{text:?} is no network: {hint}")]
+pub struct ParseProxiesError {
+    text: String,
+    hint: String,
+}
 
 impl FromStr for TrustedProxies {
     type Err = ParseProxiesError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        text.split(',')
-            .map(str::trim)
-            .map(|network| {
-                network
-                    .parse()
-                    .or_else(|_| network.parse().map(|address: IpAddr| IpNet::from(address)))
-                    .map_err(|_| ParseProxiesError(network.to_owned()))
-            })
+        // A comma at the end, as templates leave it, means nothing.
+        let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty());
+        if items().next().is_none() {
+            let hint = "the list is empty; leave the setting out to trust proxies on the same machine".to_owned();
+            return Err(ParseProxiesError { text: text.to_owned(), hint });
+        }
+        items()
+            .map(|item| network(item).map_err(|hint| ParseProxiesError { text: item.to_owned(), hint }))
             .collect::<Result<_, _>>()
             .map(Self)
+    }
+}
+
+/// One network, or what to write instead.
+fn network(item: &str) -> Result<IpNet, String> {
+    const USAGE: &str = "use ADDRESS or ADDRESS/BITS, like 192.0.2.7 or 10.0.0.0/8";
+    let bare = item.strip_prefix('[').and_then(|item| item.strip_suffix(']')).unwrap_or(item);
+    if let Ok(address) = bare.parse::<IpAddr>() {
+        return Ok(address.to_canonical().into());
+    }
+    if let Ok(network) = item.parse::<IpNet>() {
+        if network.addr() != network.network() {
+            let (written, all) = (network.addr(), network.trunc());
+            return Err(format!("the address is not the network's first; write {all} for the network or {written}"));
+        }
+        return Ok(unmapped(network));
+    }
+    if item.parse::<SocketAddr>().is_ok() {
+        return Err(format!("it has a port, which a proxy's address has not; {USAGE}"));
+    }
+    if matches!(item, "*" | "all" | "any") {
+        return Err("whoever connects could say any address; name the proxies' networks, \
+                    or 0.0.0.0/0,::/0 if no stranger can connect"
+            .into());
+    }
+    if item.contains('%') {
+        return Err(format!("leave out the zone behind `%`; {USAGE}"));
+    }
+    let is_name = item.bytes().any(|byte| byte.is_ascii_alphabetic()) && !item.contains([':', '/']);
+    if item.eq_ignore_ascii_case("localhost") {
+        return Err("names are not looked up; write 127.0.0.0/8,::1".into());
+    }
+    if is_name {
+        return Err(format!("names are not looked up; {USAGE}"));
+    }
+    Err(USAGE.into())
+}
+
+/// A network of IPv4 addresses that are mapped into IPv6, as the IPv4 network that it means.
+fn unmapped(network: IpNet) -> IpNet {
+    match network {
+        IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
+            Some(address) => IpNet::new_assert(address.into(), mapped.prefix_len() - 96),
+            None => network,
+        },
+        network => network,
     }
 }
 
@@ -180,10 +259,68 @@ mod tests {
     }
 
     #[test]
-    fn a_malformed_network_is_named() {
-        let error = "10.0.0.0/8,10.0.0.0/33".parse::<TrustedProxies>().unwrap_err();
-        assert!(error.to_string().starts_with("\"10.0.0.0/33\" is no network"), "{error}");
-        assert!("".parse::<TrustedProxies>().is_err());
-        assert!("example.org".parse::<TrustedProxies>().is_err());
+    fn a_malformed_network_is_refused_with_what_to_write() {
+        for (text, item, hint) in [
+            ("10.0.0.0/8,10.0.0.0/33", "10.0.0.0/33", "use ADDRESS or ADDRESS/BITS"),
+            ("", "", "the list is empty"),
+            (" , ", " , ", "the list is empty"),
+            ("10.0.0.1/8", "10.0.0.1/8", "write 10.0.0.0/8 for the network or 10.0.0.1"),
+            ("2001:db8::1/32", "2001:db8::1/32", "write 2001:db8::/32"),
+            ("localhost", "localhost", "write 127.0.0.0/8,::1"),
+            ("example.org", "example.org", "names are not looked up"),
+            ("*", "*", "whoever connects"),
+            ("10.0.0.1:8080", "10.0.0.1:8080", "it has a port"),
+            ("[::1]:8080", "[::1]:8080", "it has a port"),
+            ("fe80::1%eth0", "fe80::1%eth0", "zone"),
+            ("10.0.0.0/255.0.0.0", "10.0.0.0/255.0.0.0", "use ADDRESS"),
+            ("10.0.0.1-10.0.0.9", "10.0.0.1-10.0.0.9", "use ADDRESS"),
+            ("10.0.0.0/", "10.0.0.0/", "use ADDRESS"),
+            ("10.0.*.*", "10.0.*.*", "use ADDRESS"),
+            ("010.0.0.1", "010.0.0.1", "use ADDRESS"),
+        ] {
+            let error = text.parse::<TrustedProxies>().expect_err(text).to_string();
+            assert!(error.starts_with(&format!("{item:?} is no network: ")), "{error}");
+            assert!(error.contains(hint), "{error}");
+        }
+    }
+
+    #[test]
+    fn lists_as_people_write_them_work() {
+        let proxies: TrustedProxies =
+            "10.0.0.0/8, [2001:db8::1] ,::ffff:192.0.2.7,::ffff:172.16.0.0/108,".parse().unwrap();
+        for address in ["10.1.2.3", "2001:db8::1", "192.0.2.7", "::ffff:192.0.2.7", "172.31.255.255"] {
+            assert!(proxies.contains(address.parse().unwrap()), "{address}");
+        }
+        for address in ["192.0.2.8", "172.32.0.0", "2001:db8::2", "::1"] {
+            assert!(!proxies.contains(address.parse().unwrap()), "{address}");
+        }
+        let all: TrustedProxies = "0.0.0.0/0,::/0".parse().unwrap();
+        assert!(all.contains("198.51.100.1".parse().unwrap()) && all.contains("2001:db8::1".parse().unwrap()));
+    }
+
+    #[test]
+    fn only_a_trusted_proxy_tells_the_scheme() {
+        let scheme = |peer: &str, lines: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, line) in lines {
+                headers.append(*name, HeaderValue::from_str(line).unwrap());
+            }
+            TrustedProxies::default().scheme(Some(SocketAddr::new(peer.parse().unwrap(), 4711)), &headers)
+        };
+        let (https, http) = (Some("https"), Some("http"));
+        assert_eq!(scheme("127.0.0.1", &[("x-forwarded-proto", "https")]), https);
+        assert_eq!(scheme("::ffff:127.0.0.1", &[("x-forwarded-proto", " HTTPS ")]), https);
+        assert_eq!(scheme("127.0.0.1", &[("x-forwarded-proto", "wss")]), https);
+        assert_eq!(scheme("127.0.0.1", &[("x-forwarded-proto", "http")]), http);
+        assert_eq!(scheme("127.0.0.1", &[("x-forwarded-proto", "https, http")]), https, "the client's is the first");
+        assert_eq!(scheme("127.0.0.1", &[("forwarded", "for=192.0.2.7;Proto=https;by=10.0.0.1, proto=http")]), https);
+        assert_eq!(scheme("127.0.0.1", &[("forwarded", "proto=\"http\"")]), http);
+        assert_eq!(scheme("127.0.0.1", &[("forwarded", "for=192.0.2.7")]), None);
+        assert_eq!(scheme("127.0.0.1", &[("forwarded", "proto=http"), ("x-forwarded-proto", "https")]), https);
+        for nothing in ["", "ftp", "https http", ","] {
+            assert_eq!(scheme("127.0.0.1", &[("x-forwarded-proto", nothing)]), None);
+        }
+        assert_eq!(scheme("127.0.0.1", &[]), None);
+        assert_eq!(scheme("198.51.100.1", &[("x-forwarded-proto", "https")]), None, "a stranger");
     }
 }
