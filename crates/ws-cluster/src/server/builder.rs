@@ -13,7 +13,7 @@ use crate::{
     connection::{AUTHENTICATION, DISCONNECTION},
     driver,
     hub::Hub,
-    link::KEY_SIZE,
+    link::{KEY_SIZE, PATH as LINK},
     wire::{client::ACTION_SIZE, state::Seals},
 };
 
@@ -52,10 +52,12 @@ pub struct ServerBuilder {
     raw: Option<Raw>,
     guests: bool,
     path: String,
+    prefix: String,
     address: Option<String>,
     cluster: String,
     keys: Vec<Vec<u8>>,
     allowed_origins: Vec<Origin>,
+    own_origin: bool,
     trusted_proxies: TrustedProxies,
     publish_key: Option<String>,
     pages: Vec<(String, Bytes)>,
@@ -72,10 +74,12 @@ impl ServerBuilder {
             raw: None,
             guests: true,
             path: "/WebSockets".to_owned(),
+            prefix: String::new(),
             address: None,
             cluster: "default".to_owned(),
             keys: Vec::new(),
             allowed_origins: Vec::new(),
+            own_origin: true,
             trusted_proxies: TrustedProxies::default(),
             publish_key: None,
             pages: Vec::new(),
@@ -127,8 +131,17 @@ impl ServerBuilder {
         self
     }
 
+    /// The prefix with which all paths come, as `/app`: for an application that passes on a part of its paths without
+    /// taking the prefix off. Frameworks take it off (axum's `nest` does); then there is none to be said here. The
+    /// [address](Self::address) has the prefix in either case. Default: none.
+    pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
+        self.prefix = prefix.into();
+        self
+    }
+
     /// Where the other nodes reach this one, and no other server: `ws://HOST:PORT`, or `wss://HOST:PORT` (feature
-    /// `tls`), at most 255 bytes, no path. Needed with every pool that other processes can share; with a
+    /// `tls`), at most 255 bytes. Links are dialled at `ADDRESS/_cluster/v1`, so a server that is nested under a prefix
+    /// has it in its address: `ws://10.0.0.1:8080/app`. Needed with every pool that other processes can share; with a
     /// [`MemoryPool`](crate::MemoryPool) only where it is to have several nodes.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
@@ -150,13 +163,21 @@ impl ServerBuilder {
     }
 
     /// Origins, besides the server's own host, whose pages may connect where an authenticator
-    /// [uses cookies](Authenticator::uses_cookies). Default: none.
+    /// [uses cookies](Authenticator::uses_cookies). `https://*.example.org` means all subdomains. Default: none.
     pub fn allowed_origins(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
         self.allowed_origins = origins.into_iter().collect();
         self
     }
 
-    /// The proxies whose `X-Forwarded-For` is believed. Default: those on the same machine.
+    /// Sets whether pages of the server's own host may connect without being listed: the host and port of the `Host`
+    /// header, with the scheme that a trusted proxy tells (`X-Forwarded-Proto`), or either scheme if none does. With
+    /// `false` only the [allowed origins](Self::allowed_origins) may, of which there must be one. Default: true.
+    pub fn own_origin(mut self, allowed: bool) -> Self {
+        self.own_origin = allowed;
+        self
+    }
+
+    /// The proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` (or `Forwarded`) are believed. Default: those on the same machine.
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;
         self
@@ -199,6 +220,10 @@ impl ServerBuilder {
     pub async fn start(self) -> Result<Server, StartError> {
         self.config.check().map_err(StartError::Config)?;
         check_path(&self.path)?;
+        check_prefix(&self.prefix)?;
+        if !self.own_origin && self.allowed_origins.is_empty() {
+            return Err(config("no page may connect: allow the origins of those that may"));
+        }
         let address = self.address.as_deref().map(check_address).transpose()?;
         if !(1..=64).contains(&self.cluster.len()) || !self.cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(config(format!("the cluster's name {:?} is not 1 to 64 bytes of ASCII", self.cluster)));
@@ -250,7 +275,9 @@ impl ServerBuilder {
             raw: self.raw,
             guests: self.guests,
             path: self.path,
+            prefix: self.prefix,
             allowed_origins: self.allowed_origins,
+            own_origin: self.own_origin,
             trusted_proxies: self.trusted_proxies,
             publish_key: self
                 .publish_key
@@ -273,9 +300,12 @@ fn random<const N: usize>() -> Result<[u8; N], StartError> {
     Ok(bytes)
 }
 
+fn is_plain(path: &str) -> bool {
+    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte))
+}
+
 fn check_path(path: &str) -> Result<(), StartError> {
-    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte);
-    if !path.starts_with('/') || !path.bytes().all(plain) {
+    if !is_plain(path) {
         return Err(config(format!("the path {path:?} is not a plain one, like /WebSockets")));
     }
     if super::routes::is_reserved(path) {
@@ -284,18 +314,36 @@ fn check_path(path: &str) -> Result<(), StartError> {
     Ok(())
 }
 
+fn check_prefix(prefix: &str) -> Result<(), StartError> {
+    if prefix.is_empty() || is_plain(prefix) && !prefix.ends_with('/') && !prefix.contains("//") {
+        return Ok(());
+    }
+    Err(config(format!("the prefix {prefix:?} is not a plain path without a slash at its end, like /app")))
+}
+
 fn check_address(address: &str) -> Result<String, StartError> {
-    let malformed = || config(format!("the address {address:?} is not ws://HOST:PORT or wss://HOST:PORT"));
+    let malformed = || {
+        config(format!(
+            "the address {address:?} is not ws://HOST:PORT or wss://HOST:PORT, with the prefix behind it if there is one, \
+             like ws://10.0.0.1:8080/app"
+        ))
+    };
     let url = Url::parse(address).map_err(|_| malformed())?;
-    let bare = matches!(url.path(), "" | "/")
-        && url.query().is_none()
-        && url.fragment().is_none()
-        && url.username().is_empty()
-        && url.password().is_none();
+    let bare =
+        url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
     if url.scheme() == "wss" && !cfg!(feature = "tls") {
         return Err(config(format!("the address {address:?} needs the feature `tls`, which this program lacks")));
     }
     if !matches!(url.scheme(), "ws" | "wss") || !url.has_host() || url.port() == Some(0) || !bare {
+        return Err(malformed());
+    }
+    let prefix = url.path().trim_end_matches('/');
+    if prefix.ends_with(LINK) {
+        return Err(config(format!(
+            "the address {address:?} ends in {LINK}, which is added when it is dialled: leave it out"
+        )));
+    }
+    if !prefix.is_empty() && (!is_plain(prefix) || prefix.contains("//")) {
         return Err(malformed());
     }
     let address = url.as_str().trim_end_matches('/').to_owned();

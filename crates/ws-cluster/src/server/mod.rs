@@ -27,6 +27,7 @@ mod builder;
 mod http;
 mod routes;
 mod upgrade;
+mod websocket;
 
 pub use builder::{IntoPool, ServerBuilder};
 pub use routes::RemoteAddress;
@@ -47,7 +48,11 @@ struct Shared {
     raw: Option<Raw>,
     guests: bool,
     path: String,
+    /// Before all paths; empty if there is none.
+    prefix: String,
     allowed_origins: Vec<Origin>,
+    /// Pages of the server's own host may connect.
+    own_origin: bool,
     trusted_proxies: TrustedProxies,
     publish_key: Option<http::PublishKey>,
     /// HTML by path.

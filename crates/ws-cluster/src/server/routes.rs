@@ -8,11 +8,7 @@ use http_body_util::Full;
 use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 
-use super::{
-    Server,
-    http::answer,
-    upgrade::{busy, switching},
-};
+use super::{Server, http::answer, upgrade::busy, websocket::switching};
 use crate::{Status, link::PATH as LINK};
 
 const PUBLISH: &str = "/_publish";
@@ -21,6 +17,9 @@ const REFRESH: &str = "/_refresh";
 const CLIENT: &str = "/ws-cluster.js";
 const HEALTH: &str = "/health";
 const READY: &str = "/ready";
+
+/// What documents allow.
+const READS: &str = "GET, HEAD, OPTIONS";
 
 const CLIENT_SOURCE: &str = include_str!("../../client/ws-cluster.js");
 
@@ -46,7 +45,8 @@ impl Server {
     /// `/_cluster/v1`, the browser client at `/ws-cluster.js`, `/health` (200 while the process lives), `/ready`
     /// (200 where all is well; 503 with `degraded: WHY` where it takes clients all the same, or `not ready: WHY`), and with a
     /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish`, `POST /_close` and `POST /_refresh`; and its
-    /// [pages](crate::ServerBuilder::page). All else is 404.
+    /// [pages](crate::ServerBuilder::page). All else is 404. `OPTIONS` is answered with 204 and the methods that a path
+    /// allows.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body + Send,
@@ -54,7 +54,13 @@ impl Server {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         let reads = matches!(*request.method(), Method::GET | Method::HEAD);
-        match request.uri().path() {
+        let Some(path) = self.own_path(request.uri().path()) else {
+            return answer(StatusCode::NOT_FOUND, "not found");
+        };
+        if *request.method() == Method::OPTIONS {
+            return self.options(path);
+        }
+        match path {
             path if path == self.0.path => self.upgrade(request).await,
             LINK => self.link(request),
             PUBLISH | CLOSE | REFRESH if self.0.publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
@@ -87,9 +93,35 @@ impl Server {
         }
     }
 
-    /// The clients' path, the links', the browser client, pages and, with a publish key, publishing, closing and refreshing, to be
-    /// merged into an application's own router. Serve it with
-    /// `into_make_service_with_connect_info::<SocketAddr>()`, so that clients' addresses are known.
+    /// A request's path without the [prefix](crate::ServerBuilder::prefix), if it has that.
+    pub(super) fn own_path<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match path.strip_prefix(&*self.0.prefix)? {
+            "" => Some("/"),
+            path => Some(path).filter(|path| path.starts_with('/')),
+        }
+    }
+
+    /// What a path allows.
+    fn options(&self, path: &str) -> Response<Full<Bytes>> {
+        let allowed = match path {
+            LINK => "GET, OPTIONS",
+            path if path == self.0.path => "GET, OPTIONS",
+            CLIENT | HEALTH | READY => READS,
+            path if self.0.pages.contains_key(path) => READS,
+            path if is_reserved(path) && self.0.publish_key.is_some() => "POST, OPTIONS",
+            _ => return answer(StatusCode::NOT_FOUND, "not found"),
+        };
+        let mut response = Response::new(Full::default());
+        *response.status_mut() = StatusCode::NO_CONTENT;
+        response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allowed));
+        response
+    }
+
+    /// The clients' path, the links', the browser client, pages and, with a publish key, publishing, closing and
+    /// refreshing, to be merged into an application's own router, or nested in it: then the
+    /// [address](crate::ServerBuilder::address) has the prefix. Serve it with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`, so that clients' addresses are known. `/health` and `/ready`
+    /// are in [`health_routes`](Self::health_routes).
     #[cfg(feature = "axum")]
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         let mut paths = vec![&*self.0.path, LINK, CLIENT];
@@ -97,13 +129,25 @@ impl Server {
             paths.extend([PUBLISH, CLOSE, REFRESH]);
         }
         paths.extend(self.0.pages.keys().map(String::as_str));
+        self.router(paths)
+    }
+
+    /// `/health` and `/ready` as [`handle`](Self::handle) answers them, for applications that have none of their own:
+    /// `server.routes().merge(server.health_routes())`.
+    #[cfg(feature = "axum")]
+    pub fn health_routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
+        self.router(vec![HEALTH, READY])
+    }
+
+    #[cfg(feature = "axum")]
+    fn router<S: Clone + Send + Sync + 'static>(&self, paths: Vec<&str>) -> axum::Router<S> {
         paths.into_iter().fold(axum::Router::new(), |router, path| {
             let server = self.clone();
             let handle = move |request: axum::extract::Request| {
                 let server = server.clone();
                 async move { server.handle(request).await }
             };
-            router.route(path, axum::routing::any(handle))
+            router.route(&format!("{}{path}", self.0.prefix), axum::routing::any(handle))
         })
     }
 
@@ -133,7 +177,7 @@ fn trouble(status: &Status) -> Option<String> {
 
 fn only_get() -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only GET");
-    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("GET, HEAD"));
+    response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(READS));
     response
 }
 

@@ -8,9 +8,13 @@ use http_body_util::Full;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::net::TcpStream;
-use tungstenite::{Error, error::ProtocolError, handshake::server::create_response_with_body};
 
-use super::{Server, http::answer, routes::remote_address};
+use super::{
+    Server,
+    http::answer,
+    routes::remote_address,
+    websocket::{protocol, switching},
+};
 use crate::{
     CloseCode,
     auth::Handshake,
@@ -26,15 +30,21 @@ impl Server {
     /// the feature `axum` its `ConnectInfo<SocketAddr>`. Without one, limits for each address do not hold, and
     /// `X-Forwarded-For` is not looked at.
     ///
+    /// Of the subprotocols that the client offers, `ws-cluster.v1` is selected, or else the first that does not begin with
+    /// `bearer.`, which carries a [token](crate::Handshake::bearer_token).
+    ///
     /// Refused with an HTTP status: what is no WebSocket handshake (400, 405, 426), an `Origin` that may not (403),
     /// more connections than allowed from an address (429) or on this node, a node that is not ready, an
     /// authenticator that cannot answer (503). Whoever has no valid session gets in as a guest, or, where guests are
     /// not welcome, is told inside, since browsers do not see a status.
     pub async fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
-        let switching = match switching(&request) {
+        let mut switching = match switching(&request) {
             Ok(switching) => switching,
             Err(refusal) => return *refusal,
         };
+        if let Some(protocol) = protocol(request.headers()) {
+            switching.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
+        }
         if !self.status().ready {
             return busy("this node is not ready");
         }
@@ -52,10 +62,11 @@ impl Server {
     /// Who comes, unless it is refused.
     async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
         let mut handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
-        if self.authenticator().uses_cookies() && !handshake.origin_allowed(&self.0.allowed_origins) {
+        if self.authenticator().uses_cookies() && !handshake.may_connect(&self.0.allowed_origins, self.0.own_origin) {
             tracing::warn!(
                 origin = handshake.origin(),
                 host = handshake.host(),
+                scheme = handshake.scheme(),
                 "a page of a foreign origin is refused"
             );
             return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
@@ -97,40 +108,10 @@ impl Server {
     }
 }
 
-/// The answer that agrees to an upgrade, or the one that says what is missing.
-pub(super) fn switching<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>, Box<Response<Full<Bytes>>>> {
-    create_response_with_body(request, Full::default).map_err(|error| {
-        let Error::Protocol(error) = error else {
-            return Box::new(answer(StatusCode::BAD_REQUEST, "no WebSocket handshake"));
-        };
-        let status = match error {
-            ProtocolError::WrongHttpMethod => StatusCode::METHOD_NOT_ALLOWED,
-            ProtocolError::MissingSecWebSocketKey | ProtocolError::InvalidSecWebSocketKey => StatusCode::BAD_REQUEST,
-            _ => StatusCode::UPGRADE_REQUIRED,
-        };
-        let mut response = answer(status, &error.to_string());
-        let headers = response.headers_mut();
-        match status {
-            StatusCode::METHOD_NOT_ALLOWED => drop(headers.insert(header::ALLOW, const { value("GET") })),
-            StatusCode::UPGRADE_REQUIRED => {
-                headers.insert(header::CONNECTION, const { value("Upgrade") });
-                headers.insert(header::UPGRADE, const { value("websocket") });
-                headers.insert(header::SEC_WEBSOCKET_VERSION, const { value("13") });
-            }
-            _ => {}
-        }
-        Box::new(response)
-    })
-}
-
-const fn value(text: &'static str) -> http::HeaderValue {
-    http::HeaderValue::from_static(text)
-}
-
 /// 503, with a word when to come again.
 pub(super) fn busy(why: &str) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, why);
-    response.headers_mut().insert(header::RETRY_AFTER, const { value("1") });
+    response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
     response
 }
 
