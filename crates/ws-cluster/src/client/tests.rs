@@ -24,6 +24,7 @@ use super::{
 };
 
 mod identity;
+mod server;
 mod silence;
 
 /// Bytes that are under way between the two.
