@@ -219,7 +219,8 @@ impl Cluster {
 /// Joins or founds the cluster, in the background.
 pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<Cluster, StartError> {
     let Settings { node, cluster, address, keys, config, pool } = settings;
-    let named = address.is_some();
+    // Without a key it is a cluster of one, which nobody dials.
+    let is_dialled = address.is_some() && !keys.is_empty();
     let address = match address {
         Some(address) => address,
         // Nobody else can be there: an address that is never dialled.
@@ -242,7 +243,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     let passport = Passport { node, cluster, keys: Keys::new(keys) };
     let shared =
         Arc::new(Shared { passport, config, next_link: AtomicU64::new(1), greetings: Semaphore::new(GREETINGS) });
-    if named {
+    if is_dialled {
         tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }
     let core = Core::new(now(), node, address.clone(), shared.config.cluster.clone(), shared.config.log.clone());
