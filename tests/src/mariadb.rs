@@ -87,6 +87,8 @@ const SERVER_PLACES: [&str; 3] = ["/usr/sbin", "/usr/libexec", "/usr/local/sbin"
 pub struct MariaDb {
     directory: TempDir,
     port: u16,
+    /// Options of this server beside those of all.
+    options: Vec<String>,
     databases: AtomicUsize,
     /// `None` while it is stopped.
     server: Option<Server>,
@@ -109,13 +111,22 @@ impl MariaDb {
     /// # Panics
     /// If MariaDB is not installed or does not start; with its log.
     pub async fn start() -> Self {
+        Self::start_with(|_| Vec::new()).await
+    }
+
+    /// Starts a server of one's own with more options, which may name files that are made in its directory.
+    ///
+    /// # Panics
+    /// As [`start`](Self::start).
+    pub async fn start_with(options: impl FnOnce(&Path) -> Vec<String> + Send + 'static) -> Self {
         blocking(|| {
             let directory = tempfile::Builder::new().prefix("mariadb-").tempdir().expect("a temporary directory");
             fs::write(directory.path().join("init.sql"), init_sql()).expect("a file in it");
+            let options = options(directory.path());
             for port in free_ports().take(PORTS) {
-                match Server::start(directory.path(), port) {
+                match Server::start(directory.path(), port, &options) {
                     Ok(server) => {
-                        return Self { directory, port, databases: AtomicUsize::new(0), server: Some(server) };
+                        return Self { directory, port, options, databases: AtomicUsize::new(0), server: Some(server) };
                     }
                     // Somebody else was quicker.
                     Err(log) if log.contains("Bind on TCP/IP port") => {}
@@ -161,6 +172,16 @@ impl MariaDb {
         self.port
     }
 
+    /// Where its files are: what the options named, and its data in `data`.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Its Unix socket.
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("data/socket")
+    }
+
     /// Shuts the server down in order and waits for it. Does nothing where it is stopped.
     pub async fn stop(&mut self) {
         self.end("TERM").await;
@@ -177,8 +198,8 @@ impl MariaDb {
     /// If it runs already or does not start; with its log.
     pub async fn start_again(&mut self) {
         assert!(self.server.is_none(), "MariaDB runs already");
-        let (directory, port) = (self.directory.path().to_owned(), self.port);
-        let server = blocking(move || Server::start(&directory, port)).await;
+        let (directory, port, options) = (self.directory.path().to_owned(), self.port, self.options.clone());
+        let server = blocking(move || Server::start(&directory, port, &options)).await;
         self.server = Some(server.unwrap_or_else(|log| panic!("MariaDB does not start again:\n{log}")));
     }
 
@@ -197,7 +218,7 @@ struct Server {
 
 impl Server {
     /// Starts the server and waits until it answers; its log if it does not.
-    fn start(directory: &Path, port: u16) -> Result<Self, String> {
+    fn start(directory: &Path, port: u16, options: &[String]) -> Result<Self, String> {
         let mut guard = Command::new("sh")
             .args(["-c", GUARD, "guard"])
             .arg(directory)
@@ -205,6 +226,7 @@ impl Server {
             .arg(user_option(directory))
             .args(OPTIONS)
             .arg(format!("--port={port}"))
+            .args(options)
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())

@@ -149,6 +149,8 @@ pub mod internals;
 mod link;
 #[allow(dead_code, reason = "its users come one by one")]
 mod log_limit;
+#[cfg(feature = "mysql")]
+mod mysql;
 pub mod pool;
 mod publish;
 mod publisher;

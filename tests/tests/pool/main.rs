@@ -1,6 +1,7 @@
 //! The pool's contract, one behaviour a test, run on every implementation; and beside it what only one store can
 //! suffer.
 
+mod accounts;
 mod contract;
 mod mariadb;
 mod sqlite;

@@ -5,11 +5,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use mysql_async::{Conn, Opts, OptsBuilder, Params, PoolConstraints, PoolOpts, Row, Value, prelude::Queryable};
-use url::Url;
+use mysql_async::{Conn, Opts, Params, PoolConstraints, PoolOpts, Row, Value, prelude::Queryable};
 
-use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView};
-use crate::cluster::{NodeId, Term};
+use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, Refusal};
+use crate::{
+    cluster::{NodeId, Term},
+    mysql::{Database, guarded, is_permanent, parse, plain},
+};
 
 /// InnoDB because a MEMORY table is emptied by a restart and replicates badly. Statements are split at `;`.
 const SCHEMA: &str = "\
@@ -83,14 +85,10 @@ ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
 const SESSION: &str =
     "SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 2";
 
-/// The form of the URL, for errors.
-const FORM: &str = "mysql://user:password@host:port/database";
 /// Sessions at most: a node asks for one or two things at a time; the rest is for those that hang.
 const SESSIONS: usize = 4;
 /// How long a session beyond the first idles before it is closed.
 const IDLE: Duration = Duration::from_secs(60);
-/// After this much silence TCP asks whether the server is still there.
-const KEEPALIVE: Duration = Duration::from_secs(10);
 /// How often a statement is tried that others kept from running: enough for twenty first starts at once.
 const ATTEMPTS: usize = 10;
 
@@ -107,11 +105,11 @@ mod code {
         match code {
             // Too many connections, of all or of the user.
             1040 | 1203 | 1226 => true,
-            // The account, the host or the database is not let in or not there.
-            1044 | 1045 | 1049 | 1129 | 1130 | 1698 => true,
-            // Shutting down, not ready (Galera), read-only, session killed or timed out.
-            1047 | 1053 | 1290 | 1317 | 1792 | 1836 | 1927 | 4031 => true,
-            _ => false,
+            // Shutting down, read-only, session killed or timed out.
+            1053 | 1290 | 1317 | 1792 | 1836 | 1927 | 4031 => true,
+            // Of Galera: not part of the primary component, commit refused.
+            1047 | 1180 => true,
+            code => crate::mysql::is_login_refusal(code),
         }
     }
 
@@ -131,22 +129,47 @@ mod code {
 #[derive(Clone)]
 pub struct MySqlPool {
     sessions: mysql_async::Pool,
-    /// `host:port`, for errors; not known of a pool that was given to us.
+    /// `host:port` or the socket's path, for errors; not known of a pool that was given to us.
     server: Option<Arc<str>>,
 }
 
 impl MySqlPool {
     /// A pool at `mysql://user:password@host:port/database` (port 3306 where none is given; percent-encode what is
-    /// not a letter or digit in user and password). Nothing is dialled yet, so a database that is down does not fail
-    /// here: the first statement does, with [`PoolError::Unreachable`], and may be tried again.
+    /// not a letter or digit in user and password). `mariadb://` is the same. Nothing is dialled yet, so a database
+    /// that is down does not fail here: the first statement does, with [`PoolError::Unreachable`], and may be tried
+    /// again.
+    ///
+    /// Options follow the database as `?name=value&name=value`:
+    ///
+    /// | option | meaning |
+    /// |---|---|
+    /// | `socket=PATH` | connects to this Unix socket |
+    /// | `require_ssl=true` | TLS (feature `mysql-tls`); the server's certificate has to name the host, and to come from an authority that is known |
+    /// | `ssl_ca=PATH` | trusts the authorities in this file (PEM) and no others; `built_in_roots=true` adds those of browsers |
+    /// | `ssl_hostname=NAME` | the name that the certificate has, if it is not the host's |
+    /// | `ssl_cert=PATH`, `ssl_key=PATH` | the account's own certificate and key (PEM) |
+    /// | `verify_ca=false` | accepts every certificate, so that somebody between could read along |
+    /// | `enable_cleartext_plugin=true` | sends the password in clear text if the server wants it so (PAM, LDAP): with TLS only |
+    /// | `compression` | `fast`, `on`, `best` or `off` (default) |
+    /// | `tcp_keepalive` | milliseconds of silence after which TCP asks for the server; default 10,000 |
+    /// | `max_allowed_packet`, `wait_timeout`, `stmt_cache_size`, `tcp_nodelay` | as in the driver, `mysql_async` |
+    ///
+    /// Accounts may use `mysql_native_password`, `caching_sha2_password`, `ed25519`, `parsec` and, on a socket,
+    /// `unix_socket`; any other plug-in is named in the error.
     ///
     /// At most 4 connections at a time; usually it is one.
     ///
     /// # Errors
-    /// [`PoolError::Url`] where the URL is malformed or names no database. It never repeats the password.
+    /// [`PoolError::Url`] if the URL is malformed, names no database or has an option that does not exist, and if a
+    /// file of certificates cannot be read. It never repeats the password.
     pub async fn connect(url: &str) -> Result<Self, PoolError> {
-        let opts = parse(url)?;
-        let server = format!("{}:{}", opts.ip_or_hostname(), opts.tcp_port());
+        let Database { options, server } = parse(url).map_err(PoolError::Url)?;
+        let pool = PoolOpts::new()
+            // Otherwise each check-in forgets the prepared statements.
+            .with_reset_connection(false)
+            .with_constraints(PoolConstraints::new(1, SESSIONS).expect("1 is at most SESSIONS"))
+            .with_inactive_connection_ttl(IDLE);
+        let opts: Opts = options.pool_opts(pool).setup(vec![SESSION]).into();
         Ok(Self { sessions: mysql_async::Pool::new(opts), server: Some(server.into()) })
     }
 
@@ -181,7 +204,7 @@ impl MySqlPool {
 
     async fn run_once(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
         let mut session = Session::open(self).await?;
-        let outcome = session.run(sql, params).await.map_err(|error| Failure::of(self, error));
+        let outcome = guarded(session.run(sql, params)).await.map_err(|error| Failure::of(self, error));
         // After an answer of the server, be it an error of the statement, the session is at rest again.
         match &outcome {
             Ok(_) => session.close(),
@@ -327,7 +350,7 @@ struct Session(Option<Conn>);
 
 impl Session {
     async fn open(pool: &MySqlPool) -> Result<Self, Failure> {
-        let mut conn = pool.sessions.get_conn().await.map_err(|error| Failure::of(pool, error))?;
+        let mut conn = guarded(pool.sessions.get_conn()).await.map_err(|error| Failure::of(pool, error))?;
         // We change nothing in a session, and a reset forgets the prepared statements.
         conn.reset_connection(false);
         Ok(Self(Some(conn)))
@@ -353,7 +376,7 @@ impl Drop for Session {
         if let Some(conn) = self.0.take() {
             // The first poll marks it as disconnected, which keeps it out of the pool even if the farewell to the
             // server would have to wait.
-            let _ = conn.disconnect().now_or_never();
+            let _ = guarded(conn.disconnect()).now_or_never();
         }
     }
 }
@@ -368,17 +391,6 @@ enum Failure {
          `ws-server pool --schema` prints"
     )]
     Tables { missing: Box<Failure>, cause: Box<Failure> },
-}
-
-/// The error without the layers that the driver names before it.
-fn plain(error: &mysql_async::Error) -> &dyn fmt::Display {
-    use mysql_async::{Error, IoError};
-    match error {
-        Error::Io(IoError::Io(error)) => error,
-        Error::Server(error) => error,
-        Error::Driver(error) => error,
-        error => error,
-    }
 }
 
 impl Failure {
@@ -398,14 +410,21 @@ impl Failure {
 impl From<Failure> for PoolError {
     fn from(failure: Failure) -> Self {
         use mysql_async::Error;
-        let unreachable = match &failure {
-            Failure::Statement { cause: Error::Server(error), .. } => {
-                code::is_refusal(error.code) || [code::LOCK_WAIT_TIMEOUT, code::DEADLOCK].contains(&error.code)
+        match &failure {
+            Failure::Statement { cause: Error::Server(error), .. } if code::is_refusal(error.code) => {
+                Self::Unreachable(Refusal(failure.to_string()).into())
             }
-            Failure::Statement { cause: Error::Io(_) | Error::Driver(_), .. } => true,
-            Failure::Statement { .. } | Failure::Tables { .. } => false,
-        };
-        if unreachable { Self::Unreachable(failure.into()) } else { Self::Failed(failure.into()) }
+            Failure::Statement { cause: Error::Server(error), .. }
+                if [code::LOCK_WAIT_TIMEOUT, code::DEADLOCK].contains(&error.code) =>
+            {
+                Self::Unreachable(failure.into())
+            }
+            Failure::Statement { cause, .. } if is_permanent(cause) => {
+                Self::Unreachable(Refusal(failure.to_string()).into())
+            }
+            Failure::Statement { cause: Error::Io(_) | Error::Driver(_), .. } => Self::Unreachable(failure.into()),
+            Failure::Statement { .. } | Failure::Tables { .. } => Self::Failed(failure.into()),
+        }
     }
 }
 
@@ -441,37 +460,4 @@ fn malformed(error: mysql_async::FromRowError) -> PoolError {
 fn micros(duration: Duration) -> u64 {
     // Of use to people only, so that an absurd lease need not be exact. Within the range of DATETIME.
     duration.as_micros().min(1 << 50) as u64
-}
-
-fn parse(text: &str) -> Result<Opts, PoolError> {
-    let malformed = |why: &dyn fmt::Display| PoolError::Url(format!("{why}; give {FORM}"));
-    // Looked at before the driver does, whose errors repeat parts of the URL: with an unencoded `/`, `?` or `#` in the
-    // password, those parts are the password's.
-    let url = Url::parse(text).map_err(|error| malformed(&error))?;
-    let database = url.path().strip_prefix('/').unwrap_or_default();
-    if url.fragment().is_some() || database.contains(['/', '@', ':']) || url.query().is_some_and(|q| q.contains('@')) {
-        return Err(malformed(&"percent-encode user and password"));
-    }
-    if database.is_empty() {
-        return Err(malformed(&"no database is named"));
-    }
-    let opts = Opts::from_url(text).map_err(|error| malformed(&error))?;
-    let host = opts.ip_or_hostname();
-    // An IPv6 address has its brackets in a URL only.
-    let host = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host).to_owned();
-    let keepalive = opts.tcp_keepalive().unwrap_or(KEEPALIVE);
-    let pool = PoolOpts::new()
-        // Otherwise each check-in forgets the prepared statements.
-        .with_reset_connection(false)
-        .with_constraints(PoolConstraints::new(1, SESSIONS).expect("1 is at most SESSIONS"))
-        .with_inactive_connection_ttl(IDLE);
-    Ok(OptsBuilder::from_opts(opts)
-        // Told apart from the URL, the host is resolved without blocking the thread.
-        .ip_or_hostname(host)
-        // A local address may be a tunnel or a container's port; the socket of that name is then another server's.
-        .prefer_socket(false)
-        .tcp_keepalive(Some(keepalive))
-        .pool_opts(pool)
-        .setup(vec![SESSION])
-        .into())
 }

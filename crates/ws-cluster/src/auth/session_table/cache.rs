@@ -20,6 +20,7 @@ use tokio::time::Instant;
 
 use super::health::Health;
 use crate::auth::{AuthenticationError, Closed, Identity};
+use crate::mysql::plain;
 
 /// A session nearer to its end than this is asked for afresh: the question may come for the very reason that it
 /// ends, on a clock that runs a little ahead of the one read here.
@@ -72,8 +73,8 @@ pub(super) enum Failure {
 pub(super) enum Outage {
     #[error("no answer within {0:?}")]
     TimedOut(Duration),
-    #[error(transparent)]
-    Database(mysql_async::Error),
+    #[error("{}", plain(.0))]
+    Database(#[source] mysql_async::Error),
     #[error("the question was dropped")]
     Dropped(#[source] tokio::task::JoinError),
 }

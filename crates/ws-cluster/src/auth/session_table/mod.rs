@@ -4,7 +4,6 @@
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use mysql_async::{Opts, OptsBuilder};
 
 use self::{
     cache::{Cached, Question, Store},
@@ -12,6 +11,7 @@ use self::{
     store::MySqlSessions,
 };
 use super::{AuthenticationError, Authenticator, Closed, Credentials, Handshake, Identity, session_cookie::session_id};
+use crate::mysql;
 
 mod cache;
 mod health;
@@ -25,7 +25,7 @@ mod store;
 #[non_exhaustive]
 pub enum SessionTableError {
     /// The URL cannot name a database.
-    #[error("malformed database URL ({0}): use mysql://user:password@host:port/database")]
+    #[error("malformed database URL: {0}")]
     Url(String),
     /// No cookie can have this name.
     #[error("{0:?} cannot be the name of a cookie")]
@@ -112,16 +112,16 @@ pub struct SessionTable {
 }
 
 impl SessionTable {
-    /// Sessions in the database of this URL (`mysql://user:password@host:port/database`), whose id is in the cookie
-    /// of this name, found by this query. Connects when it is first asked.
+    /// Sessions in the database of this URL (`mysql://user:password@host:port/database`; its options are those of
+    /// [`MySqlPool::connect`](crate::pool::MySqlPool::connect)), whose id is in the cookie of this name, found by this
+    /// query. Connects when it is first asked.
     pub fn new(url: &str, cookie: impl Into<String>, query: &str) -> Result<Self, SessionTableError> {
         let cookie = cookie.into();
-        let options = Opts::from_url(url).map_err(|error| SessionTableError::Url(error.to_string()))?;
+        let database = mysql::parse(url).map_err(SessionTableError::Url)?;
         if cookie.is_empty() || cookie.bytes().any(|byte| !byte.is_ascii_graphic() || matches!(byte, b'=' | b';')) {
             return Err(SessionTableError::Cookie(cookie));
         }
-        let options = OptsBuilder::from_opts(options);
-        let store = MySqlSessions::new(options, 8, Query::session(query)?, Duration::from_secs(5));
+        let store = MySqlSessions::new(database, 8, Query::session(query)?, Duration::from_secs(5));
         let sessions = Cached::new(store, Duration::from_secs(30), 10_000);
         Ok(Self { cookie, sessions, recheck_time: Some(Duration::from_secs(30)) })
     }

@@ -11,7 +11,10 @@ use super::{
     query::Query,
     row,
 };
-use crate::auth::Identity;
+use crate::{
+    auth::Identity,
+    mysql::{self, Database, caught, guarded},
+};
 
 /// Time to take leave of a connection whose query took too long.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(100);
@@ -27,10 +30,9 @@ pub(super) struct MySqlSessions {
 }
 
 impl MySqlSessions {
-    pub(super) fn new(options: OptsBuilder, connections: usize, session: Query, timeout: Duration) -> Self {
-        // TIMESTAMP is shown in the connection's time zone. A forwarded port's server names a socket of its own
-        // machine, where this one may run another server.
-        let options = options.init(vec!["SET time_zone = '+00:00'"]).prefer_socket(false);
+    pub(super) fn new(database: Database, connections: usize, session: Query, timeout: Duration) -> Self {
+        // TIMESTAMP is shown in the connection's time zone.
+        let options = database.options.init(vec!["SET time_zone = '+00:00'"]);
         let pool = pool(options.clone(), connections);
         Self { options, pool, session: Arc::new(session), groups: None, timeout }
     }
@@ -75,16 +77,17 @@ impl Store for MySqlSessions {
     async fn look_up(&self, question: &Question) -> Answer {
         let deadline = Instant::now() + self.timeout;
         let timed_out = |_| Failure::from(Outage::TimedOut(self.timeout));
-        let mut database = timeout_at(deadline, self.pool.get_conn()).await.map_err(timed_out)?.map_err(failure)?;
-        match timeout_at(deadline, self.ask(&mut database, question)).await {
-            Ok(answer) => answer,
-            Err(elapsed) => {
-                // Back in the pool, it would wait for the rest of its answer, and hold a place there until it came.
-                // The outcome does not matter: either way it is not used again.
-                let _ = timeout(DISCONNECT_TIMEOUT, database.disconnect()).await;
-                Err(timed_out(elapsed))
-            }
-        }
+        let mut database =
+            timeout_at(deadline, guarded(self.pool.get_conn())).await.map_err(timed_out)?.map_err(failure)?;
+        let failure = match timeout_at(deadline, caught(self.ask(&mut database, question))).await {
+            Ok(Ok(answer)) => return answer,
+            Ok(Err(panicked)) => failure(panicked),
+            Err(elapsed) => timed_out(elapsed),
+        };
+        // Back in the pool, it would wait for the rest of its answer, and hold a place there until it came.
+        // The outcome does not matter: either way it is not used again.
+        let _ = timeout(DISCONNECT_TIMEOUT, guarded(database.disconnect())).await;
+        Err(failure)
     }
 }
 
@@ -123,6 +126,7 @@ fn failure(error: mysql_async::Error) -> Failure {
         mysql_async::Error::Server(error) if is_permanent(error.code, &error.state) => {
             Failure::Misconfigured(error.to_string())
         }
+        error if mysql::is_permanent(&error) => Failure::Misconfigured(mysql::plain(&error).to_string()),
         error => Outage::Database(error).into(),
     }
 }
