@@ -48,7 +48,7 @@ impl Opened {
         };
         let (kind, path) = match url.split_once(':') {
             Some(("sqlite", path)) => (Kind::Sqlite, Some(path.strip_prefix("//").unwrap_or(path).into())),
-            Some(("mysql", _)) => (Kind::MySql, None),
+            Some((scheme, _)) if ["mysql", "mariadb"].contains(&&*scheme.to_ascii_lowercase()) => (Kind::MySql, None),
             // Whatever else there may be does not open.
             _ => (Kind::Memory, None),
         };
