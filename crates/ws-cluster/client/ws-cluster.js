@@ -212,7 +212,7 @@ globalThis.WsCluster = class WsCluster {
     if (this.#isTooLarge(frame)) throw new RangeError(`Credentials larger than ${this.#options.messageSize} bytes`);
     this.#socket.send(frame);
     // Every server answers the first one, whatever it knows of heartbeats.
-    if (!this.#ready) this.#watch(Date.now() + 2 * this.#silence());
+    if (!this.#ready) this.#watchFrom(Date.now());
   }
 
   #received(data) {
@@ -314,35 +314,37 @@ globalThis.WsCluster = class WsCluster {
   /** The server promises a message at least every so many seconds. One that knows no heartbeats never does. */
   #promised(seconds) {
     this.#heartbeat = WsCluster.#granted(seconds) * 1_000;
-    this.#watch();
+    this.#watchFrom(this.#heard);
+  }
+
+  /** Gives the connection up after silence for twice the heartbeat. The time before it gives up is the last look's. */
+  #watchFrom(heard) {
+    const silence = 2 * (this.#heartbeat || this.#options.heartbeat * 1_000);
+    this.#watch(Math.min(heard, Date.now()) + silence - WsCluster.#grace, 0);
   }
 
   /**
-   * Gives the connection up at `due`, by default after silence for twice the heartbeat, unless a message comes before.
-   * Times are those of the clock, since a page's timers are late where it is in the background or slept.
+   * Looks at `due` whether anything came meanwhile. Times are those of the clock, since the timers of a page that is
+   * in the background, or slept, are late. What came while it slept may run behind the timers. So the connection is
+   * given up at a second look only, and at a fourth if the page slept on.
    */
-  #watch(due = Math.min(this.#heard, Date.now()) + 2 * this.#silence(), last = false) {
+  #watch(due, looks) {
     clearTimeout(this.#watchdog);
     if (!this.#options.heartbeat) return;
     const since = Date.now();
     this.#watchdog = setTimeout(() => {
       const late = Date.now() - due;
-      // One that was set back proves nothing.
-      if (this.#heard >= since || late < -WsCluster.#late) this.#watch();
-      // What came while the page slept waits for its turn.
-      else if (late > WsCluster.#late && !last) this.#watch(Date.now() + WsCluster.#grace, true);
+      // A clock that was set back proves nothing.
+      if (this.#heard >= since || late < -WsCluster.#late) this.#watchFrom(this.#heard);
+      else if (looks < (late > WsCluster.#late ? 3 : 1)) this.#watch(Date.now() + WsCluster.#grace, looks + 1);
       else this.#lost(1006, "Nothing was heard from the server");
     }, Math.max(0, due - since));
   }
 
-  #silence() {
-    return this.#heartbeat || this.#options.heartbeat * 1_000;
-  }
-
-  /** Does not wait for the watchdog if the server should have been heard by now. */
+  /** Looks soon if the server should have been heard by now. */
   #check() {
     const now = Date.now();
-    if (this.#heartbeat && now - this.#heard > this.#heartbeat) this.#watch(now + WsCluster.#grace, true);
+    if (this.#heartbeat && now - this.#heard > this.#heartbeat) this.#watch(now + WsCluster.#grace, 1);
   }
 
   #online() {
