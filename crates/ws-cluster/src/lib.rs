@@ -154,6 +154,7 @@ mod mysql;
 pub mod pool;
 mod publish;
 mod publisher;
+mod secret;
 mod server;
 mod target;
 mod wire;

@@ -19,6 +19,7 @@ use crate::{
     driver::Cluster,
     link::{self, Dialled, KEY_SIZE, Keys, Link, LinkError, Passport, Purpose},
     publish,
+    secret::{self, KeyError},
     wire::{
         content::Content,
         link::{Outcome, Publish},
@@ -44,6 +45,9 @@ pub enum ConnectError {
     /// The key is shorter than 32 bytes.
     #[error("a key has at least {KEY_SIZE} bytes")]
     ShortKey,
+    /// The key contains a control character, or is the placeholder of the documentation. The text says what to give.
+    #[error("{0}")]
+    Key(String),
     /// The pool lists no node: no server is running.
     #[error("the pool has no running server")]
     NoServer,
@@ -102,16 +106,22 @@ impl Publisher {
 
     /// The same for a cluster of another name.
     pub async fn connect_to(cluster: &str, pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
-        let key = key.into();
-        if key.len() < KEY_SIZE {
-            return Err(ConnectError::ShortKey);
-        }
-        let node = NodeId::from_bytes(random());
-        let passport = Passport { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) };
+        let passport = passport(cluster, key)?;
         let shared = Shared { pool: pool.into_pool(), passport, connection: Mutex::new(None) };
         let publisher = Self(Arc::new(shared));
         publisher.connection().await?;
         Ok(publisher)
+    }
+
+    /// Makes a test connection to the node at `address` (`ws://HOST:PORT`), as a publisher of the cluster does. Asks no
+    /// pool.
+    ///
+    /// # Errors
+    /// [`ConnectError::Refused`] for another key or cluster, [`ConnectError::Unreachable`] if the node does not answer
+    /// within 2 s, and the errors of the key.
+    pub async fn check_node(address: &str, cluster: &str, key: impl Into<Vec<u8>>) -> Result<(), ConnectError> {
+        let passport = passport(cluster, key)?;
+        reach(address, &passport).await.map(drop)
     }
 
     /// Publishes a message to whom `target` means, on all nodes. Limits and errors as for
@@ -232,17 +242,36 @@ impl Publisher {
         nodes.truncate(DIALS);
         let mut error = ConnectError::NoServer;
         for row in nodes {
-            let dialled = link::dial(&row.address, None, Purpose::Publisher, &self.0.passport);
-            let address = row.address.clone();
-            match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
-                Ok((_, link)) => return Ok(link),
-                Err(LinkError::Mismatch(why)) => error = ConnectError::Refused { address, why },
+            match reach(&row.address, &self.0.passport).await {
+                Ok(link) => return Ok(link),
+                Err(refused @ ConnectError::Refused { .. }) => error = refused,
                 // That one refuses says more than that another is gone.
                 Err(_) if matches!(error, ConnectError::Refused { .. }) => {}
-                Err(why) => error = ConnectError::Unreachable { address, why: why.to_string() },
+                Err(other) => error = other,
             }
         }
         Err(error)
+    }
+}
+
+/// Who a publisher is.
+fn passport(cluster: &str, key: impl Into<Vec<u8>>) -> Result<Passport, ConnectError> {
+    let key = secret::cluster_key(key.into()).map_err(|error| match error {
+        KeyError::Short(_) => ConnectError::ShortKey,
+        error => ConnectError::Key(error.to_string()),
+    })?;
+    let node = NodeId::from_bytes(random());
+    Ok(Passport { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) })
+}
+
+/// A link to the node at an address.
+async fn reach(address: &str, passport: &Passport) -> Result<Dialled, ConnectError> {
+    let dialled = link::dial(address, None, Purpose::Publisher, passport);
+    let address = address.to_owned();
+    match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
+        Ok((_, link)) => Ok(link),
+        Err(LinkError::Mismatch(why)) => Err(ConnectError::Refused { address, why }),
+        Err(why) => Err(ConnectError::Unreachable { address, why: why.to_string() }),
     }
 }
 

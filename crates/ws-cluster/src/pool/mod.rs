@@ -169,6 +169,21 @@ pub trait Pool: Send + Sync + 'static {
 /// [`PoolError::Url`] where the URL is malformed or its feature is not compiled in; the text says what to give and
 /// never repeats a password. For SQLite, whose file is opened here, also the other errors.
 pub async fn open(url: &str) -> Result<Arc<dyn Pool>, PoolError> {
+    open_as(url, true).await
+}
+
+/// Opens the pool that `url` names for a process that only reads it: like [`open`], but it creates no file and no table,
+/// now or later. Missing tables are read as empty.
+///
+/// # Errors
+/// As for [`open`], and [`PoolError::Unreachable`] if an SQLite file is missing.
+pub async fn open_existing(url: &str) -> Result<Arc<dyn Pool>, PoolError> {
+    open_as(url, false).await
+}
+
+async fn open_as(url: &str, creates: bool) -> Result<Arc<dyn Pool>, PoolError> {
+    #[cfg(not(any(feature = "mysql", feature = "sqlite")))]
+    let _ = creates;
     let parts = url.split_once(':').map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
     match parts.as_ref().map(|(scheme, rest)| (scheme.as_str(), *rest)) {
         Some(("memory", "")) => Ok(Arc::new(MemoryPool::default())),
@@ -180,11 +195,15 @@ pub async fn open(url: &str) -> Result<Arc<dyn Pool>, PoolError> {
             match path {
                 "" => Err(PoolError::Url("a path has to follow `sqlite:`".into())),
                 ":memory:" => Err(PoolError::Url("for a pool in memory, give `memory:`".into())),
-                path => Ok(Arc::new(SqlitePool::open(path).await?)),
+                path if creates => Ok(Arc::new(SqlitePool::open(path).await?)),
+                path => Ok(Arc::new(SqlitePool::open_existing(path).await?)),
             }
         }
         #[cfg(feature = "mysql")]
-        Some(("mysql" | "mariadb", _)) => Ok(Arc::new(MySqlPool::connect(url).await?)),
+        Some(("mysql" | "mariadb", _)) => {
+            let pool = MySqlPool::connect(url).await?;
+            Ok(Arc::new(if creates { pool } else { pool.creating_nothing() }))
+        }
         #[cfg(not(feature = "sqlite"))]
         Some(("sqlite", _)) => Err(PoolError::Url("`sqlite:` needs a build with the feature `sqlite`".into())),
         #[cfg(not(feature = "mysql"))]

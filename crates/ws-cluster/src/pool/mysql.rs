@@ -131,6 +131,8 @@ pub struct MySqlPool {
     sessions: mysql_async::Pool,
     /// `host:port` or the socket's path, for errors; not known of a pool that was given to us.
     server: Option<Arc<str>>,
+    /// Whether missing tables are made.
+    creates: bool,
 }
 
 impl MySqlPool {
@@ -170,14 +172,20 @@ impl MySqlPool {
             .with_constraints(PoolConstraints::new(1, SESSIONS).expect("1 is at most SESSIONS"))
             .with_inactive_connection_ttl(IDLE);
         let opts: Opts = options.pool_opts(pool).setup(vec![SESSION]).into();
-        Ok(Self { sessions: mysql_async::Pool::new(opts), server: Some(server.into()) })
+        Ok(Self { sessions: mysql_async::Pool::new(opts), server: Some(server.into()), creates: true })
     }
 
     /// A pool over connections that the application has already. They must be in autocommit, and at least two must
     /// be free at any time: a lease that is not renewed for want of a connection is lost. Connections are left as
     /// they were found; one whose statement was abandoned is closed.
     pub fn from_pool(pool: mysql_async::Pool) -> Self {
-        Self { sessions: pool, server: None }
+        Self { sessions: pool, server: None, creates: true }
+    }
+
+    /// The same pool for a process that only reads it: missing tables are read as empty, and not created.
+    #[must_use]
+    pub fn creating_nothing(self) -> Self {
+        Self { creates: false, ..self }
     }
 
     /// The statements that make the tables, separated by `;`, for a database whose account may not CREATE.
@@ -192,7 +200,7 @@ impl MySqlPool {
         let mut attempt = 1;
         loop {
             match self.run_once(sql, params.clone()).await {
-                Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !created => {
+                Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !created && self.creates => {
                     created = true;
                     self.create(error).await?;
                 }
@@ -256,8 +264,14 @@ impl Pool for MySqlPool {
     }
 
     async fn read(&self, cluster: &str) -> Result<PoolView, PoolError> {
-        let lease = self.run(READ_LEASE, (cluster,).into()).await?;
-        let nodes = self.run(READ_NODES, (cluster,).into()).await?;
+        let read = async {
+            let lease = self.run(READ_LEASE, (cluster,).into()).await?;
+            Ok::<_, Failure>((lease, self.run(READ_NODES, (cluster,).into()).await?))
+        };
+        let (lease, nodes) = match read.await {
+            Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !self.creates => return Ok(PoolView::default()),
+            read => read?,
+        };
         Ok(PoolView {
             lease: lease.rows.into_iter().map(lease_of).next().transpose()?,
             nodes: nodes.rows.into_iter().map(node_of).collect::<Result<_, _>>()?,

@@ -82,6 +82,8 @@ pub struct SqlitePool {
     // Held for one statement by a thread that may block, never across an await. Empty after an error that another
     // statement on the same connection would not survive.
     file: Arc<Mutex<Option<File>>>,
+    /// Whether a missing file or table is made.
+    creates: bool,
 }
 
 impl SqlitePool {
@@ -94,8 +96,20 @@ impl SqlitePool {
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, PoolError> {
         // Absolute, so that a later change of directory does not lead elsewhere.
         let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
-        let pool = Self { path: path.into(), file: Arc::default() };
+        let pool = Self { path: path.into(), file: Arc::default(), creates: true };
         pool.prepare().await?;
+        Ok(pool)
+    }
+
+    /// The pool in the file at `path`, for a process that only reads it: nothing is created, now or later. Missing
+    /// tables are read as empty.
+    ///
+    /// # Errors
+    /// As for [`open`](Self::open), and [`PoolError::Unreachable`] if the file is missing.
+    pub async fn open_existing(path: impl AsRef<Path>) -> Result<Self, PoolError> {
+        let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
+        let pool = Self { path: path.into(), file: Arc::default(), creates: false };
+        pool.read("").await?;
         Ok(pool)
     }
 
@@ -105,10 +119,10 @@ impl SqlitePool {
         &self,
         statement: impl Fn(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, PoolError> {
-        let (path, file) = (self.path.clone(), self.file.clone());
+        let (path, file, creates) = (self.path.clone(), self.file.clone(), self.creates);
         let work = move || {
             let mut slot = file.lock();
-            let outcome = run(&path, &mut slot, statement);
+            let outcome = run(&path, creates, &mut slot, statement);
             if outcome.as_ref().is_err_and(Failure::is_fatal) {
                 *slot = None;
             }
@@ -142,7 +156,12 @@ impl Pool for SqlitePool {
 
     async fn read(&self, cluster: &str) -> Result<PoolView, PoolError> {
         let cluster = cluster.to_owned();
+        let creates = self.creates;
         self.run(move |connection| {
+            let tables = "SELECT COUNT(*) FROM sqlite_schema WHERE name IN ('ws_lease', 'ws_node')";
+            if !creates && connection.query_row(tables, [], |row| row.get(0)) != Ok(2) {
+                return Ok(PoolView::default());
+            }
             let now = now();
             let lease = connection.prepare_cached(READ_LEASE)?.query_row([&cluster], lease_of).optional()?;
             let mut nodes = connection.prepare_cached(READ_NODES)?;
@@ -256,10 +275,10 @@ struct File {
 
 impl File {
     /// Opens the file at `path`, makes what is missing, and waits for others that do so at the same time.
-    fn open(path: &Path) -> Result<Self, Failure> {
+    fn open(path: &Path, creates: bool) -> Result<Self, Failure> {
         let start = Instant::now();
         loop {
-            match Self::open_once(path) {
+            match Self::open_once(path, creates) {
                 Err(Failure::Sqlite(error)) if is_busy(&error) && start.elapsed() < OPEN_TIMEOUT => {
                     thread::sleep(OPEN_PAUSE);
                 }
@@ -268,13 +287,20 @@ impl File {
         }
     }
 
-    fn open_once(path: &Path) -> Result<Self, Failure> {
-        create(path).map_err(Failure::File)?;
+    fn open_once(path: &Path, creates: bool) -> Result<Self, Failure> {
+        if creates {
+            create(path).map_err(Failure::File)?;
+        } else {
+            fs::metadata(path).map_err(Failure::File)?;
+        }
         // Asked before the open: a file that is replaced in between is then found out at the next statement.
         let identity = identity(path);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
         connection.busy_timeout(BUSY_TIMEOUT)?;
+        if !creates {
+            return Ok(Self { connection, identity });
+        }
         // Where a file system cannot do WAL, SQLite stays with what it can, which is slower and as safe.
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
         // A power failure may take the last writes; it takes all nodes as well.
@@ -286,6 +312,7 @@ impl File {
 
 fn run<T>(
     path: &Path,
+    creates: bool,
     slot: &mut Option<File>,
     statement: impl Fn(&mut Connection) -> rusqlite::Result<T>,
 ) -> Result<T, Failure> {
@@ -295,10 +322,10 @@ fn run<T>(
     }
     let file = match slot {
         Some(file) => file,
-        None => slot.insert(File::open(path)?),
+        None => slot.insert(File::open(path, creates)?),
     };
     match statement(&mut file.connection) {
-        Err(error) if is_missing_table(&error) => {
+        Err(error) if creates && is_missing_table(&error) => {
             file.connection.execute_batch(SCHEMA)?;
             Ok(statement(&mut file.connection)?)
         }

@@ -13,7 +13,8 @@ use crate::{
     connection::{AUTHENTICATION, DISCONNECTION},
     driver,
     hub::Hub,
-    link::{KEY_SIZE, PATH as LINK},
+    link::PATH as LINK,
+    secret,
     wire::{client::ACTION_SIZE, state::Seals},
 };
 
@@ -154,7 +155,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds a key that the cluster's nodes prove to each other, of at least 32 bytes. The first is used to dial, all
+    /// Adds a key that the cluster's nodes prove to each other, of at least 32 bytes. White space around a key that is
+    /// text does not count; [`start`](Self::start) refuses control characters in it. The first is used to dial, all
     /// are accepted, so that a key is changed by adding the new one everywhere, making it the first everywhere, and
     /// dropping the old one. Needed with every pool that other processes can share.
     pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
@@ -183,8 +185,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Opens `POST /_publish`, `POST /_close` and `POST /_refresh` to those who present this key (`Authorization: Bearer KEY`); long
-    /// and random, since it is all that keeps others from publishing. Default: closed.
+    /// Opens `POST /_publish`, `POST /_close` and `POST /_refresh` to those who present this key
+    /// (`Authorization: Bearer KEY`); long and random, since it is all that keeps others from publishing. White space
+    /// around it does not count; [`start`](Self::start) refuses control characters in it. Default: closed.
     ///
     /// `/_publish` takes `{"action": .., "details": .., "to": .., "key": ..}`, with `to` in the text form of a
     /// [`Target`](crate::Target) and an optional idempotency key, `/_close` takes `{"session": ..}` or
@@ -228,12 +231,9 @@ impl ServerBuilder {
         if !(1..=64).contains(&self.cluster.len()) || !self.cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(config(format!("the cluster's name {:?} is not 1 to 64 bytes of ASCII", self.cluster)));
         }
-        if self.keys.iter().any(|key| key.len() < KEY_SIZE) {
-            return Err(config(format!("a key has at least {KEY_SIZE} bytes")));
-        }
-        if self.publish_key.as_deref() == Some("") {
-            return Err(config("the publish key is empty"));
-        }
+        let refused = |error: secret::KeyError| config(error.to_string());
+        let keys = self.keys.into_iter().map(secret::cluster_key).collect::<Result<Vec<_>, _>>().map_err(refused)?;
+        let publish_key = self.publish_key.as_deref().map(secret::publish_key).transpose().map_err(refused)?;
         let mut pages = HashMap::new();
         for (path, html) in self.pages {
             check_path(&path)?;
@@ -253,13 +253,13 @@ impl ServerBuilder {
         let node = NodeId::from_bytes(random()?);
         let hub = Arc::new(Hub::new(node, self.authenticator.clone(), &self.config));
         // Without a key there is no other node, and none of its clients outlives it.
-        let sealing = if self.keys.is_empty() { vec![random::<32>()?.to_vec()] } else { self.keys.clone() };
+        let sealing = if keys.is_empty() { vec![random::<32>()?.to_vec()] } else { keys.clone() };
         let seals = Seals::new(&self.cluster, &sealing);
         let settings = driver::Settings {
             node,
             cluster: self.cluster,
             address,
-            keys: self.keys,
+            keys,
             config: self.config.clone(),
             pool: self.pool,
         };
@@ -279,10 +279,7 @@ impl ServerBuilder {
             allowed_origins: self.allowed_origins,
             own_origin: self.own_origin,
             trusted_proxies: self.trusted_proxies,
-            publish_key: self
-                .publish_key
-                .map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?)))
-                .transpose()?,
+            publish_key: publish_key.map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?))).transpose()?,
             pages,
             hub,
             cluster,

@@ -1,0 +1,96 @@
+//! The cluster's key and the publish key as people give them: from files with a newline at the end, from shells, from a
+//! README.
+
+use crate::link::KEY_SIZE;
+
+/// What the project's own documentation shows in place of a key.
+const PLACEHOLDERS: [&str; 4] = ["at-least-32-bytes-the-same-for-both-servers", "another-one", "...", "…"];
+
+/// A key that cannot be used: why, and what to give.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum KeyError {
+    #[error("a key has at least {KEY_SIZE} bytes, this one has {0}: make one with `openssl rand -hex 32`")]
+    Short(usize),
+    #[error("the publish key is empty: give a long random one, as from `openssl rand -hex 32`")]
+    Empty,
+    #[error("a key contains a line break or another control character: give each key on its own, without it")]
+    Control,
+    #[error(
+        "a key is the placeholder of the documentation, which everybody knows: make one with `openssl rand -hex 32`"
+    )]
+    Placeholder,
+}
+
+/// The cluster's key. Text loses the white space around it; bytes that are no text stay as they are.
+pub(crate) fn cluster_key(given: Vec<u8>) -> Result<Vec<u8>, KeyError> {
+    let key = match std::str::from_utf8(&given) {
+        Ok(text) => checked(text)?.as_bytes().to_vec(),
+        Err(_) => given,
+    };
+    if key.len() < KEY_SIZE { Err(KeyError::Short(key.len())) } else { Ok(key) }
+}
+
+/// The publish key, without the white space around it.
+pub(crate) fn publish_key(given: &str) -> Result<String, KeyError> {
+    match checked(given)? {
+        "" => Err(KeyError::Empty),
+        key => Ok(key.to_owned()),
+    }
+}
+
+fn checked(text: &str) -> Result<&str, KeyError> {
+    let text = text.trim();
+    if text.contains(char::is_control) {
+        return Err(KeyError::Control);
+    }
+    if PLACEHOLDERS.contains(&text) { Err(KeyError::Placeholder) } else { Ok(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef0123456789abcdef";
+
+    #[test]
+    fn white_space_around_a_key_does_not_count() {
+        for text in [KEY.to_owned(), format!("{KEY}\n"), format!(" {KEY}\r\n"), format!("\t{KEY} \n\n")] {
+            assert_eq!(cluster_key(text.clone().into_bytes()).unwrap(), KEY.as_bytes());
+            assert_eq!(publish_key(&text).unwrap(), KEY);
+        }
+        // It does not count as a part of the size either.
+        let padded = format!("{}{}", &KEY[..31], "\n\n");
+        assert_eq!(cluster_key(padded.into_bytes()), Err(KeyError::Short(31)));
+        assert_eq!(publish_key(" \n"), Err(KeyError::Empty));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_stay_as_they_are() {
+        let mut key = vec![0xff; 32];
+        key[31] = b'\n';
+        assert_eq!(cluster_key(key.clone()).unwrap(), key);
+    }
+
+    #[test]
+    fn two_keys_in_two_lines_are_refused() {
+        for separator in ["\n", "\r\n", "\0", "\t"] {
+            let text = format!("{KEY}{separator}{KEY}");
+            assert_eq!(cluster_key(text.clone().into_bytes()), Err(KeyError::Control));
+            assert_eq!(publish_key(&text), Err(KeyError::Control));
+        }
+    }
+
+    #[test]
+    fn keys_of_the_documentation_are_refused() {
+        let readme = include_str!("../../../README.md");
+        for name in ["WS_CLUSTER_KEY=", "WS_SERVER_PUBLISH_KEY="] {
+            for (start, _) in readme.match_indices(name) {
+                let value = &readme[start + name.len()..];
+                let value = value.split_whitespace().next().unwrap_or_default();
+                assert!(publish_key(value).is_err(), "{name}{value} is not refused");
+                assert!(cluster_key(value.into()).is_err(), "{name}{value} is not refused");
+            }
+        }
+        assert_eq!(publish_key("another-one\n"), Err(KeyError::Placeholder));
+    }
+}
