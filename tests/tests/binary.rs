@@ -17,14 +17,25 @@ fn state() -> TempDir {
     tempfile::Builder::new().prefix("ws-server-").tempdir().expect("a temporary directory")
 }
 
-/// It must have ended with this status and one line that says this.
+/// It must have ended with this status and one line that says this, after the one that says which pool is used.
 #[track_caller]
 fn assert_failed(output: &Output, status: i32, says: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(status), "{errors}");
-    assert_eq!(errors.trim_end().lines().count(), 1, "{errors}");
-    assert!(errors.starts_with("error: ") && errors.contains(says), "{errors}");
+    let mut lines = errors.trim_end().lines().filter(|line| !line.contains(" pool=\""));
+    let error = lines.next().unwrap_or_default();
+    assert_eq!(lines.next(), None, "{errors}");
+    assert!(error.starts_with("error: ") && error.contains(says), "{errors}");
     assert!(output.stdout.is_empty());
+}
+
+/// `pool` must have shown that there is no node.
+#[track_caller]
+fn assert_pool_is_empty(output: &Output) {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("has no node of the cluster default"), "{errors}");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("No nodes"));
 }
 
 /// It must have succeeded; what it printed.
@@ -90,6 +101,7 @@ async fn what_cannot_work_is_told_in_one_line() {
         (&["--cluster", "", "--listen", "127.0.0.1:0"], "the cluster's name"),
         (&["--listen", "nowhere"], "is no HOST:PORT"),
         (&["--publish-key", ""], "--publish-key is empty"),
+        (&["--publish-key", "another-one", "--pool", "memory:", "--listen", "127.0.0.1:0"], "`openssl rand -hex 32`"),
         (&["--trusted-proxy", "10.0.0.0/64"], "use ADDRESS or ADDRESS/BITS"),
         (&["--allowed-origin", "example.org"], "use SCHEME://HOST"),
         (&["--session-cookie", "sid"], "both --session-cookie and --session-query"),
@@ -139,7 +151,8 @@ async fn without_a_server_nothing_is_accepted() {
     for arguments in [&["check"][..], &["send", "news", "--to", "all"], &["close", "user:ann"]] {
         assert_failed(&WsServer::run(state.path(), arguments).await, 1, "the pool has no running server");
     }
-    assert!(printed(WsServer::run(state.path(), &["pool"]).await).contains("No nodes"));
+    assert_failed(&WsServer::run(state.path(), &["pool"]).await, 1, "the pool has no running server");
+    assert_eq!(std::fs::read_dir(state.path()).unwrap().count(), 0, "a command created something");
 
     let node = WsServer::start(state.path(), &[]).await;
     node.ready().await;
@@ -291,7 +304,7 @@ async fn a_terminated_master_hands_over_and_sends_its_clients_elsewhere() {
 
     follower.interrupt();
     assert!(follower.wait().await.success());
-    assert!(printed(WsServer::run(state.path(), &["pool"]).await).contains("No nodes"));
+    assert_pool_is_empty(&WsServer::run(state.path(), &["pool"]).await);
 }
 
 #[tokio::test]
@@ -320,7 +333,9 @@ async fn a_site_on_mariadb_has_its_sessions_and_its_cluster_there() {
         site.query_drop(sql).await.unwrap();
     }
     let place = ["--pool", &url, "--key", KEY];
-    assert!(printed(WsServer::run(state.path(), &["pool", "--pool", &url]).await).contains("No nodes"));
+    assert_pool_is_empty(&WsServer::run(state.path(), &["pool", "--pool", &url]).await);
+    let tables: Vec<String> = site.query("SHOW TABLES LIKE 'ws\\_%'").await.unwrap();
+    assert!(tables.is_empty(), "a command created {tables:?}");
     assert!(printed(WsServer::run(state.path(), &["pool", "--schema"]).await).contains("CREATE TABLE"));
 
     let mut arguments = place.to_vec();
@@ -339,7 +354,10 @@ async fn a_site_on_mariadb_has_its_sessions_and_its_cluster_there() {
         node.ready().await;
         let client = Client::try_connect(node.address(), "/WebSockets", &[("cookie", "sid=s1")]).await;
         clients.push(client.expect("no refusal"));
-        node.logged("--address").await; // the warning that other hosts cannot reach a loopback address
+        assert!(!node.log().contains("--address"), "{}", node.log());
+        let first = node.log().lines().next().unwrap_or_default().to_owned();
+        let database = url.rsplit('@').next().unwrap();
+        assert!(first.contains(&format!("pool=\"mysql://{database}\"")), "{first}");
     }
     for to in ["group:editors", "user:7", "session:s1"] {
         printed(WsServer::run(state.path(), &[&["send", "news", "--to", to], &place[..]].concat()).await);

@@ -2,13 +2,18 @@
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "the comments are help texts for a terminal")]
 
 use clap::{Args, Parser, Subcommand};
-use serde_json::Value;
-use ws_cluster::{Origin, Target};
+use ws_cluster::Target;
+
+use crate::{Failure, Outcome};
+
+/// Largest value of a limit: more is a mistake.
+const LARGEST: u64 = 1 << 30;
 
 /// A node of a WebSocket cluster, and commands to a running one.
 ///
-/// Without a command it runs a node. Every flag has an environment variable, shown beside it; the flag wins. Logs go to
-/// standard error; RUST_LOG says how much (error, warn, info, debug; default info).
+/// Without a command it runs a node. Every flag has an environment variable, shown beside it; the flag wins, and an
+/// empty variable counts as unset. Logs go to standard error; RUST_LOG says how much (error, warn, info, debug; default
+/// info).
 ///
 /// Exit status: 0 for success, 1 where no server answers or a message is not accepted, 2 where something has to be set
 /// up differently first.
@@ -31,8 +36,8 @@ pub(crate) enum Command {
     Close(Close),
     /// Show the nodes of the cluster, its master and its term
     Pool(List),
-    /// Make a test connection: exit status 0 if a server answers, 1 if none does
-    Check(Place),
+    /// Make test connections: exit status 0 if a server answers, 1 if none does
+    Check(Check),
 }
 
 /// Where a cluster is found, and what opens it.
@@ -40,82 +45,137 @@ pub(crate) enum Command {
 pub(crate) struct Place {
     /// The pool of the cluster: sqlite:PATH for nodes on one machine, mysql://user:password@host:port/database for nodes
     /// anywhere, memory: for a single node [default: sqlite:ws-cluster/pool.sqlite in $XDG_STATE_HOME or ~/.local/state]
-    #[arg(long, value_name = "URL", env = "WS_SERVER_POOL", hide_env_values = true, help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = text,
+        env = "WS_SERVER_POOL",
+        hide_env_values = true,
+        help_heading = "Cluster"
+    )]
     pub(crate) pool: Option<String>,
     /// The cluster's name, which tells clusters in one pool apart: 1 to 64 bytes of ASCII
-    #[arg(long, value_name = "NAME", env = "WS_SERVER_CLUSTER", default_value = "default", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = text,
+        env = "WS_SERVER_CLUSTER",
+        default_value = "default",
+        help_heading = "Cluster"
+    )]
     pub(crate) cluster: String,
     /// The secret that the nodes prove to each other, of at least 32 bytes. Several, separated by commas: the first is
     /// presented, all are accepted. Required with MySQL; with SQLite it is made when missing, in PATH.key beside the
     /// pool. (Other users of the machine see a process's flags, but not its environment.)
-    #[arg(
-        long = "key",
-        value_name = "KEY",
-        env = "WS_CLUSTER_KEY",
-        hide_env_values = true,
-        value_delimiter = ',',
-        help_heading = "Cluster"
-    )]
+    #[arg(long = "key", value_name = "KEY", env = "WS_CLUSTER_KEY", hide_env_values = true, help_heading = "Cluster")]
     pub(crate) keys: Vec<String>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
     /// Where to listen, for clients and nodes; port 0 picks a free one
-    #[arg(long, value_name = "HOST:PORT", env = "WS_SERVER_LISTEN", default_value = "127.0.0.1:8080")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = text, env = "WS_SERVER_LISTEN", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
     /// Where the other nodes reach this one [default: where it listens]
-    #[arg(long, value_name = "ws://HOST:PORT", env = "WS_SERVER_ADDRESS", help_heading = "Cluster")]
+    #[arg(
+        long,
+        value_name = "ws://HOST:PORT",
+        value_parser = text,
+        env = "WS_SERVER_ADDRESS",
+        help_heading = "Cluster"
+    )]
     pub(crate) address: Option<String>,
     #[command(flatten)]
     pub(crate) place: Place,
     /// The path at which clients connect
-    #[arg(long, value_name = "PATH", env = "WS_SERVER_PATH", default_value = "/WebSockets")]
+    #[arg(long, value_name = "PATH", value_parser = text, env = "WS_SERVER_PATH", default_value = "/WebSockets")]
     pub(crate) path: String,
     /// Serve a page at / that shows the cluster live, with the actions hello, say and tell; ?user=NAME is believed
-    #[arg(long, env = "WS_SERVER_DEMO")]
+    #[arg(long, value_parser = switch, env = "WS_SERVER_DEMO")]
     pub(crate) demo: bool,
     /// Refuse clients without a session (default: they are guests, who get what goes to all)
-    #[arg(long, env = "WS_SERVER_NO_GUESTS", help_heading = "Sessions")]
+    #[arg(long, value_parser = switch, env = "WS_SERVER_NO_GUESTS", help_heading = "Sessions")]
     pub(crate) no_guests: bool,
     /// The cookie in which the site keeps its session's id
-    #[arg(long, value_name = "NAME", env = "WS_SERVER_SESSION_COOKIE", help_heading = "Sessions")]
+    #[arg(long, value_name = "NAME", value_parser = text, env = "WS_SERVER_SESSION_COOKIE", help_heading = "Sessions")]
     pub(crate) session_cookie: Option<String>,
     /// The query that finds a session's user and end: SELECT user, expires FROM sessions WHERE id = ?
-    #[arg(long, value_name = "SQL", env = "WS_SERVER_SESSION_QUERY", help_heading = "Sessions")]
+    #[arg(long, value_name = "SQL", value_parser = text, env = "WS_SERVER_SESSION_QUERY", help_heading = "Sessions")]
     pub(crate) session_query: Option<String>,
     /// The query that finds a user's groups: SELECT name FROM memberships WHERE user = ?
-    #[arg(long, value_name = "SQL", env = "WS_SERVER_GROUPS_QUERY", help_heading = "Sessions")]
+    #[arg(long, value_name = "SQL", value_parser = text, env = "WS_SERVER_GROUPS_QUERY", help_heading = "Sessions")]
     pub(crate) groups_query: Option<String>,
     /// The database of the sessions, mysql://user:password@host:port/database [default: that of a MySQL pool]
     #[arg(
         long,
         value_name = "URL",
+        value_parser = text,
         env = "WS_SERVER_SESSION_DATABASE",
         hide_env_values = true,
         help_heading = "Sessions"
     )]
     pub(crate) session_database: Option<String>,
     /// Open POST /_publish and POST /_close to whoever presents this key (default: closed)
-    #[arg(long, value_name = "KEY", env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
+    #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
     /// A proxy whose X-Forwarded-For is believed, as address or network; may be repeated, or separated by commas
     /// [default: 127.0.0.0/8, ::1]
-    #[arg(long, value_name = "CIDR", env = "WS_SERVER_TRUSTED_PROXIES", value_delimiter = ',')]
+    #[arg(long, value_name = "CIDR", env = "WS_SERVER_TRUSTED_PROXIES")]
     pub(crate) trusted_proxy: Vec<String>,
     /// A site, besides the server's own host, whose pages may connect with their cookies, as https://example.org; may
     /// be repeated, or separated by commas
-    #[arg(long, value_name = "URL", env = "WS_SERVER_ALLOWED_ORIGINS", value_delimiter = ',')]
-    pub(crate) allowed_origin: Vec<Origin>,
+    #[arg(long, value_name = "URL", env = "WS_SERVER_ALLOWED_ORIGINS")]
+    pub(crate) allowed_origin: Vec<String>,
+    #[command(flatten)]
+    pub(crate) limits: Limits,
+}
+
+/// What clients may cost. A size is in bytes, or has a unit: 64K is 65536, 1M is 1048576.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Limits")]
+pub(crate) struct Limits {
+    /// Connections of this node; the next is refused with 503 [default: 100000]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS")]
+    pub(crate) connections: Option<usize>,
+    /// Connections from one address, behind a trusted proxy from each of its clients; the next is refused with 429
+    /// [default: 1000]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS_PER_IP")]
+    pub(crate) connections_per_ip: Option<usize>,
+    /// Largest message of a client, in bytes or as 64K; a larger one closes its connection (1009) [default: 64K]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_MESSAGE_SIZE")]
+    pub(crate) message_size: Option<usize>,
+    /// Messages a second that a client may send on average; a faster one is read more slowly [default: 100]
+    #[arg(long, value_name = "COUNT", value_parser = count::<u32>, env = "WS_SERVER_MESSAGES_PER_SECOND")]
+    pub(crate) messages_per_second: Option<u32>,
+    /// Messages that a client may send at once before it is held back [default: 500]
+    #[arg(long, value_name = "COUNT", value_parser = count::<u32>, env = "WS_SERVER_MESSAGE_BURST")]
+    pub(crate) message_burst: Option<u32>,
+    /// What may wait for a client that reads too slowly, in bytes or as 1M; beyond, it is closed (4000) and comes back
+    /// [default: 1M]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_QUEUE_SIZE")]
+    pub(crate) queue_size: Option<usize>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Check {
+    /// Check the node at this address and no other
+    #[arg(long, value_name = "ws://HOST:PORT", value_parser = text, conflicts_with = "all", help_heading = "Cluster")]
+    pub(crate) address: Option<String>,
+    /// Check every node of the pool, with a line for each: exit status 1 if one does not answer
+    #[arg(long)]
+    pub(crate) all: bool,
+    #[command(flatten)]
+    pub(crate) place: Place,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Send {
     /// The message's action, 1 to 255 bytes
     pub(crate) action: String,
-    /// The message's details, as JSON: an array is one argument for each element, anything else is one
-    #[arg(value_name = "DETAILS_JSON", value_parser = json, default_value = "[]", hide_default_value = true)]
-    pub(crate) details: Value,
+    /// The message's details, as JSON: an array is one argument for each element, anything else is one. A single -
+    /// reads them from standard input, @PATH from a file
+    #[arg(value_name = "DETAILS_JSON", allow_negative_numbers = true, default_value = "[]", hide_default_value = true)]
+    pub(crate) details: String,
     /// Whom it is for: all, registered, user:ID[,ID], group:ID[,ID], session:ID or property:NAME=VALUE
     #[arg(long, value_name = "TARGET")]
     pub(crate) to: Target,
@@ -165,8 +225,56 @@ impl std::str::FromStr for Closed {
     }
 }
 
-fn json(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| format!(r#"no JSON ({error}): quote text, as '"text"'"#))
+/// A value without the white space that files and secrets have at their end.
+fn text(text: &str) -> Result<String, &'static str> {
+    Ok(text.trim().to_owned())
+}
+
+/// A flag's value, which only a variable gives it.
+fn switch(text: &str) -> Result<bool, &'static str> {
+    match text.trim().to_ascii_lowercase().as_str() {
+        "1" | "true" | "yes" | "on" => Ok(true),
+        "0" | "false" | "no" | "off" => Ok(false),
+        _ => Err("use 1, true, yes or on, or 0, false, no or off"),
+    }
+}
+
+fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
+    let number = text.trim().parse().ok().filter(|number: &u64| *number > 0);
+    let fits = |number: u64| T::try_from(number).ok().filter(|_| number <= LARGEST);
+    number.and_then(fits).ok_or_else(|| format!("use a whole number from 1 to {LARGEST}"))
+}
+
+/// Bytes, or a number with one of the units K, M and G, which are powers of 1024.
+fn size(text: &str) -> Result<usize, String> {
+    let text = text.trim();
+    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
+    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
+        "" | "B" => Some(1),
+        "K" | "KB" | "KIB" => Some(1 << 10),
+        "M" | "MB" | "MIB" => Some(1 << 20),
+        "G" | "GB" | "GIB" => Some(1 << 30),
+        _ => None,
+    };
+    let number: Option<u64> = digits.trim_end().parse().ok().filter(|number| *number > 0);
+    let bytes = number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
+    let bytes = bytes.filter(|bytes| *bytes <= LARGEST).and_then(|bytes| usize::try_from(bytes).ok());
+    bytes.ok_or_else(|| format!("use a number of bytes from 1 to {LARGEST}, or one with a unit, as 64K or 1M"))
+}
+
+/// The items of a flag that may be repeated, or have several separated by commas. The last comma may have nothing
+/// after it.
+pub(crate) fn items(given: &[String], flag: &str) -> Outcome<Vec<String>> {
+    let split = |text: &String| {
+        let text = text.trim();
+        let text = text.strip_suffix(',').unwrap_or(text);
+        text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>()
+    };
+    let items: Vec<_> = given.iter().flat_map(split).collect();
+    match items.iter().any(String::is_empty) {
+        true => Err(Failure::setup(format!("{flag} has an empty item: give a value, or leave the flag out"))),
+        false => Ok(items),
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +286,32 @@ mod tests {
     #[test]
     fn the_flags_fit_together() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn sizes_have_units_and_limits() {
+        assert_eq!(size("65536"), Ok(65_536));
+        assert_eq!(size("64K"), Ok(65_536));
+        assert_eq!(size(" 1 MiB\n"), Ok(1 << 20));
+        for wrong in ["", "0", "K", "-1", "1T", "1.5M", "2G", "18446744073709551616", "0x10", "1 0"] {
+            assert!(size(wrong).is_err(), "{wrong}");
+        }
+        assert_eq!(count::<u32>("7"), Ok(7));
+        for wrong in ["", "0", "-1", "1e3", "4294967296", "7K"] {
+            assert!(count::<u32>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn items_are_trimmed_and_the_last_comma_does_not_count() {
+        let items = |given: &[&str]| {
+            items(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), "--key").map_err(|why| why.text)
+        };
+        assert_eq!(items(&["a, b ,c,\n", "d"]).unwrap(), ["a", "b", "c", "d"]);
+        assert_eq!(items(&[]).unwrap(), [""; 0]);
+        for wrong in ["", ",", "a,,b", ",a", "a,,", " "] {
+            assert!(items(&[wrong]).unwrap_err().contains("--key has an empty item"), "{wrong:?}");
+        }
     }
 
     #[test]

@@ -1,21 +1,63 @@
 //! What is asked of a running cluster from outside: `send`, `close`, `check`.
 
-use ws_cluster::{ConnectError, PublishError, Publisher};
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use serde_json::Value;
+use tokio::task::JoinSet;
+use ws_cluster::{ConnectError, PublishError, Publisher, pool::NodeRow};
 
 use crate::{
     Failure, Outcome,
-    cli::{Close, Closed, Place, Send},
+    cli::{Check, Close, Closed, Place, Send},
     pool::{self, Kind, Opened},
+    say,
+    stderr::Stderr,
 };
 
+/// Longest text of details that is read. Escapes can make it several times as large as the message, which is limited
+/// to 1 MiB.
+const DETAILS_SIZE: u64 = 8 * 1024 * 1024;
+
 pub(crate) async fn send(send: Send) -> Outcome {
-    let publisher = connect(&send.place).await?;
-    let Send { action, details, to, idempotency_key, .. } = send;
+    let Send { action, details, to, idempotency_key, place } = send;
+    let details = details_of(&details)?;
+    let publisher = connect(&place).await?;
     let sent = match idempotency_key {
         Some(key) => publisher.publish_with_key(&action, details, to, &key).await,
         None => publisher.publish(&action, details, to).await,
     };
     sent.map_err(not_accepted)
+}
+
+/// The details that an argument means: itself, or what it names. JSON begins neither with `@` nor is it `-` alone.
+fn details_of(argument: &str) -> Outcome<Value> {
+    let (text, source) = if argument == "-" {
+        (read(io::stdin().lock(), "standard input")?, "standard input".to_owned())
+    } else if let Some(path) = argument.strip_prefix('@') {
+        let file = File::open(path).map_err(|error| {
+            Failure::setup(format!("{path} cannot be read ({error}): give @PATH of a file with the details"))
+        })?;
+        (read(file, path)?, path.to_owned())
+    } else {
+        (argument.to_owned(), "the details".to_owned())
+    };
+    let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
+    serde_json::from_str(text)
+        .map_err(|error| Failure::setup(format!(r#"no JSON in {source} ({error}): quote text, as '"text"'"#)))
+}
+
+fn read(source: impl Read, name: &str) -> Outcome<String> {
+    let mut text = String::new();
+    match source.take(DETAILS_SIZE + 1).read_to_string(&mut text) {
+        Ok(_) if text.len() as u64 > DETAILS_SIZE => {
+            Err(Failure::setup(format!("{name} has more than {DETAILS_SIZE} bytes: a message has at most 1 MiB")))
+        }
+        Ok(_) => Ok(text),
+        Err(error) => Err(Failure::setup(format!("{name} cannot be read ({error}): give JSON in UTF-8"))),
+    }
 }
 
 pub(crate) async fn close(close: Close) -> Outcome {
@@ -27,22 +69,112 @@ pub(crate) async fn close(close: Close) -> Outcome {
     closed.map_err(not_accepted)
 }
 
-pub(crate) async fn check(place: Place) -> Outcome {
-    connect(&place).await.map(drop)
+/// Whether a server answers; with `--all` each, with `--address` that one.
+pub(crate) async fn check(check: Check) -> Outcome {
+    let Check { address, all, place } = check;
+    let opened = match &address {
+        // A node at a known address needs no pool, but perhaps the key beside one.
+        Some(_) if !place.keys.is_empty() => None,
+        _ => Some(reachable(&place).await?),
+    };
+    let key = match &opened {
+        Some(opened) => opened.keys(&place.keys)?,
+        None => given_keys(&place)?,
+    };
+    let key = key.into_iter().next().unwrap_or_default();
+    if let Some(address) = address {
+        return Publisher::check_node(&address, &place.cluster, key).await.map_err(not_connected);
+    }
+    let nodes = match &opened {
+        Some(opened) => opened.read(&place.cluster).await?.nodes,
+        None => Vec::new(),
+    };
+    if nodes.is_empty() {
+        return Err(not_connected(ConnectError::NoServer));
+    }
+    let answers = ask(nodes, &place.cluster, &key).await;
+    let failed = answers.iter().filter(|(_, answer)| answer.is_err()).count();
+    if all {
+        for (node, answer) in &answers {
+            match answer {
+                Ok(()) => say(format_args!("{}: answers", node.address))?,
+                Err(error) => say(format_args!("{}: {}", node.address, reason(error)))?,
+            }
+        }
+        return match failed {
+            0 => Ok(()),
+            _ => Err(Failure::refused(format!("{failed} of {} nodes do not answer", answers.len()))),
+        };
+    }
+    let count = answers.len();
+    if failed == count {
+        // A refusal says more than a node that is gone.
+        let rank = |error: &ConnectError| !matches!(error, ConnectError::Refused { .. });
+        let errors = answers.into_iter().filter_map(|(_, answer)| answer.err());
+        return Err(not_connected(errors.min_by_key(rank).unwrap_or(ConnectError::NoServer)));
+    }
+    for (node, answer) in &answers {
+        if let Err(error) = answer {
+            Stderr::get().line(format_args!(
+                "warning: {} does not answer as it should: {}",
+                node.address,
+                reason(error)
+            ));
+        }
+    }
+    Ok(())
 }
 
-async fn connect(place: &Place) -> Outcome<Publisher> {
-    let opened = Opened::at(place).await?;
+/// What each node answers, in the pool's order; all are asked at once.
+async fn ask(nodes: Vec<NodeRow>, cluster: &str, key: &[u8]) -> Vec<(NodeRow, Result<(), ConnectError>)> {
+    let mut asked = JoinSet::new();
+    for node in nodes {
+        let (cluster, key) = (cluster.to_owned(), key.to_owned());
+        asked.spawn(async move {
+            let answer = Publisher::check_node(&node.address, &cluster, key).await;
+            (node, answer)
+        });
+    }
+    let mut answers = asked.join_all().await;
+    answers.sort_by_key(|(node, _)| node.ord);
+    answers
+}
+
+/// The error without the address.
+fn reason(error: &ConnectError) -> String {
+    match error {
+        ConnectError::Refused { why, .. } => format!("refuses: {why}"),
+        ConnectError::Unreachable { why, .. } => why.clone(),
+        error => error.to_string(),
+    }
+}
+
+fn given_keys(place: &Place) -> Outcome<Vec<Vec<u8>>> {
+    Ok(crate::cli::items(&place.keys, "--key")?.into_iter().map(String::into_bytes).collect())
+}
+
+/// The pool of a place, if other processes can share it.
+async fn reachable(place: &Place) -> Outcome<Opened> {
+    let opened = Opened::existing(place).await?;
     if opened.kind == Kind::Memory {
         return Err(Failure::setup("nobody reaches a pool in another process's memory: give --pool"));
     }
+    Ok(opened)
+}
+
+async fn connect(place: &Place) -> Outcome<Publisher> {
+    let opened = reachable(place).await?;
     let key = opened.keys(&place.keys)?.swap_remove(0);
-    Publisher::connect_to(&place.cluster, opened.pool, key).await.map_err(|error| match error {
+    Publisher::connect_to(&place.cluster, opened.pool, key).await.map_err(not_connected)
+}
+
+fn not_connected(error: ConnectError) -> Failure {
+    match error {
         ConnectError::Pool(error) => pool::failure(error),
-        ConnectError::ShortKey => Failure::setup(error),
+        ConnectError::ShortKey | ConnectError::Key(_) => Failure::setup(error),
         ConnectError::NoServer => Failure::refused(format!("{error}: start one, or give its --pool and --cluster")),
         error => Failure::refused(error),
-    })
+    }
 }
 
 fn not_accepted(error: PublishError) -> Failure {

@@ -10,12 +10,11 @@ use std::{
 
 use crate::{Failure, Outcome};
 
-/// The key in the file `POOL.key`, made where it is missing.
-pub(crate) fn beside(pool: &Path) -> Outcome<Vec<u8>> {
+/// The key in the file `POOL.key`. If the file is missing and `creates` is true, it is made.
+pub(crate) fn beside(pool: &Path, creates: bool) -> Outcome<Vec<u8>> {
     let path = with_suffix(pool, ".key");
-    read_or_make(&path).map_err(|error| {
-        Failure::setup(format!("the key file {} cannot be used ({error}): give --key", path.display()))
-    })
+    let key = if creates { read_or_make(&path) } else { read(&path) };
+    key.map_err(|error| Failure::setup(format!("the key file {} cannot be used ({error}): give --key", path.display())))
 }
 
 fn read_or_make(path: &Path) -> io::Result<Vec<u8>> {

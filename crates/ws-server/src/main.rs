@@ -2,16 +2,22 @@
 //! are is in `cli`, one file for each thing that is done with them.
 
 use std::{
-    io::{IsTerminal, Write},
+    backtrace::{Backtrace, BacktraceStatus},
+    io::{self, ErrorKind, IsTerminal, Write},
+    panic,
     process::ExitCode,
 };
 
-use clap::{Parser, error::ErrorKind};
 use tracing_subscriber::EnvFilter;
 use ws_cluster::NodeId;
 
-use crate::cli::{Cli, Command};
+use crate::{
+    arguments::{Misuse, Parsed},
+    cli::{Cli, Command},
+    stderr::Stderr,
+};
 
+mod arguments;
 mod cli;
 mod client;
 mod demo;
@@ -20,6 +26,7 @@ mod members;
 mod pool;
 mod run;
 mod signals;
+mod stderr;
 
 /// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a
 /// burst needed back after some seconds.
@@ -49,19 +56,27 @@ type Outcome<T = ()> = Result<T, Failure>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => return misused(&error),
+    let status = start().await;
+    Stderr::get().flush();
+    ExitCode::from(status)
+}
+
+/// Does what the command line says; the exit status.
+async fn start() -> u8 {
+    let Parsed { cli, variables } = match arguments::parse(std::env::args_os()) {
+        Ok(parsed) => parsed,
+        Err(misuse) => return misused(&misuse),
     };
     let outcome = match log() {
         Ok(()) => obey(cli).await,
         Err(failure) => Err(failure),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(()) => 0,
         Err(Failure { status, text }) => {
-            eprintln!("error: {}", text.split_whitespace().collect::<Vec<_>>().join(" "));
-            ExitCode::from(status)
+            let text = variables.named_in(text.split_whitespace().collect::<Vec<_>>().join(" "));
+            Stderr::get().line(format_args!("error: {text}"));
+            status
         }
     }
 }
@@ -77,14 +92,16 @@ async fn obey(cli: Cli) -> Outcome {
 }
 
 /// Help and version as they are; one line for a value that is none; for the rest what clap says of the usage.
-fn misused(error: &clap::Error) -> ExitCode {
-    if matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
-        eprintln!("{}", error.to_string().lines().next().unwrap_or_default());
-    } else {
-        // Nobody is left to be told that nobody reads.
-        let _ = error.print();
+fn misused(misuse: &Misuse) -> u8 {
+    match misuse {
+        Misuse::Line(line) => Stderr::get().line(format_args!("error: {line}")),
+        Misuse::Usage(error) if error.use_stderr() && !io::stderr().is_terminal() => {
+            Stderr::get().line(error.to_string().trim_end());
+        }
+        // In colour, and help to standard output. A reader that is gone needs no answer.
+        Misuse::Usage(error) => drop(error.print()),
     }
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    misuse.status()
 }
 
 /// Logs to standard error.
@@ -97,9 +114,15 @@ fn log() -> Outcome {
     };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(Stderr::get().clone())
         .with_ansi(std::io::stderr().is_terminal())
         .init();
+    // The default hook waits for the reader of standard error.
+    panic::set_hook(Box::new(|panic| {
+        let backtrace = Backtrace::capture();
+        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));
+        tracing::error!("{panic}{}", backtrace.unwrap_or_default());
+    }));
     Ok(())
 }
 
@@ -110,8 +133,13 @@ fn short(node: NodeId) -> String {
     text
 }
 
-/// Writes a line to standard output. Whoever stopped reading it does not mind, and a server goes on.
-fn say(line: impl std::fmt::Display) {
-    let mut output = std::io::stdout().lock();
-    let _ = writeln!(output, "{line}").and_then(|()| output.flush());
+/// Writes a line to standard output. A reader that is gone is no error.
+fn say(line: impl std::fmt::Display) -> Outcome {
+    let mut output = io::stdout().lock();
+    match writeln!(output, "{line}").and_then(|()| output.flush()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(Failure::refused(format!("standard output cannot be written: {error}")))
+        }
+        _ => Ok(()),
+    }
 }

@@ -4,15 +4,23 @@ use std::fmt::Write;
 
 use ws_cluster::{ClusterConfig, MySqlPool, pool::PoolView};
 
-use crate::{Outcome, cli::List, pool::Opened, say, short};
+use crate::{Failure, Outcome, cli::List, pool::Opened, say, short};
 
 pub(crate) async fn list(list: List) -> Outcome {
     if list.schema {
-        say(MySqlPool::schema().trim_end());
-        return Ok(());
+        return say(MySqlPool::schema().trim_end());
     }
-    let view = Opened::at(&list.place).await?.read(&list.place.cluster).await?;
-    say(table(&list.place.cluster, &view).trim_end());
+    let opened = Opened::existing(&list.place).await?;
+    let view = opened.read(&list.place.cluster).await?;
+    say(format_args!("Pool {}", opened.name()))?;
+    say(table(&list.place.cluster, &view).trim_end())?;
+    if view.nodes.is_empty() {
+        return Err(Failure::refused(format!(
+            "the pool {} has no node of the cluster {}: start one, or give its --pool and --cluster",
+            opened.name(),
+            list.place.cluster
+        )));
+    }
     Ok(())
 }
 

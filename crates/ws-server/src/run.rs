@@ -7,11 +7,14 @@ use std::{
 
 use tokio::net::TcpListener;
 use url::{Host, Url};
-use ws_cluster::{AuthenticationError, Server, ServerBuilder, SessionTable, TrustedProxies};
+use ws_cluster::{
+    AuthenticationError, ClusterConfig, Config, Origin, Server, ServerBuilder, SessionTable, TrustedProxies,
+    pool::PoolView,
+};
 
 use crate::{
     Failure, Outcome,
-    cli::Run,
+    cli::{Limits, Run, items},
     demo::Demo,
     pool::{Kind, Opened},
     say,
@@ -24,7 +27,8 @@ pub(crate) async fn run(run: Run) -> Outcome {
         return Err(Failure::setup("--publish-key is empty: give a long random key, or leave it out"));
     }
     let trusted_proxies = trusted_proxies(&run.trusted_proxy)?;
-    let opened = Opened::at(&run.place).await?;
+    let allowed_origins = allowed_origins(&run.allowed_origin)?;
+    let opened = Opened::for_node(&run.place).await?;
     let keys = opened.keys(&run.place.keys)?;
     let sessions = sessions(&run, &opened)?;
     let listener = listen(&run.listen).await?;
@@ -38,9 +42,14 @@ pub(crate) async fn run(run: Run) -> Outcome {
     }
     // A node waits for a database that goes down under it. But one that was not there at the start is most likely
     // a mistake in its URL, which nobody reads in a log.
-    opened.read(&run.place.cluster).await?;
-    if opened.kind == Kind::MySql && reach == Reach::ThisHost && run.address.is_none() {
-        tracing::warn!(address, "nodes on other hosts cannot reach this one: for those, give --address");
+    let view = opened.read(&run.place.cluster).await?;
+    tell_pool(&run, &opened, bound);
+    if let Some(other) = apart(&address, &view) {
+        tracing::warn!(
+            address,
+            other,
+            "one of these nodes cannot be reached from other hosts: give each an --address that all reach"
+        );
     }
 
     let mut builder = Server::builder(opened.pool)
@@ -48,8 +57,9 @@ pub(crate) async fn run(run: Run) -> Outcome {
         .address(address)
         .path(&run.path)
         .guests(!run.no_guests)
-        .allowed_origins(run.allowed_origin)
-        .trusted_proxies(trusted_proxies);
+        .allowed_origins(allowed_origins)
+        .trusted_proxies(trusted_proxies)
+        .config(config(&run.limits));
     builder = keys.into_iter().fold(builder, ServerBuilder::key);
     if let Some(key) = run.publish_key {
         builder = builder.publish_key(key);
@@ -67,13 +77,67 @@ pub(crate) async fn run(run: Run) -> Outcome {
     }
     let server = builder.start().await.map_err(Failure::setup)?;
 
-    say(format_args!("http://{bound}/"));
+    // A node does not depend on who reads this.
+    let _ = say(format_args!("http://{bound}/"));
     if let Some(demo) = demo {
-        say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
+        let _ = say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
-    // The one error is another node at the own address.
-    server.serve(listener, signals.first()).await.map_err(Failure::setup)
+    server.serve(listener, signals.first()).await.map_err(|error| match error.kind() {
+        // Another node is at the own address.
+        ErrorKind::AddrInUse => Failure::setup(error),
+        // The node ended by itself.
+        _ => Failure::refused(error),
+    })
+}
+
+/// Says which pool is used, before anything else is logged. A node that was started without its environment is a
+/// cluster of its own, and nothing else shows it.
+fn tell_pool(run: &Run, opened: &Opened, bound: SocketAddr) {
+    let (pool, cluster) = (opened.name(), &run.place.cluster);
+    if !opened.is_default {
+        tracing::info!(pool, cluster, "starting");
+        return;
+    }
+    let belongs_to_others = !bound.ip().is_loopback()
+        || run.address.is_some()
+        || run.session_cookie.is_some()
+        || run.publish_key.is_some()
+        || run.no_guests
+        || !run.allowed_origin.is_empty()
+        || !run.trusted_proxy.is_empty();
+    if belongs_to_others {
+        tracing::warn!(
+            pool,
+            cluster,
+            "no pool was given (--pool, WS_SERVER_POOL): only nodes of this user find this one"
+        );
+    } else {
+        tracing::info!(pool, cluster, "starting; no pool was given (--pool, WS_SERVER_POOL)");
+    }
+}
+
+/// A living node of the pool that cannot reach this one, or that this one cannot reach, because one of the two has a
+/// loopback address and the other has not.
+fn apart<'a>(own: &str, view: &'a PoolView) -> Option<&'a str> {
+    let timeout = ClusterConfig::default().member_timeout;
+    let living = view.nodes.iter().filter(|node| node.age <= timeout && node.address != own);
+    let mut addresses = living.map(|node| node.address.as_str());
+    addresses.find(|address| Reach::of(address) != Reach::of(own))
+}
+
+/// The settings that have flags; the rest is as it is.
+fn config(limits: &Limits) -> Config {
+    let mut config = Config::default();
+    let connection = &mut config.connection;
+    let set = |limit: &mut usize, given: Option<usize>| *limit = given.unwrap_or(*limit);
+    set(&mut connection.connections, limits.connections);
+    set(&mut connection.connections_per_ip, limits.connections_per_ip);
+    set(&mut connection.message_size, limits.message_size);
+    set(&mut connection.queue_size, limits.queue_size);
+    connection.messages_per_second = limits.messages_per_second.unwrap_or(connection.messages_per_second);
+    connection.message_burst = limits.message_burst.unwrap_or(connection.message_burst);
+    config
 }
 
 async fn listen(address: &str) -> Outcome<TcpListener> {
@@ -92,10 +156,16 @@ async fn listen(address: &str) -> Outcome<TcpListener> {
 }
 
 fn trusted_proxies(given: &[String]) -> Outcome<TrustedProxies> {
+    let given = items(given, "--trusted-proxy")?;
     if given.is_empty() {
         return Ok(TrustedProxies::default());
     }
     given.join(",").parse().map_err(|error| Failure::setup(format!("--trusted-proxy: {error}")))
+}
+
+fn allowed_origins(given: &[String]) -> Outcome<Vec<Origin>> {
+    let parsed = |origin: String| origin.parse().map_err(|error| Failure::setup(format!("--allowed-origin: {error}")));
+    items(given, "--allowed-origin")?.into_iter().map(parsed).collect()
 }
 
 /// Where other nodes reach this one.

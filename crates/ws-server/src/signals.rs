@@ -4,6 +4,8 @@ use std::{io, process};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use crate::stderr::Stderr;
+
 /// The signals that end the process.
 pub(crate) struct Signals {
     terminate: Signal,
@@ -23,6 +25,7 @@ impl Signals {
         tokio::spawn(async move {
             self.next().await;
             tracing::warn!("ended before the shutdown was through");
+            Stderr::get().flush();
             process::exit(1);
         });
     }

@@ -1,0 +1,167 @@
+//! Standard error and standard output of `ws-server` that nobody reads, or that cannot be written: they cost lines, and
+//! never the service.
+
+use std::{
+    fs::{File, OpenOptions},
+    net::SocketAddr,
+    process::Stdio,
+};
+
+use http::StatusCode;
+use serde_json::json;
+use tempfile::TempDir;
+use tests::{
+    WsServer,
+    client::{Client, soon},
+};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
+    process::{Child, Command},
+};
+
+fn state() -> TempDir {
+    tempfile::Builder::new().prefix("ws-server-").tempdir().expect("a temporary directory")
+}
+
+/// A device that is always full.
+fn full() -> File {
+    OpenOptions::new().write(true).open("/dev/full").expect("Linux has it")
+}
+
+/// A node that logs all it can.
+fn loud(state: &TempDir) -> Command {
+    let mut command = WsServer::command(state.path());
+    command.args(["run", "--demo", "--pool", "memory:", "--listen", "127.0.0.1:0"]);
+    command.env("RUST_LOG", "trace").stdout(Stdio::piped());
+    command
+}
+
+/// The address that a node prints, of which this test holds the log.
+async fn address(node: &mut Child) -> SocketAddr {
+    let mut output = BufReader::new(node.stdout.take().expect("piped"));
+    let mut line = String::new();
+    soon(output.read_line(&mut line)).await.expect("text");
+    let address = line.trim().strip_prefix("http://").and_then(|line| line.strip_suffix('/'));
+    address.expect("the first line is a URL").parse().expect("an address")
+}
+
+/// Makes the node log so many lines.
+async fn provoke(address: SocketAddr, lines: usize) {
+    for _ in 0..lines {
+        let mut stream = TcpStream::connect(address).await.expect("it listens");
+        stream.write_all(b"no HTTP\r\n\r\n").await.expect("sent");
+        // Its end, however it comes.
+        let _ = soon(stream.read_to_end(&mut Vec::new())).await;
+    }
+}
+
+/// The node takes a client and delivers to it.
+async fn delivers(address: SocketAddr) {
+    let mut client = soon(async {
+        loop {
+            match Client::try_connect(address, "/WebSockets?user=ann", &[]).await {
+                Ok(client) => break client,
+                Err(status) => assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "it does not take clients yet"),
+            }
+        }
+    })
+    .await;
+    client.send("say", json!(["still here"])).await;
+    while client.json().await["action"] != "said" {}
+}
+
+#[tokio::test]
+async fn a_log_that_is_not_read_any_more_does_not_stop_deliveries() {
+    let state = state();
+    let mut node = loud(&state).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut log = BufReader::new(node.stderr.take().expect("piped"));
+    // As `2> >(head -n 1)`.
+    let mut line = String::new();
+    soon(log.read_line(&mut line)).await.expect("text");
+    drop(log);
+    let address = address(&mut node).await;
+    provoke(address, 10).await;
+    delivers(address).await;
+    assert!(node.try_wait().expect("a child").is_none(), "it ended");
+}
+
+#[tokio::test]
+async fn a_reader_of_the_log_that_stops_does_not_stop_deliveries() {
+    let state = state();
+    let mut node = loud(&state).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut log = node.stderr.take().expect("piped");
+    let address = address(&mut node).await;
+    // More than the pipe and the queue before it hold.
+    provoke(address, 3_000).await;
+    delivers(address).await;
+    assert!(node.try_wait().expect("a child").is_none(), "it ended");
+    // When it is read again, it goes on and says how much is missing.
+    let mut text = Vec::new();
+    let mut part = vec![0; 64 * 1024];
+    soon(async {
+        while !String::from_utf8_lossy(&text).contains("lines of the log were dropped") {
+            let count = log.read(&mut part).await.expect("a pipe");
+            assert!(count > 0, "the log ended");
+            text.extend_from_slice(&part[..count]);
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_node_runs_without_a_place_for_its_log() {
+    let state = state();
+    let mut node = loud(&state).stderr(full()).spawn().expect("the binary starts");
+    let place = address(&mut node).await;
+    provoke(place, 10).await;
+    delivers(place).await;
+
+    // Its descriptor may be closed altogether, and nothing else may take its place.
+    let program = tests::program("ws-server");
+    let settings = WsServer::command(state.path());
+    let mut shell = Command::new("sh");
+    shell.arg("-c").arg(r#"exec "$0" run --demo --pool memory: --listen 127.0.0.1:0 2>&-"#).arg(program);
+    for (name, value) in settings.as_std().get_envs() {
+        match value {
+            Some(value) => shell.env(name, value),
+            None => shell.env_remove(name),
+        };
+    }
+    shell.env("RUST_LOG", "trace").kill_on_drop(true).stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut node = shell.spawn().expect("a shell");
+    let place = address(&mut node).await;
+    provoke(place, 10).await;
+    delivers(place).await;
+}
+
+#[tokio::test]
+async fn commands_exit_as_always_without_a_place_for_their_output() {
+    let state = state();
+    let node = WsServer::start(state.path(), &[]).await;
+    node.ready().await;
+    for (arguments, status) in [
+        (&["check"][..], 0),
+        (&["send", "news", "--to", "all"], 0),
+        (&["close", "user:ann"], 0),
+        // Warnings and errors are what cannot be written here.
+        (&["check", "--cluster", "other"], 1),
+        (&["send", "news", "{", "--to", "all"], 2),
+        (&["--no-such-flag"], 2),
+        (&["--listen", "nowhere"], 2),
+    ] {
+        let mut command = WsServer::command(state.path());
+        command.args(arguments).stdout(full()).stderr(full());
+        let ended = soon(command.status()).await.expect("the binary runs");
+        assert_eq!(ended.code(), Some(status), "{arguments:?}");
+    }
+    // A table that is lost is no success.
+    let mut command = WsServer::command(state.path());
+    let pool = command.arg("pool").stdout(full()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let output = soon(pool.wait_with_output()).await.expect("it runs");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("standard output cannot be written"));
+    let mut command = WsServer::command(state.path());
+    let help = soon(command.arg("--help").stdout(full()).status()).await.expect("it runs");
+    assert_eq!(help.code(), Some(0));
+}
