@@ -42,6 +42,11 @@ impl Client {
         }
     }
 
+    /// The same without headers.
+    pub async fn connect_to(address: SocketAddr, path: &str) -> Self {
+        Self::try_connect(address, path, &[]).await.expect("no refusal")
+    }
+
     /// The same at the usual path.
     pub async fn connect(address: SocketAddr, headers: &[(&str, &str)]) -> Self {
         Self::try_connect(address, "/WebSockets", headers).await.expect("no refusal")

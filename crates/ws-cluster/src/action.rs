@@ -148,8 +148,10 @@ impl<'a> Request<'a> {
     /// lives. Whether it was not in it before.
     ///
     /// A client that comes back with its position, in the same session, is in it again, on whichever node and without
-    /// anybody being asked: whoever takes rights away looks again in `Client/authentication`. It carries the names of its groups
-    /// and its properties for that, sealed: where they take more than about 1.4 KiB, its return is a new beginning
+    /// anybody being asked. It gets what it missed since it joined, and nothing older. The handler of
+    /// `Client/authentication` runs before that: one that [leaves](Self::leave) the group there keeps what was missed from the
+    /// client. The client carries the names of its groups and its properties for that, sealed, for as long as the log's age
+    /// ([`LogConfig::age`](crate::LogConfig::age)): if they take more than about 1.3 KiB, its return is a new beginning
     /// (`reset`).
     ///
     /// The name is any text. Where clients choose it, give it a prefix, or they can join any group.
@@ -158,8 +160,13 @@ impl<'a> Request<'a> {
     }
 
     /// Takes the connection out of a group. Whether it was in it.
+    ///
+    /// What a client that keeps its position carried before is not valid any more, as soon as the other nodes have heard of
+    /// it: they are told without waiting for it.
     pub fn leave(&self, group: &str) -> bool {
-        self.server.hub().leave(self.client, group)
+        let left = self.server.hub().leave(self.client, group);
+        self.server.revoke(self.client);
+        left
     }
 
     /// A property of the connection.
@@ -167,9 +174,11 @@ impl<'a> Request<'a> {
         self.client.membership().property(name).cloned()
     }
 
-    /// Sets a property of the connection; `null` removes it.
+    /// Sets a property of the connection; `null` removes it. A client that comes back has it again, as for
+    /// [`join`](Self::join); for one that changed or was removed, the same holds as for [`leave`](Self::leave).
     pub fn set_property(&self, name: &str, value: impl Into<Value>) {
         self.server.hub().set_property(self.client, name, value.into());
+        self.server.revoke(self.client);
     }
 
     /// Sends the action back to the user: to every tab, on every server, in the cluster's order. For a guest, to this
@@ -189,7 +198,7 @@ impl<'a> Request<'a> {
 
     /// Sends the action back to this connection only, at once and without the cluster; at most once.
     pub fn respond(&self, details: impl Into<Value>) {
-        self.client.tell_changes(self.server.seals());
+        self.server.tell_changes(self.client);
         self.client.send(self.action, &normalize(details.into()));
     }
 
@@ -201,7 +210,7 @@ impl<'a> Request<'a> {
         target: Target,
     ) -> Result<(), PublishError> {
         // Before its client can hear of what it asked for.
-        self.client.tell_changes(self.server.seals());
+        self.server.tell_changes(self.client);
         self.server.publish(action, details, target).await
     }
 }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use crate::{
     cluster::{Lineage, Place, Seq, Span, Ticket},
     connection::{Membership, property_text},
-    target::{Selection, Target},
+    target::{ConnectionId, Selection, Target},
     wire::position::Position,
 };
 
@@ -22,6 +22,9 @@ const CANDIDATES: usize = 4;
 
 /// Why a position is in no order any more.
 const PASSED: &str = "the order of messages went on without it, after a failover";
+
+/// Connections whose lowest valid versions are known. Each takes about 100 bytes.
+const REVOKED: usize = 65_536;
 
 /// Topics under which one entry is listed; each takes about as much memory as a short entry.
 const TOPICS: usize = 16;
@@ -36,8 +39,19 @@ pub(crate) struct History {
     /// before it is replayed.
     index: HashMap<u64, VecDeque<Seq>>,
     hasher: RandomState,
+    revoked: Revoked,
     /// Grows with every cut and restart: who reads in pieces sees that they belong together.
     epoch: u64,
+}
+
+/// From which version on it is valid what clients carry, for those from whom something was taken away.
+#[derive(Default)]
+struct Revoked {
+    lowest: HashMap<ConnectionId, (u64, Seq)>,
+    /// The places at which this was told, oldest first.
+    order: VecDeque<(Seq, ConnectionId)>,
+    /// What was told up to here may be forgotten, or was never known.
+    floor: Seq,
 }
 
 struct Kept {
@@ -107,6 +121,7 @@ impl Default for History {
             lineage: Lineage::default(),
             index: HashMap::new(),
             hasher: RandomState::new(),
+            revoked: Revoked::default(),
             epoch: 0,
         }
     }
@@ -169,6 +184,7 @@ impl History {
         let spans = base.map(|Place { term, owner, seq }| Span { term, owner, first: seq });
         *self = Self {
             base: base.map_or(0, |place| place.seq),
+            revoked: Revoked { floor: base.map_or(0, |place| place.seq), ..Revoked::default() },
             lineage: Lineage::from_spans(spans.into_iter().collect()),
             epoch: self.epoch + 1,
             ..Self::default()
@@ -177,17 +193,53 @@ impl History {
 
     /// Where a position stands.
     pub(crate) fn standing(&self, position: &Position) -> Standing {
+        match self.in_order(position) {
+            // Whether this order is the one that it was the beginning of, nobody can tell.
+            _ if position.seq == 0 => Standing::Lost("it is from before the first message"),
+            Standing::Known if position.seq < self.base => Standing::Lost(Missing::Trimmed.why()),
+            standing => standing,
+        }
+    }
+
+    /// Where what was sealed at a position stands: known if this node has come as far, in the same order, and knows of all
+    /// that was revoked since.
+    pub(crate) fn standing_of_seal(&self, at: &Position) -> Standing {
+        match self.in_order(at) {
+            Standing::Known if at.seq < self.revoked.floor => Standing::Lost(Missing::Trimmed.why()),
+            standing => standing,
+        }
+    }
+
+    /// What the client of a connection carries is valid from this version on, which was told at `seq`.
+    pub(crate) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
+        let Revoked { lowest, order, floor } = &mut self.revoked;
+        let known = lowest.entry(id).or_default();
+        *known = (known.0.max(version), seq);
+        order.push_back((seq, id));
+        while order.len() > REVOKED {
+            let Some((seq, id)) = order.pop_front() else { break };
+            *floor = seq.max(*floor);
+            if lowest.get(&id).is_some_and(|known| known.1 == seq) {
+                lowest.remove(&id);
+            }
+        }
+    }
+
+    /// The lowest valid version of what the client of a connection carries.
+    pub(crate) fn lowest_version(&self, id: ConnectionId) -> u64 {
+        self.revoked.lowest.get(&id).map_or(0, |known| known.0)
+    }
+
+    /// Where a position stands in the order, whether or not what came after it is still here.
+    fn in_order(&self, position: &Position) -> Standing {
         let spans = self.lineage.spans();
         let newest = spans.last().map_or(0, |span| span.term);
         if position.seq == 0 {
-            // Whether this order is the one that it was the beginning of, nobody can tell.
-            Standing::Lost("it is from before the first message")
+            Standing::Known
         } else if spans.iter().any(|span| span.term > position.term && span.first <= position.seq) {
             Standing::Lost(PASSED)
         } else if position.seq > self.last() || position.term > newest {
             Standing::Ahead
-        } else if position.seq < self.base {
-            Standing::Lost(Missing::Trimmed.why())
         } else if self.lineage.place(position.seq).is_some_and(|place| position.is(place)) {
             Standing::Known
         } else {
@@ -207,9 +259,9 @@ impl History {
             return Err(Missing::Trimmed);
         }
         let mut places = Vec::new();
-        for topic in self.topics_of(membership) {
+        for (topic, since) in self.topics_of(membership) {
             let Some(list) = self.index.get(&topic) else { continue };
-            let from = list.partition_point(|seq| *seq <= after);
+            let from = list.partition_point(|seq| *seq <= after.max(since));
             if places.len() + (list.len() - from) > limit.saturating_mul(CANDIDATES) {
                 return Err(Missing::TooMany);
             }
@@ -263,14 +315,17 @@ impl History {
         if let [one] = several[..] { Topics::One(one) } else { Topics::Several(several.into()) }
     }
 
-    fn topics_of(&self, membership: &Membership) -> Vec<u64> {
+    /// The topics that are for a member, and behind which place they are.
+    fn topics_of(&self, membership: &Membership) -> Vec<(u64, Seq)> {
         let Membership { user, session, groups, .. } = membership;
-        let properties = membership.properties();
-        let mut topics = vec![self.hash(Topic::All), self.hash(Topic::Many)];
-        topics.extend(user.iter().flat_map(|user| [self.hash(Topic::Registered), self.hash(Topic::User(user))]));
-        topics.extend(session.iter().map(|session| self.hash(Topic::Session(session))));
-        topics.extend(groups.iter().map(|group| self.hash(Topic::Group(group))));
-        topics.extend(properties.map(|(name, value)| self.hash(Topic::Property(name, &property_text(value)))));
+        let mut topics = vec![(self.hash(Topic::All), 0), (self.hash(Topic::Many), 0)];
+        let user = user.iter().flat_map(|user| [self.hash(Topic::Registered), self.hash(Topic::User(user))]);
+        let own = user.chain(session.iter().map(|session| self.hash(Topic::Session(session))));
+        topics.extend(own.map(|topic| (topic, membership.user_since())));
+        topics.extend(groups.iter().map(|group| (self.hash(Topic::Group(group)), membership.group_since(group))));
+        topics.extend(membership.properties().map(|(name, value)| {
+            (self.hash(Topic::Property(name, &property_text(value))), membership.property_since(name))
+        }));
         topics
     }
 }
@@ -396,6 +451,52 @@ mod tests {
         assert_eq!(places(&history, Identity::guest().session("s").property("colour", "red"), 0), [1, 5, 6]);
         history.trim(8);
         assert!(history.index.is_empty());
+    }
+
+    #[test]
+    fn what_is_older_than_a_membership_is_not_looked_at() {
+        let mut history = History::default();
+        for seq in 1..=4 {
+            append(&mut history, place(1, 1, seq), &Target::groups(["a", "b"]));
+        }
+        let mut membership = Membership::of(Identity::guest());
+        membership.join("a".into(), Some(3));
+        let seqs = |membership: &Membership| {
+            let (candidates, _) = history.candidates(membership, 0, 10).unwrap();
+            candidates.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
+        };
+        assert_eq!(seqs(&membership), [4]);
+        assert!(!membership.was_meant(&Target::groups(["a", "b"]), 3));
+        membership.join("b".into(), Some(1));
+        assert_eq!(seqs(&membership), [2, 3, 4]);
+        assert!(membership.was_meant(&Target::groups(["a", "b"]), 3));
+        assert!(!membership.was_meant(&Target::groups(["a", "c"]), 3));
+        membership.leave("b");
+        membership.join("b".into(), Some(2));
+        assert_eq!(seqs(&membership), [3, 4], "it was away in between");
+    }
+
+    #[test]
+    fn the_lowest_valid_version_is_known_or_the_seal_too_old() {
+        let mut history = ten();
+        let id = |local| ConnectionId { node: node(1), local };
+        history.revoke(id(1), 3, 7);
+        history.revoke(id(1), 2, 8);
+        assert_eq!((history.lowest_version(id(1)), history.lowest_version(id(2))), (3, 0));
+        // The log may be trimmed: what was revoked is known all the same.
+        history.trim(9);
+        assert_eq!(history.standing_of_seal(&place(1, 1, 5).into()), Standing::Known);
+        assert!(matches!(history.standing_of_seal(&place(1, 1, 8).into()), Standing::Lost(_)), "of another order");
+        assert_eq!(history.standing_of_seal(&place(2, 2, 11).into()), Standing::Ahead);
+        for local in 0..REVOKED as u64 {
+            history.revoke(id(10 + local), 1, 9);
+        }
+        assert_eq!(history.lowest_version(id(1)), 0);
+        assert!(matches!(history.standing_of_seal(&place(2, 2, 7).into()), Standing::Lost(_)), "too old to be told");
+        assert_eq!(history.standing_of_seal(&place(2, 2, 8).into()), Standing::Known);
+        history.restart(Some(place(3, 3, 20)));
+        assert!(matches!(history.standing_of_seal(&place(2, 2, 9).into()), Standing::Lost(_)));
+        assert_eq!(history.standing_of_seal(&place(3, 3, 20).into()), Standing::Known);
     }
 
     #[test]

@@ -113,6 +113,7 @@
 //! | waiting for a master | 16 MiB | [`outbox_size`](ClusterConfig::outbox_size) |
 //! | kept for who was away | 64 MiB, 5 minutes | [`LogConfig`] |
 //! | replayed to a client that comes back | 10,000 messages | [`replay_count`](ConnectionConfig::replay_count) |
+//! | replayed to an address | 256 MiB a minute | [`replay_bytes_per_minute`](ConnectionConfig::replay_bytes_per_minute) |
 //! | wait of a publish | 5 s | [`publish_timeout`](ClusterConfig::publish_timeout) |
 //!
 //! How a connection ends says whether its client comes again: [`CloseCode`].

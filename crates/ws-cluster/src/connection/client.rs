@@ -1,19 +1,23 @@
 //! One connected client as the rest of the node sees it: who it is, and where to put what it is to get.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    time::{SystemTime, UNIX_EPOCH},
+};
 
 use bytes::Bytes;
 use parking_lot::{RwLock, RwLockReadGuard};
 use serde_json::Value;
 
 use super::{
-    membership::{Changes, Membership},
+    membership::{Changes, Given, Membership, Since},
     outbox::Outbox,
 };
 use crate::{
     auth::Handshake,
     close::CloseCode,
     cluster::Seq,
+    hub::Hub,
     target::ConnectionId,
     wire::{
         client::{Dialect, Form, Outgoing, beginning, encode, position},
@@ -54,6 +58,21 @@ pub(crate) struct Client {
 pub(crate) struct State {
     pub(crate) id: ConnectionId,
     pub(crate) changes: Changes,
+    /// Grows whenever something is taken away from it; the nodes know the lowest that is valid.
+    pub(crate) version: u64,
+    /// Nothing is replayed that is not behind this place.
+    pub(crate) began: Seq,
+    pub(crate) since: Since,
+    pub(crate) given: Given,
+    /// How far its node had come when it was sealed.
+    pub(crate) at: Position,
+    /// When that was, in seconds of Unix time.
+    pub(crate) time: u64,
+}
+
+/// Seconds of Unix time.
+pub(crate) fn unix_time() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }
 
 impl Client {
@@ -84,6 +103,11 @@ impl Client {
 
     pub(crate) fn speak(&self, dialect: Dialect) {
         self.array.store(dialect == Dialect::Array, Ordering::Relaxed);
+    }
+
+    /// Whether it asked for its position, and so may carry what it is to another connection.
+    pub(crate) fn keeps_position(&self) -> bool {
+        self.tracks
     }
 
     /// Whether it is told its position: it asked, and speaks the form that has one.
@@ -167,10 +191,14 @@ impl Client {
         self.began.load(Ordering::Relaxed)
     }
 
+    /// Nothing that is not behind this place is replayed to it from now on.
+    pub(crate) fn begin_behind(&self, seq: Seq) {
+        self.began.store(seq, Ordering::Relaxed);
+    }
+
     /// Tells it where it begins on this connection, what it is to carry, and how often it hears something at least, in
     /// seconds (0 if it did not ask).
     pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str, heartbeat: u16) {
-        self.began.store(at.seq, Ordering::Relaxed);
         if self.tracks() {
             self.outbox.push(beginning(details, at, state, heartbeat));
             self.told.store(at.seq, Ordering::Relaxed);
@@ -186,32 +214,43 @@ impl Client {
         }
     }
 
-    /// Tells it that the server lives, with its position `at`, if it keeps one.
-    pub(crate) fn tell_now(&self, at: Option<Position>) {
+    /// Tells it that the server lives, with its position and what it is to carry, if it keeps one.
+    pub(crate) fn tell_now(&self, at: Option<Position>, state: Option<&str>) {
         let now = ["now".into()];
         if !self.tracks() {
             return self.send("Server/position", &now);
         }
-        self.outbox.push(position(&now, at, None));
+        self.outbox.push(position(&now, at, state));
         at.iter().for_each(|at| self.told.store(at.seq, Ordering::Relaxed));
     }
 
     /// Tells it what to carry from now on, where that changed. Its position stays: what is delivered meanwhile may be
     /// behind this.
-    pub(crate) fn tell_changes(&self, seals: &Seals) {
+    pub(crate) fn tell_changes(&self, hub: &Hub, seals: &Seals) {
+        if !self.membership().is_untold() || !self.is_registered() || !self.tracks() {
+            return;
+        }
         let sealed = {
+            let at = hub.position();
             let mut membership = self.membership.write();
-            if !self.is_registered() || !membership.take_untold() || !self.tracks() {
-                return;
-            }
-            self.seal(&membership, seals)
+            membership.take_untold();
+            self.seal(&membership, at, seals)
         };
         self.outbox.push(position(&["now".into()], None, Some(&sealed)));
     }
 
-    /// What it is to carry, sealed.
-    pub(crate) fn seal(&self, membership: &Membership, seals: &Seals) -> String {
-        let state = State { id: self.known_as_in(membership), changes: membership.changes() };
+    /// What it is to carry, sealed by a node that has come as far as `at`.
+    pub(crate) fn seal(&self, membership: &Membership, at: Position, seals: &Seals) -> String {
+        let state = State {
+            id: self.known_as_in(membership),
+            changes: membership.changes(),
+            version: membership.version(),
+            began: self.began(),
+            since: membership.since(),
+            given: membership.given_now().short(),
+            at,
+            time: unix_time(),
+        };
         let sealed = seals.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
         if sealed.is_empty() {
             let connection = self.known_as_in(membership);

@@ -22,7 +22,7 @@ mod transport;
 
 pub(crate) use call::{Question, ask};
 pub(crate) use client::{Client, State};
-pub(crate) use membership::{Changes, Member, Membership, property_text};
+pub(crate) use membership::{Changes, Given, Member, Membership, Since, property_text};
 pub(crate) use recovery::Asked;
 pub(crate) use standing::{ATTEMPTS, AUTHENTICATION, DISCONNECTION};
 pub(crate) use task::{Accepted, serve, serve_tcp};

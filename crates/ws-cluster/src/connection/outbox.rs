@@ -234,6 +234,11 @@ impl Outbox {
         state.takes();
     }
 
+    /// Bytes that the socket has not taken yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.0.lock().waiting as usize
+    }
+
     /// The stream takes nothing more for now.
     pub(super) fn refused(&self) {
         self.0.lock().refuses(false);

@@ -5,18 +5,27 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout};
 
-use super::{Client, call::Call};
+use super::{Client, call::Call, client::unix_time};
 use crate::{
-    CloseCode, Server,
+    CloseCode, LogConfig, Server,
     auth::Handshake,
     history::Missing,
-    hub::{AT_ONCE, replay},
+    hub::{self, AT_ONCE, Turn},
     wire::{client::Incoming, position::Position},
 };
 
 /// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it
 /// has come on its next one: it must not keep others from their turn.
 const REPLAY_TIME: Duration = Duration::from_secs(30);
+
+/// A client that takes nothing of what it missed for so long is closed,
+const REPLAY_STALL: Duration = Duration::from_secs(3);
+
+/// and gives its turn to others after so long: those of one address may all wait for such clients.
+const TURN_STALL: Duration = Duration::from_millis(500);
+
+/// What it is told.
+const SLOW: &str = "reads what it missed too slowly";
 
 /// What a client brings along. Not in `Debug`: with it goes who the client is.
 pub(crate) struct Asked {
@@ -57,7 +66,7 @@ pub(super) enum Arrival {
     /// It keeps its position and may authenticate with its first message, which decides what it missed: until then it
     /// is waited for.
     Undecided(Box<Undecided>),
-    /// It is sent what it missed. Nothing is read meanwhile.
+    /// It becomes what it was, and is sent what it missed. Nothing is read meanwhile.
     Recovering(Box<Recovering>),
     /// It was closed before it was here.
     Over,
@@ -75,7 +84,9 @@ pub(super) struct Undecided {
 }
 
 pub(super) struct Recovering {
-    pub(super) call: Call<()>,
+    pub(super) call: Call<Step>,
+    /// The application was told of it.
+    pub(super) announced: bool,
     /// A message that came before its client was here, to be handled once it is.
     pub(super) deferred: Option<Incoming>,
 }
@@ -93,8 +104,17 @@ impl Arrival {
     }
 
     pub(super) fn recovering(server: &Server, client: &Arc<Client>, asked: Asked) -> Self {
-        let call = Box::pin(recover(server.clone(), client.clone(), asked));
-        Self::Recovering(Box::new(Recovering { call, deferred: None }))
+        let call = Box::pin(admit(server.clone(), client.clone(), asked));
+        Self::Recovering(Box::new(Recovering { call, announced: false, deferred: None }))
+    }
+
+    /// Whether the application was told of the client, or there was nothing to be told.
+    pub(super) fn is_announced(&self) -> bool {
+        match self {
+            Self::Here => true,
+            Self::Recovering(recovering) => recovering.announced,
+            _ => false,
+        }
     }
 
     pub(super) fn is_here(&self) -> bool {
@@ -115,19 +135,42 @@ impl Arrival {
     }
 }
 
-/// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
-async fn recover(server: Server, client: Arc<Client>, asked: Asked) {
+/// How far a client that comes back has come.
+pub(super) enum Step {
+    /// It is what it was before. The application is told of it, and then what it missed is replayed.
+    Back(Back),
+    /// It gets what everybody gets, or is closed.
+    Over,
+}
+
+pub(super) struct Back {
+    position: Position,
+    heartbeat: u16,
+}
+
+/// Lets a client begin, or makes it what it was before if what it brings along proves that.
+async fn admit(server: Server, client: Arc<Client>, asked: Asked) -> Step {
+    let hub = server.hub();
     if asked.position.is_empty() {
-        return server.hub().begin(&client, &["new".into()], server.seals(), asked.heartbeat);
+        hub.begin(&client, &["new".into()], server.seals(), asked.heartbeat);
+        return Step::Over;
     }
-    if let Err(why) = resume(&server, &client, &asked).await {
-        server.hub().begin(&client, &["reset".into(), why.into()], server.seals(), asked.heartbeat);
+    match prove(&server, &client, &asked).await {
+        Ok(position) => {
+            server.revoke(&client);
+            Step::Back(Back { position, heartbeat: asked.heartbeat })
+        }
+        Err(why) => {
+            hub.begin(&client, &["reset".into(), why.into()], server.seals(), asked.heartbeat);
+            Step::Over
+        }
     }
 }
 
-async fn resume(server: &Server, client: &Arc<Client>, asked: &Asked) -> Result<(), &'static str> {
-    let (hub, config) = (server.hub(), &server.config().connection);
-    let position: Position = asked.position.parse().map_err(|_| "its position is not this cluster's")?;
+/// Anybody can make up a position. What a client was, and since when, is what this cluster sealed.
+async fn prove(server: &Server, client: &Arc<Client>, asked: &Asked) -> Result<Position, &'static str> {
+    let (hub, config) = (server.hub(), server.config());
+    let position = asked.position.parse().map_err(|_| "its position is not this cluster's")?;
     if asked.state.is_empty() {
         return Err("what belongs to its connection is missing, or was too large to be kept");
     }
@@ -137,48 +180,136 @@ async fn resume(server: &Server, client: &Arc<Client>, asked: &Asked) -> Result<
     };
     let state = server.seals().open(user.as_deref(), session.as_deref(), &asked.state);
     let state = state.map_err(|_| "what belongs to its connection is another user's or session's")?;
-    // From here on its groups and properties are as they were, whatever becomes of the position.
-    hub.change(client, |membership| membership.resume(state));
+    let valid = config.log.age + reseal_interval(&config.log);
+    if unix_time().saturating_sub(state.time) > valid.as_secs() {
+        return Err("too much time has passed since");
+    }
+    hub.reach_seal(&state.at, config.connection.resume_timeout).await?;
+    hub.resume(client, state)?;
+    Ok(position)
+}
 
-    let mut epoch = hub.reach(&position, config.resume_timeout).await?;
+/// How often a client is given anew what it carries, which is valid for as long as the log's age, and for this time beside,
+/// so that it can be away for as long.
+pub(super) fn reseal_interval(log: &LogConfig) -> Duration {
+    log.age / 4
+}
+
+/// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
+pub(super) fn replay(server: Server, client: Arc<Client>, back: Back) -> Call<Step> {
+    Box::pin(async move {
+        let Back { position, heartbeat } = back;
+        if !client.outbox.is_sealed()
+            && let Err(why) = try_replay(&server, &client, &position, heartbeat).await
+        {
+            server.hub().begin(&client, &["reset".into(), why.into()], server.seals(), heartbeat);
+        }
+        Step::Over
+    })
+}
+
+async fn try_replay(
+    server: &Server,
+    client: &Arc<Client>,
+    position: &Position,
+    heartbeat: u16,
+) -> Result<(), &'static str> {
+    let (hub, config) = (server.hub(), &server.config().connection);
+    let ip = client.handshake.remote_ip();
+    let mut epoch = hub.reach(position, config.resume_timeout).await?;
+    // However old the position says that it is.
+    let after = position.seq.max(client.began());
+    client.begin_behind(after);
     let mut turn = None;
     let few = AT_ONCE.min(config.replay_count);
-    let mut missed = match hub.missed(client, position.seq, epoch, few) {
+    let mut missed = match hub.missed(client, after, epoch, few) {
         Err(Missing::TooMany) => {
             // Whoever waits here gets nothing yet, and so misses nothing.
-            let Ok(place) = timeout(config.resume_timeout, server.replays().acquire()).await else {
-                client.outbox.close(CloseCode::TryAgainLater, "too many clients come back at once");
+            turn = take_turn(server, client).await;
+            if turn.is_none() {
                 return Ok(());
-            };
-            turn = Some(place);
+            }
             // Once more, for the wait may have been long.
-            epoch = hub.reach(&position, Duration::ZERO).await?;
-            hub.missed(client, position.seq, epoch, config.replay_count)
+            epoch = hub.reach(position, Duration::ZERO).await?;
+            hub.missed(client, after, epoch, config.replay_count)
         }
         missed => missed,
     }
     .map_err(Missing::why)?;
-    let state = client.seal(&client.membership(), server.seals());
-    client.begin(&["recovered".into(), missed.messages.len().into()], position, &state, asked.heartbeat);
+    let mut counted = missed.until;
+    server.replays().count(ip, missed.size())?;
+    let state = {
+        let at = hub.position();
+        let mut membership = client.membership_lock().write();
+        membership.take_untold();
+        client.seal(&membership, at, server.seals())
+    };
+    client.begin(&["recovered".into(), missed.messages.len().into()], *position, &state, heartbeat);
     let sending = async {
-        loop {
+        let mut sent = after;
+        'missed: loop {
             for (place, content) in &missed.messages {
-                client.outbox.until_room(content.size()).await;
-                replay(client, *place, content);
+                if !has_room(client, content.size(), TURN_STALL).await {
+                    // Others have their turn, and the room that this takes, while it does not read.
+                    let size = content.size();
+                    missed.messages = Vec::new();
+                    turn = None;
+                    if !has_room(client, size, REPLAY_STALL - TURN_STALL).await {
+                        client.outbox.close(CloseCode::TooSlow, SLOW);
+                        return Ok(());
+                    }
+                    turn = take_turn(server, client).await;
+                    if turn.is_none() {
+                        return Ok(());
+                    }
+                    missed = hub.missed(client, sent, epoch, config.replay_count)?;
+                    continue 'missed;
+                }
+                hub::replay(client, *place, content);
+                sent = place.seq;
             }
-            if hub.catch_up(client, missed.until, epoch)? {
+            sent = missed.until;
+            if hub.catch_up(client, sent, epoch)? {
                 return Ok(());
             }
-            missed = hub.missed(client, missed.until, epoch, config.replay_count)?;
+            missed = hub.missed(client, sent, epoch, config.replay_count)?;
+            let new = missed.messages.iter().filter(|(place, _)| place.seq > counted);
+            let size = new.map(|(_, content)| content.size()).sum();
+            counted = missed.until;
+            if let Err(why) = server.replays().count(ip, size) {
+                // It has got a part, and goes on behind that once there is less to send.
+                client.outbox.close(CloseCode::TryAgainLater, why);
+                return Ok(());
+            }
         }
     };
-    let sent = timeout(REPLAY_TIME, sending).await;
-    drop(turn);
-    match sent {
+    match timeout(REPLAY_TIME, sending).await {
         Ok(sent) => sent.map_err(Missing::why),
         Err(_) => {
-            client.outbox.close(CloseCode::TooSlow, "reads what it missed too slowly");
+            client.outbox.close(CloseCode::TooSlow, SLOW);
             Ok(())
+        }
+    }
+}
+
+/// Waits for a turn. `None` if there was none in time: the client is closed, and comes again.
+async fn take_turn(server: &Server, client: &Client) -> Option<Turn> {
+    let turn = timeout(server.config().connection.resume_timeout, server.replays().turn(client)).await;
+    if turn.is_err() {
+        client.outbox.close(CloseCode::TryAgainLater, "too many clients come back at once");
+    }
+    turn.ok()
+}
+
+/// Waits until there is room for a frame of this size; false if the client takes nothing for as long as `stall`.
+async fn has_room(client: &Client, size: usize, stall: Duration) -> bool {
+    loop {
+        let before = client.outbox.waiting();
+        if timeout(stall, client.outbox.until_room(size)).await.is_ok() {
+            return true;
+        }
+        if client.outbox.waiting() >= before {
+            return false;
         }
     }
 }

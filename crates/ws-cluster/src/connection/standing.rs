@@ -9,7 +9,7 @@ use super::{
     Membership,
     call::{self, Answer, Call, Done, Question},
     pace::{Pace, Rate},
-    recovery::Arrival,
+    recovery::{Arrival, Step, replay},
     task::{Connection, Phase},
     transport::Transport,
 };
@@ -81,7 +81,7 @@ impl<T: Transport> Connection<T> {
         // While a handler ran nothing was read, so its time is no silence of the client's.
         self.hear();
         match done {
-            Done::Handled => self.client().tell_changes(self.server.seals()),
+            Done::Handled => self.server.tell_changes(self.client()),
             Done::Authenticated { answer, credentials, attempt } => {
                 let by_credentials = !credentials.is_empty();
                 let applied = match self.is_known() {
@@ -127,7 +127,7 @@ impl<T: Transport> Connection<T> {
                 self.server.hub().refresh(self.client(), Membership::of(identity), answer.asked)?;
                 self.expire(expires, true);
                 self.confirm();
-                self.client().tell_changes(self.server.seals());
+                self.server.tell_changes(self.client());
             }
             Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN),
             Err(_) => self.unavailable(),
@@ -165,7 +165,7 @@ impl<T: Transport> Connection<T> {
             self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
         }
         if self.arrival.is_here() {
-            self.client().tell_changes(self.server.seals());
+            self.server.tell_changes(self.client());
             self.work = self.authenticated_handler();
         } else {
             self.recover();
@@ -188,8 +188,26 @@ impl<T: Transport> Connection<T> {
         }
     }
 
+    /// A client that keeps its position has come a step further.
+    pub(super) fn came(&mut self, step: Step) {
+        let Step::Back(back) = step else { return self.arrived() };
+        if self.client().outbox.is_sealed() {
+            self.arrival = Arrival::Over;
+            return;
+        }
+        // It decides what becomes of the client's groups, and so of what it missed.
+        let work = self.authenticated_handler();
+        let call = replay(self.server.clone(), self.client().clone(), back);
+        if let Arrival::Recovering(recovering) = &mut self.arrival {
+            recovering.call = call;
+            recovering.announced = true;
+        }
+        self.work = work;
+    }
+
     /// The client has what it missed.
-    pub(super) fn arrived(&mut self) {
+    fn arrived(&mut self) {
+        let announced = self.arrival.is_announced();
         let arrival = std::mem::replace(&mut self.arrival, Arrival::Over);
         if self.client().outbox.is_sealed() {
             return;
@@ -197,7 +215,9 @@ impl<T: Transport> Connection<T> {
         self.arrival = Arrival::Here;
         self.hear();
         self.expect_word();
-        self.work = self.authenticated_handler();
+        if !announced {
+            self.work = self.authenticated_handler();
+        }
         if let Arrival::Recovering(recovering) = arrival
             && let Some(incoming) = recovering.deferred
         {
@@ -268,7 +288,7 @@ impl<T: Transport> Connection<T> {
                 match self.server.hub().refresh(&client, Membership::of(identity), asked) {
                     Ok(()) => {
                         self.expire(expires, false);
-                        client.tell_changes(self.server.seals());
+                        self.server.tell_changes(&client);
                     }
                     Err(Stale) => self.ask_again(),
                 }

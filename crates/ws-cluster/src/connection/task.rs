@@ -150,6 +150,8 @@ pub(super) struct Connection<T> {
     pub(super) word: u32,
     /// How often it wants to hear something at least, in seconds; 0 for never.
     pub(super) heartbeat: u16,
+    /// How often it heard that since it was told what to carry.
+    pub(super) beats: u8,
     /// The client has spoken, and so decided its dialect.
     spoke: bool,
     /// Nothing has answered the ping.
@@ -206,6 +208,7 @@ impl<T: Transport> Connection<T> {
             alarm: 0,
             word: 0,
             heartbeat,
+            beats: 0,
             spoke: false,
             pinged: false,
             paused: false,
@@ -235,6 +238,7 @@ impl<T: Transport> Connection<T> {
             if self.client().outbox.awake() {
                 self.alarm = 0;
                 self.on_time();
+                self.client().tell_changes(self.server.hub(), self.server.seals());
             }
             self.read_kept();
             if matches!(self.phase, Phase::Open) && self.client().outbox.is_sealed() {
@@ -302,10 +306,12 @@ impl<T: Transport> Connection<T> {
             self.rechecked(answer);
             return true;
         }
-        if let Arrival::Recovering(recovering) = &mut self.arrival
-            && recovering.call.as_mut().poll(cx).is_ready()
+        // The application is told of the client before it is sent what it missed.
+        if self.work.is_none()
+            && let Arrival::Recovering(recovering) = &mut self.arrival
+            && let Poll::Ready(step) = recovering.call.as_mut().poll(cx)
         {
-            self.arrived();
+            self.came(step);
             return true;
         }
         false
@@ -329,7 +335,7 @@ impl<T: Transport> Connection<T> {
         self.server.hub().alarms().cancel(self.registration.client().id.local, self.alarm);
         self.registration.leave();
         let client = self.registration.client();
-        if self.arrival.is_here()
+        if self.arrival.is_announced()
             && let Some(handler) = self.server.handler(DISCONNECTION)
             && (client.membership().user.is_some() || handler.guests())
         {

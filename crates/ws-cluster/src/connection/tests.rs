@@ -295,6 +295,39 @@ async fn a_client_that_asks_hears_something_at_least_as_often_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_client_carries_is_sealed_anew_in_time() {
+    let config = Config::default();
+    let quarter = config.log.age.as_secs() / 4;
+    let (server, _) = server(config).await;
+    for path in ["/?resume=", "/?resume=&heartbeat=25"] {
+        let stream = resumes(&server, path).await;
+        let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
+        assert!(peer.text().await.0.contains(r#"["new"]"#));
+        for round in 1..=3 {
+            while !peer.text().await.0.contains(r#""state":"#) {}
+            assert!(peer.seconds() <= round * (quarter + 25), "{path} {} {round}", peer.seconds());
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_sealed_too_long_ago_gives_nothing_back() {
+    let (server, _) = server(Config::default()).await;
+    let at = crate::wire::position::Position::START;
+    let id = server.hub().next_id();
+    for (time, why) in [(super::client::unix_time(), "before the first message"), (7, "too much time")] {
+        let (changes, since) = Default::default();
+        let given = super::Given::Each(Vec::new());
+        let state = super::State { id, changes, version: 0, began: 0, since, given, at, time };
+        let sealed = server.seals().seal(Some("ann"), None, &state);
+        let stream = resumes(&server, &format!("/?resume={at}&state={sealed}")).await;
+        let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
+        let (text, _) = peer.text().await;
+        assert!(text.contains(r#"["reset","#) && text.contains(why), "{text}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_client_that_does_not_ask_for_a_heartbeat_gets_none() {
     let (server, _) = server(Config::default()).await;
     for path in ["/?resume=", "/?resume=&heartbeat=", "/?resume=&heartbeat=often"] {

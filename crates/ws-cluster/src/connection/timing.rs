@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     frame,
     pace::Rate,
-    recovery::Arrival,
+    recovery::{Arrival, reseal_interval},
     task::{Connection, Phase},
     transport::Transport,
 };
@@ -72,12 +72,30 @@ impl<T: Transport> Connection<T> {
         silence.into_iter().chain(expiry).chain(quiet).chain(word).min()
     }
 
-    /// Notes when the client has to hear something next: a little sooner than it asked for, since alarms are late.
+    /// Notes when the client has to hear something next, be it that the server lives or what it is to carry.
     pub(super) fn expect_word(&mut self) {
-        if self.heartbeat > 0 {
-            let every = Duration::from_secs(self.heartbeat.into()) * 9 / 10;
-            self.word = self.server.hub().alarms().tick(Instant::now() + every);
+        self.word = match self.word_interval() {
+            Some(every) => self.server.hub().alarms().tick(Instant::now() + every),
+            None => 0,
+        };
+    }
+
+    fn word_interval(&self) -> Option<Duration> {
+        // A little sooner than it asked for, since alarms are late.
+        let asked = (self.heartbeat > 0).then(|| Duration::from_secs(self.heartbeat.into()) * 9 / 10);
+        asked.or_else(|| self.client().tracks().then(|| reseal_interval(&self.server.config().log)))
+    }
+
+    /// Says what the client has to hear.
+    fn say_word(&mut self) {
+        let Some(every) = self.word_interval() else { return self.word = 0 };
+        self.beats = self.beats.saturating_add(1);
+        let due = every * u32::from(self.beats) >= reseal_interval(&self.server.config().log);
+        if due {
+            self.beats = 0;
         }
+        self.server.hub().tell_position(self.client(), due.then(|| self.server.seals()));
+        self.expect_word();
     }
 
     fn quiet_at(&self) -> Instant {
@@ -108,8 +126,7 @@ impl<T: Transport> Connection<T> {
             }
         }
         if self.word > 0 && self.server.hub().alarms().at(self.word) <= now {
-            self.server.hub().tell_position(self.client());
-            self.expect_word();
+            self.say_word();
         }
         let refresh = self.client().take_refresh();
         if refresh || self.expiry.as_ref().and_then(|expiry| expiry.at).is_some_and(|at| at <= now) {

@@ -83,6 +83,13 @@ impl Index {
         })
     }
 
+    /// The clients, arriving ones included, that have an id, or had it before they came back.
+    pub(super) fn known_as(&self, id: ConnectionId) -> impl Iterator<Item = &Arc<Client>> {
+        let here = [Some(id.local), self.former.get(&id).copied()].into_iter().flatten();
+        let here = here.filter_map(|local| self.clients.get(&local)).chain(self.arriving.values());
+        here.filter(move |client| client.known_as() == id)
+    }
+
     fn among(&self, locals: Option<&HashSet<u64>>) -> impl Iterator<Item = &Arc<Client>> {
         locals.into_iter().flatten().filter_map(|local| self.clients.get(local))
     }

@@ -22,7 +22,10 @@ use crate::{
     connection::{Client, Member, Membership},
     driver::{Deliver, Delivery},
     target::{ConnectionId, Target},
-    wire::{client::Outgoing, content::Content},
+    wire::{
+        client::Outgoing,
+        content::{Content, ContentError},
+    },
 };
 
 mod admission;
@@ -35,11 +38,13 @@ mod recovery;
 mod table;
 #[cfg(test)]
 mod tests;
+mod turns;
 
 pub(crate) use admission::{Admission, Refusal, Slot};
 pub(crate) use alarms::Alarms;
 pub(crate) use closes::{Closes, Moment, Stale};
 pub(crate) use recovery::{AT_ONCE, replay};
+pub(crate) use turns::{Replays, Turn};
 
 use index::Index;
 use look_ups::LookUps;
@@ -166,11 +171,11 @@ impl Hub {
         client: &Arc<Client>,
         identity: Membership,
         asked: Moment,
-        change: impl FnOnce(&mut Membership, Membership),
+        change: impl FnOnce(&mut Membership, Membership, Option<Seq>),
     ) -> Result<(), Stale> {
         let mut index = self.index.write();
         self.closes.check(asked, &identity)?;
-        self.change_in(&mut index, client, |own| change(own, identity));
+        self.change_in(&mut index, client, |own, at| change(own, identity, at));
         Ok(())
     }
 
@@ -194,7 +199,7 @@ impl Hub {
         let same = {
             let own = client.membership();
             let mut refreshed = own.clone();
-            refreshed.refresh(identity.clone());
+            refreshed.refresh(identity.clone(), None);
             refreshed == *own
         };
         if same {
@@ -204,28 +209,38 @@ impl Hub {
         self.identify(client, identity, asked, Membership::refresh)
     }
 
-    /// Changes who a client is. One that is not registered keeps the change to itself.
-    pub(crate) fn change<T>(&self, client: &Arc<Client>, change: impl FnOnce(&mut Membership) -> T) -> T {
-        self.change_in(&mut self.index.write(), client, change)
-    }
-
-    fn change_in<T>(&self, index: &mut Index, client: &Arc<Client>, change: impl FnOnce(&mut Membership) -> T) -> T {
+    /// Changes who a client is. One that is not registered keeps the change to itself. `change` gets the last place that was
+    /// delivered if the client keeps its position, and has begun: since then it is what it becomes.
+    fn change_in<T>(
+        &self,
+        index: &mut Index,
+        client: &Arc<Client>,
+        change: impl FnOnce(&mut Membership, Option<Seq>) -> T,
+    ) -> T {
         let mut own = client.membership_lock().write();
         if !client.is_registered() {
-            return change(&mut own);
+            // What it missed may still be replayed to one that came back.
+            let at = own.former().and_then(|_| self.now_for(client));
+            return change(&mut own, at);
         }
         let local = client.id.local;
         index.remove(local, &own);
-        let result = change(&mut own);
+        let result = change(&mut own, self.now_for(client));
         index.add(client, &mut own);
         result
+    }
+
+    /// The last place that was delivered, for a client that keeps its position. Asked under the write lock of `index`, so
+    /// that all behind that place is delivered to what the client becomes.
+    fn now_for(&self, client: &Client) -> Option<Seq> {
+        client.keeps_position().then(|| self.position().seq)
     }
 
     pub(crate) fn join(&self, client: &Client, group: &str) -> bool {
         let mut index = self.index.write();
         let mut own = client.membership_lock().write();
         let group: Arc<str> = group.into();
-        let new = own.join(group.clone());
+        let new = own.join(group.clone(), self.now_for(client));
         if new && client.is_registered() {
             index.join(client.id.local, group);
         }
@@ -244,7 +259,7 @@ impl Hub {
 
     /// Sets a property, or removes it where the value is null.
     pub(crate) fn set_property(&self, client: &Arc<Client>, name: &str, value: Value) {
-        self.change(client, |membership| membership.set_property(name, value));
+        self.change_in(&mut self.index.write(), client, |membership, at| membership.set_property(name, value, at));
     }
 
     /// Closes every connection, those on the way in included.
@@ -312,6 +327,11 @@ impl Deliver for Hub {
         let Delivery { place, ticket, size, repeated, content: encoded } = delivery;
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
             Ok(content) => Some(content),
+            Err(error @ ContentError::Unknown) => {
+                // Of a later version. It means nothing to this one, and is in the order all the same.
+                tracing::debug!(%error, seq = place.seq, "an entry is passed over");
+                None
+            }
             Err(error) => {
                 tracing::error!(%error, seq = place.seq, "an entry cannot be delivered");
                 None
@@ -344,6 +364,15 @@ impl Deliver for Hub {
             }
             Some(Content::Refresh(subject)) if order.is_some() => {
                 index.of(subject).for_each(|client| client.refresh());
+            }
+            Some(Content::Revoked { connection, version }) => {
+                self.past.lock().revoke(*connection, *version, place.seq);
+                // Whoever came back twice with the same is older than what was taken away.
+                index.known_as(*connection).filter(|client| client.membership().version() < *version).for_each(
+                    |client| {
+                        client.outbox.close(CloseCode::TryAgainLater, "it came back on another connection");
+                    },
+                );
             }
             _ => {}
         }

@@ -11,9 +11,9 @@ use super::Hub;
 use crate::{
     CloseCode, Config,
     cluster::{Place, Seq, Ticket},
-    connection::{Client, Member},
+    connection::{Client, Member, State},
     history::{History, Missing, Standing},
-    target::Target,
+    target::{ConnectionId, Target},
     wire::{
         client::{Outgoing, position},
         content::Content,
@@ -81,6 +81,10 @@ impl Past {
         repeated.map_or(0, |known| self.again.remove(&known).unwrap_or(self.since))
     }
 
+    pub(super) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
+        self.history.revoke(id, version, seq);
+    }
+
     pub(super) fn trim(&mut self, base: Seq) {
         self.history.trim(base);
     }
@@ -121,17 +125,28 @@ pub(crate) struct Missed {
     pub(crate) until: Seq,
 }
 
+impl Missed {
+    /// About as many bytes as they take on the wire.
+    pub(crate) fn size(&self) -> usize {
+        self.messages.iter().map(|(_, content)| content.size()).sum()
+    }
+}
+
 impl Hub {
     /// Waits until this node has come as far as a client that comes from another one, but not longer than `limit`, and
     /// says which epoch of its order that is; fails where it cannot be told what came after the client's position.
     pub(crate) async fn reach(&self, position: &Position, limit: Duration) -> Result<u64, &'static str> {
+        self.until_known(|| self.standing(position), limit).await
+    }
+
+    async fn until_known<T>(&self, standing: impl Fn() -> (Standing, T), limit: Duration) -> Result<T, &'static str> {
         let deadline = Instant::now() + limit;
         let mut overdue = false;
         loop {
             let mut advanced = std::pin::pin!(self.advanced.notified());
             advanced.as_mut().enable();
-            match self.standing(position) {
-                (Standing::Known, epoch) => return Ok(epoch),
+            match standing() {
+                (Standing::Known, known) => return Ok(known),
                 (Standing::Lost(why), _) => return Err(why),
                 (Standing::Ahead, _) if overdue => return Err("this node has not come so far"),
                 (Standing::Ahead, _) => {}
@@ -147,6 +162,37 @@ impl Hub {
         (past.history.standing(position), past.history.epoch())
     }
 
+    /// How far this node has come.
+    pub(crate) fn position(&self) -> Position {
+        self.past.lock().history.position()
+    }
+
+    /// Waits until this node has come as far as the one that sealed what a client carries, but not longer than `limit`; fails
+    /// where it cannot tell whether that is still valid.
+    pub(crate) async fn reach_seal(&self, at: &Position, limit: Duration) -> Result<(), &'static str> {
+        let standing = || {
+            let past = self.past.lock();
+            (past.history.standing_of_seal(at), ())
+        };
+        self.until_known(standing, limit).await
+    }
+
+    /// Makes a client what it was, if what it carries is still valid.
+    pub(crate) fn resume(&self, client: &Client, state: State) -> Result<(), &'static str> {
+        // Not while something is delivered: then all that was revoked is known, or closes this client.
+        let _index = self.index.write();
+        let (lowest, at) = {
+            let past = self.past.lock();
+            (past.history.lowest_version(state.id), past.history.position().seq)
+        };
+        if state.version < lowest {
+            return Err("what belongs to its connection was taken back since");
+        }
+        client.begin_behind(state.began);
+        let resumed = client.membership_lock().write().resume(state, at);
+        resumed.map_err(|_| "its groups and properties are other ones, and too many to be told apart")
+    }
+
     /// What was delivered for a client after a place, at most `limit` messages, in the order of this epoch.
     pub(crate) fn missed(&self, client: &Client, after: Seq, epoch: u64, limit: usize) -> Result<Missed, Missing> {
         let membership = client.membership();
@@ -160,7 +206,8 @@ impl Hub {
         let member = Member(client.id, &membership);
         let meant = candidates.into_iter().filter_map(|(place, content)| {
             let content = Content::decode(content).ok()?;
-            matches!(&content, Content::Message { target, .. } if target.matches(&member)).then_some((place, content))
+            let meant = |target: &Target| target.matches(&member) && membership.was_meant(target, place.seq);
+            matches!(&content, Content::Message { target, .. } if meant(target)).then_some((place, content))
         });
         let messages: Vec<_> = meant.collect();
         if messages.len() > limit { Err(Missing::TooMany) } else { Ok(Missed { messages, until }) }
@@ -169,11 +216,12 @@ impl Hub {
     /// Delivers to a client that has arrived from now on, after this first message with the present position.
     pub(crate) fn begin(&self, client: &Client, first: &[Value], seals: &Seals, heartbeat: u16) {
         let mut index = self.index.write();
-        let at = self.past.lock().history.position();
+        let at = self.position();
+        client.begin_behind(at.seq);
         let state = {
             let mut membership = client.membership_lock().write();
             membership.take_untold();
-            client.seal(&membership, seals)
+            client.seal(&membership, at, seals)
         };
         client.begin(first, at, &state, heartbeat);
         self.register(&mut index, client);
@@ -188,7 +236,7 @@ impl Hub {
             Err(Missing::TooMany) => return Ok(false),
             missed => missed?,
         };
-        let size = missed.messages.iter().map(|(_, content)| content.size()).sum();
+        let size = missed.size();
         let room = match missed.messages.len() {
             0 => true,
             // However large it is.
@@ -220,6 +268,9 @@ impl Hub {
                 client.outbox.close(CloseCode::TryAgainLater, cut);
             } else {
                 self.pass.lock().tell(client, &frame, at.seq);
+                // What it carries was sealed in an order that is no more: its own task seals it anew.
+                client.membership_lock().write().renew();
+                client.outbox.ring();
             }
         }
         drop(index);
@@ -255,10 +306,17 @@ impl Hub {
 
     /// Tells a client that the server lives, and its position if nothing is being delivered: a message that is may be one
     /// for this client which has not reached its outbox.
-    pub(crate) fn tell_position(&self, client: &Client) {
+    /// `seals`: where what it is to carry is due as well.
+    pub(crate) fn tell_position(&self, client: &Client, seals: Option<&Seals>) {
+        let state = seals.map(|seals| {
+            let at = self.position();
+            let mut membership = client.membership_lock().write();
+            membership.take_untold();
+            client.seal(&membership, at, seals)
+        });
         let index = self.index.try_write();
-        let at = index.is_some().then(|| self.past.lock().history.position());
-        client.tell_now(at);
+        let at = index.is_some().then(|| self.position());
+        client.tell_now(at, state.as_deref());
     }
 
     /// Tells quiet clients their position, so that it stays within what is kept.

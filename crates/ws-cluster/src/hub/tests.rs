@@ -3,7 +3,13 @@
 use serde_json::json;
 
 use super::*;
-use crate::{GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, history::Missing, wire::state::Seals};
+use crate::{
+    GuestsOnly, Handshake, Identity, TrustedProxies,
+    cluster::Ticket,
+    connection::State,
+    history::Missing,
+    wire::{position::Position, state::Seals},
+};
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
@@ -59,9 +65,20 @@ impl Node {
 
     /// Delivers an entry at the next place.
     fn place(&self, ticket: Ticket, target: Target, repeated: bool) {
+        self.place_content(ticket, Content::Message { target, action: "x".into(), details: "[]".into() }, repeated);
+    }
+
+    /// Delivers an entry that is no message.
+    fn content(&self, content: Content) {
+        let (counter, seq) = self.next.get();
+        self.next.set((counter + 1, seq));
+        self.place_content(Ticket { origin: NODE, counter }, content, false);
+    }
+
+    fn place_content(&self, ticket: Ticket, content: Content, repeated: bool) {
         let (counter, seq) = self.next.get();
         self.next.set((counter, seq + 1));
-        let content = Content::Message { target, action: "x".into(), details: "[]".into() }.encode();
+        let content = content.encode();
         let place = Place { term: 1, owner: NODE, seq };
         let repeated = repeated.then_some(ticket);
         self.hub.deliver(Delivery { place, ticket, size: 0, repeated, content: Some(content) });
@@ -130,14 +147,89 @@ fn the_index_follows_membership_and_keeps_nothing() {
     assert!(hub.index.read().is_empty(), "one that went without a word");
 }
 
+/// What a client carries that nothing was changed of.
+fn state(id: ConnectionId, version: u64) -> State {
+    let given = crate::connection::Given::Each(Vec::new());
+    let (changes, since) = Default::default();
+    State { id, changes, version, began: 0, since, given, at: Position::START, time: 0 }
+}
+
+#[test]
+fn what_was_taken_away_is_not_brought_back() {
+    let node = Node::new();
+    let id = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
+    let (fork, _fork) = node.arrive(Identity::guest(), true);
+    assert_eq!(node.hub.resume(&fork, state(id, 2)), Ok(()));
+    node.hub.begin(&fork, &["reset".into()], &node.seals, 0);
+    let (other, _other) = node.arrive(Identity::guest(), true);
+    assert_eq!(node.hub.resume(&other, state(ConnectionId { local: 2, ..id }, 2)), Ok(()));
+    node.content(Content::Revoked { connection: id, version: 3 });
+    assert!(fork.outbox.is_sealed(), "a second one that came with the same");
+    assert!(!other.outbox.is_sealed());
+    let (client, _client) = node.arrive(Identity::guest(), true);
+    assert!(node.hub.resume(&client, state(id, 2)).is_err());
+    assert_eq!(client.known_as(), client.id, "nothing is given back");
+    assert_eq!(node.hub.resume(&client, state(id, 3)), Ok(()));
+    assert_eq!(client.known_as(), id);
+}
+
+#[test]
+fn nothing_is_replayed_that_is_older_than_what_it_is_for() {
+    let node = Node::new();
+    let (ann, registration) = node.track(Identity::guest().groups(["given"]).property("colour", "red"));
+    node.deliver(Target::group("room"));
+    node.deliver(Target::property("page", "7"));
+    node.deliver(Target::user("ann"));
+    node.deliver(Target::groups(["given", "room"]));
+    node.hub.join(&ann, "room");
+    node.hub.set_property(&ann, "page", 7.into());
+    let user = Membership::of(Identity::user("ann").groups(["later"]));
+    assert_eq!(node.hub.identify(&ann, user, node.hub.closes().now(), Membership::identify), Ok(()));
+    node.deliver(Target::registered());
+    node.deliver(Target::groups(["room", "later"]));
+    let state = {
+        let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.seals);
+        node.seals.open(Some("ann"), None, &sealed).unwrap()
+    };
+    registration.leave();
+    node.deliver(Target::groups(["new"]));
+    let back = Identity::user("ann").groups(["given", "later", "new"]).property("colour", "red");
+    let (ann, _ann) = node.arrive(back, true);
+    assert_eq!(node.hub.resume(&ann, state), Ok(()));
+    let epoch = node.hub.past.lock().epoch();
+    let missed = |after| {
+        let missed = node.hub.missed(&ann, after, epoch, 10).ok().unwrap();
+        missed.messages.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
+    };
+    // Up to 4 it was a guest outside of the room, and of the new group nobody was told before.
+    assert_eq!(missed(0), [4, 5, 6]);
+    node.deliver(Target::groups(["new"]));
+    node.deliver(Target::property("page", "7"));
+    node.deliver(Target::property("colour", "red"));
+    assert_eq!(missed(5), [6, 8, 9, 10]);
+}
+
+#[test]
+fn many_groups_are_told_apart_as_long_as_they_are_the_same() {
+    let node = Node::new();
+    let identity = |count| Identity::user("ann").groups((0..count).map(|number| format!("group {number}")));
+    let (ann, _first) = node.track(identity(300));
+    let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.seals);
+    assert!(sealed.len() < 300, "{}", sealed.len());
+    let state = node.seals.open(Some("ann"), None, &sealed).unwrap();
+    let (same, _same) = node.arrive(identity(300), true);
+    assert_eq!(node.hub.resume(&same, state.clone()), Ok(()));
+    let (other, _other) = node.arrive(identity(299), true);
+    assert!(node.hub.resume(&other, state).is_err());
+}
+
 #[test]
 fn a_client_that_came_back_is_known_by_its_former_id() {
     let node = Node::new();
     let former = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
     let (other, _other) = node.connect(Identity::guest());
     let (client, registration) = node.arrive(Identity::guest(), false);
-    let state = crate::connection::State { id: former, changes: Default::default() };
-    node.hub.change(&client, |membership| membership.resume(state));
+    assert_eq!(node.hub.resume(&client, state(former, 0)), Ok(()));
     node.hub.welcome(&client);
     node.deliver(Target::connection(former));
     assert_eq!([waiting(&other), waiting(&client)], [0, 1]);

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use tokio::{runtime::Handle, sync::Semaphore};
+use tokio::runtime::Handle;
 use url::Url;
 
 use super::{Raw, RawMessage, Server, Shared, http::PublishKey};
@@ -12,7 +12,7 @@ use crate::{
     auth::{Origin, TrustedProxies},
     connection::{AUTHENTICATION, DISCONNECTION},
     driver,
-    hub::Hub,
+    hub::{Hub, Replays},
     link::PATH as LINK,
     secret,
     wire::{client::ACTION_SIZE, state::Seals},
@@ -265,7 +265,7 @@ impl ServerBuilder {
         };
         let cluster = driver::start(settings, hub.clone()).await?;
         Ok(Server(Arc::new(Shared {
-            replays: Semaphore::new(self.config.connection.replays),
+            replays: Arc::new(Replays::new(&self.config.connection)),
             runtime: Handle::current(),
             seals,
             config: self.config,

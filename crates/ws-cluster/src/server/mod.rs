@@ -10,15 +10,16 @@ use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
-    sync::{Semaphore, watch},
+    sync::watch,
 };
 
 use crate::{
     ActionHandler, Authenticator, Config, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
     close::{Close, Subject},
+    connection::Client,
     driver::{Cluster, Failure},
-    hub::Hub,
+    hub::{Hub, Replays},
     publish,
     wire::{client::Outgoing, content::Content, state::Seals},
 };
@@ -62,7 +63,7 @@ struct Shared {
     /// Seals what clients carry from one connection to the next.
     seals: Seals,
     /// Turns of clients that are sent what they missed.
-    replays: Semaphore,
+    replays: Arc<Replays>,
     /// Where connections get their tasks.
     runtime: Handle,
 }
@@ -299,6 +300,29 @@ impl Server {
         let _ = self.0.cluster.status().wait_for(|status| status.ready).await;
     }
 
+    /// Tells a client what to carry from now on, where that changed, and the other nodes what is not valid any more.
+    pub(crate) fn tell_changes(&self, client: &Client) {
+        client.tell_changes(self.hub(), self.seals());
+        self.revoke(client);
+    }
+
+    /// Tells the other nodes if something was taken away from a client that keeps its position, so that what it carried
+    /// before gives nothing back. Does not wait for it.
+    pub(crate) fn revoke(&self, client: &Client) {
+        if !client.membership().is_taken_from() {
+            return;
+        }
+        let version = client.membership_lock().write().take_version();
+        let Some(version) = version.filter(|_| client.keeps_position()) else { return };
+        let content = Content::Revoked { connection: client.known_as(), version };
+        let cluster = self.0.cluster.clone();
+        self.0.runtime.spawn(async move {
+            if let Err(error) = cluster.publish(&content, None).await {
+                tracing::debug!(%error, "the other nodes may not know what was taken away from a client");
+            }
+        });
+    }
+
     pub(crate) fn config(&self) -> &Config {
         &self.0.config
     }
@@ -315,7 +339,7 @@ impl Server {
         &self.0.runtime
     }
 
-    pub(crate) fn replays(&self) -> &Semaphore {
+    pub(crate) fn replays(&self) -> &Arc<Replays> {
         &self.0.replays
     }
 

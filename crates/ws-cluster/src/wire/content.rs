@@ -19,6 +19,8 @@ pub(crate) enum Content {
     Close(Close),
     /// Ask the authenticator again about connections, at once.
     Refresh(Subject),
+    /// Something was taken away from a connection: what its client carries is valid from this version on.
+    Revoked { connection: ConnectionId, version: u64 },
 }
 
 /// It was written by no version that this one understands.
@@ -42,6 +44,9 @@ impl Content {
             }),
             Self::Close(close) => close.into(),
             Self::Refresh(subject) => pb::Kind::Refresh(subject.into()),
+            Self::Revoked { connection, version } => {
+                pb::Kind::Revoked(pb::Revoked { connection: Some((*connection).into()), version: *version })
+            }
         };
         pb::Content { kind: Some(kind) }.encode_to_vec().into()
     }
@@ -51,14 +56,14 @@ impl Content {
         const FRAME: usize = 96;
         match self {
             Self::Message { action, details, .. } => FRAME + action.len() + details.len(),
-            Self::Close(_) | Self::Refresh(_) => 0,
+            Self::Close(_) | Self::Refresh(_) | Self::Revoked { .. } => 0,
         }
     }
 
     /// Whose connections an order concerns. A message is no order.
     pub(crate) fn subject(&self) -> Option<&Subject> {
         match self {
-            Self::Message { .. } => None,
+            Self::Message { .. } | Self::Revoked { .. } => None,
             Self::Close(close) => Some(&close.subject),
             Self::Refresh(subject) => Some(subject),
         }
@@ -73,6 +78,10 @@ impl Content {
                 Ok(Self::Close(Close { subject, reconnect }))
             }
             pb::Kind::Refresh(subject) => Ok(Self::Refresh(subject.try_into()?)),
+            pb::Kind::Revoked(pb::Revoked { connection, version }) => {
+                let connection = connection.ok_or(ContentError::Unknown)?.try_into()?;
+                Ok(Self::Revoked { connection, version })
+            }
             pb::Kind::Message(message) => {
                 let target = Target {
                     selection: message.selection.ok_or(ContentError::Unknown)?.try_into()?,
@@ -171,7 +180,7 @@ mod pb {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Content {
-        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5")]
+        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
         pub(super) kind: Option<Kind>,
     }
 
@@ -187,6 +196,16 @@ mod pb {
         Close(Close),
         #[prost(message, tag = "5")]
         Refresh(Subject),
+        #[prost(message, tag = "6")]
+        Revoked(Revoked),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Revoked {
+        #[prost(message, optional, tag = "1")]
+        pub(super) connection: Option<Connection>,
+        #[prost(uint64, tag = "2")]
+        pub(super) version: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -301,7 +320,8 @@ mod tests {
             let close = |reconnect| Content::Close(Close { subject: subject.clone(), reconnect });
             [close(false), close(true), Content::Refresh(subject.clone())]
         });
-        for content in messages.chain(orders) {
+        let revoked = Content::Revoked { connection, version: 3 };
+        for content in messages.chain(orders).chain([revoked]) {
             assert_eq!(Content::decode(content.encode()).ok(), Some(content));
         }
     }

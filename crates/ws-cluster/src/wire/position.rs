@@ -36,6 +36,21 @@ impl Position {
         Place { term: self.term, owner: crate::cluster::NodeId::from_bytes(owner), seq: self.seq }
     }
 
+    pub(super) fn to_bytes(self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(2 * 10 + MARK);
+        encode_varint(self.term, &mut bytes);
+        encode_varint(self.seq, &mut bytes);
+        bytes.extend_from_slice(&self.mark);
+        bytes
+    }
+
+    pub(super) fn from_bytes(mut bytes: &[u8]) -> Result<Self, ParsePositionError> {
+        let term = decode_varint(&mut bytes).map_err(|_| ParsePositionError)?;
+        let seq = decode_varint(&mut bytes).map_err(|_| ParsePositionError)?;
+        let mark = bytes.try_into().map_err(|_| ParsePositionError)?;
+        Ok(Self { term, seq, mark })
+    }
+
     /// Whether this is that place, and not another master's of the same number.
     pub(crate) fn is(&self, place: Place) -> bool {
         *self == Self::from(place)
@@ -51,11 +66,7 @@ impl From<Place> for Position {
 
 impl fmt::Display for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut bytes = Vec::with_capacity(2 * 10 + MARK);
-        encode_varint(self.term, &mut bytes);
-        encode_varint(self.seq, &mut bytes);
-        bytes.extend_from_slice(&self.mark);
-        f.write_str(&BASE64URL_NOPAD.encode(&bytes))
+        f.write_str(&BASE64URL_NOPAD.encode(&self.to_bytes()))
     }
 }
 
@@ -63,12 +74,7 @@ impl FromStr for Position {
     type Err = ParsePositionError;
 
     fn from_str(text: &str) -> Result<Self, ParsePositionError> {
-        let bytes = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ParsePositionError)?;
-        let mut rest = &bytes[..];
-        let term = decode_varint(&mut rest).map_err(|_| ParsePositionError)?;
-        let seq = decode_varint(&mut rest).map_err(|_| ParsePositionError)?;
-        let mark = rest.try_into().map_err(|_| ParsePositionError)?;
-        Ok(Self { term, seq, mark })
+        Self::from_bytes(&BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| ParsePositionError)?)
     }
 }
 

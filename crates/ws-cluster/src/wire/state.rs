@@ -1,8 +1,8 @@
 //! What belongs to a connection rather than to the order of messages, so that it survives a hop to another node: the
 //! client carries it, sealed with the cluster's key, so that it can neither read nor change it, and bound to its user
-//! and session.
+//! and session. It is what a client is believed by on its return: a position alone proves nothing.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 use chacha20poly1305::{
@@ -15,9 +15,10 @@ use prost::Message;
 use serde_json::Value;
 use sha2::Sha256;
 
+use super::position::Position;
 use crate::{
-    cluster::NodeId,
-    connection::{Changes, State},
+    cluster::{NodeId, Seq},
+    connection::{Changes, Given, Since, State},
     target::ConnectionId,
 };
 
@@ -95,16 +96,40 @@ impl Seals {
 }
 
 impl From<&State> for pb::State {
-    fn from(State { id, changes }: &State) -> Self {
-        let groups = changes.groups.iter().map(|(name, member)| pb::Group { name: name.to_string(), member: *member });
-        let properties = changes.properties.iter();
-        let properties =
-            properties.map(|(name, value)| pb::Property { name: name.to_string(), json: value.to_string() });
+    fn from(state: &State) -> Self {
+        let State { id, changes, version, began, since, given, at, time } = state;
+        let since_of = |own: &BTreeMap<Arc<str>, Seq>, name: &Arc<str>| own.get(name).copied().unwrap_or_default();
+        let groups = changes.groups.iter().map(|(name, member)| pb::Group {
+            name: name.to_string(),
+            member: *member,
+            since: since_of(&since.groups, name),
+        });
+        let properties = changes.properties.iter().map(|(name, value)| pb::Property {
+            name: name.to_string(),
+            json: value.to_string(),
+            since: since_of(&since.properties, name),
+        });
+        let named = |(name, since): (&Arc<str>, &Seq)| pb::Since { name: name.to_string(), since: *since };
+        let given_groups = since.groups.iter().filter(|(name, _)| !changes.groups.contains_key(*name));
+        let given_properties = since.properties.iter().filter(|(name, _)| !changes.properties.contains_key(*name));
+        let (given, given_hash) = match given {
+            Given::Each(hashes) => (hashes.clone(), None),
+            Given::All(hash) => (Vec::new(), Some(*hash)),
+        };
         Self {
             node: Bytes::copy_from_slice(id.node.as_bytes()),
             local: id.local,
             groups: groups.collect(),
             properties: properties.collect(),
+            version: *version,
+            began: *began,
+            user_since: since.user,
+            given,
+            given_hash,
+            given_groups: given_groups.map(named).collect(),
+            given_properties: given_properties.map(named).collect(),
+            at: at.to_bytes().into(),
+            time: *time,
         }
     }
 }
@@ -114,15 +139,34 @@ impl TryFrom<pb::State> for State {
 
     fn try_from(state: pb::State) -> Result<Self, StateError> {
         let node = NodeId::from_bytes(state.node.as_ref().try_into().map_err(|_| StateError)?);
-        let value = |json: String| serde_json::from_str::<Value>(&json).map_err(|_| StateError);
-        let properties = state.properties.into_iter();
-        let properties = properties.map(|property| Ok((property.name.into(), value(property.json)?)));
+        let mut since = Since { user: state.user_since, ..Since::default() };
+        let mut changes = Changes::default();
+        for pb::Group { name, member, since: at } in state.groups {
+            let name: Arc<str> = name.into();
+            if at > 0 {
+                since.groups.insert(name.clone(), at);
+            }
+            changes.groups.insert(name, member);
+        }
+        for pb::Property { name, json, since: at } in state.properties {
+            let name: Arc<str> = name.into();
+            if at > 0 {
+                since.properties.insert(name.clone(), at);
+            }
+            changes.properties.insert(name, serde_json::from_str::<Value>(&json).map_err(|_| StateError)?);
+        }
+        let named = |pb::Since { name, since }: pb::Since| (name.into(), since);
+        since.groups.extend(state.given_groups.into_iter().map(named));
+        since.properties.extend(state.given_properties.into_iter().map(named));
         Ok(Self {
             id: ConnectionId { node, local: state.local },
-            changes: Changes {
-                groups: state.groups.into_iter().map(|group| (group.name.into(), group.member)).collect(),
-                properties: properties.collect::<Result<BTreeMap<_, _>, StateError>>()?,
-            },
+            changes,
+            version: state.version,
+            began: state.began,
+            since,
+            given: state.given_hash.map_or(Given::Each(state.given), Given::All),
+            at: Position::from_bytes(&state.at).map_err(|_| StateError)?,
+            time: state.time,
         })
     }
 }
@@ -141,6 +185,24 @@ mod pb {
         pub(super) groups: Vec<Group>,
         #[prost(message, repeated, tag = "4")]
         pub(super) properties: Vec<Property>,
+        #[prost(uint64, tag = "5")]
+        pub(super) version: u64,
+        #[prost(uint64, tag = "6")]
+        pub(super) began: u64,
+        #[prost(uint64, tag = "7")]
+        pub(super) user_since: u64,
+        #[prost(fixed64, repeated, tag = "8")]
+        pub(super) given: Vec<u64>,
+        #[prost(fixed64, optional, tag = "9")]
+        pub(super) given_hash: Option<u64>,
+        #[prost(message, repeated, tag = "10")]
+        pub(super) given_groups: Vec<Since>,
+        #[prost(message, repeated, tag = "11")]
+        pub(super) given_properties: Vec<Since>,
+        #[prost(bytes = "bytes", tag = "12")]
+        pub(super) at: Bytes,
+        #[prost(uint64, tag = "13")]
+        pub(super) time: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -149,6 +211,8 @@ mod pb {
         pub(super) name: String,
         #[prost(bool, tag = "2")]
         pub(super) member: bool,
+        #[prost(uint64, tag = "3")]
+        pub(super) since: u64,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -157,6 +221,16 @@ mod pb {
         pub(super) name: String,
         #[prost(string, tag = "2")]
         pub(super) json: String,
+        #[prost(uint64, tag = "3")]
+        pub(super) since: u64,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Since {
+        #[prost(string, tag = "1")]
+        pub(super) name: String,
+        #[prost(uint64, tag = "2")]
+        pub(super) since: u64,
     }
 }
 
@@ -174,7 +248,13 @@ mod tests {
         let groups = (0..groups).map(|number| (format!("room {number}").into(), number % 2 == 0)).collect();
         let properties = [("colour".into(), json!("red")), ("gone".into(), Value::Null)].into();
         let id = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
-        State { id, changes: Changes { groups, properties } }
+        let since = Since {
+            user: 7,
+            groups: [("room 0".into(), 8), ("of the authenticator".into(), 9)].into(),
+            properties: [("colour".into(), 10), ("size".into(), 11)].into(),
+        };
+        let (changes, given) = (Changes { groups, properties }, Given::Each(vec![1, u64::MAX]));
+        State { id, changes, version: 3, began: 6, since, given, at: Position::START, time: 1 }
     }
 
     #[test]
@@ -188,6 +268,8 @@ mod tests {
         assert_eq!(seals.open(Some("ann"), None, &sealed), Err(StateError));
         let guest = seals.seal(None, None, &state(0));
         assert_eq!(seals.open(None, None, &guest), Ok(state(0)));
+        let many = State { given: Given::All(7), ..state(1) };
+        assert_eq!(seals.open(None, None, &seals.seal(None, None, &many)), Ok(many));
         assert_eq!(seals.open(Some("guest"), None, &guest), Err(StateError));
     }
 
@@ -210,7 +292,7 @@ mod tests {
 
     #[test]
     fn what_is_too_large_is_not_carried() {
-        assert!(seals(&["key"]).seal(None, None, &state(100)).len() <= SIZE);
+        assert!(seals(&["key"]).seal(None, None, &state(80)).len() <= SIZE);
         assert_eq!(seals(&["key"]).seal(None, None, &state(200)), "");
     }
 }

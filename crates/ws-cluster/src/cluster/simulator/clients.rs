@@ -183,6 +183,7 @@ impl Crowd {
                 (Standing::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
                     Ok(missed) => {
                         let first = ["recovered".into(), missed.messages.len().into()];
+                        client.begin_behind(position.seq);
                         client.begin(&first, position, "", 0);
                         missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
                         connection.coming = Coming::CatchesUp { after: missed.until, epoch };

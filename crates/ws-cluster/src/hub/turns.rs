@@ -1,0 +1,169 @@
+//! The turns of clients that are sent what they missed: few at a time, a part of them for one user or address, and so many
+//! bytes a minute for one address. A reconnect costs a client some hundred bytes, and this node much more.
+
+use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
+
+use parking_lot::Mutex;
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
+
+use crate::{ConnectionConfig, address, connection::Client};
+
+/// The part of all turns that one user or one address may have.
+const SHARE: usize = 4;
+
+/// Time that the bytes for one address are counted for.
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Addresses that are counted before those are looked for that need not be any more.
+const COUNTED: usize = 1024;
+
+pub(crate) struct Replays {
+    all: Arc<Semaphore>,
+    share: usize,
+    /// The turns of those who have some, or wait for one. A synchronous lock, held for a few instructions.
+    shares: Mutex<HashMap<Key, Arc<Semaphore>>>,
+    bytes_per_minute: u64,
+    /// When what was sent to an address would all have been sent at the average rate. A synchronous lock as well.
+    bytes: Mutex<HashMap<IpAddr, Instant>>,
+}
+
+/// Who shares turns.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Address(IpAddr),
+    User(Arc<str>),
+    Session(Arc<str>),
+}
+
+/// A turn; given back when dropped.
+pub(crate) struct Turn {
+    replays: Arc<Replays>,
+    keys: Vec<Key>,
+    permits: Vec<OwnedSemaphorePermit>,
+}
+
+impl Replays {
+    pub(crate) fn new(config: &ConnectionConfig) -> Self {
+        Self {
+            all: Arc::new(Semaphore::new(config.replays.min(Semaphore::MAX_PERMITS))),
+            share: config.replays.div_ceil(SHARE).min(Semaphore::MAX_PERMITS),
+            shares: Mutex::default(),
+            bytes_per_minute: config.replay_bytes_per_minute as u64,
+            bytes: Mutex::default(),
+        }
+    }
+
+    /// Waits for a turn: among those of the same address and user first, so that the others do not wait for them.
+    pub(crate) async fn turn(self: &Arc<Self>, client: &Client) -> Turn {
+        let mut keys: Vec<_> =
+            client.handshake.remote_ip().map(address::counted).map(Key::Address).into_iter().collect();
+        {
+            let membership = client.membership();
+            let session = membership.session.clone().map(Key::Session);
+            keys.extend(membership.user.clone().map(Key::User).or(session));
+        }
+        self.turn_of(keys).await
+    }
+
+    async fn turn_of(self: &Arc<Self>, keys: Vec<Key>) -> Turn {
+        // Made first, so that whoever gives up waiting leaves nothing behind.
+        let mut turn = Turn { replays: self.clone(), keys: Vec::new(), permits: Vec::new() };
+        for key in keys {
+            let share =
+                self.shares.lock().entry(key.clone()).or_insert_with(|| Semaphore::new(self.share).into()).clone();
+            turn.keys.push(key);
+            // No semaphore of these is ever closed.
+            turn.permits.extend(share.acquire_owned().await);
+        }
+        turn.permits.extend(self.all.clone().acquire_owned().await);
+        turn
+    }
+
+    /// Counts bytes that are sent to an address; fails if it was sent too many lately.
+    pub(crate) fn count(&self, ip: Option<IpAddr>, size: usize) -> Result<(), &'static str> {
+        let Some(ip) = ip.map(address::counted) else { return Ok(()) };
+        let now = Instant::now();
+        let mut bytes = self.bytes.lock();
+        if bytes.len() >= COUNTED && !bytes.contains_key(&ip) {
+            bytes.retain(|_, due| *due > now);
+        }
+        let due = bytes.get(&ip).copied().unwrap_or(now).max(now);
+        let nanos = u128::from(size as u64) * MINUTE.as_nanos() / u128::from(self.bytes_per_minute);
+        // More than a day is too long anyway.
+        let lasts = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(MINUTE * 1440);
+        if due + lasts > now + MINUTE {
+            return Err("too much was replayed to its address lately");
+        }
+        if size > 0 {
+            bytes.insert(ip, due + lasts);
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.permits.clear();
+        let mut shares = self.replays.shares.lock();
+        for key in &self.keys {
+            // Nobody has one of these turns, and nobody waits for one.
+            if shares.get(key).is_some_and(|share| Arc::strong_count(share) == 1) {
+                shares.remove(key);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    fn replays() -> Arc<Replays> {
+        let config = ConnectionConfig { replays: 8, replay_bytes_per_minute: 600, ..ConnectionConfig::default() };
+        Arc::new(Replays::new(&config))
+    }
+
+    fn address(last: u8) -> Key {
+        Key::Address(IpAddr::from([10, 0, 0, last]))
+    }
+
+    #[tokio::test]
+    async fn one_address_or_user_has_a_quarter_of_the_turns() {
+        let replays = replays();
+        let user = |name: &str| Key::User(name.into());
+        let one = replays.turn_of(vec![address(1), user("ann")]).await;
+        let _two = replays.turn_of(vec![address(1), user("bob")]).await;
+        // Hundreds that wait keep nobody else from a turn.
+        let mut waiting: Vec<_> = (0..300).map(|_| Box::pin(replays.turn_of(vec![address(1), user("ann")]))).collect();
+        assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()));
+        let _three = replays.turn_of(vec![address(2), user("ann")]).await;
+        assert!(replays.turn_of(vec![address(3), user("ann")]).now_or_never().is_none(), "from wherever it comes");
+        assert!(replays.turn_of(vec![address(3), user("carl")]).now_or_never().is_some());
+        drop(one);
+        assert!(waiting[0].as_mut().now_or_never().is_some());
+        drop(waiting);
+        drop((_two, _three));
+        assert!(replays.shares.lock().is_empty());
+        assert_eq!(replays.all.available_permits(), 8);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_is_sent_so_much_a_minute() {
+        let replays = replays();
+        let ip = |last| Some(IpAddr::from([10, 0, 0, last]));
+        assert_eq!(replays.count(ip(1), 400), Ok(()));
+        assert_eq!(replays.count(ip(1), 200), Ok(()));
+        assert!(replays.count(ip(1), 1).is_err());
+        assert_eq!(replays.count(ip(2), 600), Ok(()), "another address");
+        assert_eq!(replays.count(None, 6000), Ok(()), "none that is known");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert_eq!(replays.count(ip(1), 100), Ok(()));
+        assert!(replays.count(ip(1), 1).is_err());
+        assert!(replays.count(ip(3), usize::MAX).is_err());
+    }
+}

@@ -1,0 +1,270 @@
+//! What a client that comes back is believed: what the cluster sealed for it, and nothing that it makes up or kept from
+//! before.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use data_encoding::BASE64URL_NOPAD;
+use serde_json::{Value, json};
+use tests::{
+    client::{Client, Place},
+    nodes::Nodes,
+};
+use tokio::net::TcpListener;
+use ws_cluster::{
+    ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
+    MemoryPool, Request, Server, Target,
+};
+
+/// The same position with another number in it, as anybody can write it.
+fn forged(at: &str, seq: u8) -> String {
+    let bytes = BASE64URL_NOPAD.decode(at.as_bytes()).unwrap();
+    let end = |from: usize| from + 1 + bytes[from..].iter().position(|byte| byte & 0x80 == 0).unwrap();
+    let (term, after) = (end(0), end(end(0)));
+    BASE64URL_NOPAD.encode(&[&bytes[..term], &[seq], &bytes[after..]].concat())
+}
+
+async fn begin(nodes: &Nodes, node: usize, user: &str) -> (Client, Place) {
+    let mut place = Place::default();
+    let mut client = nodes[node].tracking(user, &place).await;
+    assert_eq!(client.moved(&mut place).await["details"], json!(["new"]));
+    (client, place)
+}
+
+async fn say(nodes: &Nodes, node: usize, text: &str, target: Target) {
+    nodes[node].server.publish("said", text, target).await.expect("accepted");
+}
+
+/// Lets a client do something, and takes what it is to carry then.
+async fn act(client: &mut Client, place: &mut Place, action: &str, detail: &str) {
+    client.send(action, json!([detail])).await;
+    while client.moved(place).await["action"] != action {}
+}
+
+/// Comes back, and hears how that went.
+async fn back(nodes: &Nodes, node: usize, user: &str, place: &Place) -> (Client, Value) {
+    let mut client = nodes[node].tracking(user, place).await;
+    let details = client.moved(&mut place.clone()).await["details"].clone();
+    (client, details)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_made_up_position_repeats_nothing_from_before_its_client_began() {
+    let nodes = Nodes::start(2).await;
+    for text in ["secret", "secret too"] {
+        say(&nodes, 0, text, Target::all()).await;
+    }
+    let (client, place) = begin(&nodes, 0, "ann").await;
+    drop(client);
+    say(&nodes, 0, "missed", Target::all()).await;
+    for node in [0, 1] {
+        let early = Place { at: forged(&place.at, 1), ..place.clone() };
+        let (mut client, details) = back(&nodes, node, "ann", &early).await;
+        assert_eq!(details, json!(["recovered", 1]));
+        assert_eq!(client.json().await["details"], json!(["missed"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_made_up_position_repeats_nothing_from_before_its_client_joined_or_was_marked() {
+    let nodes = Nodes::start(2).await;
+    let (mut client, mut place) = begin(&nodes, 0, "ann").await;
+    say(&nodes, 0, "secret", Target::group("kitchen")).await;
+    say(&nodes, 0, "secret", Target::property("colour", "red")).await;
+    act(&mut client, &mut place, "join", "kitchen").await;
+    act(&mut client, &mut place, "paint", "red").await;
+    say(&nodes, 0, "for the kitchen", Target::group("kitchen")).await;
+    say(&nodes, 0, "for reds", Target::property("colour", "red")).await;
+    let early = Place { at: forged(&place.at, 1), ..place.clone() };
+    drop(client);
+    for node in [1, 0] {
+        let (mut client, details) = back(&nodes, node, "ann", &early).await;
+        assert_eq!(details, json!(["recovered", 2]));
+        assert_eq!(client.json().await["details"], json!(["for the kitchen"]));
+        assert_eq!(client.json().await["details"], json!(["for reds"]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn groups_that_are_new_at_the_return_get_nothing_older() {
+    let nodes = Nodes::start(1).await;
+    let (client, place) = begin(&nodes, 0, "ann").await;
+    drop(client);
+    say(&nodes, 0, "before", Target::group("editors")).await;
+    let path = format!("/WebSockets?resume={}&state={}", place.at, place.state.as_deref().unwrap());
+    let headers = [("x-user", "ann"), ("x-groups", "editors")];
+    let mut client = Client::try_connect(nodes[0].address, &path, &headers).await.unwrap();
+    let mut now = Place::default();
+    assert_eq!(client.moved(&mut now).await["details"], json!(["recovered", 0]));
+    drop(client);
+    say(&nodes, 0, "after", Target::group("editors")).await;
+    // From the very beginning once more, with what it carries since.
+    let path = format!("/WebSockets?resume={}&state={}", place.at, now.state.as_deref().unwrap());
+    let mut client = Client::try_connect(nodes[0].address, &path, &headers).await.unwrap();
+    assert_eq!(client.moved(&mut now).await["details"], json!(["recovered", 1]));
+    assert_eq!(client.json().await["details"], json!(["after"]));
+}
+
+/// An old state brings nothing back, once the nodes know of what was taken away.
+async fn rolled_back(taken: &[(&str, &str)], target: Target) {
+    let nodes = Nodes::start(2).await;
+    let (mut client, mut place) = begin(&nodes, 0, "ann").await;
+    act(&mut client, &mut place, "join", "kitchen").await;
+    act(&mut client, &mut place, "paint", "red").await;
+    let before = place.clone();
+    for (action, detail) in taken {
+        act(&mut client, &mut place, action, detail).await;
+    }
+    drop(client);
+    for node in [1, 0] {
+        // The other nodes are told without waiting for it.
+        let mut client = loop {
+            let (client, details) = back(&nodes, node, "ann", &before).await;
+            if details[0] == "reset" {
+                assert_eq!(details[1], "what belongs to its connection was taken back since");
+                break client;
+            }
+        };
+        say(&nodes, 0, "not for ann", target.clone()).await;
+        say(&nodes, 0, "for ann", Target::user("ann")).await;
+        assert_eq!(client.json().await["details"], json!(["for ann"]));
+        // With what it carried last it is what it was then.
+        let (_, details) = back(&nodes, node, "ann", &place).await;
+        assert_eq!(details[0], "recovered");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_from_before_a_room_was_left_gives_nothing_back() {
+    rolled_back(&[("leave", "kitchen")], Target::group("kitchen")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_from_before_a_property_changed_gives_nothing_back() {
+    rolled_back(&[("paint", "blue")], Target::property("colour", "red")).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_state_of_before_is_not_valid_after_several_changes_and_a_hop() {
+    let nodes = Nodes::start(2).await;
+    let (mut client, mut place) = begin(&nodes, 0, "ann").await;
+    act(&mut client, &mut place, "join", "kitchen").await;
+    let before = place.clone();
+    drop(client);
+    let (mut client, details) = back(&nodes, 1, "ann", &place).await;
+    assert_eq!(details[0], "recovered");
+    act(&mut client, &mut place, "leave", "kitchen").await;
+    act(&mut client, &mut place, "join", "kitchen").await;
+    drop(client);
+    say(&nodes, 0, "for the kitchen", Target::group("kitchen")).await;
+    while back(&nodes, 0, "ann", &before).await.1[0] != "reset" {}
+    let (mut client, details) = back(&nodes, 0, "ann", &place).await;
+    assert_eq!(details, json!(["recovered", 1]));
+    assert_eq!(client.json().await["details"], json!(["for the kitchen"]));
+}
+
+/// Everybody is ann.
+struct Ann;
+
+#[async_trait]
+impl Authenticator for Ann {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        Ok(Some(Identity::user("ann")))
+    }
+
+    fn uses_cookies(&self) -> bool {
+        false
+    }
+}
+
+/// Puts its sender into a room; takes whoever comes back out of it.
+struct Door;
+
+#[async_trait]
+impl ActionHandler for Door {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        match request.action() {
+            "join" => drop(request.join("room")),
+            _ => drop(request.leave("room")),
+        }
+        // Slow enough for what was missed to be replayed meanwhile.
+        tokio::task::yield_now().await;
+        request.respond(request.groups().into_iter().collect::<Vec<_>>());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_handler_of_the_authentication_decides_before_what_was_missed_is_replayed() {
+    let builder = Server::builder(MemoryPool::default()).authenticator(Ann);
+    let server = builder.action("join", Door).action("Client/authentication", Door).start().await.unwrap();
+    server.ready().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+    server.publish("first", json!([]), Target::all()).await.unwrap();
+    let mut place = Place::default();
+    let mut client = Client::connect_to(address, "/WebSockets?resume=").await;
+    act(&mut client, &mut place, "join", "").await;
+    drop(client);
+    server.publish("said", "in the room", Target::group("room")).await.unwrap();
+    server.publish("said", "for all", Target::all()).await.unwrap();
+    let path = format!("/WebSockets?resume={}&state={}", place.at, place.state.unwrap());
+    let mut client = Client::connect_to(address, &path).await;
+    client.expect("Client/authentication", json!([])).await;
+    assert_eq!(client.json().await["details"], json!(["recovered", 1]));
+    assert_eq!(client.json().await["details"], json!(["for all"]));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_that_do_not_read_what_they_missed_keep_nobody_else_from_it() {
+    let mut config = Config::default();
+    config.connection.replays = 4;
+    config.connection.queue_size = 16 * 1024;
+    let nodes = Nodes::with(1, Arc::new(MemoryPool::default()), config).await;
+    say(&nodes, 0, "first", Target::all()).await;
+    let (bobs, bob) = begin(&nodes, 0, "bob").await;
+    let (anns, ann) = begin(&nodes, 0, "ann").await;
+    drop((anns, bobs));
+    // More than sockets take, and more messages than are sent without a turn.
+    for _ in 0..200 {
+        say(&nodes, 0, &"x".repeat(100_000), Target::user("ann")).await;
+    }
+    for number in 0..100 {
+        say(&nodes, 0, &number.to_string(), Target::user("bob")).await;
+    }
+    let mut stuck = Vec::new();
+    for _ in 0..8 {
+        stuck.push(nodes[0].tracking("ann", &ann).await);
+    }
+    // All of one address: of the four turns it has one, and who does not read gives it back.
+    let (mut client, details) = back(&nodes, 0, "bob", &bob).await;
+    assert_eq!(details, json!(["recovered", 100]));
+    for number in 0..100 {
+        assert_eq!(client.json().await["details"], json!([number.to_string()]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_is_not_sent_more_of_what_it_missed_than_the_limit() {
+    let mut config = Config::default();
+    config.connection.replay_bytes_per_minute = 300_000;
+    let nodes = Nodes::with(1, Arc::new(MemoryPool::default()), config).await;
+    say(&nodes, 0, "first", Target::all()).await;
+    let (client, place) = begin(&nodes, 0, "ann").await;
+    drop(client);
+    say(&nodes, 0, &"x".repeat(100_000), Target::all()).await;
+    for _ in 0..2 {
+        assert_eq!(back(&nodes, 0, "ann", &place).await.1, json!(["recovered", 1]));
+    }
+    let (mut client, details) = back(&nodes, 0, "ann", &place).await;
+    assert_eq!(details, json!(["reset", "too much was replayed to its address lately"]));
+    // It goes on from there all the same.
+    say(&nodes, 0, "live", Target::all()).await;
+    assert_eq!(client.json().await["details"], json!(["live"]));
+}
