@@ -1,8 +1,14 @@
 //! `pool`: what the pool says of a cluster, for people.
 
-use std::fmt::Write;
+use std::{
+    fmt::Write,
+    time::{Duration, Instant},
+};
 
-use ws_cluster::{ClusterConfig, MySqlPool, pool::PoolView};
+use ws_cluster::{
+    ClusterConfig, MySqlPool,
+    pool::{NodeRow, PoolView},
+};
 
 use crate::{Failure, Outcome, cli::List, pool::Opened, say, short};
 
@@ -11,7 +17,7 @@ pub(crate) async fn list(list: List) -> Outcome {
         return say(MySqlPool::schema().trim_end());
     }
     let opened = Opened::existing(&list.place).await?;
-    let view = opened.read(&list.place.cluster).await?;
+    let view = watched(&opened, &list.place.cluster).await?;
     say(format_args!("Pool {}", opened.name()))?;
     say(table(&list.place.cluster, &view).trim_end())?;
     if view.nodes.is_empty() {
@@ -22,6 +28,37 @@ pub(crate) async fn list(list: List) -> Outcome {
         )));
     }
     Ok(())
+}
+
+/// Time between two looks at the pool.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// What the pool says of a cluster. An old row says nothing by itself, since one database server's clock may have written
+/// it and another's tells its age: the pool is watched for as long as a living node takes to announce itself, and a row
+/// that changes meanwhile is new.
+async fn watched(opened: &Opened, cluster: &str) -> Outcome<PoolView> {
+    let first = opened.read(cluster).await?;
+    let (start, limit) = (Instant::now(), ClusterConfig::default().seen_interval + 2 * LOOK);
+    let mut view = first.clone();
+    while view.nodes.iter().any(is_old) && start.elapsed() < limit {
+        tokio::time::sleep(LOOK).await;
+        view = rejuvenated(&first, opened.read(cluster).await?);
+    }
+    Ok(view)
+}
+
+fn is_old(row: &NodeRow) -> bool {
+    row.age > ClusterConfig::default().member_timeout
+}
+
+/// The later view, with age zero for each row that changed since the first one.
+fn rejuvenated(first: &PoolView, mut later: PoolView) -> PoolView {
+    for row in &mut later.nodes {
+        if !first.nodes.iter().any(|before| (before.node, before.stamp) == (row.node, row.stamp)) {
+            row.age = Duration::ZERO;
+        }
+    }
+    later
 }
 
 fn table(cluster: &str, view: &PoolView) -> String {
@@ -40,12 +77,11 @@ fn table(cluster: &str, view: &PoolView) -> String {
         text.push_str("No nodes\n");
         return text;
     }
-    let timeout = ClusterConfig::default().member_timeout;
     let header = ["NODE", "ADDRESS", "ROLE", "SEEN"].map(str::to_owned);
     let rows = view.nodes.iter().map(|row| {
         let joined = view.lease.is_some_and(|lease| row.joined == Some(lease.term));
         let role = match () {
-            () if row.age > timeout => "gone",
+            () if is_old(row) => "gone",
             () if owner == Some(row.node) => "master",
             () if joined => "member",
             () => "apart",
@@ -70,9 +106,50 @@ fn degraded(rows: &[[String; 4]]) -> Option<String> {
     let count = |wanted: &str| rows.iter().filter(|[_, _, role, _]| role == wanted).count();
     let (members, apart, gone) = (count("member"), count("apart"), count("gone"));
     match count("master") {
+        0 if gone == rows.len() - 1 => Some(
+            "no node has announced itself: none runs, or the database takes no writes (`ws-server check --all` asks the nodes)"
+                .to_owned(),
+        ),
         0 => Some("no master is there".to_owned()),
         _ if apart > 0 => Some(format!("{apart} of {} nodes are not linked to the master", rows.len() - 1)),
         _ if members == 0 && gone > 0 => Some("the master is alone".to_owned()),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ws_cluster::{NodeId, pool::Lease};
+
+    use super::*;
+
+    const MASTER: NodeId = NodeId::from_bytes([1; 16]);
+
+    /// A master and a member whose rows look this old.
+    fn view(stamps: [u64; 2], age: u64) -> PoolView {
+        let row = |ord: u64, stamp| NodeRow {
+            ord,
+            node: NodeId::from_bytes([ord as u8; 16]),
+            address: format!("ws://10.0.0.{ord}:8080"),
+            protocols: (2, 2),
+            joined: Some(3),
+            stamp,
+            age: Duration::from_secs(age),
+        };
+        PoolView {
+            lease: Some(Lease { term: 3, owner: Some(MASTER), beat: 9 }),
+            nodes: vec![row(1, stamps[0]), row(2, stamps[1])],
+        }
+    }
+
+    #[test]
+    fn rows_that_change_are_of_living_nodes_whatever_the_database_server_takes_them_for() {
+        let first = view([10, 20], 3_600);
+        let both = table("default", &rejuvenated(&first, view([11, 21], 3_600)));
+        assert!(both.contains("master") && both.contains("member") && !both.contains("Degraded"), "{both}");
+        let one = table("default", &rejuvenated(&first, view([11, 20], 3_600)));
+        assert!(one.contains("Degraded: the master is alone"), "{one}");
+        let none = table("default", &rejuvenated(&first, view([10, 20], 3_600)));
+        assert!(none.contains("no node has announced itself"), "{none}");
     }
 }
