@@ -77,12 +77,17 @@ impl Client {
         }
     }
 
-    /// The next message as JSON.
-    pub async fn json(&mut self) -> Value {
+    /// The next message as it came.
+    pub async fn text_in(&mut self) -> String {
         match self.message_in().await {
-            Message::Text(text) => serde_json::from_str(&text).unwrap(),
+            Message::Text(text) => text.as_str().to_owned(),
             other => panic!("no text: {other:?}"),
         }
+    }
+
+    /// The next message as JSON.
+    pub async fn json(&mut self) -> Value {
+        serde_json::from_str(&self.text_in().await).unwrap()
     }
 
     /// The next message must be this, in the object form.

@@ -14,6 +14,7 @@ pub mod proxy;
 pub mod publish;
 pub mod random;
 mod server;
+pub mod solo;
 pub mod tamper;
 
 pub use mariadb::MariaDb;

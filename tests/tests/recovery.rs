@@ -241,7 +241,7 @@ async fn hear(events: &mut Events) -> String {
     match events.next().await.expect("the client lives") {
         Event::Open { .. } => "open".into(),
         Event::Message(message) if message.action == "Client/authentication" => "authenticated".into(),
-        Event::Message(message) => format!("{} {}", message.action, Value::from(message.details)),
+        Event::Message(message) => format!("{} {}", message.action, message.details),
         Event::New => "new".into(),
         Event::Recovered(count) => format!("recovered {count}"),
         Event::Reset(why) => format!("reset: {why}"),

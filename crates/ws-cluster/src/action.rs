@@ -3,10 +3,10 @@
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
 use async_trait::async_trait;
-use serde::{Deserialize, de::value::SeqDeserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{ConnectionId, Handshake, PublishError, Server, Target, connection::Client, wire::client::normalize};
+use crate::{ConnectionId, Details, Handshake, PublishError, Server, Target, connection::Client};
 
 /// Handles an action of clients.
 ///
@@ -64,7 +64,7 @@ pub struct Request<'a> {
     pub(crate) user: Option<&'a str>,
     pub(crate) session: Option<&'a str>,
     pub(crate) action: &'a str,
-    pub(crate) details: &'a [Value],
+    pub(crate) details: &'a Details,
 }
 
 impl<'a> Request<'a> {
@@ -73,23 +73,25 @@ impl<'a> Request<'a> {
         self.action
     }
 
-    /// The arguments.
-    pub fn details(&self) -> &'a [Value] {
+    /// The arguments, as the text that the client sent: [`respond`](Self::respond), [`reply`](Self::reply) and
+    /// [`publish`](Self::publish) pass them on unchanged. They read like a slice of [`Value`]s.
+    pub fn details(&self) -> &'a Details {
         self.details
     }
 
-    /// The argument at `index`, counted from 0, in a type of one's own. An absent one reads as `null`, so that an
-    /// `Option` may be left out. Of the wrong shape: a 400 that names the argument and says why.
+    /// The argument at `index`, counted from 0, in a type of one's own, read from the text. An absent one reads as
+    /// `null`, so that an `Option` may be left out. Of the wrong shape: a 400 that names the argument and says why.
     pub fn detail<T: Deserialize<'a>>(&self, index: usize) -> Result<T, ActionError> {
-        match self.details.get(index) {
-            Some(detail) => T::deserialize(detail)
-                .map_err(|error| ActionError::bad_request(format!("detail {}: {error}", index + 1))),
-            None => T::deserialize(&Value::Null)
-                .map_err(|_| ActionError::bad_request(format!("detail {} is missing", index + 1))),
-        }
+        self.details.detail(index).map_err(|error| {
+            ActionError::bad_request(if index < self.details.len() {
+                format!("detail {}: {error}", index + 1)
+            } else {
+                format!("detail {} is missing", index + 1)
+            })
+        })
     }
 
-    /// All arguments, as a tuple or a list. Of the wrong number or shape: a 400 that says why.
+    /// All arguments, as a tuple or a list, read from the text. Of the wrong number or shape: a 400 that says why.
     ///
     /// ```
     /// # use ws_cluster::{ActionError, Request};
@@ -98,8 +100,7 @@ impl<'a> Request<'a> {
     /// # Ok(()) }
     /// ```
     pub fn parse<T: Deserialize<'a>>(&self) -> Result<T, ActionError> {
-        T::deserialize(SeqDeserializer::new(self.details.iter()))
-            .map_err(|error: serde_json::Error| ActionError::bad_request(format!("details: {error}")))
+        self.details.parse().map_err(|error| ActionError::bad_request(format!("details: {error}")))
     }
 
     /// The user, `None` for a guest.
@@ -186,7 +187,7 @@ impl<'a> Request<'a> {
     ///
     /// Details are normalised: `null` is none, an array is one argument for each element, anything else is one
     /// argument. Errors are those of [`Server::publish`], with their code.
-    pub async fn reply(&self, details: impl Into<Value> + Send) -> Result<(), ActionError> {
+    pub async fn reply(&self, details: impl Into<Details> + Send) -> Result<(), ActionError> {
         match self.user {
             Some(user) => Ok(self.publish(self.action, details, Target::user(user)).await?),
             None => {
@@ -197,16 +198,16 @@ impl<'a> Request<'a> {
     }
 
     /// Sends the action back to this connection only, at once and without the cluster; at most once.
-    pub fn respond(&self, details: impl Into<Value>) {
+    pub fn respond(&self, details: impl Into<Details>) {
         self.server.tell_changes(self.client);
-        self.client.send(self.action, &normalize(details.into()));
+        self.client.send_details(self.action, &details.into());
     }
 
     /// Publishes a message, as [`Server::publish`] does.
     pub async fn publish(
         &self,
         action: &str,
-        details: impl Into<Value> + Send,
+        details: impl Into<Details> + Send,
         target: Target,
     ) -> Result<(), PublishError> {
         // Before its client can hear of what it asked for.

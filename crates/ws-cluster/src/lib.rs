@@ -138,6 +138,7 @@ mod close;
 mod cluster;
 mod config;
 mod connection;
+mod details;
 mod driver;
 mod error;
 #[cfg(test)]
@@ -171,6 +172,7 @@ pub use client::Client;
 pub use close::{Close, CloseCode};
 pub use cluster::{NodeId, Term};
 pub use config::{ClusterConfig, Config, ConnectionConfig, LogConfig};
+pub use details::{Details, ParseDetailsError};
 pub use driver::{NodeStatus, Status};
 pub use error::{PublishError, StartError};
 #[cfg(feature = "mysql")]

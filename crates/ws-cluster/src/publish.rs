@@ -2,14 +2,10 @@
 //! outcome of a publish travels.
 
 use bytes::Bytes;
-use serde_json::Value;
 
 use crate::{
-    PublishError, Target,
-    wire::{
-        client::{ACTION_SIZE, encode, normalize},
-        content::Content,
-    },
+    Details, PublishError, Target,
+    wire::{client::ACTION_SIZE, content::Content},
 };
 
 /// Largest publish in bytes: action and encoded details.
@@ -22,22 +18,23 @@ pub(crate) const KEY_SIZE: usize = 64;
 const ENVELOPE_SIZE: usize = 64 * 1024;
 
 /// A message that is fit to be published.
-pub(crate) fn message(action: &str, details: Value, target: Target) -> Result<Content, PublishError> {
+pub(crate) fn message(action: &str, details: Details, target: Target) -> Result<Content, PublishError> {
     let details = self::details(action, details)?;
     Ok(Content::Message { target, action: action.to_owned(), details })
 }
 
-/// The encoded details of a message that is fit to be sent.
-pub(crate) fn details(action: &str, details: Value) -> Result<Bytes, PublishError> {
+/// The encoded details of a message that is fit to be sent. Text counts as what it says: if its escape sequences make
+/// it too large, it is written without them.
+pub(crate) fn details(action: &str, details: Details) -> Result<Bytes, PublishError> {
     if !(1..=ACTION_SIZE).contains(&action.len()) {
         return Err(PublishError::Invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
     }
-    let details = encode(&normalize(details));
-    let size = action.len() + details.len();
-    if size > PUBLISH_SIZE {
-        return Err(PublishError::TooLarge { size, limit: PUBLISH_SIZE });
+    let size = |details: &Details| action.len() + details.as_str().len();
+    let details = if size(&details) > PUBLISH_SIZE { details.plain() } else { details };
+    match size(&details) {
+        ..=PUBLISH_SIZE => Ok(details.bytes()),
+        size => Err(PublishError::TooLarge { size, limit: PUBLISH_SIZE }),
     }
-    Ok(details)
 }
 
 /// An idempotency key that is fit to be used.

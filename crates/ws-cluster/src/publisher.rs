@@ -5,14 +5,13 @@ use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
-use serde_json::Value;
 use tokio::{
     sync::{Mutex, Semaphore, mpsc, oneshot},
     time::{Instant, interval, timeout, timeout_at},
 };
 
 use crate::{
-    Close, ClusterConfig, IntoPool, Pool, PoolError, PublishError, Target,
+    Close, ClusterConfig, Details, IntoPool, Pool, PoolError, PublishError, Target,
     close::Subject,
     cluster::NodeId,
     connection::Stream,
@@ -130,7 +129,7 @@ impl Publisher {
     pub async fn publish(
         &self,
         action: &str,
-        details: impl Into<Value> + Send,
+        details: impl Into<Details> + Send,
         target: Target,
     ) -> Result<(), PublishError> {
         // Drawn at random, it lets the publish be tried again on another node.
@@ -142,7 +141,7 @@ impl Publisher {
     pub async fn publish_with_key(
         &self,
         action: &str,
-        details: impl Into<Value> + Send,
+        details: impl Into<Details> + Send,
         target: Target,
         key: &str,
     ) -> Result<(), PublishError> {

@@ -5,9 +5,8 @@ use std::{
     io::{self, Read},
 };
 
-use serde_json::Value;
 use tokio::task::JoinSet;
-use ws_cluster::{ConnectError, PublishError, Publisher, pool::NodeRow};
+use ws_cluster::{ConnectError, Details, ParseDetailsError, PublishError, Publisher, pool::NodeRow};
 
 use crate::{
     Failure, Outcome,
@@ -33,7 +32,7 @@ pub(crate) async fn send(send: Send) -> Outcome {
 }
 
 /// The details that an argument means: itself, or what it names. JSON begins neither with `@` nor is it `-` alone.
-fn details_of(argument: &str) -> Outcome<Value> {
+fn details_of(argument: &str) -> Outcome<Details> {
     let (text, source) = if argument == "-" {
         (read(io::stdin().lock(), "standard input")?, "standard input".to_owned())
     } else if let Some(path) = argument.strip_prefix('@') {
@@ -45,8 +44,12 @@ fn details_of(argument: &str) -> Outcome<Value> {
         (argument.to_owned(), "the details".to_owned())
     };
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
-    serde_json::from_str(text)
-        .map_err(|error| Failure::setup(format!(r#"no JSON in {source} ({error}): quote text, as '"text"'"#)))
+    text.parse().map_err(|error| match error {
+        ParseDetailsError::NotJson(error) => {
+            Failure::setup(format!(r#"no JSON in {source} ({error}): quote text, as '"text"'"#))
+        }
+        error => Failure::setup(format!("{source}: {error}")),
+    })
 }
 
 fn read(source: impl Read, name: &str) -> Outcome<String> {

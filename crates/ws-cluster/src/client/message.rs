@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use serde::{Deserialize, de::value::SeqDeserializer};
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Event, Identity};
-use crate::{ActionError, wire::client::normalize};
+use crate::{ActionError, Details};
 
 /// What an action that failed has behind its name.
 const ERROR: &str = ":error";
@@ -19,7 +19,7 @@ pub struct Message {
     /// The name of the action. That of an error ends in `:error`.
     pub action: String,
     /// The arguments.
-    pub details: Vec<Value>,
+    pub details: Details,
     /// The client's place in the cluster's order after this message: opaque, the same for everyone who gets the
     /// message, and absent in what did not go through the cluster, or where the client does not resume. The client
     /// itself keeps it; it is here for tests, and to tell messages apart.
@@ -49,7 +49,7 @@ impl Message {
     /// # Errors
     /// They are of another number or shape.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        T::deserialize(SeqDeserializer::new(self.details.iter()))
+        self.details.parse()
     }
 }
 
@@ -58,7 +58,7 @@ impl Message {
 pub(super) struct Incoming {
     pub(super) action: String,
     #[serde(default)]
-    details: Value,
+    details: Details,
     at: Option<String>,
     state: Option<String>,
 }
@@ -97,7 +97,6 @@ impl Position {
     /// Goes on to this message; what the application is told.
     pub(super) fn take(&mut self, incoming: Incoming) -> Option<Event> {
         let Incoming { action, details, at, state } = incoming;
-        let details = normalize(details);
         if action != "Server/position" {
             if let Some(at) = &at {
                 self.at.clone_from(at);
@@ -164,7 +163,7 @@ mod tests {
     fn a_message_moves_the_position_where_it_has_one() {
         let mut now = Position { at: "1".into(), state: Some("a".into()) };
         let told = take(&mut now, json!({ "action": "a", "details": 7, "at": "2" }));
-        let message = Message { action: "a".into(), details: vec![json!(7)], at: Some("2".into()) };
+        let message = Message { action: "a".into(), details: json!([7]).into(), at: Some("2".into()) };
         assert_eq!((told, now.at.as_str()), (Some(Event::Message(message)), "2"));
         take(&mut now, json!({ "action": "a" }));
         assert_eq!(now, Position { at: "2".into(), state: Some("a".into()) });
@@ -172,7 +171,8 @@ mod tests {
 
     #[test]
     fn an_error_has_a_code_and_a_text() {
-        let message = |action: &str, details| Message { action: action.into(), details, at: None };
+        let message =
+            |action: &str, details: Vec<Value>| Message { action: action.into(), details: details.into(), at: None };
         let error = message("hello:error", vec![json!(404), json!("Not Found")]).error();
         assert_eq!(error, Some(ActionError::not_found("Not Found")));
         assert_eq!(message("hello:error", vec![]).error(), Some(ActionError::internal("")));
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn arguments_come_in_types_of_ones_own() {
-        let message = Message { action: "a".into(), details: vec![json!("x"), json!(7)], at: None };
+        let message = Message { action: "a".into(), details: json!(["x", 7]).into(), at: None };
         assert_eq!(message.parse::<(&str, u8)>().unwrap(), ("x", 7));
         assert!(message.parse::<(&str,)>().is_err());
     }

@@ -16,14 +16,13 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
 use serde::Serialize;
-use serde_json::Value;
 use tokio::sync::{Notify, mpsc, watch};
 use url::Url;
 
 pub use builder::{Builder, SetupError};
 pub use message::Message;
 
-use crate::wire::client::{ACTION_SIZE, normalize};
+use crate::{Details, wire::client::ACTION_SIZE};
 
 /// A handle on a lasting connection to a cluster, cheap to clone. What comes is in the [`Events`] beside it.
 ///
@@ -87,7 +86,7 @@ struct Identity {
 #[derive(Serialize)]
 struct Outgoing {
     action: String,
-    details: Vec<Value>,
+    details: Details,
 }
 
 impl Client {
@@ -107,14 +106,14 @@ impl Client {
     ///
     /// # Errors
     /// The message was not taken, for a cause that [`SendError`] names.
-    pub fn send(&self, action: &str, details: impl Into<Value>) -> Result<(), SendError> {
+    pub fn send(&self, action: &str, details: impl Into<Details>) -> Result<(), SendError> {
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(SendError::Action);
         }
         if *self.0.closed.borrow() {
             return Err(SendError::Closed);
         }
-        let message = Outgoing { action: action.to_owned(), details: normalize(details.into()) };
+        let message = Outgoing { action: action.to_owned(), details: details.into() };
         let (size, limit) = (message.size(), self.0.message_size);
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
@@ -214,7 +213,7 @@ pub enum Event {
         /// Its action.
         action: String,
         /// Its details.
-        details: Vec<Value>,
+        details: Details,
     },
     /// The connection is lost, an attempt failed, or the client is closed.
     Closed {

@@ -31,7 +31,7 @@ use super::{
     message::{Incoming, Position},
     renewal,
 };
-use crate::{close::reconnects, connection::Stream, wire::client::normalize};
+use crate::{close::reconnects, connection::Stream};
 
 /// Time after which an open connection counts as good even if authentication was never answered.
 const PROVEN_AFTER: Duration = Duration::from_secs(5);
@@ -457,7 +457,7 @@ async fn authentication(settings: &Settings) -> Result<Frame, String> {
         Credentials::Fixed(credentials) => credentials.clone(),
         Credentials::Asked(ask) => ask().await.map_err(|error| error.to_string())?,
     };
-    let message = Outgoing { action: "Client/authentication".to_owned(), details: normalize(credentials) };
+    let message = Outgoing { action: "Client/authentication".to_owned(), details: credentials.into() };
     let (size, limit) = (message.size(), settings.message_size);
     if size > limit {
         Err(format!("they have {size} bytes, and the server takes {limit}"))
@@ -483,7 +483,7 @@ impl Outgoing {
         }
 
         let mut count = Count(0);
-        // JSON values can be written, and so can they to this.
+        // JSON can be written, and so can it to this.
         serde_json::to_writer(&mut count, self).map_or(usize::MAX, |()| count.0)
     }
 

@@ -151,8 +151,7 @@ impl Script {
 }
 
 fn message(action: &str, details: Value, at: Option<&str>) -> Event {
-    let Value::Array(details) = details else { panic!("details are an array") };
-    Event::Message(Message { action: action.into(), details, at: at.map(str::to_owned) })
+    Event::Message(Message { action: action.into(), details: details.into(), at: at.map(str::to_owned) })
 }
 
 #[tokio::test(start_paused = true)]
@@ -351,7 +350,7 @@ async fn what_still_waits_at_the_end_comes_back() {
     script.client.send("a", json!([1])).unwrap();
     peer.close(4401).await;
     assert!(matches!(script.event().await, Event::Open { .. }));
-    script.expect(Event::Unsent { action: "a".into(), details: vec![json!(1)] }).await;
+    script.expect(Event::Unsent { action: "a".into(), details: json!([1]).into() }).await;
     script.ended(4401, "why").await;
 }
 

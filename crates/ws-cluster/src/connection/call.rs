@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::Client;
 use crate::{
-    ActionError, ActionHandler, AuthenticationError, Authenticator, Request, Server,
+    ActionError, ActionHandler, AuthenticationError, Authenticator, Details, Request, Server,
     auth::{Credentials, Handshake, Identity},
     hub::Moment,
 };
@@ -60,7 +60,7 @@ pub(super) fn handle(
     client: &Arc<Client>,
     handler: Arc<dyn ActionHandler>,
     action: String,
-    details: Vec<Value>,
+    details: Details,
 ) -> Call<Done> {
     let (server, client) = (server.clone(), client.clone());
     Box::pin(async move {

@@ -14,6 +14,7 @@ use super::{
     outbox::Outbox,
 };
 use crate::{
+    Details,
     auth::Handshake,
     close::CloseCode,
     cluster::Seq,
@@ -260,6 +261,11 @@ impl Client {
     }
 
     /// Sends a message to this client alone.
+    pub(crate) fn send_details(&self, action: &str, details: &Details) {
+        self.deliver(&Outgoing::new(action, details.as_str().as_bytes()));
+    }
+
+    /// The same with details of the server's own.
     pub(crate) fn send(&self, action: &str, details: &[Value]) {
         self.deliver(&Outgoing::new(action, &encode(details)));
     }

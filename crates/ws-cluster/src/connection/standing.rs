@@ -13,7 +13,7 @@ use super::{
     task::{Connection, Phase},
     transport::Transport,
 };
-use crate::{close::CloseCode, hub::Stale};
+use crate::{Details, close::CloseCode, hub::Stale};
 
 /// The server's own actions.
 pub(crate) const AUTHENTICATION: &str = "Client/authentication";
@@ -230,7 +230,7 @@ impl<T: Transport> Connection<T> {
     pub(super) fn authenticated_handler(&self) -> Option<Call<Done>> {
         self.client().membership().user.as_ref()?;
         let handler = self.server.handler(AUTHENTICATION)?;
-        Some(call::handle(&self.server, self.client(), handler, AUTHENTICATION.to_owned(), Vec::new()))
+        Some(call::handle(&self.server, self.client(), handler, AUTHENTICATION.to_owned(), Details::default()))
     }
 
     /// Says that nobody may be here unauthenticated, and closes.

@@ -31,10 +31,10 @@ use super::{
     transport::{Other, Tcp, Transport},
 };
 use crate::{
-    ConnectionConfig, RawMessage, Server,
+    ConnectionConfig, Details, RawMessage, Server,
     close::CloseCode,
     hub::Registration,
-    wire::client::{Incoming, Malformed, parse},
+    wire::client::{BadFrame, Dialect, Incoming, Malformed, parse},
 };
 
 /// What is read at a time. It lies on the stack of the thread that reads, so that idle connections need none.
@@ -339,7 +339,7 @@ impl<T: Transport> Connection<T> {
             && let Some(handler) = self.server.handler(DISCONNECTION)
             && (client.membership().user.is_some() || handler.guests())
         {
-            call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), Vec::new()).await;
+            call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), Details::default()).await;
         }
         if let Some(lingering) = lingering {
             lingering.await;
@@ -449,12 +449,16 @@ impl<T: Transport> Connection<T> {
                 Some(answer) => self.answer_raw(answer(RawMessage::Text(text.into_owned()))),
                 None => match parse(&text) {
                     Ok(incoming) => self.handle(incoming),
-                    Err(malformed) => self.malformed(malformed),
+                    Err(Malformed::Frame(bad)) => self.bad_frame(bad),
+                    Err(Malformed::Details { dialect, action, why }) => {
+                        self.spoken(dialect);
+                        self.client().send_error(&action, 400, &why);
+                    }
                 },
             },
             Event::Binary(bytes) => match self.server.raw() {
                 Some(answer) => self.answer_raw(answer(RawMessage::Binary(bytes.into_owned()))),
-                None => self.malformed(Malformed::Binary),
+                None => self.bad_frame(BadFrame::Binary),
             },
         }
         self.quiet = false;
@@ -472,19 +476,24 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    fn malformed(&mut self, malformed: Malformed) {
-        self.client().outbox.close(CloseCode::Malformed, &malformed.to_string());
+    fn bad_frame(&mut self, bad: BadFrame) {
+        self.client().outbox.close(CloseCode::Malformed, &bad.to_string());
         self.close();
     }
 
-    pub(super) fn handle(&mut self, incoming: Incoming) {
-        let Incoming { dialect, action, details } = incoming;
+    /// The client's first message decides its dialect.
+    fn spoken(&mut self, dialect: Dialect) {
         if !self.spoke {
             self.spoke = true;
             self.client().speak(dialect);
         }
+    }
+
+    pub(super) fn handle(&mut self, incoming: Incoming) {
+        let Incoming { dialect, action, details } = incoming;
+        self.spoken(dialect);
         if action == AUTHENTICATION {
-            self.authenticate(details);
+            self.authenticate(details.to_vec());
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
             self.client().send_error(&action, 400, "this action is not for clients to send");
         } else if matches!(self.arrival, Arrival::Unwelcome(_)) {

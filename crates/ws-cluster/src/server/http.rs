@@ -6,12 +6,11 @@ use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Body;
 use serde::{Deserialize, de::DeserializeOwned};
-use serde_json::Value;
 use sha2::Sha256;
 
 use super::Server;
 use crate::publish::PUBLISH_SIZE;
-use crate::{Close, PublishError, Target};
+use crate::{Close, Details, PublishError, Target};
 
 /// Largest body: a publish of the full size, each byte of it escaped as `\u00XX`, would be more, but those are
 /// hardly texts.
@@ -47,7 +46,7 @@ fn hash(secret: &[u8; 32], text: &str) -> Hmac<Sha256> {
 struct Publish {
     action: String,
     #[serde(default)]
-    details: Value,
+    details: Details,
     to: String,
     key: Option<String>,
 }

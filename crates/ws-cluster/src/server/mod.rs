@@ -6,7 +6,6 @@ use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Durati
 use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use serde_json::Value;
 use tokio::{
     net::{TcpListener, TcpStream},
     runtime::Handle,
@@ -14,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    ActionHandler, Authenticator, Config, NodeId, PublishError, StartError, Status, Target,
+    ActionHandler, Authenticator, Config, Details, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
     close::{Close, Subject},
     connection::Client,
@@ -189,15 +188,16 @@ impl Server {
     /// not yet.
     ///
     /// The action has 1 to 255 bytes; one that ends in `:error` is taken for an error by clients. Details are
-    /// normalised: `null` is none, an array is one argument for each element, anything else is one argument. Both
-    /// together have at most 1 MiB.
+    /// normalised: `null` is none, an array is one argument for each element, anything else is one argument. They reach
+    /// the clients as the JSON text that [`Details`] are. Both together have at most 1 MiB; if they have more,
+    /// escape sequences that JSON does not need (`\uXXXX`) are first replaced by what they stand for.
     ///
     /// Waits up to [`publish_timeout`](crate::ClusterConfig::publish_timeout) (5 s); each error says whether the
     /// message may still be delivered.
     pub async fn publish(
         &self,
         action: &str,
-        details: impl Into<Value> + Send,
+        details: impl Into<Details> + Send,
         target: Target,
     ) -> Result<(), PublishError> {
         self.publish_message(action, details.into(), target, None).await
@@ -208,7 +208,7 @@ impl Server {
     pub async fn publish_with_key(
         &self,
         action: &str,
-        details: impl Into<Value> + Send,
+        details: impl Into<Details> + Send,
         target: Target,
         key: &str,
     ) -> Result<(), PublishError> {
@@ -218,7 +218,7 @@ impl Server {
     async fn publish_message(
         &self,
         action: &str,
-        details: Value,
+        details: Details,
         target: Target,
         key: Option<&str>,
     ) -> Result<(), PublishError> {
@@ -264,7 +264,7 @@ impl Server {
     /// Delivers a message to those of this node's own connections that `target` means, at once and without the
     /// cluster: at most once, and in no order with what is published. For what concerns this node only; everything
     /// else is [published](Self::publish), with the same limits.
-    pub fn deliver(&self, action: &str, details: impl Into<Value>, target: &Target) -> Result<(), PublishError> {
+    pub fn deliver(&self, action: &str, details: impl Into<Details>, target: &Target) -> Result<(), PublishError> {
         let details = publish::details(action, details.into())?;
         self.0.hub.message(target, &Outgoing::new(action, &details));
         Ok(())

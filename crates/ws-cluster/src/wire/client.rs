@@ -1,14 +1,18 @@
 //! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients,
 //! `["action", details]`. What is sent to many is encoded once for each dialect.
 
-use std::cell::OnceCell;
+use std::{borrow::Cow, cell::OnceCell};
 
 use bytes::Bytes;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, de::IgnoredAny};
+use serde_json::{Value, value::RawValue};
 
 use super::position::Position;
-use crate::{cluster::Seq, connection::frame};
+use crate::{
+    cluster::Seq,
+    connection::frame,
+    details::{Details, mend},
+};
 
 /// Longest name of an action, in bytes.
 pub(crate) const ACTION_SIZE: usize = 255;
@@ -27,12 +31,21 @@ pub(crate) enum Dialect {
 pub(crate) struct Incoming {
     pub(crate) dialect: Dialect,
     pub(crate) action: String,
-    pub(crate) details: Vec<Value>,
+    pub(crate) details: Details,
+}
+
+/// Why a client's text is not taken.
+#[derive(Debug, PartialEq)]
+pub(crate) enum Malformed {
+    /// It is no message, so that the connection cannot go on.
+    Frame(BadFrame),
+    /// It says what it is for, but not in a way that can be read: its action is answered with an error.
+    Details { dialect: Dialect, action: String, why: String },
 }
 
 /// What a client sent is no message. The text goes into the close frame, so it stays below 123 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Malformed {
+pub(crate) enum BadFrame {
     #[error("not JSON")]
     NotJson,
     #[error("neither {{\"action\": .., \"details\": [..]}} nor [\"action\", details]")]
@@ -45,40 +58,104 @@ pub(crate) enum Malformed {
     Binary,
 }
 
-/// Reads a client's message. The details come out as one element for each argument.
+/// Both forms: serde takes a structure from an array as well as from an object.
+#[derive(Deserialize)]
+struct Either<'a> {
+    #[serde(borrow)]
+    action: Cow<'a, str>,
+    #[serde(borrow, default)]
+    details: Option<&'a RawValue>,
+}
+
+/// Reads a client's message.
 pub(crate) fn parse(text: &str) -> Result<Incoming, Malformed> {
-    /// Reads both forms: serde takes a structure from an array as well as from an object.
-    #[derive(Deserialize)]
-    struct Either {
-        action: String,
-        #[serde(default)]
-        details: Value,
-    }
+    let Ok(either) = serde_json::from_str::<Either<'_>>(text) else { return parse_leniently(text) };
+    incoming(text, either)
+}
 
-    let Ok(Either { action, details }) = serde_json::from_str(text) else {
-        let json = serde_json::from_str::<serde::de::IgnoredAny>(text).is_ok();
-        return Err(if json { Malformed::NeitherForm } else { Malformed::NotJson });
-    };
+fn incoming(text: &str, Either { action, details }: Either<'_>) -> Result<Incoming, Malformed> {
+    let dialect = if text.trim_start().starts_with('[') { Dialect::Array } else { Dialect::Object };
+    let action = check_action(action.into_owned())?;
+    match details.map(|details| Details::from_valid(details.get())).transpose() {
+        Ok(details) => Ok(Incoming { dialect, action, details: details.unwrap_or_default() }),
+        Err(error) => Err(Malformed::Details { dialect, action, why: error.to_string() }),
+    }
+}
+
+fn check_action(action: String) -> Result<String, Malformed> {
     match action.len() {
-        0 => Err(Malformed::Empty),
-        1..=ACTION_SIZE => {
-            let dialect = if text.trim_start().starts_with('[') { Dialect::Array } else { Dialect::Object };
-            Ok(Incoming { dialect, action, details: normalize(details) })
+        0 => Err(Malformed::Frame(BadFrame::Empty)),
+        1..=ACTION_SIZE => Ok(action),
+        _ => Err(Malformed::Frame(BadFrame::TooLong)),
+    }
+}
+
+/// Reads what cannot be read as it is: half of a surrogate pair in the action is mended, and of a message that is
+/// malformed behind or around its action, that much is found out.
+#[cold]
+fn parse_leniently(text: &str) -> Result<Incoming, Malformed> {
+    let mended = mend(text.trim_start_matches('\u{feff}'));
+    let error = match serde_json::from_str::<Either<'_>>(&mended) {
+        Ok(either) => return incoming(&mended, either),
+        Err(error) => error,
+    };
+    match find_action(&mended) {
+        Some((dialect, action)) => {
+            let why = if error.is_data() { error.to_string() } else { format!("not JSON: {error}") };
+            Err(Malformed::Details { dialect, action: check_action(action)?, why })
         }
-        _ => Err(Malformed::TooLong),
+        None => {
+            let json = serde_json::from_str::<IgnoredAny>(&mended).is_ok();
+            Err(Malformed::Frame(if json { BadFrame::NeitherForm } else { BadFrame::NotJson }))
+        }
     }
 }
 
-/// Details as one element for each argument of a callback: nothing is none, an array stays, anything else is one.
-pub(crate) fn normalize(details: Value) -> Vec<Value> {
-    match details {
-        Value::Null => Vec::new(),
-        Value::Array(details) => details,
-        one => vec![one],
+/// The action of a message that is no JSON as a whole: the first element, or the first member `action` that is not in
+/// anything else.
+fn find_action(text: &str) -> Option<(Dialect, String)> {
+    let text = text.trim_ascii();
+    if let Some(elements) = text.strip_prefix('[') {
+        return Some((Dialect::Array, leading_text(elements)?.0));
+    }
+    let mut rest = text.strip_prefix('{')?;
+    loop {
+        let (name, behind) = leading_text(rest)?;
+        let value = behind.trim_ascii_start().strip_prefix(':')?;
+        if name == "action" {
+            return Some((Dialect::Object, leading_text(value)?.0));
+        }
+        rest = &value[member_end(value)? + 1..];
     }
 }
 
-/// The details as a JSON array.
+/// The text in quotes at the beginning, and what is behind it.
+fn leading_text(json: &str) -> Option<(String, &str)> {
+    let mut values = serde_json::Deserializer::from_str(json).into_iter();
+    let text = values.next()?.ok()?;
+    let behind = json.get(values.byte_offset()..)?;
+    Some((text, behind))
+}
+
+/// Where the comma behind a member's value is, whatever the value looks like inside of its quotes and brackets.
+fn member_end(value: &str) -> Option<usize> {
+    let (mut depth, mut text, mut escaped) = (0_usize, false, false);
+    for (at, byte) in value.bytes().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => text = !text,
+            _ if text => {}
+            b'[' | b'{' => depth += 1,
+            b']' | b'}' => depth = depth.checked_sub(1)?,
+            b',' if depth == 0 => return Some(at),
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Internal details as a JSON array.
 pub(crate) fn encode(details: &[Value]) -> Bytes {
     // Values have text keys and finite numbers only, so writing them to memory cannot fail.
     serde_json::to_vec(details).expect("a JSON value can be written").into()
@@ -171,7 +248,7 @@ mod tests {
     #[track_caller]
     fn parsed(text: &str) -> (Dialect, String, Value) {
         let Incoming { dialect, action, details } = parse(text).unwrap();
-        (dialect, action, details.into())
+        (dialect, action, details.to_vec().into())
     }
 
     #[test]
@@ -202,25 +279,90 @@ mod tests {
     fn what_is_no_message_is_named() {
         let long = "x".repeat(256);
         for (sent, why) in [
-            ("", Malformed::NotJson),
-            ("hello", Malformed::NotJson),
-            ("{\"action\":\"a\"", Malformed::NotJson),
-            ("{\"action\":\"a\"} x", Malformed::NotJson),
-            ("\"a\"", Malformed::NeitherForm),
-            ("7", Malformed::NeitherForm),
-            ("{}", Malformed::NeitherForm),
-            ("[]", Malformed::NeitherForm),
-            ("[1,2]", Malformed::NeitherForm),
-            ("[\"a\",1,2]", Malformed::NeitherForm),
-            ("{\"action\":7}", Malformed::NeitherForm),
-            ("{\"action\":null,\"details\":[]}", Malformed::NeitherForm),
-            ("{\"action\":\"\"}", Malformed::Empty),
-            (&format!("[\"{long}\"]"), Malformed::TooLong),
+            ("", BadFrame::NotJson),
+            ("hello", BadFrame::NotJson),
+            ("{\"action\":\"a", BadFrame::NotJson),
+            ("{\"action\":\"a\\x\",\"details\":[]}", BadFrame::NotJson),
+            ("{\"action\":\"a\0\"}", BadFrame::NotJson),
+            ("{\"details\":[1,\"action\":\"a\"}", BadFrame::NotJson),
+            ("{\"details\":[{\"action\":\"a\"}", BadFrame::NotJson),
+            ("{'action':'a'}", BadFrame::NotJson),
+            ("{\"x\"}", BadFrame::NotJson),
+            ("[", BadFrame::NotJson),
+            ("\"a\"", BadFrame::NeitherForm),
+            ("7", BadFrame::NeitherForm),
+            ("{}", BadFrame::NeitherForm),
+            ("{\"details\":{\"action\":\"a\"}}", BadFrame::NeitherForm),
+            ("[]", BadFrame::NeitherForm),
+            ("[1,2]", BadFrame::NeitherForm),
+            ("{\"action\":7}", BadFrame::NeitherForm),
+            ("{\"action\":null,\"details\":[]}", BadFrame::NeitherForm),
+            ("{\"action\":\"\"}", BadFrame::Empty),
+            ("[\"\",nan]", BadFrame::Empty),
+            (&format!("[\"{long}\"]"), BadFrame::TooLong),
+            (&format!("[\"{}\"]", "\u{e9}".repeat(128)), BadFrame::TooLong),
+            (&format!("[\"{long}\",nan]"), BadFrame::TooLong),
         ] {
-            assert_eq!(parse(sent), Err(why), "{sent}");
+            assert_eq!(parse(sent), Err(Malformed::Frame(why)), "{sent}");
             assert!(why.to_string().len() <= 123);
         }
         assert!(parse(&format!("[\"{}\"]", &long[1..])).is_ok());
+    }
+
+    #[test]
+    fn a_message_that_is_malformed_but_for_its_action_is_answered() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for (sent, dialect, why) in [
+            (r#"{"action":"a""#, Dialect::Object, "not JSON"),
+            (r#"{"action":"a"} x"#, Dialect::Object, "not JSON"),
+            (r#"{"action":"a","details":[1"#, Dialect::Object, "not JSON"),
+            (r#"{"action":"a","details":[NaN]}"#, Dialect::Object, "not JSON"),
+            (r#"{"details":[NaN,"]"],"more":{},"action":"a"}"#, Dialect::Object, "not JSON"),
+            (r#"{"details":"\"","d":[1],"action":"a",}"#, Dialect::Object, "not JSON"),
+            ("{\"action\":\"a\",\"details\":\"a\nb\"}", Dialect::Object, "not JSON"),
+            (r#"{"action":"a","details":["\x"]}"#, Dialect::Object, "not JSON"),
+            (r#"{"action":"a","action":"b"}"#, Dialect::Object, "duplicate"),
+            (r#"{"action":"a","details":1,"details":2}"#, Dialect::Object, "duplicate"),
+            (r#" ["a",[1,]]"#, Dialect::Array, "not JSON"),
+            (r#"["a",undefined]"#, Dialect::Array, "not JSON"),
+            (r#"["a""#, Dialect::Array, "not JSON"),
+            (r#"["a",1,2]"#, Dialect::Array, ""),
+            (&format!(r#"["a",{deep}]"#), Dialect::Array, "nested"),
+            (&format!(r#"{{"details":{deep},"action":"a"}}"#), Dialect::Object, "nested"),
+            (&format!(r#"{{"action":"\u0061","details":{deep}}}"#), Dialect::Object, "nested"),
+        ] {
+            match parse(sent) {
+                Err(Malformed::Details { dialect: spoken, action, why: text }) => {
+                    assert_eq!((spoken, &*action), (dialect, "a"), "{sent}");
+                    assert!(text.contains(why), "{sent}: {text}");
+                }
+                other => panic!("{sent}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn details_pass_as_they_came() {
+        let details = |sent: &str| parse(sent).unwrap().details.to_string();
+        let sent = r#"[117.63331139400017, 1.0,1e400,18446744073709551616,{"z":1,"a":2,"z":"\u00e9"}]"#;
+        assert_eq!(details(&format!(r#"{{"action":"a","details":{sent}}}"#)), sent);
+        assert_eq!(details(&format!(r#"{{ "details" : {sent} , "action":"a"}}"#)), sent);
+        assert_eq!(details(&format!(r#"["a",{sent}]"#)), sent);
+        assert_eq!(details(r#"["a", 1e400 ]"#), "[1e400]");
+    }
+
+    #[test]
+    fn half_of_a_surrogate_pair_is_mended_wherever_it_is() {
+        for (sent, action, details) in [
+            (r#"{"action":"a","details":["\ud83c"]}"#, "a", "[\"\u{fffd}\"]"),
+            (r#"{"action":"\ud83c","details":["\ud83c\udf89"]}"#, "\u{fffd}", r#"["\ud83c\udf89"]"#),
+            (r#"["a\udf89b",{"\ud83c":"\udf89"}]"#, "a\u{fffd}b", "[{\"\u{fffd}\":\"\u{fffd}\"}]"),
+            (r#"{"\ud83c":1,"action":"a"}"#, "a", "[]"),
+            ("\u{feff}[\"a\",1]", "a", "[1]"),
+        ] {
+            let incoming = parse(sent).unwrap();
+            assert_eq!((&*incoming.action, incoming.details.as_str()), (action, details), "{sent}");
+        }
     }
 
     #[test]

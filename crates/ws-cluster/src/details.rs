@@ -1,0 +1,484 @@
+//! The arguments of a message as JSON text, so that what one client sends reaches the others as the bytes that came
+//! in. And the few rewritings of JSON text that are needed. Pure.
+
+use std::{borrow::Cow, fmt, ops::Deref, str::FromStr, sync::OnceLock};
+
+use bytes::Bytes;
+use memchr::{memchr, memchr2_iter};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny, de::value::SeqDeserializer};
+use serde_json::{Value, value::RawValue};
+use tungstenite::Utf8Bytes;
+
+/// Deepest nesting of details that are read from text, the array of the arguments included: each argument is then within
+/// the limit of common parsers.
+const DEPTH: usize = 128;
+
+/// The arguments of a message: a JSON array, kept as text.
+///
+/// Nothing of the text that came in is changed on its way: numbers of any size and precision, the order of members,
+/// repeated members and spaces stay. Only what is no array is wrapped into one (`null` is no argument, anything else is
+/// one argument), and half of a surrogate pair (`\ud83c` alone), which is no text, becomes U+FFFD.
+///
+/// It is made from a [`Value`] or whatever becomes one (`json!`, text, a number, `()`), from JSON text by
+/// [`str::parse`], or from any serializable type by [`of`](Self::of). Clones share the text.
+///
+/// For convenience it can be read like a slice of [`Value`]s, which are made when they are first asked for. A `Value`
+/// cannot hold everything: integers beyond 64 bits become floating point, members are sorted, and an argument that does
+/// not fit at all (`1e400`) reads as `null`. [`detail`](Self::detail) and [`parse`](Self::parse) read from the text.
+///
+/// ```
+/// use ws_cluster::Details;
+///
+/// let details: Details = r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#.parse()?;
+/// assert_eq!(details.as_str(), r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#);
+/// assert_eq!(details.detail::<u128>(0)?, 1 << 64);
+/// assert_eq!(details[1]["a"], 2);
+/// assert_eq!(Details::from("hello").as_str(), r#"["hello"]"#);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+pub struct Details {
+    /// A JSON array.
+    text: Utf8Bytes,
+    values: OnceLock<Box<[Value]>>,
+}
+
+/// A text is no details.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ParseDetailsError {
+    /// It is not JSON.
+    #[error("not JSON: {0}")]
+    NotJson(#[from] serde_json::Error),
+    /// Arrays and objects are nested too deeply.
+    #[error("nested more than {DEPTH} levels deep")]
+    TooDeep,
+}
+
+impl Details {
+    /// Details of any serializable value: `null` is no argument, an array or a tuple is one argument for each element,
+    /// anything else is one argument.
+    ///
+    /// What is written goes into the text as it is: a [`RawValue`], a `u128`, or the order of a structure's fields.
+    ///
+    /// ```
+    /// use ws_cluster::Details;
+    /// assert_eq!(Details::of(&("room", u128::MAX))?.as_str(), r#"["room",340282366920938463463374607431768211455]"#);
+    /// # Ok::<_, serde_json::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The value cannot be written as JSON, a map whose keys are no text for instance.
+    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+        Ok(Self::wrap(serde_json::to_string(value)?.into()))
+    }
+
+    /// Details of JSON text that is known to be valid, without spaces around it.
+    pub(crate) fn from_valid(json: &str) -> Result<Self, ParseDetailsError> {
+        if is_too_deep(json, DEPTH - usize::from(!json.starts_with('['))) {
+            return Err(ParseDetailsError::TooDeep);
+        }
+        Ok(Self::wrap(mend(json)))
+    }
+
+    fn wrap(json: Cow<'_, str>) -> Self {
+        let text = match json.as_bytes().first() {
+            Some(b'[') => json.into_owned(),
+            // No other value begins so.
+            Some(b'n') => "[]".to_owned(),
+            _ => format!("[{json}]"),
+        };
+        Self { text: text.into(), values: OnceLock::new() }
+    }
+
+    /// The JSON array.
+    pub fn as_str(&self) -> &str {
+        self.text.as_str()
+    }
+
+    /// The JSON array, to be sent.
+    pub(crate) fn bytes(&self) -> Bytes {
+        self.text.clone().into()
+    }
+
+    /// The same JSON with text written plainly, as UTF-8 without `\uXXXX` where it can be.
+    pub(crate) fn plain(&self) -> Self {
+        Self { text: plain(self.as_str()).into(), values: OnceLock::new() }
+    }
+
+    /// Returns true if there are no arguments.
+    pub fn is_empty(&self) -> bool {
+        let text = self.as_str();
+        text.get(1..text.len() - 1).is_none_or(|inner| inner.trim_ascii().is_empty())
+    }
+
+    /// The number of arguments.
+    pub fn len(&self) -> usize {
+        self.read::<Vec<IgnoredAny>>().len()
+    }
+
+    /// The JSON text of each argument.
+    pub fn raw(&self) -> Vec<&RawValue> {
+        self.read()
+    }
+
+    /// What any array is read as.
+    fn read<'a, T: Deserialize<'a> + Default>(&'a self) -> T {
+        // It is an array: `wrap` saw to that.
+        serde_json::from_str(self.as_str()).unwrap_or_default()
+    }
+
+    /// The argument at `index`, counted from 0, in a type of one's own, read from the text. An absent one reads as
+    /// `null`.
+    ///
+    /// # Errors
+    /// It is of another shape.
+    pub fn detail<'a, T: Deserialize<'a>>(&'a self, index: usize) -> Result<T, serde_json::Error> {
+        match self.raw().get(index) {
+            // Text with escapes cannot be borrowed from the JSON, but from its value.
+            Some(raw) => T::deserialize(*raw).or_else(|error| {
+                self.check_values(error)?;
+                T::deserialize(&self.values()[index])
+            }),
+            None => T::deserialize(&Value::Null),
+        }
+    }
+
+    /// All arguments, as a tuple or a list, read from the text.
+    ///
+    /// # Errors
+    /// They are of another number or shape.
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        T::deserialize(SeqDeserializer::new(self.raw().into_iter())).or_else(|error| {
+            self.check_values(error)?;
+            T::deserialize(SeqDeserializer::new(self.values().iter()))
+        })
+    }
+
+    /// Fails with `error` if an argument has no value, and so reads as another one than it is.
+    fn check_values(&self, error: serde_json::Error) -> Result<(), serde_json::Error> {
+        let representable = |raw: &&RawValue| serde_json::from_str::<Value>(raw.get()).is_ok();
+        if self.raw().iter().all(representable) { Ok(()) } else { Err(error) }
+    }
+
+    fn values(&self) -> &[Value] {
+        self.values.get_or_init(|| {
+            let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_default();
+            self.raw().into_iter().map(value).collect()
+        })
+    }
+}
+
+impl Default for Details {
+    /// No arguments.
+    fn default() -> Self {
+        Self::wrap("[]".into())
+    }
+}
+
+impl Clone for Details {
+    fn clone(&self) -> Self {
+        Self { text: self.text.clone(), values: OnceLock::new() }
+    }
+}
+
+impl Deref for Details {
+    type Target = [Value];
+
+    fn deref(&self) -> &[Value] {
+        self.values()
+    }
+}
+
+impl fmt::Debug for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Details {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl PartialEq for Details {
+    /// Whether the text is the same.
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for Details {}
+
+impl PartialEq<[Value]> for Details {
+    fn eq(&self, other: &[Value]) -> bool {
+        self.values() == other
+    }
+}
+
+impl<const N: usize> PartialEq<[Value; N]> for Details {
+    fn eq(&self, other: &[Value; N]) -> bool {
+        self.values() == other
+    }
+}
+
+impl PartialEq<Vec<Value>> for Details {
+    fn eq(&self, other: &Vec<Value>) -> bool {
+        self.values() == other
+    }
+}
+
+impl FromStr for Details {
+    type Err = ParseDetailsError;
+
+    /// Reads JSON text of any kind: an array is one argument for each element, `null` is none, anything else is one.
+    fn from_str(text: &str) -> Result<Self, ParseDetailsError> {
+        Self::from_valid(serde_json::from_str::<&RawValue>(text)?.get())
+    }
+}
+
+impl<T: Into<Value>> From<T> for Details {
+    fn from(value: T) -> Self {
+        Self::wrap(value.into().to_string().into())
+    }
+}
+
+impl From<&Details> for Details {
+    fn from(details: &Details) -> Self {
+        details.clone()
+    }
+}
+
+impl Serialize for Details {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serde_json::from_str::<&RawValue>(self.as_str()).map_err(serde::ser::Error::custom)?.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Details {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Ok(Self::wrap(mend(Box::<RawValue>::deserialize(deserializer)?.get())))
+    }
+}
+
+/// Returns true if valid JSON nests arrays and objects in more than `limit` levels.
+fn is_too_deep(json: &str, limit: usize) -> bool {
+    let bytes = json.as_bytes();
+    // Each level takes two bytes, so what is short or has few brackets need not be read.
+    if bytes.len() <= 2 * limit || memchr2_iter(b'[', b'{', bytes).count() <= limit {
+        return false;
+    }
+    let (mut depth, mut text, mut escaped) = (0, false, false);
+    bytes.iter().any(|byte| {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' => escaped = true,
+            b'"' => text = !text,
+            b'[' | b'{' if !text => depth += 1,
+            b']' | b'}' if !text => depth -= 1,
+            _ => {}
+        }
+        depth > limit
+    })
+}
+
+/// The code unit of `\uXXXX` at the beginning.
+fn unit(bytes: &[u8]) -> Option<u16> {
+    let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
+    digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)? as u16))
+}
+
+/// The character of `\uXXXX`, or of the two that make a pair, at the beginning, and its size there: `None` is half a
+/// pair.
+fn escaped(bytes: &[u8]) -> Option<(Option<char>, usize)> {
+    const SIZE: usize = "\\uXXXX".len();
+    let first = unit(bytes)?;
+    let second = matches!(first, 0xD800..=0xDBFF).then(|| unit(&bytes[SIZE..])).flatten();
+    Some(match char::decode_utf16([first].into_iter().chain(second)).next()?.ok() {
+        Some(character) => (Some(character), SIZE * character.len_utf16()),
+        None => (None, SIZE),
+    })
+}
+
+/// The JSON text with each half of a surrogate pair as U+FFFD.
+pub(crate) fn mend(json: &str) -> Cow<'_, str> {
+    rewrite(json, |bytes| match escaped(bytes) {
+        Some((None, size)) => Some((char::REPLACEMENT_CHARACTER, size)),
+        _ => None,
+    })
+}
+
+/// The JSON text with every character written as itself where JSON allows it.
+fn plain(json: &str) -> String {
+    let plain = rewrite(json, |bytes| match escaped(bytes) {
+        Some((character, size)) => {
+            let character = character.unwrap_or(char::REPLACEMENT_CHARACTER);
+            (character >= ' ' && !matches!(character, '"' | '\\')).then_some((character, size))
+        }
+        None => bytes.starts_with(b"\\/").then_some(('/', 2)),
+    });
+    plain.into_owned()
+}
+
+/// JSON text with some of its escape sequences replaced: `replace` is given the text from one on, and says by what and
+/// how much of it.
+fn rewrite(json: &str, replace: impl Fn(&[u8]) -> Option<(char, usize)>) -> Cow<'_, str> {
+    let bytes = json.as_bytes();
+    let (mut rewritten, mut copied, mut at) = (String::new(), 0, 0);
+    while let Some(found) = memchr(b'\\', &bytes[at..]) {
+        let start = at + found;
+        match replace(&bytes[start..]) {
+            Some((character, size)) => {
+                rewritten.push_str(&json[copied..start]);
+                rewritten.push(character);
+                at = start + size;
+                copied = at;
+            }
+            // A pair is passed as a whole, and anything else with the byte that is escaped.
+            None => at = start + escaped(&bytes[start..]).map_or(2, |(_, size)| size),
+        }
+        if at >= bytes.len() {
+            break;
+        }
+    }
+    if copied == 0 {
+        return json.into();
+    }
+    rewritten.push_str(&json[copied..]);
+    rewritten.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[track_caller]
+    fn parsed(text: &str) -> String {
+        text.parse::<Details>().unwrap().to_string()
+    }
+
+    #[test]
+    fn text_passes_through_as_it_is() {
+        for text in [
+            "[]",
+            "[ ]",
+            "[117.63331139400017,1.0,1e400,-0,18446744073709551616,1E+2,0.10]",
+            r#"[{"z":1,"a":2,"z":3}]"#,
+            "[1 ,\t2,\n[3]]",
+            r#"["\u00e9\ud83c\udf89\/\u0000","\\ud83c"]"#,
+        ] {
+            assert_eq!(parsed(text), text);
+        }
+    }
+
+    #[test]
+    fn what_is_no_array_is_wrapped() {
+        for (text, wrapped) in [
+            ("null", "[]"),
+            (" null ", "[]"),
+            (" [1] ", "[1]"),
+            ("1e400", "[1e400]"),
+            (r#""x""#, r#"["x"]"#),
+            (r#" {"b":1, "a":1.0}"#, r#"[{"b":1, "a":1.0}]"#),
+            ("false", "[false]"),
+        ] {
+            assert_eq!(parsed(text), wrapped);
+        }
+        assert_eq!(Details::from(()).as_str(), "[]");
+        assert_eq!(Details::from(json!({"a": 1})).as_str(), r#"[{"a":1}]"#);
+        assert_eq!(Details::from(&[1, 2][..]).as_str(), "[1,2]");
+        assert_eq!(Details::of("x").unwrap().as_str(), r#"["x"]"#);
+        let nothing: Option<u8> = None;
+        assert_eq!(Details::of(&nothing).unwrap(), Details::default());
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused() {
+        for text in ["", " ", "[1", "[1] 2", "[nan]", "['a']", "[01]", "[\"\t\"]", "[1,]", "nul", "\u{feff}[]"] {
+            assert!(matches!(text.parse::<Details>(), Err(ParseDetailsError::NotJson(_))), "{text}");
+        }
+    }
+
+    #[test]
+    fn half_of_a_pair_becomes_the_replacement_character() {
+        for (text, mended) in [
+            (r#"["\ud83c"]"#, "[\"\u{fffd}\"]"),
+            (r#"["\uDF89x"]"#, "[\"\u{fffd}x\"]"),
+            (r#"["\ud83c\ud83c\udf89\ud83c"]"#, "[\"\u{fffd}\\ud83c\\udf89\u{fffd}\"]"),
+            (r#"["\ud83c\u0041"]"#, "[\"\u{fffd}\\u0041\"]"),
+            (r#"["\ud83c\\udf89"]"#, "[\"\u{fffd}\\\\udf89\"]"),
+            (r#"["\ud83c\n"]"#, "[\"\u{fffd}\\n\"]"),
+            (r#"{"\udfff":1}"#, "[{\"\u{fffd}\":1}]"),
+            (r#"["\\\ud83c","\\ud83c"]"#, "[\"\\\\\u{fffd}\",\"\\\\ud83c\"]"),
+        ] {
+            assert_eq!(parsed(text), mended);
+        }
+    }
+
+    #[test]
+    fn deep_nesting_is_refused() {
+        let nested = |open: &str, close: &str, levels: usize| open.repeat(levels) + &close.repeat(levels);
+        assert_eq!(parsed(&nested("[", "]", DEPTH)), nested("[", "]", DEPTH));
+        let deep = |text: &str| matches!(text.parse::<Details>(), Err(ParseDetailsError::TooDeep));
+        assert!(deep(&nested("[", "]", DEPTH + 1)));
+        assert!(deep(&nested("[", "]", 1_000_000)));
+        assert!(!deep(&nested("{\"a\":[", "]}", DEPTH / 2 - 1)));
+        assert!(deep(&nested("{\"a\":[", "]}", DEPTH / 2)));
+        assert!(!deep(&format!("[\"{}\", \"\\\"{}\"]", "[".repeat(500), "{".repeat(500))), "it is text");
+        assert!(!deep(&format!("[{}[]]", "[],".repeat(500))), "side by side");
+    }
+
+    #[test]
+    fn arguments_are_read_from_the_text() {
+        let details: Details = r#"[18446744073709551616,117.63331139400017,"a\"b",9007199254740993]"#.parse().unwrap();
+        assert_eq!(details.detail::<u128>(0).unwrap(), 1 << 64);
+        assert_eq!(details.detail::<f64>(1).unwrap(), 117.63331139400017);
+        assert_eq!(details.detail::<&str>(2).unwrap(), "a\"b");
+        assert_eq!(details.detail::<Box<RawValue>>(0).unwrap().get(), "18446744073709551616");
+        assert_eq!(details.detail::<Option<u8>>(7).unwrap(), None);
+        assert!(details.detail::<u8>(7).is_err());
+        let (power, _, text, large) = details.parse::<(u128, f64, String, i64)>().unwrap();
+        assert_eq!((power, &*text, large), (1 << 64, "a\"b", 9_007_199_254_740_993));
+        let error = details.parse::<(u8,)>().unwrap_err().to_string();
+        assert!(!error.contains("line"), "{error}");
+    }
+
+    #[test]
+    fn what_no_value_holds_is_not_taken_for_nothing() {
+        let details: Details = "[1e400]".parse().unwrap();
+        assert!(details.detail::<Option<f64>>(0).is_err());
+        assert!(details.parse::<(Option<f64>,)>().is_err());
+        assert_eq!(details[0], Value::Null);
+        assert_eq!(details.raw()[0].get(), "1e400");
+    }
+
+    #[test]
+    fn details_read_like_values() {
+        let details: Details = r#" [ 1, {"a": [2]} ] "#.parse().unwrap();
+        assert_eq!((details.len(), details.is_empty()), (2, false));
+        assert_eq!(details[1]["a"][0], 2);
+        assert_eq!(details, [json!(1), json!({"a": [2]})]);
+        assert_eq!(details.iter().count(), 2);
+        assert!("[ \n]".parse::<Details>().unwrap().is_empty());
+        assert_eq!("[ \n]".parse::<Details>().unwrap().len(), 0);
+    }
+
+    #[test]
+    fn details_are_serializable_as_they_are() {
+        let details: Details = "[1.0, 1e400]".parse().unwrap();
+        assert_eq!(serde_json::to_string(&(7, &details)).unwrap(), "[7,[1.0, 1e400]]");
+        assert_eq!(serde_json::from_str::<Vec<Details>>("[[1.0, 1e400],1]").unwrap(), [details, 1.into()]);
+    }
+
+    #[test]
+    fn plain_text_has_no_escapes_that_it_can_do_without() {
+        let plain = |text: &str| text.parse::<Details>().unwrap().plain().to_string();
+        assert_eq!(
+            plain(r#"["\u043f\ud83c\udf89\u003c\/\u0022\u005c\u000a\n\\u0041","\u0000"]"#),
+            "[\"\u{43f}\u{1f389}</\\u0022\\u005c\\u000a\\n\\\\u0041\",\"\\u0000\"]"
+        );
+        assert_eq!(plain("[1]"), "[1]");
+    }
+}
