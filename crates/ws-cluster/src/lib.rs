@@ -182,4 +182,4 @@ pub use pool::SqlitePool;
 pub use pool::{MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
 pub use server::{IntoPool, RawMessage, RemoteAddress, Server, ServerBuilder};
-pub use target::{ConnectionId, ParseTargetError, Target};
+pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

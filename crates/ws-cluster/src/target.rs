@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 use crate::cluster::NodeId;
 
 /// One connection, unique in the cluster for as long as the node that serves it runs. Its text form
-/// (`NODE-NUMBER`, hexadecimal) is stable while the connection lives.
+/// (`NODE-NUMBER`, hexadecimal) is stable while the connection lives, and can be parsed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     /// The node that serves it.
@@ -26,8 +26,9 @@ impl fmt::Display for ConnectionId {
 /// that they were given.
 ///
 /// Its text form, for command lines and HTTP, is `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID` or
-/// `property:NAME=VALUE`; what it cannot express are exceptions, a connection, and a comma in the id of a user or
-/// group.
+/// `property:NAME=VALUE`. A comma separates ids of users and groups, and none begins or ends with a space. The text form
+/// cannot express ids that contain a comma, exceptions or a connection; HTTP takes those
+/// [as JSON](crate::ServerBuilder::publish_key).
 ///
 /// ```
 /// use ws_cluster::Target;
@@ -148,31 +149,134 @@ pub(crate) trait Candidate {
 }
 
 /// The text is none of the forms `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID` and
-/// `property:NAME=VALUE`.
+/// `property:NAME=VALUE`; it shows the text and says why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown target {0:?}: use all, registered, user:ID[,ID], group:ID[,ID], session:ID or property:NAME=VALUE")]
-pub struct ParseTargetError(String);
+#[error("unknown target {text:?}: {why}")]
+pub struct ParseTargetError {
+    text: String,
+    why: &'static str,
+}
 
 impl FromStr for Target {
     type Err = ParseTargetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let unknown = || ParseTargetError(text.to_owned());
-        let list = |ids: &str| {
-            let ids: Vec<String> = ids.split(',').map(str::to_owned).collect();
-            if ids.iter().any(String::is_empty) { Err(unknown()) } else { Ok(ids) }
+        const FORMS: &str = "use all, registered, user:ID[,ID], group:ID[,ID], session:ID or property:NAME=VALUE";
+        let because = |why| ParseTargetError { text: text.to_owned(), why };
+        let id = |id: &str| match id {
+            "" => Err(because("an id is empty")),
+            _ if id.trim() != id => Err(because("an id begins or ends with a space")),
+            _ => Ok(id.to_owned()),
         };
+        let list = |ids: &str| ids.split(',').map(id).collect::<Result<Vec<String>, _>>();
         match text.split_once(':') {
             None if text == "all" => Ok(Self::all()),
             None if text == "registered" => Ok(Self::registered()),
+            None if text.is_empty() => Err(because("it is empty")),
             Some(("user", ids)) => Ok(Self::users(list(ids)?)),
             Some(("group", names)) => Ok(Self::groups(list(names)?)),
-            Some(("session", id)) if !id.is_empty() => Ok(Self::session(id)),
+            Some(("session", text)) => Ok(Self::session(id(text)?)),
             Some(("property", pair)) => match pair.split_once('=') {
-                Some((name, value)) if !name.is_empty() => Ok(Self::property(name, value)),
-                _ => Err(unknown()),
+                Some((name, value)) => Ok(Self::property(id(name)?, value)),
+                None => Err(because("a property is property:NAME=VALUE")),
             },
-            _ => Err(unknown()),
+            Some(("users" | "groups", _)) => Err(because("several ids are user:ID,ID or group:ID,ID")),
+            _ => Err(because(FORMS)),
+        }
+    }
+}
+
+/// The text is not the id of a connection.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("not the id of a connection: 32 hexadecimal digits, a hyphen and a hexadecimal number")]
+#[non_exhaustive]
+pub struct ParseConnectionIdError;
+
+impl FromStr for ConnectionId {
+    type Err = ParseConnectionIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (node, local) = text.split_once('-').ok_or(ParseConnectionIdError)?;
+        // `from_str_radix` takes a sign.
+        if node.len() != 32 || !node.bytes().chain(local.bytes()).all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(ParseConnectionIdError);
+        }
+        let node = u128::from_str_radix(node, 16).map_err(|_| ParseConnectionIdError)?;
+        let local = u64::from_str_radix(local, 16).map_err(|_| ParseConnectionIdError)?;
+        Ok(Self { node: NodeId::from_bytes(node.to_be_bytes()), local })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_names_a_target() {
+        for (text, target) in [
+            ("all", Target::all()),
+            ("registered", Target::registered()),
+            ("user:ann", Target::user("ann")),
+            ("user:ann,7,a b", Target::users(["ann", "7", "a b"])),
+            ("user:urn:x:7", Target::user("urn:x:7")),
+            ("group:room/lobby", Target::group("room/lobby")),
+            ("session:a,b", Target::session("a,b")),
+            ("property:page=7", Target::property("page", "7")),
+            ("property:a=", Target::property("a", "")),
+            ("property:a=b= c ", Target::property("a", "b= c ")),
+        ] {
+            assert_eq!(text.parse(), Ok(target), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_target_is_told_why() {
+        for (text, why) in [
+            ("", "it is empty"),
+            ("everyone", "use all, registered, user:ID"),
+            ("ALL", "use all"),
+            (" all", "use all"),
+            ("user", "use all"),
+            ("users:ann", "user:ID,ID"),
+            ("user:", "an id is empty"),
+            ("user:ann,", "an id is empty"),
+            ("group:,", "an id is empty"),
+            ("session:", "an id is empty"),
+            ("user:ann, bob", "begins or ends with a space"),
+            ("group: lobby", "begins or ends with a space"),
+            ("session:x\n", "begins or ends with a space"),
+            ("property:page", "NAME=VALUE"),
+            ("property:=7", "an id is empty"),
+            ("connection:7", "use all"),
+        ] {
+            let error = text.parse::<Target>().unwrap_err().to_string();
+            assert!(error.starts_with(&format!("unknown target {text:?}: ")) && error.contains(why), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_connection_is_found_again_by_its_text() {
+        for local in [0, 1, u64::MAX] {
+            let id = ConnectionId { node: NodeId::from_bytes([0x0f; 16]), local };
+            assert_eq!(id.to_string().parse(), Ok(id));
+        }
+        let node = "0".repeat(32);
+        for text in [
+            "",
+            "-",
+            "7",
+            "x-1",
+            &node,
+            &format!("{node}-"),
+            &format!("{node}-+1"),
+            &format!("{node}-g"),
+            &format!("+{}-1", &node[1..]),
+            &format!("{node}0-1"),
+            &format!("{node}-1-1"),
+            &format!("{node}-{}", "1".repeat(17)),
+            &format!(" {node}-1"),
+        ] {
+            assert_eq!(text.parse::<ConnectionId>(), Err(ParseConnectionIdError), "{text}");
         }
     }
 }

@@ -189,12 +189,19 @@ impl ServerBuilder {
     /// (`Authorization: Bearer KEY`); long and random, since it is all that keeps others from publishing. White space
     /// around it does not count; [`start`](Self::start) refuses control characters in it. Default: closed.
     ///
-    /// `/_publish` takes `{"action": .., "details": .., "to": .., "key": ..}`, with `to` in the text form of a
-    /// [`Target`](crate::Target) and an optional idempotency key, `/_close` takes `{"session": ..}` or
-    /// `{"user": ..}`, for a user also with `"except_session": ..` to spare one, and for both with `"reconnect": true` to
-    /// close softly ([`Close`](crate::Close)); `/_refresh` takes `{"session": ..}` or `{"user": ..}`
-    /// ([`Server::refresh_user`]). 204 once accepted; 400 where it cannot be, 401 without the key, 413 over 1 MiB, 503 where too
-    /// much waits or the node shuts down, 504 where the outcome is unknown; the body says why.
+    /// `/_publish` takes `{"action": .., "details": .., "to": .., "except": .., "key": ..}` in UTF-8; only `action` and
+    /// `to` are required. `to` is the text form of a [`Target`](crate::Target), or one of `{"users": [ID, ..]}`,
+    /// `{"user": ID}`, `{"groups": [NAME, ..]}`, `{"group": NAME}`, `{"session": ID}`, `{"connection": ID}` and
+    /// `{"property": {"name": .., "value": ..}}`, in which ids may have commas. An id is text or a whole number.
+    /// `except` is `{"connection": ID}` or `{"user": ID}`, and `key` an idempotency key.
+    ///
+    /// `/_close` takes `{"session": ..}` or `{"user": ..}`, for a user also with `"except_session": ..` to spare one, and
+    /// for both with `"reconnect": true` to close softly ([`Close`](crate::Close)); `/_refresh` takes `{"session": ..}` or
+    /// `{"user": ..}` ([`Server::refresh_user`]).
+    ///
+    /// The answer is 204 once the order is accepted; 400 if it cannot be, 401 without the key, 413 over 1 MiB
+    /// (escape sequences count as the characters that they stand for), 415 for a `Content-Encoding`, 503 if too much
+    /// waits or the node shuts down, and 504 if the outcome is unknown; the body says why.
     pub fn publish_key(mut self, key: impl Into<String>) -> Self {
         self.publish_key = Some(key.into());
         self

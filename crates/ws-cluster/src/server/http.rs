@@ -1,20 +1,25 @@
 //! Publishing, closing and refreshing over HTTP, for the site's own pages.
 
-use bytes::Bytes;
+use bytes::{Buf, BufMut, Bytes};
 use hmac::{Hmac, KeyInit, Mac};
-use http::{Method, Request, Response, StatusCode, header};
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use http::{HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
-use serde::{Deserialize, de::DeserializeOwned};
 use sha2::Sha256;
 
 use super::Server;
-use crate::publish::PUBLISH_SIZE;
-use crate::{Close, Details, PublishError, Target};
+use crate::{
+    Close, PublishError,
+    publish::PUBLISH_SIZE,
+    wire::order::{Members, Publish, Why},
+};
 
-/// Largest body: a publish of the full size, each byte of it escaped as `\u00XX`, would be more, but those are
-/// hardly texts.
-const BODY_SIZE: usize = 2 * PUBLISH_SIZE;
+/// Largest body: a publish of the full size may have each byte escaped as `\u00XX`, and the rest of the order needs some.
+const BODY_SIZE: usize = 6 * PUBLISH_SIZE + 64 * 1024;
+
+/// Most of a body that is read although it is refused. Ordinary clients write all of their request before they read the
+/// answer, and a connection that is closed on them while they write takes the answer along.
+const DISCARD_SIZE: usize = 32 * 1024 * 1024;
 
 /// The key that publishing over HTTP asks for, kept as a keyed hash: comparing hashes under a random key takes the
 /// same time whatever was presented. Not in `Debug`.
@@ -41,65 +46,38 @@ fn hash(secret: &[u8; 32], text: &str) -> Hmac<Sha256> {
     hash
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Publish {
-    action: String,
-    #[serde(default)]
-    details: Details,
-    to: String,
-    key: Option<String>,
-}
-
-/// Whose connections to close, and how. Either `session` or `user`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct CloseOrder {
-    session: Option<Id>,
-    user: Option<Id>,
-    except_session: Option<Id>,
-    #[serde(default)]
-    reconnect: bool,
-}
-
-/// About whose connections to ask again. Either `session` or `user`.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RefreshOrder {
-    session: Option<Id>,
-    user: Option<Id>,
-}
-
-impl CloseOrder {
-    fn close(self) -> Result<Close, &'static str> {
-        let close = match (self.session, self.user, self.except_session) {
-            (Some(_), None, Some(_)) => return Err("except_session goes with user: a session has no other one"),
-            (Some(id), None, None) => Close::session(id.text()),
-            (None, Some(id), None) => Close::user(id.text()),
-            (None, Some(id), Some(except)) => Close::user(id.text()).except_session(except.text()),
-            (None, None, _) | (Some(_), Some(_), _) => return Err(WHOSE),
-        };
-        Ok(if self.reconnect { close.reconnect() } else { close })
-    }
-}
-
-/// An order names nobody, or both a session and a user.
-const WHOSE: &str = r#"say whose connections: {"session": ID} or {"user": ID}"#;
-
-/// An id is text; a number means its decimal text.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Id {
-    Text(String),
-    Number(serde_json::Number),
-}
-
-impl Id {
-    fn text(self) -> String {
-        match self {
-            Self::Text(text) => text,
-            Self::Number(number) => number.to_string(),
+/// Reads whose connections to close, and how.
+fn close(body: &[u8]) -> Result<Close, Why> {
+    let mut members = Members::of_body(body, &["session", "user", "except_session", "reconnect"])?;
+    let except = members.optional("except_session").map(|session| session.id()).transpose()?;
+    let reconnect = members.optional("reconnect").map(|reconnect| reconnect.flag()).transpose()?;
+    let close = match (whose(&mut members)?, except) {
+        (Whose::Session(_), Some(_)) => {
+            return Err("`except_session` goes with `user`: a session has no other one".to_owned());
         }
+        (Whose::Session(id), None) => Close::session(id),
+        (Whose::User(id), None) => Close::user(id),
+        (Whose::User(id), Some(except)) => Close::user(id).except_session(except),
+    };
+    Ok(if reconnect == Some(true) { close.reconnect() } else { close })
+}
+
+/// Reads about whose connections to ask again.
+fn refresh(body: &[u8]) -> Result<Whose, Why> {
+    whose(&mut Members::of_body(body, &["session", "user"])?)
+}
+
+/// Whose connections an order means.
+enum Whose {
+    Session(String),
+    User(String),
+}
+
+fn whose(members: &mut Members<'_>) -> Result<Whose, Why> {
+    match (members.take("session"), members.take("user")) {
+        (Some(session), None) => Ok(Whose::Session(session.id()?)),
+        (None, Some(user)) => Ok(Whose::User(user.id()?)),
+        _ => Err(r#"say whose connections: {"session": ID} or {"user": ID}"#.to_owned()),
     }
 }
 
@@ -112,16 +90,11 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let publish: Publish = match self.order(request).await {
-            Ok(publish) => publish,
-            Err(refusal) => return *refusal,
-        };
-        match publish.to.parse::<Target>() {
-            Ok(target) => {
-                let Publish { action, details, key, .. } = publish;
+        match self.order(request, Publish::read).await {
+            Ok(Publish { action, details, target, key }) => {
                 outcome(self.publish_message(&action, details, target, key.as_deref()).await)
             }
-            Err(error) => answer(StatusCode::BAD_REQUEST, &error.to_string()),
+            Err(refusal) => *refusal,
         }
     }
 
@@ -131,13 +104,9 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let order: CloseOrder = match self.order(request).await {
-            Ok(order) => order,
-            Err(refusal) => return *refusal,
-        };
-        match order.close() {
+        match self.order(request, close).await {
             Ok(close) => outcome(self.close(close).await),
-            Err(why) => answer(StatusCode::BAD_REQUEST, why),
+            Err(refusal) => *refusal,
         }
     }
 
@@ -147,51 +116,97 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.order(request).await {
-            Ok(RefreshOrder { session: Some(id), user: None }) => outcome(self.refresh_session(&id.text()).await),
-            Ok(RefreshOrder { session: None, user: Some(id) }) => outcome(self.refresh_user(&id.text()).await),
-            Ok(_) => answer(StatusCode::BAD_REQUEST, WHOSE),
+        match self.order(request, refresh).await {
+            Ok(Whose::Session(id)) => outcome(self.refresh_session(&id).await),
+            Ok(Whose::User(id)) => outcome(self.refresh_user(&id).await),
             Err(refusal) => *refusal,
         }
     }
 
-    /// The JSON of a `POST` with the right key.
-    async fn order<T, B>(&self, request: Request<B>) -> Result<T, Refusal>
+    /// What `read` makes of the body of a `POST` with the right key.
+    async fn order<T, B>(&self, request: Request<B>, read: impl FnOnce(&[u8]) -> Result<T, Why>) -> Result<T, Refusal>
     where
-        T: DeserializeOwned,
         B: Body + Send,
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        if request.method() != Method::POST {
-            let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only POST");
-            response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static("POST"));
-            return Err(response.into());
+        let (head, body) = request.into_parts();
+        let limit = self.config().connection.handshake_timeout;
+        if let Err(refusal) = self.check_head(&head) {
+            // Its client does not send the body before it is told to.
+            if !head.headers.contains_key(header::EXPECT) {
+                // Whatever comes of it, the refusal stands.
+                let _ = tokio::time::timeout(limit, receive(body, 0)).await;
+            }
+            return Err(refusal);
         }
-        let presented = request
-            .headers()
+        let body = match tokio::time::timeout(limit, receive(body, BODY_SIZE)).await {
+            Ok(Ok(Some(body))) => body,
+            Ok(Ok(None)) => return Err(too_large()),
+            Ok(Err(_)) => return Err(answer(StatusCode::BAD_REQUEST, "the body broke off").into()),
+            Err(_) => return Err(answer(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into()),
+        };
+        read(&body).map_err(|why| answer(StatusCode::BAD_REQUEST, &why).into())
+    }
+
+    /// What can be said before the body comes.
+    fn check_head(&self, head: &Parts) -> Result<(), Refusal> {
+        if head.method != Method::POST {
+            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST", (header::ALLOW, "POST")));
+        }
+        let presented = head
+            .headers
             .get(header::AUTHORIZATION)
             .and_then(|value| value.to_str().ok()?.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim());
         let known = self.0.publish_key.as_ref().zip(presented).is_some_and(|(key, presented)| key.matches(presented));
         if !known {
-            let mut response = answer(StatusCode::UNAUTHORIZED, "the publish key is missing or wrong");
-            response.headers_mut().insert(header::WWW_AUTHENTICATE, http::HeaderValue::from_static("Bearer"));
-            return Err(response.into());
+            let text = "the publish key is missing or wrong";
+            return Err(refuse(StatusCode::UNAUTHORIZED, text, (header::WWW_AUTHENTICATE, "Bearer")));
         }
-        let body = std::pin::pin!(request.into_body());
-        let body = Limited::new(body, BODY_SIZE).collect();
-        let body = match tokio::time::timeout(self.config().connection.handshake_timeout, body).await {
-            Ok(Ok(body)) => body.to_bytes(),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                return Err(answer(StatusCode::PAYLOAD_TOO_LARGE, "more than 1 MiB to publish").into());
-            }
-            Ok(Err(_)) => return Err(answer(StatusCode::BAD_REQUEST, "the body broke off").into()),
-            Err(_) => return Err(answer(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into()),
-        };
-        serde_json::from_slice(&body).map_err(|error| answer(StatusCode::BAD_REQUEST, &error.to_string()).into())
+        let encodings = head.headers.get_all(header::CONTENT_ENCODING).into_iter();
+        let mut encodings =
+            encodings.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
+        if !encodings.all(|encoding| encoding.is_empty() || encoding.eq_ignore_ascii_case(b"identity")) {
+            let text = "a body with a Content-Encoding is not taken: send it as it is";
+            return Err(refuse(StatusCode::UNSUPPORTED_MEDIA_TYPE, text, (header::ACCEPT_ENCODING, "identity")));
+        }
+        let size = head.headers.get(header::CONTENT_LENGTH).and_then(|size| size.to_str().ok()?.parse::<u64>().ok());
+        if size.is_some_and(|size| size > BODY_SIZE as u64) {
+            return Err(too_large());
+        }
+        Ok(())
     }
+}
+
+fn too_large() -> Refusal {
+    answer(StatusCode::PAYLOAD_TOO_LARGE, "more than 1 MiB to publish").into()
+}
+
+fn refuse(status: StatusCode, text: &str, (name, value): (HeaderName, &'static str)) -> Refusal {
+    let mut response = answer(status, text);
+    response.headers_mut().insert(name, http::HeaderValue::from_static(value));
+    response.into()
+}
+
+/// Reads a body; `None` if it has more than `limit` bytes. Those are read all the same, up to a bound.
+async fn receive<B: Body>(body: B, limit: usize) -> Result<Option<Vec<u8>>, B::Error> {
+    let mut body = std::pin::pin!(body);
+    let (mut received, mut size) = (Vec::new(), 0_usize);
+    while let Some(frame) = body.frame().await.transpose()? {
+        let Ok(data) = frame.into_data() else { continue };
+        size += data.remaining();
+        if size <= limit {
+            received.put(data);
+            continue;
+        }
+        received = Vec::new();
+        if size > DISCARD_SIZE {
+            break;
+        }
+    }
+    Ok((size <= limit).then_some(received))
 }
 
 fn outcome(published: Result<(), PublishError>) -> Response<Full<Bytes>> {

@@ -1,0 +1,432 @@
+//! The JSON that a site posts: what is read of it, and a text for everything in it that is wrong. Pure.
+
+use std::{borrow::Cow, fmt};
+
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use crate::{
+    ConnectionId, Target,
+    details::{Details, mend},
+};
+
+/// Why an order cannot be obeyed, for who posted it.
+pub(crate) type Why = String;
+
+/// The text of a body. A byte order mark is passed over.
+pub(crate) fn text(body: &[u8]) -> Result<&str, Why> {
+    let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
+    // JSON begins with two characters of ASCII, or one that is all of it.
+    let wide =
+        body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") || body.iter().take(2).any(|byte| *byte == 0);
+    if wide {
+        return Err("the body is UTF-16 or UTF-32: send it as UTF-8".to_owned());
+    }
+    std::str::from_utf8(body)
+        .map_err(|error| format!("the body is not UTF-8 (byte {}): send it as UTF-8", error.valid_up_to() + 1))
+}
+
+/// A message to be published.
+#[derive(Debug)]
+pub(crate) struct Publish {
+    pub(crate) action: String,
+    pub(crate) details: Details,
+    pub(crate) target: Target,
+    pub(crate) key: Option<String>,
+}
+
+impl Publish {
+    pub(crate) fn read(body: &[u8]) -> Result<Self, Why> {
+        let mut members = Members::of_body(body, &["action", "details", "to", "except", "key"])?;
+        let action = members.required("action")?.text()?;
+        let details = match members.take("details") {
+            Some(details) => Details::from_valid(details.json).map_err(|error| format!("`details` are {error}"))?,
+            None => Details::default(),
+        };
+        let target = target(members.required("to")?, members.optional("except"))?;
+        let key = members.optional("key").map(|key| key.id()).transpose()?;
+        Ok(Self { action, details, target, key })
+    }
+}
+
+/// Whom a message is for: the text form of a target, or the same as JSON, which can say everything.
+fn target(to: Member<'_>, except: Option<Member<'_>>) -> Result<Target, Why> {
+    let mut target = match to.kind() {
+        Kind::Text => to.text()?.parse().map_err(|error| format!("`to`: {error}"))?,
+        Kind::Object => selection(&to)?,
+        _ => return Err(to.must_be("text or an object like {\"users\": [..]}")),
+    };
+    if let Some(except) = except {
+        let mut members = except.members(&["connection", "user"])?;
+        let (connection, user) = (members.take("connection"), members.take("user"));
+        if connection.is_none() && user.is_none() {
+            return Err("`except` names nobody: give {\"connection\": ID} or {\"user\": ID}".to_owned());
+        }
+        if let Some(connection) = connection {
+            target = target.except_connection(connection.connection()?);
+        }
+        if let Some(user) = user {
+            target = target.except_user(user.id()?);
+        }
+    }
+    Ok(target)
+}
+
+fn selection(to: &Member<'_>) -> Result<Target, Why> {
+    const KINDS: [&str; 7] = ["users", "user", "groups", "group", "session", "property", "connection"];
+    let mut members = to.members(&KINDS)?;
+    let mut given = KINDS.into_iter().filter_map(|name| members.take(name));
+    let (Some(one), None) = (given.next(), given.next()) else {
+        return Err(format!("`to` has one member: {}", KINDS.join(", ")));
+    };
+    Ok(match one.name.as_str() {
+        "to.users" => Target::users(one.ids()?),
+        "to.user" => Target::user(one.id()?),
+        "to.groups" => Target::groups(one.ids()?),
+        "to.group" => Target::group(one.id()?),
+        "to.session" => Target::session(one.id()?),
+        "to.connection" => Target::connection(one.connection()?),
+        _ => {
+            let mut property = one.members(&["name", "value"])?;
+            let (name, value) = (property.required("name")?, property.required("value")?);
+            Target::property(name.text()?, value.property()?)
+        }
+    })
+}
+
+/// The members of an object.
+#[derive(Debug)]
+pub(crate) struct Members<'a> {
+    /// Before their names: `to.`, or nothing.
+    prefix: String,
+    members: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Members<'a> {
+    /// Those of a body that is one object. A member that is not among these is refused.
+    pub(crate) fn of_body(body: &'a [u8], known: &[&str]) -> Result<Self, Why> {
+        let text = text(body)?;
+        if text.trim_ascii().is_empty() {
+            return Err("the body is empty: post a JSON object".to_owned());
+        }
+        let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+        // The iterator has something, since the text is not empty.
+        let value = values.next().transpose().map_err(|error| format!("the body is not JSON: {error}"))?;
+        let value = value.unwrap_or(RawValue::NULL);
+        if text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
+            return Err("the body goes on behind its JSON object: post one object at a time".to_owned());
+        }
+        if Kind::of(value.get()) != Kind::Object {
+            return Err(format!("the body must be a JSON object, not {}", Kind::of(value.get())));
+        }
+        Self::of(value, String::new(), known)
+    }
+
+    fn of(object: &'a RawValue, prefix: String, known: &[&str]) -> Result<Self, Why> {
+        let Pairs(members) = Pairs::deserialize(object).map_err(|error| format!("a name is no text: {error}"))?;
+        for (at, (name, _)) in members.iter().enumerate() {
+            if !known.contains(&&**name) {
+                return Err(format!("unknown member `{prefix}{name}`: use {}", known.join(", ")));
+            }
+            if members[..at].iter().any(|(before, _)| before == name) {
+                return Err(format!("`{prefix}{name}` is there twice"));
+            }
+        }
+        Ok(Self { prefix, members })
+    }
+
+    /// A member, if it is there, whatever it is.
+    pub(crate) fn take(&mut self, name: &str) -> Option<Member<'a>> {
+        let at = self.members.iter().position(|(own, _)| own == name)?;
+        let (name, json) = self.members.swap_remove(at);
+        Some(Member { name: format!("{}{name}", self.prefix), json: json.get(), raw: json })
+    }
+
+    /// A member, if it is there and not null.
+    pub(crate) fn optional(&mut self, name: &str) -> Option<Member<'a>> {
+        self.take(name).filter(|member| member.kind() != Kind::Null)
+    }
+
+    /// A member that has to be there.
+    pub(crate) fn required(&mut self, name: &str) -> Result<Member<'a>, Why> {
+        self.take(name).ok_or_else(|| format!("`{}{name}` is missing", self.prefix))
+    }
+}
+
+/// One member of an object.
+#[derive(Debug)]
+pub(crate) struct Member<'a> {
+    name: String,
+    json: &'a str,
+    raw: &'a RawValue,
+}
+
+impl<'a> Member<'a> {
+    fn kind(&self) -> Kind {
+        Kind::of(self.json)
+    }
+
+    fn must_be(&self, what: &str) -> Why {
+        format!("`{}` must be {what}, not {}", self.name, self.kind())
+    }
+
+    /// Text.
+    pub(crate) fn text(&self) -> Result<String, Why> {
+        string(self.json).ok_or_else(|| self.must_be("text"))
+    }
+
+    /// True or false.
+    pub(crate) fn flag(&self) -> Result<bool, Why> {
+        serde_json::from_str(self.json).map_err(|_| self.must_be("true or false"))
+    }
+
+    /// An id: text that is not empty. A whole number means its decimal text.
+    pub(crate) fn id(&self) -> Result<String, Why> {
+        id(&self.name, self.json)
+    }
+
+    /// Several ids.
+    fn ids(&self) -> Result<Vec<String>, Why> {
+        if self.kind() != Kind::Array {
+            return Err(self.must_be("an array"));
+        }
+        let ids: Vec<&RawValue> =
+            serde_json::from_str(self.json).map_err(|error| format!("`{}`: {error}", self.name))?;
+        ids.into_iter().enumerate().map(|(at, json)| id(&format!("{}[{at}]", self.name), json.get())).collect()
+    }
+
+    fn connection(&self) -> Result<ConnectionId, Why> {
+        self.text()?.parse().map_err(|error| format!("`{}` is {error}", self.name))
+    }
+
+    /// A property as targets compare it: a string as it is, anything else as compact JSON.
+    fn property(&self) -> Result<String, Why> {
+        match self.kind() {
+            Kind::Null => Err(self.must_be("the value of a property")),
+            Kind::Text => self.text(),
+            _ => Ok(compact(self.json)),
+        }
+    }
+
+    fn members(&self, known: &[&str]) -> Result<Members<'a>, Why> {
+        if self.kind() != Kind::Object {
+            return Err(self.must_be("an object"));
+        }
+        Members::of(self.raw, format!("{}.", self.name), known)
+    }
+}
+
+fn id(name: &str, json: &str) -> Result<String, Why> {
+    let digits = json.strip_prefix('-').unwrap_or(json);
+    match string(json) {
+        Some(id) if id.is_empty() => Err(format!("`{name}` is empty")),
+        Some(id) => Ok(id),
+        None if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(json.to_owned()),
+        None if Kind::of(json) == Kind::Number => Err(format!("`{name}` must be text or a whole number, not {json}")),
+        None => Err(format!("`{name}` must be text or a number, not {}", Kind::of(json))),
+    }
+}
+
+/// What a JSON string says.
+fn string(json: &str) -> Option<String> {
+    json.starts_with('"').then(|| serde_json::from_str(&mend(json)).ok()).flatten()
+}
+
+/// JSON without the spaces between what it consists of.
+fn compact(json: &str) -> String {
+    let (mut text, mut escaped) = (false, false);
+    let keep = |character: &char| {
+        match character {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => text = !text,
+            ' ' | '\t' | '\n' | '\r' => return text,
+            _ => {}
+        }
+        true
+    };
+    json.chars().filter(keep).collect()
+}
+
+/// What a JSON value is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Null,
+    Flag,
+    Number,
+    Text,
+    Array,
+    Object,
+}
+
+impl Kind {
+    /// Of valid JSON without spaces before it.
+    fn of(json: &str) -> Self {
+        match json.as_bytes().first() {
+            Some(b'"') => Self::Text,
+            Some(b'[') => Self::Array,
+            Some(b'{') => Self::Object,
+            Some(b't' | b'f') => Self::Flag,
+            Some(b'-' | b'0'..=b'9') => Self::Number,
+            _ => Self::Null,
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Null => "null",
+            Self::Flag => "true or false",
+            Self::Number => "a number",
+            Self::Text => "text",
+            Self::Array => "an array",
+            Self::Object => "an object",
+        })
+    }
+}
+
+/// All members of an object, in their order, repeated ones too.
+struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+
+        impl<'de> Visitor<'de> for All {
+            type Value = Pairs<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut members = Vec::new();
+                while let Some(member) = map.next_entry::<Cow<'de, str>, &'de RawValue>()? {
+                    members.push(member);
+                }
+                Ok(Pairs(members))
+            }
+        }
+
+        deserializer.deserialize_map(All)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn read(body: &str) -> Publish {
+        Publish::read(body.as_bytes()).unwrap()
+    }
+
+    #[track_caller]
+    fn to(to: &str) -> Target {
+        read(&format!(r#"{{"action":"x","to":{to}}}"#)).target
+    }
+
+    #[test]
+    fn a_publish_is_read() {
+        let publish = read(r#" {"to":"all","details":{"z":1.0, "a":1e400},"action":"x\ud83c","key":7} "#);
+        assert_eq!((&*publish.action, publish.target), ("x\u{fffd}", Target::all()));
+        assert_eq!(publish.details.as_str(), r#"[{"z":1.0, "a":1e400}]"#);
+        assert_eq!(publish.key.as_deref(), Some("7"));
+        let publish = read("\u{feff}{\"action\":\"x\",\"to\":\"all\",\"key\":null,\"except\":null,\"details\":null}");
+        assert!(publish.details.is_empty() && publish.key.is_none());
+    }
+
+    #[test]
+    fn a_target_is_text_or_json() {
+        let id = "0123456789abcdef0123456789abcdef-7";
+        let connection = id.parse().unwrap();
+        for (json, target) in [
+            (r#""all""#, Target::all()),
+            (r#""user:doe,john""#, Target::users(["doe", "john"])),
+            (r#"{"users":["doe,john"," ann ",7,-1]}"#, Target::users(["doe,john", " ann ", "7", "-1"])),
+            (r#"{"users":[]}"#, Target::users(Vec::<String>::new())),
+            (r#"{"user":123456789012345678901234567890}"#, Target::user("123456789012345678901234567890")),
+            (r#"{"groups":["a","\u00e9"]}"#, Target::groups(["a", "\u{e9}"])),
+            (r#"{"group":"a,b"}"#, Target::group("a,b")),
+            (r#"{"session":"s"}"#, Target::session("s")),
+            (r#"{"property":{"value":7.50,"name":"page"}}"#, Target::property("page", "7.50")),
+            (r#"{"property":{"name":"","value":""}}"#, Target::property("", "")),
+            (r#"{"property":{"name":"a","value":[1, "b c\" "]}}"#, Target::property("a", r#"[1,"b c\" "]"#)),
+            (&format!(r#"{{"connection":"{id}"}}"#), Target::connection(connection)),
+            (&format!(r#""all","except":{{"connection":"{id}"}}"#), Target::all().except_connection(connection)),
+            (r#"{"group":1},"except":{"user":2}"#, Target::group("1").except_user("2")),
+            (
+                &format!(r#""all","except":{{"user":"a","connection":"{id}"}}"#),
+                Target::all().except_user("a").except_connection(connection),
+            ),
+        ] {
+            assert_eq!(to(json), target, "{json}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for (body, why) in [
+            ("", "the body is empty"),
+            (" \n", "the body is empty"),
+            ("action=x&to=all", "the body is not JSON: expected value at line 1 column 1"),
+            (r#"{"action":"x""#, "the body is not JSON: EOF"),
+            (r#"{"action":"x","details":[NaN],"to":"all"}"#, "the body is not JSON: expected value"),
+            ("[]", "the body must be a JSON object, not an array"),
+            ("null", "the body must be a JSON object, not null"),
+            (r#"{"action":"x","to":"all"}{}"#, "goes on behind its JSON object"),
+            (r#"{"action":"x","to":"all"}x"#, "goes on behind its JSON object"),
+            (r#"{"action":"x","to":"all","too":1}"#, "unknown member `too`: use action, details, to, except, key"),
+            (r#"{"action":"x","to":"all","to":"all"}"#, "`to` is there twice"),
+            (r#"{"to":"all"}"#, "`action` is missing"),
+            (r#"{"action":null,"to":"all"}"#, "`action` must be text, not null"),
+            (r#"{"action":["x"],"to":"all"}"#, "`action` must be text, not an array"),
+            (r#"{"action":"x"}"#, "`to` is missing"),
+            (r#"{"action":"x","to":null}"#, r#"`to` must be text or an object like {"users": [..]}, not null"#),
+            (r#"{"action":"x","to":["all"]}"#, "not an array"),
+            (r#"{"action":"x","to":"user:"}"#, r#"`to`: unknown target "user:": an id is empty"#),
+            (r#"{"action":"x","to":{}}"#, "`to` has one member: users, user"),
+            (r#"{"action":"x","to":{"user":1,"group":2}}"#, "`to` has one member"),
+            (r#"{"action":"x","to":{"all":true}}"#, "unknown member `to.all`: use users"),
+            (r#"{"action":"x","to":{"user":null}}"#, "`to.user` must be text or a number, not null"),
+            (r#"{"action":"x","to":{"user":1.5}}"#, "`to.user` must be text or a whole number, not 1.5"),
+            (r#"{"action":"x","to":{"user":""}}"#, "`to.user` is empty"),
+            (r#"{"action":"x","to":{"users":"ann"}}"#, "`to.users` must be an array, not text"),
+            (
+                r#"{"action":"x","to":{"users":["a",true]}}"#,
+                "`to.users[1]` must be text or a number, not true or false",
+            ),
+            (r#"{"action":"x","to":{"property":"a=b"}}"#, "`to.property` must be an object, not text"),
+            (r#"{"action":"x","to":{"property":{"name":"a"}}}"#, "`to.property.value` is missing"),
+            (r#"{"action":"x","to":{"property":{"name":"a","value":null}}}"#, "`to.property.value` must be"),
+            (r#"{"action":"x","to":{"connection":"7"}}"#, "`to.connection` is not the id of a connection"),
+            (r#"{"action":"x","to":"all","except":"7"}"#, "`except` must be an object, not text"),
+            (r#"{"action":"x","to":"all","except":{}}"#, "`except` names nobody"),
+            (r#"{"action":"x","to":"all","except":{"group":"a"}}"#, "unknown member `except.group`"),
+            (
+                r#"{"action":"x","to":"all","except":{"user":[]}}"#,
+                "`except.user` must be text or a number, not an array",
+            ),
+            (r#"{"action":"x","to":"all","key":{}}"#, "`key` must be text or a number, not an object"),
+            (&format!(r#"{{"action":"x","to":"all","details":{deep}}}"#), "`details` are nested more than 128 levels"),
+        ] {
+            let told = Publish::read(body.as_bytes()).expect_err(body);
+            assert!(told.contains(why), "{body}: {told}");
+        }
+    }
+
+    #[test]
+    fn a_body_is_utf8() {
+        let wide = |units: Vec<[u8; 2]>| units.concat();
+        let json = r#"{"action":"x","to":"all"}"#;
+        let little: Vec<u8> = wide(json.encode_utf16().map(u16::to_le_bytes).collect());
+        let big: Vec<u8> = wide(json.encode_utf16().map(u16::to_be_bytes).collect());
+        for body in [&little, &big, &[b"\xff\xfe", &little[..]].concat(), &[b"\xfe\xff", &big[..]].concat()] {
+            assert!(text(body).unwrap_err().contains("UTF-16"), "{body:?}");
+        }
+        assert!(text(b"{\"a\":\"\xe9\"}").unwrap_err().contains("not UTF-8 (byte 7)"));
+        assert_eq!(text(b"\xef\xbb\xbf{}"), Ok("{}"));
+    }
+}
