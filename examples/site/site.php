@@ -15,10 +15,15 @@ function query(string $sql, string|int ...$values): PDOStatement
     return $statement;
 }
 
-/** The visitor's address, as nginx says; under php-fpm it is $_SERVER['REMOTE_ADDR']. */
+/**
+ * The visitor's address. Under php-fpm that is REMOTE_ADDR. Behind nginx by HTTP, as here, nginx says it in a header,
+ * which counts only if the request comes from nginx: anybody else can send it as well.
+ */
 function ip(): string
 {
-    return $_SERVER['HTTP_X_REAL_IP'];
+    $peer = $_SERVER['REMOTE_ADDR'];
+    $is_nginx = PHP_SAPI === 'cli-server' && in_array($peer, ['127.0.0.1', '::1'], true);
+    return $is_nginx ? $_SERVER['HTTP_X_REAL_IP'] ?? $peer : $peer;
 }
 
 /** Who is signed in. */
@@ -42,5 +47,18 @@ function only_post(): void
     if ($_SERVER['REQUEST_METHOD'] !== 'POST') {
         header('Allow: POST');
         finish(405, 'only POST');
+    }
+}
+
+/**
+ * Closes connections, if a ws-server answers. If none does, the page goes on: connections whose session is gone are
+ * closed within 30 s all the same.
+ */
+function close_connections(callable $close): void
+{
+    try {
+        $close();
+    } catch (RuntimeException $error) {
+        error_log("connections were not closed: {$error->getMessage()}");
     }
 }

@@ -6,6 +6,7 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::Stdio,
+    time::Duration,
 };
 
 use futures_util::StreamExt;
@@ -35,6 +36,8 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 struct Site {
     address: SocketAddr,
     servers: [WsServer; 2],
+    /// Where PHP is reached past nginx.
+    pages: SocketAddr,
     _php: Process,
     _nginx: Process,
     _directory: TempDir,
@@ -69,13 +72,14 @@ impl Site {
         let (php_address, _) = address.split_once(')').unwrap();
 
         let configuration = fs::read_to_string(site().join("nginx.conf")).unwrap();
-        let configuration = replaced(&configuration, "127.0.0.1:8081", one);
-        let configuration = replaced(&configuration, "127.0.0.1:8082", two);
+        let configuration = replaced(&configuration, "127.0.0.1:9001", one);
+        let configuration = replaced(&configuration, "127.0.0.1:9002", two);
         let configuration = replaced(&configuration, "127.0.0.1:9000", php_address);
         let configuration =
             replaced(&configuration, "root public;", format!("root {};", site().join("public").display()));
         let (nginx, address) = nginx(directory.path(), &configuration).await;
-        Self { address, servers, _php: php, _nginx: nginx, _directory: directory }
+        let pages = php_address.parse().expect("an address");
+        Self { address, servers, pages, _php: php, _nginx: nginx, _directory: directory }
     }
 
     /// A visitor at this address.
@@ -110,6 +114,10 @@ impl Visitor {
     async fn publish(&self, to: &str, text: &str) {
         let answer = self.post("/publish.php", &[("to", to), ("text", text)]).await;
         assert_eq!(answer.status, StatusCode::OK, "{}", answer.text);
+    }
+
+    async fn try_publish(&self, to: &str, text: &str) -> StatusCode {
+        self.post("/publish.php", &[("to", to), ("text", text)]).await.status
     }
 
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
@@ -259,7 +267,7 @@ async fn nginx(directory: &Path, configuration: &str) -> (Process, SocketAddr) {
         let address = free.local_addr().unwrap();
         drop(free);
         let file = directory.join("nginx.conf");
-        fs::write(&file, replaced(configuration, "listen 127.0.0.1:8080;", format!("listen {address};"))).unwrap();
+        fs::write(&file, replaced(configuration, "listen 127.0.0.1:8000;", format!("listen {address};"))).unwrap();
         let mut nginx = Command::new("nginx");
         // Debian has it outside an ordinary user's PATH.
         nginx.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
@@ -296,7 +304,7 @@ async fn a_page_publishes_to_users_and_groups_of_the_site() {
     assert!(page.text.contains("Signed in as <b>ann</b>"), "{}", page.text);
     assert!(ann.get("/ws-cluster.js").await.header("content-type").unwrap().starts_with("text/javascript"));
 
-    // Of either's two tabs one is on each server, as nginx shares them out.
+    // On whichever servers nginx chooses.
     let mut tabs = [ann.connect_known().await, ann.connect_known().await];
     let mut bobs = [bob.connect_known().await, bob.connect_known().await];
     ann.publish("user:bob", "one").await;
@@ -393,26 +401,144 @@ async fn a_session_counts_at_its_own_address_and_origin_only() {
 async fn a_client_finds_the_other_server_when_one_is_killed() {
     let mut site = Site::start().await;
     let ann = site.signed_in("ann").await;
-    // nginx gives each to the server that has fewer.
-    let mut tabs = [ann.connect_known().await, ann.connect_known().await];
+    let mut tabs = Vec::new();
+    for _ in 0..6 {
+        tabs.push(ann.connect_known().await);
+    }
     site.servers[0].kill().await;
     // Asked at the killed server first, accepted by the other.
     ann.publish("user:ann", "one").await;
-    let mut lost = 0;
     for tab in &mut tabs {
         match soon(tab.0.next()).await {
             Some(Ok(Message::Text(text))) => assert!(text.contains("one"), "{text}"),
-            None | Some(Err(_) | Ok(Message::Close(_))) => {
-                lost += 1;
-                *tab = ann.connect_known().await;
-            }
+            None | Some(Err(_) | Ok(Message::Close(_))) => *tab = ann.connect_known().await,
             other => panic!("{other:?}"),
         }
     }
-    assert_eq!(lost, 1);
     ann.publish("user:ann", "two").await;
     for tab in &mut tabs {
         tab.expect("news/new", json!(["ann", "two"])).await;
     }
     assert!(ann.get("/ws-cluster.js").await.status.is_success());
+}
+
+#[tokio::test]
+async fn a_server_that_hangs_keeps_no_visitor_out() {
+    let site = Site::start().await;
+    let ann = site.signed_in("ann").await;
+    // Its port still takes connections.
+    site.servers[0].stop();
+    for _ in 0..4 {
+        assert!(ann.get("/ws-cluster.js").await.status.is_success());
+    }
+    let origin = format!("http://{}", site.address);
+    let headers = [("origin", origin.as_str())];
+    for _ in 0..4 {
+        // Does as the browser's client, which gives up and tries again, only sooner.
+        let connected = soon(async {
+            loop {
+                let attempt = ann.try_connect(&headers);
+                if let Ok(Ok(client)) = tokio::time::timeout(Duration::from_secs(1), attempt).await {
+                    break client;
+                }
+            }
+        });
+        drop(connected.await);
+    }
+    // The other is its cluster's only node now, as soon as it is the master.
+    soon(async { while ann.try_publish("user:ann", "one").await != StatusCode::OK {} }).await;
+    // The pages know by now which server does not answer.
+    ann.publish("user:ann", "two").await;
+    ann.publish("user:ann", "three").await;
+    site.servers[0].cont();
+}
+
+#[tokio::test]
+async fn a_page_tells_what_is_wrong_with_a_message() {
+    let site = Site::start().await;
+    let ann = site.signed_in("ann").await;
+    let latin = ann.post("/publish.php", &[("to", "all"), ("text", "caf%E9")]).await;
+    assert_eq!(latin.status, StatusCode::BAD_REQUEST);
+    assert!(latin.text.contains("UTF-8"), "{}", latin.text);
+    let mut tab = ann.connect_known().await;
+    ann.publish("user:ann", "caf%C3%A9").await;
+    tab.expect("news/new", json!(["ann", "café"])).await;
+}
+
+#[tokio::test]
+async fn signing_out_works_without_a_ws_server() {
+    let mut site = Site::start().await;
+    let (ann, bob) = (site.signed_in("ann").await, site.signed_in("bob").await);
+    for server in &mut site.servers {
+        server.kill().await;
+    }
+    assert_eq!(ann.post("/logout.php", &[]).await.status, StatusCode::SEE_OTHER);
+    assert_eq!(bob.post("/logout.php", &[("everywhere", "1")]).await.status, StatusCode::SEE_OTHER);
+    for visitor in [&ann, &bob] {
+        assert!(!visitor.get("/").await.text.contains("Signed in"));
+    }
+    let refused = site.signed_in("ann").await.post("/publish.php", &[("to", "all"), ("text", "x")]).await;
+    assert_eq!((refused.status, refused.text.trim()), (StatusCode::BAD_GATEWAY, "no ws-server answers"));
+}
+
+#[tokio::test]
+async fn an_address_in_a_header_counts_from_nginx_only() {
+    let site = Site::start().await;
+    let ann = site.signed_in("ann").await;
+    assert!(ann.get("/").await.text.contains("Signed in"));
+    // Somebody else, who reaches PHP past nginx and says to be at the address of the session.
+    let thief = Visitor { site: site.pages, from: ELSEWHERE, ..ann.clone() };
+    let lie = format!("GET / HTTP/1.0\r\nx-real-ip: {HOME}\r\n");
+    assert!(!thief.request(&lie, "").await.text.contains("Signed in"));
+    let home = Visitor { from: HOME, ..thief };
+    assert!(home.get("/").await.text.contains("Signed in"));
+}
+
+/// Runs PHP code after `ws.php`, with these settings; what it prints.
+async fn php(code: &str, servers: &str, key: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let mut php = Command::new("php");
+    // Where the functions that open URLs are closed, and a proxy is named.
+    php.args(["-d", "allow_url_fopen=0", "-r"]).arg(format!(
+        "require '{}'; try {{ {code} }} catch (Exception $error) {{ echo get_class($error), ': ', $error->getMessage(); }}",
+        site().join("ws.php").display()
+    ));
+    php.env("WS_SERVERS", servers).env("WS_SERVER_PUBLISH_KEY", key).env("http_proxy", "http://127.0.0.1:1");
+    php.env("TMPDIR", directory.path()).stdin(Stdio::null()).kill_on_drop(true);
+    String::from_utf8(soon(php.output()).await.expect("php").stdout).unwrap()
+}
+
+#[tokio::test]
+async fn what_php_makes_of_arrays_is_what_clients_get() {
+    let state = tempfile::tempdir().unwrap();
+    let mut command = WsServer::command(state.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--pool", "memory:"]).env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY);
+    let server = WsServer::spawn(command).await;
+    server.ready().await;
+    let mut client = Client::connect(server.address(), &[]).await;
+    let servers = format!("\n http://127.0.0.1:1/,\n\thttp://{}/ \n", server.address());
+    for (details, expected) in [
+        ("array_filter([1, null, 3])", json!([1, 3])),
+        ("[]", json!([])),
+        ("['id' => 7, 'price' => 1.0]", json!([{ "id": 7, "price": 1.0 }])),
+        ("[[1, 2], 'a/b é']", json!([[1, 2], "a/b é"])),
+    ] {
+        let code = format!("ws_publish('news', {details}, 'all'); echo 'published';");
+        assert_eq!(php(&code, &servers, &format!("{PUBLISH_KEY}\n")).await, "published", "{details}");
+        client.expect("news", expected).await;
+    }
+    let publish = "ws_publish('news', [1], 'all');";
+    for (code, servers, key, says) in [
+        (publish, "", PUBLISH_KEY, "RuntimeException: WS_SERVERS is not set"),
+        (publish, " \n", PUBLISH_KEY, "RuntimeException: WS_SERVERS is not set"),
+        (publish, "127.0.0.1:9001", PUBLISH_KEY, "RuntimeException: WS_SERVERS: 127.0.0.1:9001 is no address"),
+        (publish, &servers, "", "RuntimeException: WS_SERVER_PUBLISH_KEY is not set"),
+        (publish, &servers, "wrong", "RuntimeException: 401 "),
+        (publish, "http://127.0.0.1:1", PUBLISH_KEY, "RuntimeException: no ws-server answers"),
+        ("ws_publish('news', [\"\\xe9\"], 'all');", &servers, PUBLISH_KEY, "JsonException: a message is UTF-8 text"),
+        ("ws_publish('news', [NAN], 'all');", &servers, PUBLISH_KEY, "JsonException: a message is UTF-8 text, finite"),
+    ] {
+        let told = php(code, servers, key).await;
+        assert!(told.starts_with(says), "{code}: {told}");
+    }
 }

@@ -10,9 +10,9 @@ $user = user();
 setcookie(COOKIE, '', ['expires' => 1, 'path' => '/', 'httponly' => true, 'samesite' => 'Lax']);
 if ($user !== null && isset($_POST['everywhere'])) {
     query('DELETE FROM sessions WHERE user = ?', $user);
-    ws_close_user($user);
+    close_connections(fn () => ws_close_user($user));
 } elseif ($user !== null) {
     query('DELETE FROM sessions WHERE id = ?', $_COOKIE[COOKIE]);
-    ws_close_session($_COOKIE[COOKIE]);
+    close_connections(fn () => ws_close_session($_COOKIE[COOKIE]));
 }
 header('Location: /', true, 303);

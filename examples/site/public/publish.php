@@ -8,6 +8,8 @@ only_post();
 $user = user() ?? finish(403, 'sign in first');
 try {
     ws_publish('news/new', [$user, $_POST['text'] ?? ''], $_POST['to'] ?? '');
+} catch (JsonException $malformed) {
+    finish(400, $malformed->getMessage());
 } catch (RuntimeException $refusal) {
     finish(502, $refusal->getMessage());
 }
