@@ -969,7 +969,7 @@ async fn settings_that_cannot_work_are_named() {
     refused(|builder| builder.path("ws"), "\"ws\"").await;
     refused(|builder| builder.path("/_publish"), "taken").await;
     refused(|builder| builder.address("http://host:1"), "ws://HOST:PORT").await;
-    refused(|builder| builder.address("ws://host:1/path"), "ws://HOST:PORT").await;
+    refused(|builder| builder.address("ws://host:1/path?query"), "ws://HOST:PORT").await;
     refused(|builder| builder.cluster(""), "name").await;
     refused(|builder| builder.key("short"), "32 bytes").await;
     refused(|builder| builder.publish_key(""), "publish key").await;

@@ -146,8 +146,8 @@ pub(crate) struct Link<S> {
 impl<S: Stream> Link<S> {
     /// The link of this side, `own`, with the other side, after the greeting of these words.
     fn new(socket: Socket<S>, key: &[u8], [own, other]: [&str; 2], words: &[Bytes; 2]) -> Self {
-        let derive = |side| transcript(key, &format!("packets of the {side}"), words).finalize().into_bytes().into();
-        Self { socket, sealer: PacketSealer::new(derive(own)), opener: PacketOpener::new(derive(other)) }
+        let [own, other] = [own, other].map(|side| packet_key(key, side, words));
+        Self { socket, sealer: PacketSealer::new(own), opener: PacketOpener::new(other) }
     }
 
     /// Both directions, for two tasks.
@@ -334,6 +334,11 @@ fn transcript(key: &[u8], side: &str, [greeting, welcome]: &[Bytes; 2]) -> Hmac<
     mac
 }
 
+/// The key of the packets that this side sends. What is proved to the other side tells nothing of it.
+fn packet_key(key: &[u8], side: &str, words: &[Bytes; 2]) -> [u8; 32] {
+    transcript(key, &format!("packets of the {side}"), words).finalize().into_bytes().into()
+}
+
 fn prove(key: &[u8], side: &str, words: &[Bytes; 2]) -> Bytes {
     Bytes::copy_from_slice(&transcript(key, side, words).finalize().into_bytes())
 }
@@ -486,6 +491,23 @@ mod tests {
         assert!(!is_proof(&key, "dialler", &replayed, &proof), "replayed");
         let shifted = [Bytes::from_static(b"greetingw"), Bytes::from_static(b"elcome")];
         assert!(!is_proof(&key, "dialler", &shifted, &proof), "words moved from one to the other");
+    }
+
+    #[test]
+    fn packets_of_each_direction_of_each_link_have_a_key_of_their_own() {
+        let words = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
+        let other_words = [words[0].clone(), Bytes::from_static(b"another")];
+        let keys = [
+            packet_key(&[7; 32], DIALLER, &words),
+            packet_key(&[7; 32], ACCEPTOR, &words),
+            packet_key(&[7; 32], DIALLER, &other_words),
+            packet_key(&[8; 32], DIALLER, &words),
+        ];
+        for (index, key) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(key), "key {index}");
+            assert_ne!(key[..], prove(&[7; 32], DIALLER, &words)[..]);
+            assert_ne!(key[..], prove(&[7; 32], ACCEPTOR, &words)[..]);
+        }
     }
 
     #[test]

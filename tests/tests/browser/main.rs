@@ -16,6 +16,7 @@ mod fidelity;
 mod node;
 mod places;
 mod silence;
+mod subprotocols;
 
 /// Loads the client, and makes `hear(name)`, a callback, whose calls `heard()` gives one after the other.
 const PRELUDE: &str = r#"
