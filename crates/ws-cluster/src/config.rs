@@ -109,8 +109,9 @@ pub struct ConnectionConfig {
     /// Time for a client to answer a close frame, or to read what waits once it sends no more, before its socket is
     /// dropped. Default 5 s.
     pub close_timeout: Duration,
-    /// Messages a second that one client may send, on average; one that sends faster is read more slowly.
-    /// Default 100.
+    /// Messages a second that one client may send, on average; one that sends faster is read more slowly. Up to
+    /// `message_size` and 16 KiB of what waits is read ahead, so that pings in it are answered; pings count as well, and as
+    /// many of them as `message_burst` may come while messages wait. Default 100.
     pub messages_per_second: u32,
     /// Messages that a client may send at once before `messages_per_second` holds it back. Default 500.
     pub message_burst: u32,

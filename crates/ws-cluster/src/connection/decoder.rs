@@ -63,6 +63,8 @@ pub(super) struct Decoder {
 struct Partial {
     /// What came and is not decoded yet.
     kept: Vec<u8>,
+    /// So many of the first of these are whole frames of messages.
+    scanned: usize,
     /// Within a message of several frames.
     context: Option<WebSocketContext>,
 }
@@ -158,12 +160,55 @@ impl Decoder {
     /// Goes on keeping what was kept, but for the first bytes, which are decoded.
     pub(super) fn put_back(&mut self, mut kept: Vec<u8>, decoded: usize) {
         let Some(partial) = &mut self.partial else { return };
+        partial.scanned = partial.scanned.saturating_sub(decoded);
         if decoded < kept.len() {
             kept.drain(..decoded);
             partial.kept = kept;
         } else if partial.context.is_none() {
             self.partial = None;
         }
+    }
+
+    /// Takes pings and pongs out of what is kept, although messages before them are not decoded yet, and offers `answer` the
+    /// frame that answers each ping; it says whether it took it, and no further ones are taken if not. A close frame, and
+    /// what breaks the protocol, ends the search: that is for its turn.
+    pub(super) fn take_pings(&mut self, limit: usize, mut answer: impl FnMut(Bytes) -> bool) {
+        let Some(partial) = &mut self.partial else { return };
+        let Partial { kept, scanned, context } = &mut **partial;
+        let (mut from, mut to) = (*scanned, *scanned);
+        while let Ok(Some((header, payload, start))) = parse(&kept[from..]) {
+            let whole = payload <= limit as u64 && kept.len() - from >= start + payload as usize;
+            let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+            if !whole {
+                break;
+            }
+            let size = start + payload as usize;
+            match (header.opcode, header.mask) {
+                (OpCode::Data(Data::Text | Data::Binary | Data::Continue), _) => {
+                    kept.copy_within(from..from + size, to);
+                    to += size;
+                }
+                (OpCode::Control(Control::Ping), Some(mask)) if plain && payload <= CONTROL_SIZE => {
+                    let mut payload = kept[from + start..from + size].to_vec();
+                    if !answer(frame::pong(unmask(&mut payload, mask))) {
+                        break;
+                    }
+                }
+                (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= CONTROL_SIZE => {}
+                _ => break,
+            }
+            from += size;
+        }
+        kept.drain(to..from);
+        *scanned = to;
+        if kept.is_empty() && context.is_none() {
+            self.partial = None;
+        }
+    }
+
+    /// Number of bytes that are kept.
+    pub(super) fn kept(&self) -> usize {
+        self.partial.as_ref().map_or(0, |partial| partial.kept.len())
     }
 
     /// Whether it is between two messages, with nothing of the next.
@@ -173,7 +218,7 @@ impl Decoder {
 
     /// Whether bytes were kept.
     pub(super) fn keeps(&self) -> bool {
-        self.partial.as_ref().is_some_and(|partial| !partial.kept.is_empty())
+        self.kept() > 0
     }
 }
 
@@ -308,6 +353,50 @@ mod tests {
         assert!(decoder.keeps());
         assert_eq!(all(&mut decoder, &bytes[26..]).unwrap(), [Event::Text("c".into())]);
         assert!(decoder.partial.is_none());
+    }
+
+    #[test]
+    fn pings_are_taken_out_of_what_waits_and_the_rest_stays_as_it_is() {
+        let mut decoder = Decoder::default();
+        let ping = |text: &[u8]| frame(0x89, text);
+        let messages = [frame(0x01, b"a"), frame(0x80, &[b'x'; 300]), frame(0x82, b"b"), frame(0x88, b"\x03\xe8")];
+        let bytes = [
+            &messages[0],
+            &ping(b"1"),
+            &messages[1],
+            &frame(0x8a, b""),
+            &ping(b"2"),
+            &messages[2],
+            &messages[3],
+            &ping(b"after the close"),
+        ];
+        let mut pongs = Vec::new();
+        for byte in bytes.into_iter().flatten() {
+            decoder.keep(&[*byte]);
+            decoder.take_pings(LIMIT, |pong| {
+                pongs.push(pong);
+                true
+            });
+        }
+        assert_eq!(pongs, [&b"\x8a\x011"[..], b"\x8a\x012"]);
+        assert_eq!(decoder.take_kept(), [&messages.concat()[..], &ping(b"after the close")].concat());
+        // One that is not answered stays.
+        let mut decoder = Decoder::default();
+        decoder.keep(&[ping(b"1"), ping(b"2")].concat());
+        let mut count = 0;
+        let mut first = |_| std::mem::replace(&mut count, 1) == 0;
+        decoder.take_pings(LIMIT, &mut first);
+        assert_eq!(decoder.kept(), ping(b"2").len());
+        decoder.take_pings(LIMIT, |_| true);
+        assert!(decoder.partial.is_none());
+        // What is wrong, too large, or not all there is for its turn.
+        for bytes in
+            [frame(0x83, b"x"), frame(0x09, b"x"), frame(0x81, &[0; 1001])[..8].to_vec(), ping(b"x")[..6].to_vec()]
+        {
+            decoder.keep(&bytes);
+            decoder.take_pings(LIMIT, |_| panic!("{bytes:?}"));
+            assert_eq!(decoder.take_kept(), bytes);
+        }
     }
 
     #[test]

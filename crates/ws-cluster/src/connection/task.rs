@@ -160,6 +160,18 @@ pub(super) struct Connection<T> {
     pub(super) paused: bool,
     /// It has got no message yet, or none for a while.
     pub(super) quiet: bool,
+    pub(super) ahead: Ahead,
+}
+
+/// What is read while messages have to wait, so that pings are answered: up to one message and a little.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    /// What comes.
+    Reads,
+    /// Nothing: pings are too frequent.
+    Held,
+    /// Nothing: the client sends no more.
+    Ended,
 }
 
 pub(super) enum Phase {
@@ -213,6 +225,7 @@ impl<T: Transport> Connection<T> {
             pinged: false,
             paused: false,
             quiet: true,
+            ahead: Ahead::Reads,
         };
         connection.decoder.keep(leftover);
         connection.expire(expires, false);
@@ -241,6 +254,7 @@ impl<T: Transport> Connection<T> {
                 self.client().tell_changes(self.server.hub(), self.server.seals());
             }
             self.read_kept();
+            self.answer_pings();
             if matches!(self.phase, Phase::Open) && self.client().outbox.is_sealed() {
                 self.close();
             }
@@ -271,9 +285,12 @@ impl<T: Transport> Connection<T> {
             if self.is_reading()
                 && let Poll::Ready(read) = self.poll_read(cx)
             {
-                if read? == 0 {
+                match read? {
+                    // Its messages that wait come first.
+                    0 if !self.takes() => self.ahead = Ahead::Ended,
                     // It may still read, and what waits is for it.
-                    self.heard(Heard::End);
+                    0 => self.heard(Heard::End),
+                    _ => {}
                 }
                 continue;
             }
@@ -346,9 +363,18 @@ impl<T: Transport> Connection<T> {
         }
     }
 
-    /// Whether bytes are wanted. A handler at work, or too many messages, leave them in the socket, where they hold
+    /// Whether bytes are wanted. A handler at work, or too many messages, leave most of them in the socket, where they hold
     /// the client back.
     pub(super) fn is_reading(&self) -> bool {
+        self.takes() || matches!(self.phase, Phase::Open) && self.reads_ahead()
+    }
+
+    fn reads_ahead(&self) -> bool {
+        self.ahead == Ahead::Reads && self.decoder.kept() < self.config().message_size.saturating_add(READ)
+    }
+
+    /// Whether what came is taken.
+    fn takes(&self) -> bool {
         match &self.phase {
             Phase::Open => self.takes_messages(),
             Phase::Closing(closing) => closing.heard < Heard::End,
@@ -401,17 +427,35 @@ impl<T: Transport> Connection<T> {
 
     /// Goes on with what came and could not be read then.
     fn read_kept(&mut self) {
-        if self.decoder.keeps() && self.is_reading() {
+        if self.decoder.keeps() && self.takes() {
             let mut kept = self.decoder.take_kept();
             let read = self.read_messages(&mut kept);
             self.decoder.put_back(kept, read);
         }
     }
 
+    /// Answers the pings among what came while messages have to wait.
+    fn answer_pings(&mut self) {
+        if !self.decoder.keeps() || self.takes() || self.ahead == Ahead::Held {
+            return;
+        }
+        let (limit, rate, pings, now) = (self.config().message_size, self.rate(), self.ping_rate(), Instant::now());
+        let Self { decoder, pace, paused, ahead, registration, .. } = self;
+        decoder.take_pings(limit, |pong| {
+            if pace.next(pings) > now {
+                *ahead = Ahead::Held;
+                return false;
+            }
+            *paused |= pace.count(rate, now);
+            registration.client().outbox.push(pong);
+            true
+        });
+    }
+
     /// Takes what came, message by message, until one sets something going. How many bytes that was.
     fn read_messages(&mut self, bytes: &mut [u8]) -> usize {
         let mut read = 0;
-        while self.is_reading() {
+        while self.takes() {
             if let Phase::Closing(closing) = &self.phase
                 && closing.heard > Heard::Nothing
             {

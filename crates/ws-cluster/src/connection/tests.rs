@@ -35,6 +35,18 @@ impl ActionHandler for Echo {
     }
 }
 
+/// Answers after a while.
+struct Wait;
+
+#[async_trait]
+impl ActionHandler for Wait {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        tokio::time::sleep(Duration::from_secs(20)).await;
+        request.respond(());
+        Ok(())
+    }
+}
+
 /// Ann's session, from a store that may be down.
 struct Store(Arc<AtomicBool>);
 
@@ -55,7 +67,10 @@ impl Authenticator for Store {
 /// A server, and the switch of its store, which is down.
 async fn server(config: Config) -> (Server, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
-    let builder = Server::builder(MemoryPool::default()).authenticator(Store(down.clone())).action("echo", Echo);
+    let builder = Server::builder(MemoryPool::default())
+        .authenticator(Store(down.clone()))
+        .action("echo", Echo)
+        .action("wait", Wait);
     (builder.config(config).start().await.unwrap(), down)
 }
 
@@ -189,6 +204,100 @@ async fn messages_beyond_the_burst_wait_their_turn() {
     }
     assert_eq!(times[..4], [0; 4]);
     assert_eq!(times[9], 3);
+}
+
+/// A masked frame without a mask to speak of.
+fn small(first: u8, payload: &str) -> Vec<u8> {
+    [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload.as_bytes()].concat()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_behind_many_messages_is_answered_before_all_of_them_had_their_turn() {
+    let mut peer = Peer::connect(Config::default(), None, 1024 * 1024).await;
+    let echo = |number: usize| format!(r#"["echo",["{number:026}"]]"#);
+    let messages: Vec<u8> = (0..5000).flat_map(|number| small(0x81, &echo(number))).collect();
+    peer.stream.write_all(&messages).await.unwrap();
+    let (mut count, mut pinged, mut answered) = (0, false, None);
+    while count < 5000 {
+        let (first, payload, at) = peer.frame().await;
+        match first {
+            0x81 => {
+                assert_eq!(payload, echo(count).as_bytes());
+                count += 1;
+            }
+            0x8a => answered = Some((payload, at)),
+            _ => peer.stream.write_all(&small(0x8a, "")).await.unwrap(),
+        }
+        if at >= 20 && !std::mem::replace(&mut pinged, true) {
+            peer.stream.write_all(&small(0x89, "alive?")).await.unwrap();
+        }
+    }
+    // Python's `websockets` pings every 20 s, and waits for 20 s.
+    let (payload, at) = answered.expect("an answer");
+    assert_eq!(payload, b"alive?");
+    assert!(at < 40, "{at}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn pings_among_messages_that_wait_are_answered_at_once() {
+    let mut config = Config::default();
+    config.connection.messages_per_second = 1;
+    config.connection.message_burst = 5;
+    let mut peer = Peer::connect(config, None, 1024 * 1024).await;
+    for number in 0..7 {
+        peer.stream.write_all(&small(0x81, &format!(r#"["echo",[{number}]]"#))).await.unwrap();
+        peer.stream.write_all(&small(0x89, &number.to_string())).await.unwrap();
+    }
+    let (mut pongs, mut echoes) = (Vec::new(), Vec::new());
+    while echoes.len() < 7 {
+        let (first, payload, at) = peer.frame().await;
+        match first {
+            0x81 => echoes.push(payload),
+            0x8a => pongs.push((payload, at)),
+            _ => peer.stream.write_all(&small(0x8a, "")).await.unwrap(),
+        }
+    }
+    let expected: Vec<_> = (0..7).map(|number| format!(r#"["echo",[{number}]]"#).into_bytes()).collect();
+    assert_eq!(echoes, expected);
+    let expected: Vec<_> = (0..7).map(|number| number.to_string().into_bytes()).collect();
+    assert_eq!(pongs.iter().map(|(payload, _)| payload.clone()).collect::<Vec<_>>(), expected);
+    assert!(pongs[..6].iter().all(|(_, at)| *at == 0), "{pongs:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_ping_is_answered_while_a_handler_runs_and_what_came_after_it_is_handled() {
+    let mut peer = Peer::connect(Config::default(), None, 1024 * 1024).await;
+    for frame in [small(0x81, r#"["wait"]"#), small(0x89, "?"), small(0x81, r#"["echo",[1]]"#)] {
+        peer.stream.write_all(&frame).await.unwrap();
+    }
+    // It sends no more, and gets its answers all the same.
+    peer.stream.shutdown().await.unwrap();
+    assert_eq!(peer.frame().await, (0x8a, b"?".to_vec(), 0));
+    assert_eq!(peer.frame().await, (0x81, br#"["wait",[]]"#.to_vec(), 20));
+    assert_eq!(peer.frame().await, (0x81, br#"["echo",[1]]"#.to_vec(), 20));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_pings_is_held_back_while_messages_wait() {
+    let mut config = Config::default();
+    config.connection.messages_per_second = 10;
+    config.connection.message_burst = 5;
+    let mut peer = Peer::connect(config, None, 1024 * 1024).await;
+    for _ in 0..6 {
+        peer.stream.write_all(&small(0x81, r#"["echo"]"#)).await.unwrap();
+    }
+    for _ in 0..500 {
+        peer.stream.write_all(&small(0x89, "")).await.unwrap();
+    }
+    let (mut at_once, mut pongs) = (0, 0);
+    while pongs < 100 {
+        let (first, _, at) = peer.frame().await;
+        pongs += usize::from(first == 0x8a);
+        at_once += usize::from(at == 0);
+    }
+    // Five messages, and as many pings beside.
+    assert!(at_once <= 20, "{at_once}");
+    assert!(peer.seconds() >= 8);
 }
 
 #[tokio::test(start_paused = true)]

@@ -9,7 +9,7 @@ use super::{
     frame,
     pace::Rate,
     recovery::{Arrival, reseal_interval},
-    task::{Connection, Phase},
+    task::{Ahead, Connection, Phase},
     transport::Transport,
 };
 use crate::close::CloseCode;
@@ -22,6 +22,12 @@ impl<T: Transport> Connection<T> {
     pub(super) fn rate(&self) -> Rate {
         let config = self.config();
         Rate::per_second(config.messages_per_second, config.message_burst)
+    }
+
+    /// Pings count as messages, but may be some more: they are answered while messages wait.
+    pub(super) fn ping_rate(&self) -> Rate {
+        let rate = self.rate();
+        Rate { burst: rate.burst.saturating_mul(2), ..rate }
     }
 
     /// Waits for the next time at which something is due; whether one has come, and what is due is done.
@@ -55,9 +61,10 @@ impl<T: Transport> Connection<T> {
             return Some(closing.until);
         }
         let paused = self.paused.then(|| self.pace.next(self.rate()));
+        let held = (self.ahead == Ahead::Held).then(|| self.pace.next(self.ping_rate()));
         // An authentication that is under way is waited for.
         let arrival = self.arrival.until().filter(|_| self.work.is_none());
-        paused.into_iter().chain(arrival).min()
+        paused.into_iter().chain(held).chain(arrival).min()
     }
 
     /// The next time at which the connection wants to be woken, sooner or later.
@@ -113,6 +120,9 @@ impl<T: Transport> Connection<T> {
         }
         let now = Instant::now();
         self.quiet |= self.quiet_at() <= now;
+        if self.ahead == Ahead::Held && self.pace.next(self.ping_rate()) <= now {
+            self.ahead = Ahead::Reads;
+        }
         if self.paused && self.pace.next(self.rate()) <= now {
             self.paused = false;
             self.hear();
