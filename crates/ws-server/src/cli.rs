@@ -126,6 +126,10 @@ pub(crate) struct Run {
     /// be repeated, or separated by commas
     #[arg(long, value_name = "URL", env = "WS_SERVER_ALLOWED_ORIGINS")]
     pub(crate) allowed_origin: Vec<String>,
+    /// Accept messages on a master that has lost all its followers and cannot read the pool, although they are lost if
+    /// another node has become the master meanwhile (default: such messages wait, and their outcome is unknown)
+    #[arg(long, value_parser = switch, env = "WS_SERVER_ACCEPT_WHEN_ISOLATED", help_heading = "Cluster")]
+    pub(crate) accept_when_isolated: bool,
     #[command(flatten)]
     pub(crate) limits: Limits,
 }

@@ -14,7 +14,7 @@ use ws_cluster::{
 
 use crate::{
     Failure, Outcome,
-    cli::{Limits, Run, items},
+    cli::{Run, items},
     demo::Demo,
     pool::{Kind, Opened},
     say,
@@ -59,7 +59,7 @@ pub(crate) async fn run(run: Run) -> Outcome {
         .guests(!run.no_guests)
         .allowed_origins(allowed_origins)
         .trusted_proxies(trusted_proxies)
-        .config(config(&run.limits));
+        .config(config(&run));
     builder = keys.into_iter().fold(builder, ServerBuilder::key);
     if let Some(key) = run.publish_key {
         builder = builder.publish_key(key);
@@ -127,8 +127,10 @@ fn apart<'a>(own: &str, view: &'a PoolView) -> Option<&'a str> {
 }
 
 /// The settings that have flags; the rest is as it is.
-fn config(limits: &Limits) -> Config {
+fn config(run: &Run) -> Config {
+    let limits = &run.limits;
     let mut config = Config::default();
+    config.cluster.accept_when_isolated = run.accept_when_isolated;
     let connection = &mut config.connection;
     let set = |limit: &mut usize, given: Option<usize>| *limit = given.unwrap_or(*limit);
     set(&mut connection.connections, limits.connections);
