@@ -173,6 +173,14 @@ impl WsServer {
         soon(self.child.wait()).await.expect("a child")
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// It was waited for.
+    pub fn id(&self) -> u32 {
+        self.child.id().expect("the process was not waited for")
+    }
+
     /// Any signal.
     pub fn signal(&self, signal: Signal) {
         let id =

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::descriptors::Budget;
+
 /// All settings of a server that have a sensible default. Change the fields that matter:
 ///
 /// ```
@@ -13,6 +15,8 @@ use std::time::Duration;
 pub struct Config {
     /// Limits of one client's connection.
     pub connection: ConnectionConfig,
+    /// Limits of sockets and requests before a client's upgrade.
+    pub http: HttpConfig,
     /// Intervals of pool, election and links.
     pub cluster: ClusterConfig,
     /// Limits of the log of recent messages that every node keeps.
@@ -22,7 +26,7 @@ pub struct Config {
 impl Config {
     /// What cannot work, with what to give instead.
     pub(crate) fn check(&self) -> Result<(), String> {
-        let Self { connection, cluster, log } = self;
+        let Self { connection, http, cluster, log } = self;
         let durations = [
             ("connection.handshake_timeout", connection.handshake_timeout),
             ("connection.ping_interval", connection.ping_interval),
@@ -32,6 +36,7 @@ impl Config {
             ("connection.resume_timeout", connection.resume_timeout),
             ("connection.blocking_warning", connection.blocking_warning),
             ("connection.authentication_interval", connection.authentication_interval),
+            ("http.write_timeout", http.write_timeout),
             ("cluster.renew_interval", cluster.renew_interval),
             ("cluster.lease", cluster.lease),
             ("cluster.seen_interval", cluster.seen_interval),
@@ -45,6 +50,7 @@ impl Config {
             ("cluster.cut_off_timeout", cluster.cut_off_timeout),
             ("cluster.shutdown_timeout", cluster.shutdown_timeout),
             ("cluster.publish_timeout", cluster.publish_timeout),
+            ("cluster.greeting_timeout", cluster.greeting_timeout),
             ("log.age", log.age),
         ];
         if let Some((name, _)) = durations.iter().find(|(_, duration)| duration.is_zero()) {
@@ -63,12 +69,19 @@ impl Config {
             ("connection.replay_count", connection.replay_count),
             ("connection.replays", connection.replays),
             ("connection.replay_bytes_per_minute", connection.replay_bytes_per_minute),
+            ("http.sockets", http.sockets),
+            ("http.sockets_per_ip", http.sockets_per_ip),
             ("cluster.outbox_size", cluster.outbox_size),
+            ("cluster.greetings", cluster.greetings),
+            ("cluster.greetings_per_ip", cluster.greetings_per_ip),
             ("log.size", log.size),
             ("log.count", log.count),
         ];
         if let Some((name, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return Err(format!("{name} must be at least 1"));
+        }
+        if http.request_head_size < 1024 {
+            return Err("http.request_head_size must be at least 1024 bytes: browsers send more than less".into());
         }
         let shorter = [
             ("connection.position_interval", connection.position_interval, "log.age", log.age),
@@ -92,7 +105,8 @@ impl Config {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// Time for the upgrade request to arrive and for the authenticator to answer. Default 10 s.
+    /// Time for the head of a request to arrive, a silence between two requests included, and for the authenticator to
+    /// answer. Default 10 s.
     pub handshake_timeout: Duration,
     /// Largest message of a client, in bytes; a larger one closes with 1009. Default 64 KiB.
     pub message_size: usize,
@@ -130,10 +144,10 @@ pub struct ConnectionConfig {
     /// times the interval, the interval grows with them. Default 500, which 15,000 connections reach with 30 s.
     pub rechecks_per_second: u32,
     /// Connections from one address; the next is refused with 429. Addresses behind a trusted proxy count one by
-    /// one. Default 1,000, since many people can share an address.
+    /// one, and those of one IPv6 network (/64) as one. Default 1,000, since many people can share an address.
     pub connections_per_ip: usize,
-    /// Connections of this node; the next is refused with 503. Default 100,000: the file descriptors of the process
-    /// are the usual bound.
+    /// Connections of this node; the next is refused with 503. Default: 100,000, or about eight ninths of
+    /// [`HttpConfig::sockets`] if the limit on file descriptors (`ulimit -n`) allows fewer.
     pub connections: usize,
     /// How often a client that keeps its position is told it when nothing comes for it. Well below the age of the log
     /// ([`LogConfig::age`]), or a quiet client cannot come back without a reset; it is told sooner where the log fills
@@ -172,13 +186,47 @@ impl Default for ConnectionConfig {
             look_ups_per_ip: 16,
             rechecks_per_second: 500,
             connections_per_ip: 1_000,
-            connections: 100_000,
+            connections: Budget::now().connections,
             position_interval: Duration::from_secs(60),
             resume_timeout: Duration::from_secs(10),
             replay_count: 10_000,
             replays: 64,
             replay_bytes_per_minute: 256 * 1024 * 1024,
             blocking_warning: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Limits of sockets and requests before a client's upgrade. Those of sockets hold for the listeners that
+/// [`Server::serve`](crate::Server::serve) is given. An application with an HTTP server of its own sets limits there.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct HttpConfig {
+    /// Accepted sockets, those of WebSocket connections included. Beyond, a few are still taken at a time to answer
+    /// `/health`, `/ready`, publishes and links; all else gets 503 with `Retry-After`, or is closed at once. Default: the
+    /// process's soft limit on file descriptors when this is made, minus an eighth (64 to 512) for links, the
+    /// database and the process itself; 112,500 at most.
+    pub sockets: usize,
+    /// Accepted sockets of one address that were not upgraded; the next gets 429 or is closed at once. Addresses of one
+    /// IPv6 network (/64) count as one. Trusted proxies are exempt. Default 1,000, or a quarter of `sockets` if that is
+    /// less.
+    pub sockets_per_ip: usize,
+    /// Largest head of a request (its first line and all headers), in bytes; at least 1,024. A larger one gets 431.
+    /// Default 16 KiB. It holds for upgrades of clients under any HTTP server.
+    pub request_head_size: usize,
+    /// Time in which a client has to read some of an answer that waits for it; it has to read all of it within six times as
+    /// long. Its socket is closed otherwise. Default 10 s.
+    pub write_timeout: Duration,
+}
+
+impl Default for HttpConfig {
+    fn default() -> Self {
+        let sockets = Budget::now().sockets;
+        Self {
+            sockets,
+            sockets_per_ip: (sockets / 4).clamp(1, 1_000),
+            request_head_size: 16 * 1024,
+            write_timeout: Duration::from_secs(10),
         }
     }
 }
@@ -224,6 +272,15 @@ pub struct ClusterConfig {
     /// the other nodes may have elected another master. Default `false`: publishes wait, and end as
     /// [`Unknown`](crate::PublishError::Unknown) when their time is over.
     pub accept_when_isolated: bool,
+    /// Time for the first message of an accepted link. Its peer has to prove the key within twice as long. Default 2 s;
+    /// more than two round trips.
+    pub greeting_timeout: Duration,
+    /// Accepted links whose peers have not proved the key yet. When more come, those that have waited longest are given
+    /// up; addresses that the pool lists or that proved the key before make room for no others. Default: a
+    /// quarter of the descriptors that are kept in reserve, 16 to 128.
+    pub greetings: usize,
+    /// The same for one address that is not known, an IPv6 network (/64) counting as one. Default 8.
+    pub greetings_per_ip: usize,
 }
 
 impl Default for ClusterConfig {
@@ -245,6 +302,9 @@ impl Default for ClusterConfig {
             shutdown_timeout: Duration::from_secs(5),
             publish_timeout: Duration::from_secs(5),
             accept_when_isolated: false,
+            greeting_timeout: Duration::from_secs(2),
+            greetings: Budget::now().greetings,
+            greetings_per_ip: 8,
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
+    net::IpAddr,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -15,7 +16,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::{
     runtime::Handle,
-    sync::{Semaphore, mpsc, oneshot, watch},
+    sync::{mpsc, oneshot, watch},
     time::{sleep, sleep_until, timeout},
 };
 
@@ -24,7 +25,9 @@ use crate::{
     config::Config,
     connection::Stream,
     error::{PublishError, StartError},
+    greetings::Greetings,
     link::{self, Keys, Link, LinkError, Outgoing, Passport, Purpose},
+    log_limit::{Excerpt, LogLimits},
     pool::{Pool, PoolError},
     publisher,
     wire::content::Content,
@@ -38,8 +41,6 @@ const EVENTS: usize = 4096;
 const BATCH: usize = 256;
 /// Room of a link's queue beside what the log holds.
 const QUEUE_ROOM: usize = 16 * 1024 * 1024;
-/// Links that may be under way at once without a proof: far more than a cluster needs, little to hold for strangers.
-const GREETINGS: usize = 64;
 /// Time between two tries of a node to reach itself.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -98,8 +99,17 @@ struct Shared {
     passport: Passport,
     config: Config,
     next_link: AtomicU64,
-    /// Places for links whose peers have not proved the key.
-    greetings: Semaphore,
+    /// Links whose peers have not proved the key.
+    greetings: Arc<Greetings>,
+    /// Bounds the log lines that strangers can bring about.
+    logs: LogLimits<Cause>,
+}
+
+/// Causes of log lines that strangers can bring about as often as they like.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum Cause {
+    Refused,
+    GivenUp,
 }
 
 enum Event {
@@ -191,18 +201,35 @@ impl Cluster {
     }
 
     /// Serves one accepted link, of another node or a publisher, on an upgraded stream until it ends.
-    pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>) {
-        let limit = self.shared.config.connection.handshake_timeout;
-        let Ok(greeting) = self.shared.greetings.try_acquire() else {
-            return tracing::debug!("too many links are being greeted");
+    /// `ip`: where it comes from, if that tells anything about who it is.
+    pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>) {
+        let (mut greeting, full) = self.shared.greetings.begin(ip);
+        if full && let Some(line) = self.shared.logs.due(Cause::GivenUp, now()) {
+            let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
+            tracing::warn!(ip, left_out, "more links come than may be greeted: those that wait longest are given up");
+        }
+        let limit = self.shared.config.cluster.greeting_timeout;
+        let accepted = tokio::select! {
+            // Twice the time for both of the dialler's messages, and for ours to be read.
+            accepted = timeout(2 * limit, link::accept(stream, &self.shared.passport, limit)) => {
+                accepted.unwrap_or(Err(LinkError::Silent))
+            }
+            () = greeting.given_up() => return,
         };
-        let accepted = timeout(limit, link::accept(stream, &self.shared.passport)).await;
-        drop(greeting);
-        match accepted.unwrap_or(Err(LinkError::Silent)) {
+        match &accepted {
+            Ok(Some(_)) => greeting.prove(),
+            _ => drop(greeting),
+        }
+        match accepted {
             Ok(None) => {}
             Ok(Some((_, Purpose::Publisher, link))) => publisher::serve(self, link).await,
             Ok(Some((peer, _, link))) => run_link(&self.events, &self.shared, peer, false, link).await,
-            Err(error) => tracing::warn!(%error, "a link was refused"),
+            Err(error) => {
+                if let Some(line) = self.shared.logs.due(Cause::Refused, now()) {
+                    let (ip, error) = (ip.map(tracing::field::display), error.to_string());
+                    tracing::warn!(ip, error = %Excerpt(&error), left_out = line.left_out, "a link was refused");
+                }
+            }
         }
     }
 
@@ -241,8 +268,9 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
     let (failure, failure_receiver) = watch::channel(None);
     let failure = Arc::new(failure);
     let passport = Passport { node, cluster, keys: Keys::new(keys) };
+    let greetings = Greetings::new(config.cluster.greetings, config.cluster.greetings_per_ip);
     let shared =
-        Arc::new(Shared { passport, config, next_link: AtomicU64::new(1), greetings: Semaphore::new(GREETINGS) });
+        Arc::new(Shared { passport, greetings, config, next_link: AtomicU64::new(1), logs: LogLimits::default() });
     if is_dialled {
         tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }
@@ -500,7 +528,11 @@ impl Driver {
             let dialled = AssertUnwindSafe(dialled).catch_unwind().await;
             let panicked = |_| Ok(Err(LinkError::Broken("the dial panicked".into())));
             match dialled.unwrap_or_else(panicked).unwrap_or(Err(LinkError::Silent)) {
-                Ok((peer, link)) => run_link(&events, &shared, peer, true, link).await,
+                Ok((peer, link)) => {
+                    // It dials back from there.
+                    link.remote_ip().into_iter().for_each(|ip| shared.greetings.know(ip));
+                    run_link(&events, &shared, peer, true, link).await;
+                }
                 Err(error) => drop(events.send(Event::DialFailed { node, address, error }).await),
             }
         });
@@ -535,7 +567,11 @@ async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, 
     let Passport { node, cluster, .. } = &shared.passport;
     let lease = shared.config.cluster.lease;
     Ok(match query {
-        Query::Read => Answer::View(pool.read(cluster).await?),
+        Query::Read => {
+            let view = pool.read(cluster).await?;
+            shared.greetings.list(view.nodes.iter().map(|row| &*row.address));
+            Answer::View(view)
+        }
         Query::Announce(announcement) => {
             pool.announce(cluster, announcement).await?;
             Answer::Done

@@ -108,7 +108,11 @@
 //! | `Client/authentication` of a client | 5, then one in 5 s | [`authentication_burst`](ConnectionConfig::authentication_burst) |
 //! | waiting for a slow client | 1 MiB | [`queue_size`](ConnectionConfig::queue_size) |
 //! | connections of an address | 1,000 | [`connections_per_ip`](ConnectionConfig::connections_per_ip) |
-//! | connections of a node | 100,000 | [`connections`](ConnectionConfig::connections) |
+//! | connections of a node | 100,000, or what the descriptors allow | [`connections`](ConnectionConfig::connections) |
+//! | sockets of a node, before the upgrade and after | what the descriptors allow | [`sockets`](HttpConfig::sockets) |
+//! | sockets of an address before the upgrade | 1,000 | [`sockets_per_ip`](HttpConfig::sockets_per_ip) |
+//! | head of a request | 16 KiB | [`request_head_size`](HttpConfig::request_head_size) |
+//! | links that have not proved the key | 128, 8 of an address | [`greetings`](ClusterConfig::greetings) |
 //! | publish | 1 MiB | fixed |
 //! | waiting for a master | 16 MiB | [`outbox_size`](ClusterConfig::outbox_size) |
 //! | kept for who was away | 64 MiB, 5 minutes | [`LogConfig`] |
@@ -138,18 +142,19 @@ mod close;
 mod cluster;
 mod config;
 mod connection;
+mod descriptors;
 mod details;
 mod driver;
 mod error;
 #[cfg(test)]
 mod fuzz;
+mod greetings;
 mod history;
 mod hub;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
 mod link;
-#[allow(dead_code, reason = "its users come one by one")]
 mod log_limit;
 #[cfg(feature = "mysql")]
 mod mysql;
@@ -171,7 +176,7 @@ pub use auth::{SessionTable, SessionTableError};
 pub use client::Client;
 pub use close::{Close, CloseCode};
 pub use cluster::{NodeId, Term};
-pub use config::{ClusterConfig, Config, ConnectionConfig, LogConfig};
+pub use config::{ClusterConfig, Config, ConnectionConfig, HttpConfig, LogConfig};
 pub use details::{Details, ParseDetailsError};
 pub use driver::{NodeStatus, Status};
 pub use error::{PublishError, StartError};

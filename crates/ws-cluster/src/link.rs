@@ -3,6 +3,7 @@
 
 use std::{
     fmt,
+    net::IpAddr,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -143,6 +144,16 @@ pub(crate) struct Link<S> {
     opener: PacketOpener,
 }
 
+impl Link<MaybeTlsStream<tokio::net::TcpStream>> {
+    /// The address that was dialled, unless TLS hides it.
+    pub(crate) fn remote_ip(&self) -> Option<IpAddr> {
+        match self.socket.get_ref() {
+            MaybeTlsStream::Plain(stream) => stream.peer_addr().ok().map(|address| address.ip()),
+            _ => None,
+        }
+    }
+}
+
 impl<S: Stream> Link<S> {
     /// The link of this side, `own`, with the other side, after the greeting of these words.
     fn new(socket: Socket<S>, key: &[u8], [own, other]: [&str; 2], words: &[Bytes; 2]) -> Self {
@@ -254,12 +265,14 @@ pub(crate) async fn dial(
 }
 
 /// The acceptor's side of the greeting, on an upgraded stream. `None` for a peer that knows what it wanted to know.
+/// `limit`: the time for the dialler's first message.
 pub(crate) async fn accept<S: Stream>(
     stream: S,
     own: &Passport,
+    limit: Duration,
 ) -> Result<Option<(NodeId, Purpose, Link<S>)>, LinkError> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(GREETING_SIZE))).await;
-    let (greeting, said): (Greeting, _) = read(&mut socket).await?;
+    let (greeting, said): (Greeting, _) = timeout(limit, read(&mut socket)).await.unwrap_or(Err(LinkError::Silent))?;
     let theirs = (narrow(greeting.oldest), narrow(greeting.newest));
     let refusal = if greeting.cluster != own.cluster {
         format!("this node is in the cluster {:?}, not in {:?}", own.cluster, greeting.cluster)

@@ -21,6 +21,7 @@ mod arguments;
 mod cli;
 mod client;
 mod demo;
+mod descriptors;
 mod key;
 mod members;
 mod pool;
@@ -54,8 +55,14 @@ impl Failure {
 
 type Outcome<T = ()> = Result<T, Failure>;
 
+fn main() -> ExitCode {
+    descriptors::close_inherited();
+    descriptors::raise_limit();
+    run_command()
+}
+
 #[tokio::main]
-async fn main() -> ExitCode {
+async fn run_command() -> ExitCode {
     let status = start().await;
     Stderr::get().flush();
     ExitCode::from(status)

@@ -1,4 +1,4 @@
-//! When to stop: SIGTERM or ctrl-c; a second one ends the process at once.
+//! When to stop: SIGTERM or ctrl-c; a second one ends the process at once. SIGHUP is only logged.
 
 use std::{io, process};
 
@@ -15,6 +15,12 @@ pub(crate) struct Signals {
 impl Signals {
     /// Catches them from now on.
     pub(crate) fn catch() -> io::Result<Self> {
+        let mut hangup = signal(SignalKind::hangup())?;
+        tokio::spawn(async move {
+            while hangup.recv().await.is_some() {
+                tracing::info!("SIGHUP changes nothing: settings are read at the start");
+            }
+        });
         Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
     }
 

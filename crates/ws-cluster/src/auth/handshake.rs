@@ -1,19 +1,26 @@
-//! What an authenticator may look at: the upgrade request without its transport, kept for as long as the connection
-//! lives, since the authenticator is asked again when a session ends.
+//! What an authenticator may look at: the upgrade request without its transport. What authenticators ask for is kept for
+//! as long as the connection lives, since they are asked again when a session ends.
 
 use std::{
     borrow::Cow,
     fmt,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use http::{HeaderName, header, request::Parts};
+use parking_lot::Mutex;
 
 use super::{Origin, TrustedProxies};
 
 /// The request with which a client came. Its text is copied out of the request once, so that it does not hold the
 /// buffer into which the request was read; headers that only the transport needs (`Connection`, `Upgrade`,
 /// `Sec-WebSocket-Key`, `-Version` and `-Extensions`) are left out. Shows no header and no query in `Debug`.
+///
+/// At the upgrade the authenticator sees all headers. Afterwards the connection keeps these: `Accept-Language`,
+/// `Authorization`, `Cookie`, `Host`, `Origin`, `Sec-WebSocket-Protocol`, `User-Agent`, those that the authenticator
+/// asked for at the upgrade, and those that it [names](crate::Authenticator::headers). So a handler finds no others in
+/// [`Request::handshake`](crate::Request::handshake).
 ///
 /// An application tests its own authenticator with one made from a request of its own:
 ///
@@ -30,11 +37,33 @@ pub struct Handshake {
     /// Lines: the path and query, the peer, the client's address, the scheme (empty where unknown), and each header as
     /// `name: value` in the order sent. One text, since most of it is looked at once or twice, and kept for every
     /// connection.
+    text: Text,
+}
+
+/// As large as a `Box<str>`, since every connection has one.
+#[derive(Clone)]
+enum Text {
+    Kept(Box<str>),
+    /// Until the upgrade is over, it is noted which headers are asked for.
+    Noting(Box<Noting>),
+}
+
+#[derive(Clone)]
+struct Noting {
     text: Box<str>,
+    /// Names of headers, in lower case. Clones note in the same place.
+    asked: Arc<Mutex<Vec<Box<str>>>>,
 }
 
 /// The lines before the headers.
 const HEAD: usize = 4;
+
+/// Headers that a connection keeps besides those that its authenticator asks for or names.
+const KEPT: [&str; 7] =
+    ["accept-language", "authorization", "cookie", "host", "origin", "sec-websocket-protocol", "user-agent"];
+
+/// Different headers of which it is noted that they were asked for; more than that are not kept.
+const ASKED: usize = 64;
 
 impl Handshake {
     /// The handshake of a request that came from `peer` (`None` where that is not an IP address, or unknown),
@@ -45,8 +74,15 @@ impl Handshake {
         let scheme = proxies.scheme(peer, &request.headers).unwrap_or_default();
         let mut text = format!("{target}\n{}\n{}\n{scheme}", or_empty(peer), or_empty(ip));
         let mut add = |name: &HeaderName, value: &[u8]| {
-            for part in ["\n", name.as_str(), ": ", &String::from_utf8_lossy(value)] {
+            for part in ["\n", name.as_str(), ": "] {
                 text.push_str(part);
+            }
+            for chunk in value.utf8_chunks() {
+                text.push_str(chunk.valid());
+                // One for a run of bytes, or a value would take three times its size.
+                if !chunk.invalid().is_empty() && !(chunk.valid().is_empty() && text.ends_with('\u{fffd}')) {
+                    text.push('\u{fffd}');
+                }
             }
         };
         let headers = request.headers.iter().filter(|(name, _)| !is_transport(name));
@@ -55,11 +91,47 @@ impl Handshake {
         if let (None, Some(authority)) = (request.headers.get(header::HOST), request.uri.authority()) {
             add(&header::HOST, authority.as_str().as_bytes());
         }
-        Self { text: text.into() }
+        Self { text: Text::Noting(Box::new(Noting { text: text.into(), asked: Arc::default() })) }
+    }
+
+    /// Keeps what may be asked for from now on: the usual headers, those that were asked for until now, and `named` ones.
+    pub(crate) fn keep(&mut self, named: &[&str]) {
+        let asked = match &self.text {
+            Text::Noting(noting) => std::mem::take(&mut *noting.asked.lock()),
+            Text::Kept(_) => Vec::new(),
+        };
+        let kept = |name: &str| {
+            KEPT.contains(&name)
+                || asked.iter().any(|asked| **asked == *name)
+                || named.iter().any(|named| named.eq_ignore_ascii_case(name))
+        };
+        let lines = self
+            .text()
+            .split('\n')
+            .enumerate()
+            .filter(|(number, line)| *number < HEAD || line.split_once(": ").is_some_and(|(name, _)| kept(name)));
+        let lines: Vec<&str> = lines.map(|(_, line)| line).collect();
+        self.text = Text::Kept(lines.join("\n").into());
+    }
+
+    /// Notes that headers of this name are asked for.
+    fn note(&self, name: &str) {
+        let Text::Noting(noting) = &self.text else { return };
+        let mut asked = noting.asked.lock();
+        if asked.len() < ASKED && !asked.iter().any(|asked| asked.eq_ignore_ascii_case(name)) {
+            asked.push(name.to_ascii_lowercase().into());
+        }
+    }
+
+    fn text(&self) -> &str {
+        match &self.text {
+            Text::Kept(text) => text,
+            Text::Noting(noting) => &noting.text,
+        }
     }
 
     fn line(&self, number: usize) -> &str {
-        self.text.split('\n').nth(number).unwrap_or_default()
+        self.text().split('\n').nth(number).unwrap_or_default()
     }
 
     fn path_and_query(&self) -> &str {
@@ -68,16 +140,17 @@ impl Handshake {
 
     /// Name, in lower case, and value of each.
     fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.text.split('\n').skip(HEAD).filter_map(|line| line.split_once(": "))
+        self.text().split('\n').skip(HEAD).filter_map(|line| line.split_once(": "))
     }
 
-    /// The first header of this name, in any case. Bytes that are not UTF-8 read as U+FFFD.
+    /// The first header of this name, in any case. Bytes that are not UTF-8 read as U+FFFD, several in a row as one.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers(name).next()
     }
 
     /// All headers of this name, in the order sent.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
+        self.note(name);
         self.all_headers().filter(move |(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
@@ -117,7 +190,11 @@ impl Handshake {
         });
         let rest = rest.join("&");
         let target = if rest.is_empty() { path.to_owned() } else { format!("{path}?{rest}") };
-        self.text = format!("{target}{}", &self.text[self.path_and_query().len()..]).into();
+        let text = format!("{target}{}", &self.text()[self.path_and_query().len()..]).into();
+        match &mut self.text {
+            Text::Kept(kept) => *kept = text,
+            Text::Noting(noting) => noting.text = text,
+        }
         values
     }
 
@@ -270,6 +347,31 @@ mod tests {
         assert_eq!(handshake.headers("X-Thing").collect::<Vec<_>>(), ["one", "two"]);
         assert_eq!(handshake.user_agent(), Some("Nétscape/4"));
         assert_eq!(handshake.header("x-other"), None);
+    }
+
+    #[test]
+    fn a_connection_keeps_the_headers_that_an_authenticator_may_ask_for() {
+        let sent =
+            [("x-junk", "junk"), ("cookie", "sid=1"), ("x-user", "ann"), ("x-device", "7"), ("user-agent", "ua")];
+        let mut handshake = handshake("/WebSockets?a=b", &sent);
+        assert_eq!(handshake.header("X-User"), Some("ann"));
+        handshake.keep(&["X-Device"]);
+        let names: Vec<_> = handshake.all_headers().map(|(name, _)| name).collect();
+        assert_eq!(names, ["cookie", "x-user", "x-device", "user-agent"]);
+        assert_eq!(handshake.header("x-junk"), None);
+        assert_eq!(handshake.query("a").as_deref(), Some("b"));
+        assert_eq!(handshake.peer(), Some("127.0.0.1:4711".parse().unwrap()));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_do_not_grow() {
+        let value = HeaderValue::from_bytes(&[b"a".as_slice(), &[0xff; 4_000], b"b"].concat()).unwrap();
+        let request = Request::get("/")
+            .header("user-agent", value)
+            .header("x-latin", HeaderValue::from_bytes(b"J\xf6rg").unwrap());
+        let handshake = Handshake::new(&request.body(()).unwrap().into_parts().0, None, &TrustedProxies::default());
+        assert_eq!(handshake.user_agent(), Some("a\u{fffd}b"));
+        assert_eq!(handshake.header("x-latin"), Some("J\u{fffd}rg"));
     }
 
     #[test]

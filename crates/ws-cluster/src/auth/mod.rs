@@ -175,6 +175,18 @@ pub trait Authenticator: Send + Sync + 'static {
         false
     }
 
+    /// Names the headers that it asks for later than at the upgrade, in any case. A connection keeps the usual ones
+    /// ([`Handshake`]) and those that were asked for at the upgrade anyway. Default: none.
+    fn headers(&self) -> &[&str] {
+        &[]
+    }
+
+    /// Returns true if it logs by itself that it cannot answer, and that it can again. The server logs it otherwise: once when
+    /// it begins, at most once a minute while it goes on, and once when it is over. Default: false.
+    fn logs_failures(&self) -> bool {
+        false
+    }
+
     /// Called on every node when the application closes or refreshes a session or a user's connections: whatever is
     /// remembered of them is to be forgotten, so that the next question reaches the store and does not join one that was
     /// put before. Must return at once. An answer to a question that was put before is not used: the server asks once more.

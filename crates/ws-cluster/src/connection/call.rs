@@ -6,7 +6,7 @@ use std::{
     pin::{Pin, pin},
     sync::Arc,
     task::Poll,
-    time::{Duration, Instant, SystemTime},
+    time::{Instant, SystemTime},
 };
 
 use futures_util::FutureExt;
@@ -14,9 +14,11 @@ use serde_json::Value;
 
 use super::Client;
 use crate::{
-    ActionError, ActionHandler, AuthenticationError, Authenticator, Details, Request, Server,
+    ActionError, ActionHandler, AuthenticationError, Details, Request, Server,
     auth::{Credentials, Handshake, Identity},
     hub::Moment,
+    log_limit::{Excerpt, Outage, OutageLine},
+    server::{Cause, now},
 };
 
 /// A future that a connection waits for beside its socket.
@@ -80,11 +82,14 @@ pub(super) fn handle(
             handler.handle(request).await
         })
         .catch_unwind();
-        let error = match watched(handled, &action, server.config().connection.blocking_warning).await {
+        let error = match watched(handled, &action, &server).await {
             Ok(Ok(())) => return Done::Handled,
             Ok(Err(error)) => error,
             Err(panic) => {
-                tracing::error!(action, panic = panic_text(&*panic), "a handler panicked");
+                if let Some(line) = server.logs().due(Cause::Panic(shortened(&action)), now()) {
+                    let (action, panic) = (Excerpt(&action), panic_text(&*panic));
+                    tracing::error!(?action, panic, left_out = line.left_out, "a handler panicked");
+                }
                 ActionError::internal("Internal Server Error")
             }
         };
@@ -104,16 +109,17 @@ pub(crate) async fn ask(server: &Server, handshake: &Handshake, question: Questi
     };
     // Read before the question is put: a close that comes later wins against its answer.
     let asked = server.hub().closes().now();
-    let identity = authenticate(server.authenticator(), handshake, question, deadline).await;
+    let identity = authenticate(server, handshake, question, deadline).await;
     Answer { identity, asked }
 }
 
 async fn authenticate(
-    authenticator: &dyn Authenticator,
+    server: &Server,
     handshake: &Handshake,
     question: Question<'_>,
     deadline: tokio::time::Instant,
 ) -> Result<Option<Identity>, AuthenticationError> {
+    let authenticator = server.authenticator();
     let asked = AssertUnwindSafe(async {
         match question {
             Question::Handshake => authenticator.authenticate(handshake, None).await,
@@ -122,37 +128,69 @@ async fn authenticate(
         }
     })
     .catch_unwind();
-    let answer = match tokio::time::timeout_at(deadline, asked).await {
+    let answered = tokio::time::timeout_at(deadline, asked).await;
+    let said = matches!(answered, Ok(Ok(_)));
+    let answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => {
             Err(AuthenticationError::Misconfigured(format!("the authenticator panicked: {}", panic_text(&*panic))))
         }
         Err(elapsed) => Err(AuthenticationError::Unavailable(Box::new(elapsed))),
     };
+    // What the authenticator said itself, it may have logged itself.
+    note(server.asking(), answer.as_ref().err(), said && authenticator.logs_failures());
     match answer {
         // A session that has run out is none.
         Ok(Some(identity)) if identity.expires.is_some_and(|expires| expires <= SystemTime::now()) => Ok(None),
-        Err(error) => {
-            tracing::error!(error = &error as &dyn std::error::Error, "nobody can say who a client is");
-            Err(error)
-        }
         answer => answer,
     }
 }
 
-/// Polls `handler`, and says in the log when a poll held its thread for longer than `limit`.
-async fn watched<F: Future>(handler: F, action: &str, limit: Duration) -> F::Output {
+/// Logs that the authenticator cannot answer, and that it can again.
+fn note(asking: &Outage, failure: Option<&AuthenticationError>, logged: bool) {
+    match failure {
+        Some(_) if logged => {}
+        Some(error) => {
+            if let Some(OutageLine::Failing { failures }) = asking.failed(now()) {
+                let error = error as &dyn std::error::Error;
+                tracing::error!(error, failures_before = failures, "clients cannot be authenticated");
+            }
+        }
+        None => {
+            if let Some(OutageLine::Over { failures, lasted }) = asking.succeeded(now()) {
+                tracing::info!(failures, ?lasted, "clients can be authenticated again");
+            }
+        }
+    }
+}
+
+/// Polls `handler`, and says in the log when a poll held its thread for longer than the limit.
+async fn watched<F: Future>(handler: F, action: &str, server: &Server) -> F::Output {
+    let limit = server.config().connection.blocking_warning;
     let mut handler = pin!(handler);
     std::future::poll_fn(|cx| {
         let start = Instant::now();
         let polled: Poll<F::Output> = handler.as_mut().poll(cx);
         let held = start.elapsed();
-        if held > limit {
-            tracing::warn!(action, ?held, "a handler held its thread; what blocks belongs into spawn_blocking");
+        if held > limit
+            && let Some(line) = server.logs().due(Cause::Blocking(shortened(action)), now())
+        {
+            let (action, left_out) = (Excerpt(action), line.left_out);
+            tracing::warn!(
+                ?action,
+                ?held,
+                left_out,
+                "a handler held its thread; what blocks belongs into spawn_blocking"
+            );
         }
         polled
     })
     .await
+}
+
+/// An action as the cause of a log line: a fallback handles those that clients invent, of any size.
+fn shortened(action: &str) -> String {
+    action.chars().take(32).collect()
 }
 
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

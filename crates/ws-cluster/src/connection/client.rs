@@ -1,7 +1,10 @@
 //! One connected client as the rest of the node sees it: who it is, and where to put what it is to get.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    sync::{
+        LazyLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -19,6 +22,8 @@ use crate::{
     close::CloseCode,
     cluster::Seq,
     hub::Hub,
+    log_limit::LogLimits,
+    server::now,
     target::ConnectionId,
     wire::{
         client::{Dialect, Form, Outgoing, beginning, encode, position},
@@ -254,8 +259,11 @@ impl Client {
         };
         let sealed = seals.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
         if sealed.is_empty() {
-            let connection = self.known_as_in(membership);
-            tracing::warn!(%connection, "its groups and properties are too large to be carried; its return is a reset");
+            // Of the process: it says that an application makes too much of its clients, whichever they are.
+            static LOGS: LazyLock<LogLimits<()>> = LazyLock::new(LogLimits::default);
+            let Some(line) = LOGS.due((), now()) else { return sealed };
+            let (connection, left_out) = (self.known_as_in(membership), line.left_out);
+            tracing::warn!(%connection, left_out, "its groups and properties are too large to be carried; its return is a reset");
         }
         sealed
     }

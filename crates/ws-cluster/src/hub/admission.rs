@@ -28,7 +28,7 @@ struct Places {
 }
 
 /// Why a client is refused before the upgrade.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Refusal {
     /// Too many connections from its address: 429.
     Address,

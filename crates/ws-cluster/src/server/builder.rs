@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::runtime::Handle;
 use url::Url;
 
-use super::{Raw, RawMessage, Server, Shared, http::PublishKey};
+use super::{Raw, RawMessage, Server, Shared, http::PublishKey, socket::Gate};
 use crate::{
     ActionHandler, Authenticator, Config, GuestsOnly, NodeId, Pool, StartError,
     auth::{Origin, TrustedProxies},
@@ -14,6 +14,7 @@ use crate::{
     driver,
     hub::{Hub, Replays},
     link::PATH as LINK,
+    log_limit::{LogLimits, Outage},
     secret,
     wire::{client::ACTION_SIZE, state::Seals},
 };
@@ -273,6 +274,9 @@ impl ServerBuilder {
         let cluster = driver::start(settings, hub.clone()).await?;
         Ok(Server(Arc::new(Shared {
             replays: Arc::new(Replays::new(&self.config.connection)),
+            gate: Gate::new(&self.config.http),
+            logs: LogLimits::default(),
+            asking: Outage::default(),
             runtime: Handle::current(),
             seals,
             config: self.config,

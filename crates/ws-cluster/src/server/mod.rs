@@ -19,6 +19,7 @@ use crate::{
     connection::Client,
     driver::{Cluster, Failure},
     hub::{Hub, Replays},
+    log_limit::{LogLimits, Outage},
     publish,
     wire::{client::Outgoing, content::Content, state::Seals},
 };
@@ -26,14 +27,37 @@ use crate::{
 mod builder;
 mod http;
 mod routes;
+mod socket;
 mod upgrade;
 mod websocket;
 
 pub use builder::{IntoPool, ServerBuilder};
 pub use routes::RemoteAddress;
 
+use socket::{Full, Gate, HttpStream, Place};
+
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Time for the head of a request on a socket beyond a limit, and for reading the answer.
+const BEYOND_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Causes of log lines that clients can bring about as often as they like.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Cause {
+    /// A socket could not be accepted.
+    Accept,
+    /// A socket is beyond a limit.
+    Sockets(Full),
+    /// A connection is beyond a limit.
+    Connections(crate::hub::Refusal),
+    /// A page of a foreign origin.
+    Origin,
+    /// A handler of this action panicked.
+    Panic(String),
+    /// A handler of this action held its thread.
+    Blocking(String),
+}
 
 /// A running server: one node of a cluster. A cheap handle; clones are the same server, and may be kept in handlers
 /// and in the rest of the application to publish from.
@@ -65,6 +89,11 @@ struct Shared {
     replays: Arc<Replays>,
     /// Where connections get their tasks.
     runtime: Handle,
+    /// Counts the sockets that `serve` accepts.
+    gate: Gate,
+    logs: LogLimits<Cause>,
+    /// How the authenticator fares.
+    asking: Outage,
 }
 
 /// Answers messages in place of actions.
@@ -117,11 +146,12 @@ impl Server {
                 }
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    tokio::spawn(self.clone().serve_connection(stream, RemoteAddress(peer), closing.subscribe()));
-                }
+                Ok((stream, peer)) => self.take_in(stream, RemoteAddress(peer), &closing),
                 Err(error) => {
-                    tracing::error!(%error, "a connection could not be accepted");
+                    if let Some(line) = self.0.logs.due(Cause::Accept, now()) {
+                        let left_out = line.left_out;
+                        tracing::error!(%error, left_out, "a connection could not be accepted");
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(ACCEPT_PAUSE) => {}
                         () = &mut shutdown => break Ok(()),
@@ -139,20 +169,61 @@ impl Server {
         outcome
     }
 
-    /// HTTP on one accepted socket, until its end or its upgrade.
-    async fn serve_connection(self, stream: TcpStream, peer: RemoteAddress, mut closing: watch::Receiver<()>) {
+    /// Serves an accepted socket if the limits leave room for it, or closes it.
+    fn take_in(&self, stream: TcpStream, peer: RemoteAddress, closing: &watch::Sender<()>) {
+        // All clients behind a proxy come from its address.
+        let ip = Some(peer.0.ip()).filter(|ip| !self.0.trusted_proxies.contains(*ip));
+        let (place, full) = self.0.gate.admit(ip, self.0.hub.admission().open());
+        if let Some(full) = full
+            && let Some(line) = self.0.logs.due(Cause::Sockets(full), now())
+        {
+            let (left_out, why) = (line.left_out, self.too_many_sockets(full));
+            tracing::warn!(peer = %peer.0, left_out, "a socket is refused: {why}");
+        }
+        if let Some(place) = place {
+            tokio::spawn(self.clone().serve_connection(stream, place, full, peer, closing.subscribe()));
+        }
+    }
+
+    fn too_many_sockets(&self, full: Full) -> String {
+        let http = &self.config().http;
+        match full {
+            Full::Total => format!("too many connections (limit {}: http.sockets)", http.sockets),
+            Full::Address => {
+                format!("too many connections from this address (limit {}: http.sockets_per_ip)", http.sockets_per_ip)
+            }
+        }
+    }
+
+    /// HTTP on one accepted socket, until its end or its upgrade. `full`: the limit beyond which it is.
+    async fn serve_connection(
+        self,
+        stream: TcpStream,
+        place: Place,
+        full: Option<Full>,
+        peer: RemoteAddress,
+        mut closing: watch::Receiver<()>,
+    ) {
         // Messages are small and wanted at once. A failure costs latency only.
         let _ = stream.set_nodelay(true);
-        let timeout = self.config().connection.handshake_timeout;
+        let config = self.config();
+        let (head_size, head, write) = match full {
+            None => (config.http.request_head_size, config.connection.handshake_timeout, config.http.write_timeout),
+            Some(_) => (config.http.request_head_size, BEYOND_TIMEOUT, BEYOND_TIMEOUT),
+        };
         let service = service_fn(move |mut request: ::http::Request<hyper::body::Incoming>| {
             let server = self.clone();
             request.extensions_mut().insert(peer);
-            async move { Ok::<_, Infallible>(server.handle(request).await) }
+            async move { Ok::<_, Infallible>(server.answer(request, full).await) }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(timeout)
-            .serve_connection(TokioIo::new(stream), service)
+            .header_read_timeout(head)
+            .max_header_size(head_size)
+            // The least that hyper takes.
+            .max_buf_size(head_size.max(8 * 1024))
+            .keep_alive(full.is_none())
+            .serve_connection(TokioIo::new(HttpStream::new(stream, place, write)), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let served = tokio::select! {
@@ -166,6 +237,30 @@ impl Server {
         if let Err(error) = served {
             tracing::debug!(%error, "an HTTP connection failed");
         }
+    }
+
+    /// Answers a request on a socket of `serve`. On one beyond the limits, only those that the node needs are heard.
+    async fn answer(
+        &self,
+        request: ::http::Request<hyper::body::Incoming>,
+        full: Option<Full>,
+    ) -> ::http::Response<http_body_util::Full<Bytes>> {
+        match full {
+            Some(Full::Address) => {
+                return http::answer(::http::StatusCode::TOO_MANY_REQUESTS, &self.too_many_sockets(Full::Address));
+            }
+            Some(Full::Total) if !routes::is_vital(request.uri().path()) => {
+                return upgrade::busy(&self.too_many_sockets(Full::Total));
+            }
+            _ => {}
+        }
+        let mut response = self.handle(request).await;
+        let upgraded = response.status() == ::http::StatusCode::SWITCHING_PROTOCOLS;
+        if !upgraded && self.0.gate.is_crowded(self.0.hub.admission().open()) {
+            // Others need the socket more than a next request that may never come.
+            response.headers_mut().insert(::http::header::CONNECTION, ::http::HeaderValue::from_static("close"));
+        }
+        response
     }
 
     /// Shuts the server down: hands over what the cluster needs of this node, closes the clients with 1012, which
@@ -343,6 +438,16 @@ impl Server {
         &self.0.replays
     }
 
+    /// Bounds the log lines that clients can bring about.
+    pub(crate) fn logs(&self) -> &LogLimits<Cause> {
+        &self.0.logs
+    }
+
+    /// How the authenticator fares.
+    pub(crate) fn asking(&self) -> &Outage {
+        &self.0.asking
+    }
+
     pub(crate) fn authenticator(&self) -> &dyn Authenticator {
         &*self.0.authenticator
     }
@@ -372,6 +477,11 @@ impl Server {
     pub(crate) fn fallback(&self) -> Option<Arc<dyn ActionHandler>> {
         self.0.fallback.clone()
     }
+}
+
+/// Tokio's clock, so that tests may pause it.
+pub(crate) fn now() -> std::time::Instant {
+    tokio::time::Instant::now().into_std()
 }
 
 impl std::fmt::Debug for Server {

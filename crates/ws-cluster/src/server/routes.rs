@@ -8,7 +8,13 @@ use http_body_util::Full;
 use hyper::body::Body;
 use hyper_util::rt::TokioIo;
 
-use super::{Server, http::answer, upgrade::busy, websocket::switching};
+use super::{
+    Server,
+    http::answer,
+    socket::Rewound,
+    upgrade::{busy, tcp},
+    websocket::switching,
+};
 use crate::{Status, link::PATH as LINK};
 
 const PUBLISH: &str = "/_publish";
@@ -38,6 +44,12 @@ pub(super) fn remote_address(extensions: &Extensions) -> Option<SocketAddr> {
 /// Whether a path is one that the server answers besides the clients' one.
 pub(super) fn is_reserved(path: &str) -> bool {
     [LINK, PUBLISH, CLOSE, REFRESH, CLIENT, HEALTH, READY].contains(&path)
+}
+
+/// Returns true if a node beyond its limit on sockets still answers at this path: how it is watched, and how messages
+/// come in.
+pub(super) fn is_vital(path: &str) -> bool {
+    [LINK, PUBLISH, CLOSE, HEALTH, READY].contains(&path)
 }
 
 impl Server {
@@ -157,11 +169,18 @@ impl Server {
             Ok(response) => response,
             Err(refusal) => return *refusal,
         };
+        let ip = self.0.trusted_proxies.remote_ip(remote_address(request.extensions()), request.headers());
+        // A proxy that names no client tells nothing about who comes.
+        let ip = ip.filter(|ip| !self.0.trusted_proxies.contains(*ip));
         let upgrade = hyper::upgrade::on(&mut request);
         let cluster = self.0.cluster.clone();
         tokio::spawn(async move {
             match upgrade.await {
-                Ok(upgraded) => cluster.serve_link(Box::new(TokioIo::new(upgraded))).await,
+                Ok(upgraded) => match tcp(upgraded) {
+                    Ok((stream, leftover)) if leftover.is_empty() => cluster.serve_link(Box::new(stream), ip).await,
+                    Ok((stream, leftover)) => cluster.serve_link(Box::new(Rewound { leftover, stream }), ip).await,
+                    Err(upgraded) => cluster.serve_link(Box::new(TokioIo::new(upgraded)), ip).await,
+                },
                 Err(error) => tracing::debug!(%error, "the upgrade of a link did not come about"),
             }
         });

@@ -1,6 +1,6 @@
 //! How a client gets in: what is refused before the upgrade, who it is, and the socket that the upgrade leaves.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, request::Parts};
@@ -10,9 +10,11 @@ use hyper_util::{rt::TokioIo, server::conn::auto};
 use tokio::net::TcpStream;
 
 use super::{
-    Server,
+    Cause, Server,
     http::answer,
+    now,
     routes::remote_address,
+    socket::HttpStream,
     websocket::{protocol, switching},
 };
 use crate::{
@@ -20,6 +22,7 @@ use crate::{
     auth::Handshake,
     connection::{self, ATTEMPTS, Accepted, Asked, Client, Membership, Question},
     hub::{Refusal, Stale},
+    log_limit::Excerpt,
 };
 
 impl Server {
@@ -59,16 +62,45 @@ impl Server {
         }
     }
 
+    /// The answer to a client beyond a limit.
+    fn refuse(&self, refusal: Refusal, ip: Option<IpAddr>) -> Response<Full<Bytes>> {
+        let limits = &self.config().connection;
+        let why = match refusal {
+            Refusal::Address => {
+                let limit = limits.connections_per_ip;
+                format!("too many connections from this address (limit {limit}: connections_per_ip)")
+            }
+            Refusal::Node => format!("too many connections (limit {}: connections)", limits.connections),
+            Refusal::ShuttingDown => return busy("this node shuts down"),
+        };
+        if let Some(line) = self.logs().due(Cause::Connections(refusal), now()) {
+            let address = ip.map(tracing::field::display);
+            tracing::warn!(address, left_out = line.left_out, "a client is refused: {why}");
+        }
+        match refusal {
+            Refusal::Address => answer(StatusCode::TOO_MANY_REQUESTS, &why),
+            _ => busy(&why),
+        }
+    }
+
     /// Who comes, unless it is refused.
     async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
+        let limit = self.config().http.request_head_size;
+        if head_size(parts) > limit {
+            let why = format!("the head of the request is too large (limit {limit} bytes: http.request_head_size)");
+            return Err(answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why).into());
+        }
         let mut handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
         if self.authenticator().uses_cookies() && !handshake.may_connect(&self.0.allowed_origins, self.0.own_origin) {
-            tracing::warn!(
-                origin = handshake.origin(),
-                host = handshake.host(),
-                scheme = handshake.scheme(),
-                "a page of a foreign origin is refused"
-            );
+            if let Some(line) = self.logs().due(Cause::Origin, now()) {
+                tracing::warn!(
+                    origin = handshake.origin().map(|origin| tracing::field::debug(Excerpt(origin))),
+                    host = handshake.host().map(|host| tracing::field::debug(Excerpt(host))),
+                    scheme = handshake.scheme(),
+                    left_out = line.left_out,
+                    "a page of a foreign origin is refused"
+                );
+            }
             return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
         }
         let limits = &self.config().connection;
@@ -77,23 +109,23 @@ impl Server {
             .hub()
             .admission()
             .admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections)
-            .map_err(|refusal| match refusal {
-            Refusal::Address => answer(StatusCode::TOO_MANY_REQUESTS, "too many connections from this address"),
-            Refusal::Node => busy("too many connections"),
-            Refusal::ShuttingDown => busy("this node shuts down"),
-        })?;
+            .map_err(|refusal| self.refuse(refusal, handshake.remote_ip()))?;
+        let mut answer = connection::ask(self, &handshake, Question::Handshake).await;
+        handshake.keep(self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
         let mut slot = Some(slot);
         let mut attempt = 1;
         let (registration, expires, welcome) = loop {
-            let answer = connection::ask(self, &client.handshake, Question::Handshake).await;
             let identity = answer.identity.map_err(|_| busy("sessions cannot be looked up"))?.unwrap_or_default();
             let (expires, welcome) = (identity.expires, identity.user.is_some() || self.guests());
             // Known to the hub before its socket is there, so that no order to close a session falls between the two.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
                 Ok(registration) => break (registration, expires, welcome),
                 // What was read before a close or a refresh does not count.
-                Err(Stale) if attempt < ATTEMPTS => attempt += 1,
+                Err(Stale) if attempt < ATTEMPTS => {
+                    attempt += 1;
+                    answer = connection::ask(self, &client.handshake, Question::Handshake).await;
+                }
                 Err(Stale) => return Err(busy("sessions change too fast to be looked up").into()),
             }
         };
@@ -106,6 +138,13 @@ impl Server {
         }
         Ok(Accepted { registration, expires, welcome, asked })
     }
+}
+
+/// The bytes of a request's head, about as it was sent.
+fn head_size(parts: &Parts) -> usize {
+    let headers = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
+    let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
+    target + headers.sum::<usize>()
 }
 
 /// 503, with a word when to come again.
@@ -130,11 +169,21 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
     };
 }
 
-fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
-    match upgraded.downcast::<TokioIo<TcpStream>>() {
-        Ok(parts) => Ok((parts.io.into_inner(), parts.read_buf)),
-        Err(upgraded) => {
-            auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded).map(|parts| (parts.io.into_inner(), parts.read_buf))
-        }
-    }
+/// The TCP socket under an upgrade, without delay whoever accepted it (`axum::serve` leaves it on), and what was read from
+/// it already.
+pub(super) fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
+    let (stream, leftover) = match upgraded.downcast::<TokioIo<HttpStream>>() {
+        Ok(parts) => match parts.io.into_inner().into_tcp() {
+            Some(stream) => (stream, parts.read_buf),
+            None => unreachable!("an upgrade is the only one that takes the socket out"),
+        },
+        Err(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
+            Ok(parts) => (parts.io.into_inner(), parts.read_buf),
+            Err(upgraded) => auto::upgrade::downcast::<TokioIo<TcpStream>>(upgraded)
+                .map(|parts| (parts.io.into_inner(), parts.read_buf))?,
+        },
+    };
+    // Messages are small and wanted at once. A failure costs latency only.
+    let _ = stream.set_nodelay(true);
+    Ok((stream, leftover))
 }

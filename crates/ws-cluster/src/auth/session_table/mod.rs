@@ -211,6 +211,10 @@ impl Authenticator for SessionTable {
         self.recheck_time.map(|time| time / 3 * 2)
     }
 
+    fn logs_failures(&self) -> bool {
+        true
+    }
+
     fn forget(&self, closed: Closed<'_>) {
         self.sessions.forget(closed);
     }

@@ -1,0 +1,327 @@
+//! The sockets that [`serve`](super::Server::serve) accepts, until their upgrade: how many there may be, and for how long
+//! one may hold up what is written to it.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    io,
+    net::IpAddr,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use parking_lot::Mutex;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    net::TcpStream,
+    runtime::Handle,
+    time::{Instant, Sleep, sleep_until, timeout},
+};
+
+use crate::{HttpConfig, address};
+
+/// How much longer than for any progress a client may take to read all that waits for it.
+const WHOLE: u32 = 6;
+
+/// How long, and how many bytes, are read on from a client that was answered before it had sent everything. Closed at
+/// once, its socket would be reset, and the answer lost with it.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: u64 = 1024 * 1024;
+
+/// Sockets beyond a limit that are answered at the same time, in all and of one address; the others are closed at once.
+const BEYOND: usize = 16;
+const BEYOND_PER_IP: usize = 4;
+
+/// The places of all sockets that `serve` accepts.
+#[derive(Debug)]
+pub(super) struct Gate {
+    sockets: Arc<Sockets>,
+    /// Those beyond the total, of which the node answers what it cannot do without.
+    reserve: Arc<Sockets>,
+    /// Those beyond the limit of an address, which are told so.
+    refusals: Arc<Sockets>,
+}
+
+impl Gate {
+    pub(super) fn new(config: &HttpConfig) -> Self {
+        Self {
+            sockets: Sockets::new(config.sockets, config.sockets_per_ip),
+            reserve: Sockets::new(BEYOND, BEYOND_PER_IP),
+            refusals: Sockets::new(BEYOND, BEYOND_PER_IP),
+        }
+    }
+
+    /// Takes a place for an accepted socket, and says whether it is one beyond a limit; without a place it is to be closed
+    /// at once. `upgraded`: connections that count as well. `None` as the address: no limit per address holds.
+    pub(super) fn admit(&self, ip: Option<IpAddr>, upgraded: usize) -> (Option<Place>, Option<Full>) {
+        match self.sockets.admit(ip, upgraded) {
+            Ok(place) => (Some(place), None),
+            Err(full @ Full::Total) => (self.reserve.admit(ip, 0).ok(), Some(full)),
+            Err(full @ Full::Address) => (self.refusals.admit(ip, 0).ok(), Some(full)),
+        }
+    }
+
+    /// Returns true if more than three quarters of the places are taken.
+    pub(super) fn is_crowded(&self, upgraded: usize) -> bool {
+        self.sockets.open.lock().count + upgraded > self.sockets.total / 4 * 3
+    }
+}
+
+/// Counts sockets, in total and per address.
+#[derive(Debug)]
+struct Sockets {
+    total: usize,
+    per_ip: usize,
+    /// A synchronous lock, held for a look-up.
+    open: Mutex<Open>,
+}
+
+#[derive(Debug, Default)]
+struct Open {
+    count: usize,
+    by_ip: HashMap<IpAddr, usize>,
+}
+
+/// Which limit leaves no room for a socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Full {
+    Total,
+    Address,
+}
+
+/// A socket's place; given back when dropped.
+#[derive(Debug)]
+pub(super) struct Place {
+    sockets: Arc<Sockets>,
+    ip: Option<IpAddr>,
+}
+
+impl Sockets {
+    fn new(total: usize, per_ip: usize) -> Arc<Self> {
+        Arc::new(Self { total, per_ip, open: Mutex::default() })
+    }
+
+    /// Takes a place for a socket beside `others` that count as well but are counted elsewhere. `None` as the address
+    /// means that no limit per address holds.
+    fn admit(self: &Arc<Self>, ip: Option<IpAddr>, others: usize) -> Result<Place, Full> {
+        let ip = ip.map(address::counted);
+        let mut open = self.open.lock();
+        if open.count + others >= self.total {
+            return Err(Full::Total);
+        }
+        if let Some(ip) = ip {
+            match open.by_ip.entry(ip) {
+                Entry::Occupied(entry) if *entry.get() >= self.per_ip => return Err(Full::Address),
+                entry => *entry.or_default() += 1,
+            }
+        }
+        open.count += 1;
+        Ok(Place { sockets: self.clone(), ip })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut open = self.sockets.open.lock();
+        open.count -= 1;
+        if let Some(Entry::Occupied(mut entry)) = self.ip.map(|ip| open.by_ip.entry(ip)) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
+}
+
+/// A TCP socket under HTTP. A write fails if the client reads nothing for too long. An upgrade takes the socket out
+/// ([`into_tcp`](Self::into_tcp)), so that what is served on it pays nothing for this.
+#[derive(Debug)]
+pub(super) struct HttpStream {
+    /// The socket and its place; `None` once taken out.
+    taken: Option<(TcpStream, Place)>,
+    /// Time for a write to make progress.
+    limit: Duration,
+    /// Goes off if a write waits for too long.
+    stalled: Option<Pin<Box<Sleep>>>,
+    /// Until when all that waits has to be written.
+    until: Option<Instant>,
+    /// The client sends no more, or is not worth waiting for.
+    over: bool,
+}
+
+impl HttpStream {
+    pub(super) fn new(stream: TcpStream, place: Place, limit: Duration) -> Self {
+        Self { taken: Some((stream, place)), limit, stalled: None, until: None, over: false }
+    }
+
+    /// The socket itself. Its place is given back: what it becomes counts elsewhere.
+    pub(super) fn into_tcp(mut self) -> Option<TcpStream> {
+        self.taken.take().map(|(stream, _)| stream)
+    }
+
+    fn stream(&mut self) -> io::Result<&mut TcpStream> {
+        self.taken.as_mut().map(|(stream, _)| stream).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    }
+
+    /// Watches over a write that came to `written`.
+    fn watch(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        if written.is_ready() {
+            self.stalled = None;
+            return written;
+        }
+        let now = Instant::now();
+        let until = *self.until.get_or_insert(now + self.limit * WHOLE);
+        let limit = self.limit;
+        let stalled = self.stalled.get_or_insert_with(|| Box::pin(sleep_until(until.min(now + limit))));
+        if stalled.as_mut().poll(cx).is_pending() {
+            return Poll::Pending;
+        }
+        self.over = true;
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read its answer")))
+    }
+}
+
+impl AsyncRead for HttpStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(self.stream()?).poll_read(cx, buffer);
+        match &read {
+            Poll::Ready(Ok(())) if buffer.filled().len() > before => {}
+            Poll::Ready(_) => self.over = true,
+            Poll::Pending => {}
+        }
+        read
+    }
+}
+
+impl AsyncWrite for HttpStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(self.stream()?).poll_write(cx, bytes);
+        self.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(self.stream()?).poll_write_vectored(cx, slices);
+        self.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        // hyper flushes once it has written everything.
+        self.until = None;
+        Pin::new(self.stream()?).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(self.stream()?).poll_shutdown(cx)
+    }
+}
+
+impl Drop for HttpStream {
+    fn drop(&mut self) {
+        if let Some((stream, place)) = self.taken.take()
+            && !self.over
+            && let Ok(runtime) = Handle::try_current()
+        {
+            runtime.spawn(linger(stream, place));
+        }
+    }
+}
+
+/// Reads on until the client has seen that no more comes for it.
+async fn linger(mut stream: TcpStream, place: Place) {
+    let end = async {
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
+    };
+    let _ = timeout(LINGER, end).await;
+    drop(place);
+}
+
+/// A stream of which some bytes were read already.
+#[derive(Debug)]
+pub(super) struct Rewound<S> {
+    pub(super) leftover: bytes::Bytes,
+    pub(super) stream: S,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Rewound<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.leftover.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let size = self.leftover.len().min(buffer.remaining());
+        buffer.put_slice(&self.leftover.split_to(size));
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_in_total_and_per_network() {
+        let sockets = Sockets::new(4, 2);
+        let ip = |text: &str| Some(text.parse().unwrap());
+        let held = [sockets.admit(ip("2001:db8::1"), 0).unwrap(), sockets.admit(ip("2001:db8::2"), 0).unwrap()];
+        assert_eq!(sockets.admit(ip("2001:db8::3"), 0).err(), Some(Full::Address));
+        let proxied = sockets.admit(None, 1).unwrap();
+        assert_eq!(sockets.admit(None, 1).err(), Some(Full::Total), "others count as well");
+        drop((held, proxied));
+        assert!(sockets.open.lock().by_ip.is_empty());
+        assert_eq!(sockets.open.lock().count, 0);
+    }
+
+    #[test]
+    fn a_few_sockets_beyond_a_limit_are_still_answered() {
+        let config = HttpConfig { sockets: 8, sockets_per_ip: 2, ..HttpConfig::default() };
+        let gate = Gate::new(&config);
+        let admit = |host: u8| gate.admit(Some(IpAddr::from([192, 0, 2, host])), 0);
+        let mut held: Vec<_> = (0..100).map(|_| admit(1)).collect();
+        assert!(held[1].0.is_some() && held[1].1.is_none());
+        assert!(held[5].0.is_some() && held[5].1 == Some(Full::Address));
+        assert!(held[6].0.is_none() && held[99].0.is_none());
+        held.extend((2..8).map(admit));
+        assert!(gate.is_crowded(0));
+        held.extend((2..100).map(admit));
+        assert_eq!(held.iter().filter(|(place, _)| place.is_some()).count(), 8 + 4 + BEYOND);
+        assert_eq!(held.last().unwrap().1, Some(Full::Total));
+        drop(held);
+        assert!(!gate.is_crowded(6) && gate.is_crowded(7));
+    }
+}
