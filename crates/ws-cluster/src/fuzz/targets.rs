@@ -4,8 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 
 use http::HeaderValue;
 
+use serde_json::Value;
+
 use super::search;
-use crate::{Handshake, Origin, Target, TrustedProxies};
+use crate::{
+    Details, Handshake, Origin, Target, TrustedProxies,
+    wire::client::{ACTION_SIZE, Form, Incoming, Outgoing, parse},
+};
 
 /// Returns the input as text, as far as it is UTF-8.
 fn text(input: &[u8]) -> String {
@@ -145,5 +150,51 @@ fn a_hostile_query_is_read_without_harm() {
         }
         let after = handshake.query("user").map(|value| value.into_owned());
         if before == after { Ok(()) } else { Err(format!("{before:?} became {after:?}")) }
+    });
+}
+
+/// JSON as clients, sites and programs write it, and as they should not.
+const JSON: &[&[u8]] = &[
+    br#"{"action":"say","details":["hello",{"z":1.0,"a":[2]}],"at":"x"}"#,
+    br#"["say",[18446744073709551616,1e400,-0.0,"\ud83c\udf89"]]"#,
+    br#" {"details": null, "action": "\ud83c \u0000 \"x\""} "#,
+    br#"{"action":"a","details":"\\\u00e4\/\n"}"#,
+    br#"{"more":{"action":"b"},"action":"a","details":[[[[[[]]]]]]}"#,
+    br#"["a""#,
+    b"{}",
+    b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+    "\u{feff}{\"action\":\"\u{1f389}\",\"details\":[true]}".as_bytes(),
+];
+
+#[test]
+fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
+    search(JSON, |input| {
+        let text = text(input);
+        let Ok(Incoming { action, details, .. }) = parse(&text) else { return Ok(()) };
+        if !(1..=ACTION_SIZE).contains(&action.len()) {
+            return Err(format!("an action of {} bytes", action.len()));
+        }
+        let frame = Outgoing::new(&action, details.as_str().as_bytes()).frame(Form::Object);
+        // Behind the header, whose size depends on that of the message.
+        let start = frame.iter().position(|byte| *byte == b'{').ok_or("no object")?;
+        let sent = std::str::from_utf8(&frame[start..]).map_err(|error| error.to_string())?;
+        let again = parse(sent).map_err(|error| format!("{sent} is not read: {error:?}"))?;
+        let same = again.action == action && again.details.as_str() == details.as_str();
+        if same { Ok(()) } else { Err(format!("{sent} comes back as {again:?}")) }
+    });
+}
+
+#[test]
+fn hostile_details_are_refused_or_are_an_array() {
+    search(JSON, |input| {
+        let Ok(details) = text(input).parse::<Details>() else { return Ok(()) };
+        let elements: Vec<&serde_json::value::RawValue> =
+            serde_json::from_str(details.as_str()).map_err(|error| format!("{details}: {error}"))?;
+        if elements.len() != details.len() || elements.is_empty() != details.is_empty() {
+            return Err(format!("{details} has {} elements, not {}", elements.len(), details.len()));
+        }
+        // As values, whatever these can hold.
+        let values: &[Value] = &details;
+        if values.len() == elements.len() { Ok(()) } else { Err(format!("{details} has {} values", values.len())) }
     });
 }

@@ -285,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn a_hostile_state_gives_nothing() {
+        let seals = seals(&["key"]);
+        let sealed = seals.seal(Some("ann"), Some("s"), &state(3));
+        let other = seals.seal(None, None, &state(0));
+        crate::fuzz::search(&[sealed.as_bytes(), other.as_bytes(), b""], |input| {
+            let text = String::from_utf8_lossy(input);
+            match seals.open(Some("ann"), Some("s"), &text) {
+                Ok(_) if text != sealed.as_str() => Err("what was changed is opened".into()),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    #[test]
     fn a_key_that_is_on_its_way_out_still_opens() {
         let sealed = seals(&["old"]).seal(None, None, &state(1));
         assert_eq!(seals(&["new", "old"]).open(None, None, &sealed), Ok(state(1)));
