@@ -9,7 +9,7 @@ use tests::{
     nodes::{KEY, Nodes},
     solo::Solo,
 };
-use ws_cluster::{ActionError, ActionHandler, Details, MemoryPool, Publisher, Request, Server, Target};
+use ws_cluster::{ActionError, ActionHandler, Details, Dialect, MemoryPool, Publisher, Request, Server, Target};
 
 /// Details that a program which reads them and writes them anew would change.
 const DELICATE: [&str; 9] = [
@@ -186,4 +186,35 @@ async fn a_message_that_is_malformed_in_its_details_is_answered_and_the_connecti
         client.text(&format!(r#"["echo",[{}]]"#, &deep[5..255])).await;
         assert!(client.text_in().await.contains(&deep[5..255]));
     }
+}
+
+#[tokio::test]
+async fn a_client_that_has_not_spoken_is_addressed_in_the_dialect_of_the_server() {
+    let builder = Server::builder(MemoryPool::default()).fallback(Echo).dialect(Dialect::Array);
+    let solo = Solo::start(builder).await;
+    let (mut silent, mut object) = (solo.guest().await, solo.guest().await);
+    object.text(r#"{"action":"echo","details":[1.0]}"#).await;
+    expect(&mut object, "echo", "[1.0]").await;
+    let mut resuming = Client::try_connect(solo.address, "/WebSockets?resume=", &[]).await.unwrap();
+    assert_eq!(resuming.json().await["action"], "Server/position");
+    solo.server.publish("news", 1, Target::all()).await.unwrap();
+    assert_eq!(silent.text_in().await, r#"["news",[1]]"#);
+    expect(&mut object, "news", "[1]").await;
+    assert_eq!(resuming.json().await["action"], "news");
+    silent.text(r#"{"action":"echo","details":[]}"#).await;
+    expect(&mut silent, "echo", "[]").await;
+}
+
+#[tokio::test]
+async fn the_binary_takes_a_dialect() {
+    let state = tempfile::tempdir().unwrap();
+    let node = WsServer::start(state.path(), &["--dialect", "array"]).await;
+    node.ready().await;
+    let mut client = Client::connect(node.address(), &[]).await;
+    let output = WsServer::run(state.path(), &["send", "news", "7", "--to", "all"]).await;
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(client.text_in().await, r#"["news",[7]]"#);
+    let output = WsServer::run(state.path(), &["run", "--dialect", "list"]).await;
+    assert!(String::from_utf8_lossy(&output.stderr).contains("use object or array"), "{output:?}");
+    assert_eq!(output.status.code(), Some(2));
 }

@@ -188,3 +188,4 @@ pub use pool::{MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
 pub use server::{IntoPool, RawMessage, RemoteAddress, Server, ServerBuilder};
 pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};
+pub use wire::client::{Dialect, ParseDialectError};

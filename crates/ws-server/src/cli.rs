@@ -2,7 +2,7 @@
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "the comments are help texts for a terminal")]
 
 use clap::{Args, Parser, Subcommand};
-use ws_cluster::Target;
+use ws_cluster::{Dialect, Target};
 
 use crate::{Failure, Outcome};
 
@@ -90,6 +90,16 @@ pub(crate) struct Run {
     /// The path at which clients connect
     #[arg(long, value_name = "PATH", value_parser = text, env = "WS_SERVER_PATH", default_value = "/WebSockets")]
     pub(crate) path: String,
+    /// The form of messages to clients that have not sent one: object ({"action": .., "details": [..]}) or array
+    /// (["action", [..]]). Others are answered in the form that they speak
+    #[arg(
+        long,
+        value_name = "object|array",
+        value_parser = dialect,
+        env = "WS_SERVER_DIALECT",
+        default_value = "object"
+    )]
+    pub(crate) dialect: Dialect,
     /// Serve a page at / that shows the cluster live, with the actions hello, say and tell; ?user=NAME is believed
     #[arg(long, value_parser = switch, env = "WS_SERVER_DEMO")]
     pub(crate) demo: bool,
@@ -232,6 +242,10 @@ impl std::str::FromStr for Closed {
 /// A value without the white space that files and secrets have at their end.
 fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.trim().to_owned())
+}
+
+fn dialect(text: &str) -> Result<Dialect, ws_cluster::ParseDialectError> {
+    text.trim().parse()
 }
 
 /// A flag's value, which only a variable gives it.

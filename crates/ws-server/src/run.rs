@@ -57,6 +57,7 @@ pub(crate) async fn run(run: Run) -> Outcome {
         .address(address)
         .path(&run.path)
         .guests(!run.no_guests)
+        .dialect(run.dialect)
         .allowed_origins(allowed_origins)
         .trusted_proxies(trusted_proxies)
         .config(config(&run));

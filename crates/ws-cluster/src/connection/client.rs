@@ -37,7 +37,7 @@ pub(crate) struct Client {
     pub(crate) id: ConnectionId,
     pub(crate) handshake: Handshake,
     pub(crate) outbox: Outbox,
-    /// Set once, by the client's first message; read by whoever delivers.
+    /// As the server is set, until the client's first message decides; read by whoever delivers.
     array: AtomicBool,
     /// It asked for its position.
     tracks: bool,

@@ -8,7 +8,7 @@ use url::Url;
 
 use super::{Raw, RawMessage, Server, Shared, http::PublishKey, socket::Gate};
 use crate::{
-    ActionHandler, Authenticator, Config, GuestsOnly, NodeId, Pool, StartError,
+    ActionHandler, Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, StartError,
     auth::{Origin, TrustedProxies},
     connection::{AUTHENTICATION, DISCONNECTION},
     driver,
@@ -53,6 +53,7 @@ pub struct ServerBuilder {
     fallback: Option<Arc<dyn ActionHandler>>,
     raw: Option<Raw>,
     guests: bool,
+    dialect: Dialect,
     path: String,
     prefix: String,
     address: Option<String>,
@@ -75,6 +76,7 @@ impl ServerBuilder {
             fallback: None,
             raw: None,
             guests: true,
+            dialect: Dialect::Object,
             path: "/WebSockets".to_owned(),
             prefix: String::new(),
             address: None,
@@ -123,6 +125,13 @@ impl ServerBuilder {
     /// takes credentials [in-band](Authenticator::in_band), when it has not sent them within the handshake's time.
     pub fn guests(mut self, welcome: bool) -> Self {
         self.guests = welcome;
+        self
+    }
+
+    /// The form in which clients that have not sent a message yet are sent theirs: for sites whose clients all speak the
+    /// array form. Those that keep their position (`?resume=`) speak the object form. Default: [`Dialect::Object`].
+    pub fn dialect(mut self, dialect: Dialect) -> Self {
+        self.dialect = dialect;
         self
     }
 
@@ -285,6 +294,7 @@ impl ServerBuilder {
             fallback: self.fallback,
             raw: self.raw,
             guests: self.guests,
+            dialect: self.dialect,
             path: self.path,
             prefix: self.prefix,
             allowed_origins: self.allowed_origins,

@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    ActionHandler, Authenticator, Config, Details, NodeId, PublishError, StartError, Status, Target,
+    ActionHandler, Authenticator, Config, Details, Dialect, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
     close::{Close, Subject},
     connection::Client,
@@ -71,6 +71,7 @@ struct Shared {
     fallback: Option<Arc<dyn ActionHandler>>,
     raw: Option<Raw>,
     guests: bool,
+    dialect: Dialect,
     path: String,
     /// Before all paths; empty if there is none.
     prefix: String,

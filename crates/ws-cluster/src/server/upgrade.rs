@@ -113,6 +113,9 @@ impl Server {
         let mut answer = connection::ask(self, &handshake, Question::Handshake).await;
         handshake.keep(self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
+        if asked.is_none() {
+            client.speak(self.0.dialect);
+        }
         let mut slot = Some(slot);
         let mut attempt = 1;
         let (registration, expires, welcome) = loop {

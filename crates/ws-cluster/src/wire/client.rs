@@ -1,7 +1,7 @@
 //! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients,
 //! `["action", details]`. What is sent to many is encoded once for each dialect.
 
-use std::{borrow::Cow, cell::OnceCell};
+use std::{borrow::Cow, cell::OnceCell, str::FromStr};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
@@ -17,13 +17,33 @@ use crate::{
 /// Longest name of an action, in bytes.
 pub(crate) const ACTION_SIZE: usize = 255;
 
-/// In which of the two forms a connection speaks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Dialect {
-    /// `{"action": .., "details": [..]}`: until the client's first message says otherwise.
+/// In which of the two forms a connection speaks. A client is answered in the form of its first message; before that,
+/// in the one that [`ServerBuilder::dialect`](crate::ServerBuilder::dialect) says. Its text is `object` or `array`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// `{"action": .., "details": [..]}`.
+    #[default]
     Object,
     /// `["action", [..]]`.
     Array,
+}
+
+/// The text is neither `object` nor `array`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown dialect: use object or array")]
+#[non_exhaustive]
+pub struct ParseDialectError;
+
+impl FromStr for Dialect {
+    type Err = ParseDialectError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDialectError> {
+        match text {
+            "object" => Ok(Self::Object),
+            "array" => Ok(Self::Array),
+            _ => Err(ParseDialectError),
+        }
+    }
 }
 
 /// A message of a client.
