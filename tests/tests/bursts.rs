@@ -105,6 +105,24 @@ async fn a_close_after_a_burst_comes_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_dismissal_after_a_burst_comes_behind_it() {
+    let nodes = Nodes::start(1).await;
+    let mut client = nodes[0].user("ann").await;
+    client.send("where", json!([])).await;
+    client.expect("where", json!([])).await;
+    for number in 0..40 {
+        nodes[0].server.deliver("large", details(number, 100_000), &Target::all()).unwrap();
+    }
+    let closing = async { nodes[0].server.close_user("ann").await.expect("accepted") };
+    let reading = async {
+        in_order(&mut client, "large", 40).await;
+        client.expect("Server/close", json!([])).await;
+        assert_eq!(client.closed().await.0, 1000);
+    };
+    tokio::join!(closing, reading);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_backlog_of_a_node_that_hung_reaches_who_reads_on_every_node() {
     let nodes = Nodes::start(2).await;
     let master = nodes.settled().await;

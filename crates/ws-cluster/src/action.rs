@@ -163,7 +163,7 @@ impl<'a> Request<'a> {
     /// Takes the connection out of a group. Whether it was in it.
     ///
     /// What a client that keeps its position carried before is not valid any more, as soon as the other nodes have heard of
-    /// it: they are told without waiting for it.
+    /// it: they are told without waiting for it. In `Client/disconnection` it has no such effect.
     pub fn leave(&self, group: &str) -> bool {
         let left = self.server.hub().leave(self.client, group);
         self.server.revoke(self.client);

@@ -163,8 +163,8 @@ pub struct ConnectionConfig {
     /// IPv6: one /64), has a quarter of these at most. Each client may hold up to half of `queue_size`, and is closed with
     /// 4000 if it takes nothing for 3 s. Default 64.
     pub replays: usize,
-    /// Bytes a minute that are replayed to clients of one address (of IPv6: one /64); one that missed more is told to begin
-    /// anew (`reset`). Default 256 MiB.
+    /// Bytes a minute that are replayed to clients of one address (of IPv6: one /64), on average; once as many were, further
+    /// clients of it that missed something are told to begin anew (`reset`). Default 256 MiB.
     pub replay_bytes_per_minute: usize,
     /// Longest time that a handler may hold its thread before a warning is logged. Default 100 ms.
     pub blocking_warning: Duration,
@@ -318,7 +318,8 @@ pub struct LogConfig {
     pub size: usize,
     /// Number of messages. Default 1,000,000.
     pub count: usize,
-    /// Age of the oldest message. Default 5 min.
+    /// Age of the oldest message. Clients that keep their position are given anew what they carry after a quarter of it.
+    /// Default 5 min.
     pub age: Duration,
 }
 

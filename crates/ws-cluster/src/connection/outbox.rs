@@ -575,6 +575,15 @@ mod tests {
         assert!(outbox.is_sealed());
     }
 
+    #[test]
+    fn a_last_message_takes_nothing_of_a_burst_along() {
+        let outbox = Outbox::new(10);
+        outbox.push(vec![b'x'; 30].into());
+        outbox.close_after(Bytes::from_static(b"last"), CloseCode::Normal, "");
+        let taken = outbox.take();
+        assert!(taken.len() > 34 && taken[..30] == [b'x'; 30] && taken[30..34] == *b"last");
+    }
+
     #[tokio::test]
     async fn the_socket_is_written_to_before_a_client_counts_as_slow() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -236,8 +236,9 @@ async fn try_replay(
         missed => missed,
     }
     .map_err(Missing::why)?;
-    let mut counted = missed.until;
-    server.replays().count(ip, missed.size())?;
+    if !missed.messages.is_empty() {
+        server.replays().check(ip)?;
+    }
     let state = {
         let at = hub.position();
         let mut membership = client.membership_lock().write();
@@ -265,6 +266,7 @@ async fn try_replay(
                     missed = hub.missed(client, sent, epoch, config.replay_count)?;
                     continue 'missed;
                 }
+                server.replays().count(ip, content.size());
                 hub::replay(client, *place, content);
                 sent = place.seq;
             }
@@ -273,14 +275,6 @@ async fn try_replay(
                 return Ok(());
             }
             missed = hub.missed(client, sent, epoch, config.replay_count)?;
-            let new = missed.messages.iter().filter(|(place, _)| place.seq > counted);
-            let size = new.map(|(_, content)| content.size()).sum();
-            counted = missed.until;
-            if let Err(why) = server.replays().count(ip, size) {
-                // It has got a part, and goes on behind that once there is less to send.
-                client.outbox.close(CloseCode::TryAgainLater, why);
-                return Ok(());
-            }
         }
     };
     match timeout(REPLAY_TIME, sending).await {

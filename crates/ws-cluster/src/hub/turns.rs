@@ -82,25 +82,28 @@ impl Replays {
         turn
     }
 
-    /// Counts bytes that are sent to an address; fails if it was sent too many lately.
-    pub(crate) fn count(&self, ip: Option<IpAddr>, size: usize) -> Result<(), &'static str> {
-        let Some(ip) = ip.map(address::counted) else { return Ok(()) };
+    /// Fails if an address was sent too many bytes lately.
+    pub(crate) fn check(&self, ip: Option<IpAddr>) -> Result<(), &'static str> {
+        let due = ip.and_then(|ip| self.bytes.lock().get(&address::counted(ip)).copied());
+        match due.is_some_and(|due| due >= Instant::now() + MINUTE) {
+            true => Err("too much was replayed to its address lately"),
+            false => Ok(()),
+        }
+    }
+
+    /// Counts bytes that are sent to an address, once they are: who does not read has not been sent what it missed.
+    pub(crate) fn count(&self, ip: Option<IpAddr>, size: usize) {
+        let Some(ip) = ip.map(address::counted) else { return };
         let now = Instant::now();
         let mut bytes = self.bytes.lock();
         if bytes.len() >= COUNTED && !bytes.contains_key(&ip) {
             bytes.retain(|_, due| *due > now);
         }
-        let due = bytes.get(&ip).copied().unwrap_or(now).max(now);
+        let due = bytes.entry(ip).or_insert(now);
         let nanos = u128::from(size as u64) * MINUTE.as_nanos() / u128::from(self.bytes_per_minute);
         // More than a day is too long anyway.
         let lasts = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(MINUTE * 1440);
-        if due + lasts > now + MINUTE {
-            return Err("too much was replayed to its address lately");
-        }
-        if size > 0 {
-            bytes.insert(ip, due + lasts);
-        }
-        Ok(())
+        *due = (*due).max(now) + lasts;
     }
 }
 
@@ -156,14 +159,18 @@ mod tests {
     async fn an_address_is_sent_so_much_a_minute() {
         let replays = replays();
         let ip = |last| Some(IpAddr::from([10, 0, 0, last]));
-        assert_eq!(replays.count(ip(1), 400), Ok(()));
-        assert_eq!(replays.count(ip(1), 200), Ok(()));
-        assert!(replays.count(ip(1), 1).is_err());
-        assert_eq!(replays.count(ip(2), 600), Ok(()), "another address");
-        assert_eq!(replays.count(None, 6000), Ok(()), "none that is known");
+        replays.count(ip(1), 400);
+        assert_eq!(replays.check(ip(1)), Ok(()));
+        replays.count(ip(1), 200);
+        assert!(replays.check(ip(1)).is_err());
+        assert_eq!(replays.check(ip(2)), Ok(()), "another address");
+        replays.count(None, 6000);
+        assert_eq!(replays.check(None), Ok(()), "none that is known");
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(replays.count(ip(1), 100), Ok(()));
-        assert!(replays.count(ip(1), 1).is_err());
-        assert!(replays.count(ip(3), usize::MAX).is_err());
+        assert_eq!(replays.check(ip(1)), Ok(()));
+        replays.count(ip(1), 100);
+        assert!(replays.check(ip(1)).is_err());
+        replays.count(ip(3), usize::MAX);
+        assert!(replays.check(ip(3)).is_err());
     }
 }

@@ -405,7 +405,8 @@ impl Server {
     /// Tells the other nodes if something was taken away from a client that keeps its position, so that what it carried
     /// before gives nothing back. Does not wait for it.
     pub(crate) fn revoke(&self, client: &Client) {
-        if !client.membership().is_taken_from() {
+        // What the application undoes when a client is gone is no reason to forget it, should it come back.
+        if client.is_forgotten() || !client.membership().is_taken_from() {
             return;
         }
         let version = client.membership_lock().write().take_version();
