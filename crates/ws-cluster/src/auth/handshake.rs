@@ -158,10 +158,16 @@ impl Handshake {
     /// a convention of each site's framework. The ids of PHP's sessions are plain; a framework that signs or encodes
     /// its ids is undone by the authenticator.
     pub fn cookie(&self, name: &str) -> Option<&str> {
+        self.cookies(name).next()
+    }
+
+    /// All cookies of this name, each as [`cookie`](Self::cookie) gives the first. Browsers send the one with the longest
+    /// path first, and of equal paths the oldest.
+    pub fn cookies(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers("cookie")
             .flat_map(|line| line.split(';'))
             .filter_map(|pair| pair.split_once('='))
-            .find(|(own, _)| own.trim() == name)
+            .filter(move |(own, _)| own.trim() == name)
             .map(|(_, value)| {
                 let value = value.trim();
                 value.strip_prefix('"').and_then(|value| value.strip_suffix('"')).unwrap_or(value)

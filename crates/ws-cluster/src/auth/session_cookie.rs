@@ -1,24 +1,70 @@
 //! The authenticator of an application that keeps its sessions in Rust: a cookie's name and a look-up. Sessions in
 //! the site's MySQL are `session_table`'s.
 
-use std::{fmt, future::Future};
+use std::{borrow::Cow, fmt, future::Future};
 
 use async_trait::async_trait;
+use percent_encoding::percent_decode_str;
 
 use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity};
 
 /// Longest session id that is looked up, in bytes: more than any framework makes (PHP allows 256).
 const LONGEST_ID: usize = 256;
 
-/// The session id in a cookie, where it is fit to be looked up: 1 to 256 bytes of ASCII without control characters.
-pub(super) fn session_id<'a>(handshake: &'a Handshake, cookie: &str) -> Option<&'a str> {
-    let id = handshake.cookie(cookie)?;
-    let fit =
-        (1..=LONGEST_ID).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_control());
-    if !fit {
-        tracing::debug!(cookie, "a session cookie whose value is no session id");
+/// Cookies of one name that are looked at.
+const COOKIES: usize = 3;
+
+/// Session ids that are looked up for one connection.
+const LOOK_UPS: usize = 4;
+
+/// The session ids that the cookies of this name may mean, in the order in which they are to be looked up until one is
+/// found: of each cookie the value as it was sent, and decoded if that differs. At most 4, of the first 3 cookies, and only
+/// those that are fit to be looked up: 1 to 256 bytes of ASCII without control characters.
+pub(super) fn session_ids<'a>(handshake: &'a Handshake, cookie: &str) -> Vec<Cow<'a, str>> {
+    let mut ids = Vec::new();
+    for sent in handshake.cookies(cookie).take(COOKIES) {
+        for id in [Some(Cow::Borrowed(sent)), decoded(sent)].into_iter().flatten() {
+            let fit = (1..=LONGEST_ID).contains(&id.len())
+                && id.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_control());
+            if !fit {
+                tracing::debug!(cookie, "a session cookie whose value is no session id");
+            } else if ids.len() < LOOK_UPS && !ids.contains(&id) {
+                ids.push(id);
+            }
+        }
     }
-    fit.then_some(id)
+    ids
+}
+
+/// The value without percent-encoding, or without the `\054` for a comma and the like that Python writes; `None` if there
+/// is neither.
+fn decoded(sent: &str) -> Option<Cow<'_, str>> {
+    if sent.contains('\\') {
+        return unescaped(sent).map(Cow::Owned);
+    }
+    let decoded = percent_decode_str(sent).decode_utf8().ok()?;
+    (decoded != sent).then_some(decoded)
+}
+
+/// Undoes what Python's `http.cookies` does within quotes.
+fn unescaped(sent: &str) -> Option<String> {
+    let mut parts = sent.split('\\');
+    let mut text = parts.next()?.to_owned();
+    while let Some(part) = parts.next() {
+        match (part.get(..3).map(|octal| u8::from_str_radix(octal, 8)), part) {
+            // An escaped backslash.
+            (_, "") => {
+                text.push('\\');
+                text.push_str(parts.next()?);
+            }
+            (Some(Ok(byte)), _) if byte.is_ascii() => {
+                text.push(byte.into());
+                text.push_str(&part[3..]);
+            }
+            _ => text.push_str(part),
+        }
+    }
+    Some(text)
 }
 
 /// Tells who a connection is by a session cookie and the application's own look-up, which answers the identity of a
@@ -27,8 +73,9 @@ pub(super) fn session_id<'a>(handshake: &'a Handshake, cookie: &str) -> Option<&
 /// not known to it, and so wrong.
 ///
 /// The look-up is asked at every upgrade and whenever an identity's `expires` has come, within the handshake's time
-/// limit; the cookie's value is 1 to 256 bytes of ASCII without control characters, not decoded; other values are no
-/// session.
+/// limit. It is asked for the cookie's value as it was sent, and if it knows no such session, for the value without
+/// percent-encoding if that differs. Of several cookies of the name the first 3 are asked for, in the order sent, with at
+/// most 4 questions in all. A value that is not 1 to 256 bytes of ASCII without control characters is no session.
 ///
 /// ```
 /// use ws_cluster::{Identity, SessionCookie};
@@ -65,12 +112,18 @@ where
         handshake: &Handshake,
         credentials: Option<Credentials<'_>>,
     ) -> Result<Option<Identity>, AuthenticationError> {
-        let (Some(id), None) = (session_id(handshake, &self.cookie), credentials) else { return Ok(None) };
-        let identity = (self.look_up)(id.to_owned()).await?;
-        Ok(identity.map(|identity| match identity.session {
-            Some(_) => identity,
-            None => identity.session(id),
-        }))
+        if credentials.is_some() {
+            return Ok(None);
+        }
+        for id in session_ids(handshake, &self.cookie) {
+            if let Some(identity) = (self.look_up)(id.clone().into_owned()).await? {
+                return Ok(Some(match identity.session {
+                    Some(_) => identity,
+                    None => identity.session(id),
+                }));
+            }
+        }
+        Ok(None)
     }
 }
 
@@ -113,6 +166,45 @@ mod tests {
         assert!(ask(&format!("sid={}", "x".repeat(257)), None).await.is_none());
         assert!(ask("sid=", None).await.is_none());
         assert!(ask("sid=a\tb", None).await.is_none());
+    }
+
+    fn ids(cookie: &str) -> Vec<String> {
+        session_ids(&handshake(cookie), "sid").into_iter().map(Cow::into_owned).collect()
+    }
+
+    #[test]
+    fn a_cookie_is_asked_for_as_sent_and_then_decoded() {
+        for (cookie, expected) in [
+            ("sid=abc", &["abc"][..]),
+            ("sid=e4%2Cd9", &["e4%2Cd9", "e4,d9"]),
+            ("sid=q%2Bz/A%3D%3D", &["q%2Bz/A%3D%3D", "q+z/A=="]),
+            ("sid=q+z/A==", &["q+z/A=="]),
+            ("sid=\"e4d9\"", &["e4d9"]),
+            (r#"sid="e4\054d9\"\\x""#, &[r#"e4\054d9\"\\x"#, r#"e4,d9"\x"#]),
+            (" sid = e4 d9 ", &["e4 d9"]),
+            ("sid=s%3Aid.signature", &["s%3Aid.signature", "s:id.signature"]),
+            ("sid=100%", &["100%"]),
+            ("sid=a%00b", &["a%00b"]),
+            ("sid=%C3%A9", &["%C3%A9"]),
+            ("sid=%FF", &["%FF"]),
+            ("sid=", &[]),
+        ] {
+            assert_eq!(ids(cookie), expected, "{cookie}");
+        }
+    }
+
+    #[test]
+    fn the_first_of_repeated_cookies_are_asked_for_in_order() {
+        assert_eq!(ids("sid=a; SID=x; sid=b; sid=a; sid=c"), ["a", "b"]);
+        assert_eq!(ids("sid=a%2C; sid=b%2C; sid=c%2C; sid=d"), ["a%2C", "a,", "b%2C", "b,"]);
+        assert_eq!(ids("sid=; sid=b"), ["b"]);
+        assert_eq!(ids(&"sid=a; ".repeat(1_000)), ["a"]);
+    }
+
+    #[tokio::test]
+    async fn a_later_cookie_counts_if_the_first_is_unknown() {
+        assert_eq!(ask("sid=stale; sid=abc", None).await, Some(Identity::user("user of abc").session("abc")));
+        assert_eq!(ask("sid=%73tale; sid=abc", None).await.unwrap().session.as_deref(), Some("%73tale"));
     }
 
     #[tokio::test]

@@ -10,7 +10,9 @@ use self::{
     query::{Parameter, Query},
     store::MySqlSessions,
 };
-use super::{AuthenticationError, Authenticator, Closed, Credentials, Handshake, Identity, session_cookie::session_id};
+use super::{
+    AuthenticationError, Authenticator, Closed, Credentials, Handshake, Identity, session_cookie::session_ids,
+};
 use crate::mysql;
 
 mod cache;
@@ -38,7 +40,7 @@ pub enum SessionTableError {
     },
     /// The query names a parameter that it cannot have.
     #[error(
-        "the {query} query names an unknown parameter :{name}: there are :session, :ip, :agent and, for groups, :user"
+        "the {query} query names an unknown parameter :{name}: there are :session, :ip, :ip6, :agent and, for groups, :user"
     )]
     UnknownParameter {
         /// Which query: `session` or `groups`.
@@ -72,18 +74,53 @@ pub enum SessionTableError {
 ///
 /// # The queries
 ///
-/// In the **session query**, `?` is the session id: the cookie's value, as it was sent. Instead of `?` it may use
-/// `:session` (or `:id`), `:ip` and `:agent`, for sites that bind a session to the client's address (as text, through
-/// trusted proxies) or its `User-Agent`; either is NULL where it is unknown. The first row counts, and its columns by
-/// their position:
+/// In the **session query**, `?` is the session id. Instead of `?` it may use `:session` (or `:id`), `:ip`, `:ip6` and
+/// `:agent`, for sites that bind a session to the client's address (as text, through trusted proxies) or its `User-Agent`;
+/// each is NULL if it is unknown. The first row counts, and its columns by their position:
 ///
 /// 1. The user: text, or a number that stands for its decimal text. NULL, the empty text and no row mean that there
 ///    is no session, and so a guest. (A site that writes 0 for guests asks for `NULLIF(user, 0)`.)
-/// 2. When the session ends, if the query has this column: a Unix time in seconds, as number or text, or a DATETIME
-///    in UTC or a TIMESTAMP. NULL means never. A time that has passed means that there is no session.
+/// 2. When the session ends, if the query has this column: a Unix time as number or text, or a DATETIME in UTC or a
+///    TIMESTAMP. NULL means never. A time that has passed means that there is no session. (A site that writes 0 for
+///    "never" asks for `NULLIF(expires, 0)`.)
 ///
-/// In the **groups query**, `?` is the user's id; instead it may use `:user` (or `:id`), `:session`, `:ip` and
-/// `:agent`. Each row is the name of a group.
+/// In the **groups query**, `?` is the user's id; instead it may use `:user` (or `:id`), `:session`, `:ip`, `:ip6` and
+/// `:agent`. Each row is the name of a group; NULL and the empty text name none.
+///
+/// | value | user or group | end of the session |
+/// |---|---|---|
+/// | NULL | none | never |
+/// | empty text | none | left out |
+/// | integer, unsigned integer, YEAR | its decimal text | seconds since 1970 up to the year 9999; a larger number counts milliseconds, micro- or nanoseconds; `9223372036854775807` and more mean never; 0 and less have passed |
+/// | DECIMAL, FLOAT, DOUBLE | its decimal text (DECIMAL with all its digits) | as an integer, with fractions |
+/// | text | as it is, at most 1,024 bytes of UTF-8 without control characters | a number as above, or a date and time as in `2026-03-01 12:00:00.5`, in UTC if no offset follows, or a date |
+/// | BINARY | as text, without the NULs at its end | as text, without the NULs at its end |
+/// | DATETIME, TIMESTAMP, DATE | left out | UTC; the last day of the year 9999 means never; years before 1970 have passed |
+/// | `0000-00-00`, a day that does not exist | left out | left out |
+/// | TIME, other text, bytes that are no UTF-8 | left out | left out |
+///
+/// A row that is "left out" counts as no row: its session is none, or its group is not joined. So does a row on which the
+/// database itself fails (a number out of range, say). The log says why, once a minute with the number of such rows.
+///
+/// # Cookies and ids
+///
+/// The cookie's value is looked up as it was sent, without quotes around it; if there is no such session, it is looked up
+/// without percent-encoding (or without the escapes within quotes that Python writes) if that differs. If a client sends
+/// several cookies of the name, the first 3 are tried in the order sent, with at most 4 look-ups in all. The session's id
+/// is the value that was found: [`Server::close_session`](crate::Server::close_session) wants that.
+///
+/// A site that stores a digest of the id computes it in the query:
+///
+/// ```sql
+/// SELECT user, expires FROM sessions WHERE id = SHA2(?, 256)
+/// -- Drupal: base64 for URLs
+/// SELECT NULLIF(uid, 0) FROM sessions WHERE sid =
+///     REPLACE(REPLACE(TRIM(TRAILING '=' FROM TO_BASE64(UNHEX(SHA2(?, 256)))), '+', '-'), '/', '_')
+/// ```
+///
+/// `:ip` is an IPv4 address in the common form (`192.0.2.1`). If no row is found with it, the query is asked once more with
+/// `::ffff:192.0.2.1`, which a site stores whose server listens on IPv6 for both; `:ip6` is that form at once. For a client
+/// with IPv6 both are its address.
 ///
 /// The connection's time zone is UTC, so `NOW()` is. A column that holds session ids should compare exactly (as
 /// `ascii_bin` does): where `a` equals `A`, a session has more than one id, and is not closed by each of them.
@@ -184,7 +221,7 @@ impl SessionTable {
         let uses = |parameter| query.uses(parameter) || groups.as_ref().is_some_and(|query| query.uses(parameter));
         Question {
             session: session.to_owned(),
-            ip: handshake.remote_ip().filter(|_| uses(Parameter::Ip)),
+            ip: handshake.remote_ip().filter(|_| uses(Parameter::Ip) || uses(Parameter::Ip6)),
             agent: handshake.user_agent().filter(|_| uses(Parameter::Agent)).map(str::to_owned),
         }
     }
@@ -197,14 +234,25 @@ impl Authenticator for SessionTable {
         handshake: &Handshake,
         credentials: Option<Credentials<'_>>,
     ) -> Result<Option<Identity>, AuthenticationError> {
-        let (Some(session), None) = (session_id(handshake, &self.cookie), credentials) else { return Ok(None) };
-        Ok(self.sessions.look_up(self.question(session, handshake)).await?)
+        if credentials.is_some() {
+            return Ok(None);
+        }
+        for session in session_ids(handshake, &self.cookie) {
+            if let Some(identity) = self.sessions.look_up(self.question(&session, handshake)).await? {
+                return Ok(Some(identity));
+            }
+        }
+        Ok(None)
     }
 
     async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
-        let Some(session) = session_id(handshake, &self.cookie) else { return Ok(None) };
         let age = self.recheck_time.map_or(self.sessions.time, |time| time / 3);
-        Ok(self.sessions.look_up_within(self.question(session, handshake), age).await?)
+        for session in session_ids(handshake, &self.cookie) {
+            if let Some(identity) = self.sessions.look_up_within(self.question(&session, handshake), age).await? {
+                return Ok(Some(identity));
+            }
+        }
+        Ok(None)
     }
 
     fn recheck_interval(&self) -> Option<Duration> {

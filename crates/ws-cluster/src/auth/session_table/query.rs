@@ -1,6 +1,8 @@
 //! A site's query and what stands for its parameters. Pure; whether the query fits the database is seen when the
 //! database prepares it.
 
+use std::net::IpAddr;
+
 use mysql_async::Value;
 use mysql_common::named_params::ParsedNamedParams;
 
@@ -12,7 +14,18 @@ pub(super) enum Parameter {
     Session,
     User,
     Ip,
+    /// The address in the form of IPv6.
+    Ip6,
     Agent,
+}
+
+/// How an IPv4 address is written for `:ip`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Form {
+    /// `192.0.2.1`.
+    Canonical,
+    /// `::ffff:192.0.2.1`, as a site sees it whose server listens on IPv6 for both.
+    Mapped,
 }
 
 /// A query with `?` for each of its parameters.
@@ -54,6 +67,7 @@ impl Query {
                 (b"session", _) => Ok(Parameter::Session),
                 (b"user", Parameter::User) => Ok(Parameter::User),
                 (b"ip", _) => Ok(Parameter::Ip),
+                (b"ip6", _) => Ok(Parameter::Ip6),
                 (b"agent", _) => Ok(Parameter::Agent),
                 _ => {
                     Err(SessionTableError::UnknownParameter { query, name: String::from_utf8_lossy(name).into_owned() })
@@ -72,17 +86,31 @@ impl Query {
         self.parameters.contains(&parameter)
     }
 
+    /// Returns true if the query names an address that can be written in two forms.
+    pub(super) fn has_two_forms(&self, question: &Question) -> bool {
+        self.uses(Parameter::Ip) && matches!(question.ip, Some(IpAddr::V4(_)))
+    }
+
     /// The values for the `?`, in order. `user` is empty for a session's query, which does not name it.
-    pub(super) fn values(&self, question: &Question, user: &str) -> Vec<Value> {
+    pub(super) fn values(&self, question: &Question, user: &str, form: Form) -> Vec<Value> {
         self.parameters
             .iter()
             .map(|parameter| match parameter {
                 Parameter::Session => question.session.as_str().into(),
                 Parameter::User => user.into(),
-                Parameter::Ip => question.ip.map(|ip| ip.to_string()).into(),
+                Parameter::Ip if form == Form::Canonical => question.ip.map(|ip| ip.to_string()).into(),
+                Parameter::Ip | Parameter::Ip6 => question.ip.map(mapped).into(),
                 Parameter::Agent => question.agent.as_deref().into(),
             })
             .collect()
+    }
+}
+
+/// The address in the form of IPv6.
+fn mapped(ip: IpAddr) -> String {
+    match ip {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped().to_string(),
+        IpAddr::V6(ip) => ip.to_string(),
     }
 }
 
@@ -120,7 +148,25 @@ mod tests {
         let query =
             Query::groups("SELECT g FROM m WHERE a = :agent AND u = :user AND i = :ip AND s = :session").unwrap();
         let question = Question { session: "s1".into(), ip: Some("::1".parse().unwrap()), agent: None };
-        assert_eq!(query.values(&question, "7"), [Value::NULL, "7".into(), "::1".into(), "s1".into()]);
+        let values = query.values(&question, "7", Form::Canonical);
+        assert_eq!(values, [Value::NULL, "7".into(), "::1".into(), "s1".into()]);
+    }
+
+    #[test]
+    fn an_ipv4_address_has_two_forms() {
+        let query = Query::session("SELECT u FROM s WHERE id = :id AND (ip = :ip OR ip = :ip6)").unwrap();
+        let question = |ip: &str| Question { session: "s".into(), ip: ip.parse().ok(), agent: None };
+        for (ip, form, ip4, ip6) in [
+            ("1.2.3.4", Form::Canonical, "1.2.3.4", "::ffff:1.2.3.4"),
+            ("1.2.3.4", Form::Mapped, "::ffff:1.2.3.4", "::ffff:1.2.3.4"),
+            ("2001:db8::1", Form::Canonical, "2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(query.values(&question(ip), "", form), ["s".into(), ip4.into(), ip6.into()] as [Value; 3]);
+        }
+        assert!(query.has_two_forms(&question("1.2.3.4")));
+        assert!(!query.has_two_forms(&question("::1")) && !query.has_two_forms(&question("")));
+        let only6 = Query::session("SELECT u FROM s WHERE id = :id AND ip = :ip6").unwrap();
+        assert!(!only6.has_two_forms(&question("1.2.3.4")));
     }
 
     #[test]

@@ -1,99 +1,103 @@
 //! What the columns of a session's row mean: a user or group as text, and the time at which a session ends. Pure.
 
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use mysql_async::Value;
+use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, format_description::well_known::Rfc3339};
 
-/// Midnight before the first day of the year 10000, as a Unix time: the end of what DATETIME can say. A number
-/// beyond it counts something else than seconds.
-const END_OF_TIME: f64 = 253_402_300_800.0;
+/// The end of the year 9999 as a Unix time: the end of what DATETIME can say. A number beyond it counts something else
+/// than seconds.
+const END_OF_SECONDS: f64 = 253_402_300_800.0;
+/// From here on, DATETIME means "never": its last day.
+const NEVER: f64 = END_OF_SECONDS - 86_400.0;
+/// From here on, a number means "never", whatever it counts: the largest that BIGINT holds.
+const LARGEST: f64 = 9_223_372_036_854_775_807.0;
+/// The longest id or name in bytes.
+const LONGEST: usize = 1_024;
 
-/// An id or name: text as it stands, a number as its decimal text; `None` for NULL and for the empty text.
+/// An id or name: text as it stands, without the NULs that BINARY pads with; a number as its decimal text. `None` for
+/// NULL and for the empty text.
 pub(super) fn text(value: Value) -> Result<Option<String>, &'static str> {
     let text = match value {
         Value::NULL => return Ok(None),
-        Value::Bytes(bytes) => String::from_utf8(bytes).map_err(|_| "is not text in UTF-8")?,
+        Value::Bytes(mut bytes) => {
+            bytes.truncate(bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1));
+            String::from_utf8(bytes).map_err(|_| "is not text in UTF-8 (for a binary id, ask for its HEX)")?
+        }
         Value::Int(number) => number.to_string(),
         Value::UInt(number) => number.to_string(),
         Value::Float(number) => number.to_string(),
         Value::Double(number) => number.to_string(),
         Value::Date(..) | Value::Time(..) => return Err("is a date or time, not an id"),
     };
+    if text.len() > LONGEST {
+        return Err("is longer than 1024 bytes");
+    }
+    if text.contains(char::is_control) {
+        return Err("has control characters (for a BIT, ask for it + 0)");
+    }
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// When a session ends: a Unix time as a number or numeric text, or a date and time in UTC; `None` (never) for NULL.
+/// When a session ends: a Unix time as a number or numeric text, or a date and time in UTC; `None` for never.
 pub(super) fn expiry(value: Value) -> Result<Option<SystemTime>, &'static str> {
-    let seconds = match value {
-        Value::NULL => return Ok(None),
+    match value {
+        Value::NULL => Ok(None),
         // The database counts in 64 bits and time in f64, which is exact far beyond the year 9999.
-        Value::Int(number) => number as f64,
-        Value::UInt(number) => number as f64,
-        Value::Float(number) => number.into(),
-        Value::Double(number) => number,
-        Value::Bytes(bytes) => str::from_utf8(&bytes).ok().map(str::trim).and_then(written).ok_or(UNFIT)?,
+        Value::Int(number) => Ok(unix(number as f64)),
+        Value::UInt(number) => Ok(unix(number as f64)),
+        Value::Float(number) => Ok(unix(number.into())),
+        Value::Double(number) => Ok(unix(number)),
+        Value::Bytes(bytes) => written(str::from_utf8(&bytes).map_err(|_| UNFIT)?.trim_matches(is_padding)),
         Value::Date(year, month, day, hour, minute, second, micros) => {
-            let date = [year.into(), month.into(), day.into()];
-            instant(date, [hour.into(), minute.into(), second.into()]).ok_or(UNFIT)? + f64::from(micros) / 1e6
+            if (month, day) == (0, 0) {
+                return Err(ZERO);
+            }
+            let date = Month::try_from(month).and_then(|month| Date::from_calendar_date(year.into(), month, day));
+            let time = Time::from_hms_micro(hour, minute, second, micros);
+            let (Ok(date), Ok(time)) = (date, time) else { return Err(UNFIT) };
+            Ok(instant(PrimitiveDateTime::new(date, time).assume_utc()))
         }
-        Value::Time(..) => return Err(UNFIT),
-    };
-    if seconds.is_nan() {
-        return Err(UNFIT);
+        Value::Time(..) => Err("is a time of day without a date"),
     }
-    if seconds >= END_OF_TIME {
-        return Err("lies beyond the year 9999: give seconds, not milliseconds, and NULL for no end");
-    }
-    Ok(Some(SystemTime::UNIX_EPOCH + Duration::from_secs_f64(seconds.max(0.0))))
 }
 
 const UNFIT: &str = "is neither a Unix time nor a date and time";
+const ZERO: &str = "is the zero date";
+
+fn is_padding(char: char) -> bool {
+    char.is_whitespace() || char == '\0'
+}
+
+/// The end of a session that a number names. Which unit it counts is seen from its size: as seconds, what is meant as
+/// milliseconds would lie beyond the year 9999.
+fn unix(number: f64) -> Option<SystemTime> {
+    let unit = [1.0, 1e3, 1e6, 1e9].into_iter().find(|unit| number < END_OF_SECONDS * unit);
+    let seconds = number / unit.filter(|_| number < LARGEST)?;
+    // What lies before 1970 has passed as well as 1970 has.
+    Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs_f64(seconds.max(0.0)))
+}
+
+fn instant(time: OffsetDateTime) -> Option<SystemTime> {
+    ((time.unix_timestamp() as f64) < NEVER).then(|| time.max(OffsetDateTime::UNIX_EPOCH).into())
+}
 
 /// A Unix time, or a date and time as the database writes it, which is what an expression like COALESCE makes of
 /// a DATETIME.
-fn written(text: &str) -> Option<f64> {
-    if let Ok(seconds) = text.parse() {
-        return Some(seconds);
-    }
-    let (date, time) = text.split_once([' ', 'T'])?;
-    let (time, fraction) = match time.trim_end_matches('Z').split_once('.') {
-        Some((time, fraction)) if fraction.bytes().all(|byte| byte.is_ascii_digit()) => {
-            (time, format!("0.{fraction}").parse().ok()?)
+fn written(text: &str) -> Result<Option<SystemTime>, &'static str> {
+    // Not all that is a number in Rust: "infinity" and "NaN" are words.
+    if text.contains(|char: char| char.is_ascii_digit()) && !text.contains("inf") {
+        if let Ok(number) = text.parse() {
+            return Ok(unix(number));
         }
-        Some(_) => return None,
-        None => (time.trim_end_matches('Z'), 0.0),
-    };
-    Some(instant(three(date, '-')?, three(time, ':')?)? + fraction)
-}
-
-/// Three numbers with a separator between.
-fn three(text: &str, separator: char) -> Option<[u32; 3]> {
-    let mut numbers = text.split(separator).map(|number| number.parse().ok());
-    let three = [numbers.next()??, numbers.next()??, numbers.next()??];
-    numbers.next().is_none().then_some(three)
-}
-
-/// The Unix time of a date and time in UTC; `None` where there is no such day, as with MySQL's zero date.
-fn instant([year, month, day]: [u32; 3], [hour, minute, second]: [u32; 3]) -> Option<f64> {
-    let leap = year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
-    let length = match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if leap => 29,
-        2 => 28,
-        _ => 31,
-    };
-    let exists = year <= 9999 && (1..=12).contains(&month) && (1..=length).contains(&day);
-    if !exists || hour > 23 || minute > 59 || second > 59 {
-        return None;
     }
-    // Howard Hinnant's days_from_civil: years begin in March, so that the leap day is the last one.
-    let [year, month, day] = [year, month, day].map(i64::from);
-    let year = if month <= 2 { year - 1 } else { year };
-    let era = year.div_euclid(400);
-    let year_of_era = year.rem_euclid(400);
-    let day_of_year = (153 * ((month + 9) % 12) + 2) / 5 + day - 1;
-    let days = era * 146_097 + year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year - 719_468;
-    Some((days * 86_400) as f64 + f64::from(hour * 3_600 + minute * 60 + second))
+    if text.starts_with("0000-00-00") {
+        return Err(ZERO);
+    }
+    let (date, time) = text.split_once([' ', 'T']).unwrap_or((text, "00:00:00"));
+    let offset = if time.contains(['Z', 'z', '+', '-']) { "" } else { "Z" };
+    let time = OffsetDateTime::parse(&format!("{date}T{time}{offset}"), &Rfc3339).map_err(|_| UNFIT)?;
+    Ok(instant(time))
 }
 
 #[cfg(test)]
@@ -114,24 +118,77 @@ mod tests {
         assert_eq!(text(bytes("alice")), Ok(Some("alice".into())));
         assert_eq!(text(Value::Int(-7)), Ok(Some("-7".into())));
         assert_eq!(text(Value::UInt(u64::MAX)), Ok(Some("18446744073709551615".into())));
+        assert_eq!(text(bytes("18446744073709551616.50")), Ok(Some("18446744073709551616.50".into())));
         assert_eq!(text(Value::Double(7.0)), Ok(Some("7".into())));
         assert_eq!(text(Value::Int(0)), Ok(Some("0".into())));
-        assert_eq!(text(Value::NULL), Ok(None));
-        assert_eq!(text(bytes("")), Ok(None));
-        assert!(text(Value::Bytes(vec![0xff])).is_err());
-        assert!(text(Value::Date(2026, 1, 1, 0, 0, 0, 0)).is_err());
+        assert_eq!(text(bytes("alice\0\0\0")), Ok(Some("alice".into())));
+        for none in [Value::NULL, bytes(""), bytes("\0\0")] {
+            assert_eq!(text(none), Ok(None));
+        }
+        for odd in [
+            Value::Bytes(vec![0xff]),
+            bytes("a\0b"),
+            bytes("\u{1}"),
+            bytes(&"x".repeat(LONGEST + 1)),
+            Value::Date(2026, 1, 1, 0, 0, 0, 0),
+            Value::Time(false, 0, 1, 0, 0, 0),
+        ] {
+            assert!(text(odd.clone()).is_err(), "{odd:?}");
+        }
     }
 
     #[test]
     fn an_expiry_may_be_a_unix_time() {
         assert_eq!(millis(Value::Int(1_700_000_000)), Some(1_700_000_000_000));
         assert_eq!(millis(Value::UInt(1_700_000_000)), Some(1_700_000_000_000));
+        assert_eq!(millis(Value::UInt(u32::MAX.into())), Some(4_294_967_295_000));
         assert_eq!(millis(Value::Double(1_700_000_000.5)), Some(1_700_000_000_500));
         assert_eq!(millis(bytes(" 1700000000 ")), Some(1_700_000_000_000));
+        assert_eq!(millis(bytes("1700000000\0\0")), Some(1_700_000_000_000));
         assert_eq!(millis(bytes("1700000000.25")), Some(1_700_000_000_250));
         assert_eq!(millis(Value::Int(0)), Some(0));
-        assert_eq!(millis(Value::Int(-1)), Some(0));
         assert_eq!(millis(Value::NULL), None);
+    }
+
+    #[test]
+    fn an_expiry_before_1970_has_passed() {
+        for past in [
+            Value::Int(-1),
+            Value::Int(i64::MIN),
+            bytes("-1700000000.5"),
+            Value::Double(f64::NEG_INFINITY),
+            Value::Date(1969, 12, 31, 0, 0, 0, 0),
+            Value::Date(1, 1, 1, 0, 0, 0, 0),
+        ] {
+            assert_eq!(millis(past.clone()), Some(0), "{past:?}");
+        }
+    }
+
+    #[test]
+    fn an_expiry_may_count_milliseconds_and_less() {
+        assert_eq!(millis(Value::Int(1_700_000_000_500)), Some(1_700_000_000_500));
+        assert_eq!(millis(bytes("1700000000500")), Some(1_700_000_000_500));
+        assert_eq!(millis(Value::Int(1_700_000_000_500_000)), Some(1_700_000_000_500));
+        assert_eq!(millis(Value::Int(1_700_000_000_500_000_000)), Some(1_700_000_000_500));
+    }
+
+    #[test]
+    fn the_end_of_time_is_never() {
+        for never in [
+            Value::Date(9999, 12, 31, 23, 59, 59, 999_999),
+            Value::Date(9999, 12, 31, 0, 0, 0, 0),
+            bytes("9999-12-31 23:59:59.999999"),
+            bytes("9999-12-31"),
+            Value::Int(i64::MAX),
+            Value::UInt(u64::MAX),
+            bytes("18446744073709551615"),
+            bytes("99999999999999999999999999999999999999.99"),
+            Value::Double(1e300),
+            Value::Double(f64::INFINITY),
+            Value::Float(f32::MAX),
+        ] {
+            assert_eq!(expiry(never.clone()), Ok(None), "{never:?}");
+        }
     }
 
     #[test]
@@ -139,28 +196,31 @@ mod tests {
         assert_eq!(millis(Value::Date(1970, 1, 1, 0, 0, 0, 0)), Some(0));
         assert_eq!(millis(Value::Date(2000, 2, 29, 12, 34, 56, 0)), Some(951_827_696_000));
         assert_eq!(millis(Value::Date(2026, 3, 1, 0, 0, 0, 500_000)), Some(1_772_323_200_500));
-        assert_eq!(millis(Value::Date(9999, 12, 31, 23, 59, 59, 0)), Some(253_402_300_799_000));
+        assert_eq!(millis(Value::Date(9999, 12, 30, 23, 59, 59, 0)), Some(253_402_214_399_000));
         assert_eq!(millis(bytes("2000-02-29 12:34:56")), Some(951_827_696_000));
         assert_eq!(millis(bytes("2000-02-29T12:34:56.250000Z")), Some(951_827_696_250));
-        assert_eq!(millis(Value::Date(1969, 12, 31, 0, 0, 0, 0)), Some(0));
+        assert_eq!(millis(bytes("2000-02-29 12:34:56+00:30")), Some(951_825_896_000));
+        assert_eq!(millis(bytes("2026-03-01")), Some(1_772_323_200_000));
     }
 
     #[test]
     fn anything_else_is_no_expiry() {
         for value in [
             Value::Date(0, 0, 0, 0, 0, 0, 0),
+            Value::Date(2026, 0, 0, 0, 0, 0, 0),
+            Value::Date(2026, 3, 0, 0, 0, 0, 0),
             Value::Date(2025, 2, 29, 0, 0, 0, 0),
             Value::Time(false, 0, 1, 0, 0, 0),
             bytes(""),
+            bytes("0000-00-00 00:00:00"),
             bytes("soon"),
             bytes("NaN"),
-            bytes("2026-03-01"),
+            bytes("infinity"),
             bytes("2026-03-01 24:00:00"),
             bytes("2026-03-01 12:00"),
             bytes("2026-03-01 12:00:00+02"),
+            bytes("08:00:00"),
             Value::Bytes(vec![0xff]),
-            Value::Double(f64::INFINITY),
-            Value::Int(1_700_000_000_000),
         ] {
             assert!(expiry(value.clone()).is_err(), "{value:?}");
         }

@@ -8,11 +8,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
     cache::{Answer, Failure, Outage, Question, Store},
-    query::Query,
+    query::{Form, Query},
     row,
 };
 use crate::{
     auth::Identity,
+    log_limit::{Excerpt, LogLimits},
     mysql::{self, Database, caught, guarded},
 };
 
@@ -27,6 +28,8 @@ pub(super) struct MySqlSessions {
     pub(super) session: Arc<Query>,
     pub(super) groups: Option<Arc<Query>>,
     pub(super) timeout: Duration,
+    /// Rows that are left out, by the server's code or by what is wrong with the value.
+    odd: Arc<LogLimits<(u16, &'static str)>>,
 }
 
 impl MySqlSessions {
@@ -34,7 +37,7 @@ impl MySqlSessions {
         // TIMESTAMP is shown in the connection's time zone.
         let options = database.options.init(vec!["SET time_zone = '+00:00'"]);
         let pool = pool(options.clone(), connections);
-        Self { options, pool, session: Arc::new(session), groups: None, timeout }
+        Self { options, pool, session: Arc::new(session), groups: None, timeout, odd: Arc::default() }
     }
 
     /// Keeps at most so many connections to the database, and so asks at most so many queries at once.
@@ -50,26 +53,70 @@ impl MySqlSessions {
             Some(query) => Some((query, prepare(database, query, "groups", 1).await?)),
             None => None,
         };
-        let values = Params::Positional(self.session.values(question, ""));
-        let Some(found) = database.exec_first::<Row, _, _>(&session, values).await.map_err(failure)? else {
-            return Ok(None);
-        };
+        let values = |form| Params::Positional(self.session.values(question, "", form));
+        let mut form = Form::Canonical;
+        let mut found: Option<Row> = self.rows(database.exec_first(&session, values(form)).await)?;
+        if found.is_none() && self.session.has_two_forms(question) {
+            form = Form::Mapped;
+            found = self.rows(database.exec_first(&session, values(form)).await)?;
+        }
+        let Some(found) = found else { return Ok(None) };
         let mut columns = found.unwrap().into_iter();
-        let unfit = |column: &'static str| move |why| misfit("session", column, why);
-        let Some(user) = columns.next().map_or(Ok(None), row::text).map_err(unfit("user (first column)"))? else {
-            return Ok(None);
+        let user = match columns.next().map_or(Ok(None), row::text) {
+            Ok(Some(user)) => user,
+            Ok(None) => return Ok(None),
+            Err(why) => {
+                self.leave_out("session", "user (first column)", why);
+                return Ok(None);
+            }
         };
-        let expires = columns.next().map_or(Ok(None), row::expiry).map_err(unfit("expires (second column)"))?;
         let mut identity = Identity::user(&user).session(&question.session);
-        identity.expires = expires;
+        match columns.next().map_or(Ok(None), row::expiry) {
+            Ok(expires) => identity.expires = expires,
+            Err(why) => {
+                self.leave_out("session", "expires (second column)", why);
+                return Ok(None);
+            }
+        }
         if let Some((query, statement)) = groups {
-            let values = Params::Positional(query.values(question, &user));
-            for found in database.exec::<Row, _, _>(&statement, values).await.map_err(failure)? {
-                let name = found.unwrap().into_iter().next().map_or(Ok(None), row::text);
-                identity.groups.extend(name.map_err(|why| misfit("groups", "name", why))?);
+            let values = Params::Positional(query.values(question, &user, form));
+            let names: Vec<Row> = self.rows(database.exec(&statement, values).await)?;
+            for found in names {
+                match found.unwrap().into_iter().next().map_or(Ok(None), row::text) {
+                    Ok(name) => identity.groups.extend(name),
+                    Err(why) => self.leave_out("groups", "name", why),
+                }
             }
         }
         Ok(Some(identity))
+    }
+
+    /// The outcome of a statement. An error that comes of the values in a row leaves that row out, and so all.
+    fn rows<T: Default>(&self, outcome: mysql_async::Result<T>) -> Result<T, Failure> {
+        match outcome {
+            Err(mysql_async::Error::Server(error)) if is_of_a_row(&error.state) => {
+                if let Some(line) = self.odd.due((error.code, ""), std::time::Instant::now()) {
+                    tracing::warn!(
+                        left_out = line.left_out,
+                        "a query of the session table fails on a row, which is left out: {}",
+                        Excerpt(&error.to_string())
+                    );
+                }
+                Ok(T::default())
+            }
+            outcome => outcome.map_err(failure),
+        }
+    }
+
+    /// Tells the log of a value that is of no use, once per interval and cause. The session's id is a secret, so the row
+    /// is not named.
+    fn leave_out(&self, query: &'static str, column: &'static str, why: &'static str) {
+        if let Some(line) = self.odd.due((0, why), std::time::Instant::now()) {
+            tracing::warn!(
+                left_out = line.left_out,
+                "a row of the {query} query is left out, as if it were not there: its {column} {why}"
+            );
+        }
     }
 }
 
@@ -116,10 +163,6 @@ async fn prepare(database: &mut Conn, query: &Query, name: &'static str, columns
     Ok(statement)
 }
 
-fn misfit(query: &str, column: &str, why: &str) -> Failure {
-    Failure::Misconfigured(format!("the {name} query's {column} {why}", name = query))
-}
-
 /// Whose fault an error is: the database's, which passes, or the configuration's.
 fn failure(error: mysql_async::Error) -> Failure {
     match error {
@@ -137,6 +180,12 @@ fn is_permanent(code: u16, state: &str) -> bool {
     // Classes of SQLSTATE: not supported, cardinality, value, password, database, syntax or right.
     const PERMANENT: [&str; 6] = ["0A", "21", "22", "28", "3D", "42"];
     !PASSING.contains(&code) && PERMANENT.iter().any(|class| state.starts_with(class))
+}
+
+/// Returns true if a statement that was prepared fails because of the values in a row: a number out of range, JSON that
+/// is none, a subquery that gives two rows.
+fn is_of_a_row(state: &str) -> bool {
+    state.starts_with("21") || state.starts_with("22")
 }
 
 #[cfg(test)]
