@@ -176,7 +176,7 @@ fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
         }
         let frame = Outgoing::new(&action, details.as_str().as_bytes()).frame(Form::Object);
         // Behind the header, whose size depends on that of the message.
-        let start = frame.iter().position(|byte| *byte == b'{').ok_or("no object")?;
+        let start = frame.windows(2).position(|bytes| bytes == b"{\"").ok_or("no object")?;
         let sent = std::str::from_utf8(&frame[start..]).map_err(|error| error.to_string())?;
         let again = parse(sent).map_err(|error| format!("{sent} is not read: {error:?}"))?;
         let same = again.action == action && again.details.as_str() == details.as_str();
