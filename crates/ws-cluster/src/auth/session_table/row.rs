@@ -108,6 +108,50 @@ mod tests {
         Value::Bytes(text.into())
     }
 
+    /// What a column may hold that begins with these bytes.
+    fn values(input: &[u8]) -> Vec<Value> {
+        let mut number = [0; 8];
+        number.iter_mut().zip(input).for_each(|(own, byte)| *own = *byte);
+        let [a, b, c, d, e, f, g, h] = number;
+        let micros = u32::from_be_bytes([e, f, g, h]);
+        vec![
+            Value::Bytes(input.to_vec()),
+            Value::Int(i64::from_be_bytes(number)),
+            Value::UInt(u64::from_be_bytes(number)),
+            Value::Double(f64::from_be_bytes(number)),
+            Value::Float(f32::from_be_bytes([a, b, c, d])),
+            Value::Date(u16::from_be_bytes([a, b]), c, d, e, f, g, micros),
+            Value::Time(a > 127, micros, b, c, d, micros),
+        ]
+    }
+
+    #[test]
+    fn a_hostile_row_has_a_meaning_or_is_refused() {
+        let corpus: [&[u8]; 6] = [
+            b"2026-03-01 12:34:56.250000",
+            b"1700000000.5",
+            b"9999-12-31T23:59:59Z",
+            b"0000-00-00 00:00:00",
+            b"ann\0\0\0",
+            &[0xff; 8],
+        ];
+        crate::fuzz::search(&corpus, |input| {
+            for value in values(input) {
+                if let Ok(Some(id)) = text(value.clone())
+                    && (id.is_empty() || id.contains(char::is_control))
+                {
+                    return Err(format!("{id:?} is no id"));
+                }
+                if let Ok(Some(at)) = expiry(value.clone())
+                    && at.duration_since(SystemTime::UNIX_EPOCH).is_ok_and(|since| since.as_secs_f64() > LARGEST)
+                {
+                    return Err(format!("{value:?} ends at {at:?}"));
+                }
+            }
+            Ok(())
+        });
+    }
+
     /// The expiry in milliseconds since 1970.
     fn millis(value: Value) -> Option<u128> {
         expiry(value).unwrap().map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis())
