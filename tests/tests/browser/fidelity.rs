@@ -28,6 +28,10 @@ async fn a_message_that_cannot_be_sent_as_it_is_does_not_end_the_client() {
     ] {
         page.expect(call).await;
     }
+    // What the server alone can judge is answered by it.
+    page.run("let deep = []; for (let i = 0; i < 130; i++) deep = [deep]; ws.send('echo', deep);").await;
+    let call = page.expect_any("failed").await;
+    assert_eq!(call[1], 400, "{call}");
     // Exactly as large as a message may be.
     page.run("ws.send('echo', 'x'.repeat(65536 - '{\"action\":\"echo\",\"details\":[\"\"]}'.length));").await;
     let call = page.expect_any("echo").await;
