@@ -250,7 +250,7 @@ impl Server {
             Some(Full::Address) => {
                 return http::answer(::http::StatusCode::TOO_MANY_REQUESTS, &self.too_many_sockets(Full::Address));
             }
-            Some(Full::Total) if !routes::is_vital(request.uri().path()) => {
+            Some(Full::Total) if !self.own_path(request.uri().path()).is_some_and(routes::is_vital) => {
                 return upgrade::busy(&self.too_many_sockets(Full::Total));
             }
             _ => {}

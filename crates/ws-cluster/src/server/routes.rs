@@ -49,7 +49,7 @@ pub(super) fn is_reserved(path: &str) -> bool {
 /// Returns true if a node beyond its limit on sockets still answers at this path: how it is watched, and how messages
 /// come in.
 pub(super) fn is_vital(path: &str) -> bool {
-    [LINK, PUBLISH, CLOSE, HEALTH, READY].contains(&path)
+    [LINK, PUBLISH, CLOSE, REFRESH, HEALTH, READY].contains(&path)
 }
 
 impl Server {
