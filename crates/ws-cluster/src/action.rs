@@ -175,8 +175,9 @@ impl<'a> Request<'a> {
         self.client.membership().property(name).cloned()
     }
 
-    /// Sets a property of the connection; `null` removes it. A client that comes back has it again, as for
-    /// [`join`](Self::join); for one that changed or was removed, the same holds as for [`leave`](Self::leave).
+    /// Sets a property of the connection; `null` removes it. A [`Value`] keeps floating point numbers exactly, but not
+    /// the order of members nor integers beyond 64 bits: pass those as text. A client that comes back has it again, as
+    /// for [`join`](Self::join); for one that changed or was removed, the same holds as for [`leave`](Self::leave).
     pub fn set_property(&self, name: &str, value: impl Into<Value>) {
         self.server.hub().set_property(self.client, name, value.into());
         self.server.revoke(self.client);

@@ -246,7 +246,9 @@ mod tests {
 
     fn state(groups: usize) -> State {
         let groups = (0..groups).map(|number| (format!("room {number}").into(), number % 2 == 0)).collect();
-        let properties = [("colour".into(), json!("red")), ("gone".into(), Value::Null)].into();
+        // A number that a quick conversion of its digits changes.
+        let length = ("length".into(), json!(117.63331139400017));
+        let properties = [("colour".into(), json!("red")), ("gone".into(), Value::Null), length].into();
         let id = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
         let since = Since {
             user: 7,
