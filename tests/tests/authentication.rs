@@ -14,11 +14,21 @@ use std::{
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use serde_json::{Value, json};
-use tests::client::{Client, soon};
+use tests::client::{Client, Place, soon};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::{Semaphore, mpsc, watch},
+};
+use tokio_tungstenite::tungstenite::{
+    Message,
+    protocol::{
+        CloseFrame,
+        frame::{
+            Frame,
+            coding::{Data, OpCode},
+        },
+    },
 };
 use ws_cluster::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Close, Config, Credentials, Handshake, Identity,
@@ -671,4 +681,298 @@ async fn look_ups_of_one_address_wait_their_turn() {
         while client.json().await["details"][0] != "ok" {}
     }
     assert_eq!(app.site.count(), upgrades + 5);
+}
+
+// ---- what the application says
+
+/// Handlers of the server's own actions. They tell the test, and `Client/authentication` waits for its verdict.
+#[derive(Clone)]
+struct Own {
+    tell: mpsc::UnboundedSender<String>,
+    verdicts: Arc<tokio::sync::Mutex<mpsc::UnboundedReceiver<Verdict>>>,
+}
+
+enum Verdict {
+    Welcome,
+    /// After this message to its user.
+    Publish(&'static str),
+    Refuse(u16),
+    Panic,
+    /// After it was taken out of this group.
+    Leave(&'static str),
+}
+
+#[async_trait]
+impl ActionHandler for Own {
+    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+        let user = request.user().unwrap_or("guest");
+        if let Some(code) = request.close_code() {
+            let reason = request.close_reason().expect("beside the code");
+            assert_eq!(request.details().to_string(), json!([code, reason]).to_string());
+            let outcome = request.publish("left", json!([user, code]), Target::all()).await;
+            self.tell.send(format!("{user} left: {code} {reason} {outcome:?}")).ok();
+            return Ok(());
+        }
+        self.tell.send(format!("{user} came")).ok();
+        match self.verdicts.lock().await.recv().await {
+            None | Some(Verdict::Welcome) => Ok(()),
+            Some(Verdict::Publish(action)) => Ok(request.publish(action, json!([]), Target::user(user)).await?),
+            Some(Verdict::Refuse(code)) => Err(ActionError::new(code, "not today")),
+            Some(Verdict::Panic) => panic!("as told"),
+            Some(Verdict::Leave(group)) => {
+                request.leave(group);
+                Ok(())
+            }
+        }
+    }
+
+    fn guests(&self) -> bool {
+        true
+    }
+}
+
+struct Told {
+    told: mpsc::UnboundedReceiver<String>,
+    verdicts: mpsc::UnboundedSender<Verdict>,
+}
+
+impl Told {
+    async fn next(&mut self) -> String {
+        soon(self.told.recv()).await.unwrap()
+    }
+
+    fn say(&self, verdict: Verdict) {
+        self.verdicts.send(verdict).ok().unwrap();
+    }
+}
+
+fn own() -> (Own, Told) {
+    let ((tell, told), (verdicts, taken)) = (mpsc::unbounded_channel(), mpsc::unbounded_channel());
+    (Own { tell, verdicts: Arc::new(tokio::sync::Mutex::new(taken)) }, Told { told, verdicts })
+}
+
+impl App {
+    async fn asking() -> (Self, Told) {
+        let (own, told) = own();
+        let set = |builder: ServerBuilder| {
+            builder.action("Client/authentication", own.clone()).action("Client/disconnection", own)
+        };
+        (Self::with(None, set).await, told)
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_says_no_refuses_the_connection() {
+    let (app, mut told) = App::asking().await;
+    for (verdict, code, text, close) in [
+        (Verdict::Refuse(403), 403, "not today", 4401),
+        (Verdict::Refuse(499), 499, "not today", 4401),
+        (Verdict::Refuse(503), 503, "not today", 1011),
+        (Verdict::Panic, 500, "Internal Server Error", 1011),
+    ] {
+        told.say(verdict);
+        let mut client = app.connect("a").await;
+        // Sent before the verdict, and never answered.
+        client.send("Client/authentication", json!([])).await;
+        client.expect("Client/authentication:error", json!([code, text])).await;
+        assert_eq!(client.closed().await.0, close);
+        assert_eq!(told.next().await, "ann came");
+    }
+    // Whoever was refused did not leave: the next that is heard of is another.
+    told.say(Verdict::Welcome);
+    let client = app.connect("c").await;
+    assert_eq!(told.next().await, "bob came");
+    drop(client);
+    assert_eq!(told.next().await, "bob left: 1006  Ok(())");
+}
+
+#[tokio::test]
+async fn a_client_is_told_that_it_is_authenticated_after_the_handler_agreed() {
+    let (app, mut told) = App::asking().await;
+    for path in ["/WebSockets", "/WebSockets?resume="] {
+        for verdict in [Verdict::Publish("hello"), Verdict::Refuse(403)] {
+            let mut client = Client::try_connect(app.address, path, &[]).await.unwrap();
+            if path.ends_with('=') {
+                assert_eq!(client.json().await["details"], json!(["new"]));
+            }
+            client.send("Client/authentication", json!(["a"])).await;
+            assert_eq!(told.next().await, "ann came");
+            // Nothing is said before the handler has spoken.
+            app.server.deliver("sentinel", (), &Target::all()).unwrap();
+            assert_eq!(client.json().await["action"], "sentinel");
+            let welcome = matches!(verdict, Verdict::Publish(_));
+            told.say(verdict);
+            if welcome {
+                let mut actions = Vec::new();
+                while actions.len() < 2 {
+                    let message = client.json().await;
+                    if message["action"] != "Server/position" {
+                        actions.push(message["action"].as_str().unwrap().to_owned());
+                    }
+                }
+                actions.sort();
+                assert_eq!(actions, ["Client/authentication", "hello"]);
+                drop(client);
+                assert!(told.next().await.starts_with("ann left: 1006"));
+            } else {
+                client.expect("Client/authentication:error", json!([403, "not today"])).await;
+                assert_eq!(client.closed().await.0, 4401);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_handler_speaks_before_a_client_gets_what_it_missed() {
+    let (app, mut told) = App::asking().await;
+    told.say(Verdict::Publish("hello"));
+    let headers = [("x-session", "a")];
+    let mut client = Client::try_connect(app.address, "/WebSockets?resume=", &headers).await.unwrap();
+    let mut place = Place::default();
+    assert_eq!(client.moved(&mut place).await["details"], json!(["new"]));
+    // What the handler published before its client was here is for the client as well.
+    assert_eq!(client.moved(&mut place).await["action"], "hello");
+    client.send("join", json!(["room"])).await;
+    client.moved(&mut place).await;
+    client.moved(&mut place).await;
+    drop(client);
+    assert_eq!(told.next().await, "ann came");
+    assert!(told.next().await.starts_with("ann left: 1006"));
+    app.server.publish("secret", (), Target::group("room")).await.unwrap();
+    app.server.publish("news", (), Target::user("ann")).await.unwrap();
+
+    let state = place.state.clone().unwrap();
+    let path = format!("/WebSockets?resume={}&state={state}", place.at);
+    // It is refused, and gets nothing of what it missed.
+    told.say(Verdict::Refuse(403));
+    let mut refused = Client::try_connect(app.address, &path, &headers).await.unwrap();
+    refused.expect("Client/authentication:error", json!([403, "not today"])).await;
+    assert_eq!(refused.closed().await.0, 4401);
+    // Or the handler takes the right away that it had.
+    told.say(Verdict::Leave("room"));
+    let mut client = Client::try_connect(app.address, &path, &headers).await.unwrap();
+    assert_eq!(client.moved(&mut place).await["details"][0], "recovered");
+    let mut actions = Vec::new();
+    while actions.last() != Some(&json!("news")) {
+        actions.push(client.moved(&mut place).await["action"].clone());
+    }
+    assert!(!actions.contains(&json!("secret")), "{actions:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_while_the_handler_runs_is_told_of_only_if_it_was_welcome() {
+    let (app, mut told) = App::asking().await;
+    for verdict in [Verdict::Welcome, Verdict::Refuse(403)] {
+        for path in ["/WebSockets", "/WebSockets?resume="] {
+            let client = Client::try_connect(app.address, path, &[("x-session", "a")]).await.unwrap();
+            assert_eq!(told.next().await, "ann came");
+            drop(client);
+            let welcome = matches!(verdict, Verdict::Welcome);
+            told.say(if welcome { Verdict::Welcome } else { Verdict::Refuse(403) });
+            if welcome {
+                assert!(told.next().await.starts_with("ann left: 1006"));
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_disconnection_tells_how_the_connection_ended() {
+    let (app, mut told) = App::asking().await;
+    for expected in [
+        "1000 the session ended",
+        "1000 closed by the application",
+        "4003 authenticate anew",
+        "1002 ",
+        "4400 neither ",
+        "1001 away",
+        "1005 ",
+        "1006 ",
+    ] {
+        told.say(Verdict::Welcome);
+        let mut client = app.connect("a").await;
+        assert_eq!(told.next().await, "ann came");
+        let frame = |code: u16| CloseFrame { code: code.into(), reason: "away".into() };
+        match expected {
+            "1000 the session ended" => app.server.close_session("a").await.unwrap(),
+            "1000 closed by the application" => app.server.close_user("ann").await.unwrap(),
+            "4003 authenticate anew" => app.server.close(Close::user("ann").reconnect()).await.unwrap(),
+            "1002 " => {
+                client.message(Message::Frame(Frame::message(vec![1], OpCode::Data(Data::Reserved(3)), true))).await
+            }
+            "4400 neither " => client.text("7").await,
+            "1001 away" => client.message(Message::Close(Some(frame(1001)))).await,
+            "1005 " => client.message(Message::Close(None)).await,
+            _ => drop(client.0.get_mut().shutdown().await),
+        }
+        drop(client);
+        let left = told.next().await;
+        assert!(left.starts_with(&format!("ann left: {expected}")) && left.ends_with("Ok(())"), "{left}");
+    }
+}
+
+/// A node of two, on a listener of its own.
+async fn node(pool: &MemoryPool, own: Own) -> (Server, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let site = Site::new(None);
+    site.set("a", Identity::user("ann"));
+    let server = Server::builder(pool.clone())
+        .address(format!("ws://{address}"))
+        .key("a key of the cluster, of 32 bytes and more")
+        .authenticator(site)
+        .action("Client/disconnection", own)
+        .start()
+        .await
+        .unwrap();
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+    soon(server.ready()).await;
+    (server, address)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_handlers_publish_while_their_node_shuts_down_is_delivered() {
+    for leaving in [0, 1] {
+        let (own, mut told) = own();
+        let pool = MemoryPool::default();
+        // The first is the master.
+        let nodes = [node(&pool, own.clone()).await, node(&pool, own.clone()).await];
+        let ((leaving, near), (_, far)) = (&nodes[leaving], &nodes[1 - leaving]);
+        let mut witness = Client::connect(*far, &[]).await;
+        let mut ann = Client::connect(*near, &[("x-session", "a")]).await;
+        // One that reads nothing and answers no close frame.
+        let _deaf = Client::connect(*near, &[("x-session", "a")]).await;
+        let shutdown = async {
+            leaving.shut_down().await;
+            assert!(leaving.publish("too late", (), Target::all()).await.is_err());
+        };
+        let client = async {
+            assert_eq!(ann.closed().await.0, 1012);
+            for _ in 0..2 {
+                witness.expect("left", json!(["ann", 1012])).await;
+                assert_eq!(told.next().await, "ann left: 1012 the server restarts Ok(())");
+            }
+        };
+        tokio::join!(shutdown, client);
+    }
+}
+
+#[tokio::test]
+async fn a_handler_that_hangs_delays_a_shutdown_by_its_time_limit_only() {
+    let (own, mut told) = own();
+    let mut config = Config::default();
+    config.cluster.shutdown_timeout = Duration::from_millis(200);
+    let set = |builder: ServerBuilder| builder.config(config).action("Client/authentication", own.clone());
+    let app = App::with(None, set).await;
+    let mut client = app.connect("a").await;
+    // It waits for a verdict that never comes.
+    assert_eq!(told.next().await, "ann came");
+    let mut status = app.server.watch();
+    tokio::join!(soon(app.server.shut_down()), async {
+        let status = soon(status.wait_for(|status| !status.ready)).await.unwrap().clone();
+        assert_eq!(status.degraded, Some("shutting down"));
+        assert_eq!(client.closed().await.0, 1012);
+    });
+    assert!(app.server.publish("x", (), Target::all()).await.is_err());
 }

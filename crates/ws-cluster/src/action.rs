@@ -6,7 +6,10 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::{ConnectionId, Details, Handshake, PublishError, Server, Target, connection::Client};
+use crate::{
+    ConnectionId, Details, Handshake, PublishError, Server, Target,
+    connection::{Client, DISCONNECTION},
+};
 
 /// Handles an action of clients.
 ///
@@ -19,10 +22,19 @@ use crate::{ConnectionId, Details, Handshake, PublishError, Server, Target, conn
 /// An error goes to the connection that asked, as `ACTION:error [code, "text"]`; a panic is answered by
 /// `[500, "Internal Server Error"]` and logged, and the server lives on.
 ///
-/// Two actions are the server's own. `Client/authentication` is handled when a connection has been authenticated, at
-/// the upgrade or by a message, with empty details (credentials are the authenticator's alone).
-/// `Client/disconnection` is handled when a connection is gone: nothing is delivered to it any more, and
-/// [`respond`](Request::respond) does nothing.
+/// Two actions are the server's own.
+///
+/// `Client/authentication` is handled when a connection has been authenticated, at the upgrade or by a message, with
+/// empty details (credentials are the authenticator's alone). The client is told that it is authenticated, and is sent what
+/// it missed, after the handler has ended. An error refuses the connection: the client gets
+/// `Client/authentication:error [code, "text"]` and is closed, for good with 4401 if the code is below 500, and otherwise
+/// (a panic is a 500) with 1011, after which it comes again. It is not handled again when the client renews its
+/// authentication.
+///
+/// `Client/disconnection` is handled when a connection is gone, with the details `[code, "reason"]` of the close frame that
+/// ended it, the client's or the server's ([`Request::close_code`]). Nothing is delivered to the connection any more, and
+/// [`respond`](Request::respond) does nothing. It is not handled for a connection that was refused. While the server
+/// [shuts down](crate::Server::shut_down), what it publishes is accepted for as long as the shutdown waits for it.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -89,6 +101,23 @@ impl<'a> Request<'a> {
                 format!("detail {} is missing", index + 1)
             })
         })
+    }
+
+    /// In `Client/disconnection`: the code with which the connection was closed, by whichever side closed it first. 1005 if
+    /// the client closed it without a code, and 1006 if it was lost without a close frame. `None` in every other action.
+    /// The codes of this server are those of [`CloseCode`](crate::CloseCode).
+    pub fn close_code(&self) -> Option<u16> {
+        self.ended().then(|| self.details.detail(0).ok()).flatten()
+    }
+
+    /// In `Client/disconnection`: the reason that stands beside the code in the close frame, often empty. `None` in every
+    /// other action.
+    pub fn close_reason(&self) -> Option<String> {
+        self.ended().then(|| self.details.detail(1).ok()).flatten()
+    }
+
+    fn ended(&self) -> bool {
+        self.action == DISCONNECTION
     }
 
     /// All arguments, as a tuple or a list, read from the text. Of the wrong number or shape: a 400 that says why.

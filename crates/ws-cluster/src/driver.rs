@@ -133,6 +133,7 @@ enum Event {
     },
     /// With the cause, if the query failed.
     Answer(Answer, Option<String>),
+    Drain,
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -233,6 +234,12 @@ impl Cluster {
         }
     }
 
+    /// Says that the node is not ready, since it shuts down soon. It goes on until then.
+    pub(crate) async fn drain(&self) {
+        // An error means that it is over already.
+        let _ = self.events.send(Event::Drain).await;
+    }
+
     /// Hands over what the cluster needs of this node, and leaves the pool.
     pub(crate) async fn shut_down(&self) {
         let (done, through) = oneshot::channel();
@@ -288,6 +295,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn Deliver>) -> Result<C
         failure: failure_receiver.clone(),
         cause: None,
         waiting: HashMap::new(),
+        draining: false,
         leaving: Vec::new(),
         ended: false,
     };
@@ -330,6 +338,8 @@ struct Driver {
     cause: Option<String>,
     /// Who waits for the acceptance of an own publish.
     waiting: HashMap<u64, Waiting>,
+    /// The clients are sent away, and the shutdown follows.
+    draining: bool,
     /// Who waits for the end of the shutdown.
     leaving: Vec<oneshot::Sender<()>>,
     ended: bool,
@@ -404,6 +414,7 @@ impl Driver {
                 self.cause = cause.or(self.cause.take());
                 self.core.handle_pool(now, answer);
             }
+            Event::Drain => self.draining = true,
             Event::ShutDown(done) if self.ended => {
                 let _ = done.send(());
             }
@@ -491,6 +502,9 @@ impl Driver {
         let mut status = self.core.status();
         if self.core.has_pool_trouble() {
             status.cause.clone_from(&self.cause);
+        }
+        if self.draining {
+            (status.ready, status.degraded) = (false, Some("shutting down"));
         }
         if let Some(failure) = &*self.failure.borrow() {
             (status.ready, status.degraded) = (false, Some(failure.why()));

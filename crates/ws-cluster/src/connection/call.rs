@@ -12,7 +12,7 @@ use std::{
 use futures_util::FutureExt;
 use serde_json::Value;
 
-use super::Client;
+use super::{Client, standing::AUTHENTICATION};
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Details, Request, Server,
     auth::{Credentials, Handshake, Identity},
@@ -28,6 +28,9 @@ pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(super) enum Done {
     /// A handler has ended.
     Handled,
+    /// The handler of `Client/authentication` has ended, with an error if it refuses the client. `confirm`: the client
+    /// waits for an answer.
+    Greeted { refusal: Option<ActionError>, confirm: bool },
     /// The authenticator was asked, for the how-many-eth time about these credentials.
     Authenticated { answer: Answer, credentials: Vec<Value>, attempt: u32 },
 }
@@ -66,35 +69,48 @@ pub(super) fn handle(
 ) -> Call<Done> {
     let (server, client) = (server.clone(), client.clone());
     Box::pin(async move {
-        let (user, session) = {
-            let membership = client.membership();
-            (membership.user.clone(), membership.session.clone())
-        };
-        let handled = AssertUnwindSafe(async {
-            let request = Request {
-                server: &server,
-                client: &client,
-                user: user.as_deref(),
-                session: session.as_deref(),
-                action: &action,
-                details: &details,
-            };
-            handler.handle(request).await
-        })
-        .catch_unwind();
-        let error = match watched(handled, &action, &server).await {
-            Ok(Ok(())) => return Done::Handled,
-            Ok(Err(error)) => error,
-            Err(panic) => {
-                if let Some(line) = server.logs().due(Cause::Panic(shortened(&action)), now()) {
-                    let (action, panic) = (Excerpt(&action), panic_text(&*panic));
-                    tracing::error!(?action, panic, left_out = line.left_out, "a handler panicked");
-                }
-                ActionError::internal("Internal Server Error")
-            }
-        };
-        client.send_error(&action, error.code, &error.text);
+        if let Err(error) = run(&server, &client, &*handler, &action, &details).await {
+            client.send_error(&action, error.code, &error.text);
+        }
         Done::Handled
+    })
+}
+
+/// Asks the application, by its handler of `Client/authentication`, whether a user may be here.
+pub(super) fn greet(
+    server: &Server,
+    client: &Arc<Client>,
+    handler: Arc<dyn ActionHandler>,
+    confirm: bool,
+) -> Call<Done> {
+    let (server, client) = (server.clone(), client.clone());
+    Box::pin(async move {
+        let refusal = run(&server, &client, &*handler, AUTHENTICATION, &Details::default()).await.err();
+        Done::Greeted { refusal, confirm }
+    })
+}
+
+async fn run(
+    server: &Server,
+    client: &Arc<Client>,
+    handler: &dyn ActionHandler,
+    action: &str,
+    details: &Details,
+) -> Result<(), ActionError> {
+    let (user, session) = {
+        let membership = client.membership();
+        (membership.user.clone(), membership.session.clone())
+    };
+    let (user, session) = (user.as_deref(), session.as_deref());
+    let handled =
+        AssertUnwindSafe(async { handler.handle(Request { server, client, user, session, action, details }).await })
+            .catch_unwind();
+    watched(handled, action, server).await.unwrap_or_else(|panic| {
+        if let Some(line) = server.logs().due(Cause::Panic(shortened(action)), now()) {
+            let (action, panic) = (Excerpt(action), panic_text(&*panic));
+            tracing::error!(?action, panic, left_out = line.left_out, "a handler panicked");
+        }
+        Err(ActionError::internal("Internal Server Error"))
     })
 }
 

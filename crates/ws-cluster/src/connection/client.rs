@@ -284,13 +284,13 @@ impl Client {
     }
 
     /// Sends a last message and closes.
-    pub(crate) fn close_after(&self, action: &str, details: &[Value], code: CloseCode, reason: &str) {
+    pub(crate) fn close_after(&self, action: &str, details: &[Value], code: CloseCode, reason: &'static str) {
         let last = self.frame(&Outgoing::new(action, &encode(details)));
         self.outbox.close_after(last, code, reason);
     }
 
     /// Closes so that the client stays away: `Server/close` and 1000.
-    pub(crate) fn dismiss(&self, reason: &str) {
+    pub(crate) fn dismiss(&self, reason: &'static str) {
         self.close_after("Server/close", &[], CloseCode::Normal, reason);
     }
 }

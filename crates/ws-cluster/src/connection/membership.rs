@@ -125,8 +125,14 @@ impl Membership {
         self.user = of.user;
         self.session = of.session;
         self.groups = self.groups.iter().chain(of.groups.iter()).cloned().collect();
-        if let Some(rare) = of.rare {
-            self.rare().properties.extend(rare.properties);
+        // What the authenticator says now is no change of a handler's.
+        let names = &self.groups;
+        self.rare
+            .iter_mut()
+            .for_each(|rare| rare.changes.groups.retain(|group, member| *member || !names.contains(group)));
+        for (name, value) in of.rare.into_iter().flat_map(|rare| rare.properties) {
+            self.rare().changes.properties.remove(&name);
+            self.rare().properties.insert(name, value);
         }
         self.note_since(before, at);
         self.rare().since.user = at.unwrap_or(0);

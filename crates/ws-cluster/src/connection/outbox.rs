@@ -60,7 +60,7 @@ struct State {
     socket: Option<TcpStream>,
     sleeper: Sleeper,
     /// Most bytes that may wait for a socket that takes none. A frame that finds nothing waiting is taken whatever its
-    /// size.
+    /// size. Once sealed, how the connection ended ([`End::pack`]).
     limit: u32,
     /// Bytes that the socket has not taken, those in the task's hands included.
     waiting: u32,
@@ -80,6 +80,54 @@ struct State {
     begun: bool,
     /// Its alarm went off.
     rung: bool,
+}
+
+/// How a connection ended: what its first close frame says, of whichever side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    pub(crate) code: u16,
+    pub(crate) reason: Box<str>,
+}
+
+/// The reasons that this program gives, in their order of use. There is no room for them in each connection.
+static REASONS: Mutex<Vec<Box<str>>> = Mutex::new(Vec::new());
+
+/// More reasons than this program has. Beyond, a reason reads as none.
+const MOST_REASONS: usize = 256;
+
+impl End {
+    /// Without a close frame.
+    const LOST: u32 = 1006;
+
+    /// In 32 bits. A reason that a client or an application made up would be kept for ever, so it is left out.
+    fn pack(code: u16, reason: &'static str) -> u32 {
+        let mut reasons = REASONS.lock();
+        let known = reasons.iter().position(|known| **known == *reason).or_else(|| {
+            let new = !reason.is_empty() && reasons.len() < MOST_REASONS;
+            new.then(|| {
+                reasons.push(reason.into());
+                reasons.len() - 1
+            })
+        });
+        u32::from(code) | (known.map_or(0, |place| place as u32 + 1) << 16)
+    }
+
+    fn unpack(packed: u32) -> Self {
+        let place = (packed >> 16).checked_sub(1);
+        let reason = place.and_then(|place| REASONS.lock().get(place as usize).cloned());
+        Self { code: packed as u16, reason: reason.unwrap_or_default() }
+    }
+
+    /// What a close frame that is formatted says. It is short, so its payload begins with the third byte.
+    pub(super) fn of(close: &[u8]) -> Self {
+        match close.get(2..) {
+            Some([high, low, reason @ ..]) => {
+                let reason = String::from_utf8_lossy(reason).into_owned().into();
+                Self { code: u16::from_be_bytes([*high, *low]), reason }
+            }
+            _ => Self { code: 1005, reason: Box::default() },
+        }
+    }
 }
 
 /// Who is woken when there is something to do that is not the hub's.
@@ -166,12 +214,16 @@ impl Outbox {
     }
 
     /// Adds the close frame, the last one. The first close counts.
-    pub(crate) fn close(&self, code: CloseCode, reason: &str) {
-        self.seal(frame::close(code, reason));
+    pub(crate) fn close(&self, code: CloseCode, reason: &'static str) {
+        let mut state = self.0.lock();
+        if !state.sealed {
+            state.seal(frame::close(code, reason), reason);
+            wake(state);
+        }
     }
 
     /// The same after a last message, which is sent even where it takes what waits before it.
-    pub(crate) fn close_after(&self, last: Bytes, code: CloseCode, reason: &str) {
+    pub(crate) fn close_after(&self, last: Bytes, code: CloseCode, reason: &'static str) {
         let mut state = self.0.lock();
         if state.sealed {
             return;
@@ -180,23 +232,29 @@ impl Outbox {
             state.drop_frames();
         }
         state.push(last);
-        state.seal(frame::close(code, reason));
+        state.seal(frame::close(code, reason), reason);
         wake(state);
     }
 
-    /// Adds a close frame that is formatted already.
+    /// Adds a close frame that is formatted already, whose reason the caller keeps.
     pub(super) fn seal(&self, close: Bytes) {
         let mut state = self.0.lock();
         if !state.sealed {
-            state.seal(close);
+            state.seal(close, "");
             wake(state);
         }
     }
 
     /// Takes nothing more: the socket is done with. What was in here, with the socket, is the caller's to drop.
     pub(crate) fn abandon(&self) -> Self {
-        let abandoned = State { sealed: true, ..State::default() };
+        let abandoned = State { sealed: true, limit: End::LOST, ..State::default() };
         Self(Mutex::new(std::mem::replace(&mut *self.0.lock(), abandoned)))
+    }
+
+    /// How the connection ended, if it has: one without a close frame is lost.
+    pub(super) fn end(&self) -> End {
+        let state = self.0.lock();
+        End::unpack(if state.sealed { state.limit } else { End::LOST })
     }
 
     /// Whether a close frame was added.
@@ -322,7 +380,8 @@ impl State {
         } else {
             // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
             self.drop_frames();
-            self.seal(frame::close(CloseCode::TooSlow, "reads too slowly"));
+            let reason = "reads too slowly";
+            self.seal(frame::close(CloseCode::TooSlow, reason), reason);
         }
     }
 
@@ -369,7 +428,8 @@ impl State {
         self.frames.push(frame);
     }
 
-    fn seal(&mut self, close: Bytes) {
+    fn seal(&mut self, close: Bytes, reason: &'static str) {
+        self.limit = End::pack(End::of(&close).code, reason);
         self.push(close);
         self.sealed = true;
     }
@@ -599,6 +659,27 @@ mod tests {
         near.read_exact(&mut came).await.unwrap();
         assert_eq!(came, [b'x'; 1000]);
         assert!(outbox.is_empty());
+    }
+
+    #[test]
+    fn the_end_is_what_the_first_close_frame_says() {
+        let end = |code, reason: &str| End { code, reason: reason.into() };
+        let outbox = Outbox::new(100);
+        assert_eq!(outbox.abandon().end(), end(1006, ""));
+        let outbox = Outbox::new(100);
+        outbox.close(CloseCode::Expired, "grüße");
+        outbox.close(CloseCode::Restart, "");
+        assert_eq!(outbox.abandon().end(), end(4003, "grüße"));
+        for (answer, said) in [(&b"\x88\x00"[..], end(1005, "")), (b"\x88\x02\x03\xe9", end(1001, ""))] {
+            let outbox = Outbox::new(100);
+            outbox.seal(Bytes::from_static(answer));
+            assert_eq!(outbox.end(), said);
+        }
+        // The reason of a client is not kept here.
+        let outbox = Outbox::new(100);
+        outbox.seal(Bytes::from_static(b"\x88\x05\x03\xe9bye"));
+        assert_eq!(outbox.end(), end(1001, ""));
+        assert_eq!(End::of(b"\x88\x05\x03\xe9bye"), end(1001, "bye"));
     }
 
     #[test]

@@ -68,8 +68,10 @@ pub(super) enum Arrival {
     Undecided(Box<Undecided>),
     /// It becomes what it was, and is sent what it missed. Nothing is read meanwhile.
     Recovering(Box<Recovering>),
-    /// It was closed before it was here.
-    Over,
+    /// In between, the application is asked whether it may be here. Nothing is read meanwhile.
+    Greeting(Box<Recovering>),
+    /// The application refused it.
+    Refused,
     Here,
 }
 
@@ -85,8 +87,12 @@ pub(super) struct Undecided {
 
 pub(super) struct Recovering {
     pub(super) call: Call<Step>,
-    /// The application was told of it.
+    /// Where it begins, while the application is asked.
+    pub(super) back: Option<Back>,
+    /// The application knows of it.
     pub(super) announced: bool,
+    /// The client waits for the answer to its `Client/authentication`.
+    pub(super) confirm: bool,
     /// A message that came before its client was here, to be handled once it is.
     pub(super) deferred: Option<Incoming>,
 }
@@ -98,17 +104,17 @@ impl Arrival {
         match asked {
             asked if !welcome => Self::Unwelcome(Box::new(Unwelcome { until, asked })),
             None => Self::Here,
-            Some(asked) if decided => Self::recovering(server, client, asked),
+            Some(asked) if decided => Self::recovering(server, client, asked, false),
             Some(asked) => Self::Undecided(Box::new(Undecided { until, asked })),
         }
     }
 
-    pub(super) fn recovering(server: &Server, client: &Arc<Client>, asked: Asked) -> Self {
+    pub(super) fn recovering(server: &Server, client: &Arc<Client>, asked: Asked, confirm: bool) -> Self {
         let call = Box::pin(admit(server.clone(), client.clone(), asked));
-        Self::Recovering(Box::new(Recovering { call, announced: false, deferred: None }))
+        Self::Recovering(Box::new(Recovering { call, back: None, announced: false, confirm, deferred: None }))
     }
 
-    /// Whether the application was told of the client, or there was nothing to be told.
+    /// Returns true if the application knows of the client, or had nothing to say to it.
     pub(super) fn is_announced(&self) -> bool {
         match self {
             Self::Here => true,
@@ -130,41 +136,54 @@ impl Arrival {
         match self {
             Self::Unwelcome(unwelcome) => Some(unwelcome.until),
             Self::Undecided(undecided) => Some(undecided.until),
-            Self::Recovering(_) | Self::Over | Self::Here => None,
+            Self::Recovering(_) | Self::Greeting(_) | Self::Refused | Self::Here => None,
         }
     }
 }
 
 /// How far a client that comes back has come.
 pub(super) enum Step {
-    /// It is what it was before. The application is told of it, and then what it missed is replayed.
+    /// It is what it was before. The application is asked about it, and then what it missed is replayed.
     Back(Back),
     /// It gets what everybody gets, or is closed.
     Over,
 }
 
+/// Where a client begins on this connection.
 pub(super) struct Back {
-    position: Position,
+    from: From,
     heartbeat: u16,
 }
 
-/// Lets a client begin, or makes it what it was before if what it brings along proves that.
+enum From {
+    /// Where the order is when the client joins the rest.
+    New,
+    /// Where it was when the client came: what the application publishes while it is asked is for the client as well.
+    Now(Position),
+    /// Behind what the client has seen.
+    Position(Position),
+    /// It cannot go on, and why.
+    Reset(&'static str),
+}
+
+/// Makes a client what it was before, if what it brings along proves that.
 async fn admit(server: Server, client: Arc<Client>, asked: Asked) -> Step {
-    let hub = server.hub();
-    if asked.position.is_empty() {
-        hub.begin(&client, &["new".into()], server.seals(), asked.heartbeat);
-        return Step::Over;
-    }
-    match prove(&server, &client, &asked).await {
-        Ok(position) => {
-            server.revoke(&client);
-            Step::Back(Back { position, heartbeat: asked.heartbeat })
+    let from = if !asked.position.is_empty() {
+        match prove(&server, &client, &asked).await {
+            Ok(position) => {
+                server.revoke(&client);
+                From::Position(position)
+            }
+            Err(why) => From::Reset(why),
         }
-        Err(why) => {
-            hub.begin(&client, &["reset".into(), why.into()], server.seals(), asked.heartbeat);
-            Step::Over
-        }
-    }
+    } else if server.greets(&client) {
+        let now = server.hub().position();
+        client.begin_behind(now.seq);
+        From::Now(now)
+    } else {
+        From::New
+    };
+    Step::Back(Back { from, heartbeat: asked.heartbeat })
 }
 
 /// Anybody can make up a position. What a client was, and since when, is what this cluster sealed.
@@ -198,20 +217,35 @@ pub(super) fn reseal_interval(log: &LogConfig) -> Duration {
 /// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
 pub(super) fn replay(server: Server, client: Arc<Client>, back: Back) -> Call<Step> {
     Box::pin(async move {
-        let Back { position, heartbeat } = back;
-        if !client.outbox.is_sealed()
-            && let Err(why) = try_replay(&server, &client, &position, heartbeat).await
-        {
-            server.hub().begin(&client, &["reset".into(), why.into()], server.seals(), heartbeat);
+        let Back { from, heartbeat } = back;
+        if client.outbox.is_sealed() {
+            return Step::Over;
+        }
+        let first = match from {
+            From::New => Some(vec!["new".into()]),
+            From::Now(position) => {
+                let replayed = try_replay(&server, &client, &position, true, heartbeat).await;
+                replayed.err().map(|why| vec!["reset".into(), why.into()])
+            }
+            From::Position(position) => {
+                let replayed = try_replay(&server, &client, &position, false, heartbeat).await;
+                replayed.err().map(|why| vec!["reset".into(), why.into()])
+            }
+            From::Reset(why) => Some(vec!["reset".into(), why.into()]),
+        };
+        if let Some(first) = first {
+            server.hub().begin(&client, &first, server.seals(), heartbeat);
         }
         Step::Over
     })
 }
 
+/// `new`: the client begins at this position.
 async fn try_replay(
     server: &Server,
     client: &Arc<Client>,
     position: &Position,
+    new: bool,
     heartbeat: u16,
 ) -> Result<(), &'static str> {
     let (hub, config) = (server.hub(), &server.config().connection);
@@ -245,7 +279,11 @@ async fn try_replay(
         membership.take_untold();
         client.seal(&membership, at, server.seals())
     };
-    client.begin(&["recovered".into(), missed.messages.len().into()], *position, &state, heartbeat);
+    let first = match new {
+        true => vec!["new".into()],
+        false => vec!["recovered".into(), missed.messages.len().into()],
+    };
+    client.begin(&first, *position, &state, heartbeat);
     let sending = async {
         let mut sent = after;
         'missed: loop {

@@ -13,7 +13,7 @@ use super::{
     task::{Connection, Phase},
     transport::Transport,
 };
-use crate::{Details, close::CloseCode, hub::Stale};
+use crate::{close::CloseCode, hub::Stale};
 
 /// The server's own actions.
 pub(crate) const AUTHENTICATION: &str = "Client/authentication";
@@ -76,12 +76,22 @@ impl<T: Transport> Connection<T> {
     pub(super) fn done(&mut self, done: Done) {
         self.work = None;
         if matches!(self.phase, Phase::Closing(_)) {
+            if let Done::Greeted { refusal, .. } = done {
+                self.arrival = if refusal.is_some() { Arrival::Refused } else { Arrival::Here };
+            }
             return;
         }
         // While a handler ran nothing was read, so its time is no silence of the client's.
         self.hear();
         match done {
             Done::Handled => self.server.tell_changes(self.client()),
+            Done::Greeted { refusal: None, confirm } => self.agreed(confirm),
+            Done::Greeted { refusal: Some(error), .. } => {
+                self.arrival = Arrival::Refused;
+                // A fault of the server's is no verdict on the client.
+                let code = if error.code < 500 { CloseCode::Unauthenticated } else { CloseCode::Internal };
+                self.refuse(error.code, &error.text, code);
+            }
             Done::Authenticated { answer, credentials, attempt } => {
                 let by_credentials = !credentials.is_empty();
                 let applied = match self.is_known() {
@@ -113,7 +123,7 @@ impl<T: Transport> Connection<T> {
                 self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
                 self.recover();
             }
-            Ok(_) => self.refuse(),
+            Ok(_) => self.forbid(),
             Err(_) => self.unavailable(),
         }
         Ok(())
@@ -159,85 +169,100 @@ impl<T: Transport> Connection<T> {
 
     /// The client is who it turned out to be. It keeps groups and properties that handlers gave it as a guest.
     fn identified(&mut self, user: bool) {
-        if user {
-            self.confirm();
-        } else {
+        if !user {
             self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
         }
         if self.arrival.is_here() {
-            self.server.tell_changes(self.client());
-            self.work = self.authenticated_handler();
+            self.greet(user);
         } else {
-            self.recover();
+            self.come_in(user);
         }
     }
 
-    /// Lets a client that arrives have what is delivered, after what it missed where it keeps its position.
+    /// Lets a client that arrives, and has answered who it is or need not, have what is delivered.
     pub(super) fn recover(&mut self) {
+        self.come_in(false);
+    }
+
+    fn come_in(&mut self, confirm: bool) {
         let asked = match std::mem::replace(&mut self.arrival, Arrival::Here) {
             Arrival::Unwelcome(unwelcome) => unwelcome.asked,
             Arrival::Undecided(undecided) => Some(undecided.asked),
-            arrival @ (Arrival::Recovering(_) | Arrival::Over | Arrival::Here) => return self.arrival = arrival,
+            arrival @ (Arrival::Greeting(_) | Arrival::Recovering(_) | Arrival::Refused | Arrival::Here) => {
+                return self.arrival = arrival;
+            }
         };
         match asked {
-            Some(asked) => self.arrival = Arrival::recovering(&self.server, self.client(), asked),
+            Some(asked) => self.arrival = Arrival::recovering(&self.server, self.client(), asked, confirm),
             None => {
                 self.server.hub().welcome(self.client());
-                self.work = self.authenticated_handler();
+                self.greet(confirm);
+            }
+        }
+    }
+
+    /// Asks the application whether a user may be here. `confirm`: the client waits for an answer.
+    pub(super) fn greet(&mut self, confirm: bool) {
+        match self.server.handler(AUTHENTICATION).filter(|_| self.is_known()) {
+            Some(handler) => self.work = Some(call::greet(&self.server, self.client(), handler, confirm)),
+            None => self.agreed(confirm),
+        }
+    }
+
+    /// The client may be here. It is sent what it missed.
+    fn agreed(&mut self, confirm: bool) {
+        if confirm {
+            self.confirm();
+        }
+        match std::mem::replace(&mut self.arrival, Arrival::Here) {
+            Arrival::Greeting(mut recovering) => {
+                if let Some(back) = recovering.back.take() {
+                    recovering.call = replay(self.server.clone(), self.client().clone(), back);
+                }
+                recovering.announced = true;
+                self.arrival = Arrival::Recovering(recovering);
+            }
+            arrival => {
+                self.arrival = arrival;
+                self.server.tell_changes(self.client());
             }
         }
     }
 
     /// A client that keeps its position has come a step further.
     pub(super) fn came(&mut self, step: Step) {
-        let Step::Back(back) = step else { return self.arrived() };
-        if self.client().outbox.is_sealed() {
-            self.arrival = Arrival::Over;
-            return;
+        let arrival = std::mem::replace(&mut self.arrival, Arrival::Here);
+        let Arrival::Recovering(mut recovering) = arrival else { return };
+        match step {
+            Step::Back(back) => {
+                // The application decides what becomes of the client's groups, and so of what it missed.
+                let confirm = recovering.confirm;
+                recovering.back = Some(back);
+                self.arrival = Arrival::Greeting(recovering);
+                self.greet(confirm);
+            }
+            // Closed, it is not here, but the application knows of it.
+            Step::Over if self.client().outbox.is_sealed() => {}
+            Step::Over => {
+                self.hear();
+                self.expect_word();
+                if let Some(incoming) = recovering.deferred {
+                    self.handle(incoming);
+                }
+            }
         }
-        // It decides what becomes of the client's groups, and so of what it missed.
-        let work = self.authenticated_handler();
-        let call = replay(self.server.clone(), self.client().clone(), back);
-        if let Arrival::Recovering(recovering) = &mut self.arrival {
-            recovering.call = call;
-            recovering.announced = true;
-        }
-        self.work = work;
-    }
-
-    /// The client has what it missed.
-    fn arrived(&mut self) {
-        let announced = self.arrival.is_announced();
-        let arrival = std::mem::replace(&mut self.arrival, Arrival::Over);
-        if self.client().outbox.is_sealed() {
-            return;
-        }
-        self.arrival = Arrival::Here;
-        self.hear();
-        self.expect_word();
-        if !announced {
-            self.work = self.authenticated_handler();
-        }
-        if let Arrival::Recovering(recovering) = arrival
-            && let Some(incoming) = recovering.deferred
-        {
-            // Of a guest, whom no handler is told of first.
-            self.handle(incoming);
-        }
-    }
-
-    /// Tells the application of a user.
-    pub(super) fn authenticated_handler(&self) -> Option<Call<Done>> {
-        self.client().membership().user.as_ref()?;
-        let handler = self.server.handler(AUTHENTICATION)?;
-        Some(call::handle(&self.server, self.client(), handler, AUTHENTICATION.to_owned(), Details::default()))
     }
 
     /// Says that nobody may be here unauthenticated, and closes.
-    pub(super) fn refuse(&mut self) {
+    pub(super) fn forbid(&mut self) {
+        self.refuse(403, FORBIDDEN, CloseCode::Unauthenticated);
+    }
+
+    /// Answers `Client/authentication` with an error, and closes.
+    fn refuse(&mut self, code: u16, text: &str, close: CloseCode) {
         let action = format!("{AUTHENTICATION}:error");
-        let details = [403.into(), FORBIDDEN.into()];
-        self.client().close_after(&action, &details, CloseCode::Unauthenticated, FORBIDDEN);
+        let reason = if code == 403 { FORBIDDEN } else { "refused by the application" };
+        self.client().close_after(&action, &[code.into(), text.into()], close, reason);
         self.close();
     }
 

@@ -13,6 +13,7 @@ use std::{
     time::SystemTime,
 };
 
+use bytes::Bytes;
 use tokio::{
     io::ReadBuf,
     net::TcpStream,
@@ -24,7 +25,7 @@ use super::{
     call::{self, Call, Done},
     decoder::{Broken, Decoder, Event},
     frame,
-    outbox::Outbox,
+    outbox::{End, Outbox},
     pace::Pace,
     recovery::{Arrival, Asked},
     standing::{AUTHENTICATION, DISCONNECTION, Expiry, FORBIDDEN},
@@ -184,6 +185,8 @@ pub(super) struct Closing {
     /// The socket is dropped then.
     pub(super) until: Instant,
     heard: Heard,
+    /// What the first close frame says, if it is not the outbox that knows.
+    end: Option<End>,
 }
 
 /// How far a client has come with its own end. What comes after any of it is passed over, but read: what is left unread
@@ -230,8 +233,8 @@ impl<T: Transport> Connection<T> {
         connection.decoder.keep(leftover);
         connection.expire(expires, false);
         match connection.arrival {
-            Arrival::Here => connection.work = connection.authenticated_handler(),
-            Arrival::Unwelcome(_) if !connection.server.authenticator().in_band() => connection.refuse(),
+            Arrival::Here => connection.greet(false),
+            Arrival::Unwelcome(_) if !connection.server.authenticator().in_band() => connection.forbid(),
             _ => {}
         }
         connection
@@ -337,6 +340,10 @@ impl<T: Transport> Connection<T> {
     /// After the socket: the running handler ends, the connection leaves the hub, the application is told.
     async fn end(mut self) {
         let outbox = self.client().outbox.abandon();
+        let mut ended = outbox.end();
+        if let Phase::Closing(closing) = &mut self.phase {
+            closing.end.take().into_iter().for_each(|end| ended = end);
+        }
         let Self { transport, .. } = self;
         // Both ends are told: nothing but the socket, and its place, has to wait for the client.
         let lingering = match self.phase {
@@ -346,17 +353,22 @@ impl<T: Transport> Connection<T> {
                 None
             }
         };
-        if let Some(work) = self.work.take() {
-            work.await;
+        let mut told = self.arrival.is_announced();
+        if let Some(work) = self.work.take()
+            && let Done::Greeted { refusal, .. } = work.await
+        {
+            told = refusal.is_none();
         }
         self.server.hub().alarms().cancel(self.registration.client().id.local, self.alarm);
         self.registration.leave();
         let client = self.registration.client();
-        if self.arrival.is_announced()
+        if told
             && let Some(handler) = self.server.handler(DISCONNECTION)
             && (client.membership().user.is_some() || handler.guests())
         {
-            call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), Details::default()).await;
+            // A number and a text can be written.
+            let details = Details::of(&(ended.code, &*ended.reason)).unwrap_or_default();
+            call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), details).await;
         }
         if let Some(lingering) = lingering {
             lingering.await;
@@ -392,8 +404,22 @@ impl<T: Transport> Connection<T> {
 
     /// Goes on to closing: the outbox ends with a close frame.
     pub(super) fn close(&mut self) {
-        let until = Instant::now() + self.config().close_timeout;
-        self.phase = Phase::Closing(Box::new(Closing { until, heard: Heard::Nothing }));
+        let until = Instant::now() + self.server.close_timeout();
+        self.phase = Phase::Closing(Box::new(Closing { until, heard: Heard::Nothing, end: None }));
+    }
+
+    /// Closes with a close frame that is formatted, unless the connection is being closed.
+    fn close_with(&mut self, close: Bytes) {
+        let end = (!self.client().outbox.is_sealed()).then(|| End::of(&close));
+        self.client().outbox.seal(close);
+        if matches!(self.phase, Phase::Open) {
+            self.close();
+        }
+        if let Phase::Closing(closing) = &mut self.phase
+            && end.is_some()
+        {
+            closing.end = end;
+        }
     }
 
     /// The client has come to an end of its own, whoever closed first.
@@ -469,7 +495,7 @@ impl<T: Transport> Connection<T> {
                     event.into_iter().for_each(|event| self.take(event));
                 }
                 Err(Broken { code, reason }) => {
-                    self.client().outbox.close(code, &reason);
+                    self.close_with(frame::close(code, &reason));
                     self.heard(Heard::Broken);
                     return bytes.len();
                 }
@@ -481,7 +507,7 @@ impl<T: Transport> Connection<T> {
     fn take(&mut self, event: Event<'_>) {
         match event {
             Event::Close(answer) => {
-                self.client().outbox.seal(answer);
+                self.close_with(answer);
                 self.heard(Heard::Close);
                 return;
             }
@@ -521,8 +547,7 @@ impl<T: Transport> Connection<T> {
     }
 
     fn bad_frame(&mut self, bad: BadFrame) {
-        self.client().outbox.close(CloseCode::Malformed, &bad.to_string());
-        self.close();
+        self.close_with(frame::close(CloseCode::Malformed, &bad.to_string()));
     }
 
     /// The client's first message decides its dialect.

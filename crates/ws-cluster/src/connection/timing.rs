@@ -144,7 +144,7 @@ impl<T: Transport> Connection<T> {
             self.ask_again();
         }
         match &self.arrival {
-            Arrival::Unwelcome(unwelcome) if unwelcome.until <= now && self.work.is_none() => self.refuse(),
+            Arrival::Unwelcome(unwelcome) if unwelcome.until <= now && self.work.is_none() => self.forbid(),
             Arrival::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.recover(),
             _ => {}
         }

@@ -89,6 +89,11 @@ impl Admission {
         self.places.lock().closed = true;
     }
 
+    /// Returns true if nobody is admitted any more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.places.lock().closed
+    }
+
     /// Waits until every connection is over, its handlers included, but not longer than `limit`. Whether they are.
     pub(crate) async fn drained(&self, limit: Duration) -> bool {
         let mut open = self.open.subscribe();

@@ -268,7 +268,7 @@ impl Hub {
         self.close_all(CloseCode::Restart, RESTART);
     }
 
-    fn close_all(&self, code: CloseCode, reason: &str) {
+    fn close_all(&self, code: CloseCode, reason: &'static str) {
         let index = self.index.read();
         index.clients.values().chain(index.arriving.values()).for_each(|client| client.outbox.close(code, reason));
     }

@@ -16,7 +16,7 @@ use crate::{
     ActionHandler, Authenticator, Config, Details, Dialect, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
     close::{Close, Subject},
-    connection::Client,
+    connection::{AUTHENTICATION, Client},
     driver::{Cluster, Failure},
     hub::{Hub, Replays},
     log_limit::{LogLimits, Outage},
@@ -264,19 +264,27 @@ impl Server {
         response
     }
 
-    /// Shuts the server down: hands over what the cluster needs of this node, closes the clients with 1012, which
-    /// makes them come again, and waits for the handlers that run, in all for at most twice
-    /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout). For applications that do not use
-    /// [`serve`](Self::serve), which does this itself.
+    /// Shuts the server down. The node is not ready from now on. It closes the clients with 1012, which makes them come
+    /// again on another node, and waits for the handlers that run, those of `Client/disconnection` included, for at most
+    /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout); what they publish is accepted. After that it hands
+    /// over what the cluster needs of this node, for at most as long again, and publishes nothing more. For applications
+    /// that do not use [`serve`](Self::serve), which does this itself.
     pub async fn shut_down(&self) {
         let limit = self.config().cluster.shutdown_timeout;
         self.0.hub.admission().stop();
+        let leaving = async {
+            self.0.cluster.drain().await;
+            self.0.hub.close();
+            self.0.hub.admission().drained(limit).await
+        };
+        if !tokio::time::timeout(limit, leaving).await.unwrap_or(false) {
+            tracing::warn!(
+                open = self.0.hub.admission().open(),
+                "connections or their handlers are still there; they outlive the hand-over"
+            );
+        }
         if tokio::time::timeout(limit, self.0.cluster.shut_down()).await.is_err() {
             tracing::warn!("the hand-over took too long; the cluster notices the loss of this node by itself");
-        }
-        self.0.hub.close();
-        if !self.0.hub.admission().drained(limit).await {
-            tracing::warn!(open = self.0.hub.admission().open(), "connections or their handlers outlived the shutdown");
         }
     }
 
@@ -460,6 +468,21 @@ impl Server {
         let interval = self.authenticator().recheck_interval().filter(|interval| !interval.is_zero())?;
         let open = u32::try_from(self.hub().admission().open()).unwrap_or(u32::MAX);
         Some(interval.max(Duration::from_secs(1) * open / self.config().connection.rechecks_per_second))
+    }
+
+    /// Time for a client to answer a close frame. Less during a shutdown: those who do not answer leave their handlers of
+    /// `Client/disconnection` time to publish.
+    pub(crate) fn close_timeout(&self) -> Duration {
+        let limit = self.config().connection.close_timeout;
+        match self.hub().admission().is_stopped() {
+            true => limit.min(self.config().cluster.shutdown_timeout / 2),
+            false => limit,
+        }
+    }
+
+    /// Returns true if the application is asked whether this client may be here.
+    pub(crate) fn greets(&self, client: &Client) -> bool {
+        client.membership().user.is_some() && self.0.actions.contains_key(AUTHENTICATION)
     }
 
     /// Whether guests are welcome.
