@@ -136,6 +136,9 @@ pub(crate) struct Run {
     /// be repeated, or separated by commas
     #[arg(long, value_name = "URL", env = "WS_SERVER_ALLOWED_ORIGINS")]
     pub(crate) allowed_origin: Vec<String>,
+    /// Refuse the cookies of pages of the server's own host as well, so that --allowed-origin is the whole list
+    #[arg(long, value_parser = switch, env = "WS_SERVER_NO_OWN_ORIGIN", requires = "allowed_origin")]
+    pub(crate) no_own_origin: bool,
     /// Accept messages on a master that has lost all its followers and cannot read the pool, although they are lost if
     /// another node has become the master meanwhile (default: such messages wait, and their outcome is unknown)
     #[arg(long, value_parser = switch, env = "WS_SERVER_ACCEPT_WHEN_ISOLATED", help_heading = "Cluster")]
@@ -168,6 +171,13 @@ pub(crate) struct Limits {
     /// [default: 1M]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_QUEUE_SIZE")]
     pub(crate) queue_size: Option<usize>,
+    /// Look-ups of sessions for one address at the same time; more wait their turn [default: 16]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_LOOK_UPS_PER_IP")]
+    pub(crate) look_ups_per_ip: Option<usize>,
+    /// Messages that were missed and are sent again to one address, in bytes a minute or as 256M; beyond, its clients are
+    /// told to begin anew (reset) [default: 256M]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_REPLAY_BYTES_PER_MINUTE")]
+    pub(crate) replay_bytes_per_minute: Option<usize>,
 }
 
 #[derive(Args, Debug)]

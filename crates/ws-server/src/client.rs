@@ -3,9 +3,16 @@
 use std::{
     fs::File,
     io::{self, Read},
+    time::Duration,
 };
 
-use tokio::task::JoinSet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    task::JoinSet,
+    time::timeout,
+};
+use url::Url;
 use ws_cluster::{ConnectError, Details, ParseDetailsError, PublishError, Publisher, pool::NodeRow};
 
 use crate::{
@@ -20,6 +27,11 @@ use crate::{
 /// to 1 MiB.
 const DETAILS_SIZE: u64 = 8 * 1024 * 1024;
 
+/// Nodes that are asked why a message was not accepted, the time that they have, and the longest answer that is read.
+const ASKED_FOR_TROUBLE: usize = 8;
+const TROUBLE_TIMEOUT: Duration = Duration::from_secs(2);
+const READINESS_SIZE: u64 = 4096;
+
 pub(crate) async fn send(send: Send) -> Outcome {
     let Send { action, details, to, idempotency_key, place } = send;
     let details = details_of(&details)?;
@@ -28,7 +40,7 @@ pub(crate) async fn send(send: Send) -> Outcome {
         Some(key) => publisher.publish_with_key(&action, details, to, &key).await,
         None => publisher.publish(&action, details, to).await,
     };
-    sent.map_err(not_accepted)
+    accepted(sent, &place).await
 }
 
 /// The details that an argument means: itself, or what it names. JSON begins neither with `@` nor is it `-` alone.
@@ -69,7 +81,7 @@ pub(crate) async fn close(close: Close) -> Outcome {
         Closed::Session(id) => publisher.close_session(&id).await,
         Closed::User(id) => publisher.close_user(&id).await,
     };
-    closed.map_err(not_accepted)
+    accepted(closed, &close.place).await
 }
 
 /// Whether a server answers; with `--all` each, with `--address` that one.
@@ -180,9 +192,43 @@ fn not_connected(error: ConnectError) -> Failure {
     }
 }
 
-fn not_accepted(error: PublishError) -> Failure {
-    match error {
-        PublishError::Invalid(_) | PublishError::TooLarge { .. } => Failure::setup(error),
-        error => Failure::refused(error),
+/// The outcome of a publish. Why it is not accepted, the nodes say, if it is not the message's own fault.
+async fn accepted(outcome: Result<(), PublishError>, place: &Place) -> Outcome {
+    match outcome {
+        Ok(()) => Ok(()),
+        Err(error @ (PublishError::Invalid(_) | PublishError::TooLarge { .. })) => Err(Failure::setup(error)),
+        Err(error) => match trouble(place).await {
+            Some(trouble) => Err(Failure::refused(format!("{error}; {trouble}"))),
+            None => Err(Failure::refused(error)),
+        },
     }
+}
+
+/// What a node says of its own trouble at `/ready`.
+async fn trouble(place: &Place) -> Option<String> {
+    let opened = Opened::existing(place).await.ok()?;
+    let mut nodes = opened.read(&place.cluster).await.ok()?.nodes;
+    nodes.sort_by_key(|node| node.age);
+    let mut asked = JoinSet::new();
+    for node in nodes.into_iter().take(ASKED_FOR_TROUBLE) {
+        asked.spawn(async move {
+            let text = timeout(TROUBLE_TIMEOUT, readiness(&node.address)).await.ok()??;
+            (text != "ready").then(|| format!("{} says: {text}", node.address))
+        });
+    }
+    asked.join_all().await.into_iter().flatten().next()
+}
+
+/// The text of `GET /ready` of a node at an address without TLS.
+async fn readiness(address: &str) -> Option<String> {
+    let url = Url::parse(address).ok().filter(|url| url.scheme() == "ws")?;
+    let (host, port) = (url.host_str()?, url.port_or_known_default()?);
+    let mut stream = TcpStream::connect(format!("{host}:{port}")).await.ok()?;
+    let path = url.path().trim_end_matches('/');
+    let request = format!("GET {path}/ready HTTP/1.0\r\nhost: {}\r\n\r\n", url.authority());
+    stream.write_all(request.as_bytes()).await.ok()?;
+    let mut answer = String::new();
+    stream.take(READINESS_SIZE).read_to_string(&mut answer).await.ok()?;
+    let (_, text) = answer.split_once("\r\n\r\n")?;
+    Some(text.trim().to_owned())
 }

@@ -59,6 +59,7 @@ pub(crate) async fn run(run: Run) -> Outcome {
         .guests(!run.no_guests)
         .dialect(run.dialect)
         .allowed_origins(allowed_origins)
+        .own_origin(!run.no_own_origin)
         .trusted_proxies(trusted_proxies)
         .config(config(&run));
     builder = keys.into_iter().fold(builder, ServerBuilder::key);
@@ -138,6 +139,8 @@ fn config(run: &Run) -> Config {
     set(&mut connection.connections_per_ip, limits.connections_per_ip);
     set(&mut connection.message_size, limits.message_size);
     set(&mut connection.queue_size, limits.queue_size);
+    set(&mut connection.look_ups_per_ip, limits.look_ups_per_ip);
+    set(&mut connection.replay_bytes_per_minute, limits.replay_bytes_per_minute);
     connection.messages_per_second = limits.messages_per_second.unwrap_or(connection.messages_per_second);
     connection.message_burst = limits.message_burst.unwrap_or(connection.message_burst);
     config
