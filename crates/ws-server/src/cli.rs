@@ -137,7 +137,7 @@ pub(crate) struct Run {
     #[arg(long, value_name = "URL", env = "WS_SERVER_ALLOWED_ORIGINS")]
     pub(crate) allowed_origin: Vec<String>,
     /// Refuse the cookies of pages of the server's own host as well, so that --allowed-origin is the whole list
-    #[arg(long, value_parser = switch, env = "WS_SERVER_NO_OWN_ORIGIN", requires = "allowed_origin")]
+    #[arg(long, value_parser = switch, env = "WS_SERVER_NO_OWN_ORIGIN")]
     pub(crate) no_own_origin: bool,
     /// Accept messages on a master that has lost all its followers and cannot read the pool, although they are lost if
     /// another node has become the master meanwhile (default: such messages wait, and their outcome is unknown)
