@@ -128,6 +128,8 @@
 //! |---|---|---|
 //! | `mysql` | yes | `MySqlPool` and `SessionTable` (mysql_async) |
 //! | `sqlite` | no | `SqlitePool` (rusqlite, with SQLite built in) |
+//! | `sqlite-system` | off | the same as `sqlite` with the SQLite that the program or the system links |
+//! | `mysql-tls` | off | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses of nodes, and for clients (rustls) |
 //!
@@ -182,7 +184,7 @@ pub use driver::{NodeStatus, Status};
 pub use error::{PublishError, StartError};
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "sqlite-system")]
 pub use pool::SqlitePool;
 pub use pool::{MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};

@@ -10,13 +10,13 @@ use crate::cluster::{NodeId, Term};
 pub(crate) mod memory;
 #[cfg(feature = "mysql")]
 mod mysql;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "sqlite-system")]
 mod sqlite;
 
 pub use memory::MemoryPool;
 #[cfg(feature = "mysql")]
 pub use mysql::MySqlPool;
-#[cfg(feature = "sqlite")]
+#[cfg(feature = "sqlite-system")]
 pub use sqlite::SqlitePool;
 
 /// The lease row of a cluster: who is master.
@@ -182,13 +182,13 @@ pub async fn open_existing(url: &str) -> Result<Arc<dyn Pool>, PoolError> {
 }
 
 async fn open_as(url: &str, creates: bool) -> Result<Arc<dyn Pool>, PoolError> {
-    #[cfg(not(any(feature = "mysql", feature = "sqlite")))]
+    #[cfg(not(any(feature = "mysql", feature = "sqlite-system")))]
     let _ = creates;
     let parts = url.split_once(':').map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest));
     match parts.as_ref().map(|(scheme, rest)| (scheme.as_str(), *rest)) {
         Some(("memory", "")) => Ok(Arc::new(MemoryPool::default())),
         Some(("memory", _)) => Err(PoolError::Url("nothing follows `memory:`".into())),
-        #[cfg(feature = "sqlite")]
+        #[cfg(feature = "sqlite-system")]
         Some(("sqlite", path)) => {
             // Two slashes may stand before a path, as in other tools' URLs.
             let path = path.strip_prefix("//").unwrap_or(path);
@@ -204,7 +204,7 @@ async fn open_as(url: &str, creates: bool) -> Result<Arc<dyn Pool>, PoolError> {
             let pool = MySqlPool::connect(url).await?;
             Ok(Arc::new(if creates { pool } else { pool.creating_nothing() }))
         }
-        #[cfg(not(feature = "sqlite"))]
+        #[cfg(not(feature = "sqlite-system"))]
         Some(("sqlite", _)) => Err(PoolError::Url("`sqlite:` needs a build with the feature `sqlite`".into())),
         #[cfg(not(feature = "mysql"))]
         Some(("mysql" | "mariadb", _)) => Err(PoolError::Url("`mysql:` needs a build with the feature `mysql`".into())),
@@ -243,7 +243,7 @@ mod tests {
         assert!(open("memory:").await.is_ok());
     }
 
-    #[cfg(feature = "sqlite")]
+    #[cfg(feature = "sqlite-system")]
     #[tokio::test]
     async fn malformed_sqlite_urls_are_told_apart() {
         for (url, why) in [("sqlite:", "a path"), ("sqlite://", "a path"), ("sqlite::memory:", "give `memory:`")] {
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(format!("{pool:?}"), r#"MySqlPool { server: Some("[::1]:3306"), .. }"#);
     }
 
-    #[cfg(not(feature = "sqlite"))]
+    #[cfg(not(feature = "sqlite-system"))]
     #[tokio::test]
     async fn a_missing_feature_is_named() {
         assert!(refusal("sqlite:pool.db").await.contains("feature `sqlite`"));

@@ -414,14 +414,10 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// SQLite has no code of its own for this.
+/// SQLite has no code of its own for this. The text stands first in each of the variants that different versions of the
+/// driver have for it.
 fn is_missing_table(error: &rusqlite::Error) -> bool {
-    use rusqlite::Error::{SqlInputError, SqliteFailure};
-    match error {
-        SqliteFailure(_, Some(message)) => message.starts_with("no such table"),
-        SqlInputError { msg, .. } => msg.starts_with("no such table"),
-        _ => false,
-    }
+    error.to_string().starts_with("no such table")
 }
 
 fn lease_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
