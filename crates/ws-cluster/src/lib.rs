@@ -128,8 +128,8 @@
 //! |---|---|---|
 //! | `mysql` | yes | `MySqlPool` and `SessionTable` (mysql_async) |
 //! | `sqlite` | no | `SqlitePool` (rusqlite, with SQLite built in) |
-//! | `sqlite-system` | off | the same as `sqlite` with the SQLite that the program or the system links |
-//! | `mysql-tls` | off | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
+//! | `sqlite-system` | no | the same as `sqlite` with the SQLite that the program or the system links |
+//! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses of nodes, and for clients (rustls) |
 //!

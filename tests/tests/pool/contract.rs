@@ -84,6 +84,11 @@ pub(crate) async fn a_takeover_by_a_stale_view_loses(store: impl Store) {
     assert_eq!(pool.take_over(CLUSTER, &seen, 0, node(2), LEASE).await.unwrap(), None);
     let past = Lease { term: seen.term - 1, ..lease(&pool).await };
     assert_eq!(pool.take_over(CLUSTER, &past, 0, node(2), LEASE).await.unwrap(), None);
+    // The same term and beat of another owner, as after a fail-over of the database that lost the last writes.
+    for owner in [None, Some(node(3))] {
+        let repeated = Lease { owner, ..lease(&pool).await };
+        assert_eq!(pool.take_over(CLUSTER, &repeated, 0, node(2), LEASE).await.unwrap(), None);
+    }
     assert_eq!(lease(&pool).await, Lease { term: 1, owner: Some(node(1)), beat: seen.beat + 1 });
 }
 

@@ -72,7 +72,7 @@ impl Tables {
 
     /// [`Pool::take_over`].
     pub(crate) fn take_over(&mut self, seen: &Lease, max_seen: Term, owner: NodeId) -> Option<Term> {
-        let lease = self.lease.as_mut().filter(|lease| (lease.term, lease.beat) == (seen.term, seen.beat))?;
+        let lease = self.lease.as_mut().filter(|lease| **lease == *seen)?;
         let term = lease.term.max(max_seen).checked_add(1)?;
         *lease = Lease { term, owner: Some(owner), beat: lease.beat + 1 };
         Some(term)

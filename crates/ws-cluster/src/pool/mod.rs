@@ -126,8 +126,9 @@ pub trait Pool: Send + Sync + 'static {
     /// `beat + 1` where the lease has this term and owner; `false` where it has not (the owner is fenced).
     async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError>;
 
-    /// Compare and set: where the lease stands at exactly `seen.term` and `seen.beat`, sets
-    /// `term = max(term, max_seen) + 1`, `owner`, `beat + 1` and returns the new term; `None` where it moved on.
+    /// Compare and set: if the lease stands at exactly `seen.term`, `seen.beat` and `seen.owner`, sets
+    /// `term = max(term, max_seen) + 1`, `owner`, `beat + 1` and returns the new term; `None` if it moved on. The owner
+    /// counts because a database that failed over to a replica can come to the same term and beat a second time.
     async fn take_over(
         &self,
         cluster: &str,

@@ -70,7 +70,7 @@ UPDATE ws_lease SET beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? 
 WHERE cluster = ? AND term = ? AND owner = ?";
 const TAKE_OVER: &str = "\
 UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
-WHERE cluster = ? AND term = ? AND beat = ?";
+WHERE cluster = ? AND term = ? AND beat = ? AND owner <=> ?";
 const HAND_OVER: &str = "\
 UPDATE ws_lease
 SET term = term + 1, owner = ?, beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
@@ -317,7 +317,8 @@ impl Pool for MySqlPool {
         // The condition fixes the stored term, so the next one can be told here.
         let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
         let set = [term.into(), owner.as_bytes().into(), micros(lease).into()];
-        let condition = [cluster.into(), seen.term.into(), seen.beat.into()];
+        let seen_owner = seen.owner.map(|node| *node.as_bytes()).into();
+        let condition = [cluster.into(), seen.term.into(), seen.beat.into(), seen_owner];
         let won = self.change_lease(TAKE_OVER, set.into_iter().chain(condition).collect()).await?;
         Ok(won.then_some(term))
     }

@@ -58,7 +58,8 @@ const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
 const RENEW: &str = "\
 UPDATE ws_lease SET beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND owner = ?";
 const TAKE_OVER: &str = "\
-UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?";
+UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?
+  AND owner IS ?";
 const HAND_OVER: &str = "\
 UPDATE ws_lease SET term = term + 1, owner = ?, beat = beat + 1, expires_at = ?
 WHERE cluster = ? AND term = ? AND owner = ?";
@@ -217,7 +218,8 @@ impl Pool for SqlitePool {
                 expires_at,
                 cluster,
                 integer(seen.term)?,
-                integer(seen.beat)?
+                integer(seen.beat)?,
+                seen.owner.as_ref().map(NodeId::as_bytes)
             ])
         });
         Ok(won.await?.then_some(term))
