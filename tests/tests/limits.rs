@@ -4,7 +4,7 @@ use std::{
     io::{self, Write},
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, LazyLock,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -317,6 +317,10 @@ impl Write for Log {
 
 impl Log {
     fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
+        // While there is one subscriber only, a line that another thread reaches first is taken for unwanted everywhere.
+        static ANOTHER: LazyLock<tracing::Dispatch> =
+            LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish()));
+        LazyLock::force(&ANOTHER);
         let log = Self::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || writer.clone()).finish();

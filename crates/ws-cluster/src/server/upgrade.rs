@@ -190,3 +190,59 @@ pub(super) fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     let _ = stream.set_nodelay(true);
     Ok((stream, leftover))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use hyper::{body::Incoming, service::service_fn};
+    use hyper_util::rt::TokioExecutor;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+        sync::mpsc,
+    };
+
+    use super::*;
+
+    const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: site\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
+
+    /// Whether the socket that an upgrade leaves has Nagle's algorithm off, under hyper itself or under hyper-util's server,
+    /// which is that of `axum::serve`.
+    async fn has_no_delay(by_axum: bool) -> bool {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (accepted, _) = listener.accept().await.unwrap();
+        assert!(!accepted.nodelay().unwrap());
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let (upgrade, tell) = (hyper::upgrade::on(&mut request), tell.clone());
+            tokio::spawn(async move {
+                let (stream, _) = tcp(upgrade.await.unwrap()).ok().expect("a TCP socket");
+                tell.send(stream.nodelay().unwrap()).unwrap();
+            });
+            let response = Response::builder()
+                .status(StatusCode::SWITCHING_PROTOCOLS)
+                .header(header::CONNECTION, "upgrade")
+                .header(header::UPGRADE, "websocket");
+            async move { Ok::<_, Infallible>(response.body(Full::<Bytes>::default()).unwrap()) }
+        });
+        let io = TokioIo::new(accepted);
+        tokio::spawn(async move {
+            if by_axum {
+                let _ = auto::Builder::new(TokioExecutor::new()).serve_connection_with_upgrades(io, service).await;
+            } else {
+                let _ = hyper::server::conn::http1::Builder::new().serve_connection(io, service).with_upgrades().await;
+            }
+        });
+        client.write_all(REQUEST).await.unwrap();
+        client.read_u8().await.unwrap();
+        told.recv().await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn an_upgraded_socket_has_no_delay_whoever_accepted_it() {
+        assert!(has_no_delay(false).await);
+        assert!(has_no_delay(true).await);
+    }
+}
