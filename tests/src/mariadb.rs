@@ -33,6 +33,23 @@ shift 3
 export TMPDIR="$directory"
 # The log's reader may be gone before everything is removed.
 trap "" PIPE
+if [ -n "$MYSQLD" ]; then
+    # MySQL of Oracle's make. The npm package has its libraries beside the program.
+    base=$(dirname "$program")
+    export LD_LIBRARY_PATH="$base:$LD_LIBRARY_PATH"
+    set -- --basedir="$base" --lc-messages-dir="$base/share" "$@"
+fi
+if [ ! -d "$directory/data" ] && [ -n "$MYSQLD" ]; then
+    if [ -f "$base/share/mysql_system_tables.sql" ]; then
+        # Up to 5.6.
+        mkdir -p "$directory/data/mysql"
+        { echo "USE mysql;"; cat "$base/share/mysql_system_tables.sql" "$base/share/mysql_system_tables_data.sql"; } |
+            "$program" --no-defaults --bootstrap --datadir="$directory/data" $user \
+                --basedir="$base" --lc-messages-dir="$base/share" --innodb-log-file-size=4M
+    else
+        "$program" --no-defaults --initialize-insecure --datadir="$directory/data" $user --basedir="$base"
+    fi >&2 || { rm -rf "$directory"; exit 1; }
+fi
 if [ ! -d "$directory/data" ]; then
     mariadb-install-db --no-defaults --datadir="$directory/data" $user \
         --skip-test-db --auth-root-authentication-method=normal \
@@ -138,6 +155,12 @@ impl MariaDb {
         .await
     }
 
+    /// Returns true if the tests run on MySQL of Oracle's make, which the variable `WS_CLUSTER_MYSQLD` names by the path of
+    /// its `mysqld`. Tests of what only MariaDB has are then left out.
+    pub fn is_mysql() -> bool {
+        oracles().is_some()
+    }
+
     /// Makes an empty database and returns its URL, `mysql://user:password@127.0.0.1:port/database`.
     pub async fn database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
@@ -220,6 +243,7 @@ impl Server {
     /// Starts the server and waits until it answers; its log if it does not.
     fn start(directory: &Path, port: u16, options: &[String]) -> Result<Self, String> {
         let mut guard = Command::new("sh")
+            .env("MYSQLD", oracles().unwrap_or_default())
             .args(["-c", GUARD, "guard"])
             .arg(directory)
             .arg(server_program())
@@ -284,13 +308,29 @@ fn follow(log: ChildStderr) -> mpsc::Receiver<Result<(), String>> {
 /// What the server runs at each start: lets the user of the URLs in.
 fn init_sql() -> String {
     let (user, password) = (MariaDb::USER, MariaDb::PASSWORD);
+    if MariaDb::is_mysql() {
+        // 5.6 does not know CREATE USER IF NOT EXISTS, and lets everybody create tables in databases named test.
+        return format!(
+            "GRANT ALL ON *.* TO '{user}'@'%' IDENTIFIED BY '{password}' WITH GRANT OPTION;\n\
+             DELETE FROM mysql.db WHERE Db LIKE 'test%';\n\
+             FLUSH PRIVILEGES;\n"
+        );
+    }
     format!(
         "CREATE USER IF NOT EXISTS '{user}'@'%' IDENTIFIED BY '{password}';\n\
          GRANT ALL ON *.* TO '{user}'@'%' WITH GRANT OPTION;\n"
     )
 }
 
+/// The `mysqld` of Oracle's make that the tests are to run on in MariaDB's place, if the environment names one.
+fn oracles() -> Option<PathBuf> {
+    std::env::var_os("WS_CLUSTER_MYSQLD").filter(|path| !path.is_empty()).map(PathBuf::from)
+}
+
 fn server_program() -> PathBuf {
+    if let Some(program) = oracles() {
+        return program;
+    }
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path)
         .chain(SERVER_PLACES.map(PathBuf::from))

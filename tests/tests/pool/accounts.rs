@@ -89,6 +89,9 @@ async fn account(server: &MariaDb, user: &str, identified: &str) -> String {
 
 #[tokio::test]
 async fn tls_checks_the_servers_certificate_unless_told_otherwise() {
+    if MariaDb::is_mysql() {
+        return eprintln!("left out: for MariaDB's plug-ins and options");
+    }
     let server = MariaDb::start_with(with_tls).await;
     let file = |name: &str| server.directory().join(name).display().to_string();
     let (authority, stranger) = (file("authority.pem"), file("stranger.pem"));
@@ -128,6 +131,9 @@ async fn server_is_dropped(mut server: MariaDb) {
 
 #[tokio::test]
 async fn accounts_of_every_plug_in_work_or_say_why_not() {
+    if MariaDb::is_mysql() {
+        return eprintln!("left out: for MariaDB's plug-ins and options");
+    }
     let server = MariaDb::start_with(|_| vec!["--plugin-maturity=experimental".to_owned()]).await;
     let mut admin = server.connect().await;
     for library in ["auth_ed25519", "auth_pam_v1"] {
