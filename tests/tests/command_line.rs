@@ -120,7 +120,7 @@ async fn a_malformed_variable_is_named_and_counts_for_its_command_only() {
         ("WS_SERVER_NO_GUESTS", "maybe", "use 1, true, yes or on"),
         ("WS_SERVER_DEMO", "2", "use 1, true, yes or on"),
         ("WS_SERVER_LISTEN", "nowhere", "give --listen 127.0.0.1:8080"),
-        ("WS_SERVER_ALLOWED_ORIGINS", "https://a.example,example.org", "use SCHEME://HOST"),
+        ("WS_SERVER_ALLOWED_ORIGINS", "https://a.example,example.org", "the scheme is missing"),
         ("WS_SERVER_ALLOWED_ORIGINS", "https://a.example,,https://b.example", "empty item"),
         ("WS_SERVER_TRUSTED_PROXIES", "10.0.0.1,10.0.0.0/64", "use ADDRESS or ADDRESS/BITS"),
         ("WS_SERVER_TRUSTED_PROXIES", ",10.0.0.1", "empty item"),
@@ -316,7 +316,11 @@ async fn limits_have_flags() {
     client.send("long", json!(["x".repeat(1024)])).await;
     assert_eq!(client.closed().await.0, 1009);
 
-    let node = start_with(state.path(), &["--pool", "memory:", "--connections", "1"], &[]).await;
+    let head = [("WS_SERVER_REQUEST_HEAD_SIZE", "2K")];
+    let node = start_with(state.path(), &["--pool", "memory:", "--connections", "1"], &head).await;
+    let long = "x".repeat(3000);
+    let refused = Client::try_connect(node.address(), "/WebSockets", &[("x-long", &long)]).await.err();
+    assert_eq!(refused, Some(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE));
     let _client = Client::connect(node.address(), &[]).await;
     let refused = Client::try_connect(node.address(), "/WebSockets", &[]).await.err();
     assert_eq!(refused, Some(StatusCode::SERVICE_UNAVAILABLE));

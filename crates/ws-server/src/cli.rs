@@ -151,7 +151,8 @@ pub(crate) struct Run {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
-    /// Connections of this node; the next is refused with 503 [default: 100000]
+    /// Connections of this node; the next is refused with 503 [default: 100000, or what the limit on file descriptors
+    /// allows]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS")]
     pub(crate) connections: Option<usize>,
     /// Connections from one address, behind a trusted proxy from each of its clients; the next is refused with 429
@@ -171,6 +172,17 @@ pub(crate) struct Limits {
     /// [default: 1M]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_QUEUE_SIZE")]
     pub(crate) queue_size: Option<usize>,
+    /// Accepted sockets, those of connections included; beyond, only /health, /ready, publishes and links are answered
+    /// [default: what the limit on file descriptors allows]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_SOCKETS")]
+    pub(crate) sockets: Option<usize>,
+    /// Sockets of one address that are not WebSocket connections; the next gets 429 or is closed. Trusted proxies are
+    /// exempt [default: 1000]
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_SOCKETS_PER_IP")]
+    pub(crate) sockets_per_ip: Option<usize>,
+    /// Largest head of a request, in bytes or as 16K; a larger one gets 431 [default: 16K]
+    #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_REQUEST_HEAD_SIZE")]
+    pub(crate) request_head_size: Option<usize>,
     /// Look-ups of sessions for one address at the same time; more wait their turn [default: 16]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_LOOK_UPS_PER_IP")]
     pub(crate) look_ups_per_ip: Option<usize>,

@@ -133,8 +133,11 @@ fn config(run: &Run) -> Config {
     let limits = &run.limits;
     let mut config = Config::default();
     config.cluster.accept_when_isolated = run.accept_when_isolated;
-    let connection = &mut config.connection;
     let set = |limit: &mut usize, given: Option<usize>| *limit = given.unwrap_or(*limit);
+    set(&mut config.http.sockets, limits.sockets);
+    set(&mut config.http.sockets_per_ip, limits.sockets_per_ip);
+    set(&mut config.http.request_head_size, limits.request_head_size);
+    let connection = &mut config.connection;
     set(&mut connection.connections, limits.connections);
     set(&mut connection.connections_per_ip, limits.connections_per_ip);
     set(&mut connection.message_size, limits.message_size);
