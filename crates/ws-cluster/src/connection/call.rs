@@ -18,7 +18,7 @@ use crate::{
     auth::{Credentials, Handshake, Identity},
     hub::Moment,
     log_limit::{Excerpt, Outage, OutageLine},
-    server::{Cause, now},
+    server::{Fault, now},
 };
 
 /// A future that a connection waits for beside its socket.
@@ -106,7 +106,7 @@ async fn run(
         AssertUnwindSafe(async { handler.handle(Request { server, client, user, session, action, details }).await })
             .catch_unwind();
     watched(handled, action, server).await.unwrap_or_else(|panic| {
-        if let Some(line) = server.logs().due(Cause::Panic(shortened(action)), now()) {
+        if let Some(line) = server.handler_logs().due((Fault::Panic, shortened(action)), now()) {
             let (action, panic) = (Excerpt(action), panic_text(&*panic));
             tracing::error!(?action, panic, left_out = line.left_out, "a handler panicked");
         }
@@ -189,7 +189,7 @@ async fn watched<F: Future>(handler: F, action: &str, server: &Server) -> F::Out
         let polled: Poll<F::Output> = handler.as_mut().poll(cx);
         let held = start.elapsed();
         if held > limit
-            && let Some(line) = server.logs().due(Cause::Blocking(shortened(action)), now())
+            && let Some(line) = server.handler_logs().due((Fault::Blocking, shortened(action)), now())
         {
             let (action, left_out) = (Excerpt(action), line.left_out);
             tracing::warn!(

@@ -285,6 +285,7 @@ impl ServerBuilder {
             replays: Arc::new(Replays::new(&self.config.connection)),
             gate: Gate::new(&self.config.http),
             logs: LogLimits::default(),
+            handler_logs: LogLimits::default(),
             asking: Outage::default(),
             runtime: Handle::current(),
             seals,

@@ -43,7 +43,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BEYOND_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Causes of log lines that clients can bring about as often as they like.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Cause {
     /// A socket could not be accepted.
     Accept,
@@ -53,10 +53,13 @@ pub(crate) enum Cause {
     Connections(crate::hub::Refusal),
     /// A page of a foreign origin.
     Origin,
-    /// A handler of this action panicked.
-    Panic(String),
-    /// A handler of this action held its thread.
-    Blocking(String),
+}
+
+/// What an action's handler did wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Fault {
+    Panic,
+    Blocking,
 }
 
 /// A running server: one node of a cluster. A cheap handle; clones are the same server, and may be kept in handlers
@@ -93,6 +96,8 @@ struct Shared {
     /// Counts the sockets that `serve` accepts.
     gate: Gate,
     logs: LogLimits<Cause>,
+    /// By action, apart from `logs`: a fallback handles actions that clients invent, which would crowd out the rest.
+    handler_logs: LogLimits<(Fault, String)>,
     /// How the authenticator fares.
     asking: Outage,
 }
@@ -451,6 +456,11 @@ impl Server {
     /// Bounds the log lines that clients can bring about.
     pub(crate) fn logs(&self) -> &LogLimits<Cause> {
         &self.0.logs
+    }
+
+    /// Bounds the log lines about handlers.
+    pub(crate) fn handler_logs(&self) -> &LogLimits<(Fault, String)> {
+        &self.0.handler_logs
     }
 
     /// How the authenticator fares.
