@@ -103,7 +103,7 @@ async fn what_cannot_work_is_told_in_one_line() {
         (&["--publish-key", ""], "--publish-key is empty"),
         (&["--publish-key", "another-one", "--pool", "memory:", "--listen", "127.0.0.1:0"], "`openssl rand -hex 32`"),
         (&["--trusted-proxy", "10.0.0.0/64"], "use ADDRESS or ADDRESS/BITS"),
-        (&["--allowed-origin", "example.org"], "use SCHEME://HOST"),
+        (&["--allowed-origin", "example.org"], "write https://example.org"),
         (&["--session-cookie", "sid"], "both --session-cookie and --session-query"),
         (&["--session-cookie", "sid", "--session-query", "SELECT ?"], "give --session-database"),
         (
