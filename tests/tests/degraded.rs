@@ -122,7 +122,7 @@ async fn a_database_that_becomes_read_only_is_told_with_its_own_words() {
     let name = "test_0";
     // An account with all rights writes to a read-only database all the same.
     for statement in [
-        format!("CREATE USER site@'%' IDENTIFIED BY 'site'"),
+        "CREATE USER site@'%' IDENTIFIED BY 'site'".to_owned(),
         format!("GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {name}.* TO site@'%'"),
     ] {
         admin.query_drop(statement).await.expect("a statement");

@@ -26,7 +26,7 @@ impl Budget {
 
     fn of(limit: usize) -> Self {
         let reserve = (limit / 8).clamp(RESERVE, 512);
-        let sockets = limit.saturating_sub(reserve).max(limit / 4).max(1).min(CONNECTIONS + CONNECTIONS / 8);
+        let sockets = limit.saturating_sub(reserve).max(limit / 4).clamp(1, CONNECTIONS + CONNECTIONS / 8);
         Self { sockets, connections: (sockets - sockets / 9).min(CONNECTIONS), greetings: (reserve / 4).clamp(16, 128) }
     }
 }

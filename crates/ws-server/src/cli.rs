@@ -29,7 +29,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Run a node (what happens without a command)
-    Run(Run),
+    Run(Box<Run>),
     /// Publish a message, from outside of the cluster
     Send(Send),
     /// Close all connections of a session or user, for good

@@ -89,8 +89,8 @@ async fn start() -> u8 {
 }
 
 async fn obey(cli: Cli) -> Outcome {
-    match cli.command.unwrap_or(Command::Run(cli.run)) {
-        Command::Run(run) => run::run(run).await,
+    match cli.command.unwrap_or(Command::Run(Box::new(cli.run))) {
+        Command::Run(run) => run::run(*run).await,
         Command::Send(send) => client::send(send).await,
         Command::Close(close) => client::close(close).await,
         Command::Check(check) => client::check(check).await,

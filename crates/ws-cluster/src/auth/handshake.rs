@@ -80,7 +80,8 @@ impl Handshake {
             for chunk in value.utf8_chunks() {
                 text.push_str(chunk.valid());
                 // One for a run of bytes, or a value would take three times its size.
-                if !chunk.invalid().is_empty() && !(chunk.valid().is_empty() && text.ends_with('\u{fffd}')) {
+                let continues = chunk.valid().is_empty() && text.ends_with('\u{fffd}');
+                if !(chunk.invalid().is_empty() || continues) {
                     text.push('\u{fffd}');
                 }
             }

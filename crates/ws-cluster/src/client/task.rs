@@ -380,7 +380,7 @@ impl<S: Stream> Writing<'_, S> {
     /// Sends the credentials, and, once they are answered, what waits. Ends if there are no credentials; any other error
     /// is the reading side's to find, behind all that the server still said.
     async fn run(mut self) -> End {
-        let sent = match authentication(&self.settings).await {
+        let sent = match authentication(self.settings).await {
             Ok(frame) => self.sink.send(frame).await,
             Err(why) => return End::broken(format!("no credentials: {why}")),
         };

@@ -82,7 +82,7 @@ pub enum PoolError {
     #[error("malformed pool URL: {0}")]
     Url(String),
     /// The store does not answer or refuses us. It is tried again by whoever runs the pool.
-    #[error("the pool's database {verb}: {0}", verb = verb(.0))]
+    #[error("the pool's database {verb}: {0}", verb = verb(.0.as_ref()))]
     Unreachable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store answered, but not as its tables should.
     #[error("the pool's database failed: {0}")]
@@ -90,7 +90,7 @@ pub enum PoolError {
 }
 
 /// What an unreachable store does.
-fn verb(cause: &Box<dyn std::error::Error + Send + Sync>) -> &'static str {
+fn verb(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str {
     if cause.is::<Refusal>() { "refuses" } else { "does not answer" }
 }
 

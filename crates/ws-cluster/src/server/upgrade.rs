@@ -218,7 +218,7 @@ mod tests {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (upgrade, tell) = (hyper::upgrade::on(&mut request), tell.clone());
             tokio::spawn(async move {
-                let (stream, _) = tcp(upgrade.await.unwrap()).ok().expect("a TCP socket");
+                let (stream, _) = tcp(upgrade.await.unwrap()).expect("a TCP socket");
                 tell.send(stream.nodelay().unwrap()).unwrap();
             });
             let response = Response::builder()

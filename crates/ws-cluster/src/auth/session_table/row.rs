@@ -86,10 +86,11 @@ fn instant(time: OffsetDateTime) -> Option<SystemTime> {
 /// a DATETIME.
 fn written(text: &str) -> Result<Option<SystemTime>, &'static str> {
     // Not all that is a number in Rust: "infinity" and "NaN" are words.
-    if text.contains(|char: char| char.is_ascii_digit()) && !text.contains("inf") {
-        if let Ok(number) = text.parse() {
-            return Ok(unix(number));
-        }
+    if text.contains(|char: char| char.is_ascii_digit())
+        && !text.contains("inf")
+        && let Ok(number) = text.parse()
+    {
+        return Ok(unix(number));
     }
     if text.starts_with("0000-00-00") {
         return Err(ZERO);
