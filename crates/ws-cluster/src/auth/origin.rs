@@ -141,7 +141,7 @@ fn parse(text: &str) -> Result<Origin, String> {
     };
     // One dot at the end makes no other host.
     let host = url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host)).filter(|host| !host.is_empty());
-    let host = host.ok_or_else(malformed)?;
+    let host = host.filter(|host| !host.split('.').any(str::is_empty)).ok_or_else(malformed)?;
     if subdomains {
         if !matches!(url.host(), Some(Host::Domain(_))) || scheme != "http" && scheme != "https" {
             return Err("only a domain has subdomains, like https://*.example.org".into());
@@ -187,6 +187,8 @@ mod tests {
         for (text, hint) in [
             ("", "it is empty"),
             (" ", "it is empty"),
+            ("https://example.org..", "use SCHEME://HOST"),
+            ("https://a..b.example", "use SCHEME://HOST"),
             ("null", "cannot be allowed"),
             ("*", "every page of the web"),
             ("https://*", "every page of the web"),
