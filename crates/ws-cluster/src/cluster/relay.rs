@@ -87,8 +87,9 @@ impl Core {
             Role::Follower(_) => {}
             Role::Master(_) => {
                 self.tick_reign();
-                self.advance();
+                // First, since a follower that is let go here may be what shows that this master is not alone.
                 self.keep_ring();
+                self.advance();
             }
         }
         self.outbox.forget(now, self.log.age());
