@@ -37,7 +37,7 @@ describe("the URL", () => {
   }
 
   for (const [href, rest] of [
-    ["file:///home/ann/page.html", { baseURI: "file:///home/ann/page.html", origin: "null" }],
+    ["file:///pages/page.html", { baseURI: "file:///pages/page.html", origin: "null" }],
     ["about:blank", { baseURI: "about:blank", origin: "null" }],
     ["blob:null/6f7a", { baseURI: "blob:null/6f7a", origin: "null" }],
     ["data:text/html,x", { baseURI: "data:text/html,x", origin: "null" }],
