@@ -11,7 +11,7 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Rng, World,
+    World,
     checks::Checks,
     story::{Name, Publish},
 };
@@ -21,6 +21,7 @@ use crate::{
     config::LogConfig,
     connection::{Client, Membership},
     driver::{Deliver, Delivery},
+    fuzz::Random,
     history::Standing,
     hub::{Hub, Registration, replay},
     wire::{content::Content, position::Position, state::Seals},
@@ -122,7 +123,7 @@ impl Crowd {
     fn step(
         &mut self,
         now: Duration,
-        rng: &mut Rng,
+        rng: &mut Random,
         ready: &[usize],
         calm: bool,
         checks: &Checks,
@@ -139,7 +140,7 @@ impl Crowd {
         Ok(())
     }
 
-    fn act(&mut self, guest: &mut Guest, now: Duration, rng: &mut Rng, ready: &[usize], calm: bool) {
+    fn act(&mut self, guest: &mut Guest, now: Duration, rng: &mut Random, ready: &[usize], calm: bool) {
         match &guest.connection {
             None if ready.is_empty() || rng.below(3) > 0 => {}
             None => {

@@ -24,6 +24,7 @@ use bytes::Bytes;
 use super::{Answer, Core, Frame, LinkId, Mutant, NodeId, Output, Query, Ticket, master::WINDOW, relay::BATCH};
 use crate::{
     config::{ClusterConfig, LogConfig},
+    fuzz::Random,
     pool::memory::Tables,
 };
 use checks::Checks;
@@ -32,18 +33,7 @@ use network::End;
 use seeds::go_wrong;
 use story::{Name, Publish, Story};
 
-/// A small generator of the splitmix family: the runs need speed and repeatability, not quality.
-struct Rng(u64);
-
-impl Rng {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
+impl Random {
     fn millis(&mut self, from: u64, to: u64) -> Duration {
         Duration::from_micros(from * 1000 + self.below((to - from) * 1000 + 1))
     }
@@ -65,7 +55,7 @@ impl Limits {
         Self { log: LogConfig { count: 60, ..LogConfig::default() }, batch: BATCH, window: WINDOW, content: 1 }
     }
 
-    fn draw(rng: &mut Rng) -> Self {
+    fn draw(rng: &mut Random) -> Self {
         let mut limits = Self::plain();
         limits.log.count = 20 + rng.below(60) as usize;
         if rng.below(2) == 0 {
@@ -162,7 +152,7 @@ impl Ord for Event {
 }
 
 struct World {
-    rng: Rng,
+    rng: Random,
     /// All clocks run alike and everything takes as long as it always does.
     steady: bool,
     limits: Limits,
@@ -201,12 +191,12 @@ struct World {
 
 impl World {
     fn new(seed: u64, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
-        let mut rng = Rng(seed);
+        let mut rng = Random(seed);
         let limits = Limits::draw(&mut rng);
         Self::of(rng, false, limits, size, mutant, story)
     }
 
-    fn of(rng: Rng, steady: bool, limits: Limits, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
+    fn of(rng: Random, steady: bool, limits: Limits, size: usize, mutant: Option<Mutant>, story: bool) -> Self {
         let mut world = Self {
             rng,
             steady,
@@ -255,7 +245,7 @@ impl World {
 
     /// A world without chance, whose story is told.
     fn steady(size: usize) -> Self {
-        Self::of(Rng(0), true, Limits::plain(), size, None, true)
+        Self::of(Random(0), true, Limits::plain(), size, None, true)
     }
 
     fn tell(&mut self, what: impl FnOnce() -> String) {
