@@ -1,8 +1,6 @@
 //! Whom an order to close concerns, and every code with which this server closes a connection, in two ranges that tell
 //! any client what to do.
 
-use crate::auth::Closed;
-
 /// Why the server closed a connection.
 ///
 /// A client reconnects after every code, 1006 and 1011 included, **except** 1000, 1002, 1003, 1007–1010 and
@@ -117,14 +115,6 @@ impl Subject {
             Self::User { id, except_session } => {
                 user == Some(id) && (except_session.is_none() || session != except_session.as_deref())
             }
-        }
-    }
-
-    /// What an authenticator is told to forget. A spared session is among it, which costs a look-up.
-    pub(crate) fn closed(&self) -> Closed<'_> {
-        match self {
-            Self::Session(id) => Closed::Session(id),
-            Self::User { id, .. } => Closed::User(id),
         }
     }
 }

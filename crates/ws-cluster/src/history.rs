@@ -11,9 +11,11 @@ use bytes::Bytes;
 
 use crate::{
     cluster::{Lineage, Place, Seq, Span, Ticket},
-    connection::{Membership, property_text},
-    target::{ConnectionId, Selection, Target},
-    wire::position::Position,
+    connection::Membership,
+    message::{
+        position::Position,
+        target::{ConnectionId, Selection, Target, property_text},
+    },
 };
 
 /// Candidates that are looked at for each message that may be replayed: several targets can name one entry, and
@@ -342,7 +344,7 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Identity, cluster::NodeId, wire::content::Content};
+    use crate::{Identity, cluster::NodeId, message::content::Content};
 
     fn node(number: u8) -> NodeId {
         NodeId::from_bytes([number; 16])

@@ -7,20 +7,20 @@ use bytes::Bytes;
 use crate::{
     Config, Identity, NodeId, Target,
     cluster::{Entry, Log, Place, Proposal, Ticket},
-    connection,
     connection::{Member, Membership},
-    target::ConnectionId,
-    wire::{
+    message::{
         client::{Form, Outgoing, parse},
         content::Content,
+        target::ConnectionId,
     },
+    ws,
 };
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
 /// Decodes one frame of a client; the number of bytes of its message, if it is a text.
 pub fn decode(frame: &mut [u8]) -> Option<usize> {
-    connection::decoded(frame)
+    ws::decoded(frame)
 }
 
 /// Parses a client's message; the number of its arguments, if it is one.

@@ -140,33 +140,47 @@ mod action;
 mod address;
 mod auth;
 pub mod client;
+mod clock;
 mod close;
 mod cluster;
 mod config;
 mod connection;
 mod descriptors;
-mod details;
-mod driver;
 mod error;
 #[cfg(test)]
 mod fuzz;
-mod greetings;
 mod history;
 mod hub;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
 pub mod internals;
-mod link;
+mod io;
 mod log_limit;
+mod message;
 #[cfg(feature = "mysql")]
 mod mysql;
+mod node;
 pub mod pool;
-mod publish;
 mod publisher;
 mod secret;
 mod server;
-mod target;
-mod wire;
+mod ws;
+
+// Until the core is a crate of its own.
+#[allow(unused_imports)]
+mod wire {
+    pub(crate) use crate::message::{content, position};
+    pub(crate) mod link {
+        pub(crate) use crate::node::codec::VERSIONS;
+    }
+    pub(crate) mod state {
+        pub(crate) use crate::hub::resume::seal::Seals;
+    }
+}
+#[allow(unused_imports)]
+mod driver {
+    pub(crate) use crate::node::{Delivery, DeliverySink as Deliver};
+}
 
 pub use action::{ActionError, ActionHandler, Request};
 pub use auth::{
@@ -179,15 +193,16 @@ pub use client::Client;
 pub use close::{Close, CloseCode};
 pub use cluster::{NodeId, Term};
 pub use config::{ClusterConfig, Config, ConnectionConfig, HttpConfig, LogConfig};
-pub use details::{Details, ParseDetailsError};
-pub use driver::{NodeStatus, Status};
 pub use error::{PublishError, StartError};
+pub use message::{
+    ConnectionId, Details, Dialect, ParseConnectionIdError, ParseDetailsError, ParseDialectError, ParseTargetError,
+    Target,
+};
+pub use node::{NodeStatus, Status};
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;
 #[cfg(feature = "sqlite-system")]
 pub use pool::SqlitePool;
-pub use pool::{MemoryPool, Pool, PoolError};
+pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
-pub use server::{IntoPool, RawMessage, RemoteAddress, Server, ServerBuilder};
-pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};
-pub use wire::client::{Dialect, ParseDialectError};
+pub use server::{RawMessage, RemoteAddress, Server, ServerBuilder};

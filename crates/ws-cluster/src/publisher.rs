@@ -1,12 +1,12 @@
 //! Publishing from another process: a link to any node of the cluster that only carries publishes and their
-//! outcomes; both its ends.
+//! outcomes.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::{
-    sync::{Mutex, Semaphore, mpsc, oneshot},
+    sync::{Mutex, mpsc, oneshot},
     time::{Instant, interval, timeout, timeout_at},
 };
 
@@ -14,21 +14,16 @@ use crate::{
     Close, ClusterConfig, Details, IntoPool, Pool, PoolError, PublishError, Target,
     close::Subject,
     cluster::NodeId,
-    connection::Stream,
-    driver::Cluster,
-    link::{self, Dialled, KEY_SIZE, Keys, Link, LinkError, Passport, Purpose},
-    publish,
-    secret::{self, KeyError},
-    wire::{
-        content::Content,
-        link::{Outcome, Publish},
+    message::{content::Content, publish},
+    node::{
+        codec::{Outcome, Publish},
+        link::{self, Dialled, Keys, LinkError, Passport, Purpose, log_publisher_loss},
     },
+    secret::{self, CLUSTER_KEY_SIZE, KeyError},
 };
 
 /// Requests that wait for the socket; whoever has more waits.
 const REQUESTS: usize = 1024;
-/// Publishes of one publisher whose outcomes are not on their way to it; its next requests wait for them.
-const OUTCOMES: usize = 1024;
 /// Nodes that are dialled before a publisher gives up; those seen last come first.
 const DIALS: usize = 16;
 /// Time for one node to answer a dial, before the next is tried.
@@ -42,7 +37,7 @@ pub enum ConnectError {
     #[error(transparent)]
     Pool(#[from] PoolError),
     /// The key is shorter than 32 bytes.
-    #[error("a key has at least {KEY_SIZE} bytes")]
+    #[error("a key has at least {CLUSTER_KEY_SIZE} bytes")]
     ShortKey,
     /// The key contains a control character, or is the placeholder of the documentation. The text says what to give.
     #[error("{0}")]
@@ -320,7 +315,7 @@ async fn carry(link: Dialled, mut requests: mpsc::Receiver<Request>) {
                     Ok(Some(packet)) => packet,
                     Ok(None) => break,
                     Err(error) => {
-                        log_loss(&error);
+                        log_publisher_loss(&error);
                         break;
                     }
                 };
@@ -338,72 +333,4 @@ async fn carry(link: Dialled, mut requests: mpsc::Receiver<Request>) {
     drop((waiting, requests));
     // A farewell that a silent node does not take is nobody's loss.
     let _ = timeout(heartbeat_timeout, writer.close()).await;
-}
-
-/// A publisher comes and goes as it likes, but one whose packets are forged is news.
-fn log_loss(error: &LinkError) {
-    match error {
-        LinkError::Forged => tracing::warn!(%error, "a publisher's link was cut"),
-        error => tracing::debug!(%error, "a publisher's link was lost"),
-    }
-}
-
-/// A node's end: submits what comes in its order, and answers as each is accepted.
-pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
-    let (mut writer, mut reader) = link.split();
-    // `None` answers a heartbeat.
-    let (outcomes, mut answers) = mpsc::channel::<Option<Outcome>>(OUTCOMES);
-    let places = Arc::new(Semaphore::new(OUTCOMES));
-    let silence = ClusterConfig::default().heartbeat_timeout;
-    let answering = async {
-        while let Some(answer) = answers.recv().await {
-            match answer {
-                Some(outcome) => writer.write(&outcome).await?,
-                None => writer.write_heartbeat().await?,
-            }
-        }
-        Ok(())
-    };
-    let reading = async {
-        loop {
-            // Publishers send heartbeats; one that does not is gone.
-            let packet = match timeout(silence, reader.read()).await {
-                Ok(Ok(Some(packet))) => packet,
-                Ok(Ok(None)) => return Ok(()),
-                Ok(Err(error)) => return Err(error),
-                Err(_) => return Err(LinkError::Silent),
-            };
-            if packet.is_empty() {
-                // A full channel has outcomes in it, by which the publisher hears of this node as well.
-                let _ = outcomes.try_send(None);
-                continue;
-            }
-            let Publish { id, content, key } = Publish::decode(packet)?;
-            let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
-            let checked = publish::check(&content, key.as_deref());
-            // Copied: the message's buffer is larger, and the log keeps what it is given.
-            let (content, key) = (Bytes::copy_from_slice(&content), key.as_deref().map(Bytes::copy_from_slice));
-            let submitted = match checked {
-                Ok(()) => cluster.submit(content, key).await,
-                Err(error) => Err(error),
-            };
-            let outcomes = outcomes.clone();
-            tokio::spawn(async move {
-                let outcome = match submitted {
-                    Ok(acceptance) => acceptance.await.unwrap_or(Err(PublishError::Unknown)),
-                    Err(error) => Err(error),
-                };
-                let (error, text) = publish::encode_outcome(&outcome);
-                let _ = outcomes.send(Some(Outcome { id, error, text })).await;
-                drop(place);
-            });
-        }
-    };
-    let ended: Result<(), LinkError> = tokio::select! {
-        ended = reading => ended,
-        ended = answering => ended,
-    };
-    if let Err(error) = ended {
-        log_loss(&error);
-    }
 }

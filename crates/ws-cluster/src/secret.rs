@@ -1,7 +1,8 @@
 //! The cluster's key and the publish key as people give them: from files with a newline at the end, from shells, from a
 //! README.
 
-use crate::link::KEY_SIZE;
+/// Shortest cluster key in bytes: as long as the hash that links make with it.
+pub(crate) const CLUSTER_KEY_SIZE: usize = 32;
 
 /// What the project's own documentation shows in place of a key.
 const PLACEHOLDERS: [&str; 4] = ["at-least-32-bytes-the-same-for-both-servers", "another-one", "...", "…"];
@@ -9,7 +10,7 @@ const PLACEHOLDERS: [&str; 4] = ["at-least-32-bytes-the-same-for-both-servers", 
 /// A key that cannot be used: why, and what to give.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyError {
-    #[error("a key has at least {KEY_SIZE} bytes, this one has {0}: make one with `openssl rand -hex 32`")]
+    #[error("a key has at least {CLUSTER_KEY_SIZE} bytes, this one has {0}: make one with `openssl rand -hex 32`")]
     Short(usize),
     #[error("the publish key is empty: give a long random one, as from `openssl rand -hex 32`")]
     Empty,
@@ -27,7 +28,7 @@ pub(crate) fn cluster_key(given: Vec<u8>) -> Result<Vec<u8>, KeyError> {
         Ok(text) => checked(text)?.as_bytes().to_vec(),
         Err(_) => given,
     };
-    if key.len() < KEY_SIZE { Err(KeyError::Short(key.len())) } else { Ok(key) }
+    if key.len() < CLUSTER_KEY_SIZE { Err(KeyError::Short(key.len())) } else { Ok(key) }
 }
 
 /// The publish key, without the white space around it.

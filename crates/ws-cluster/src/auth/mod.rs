@@ -10,6 +10,8 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::close::Subject;
+
 mod handshake;
 mod origin;
 mod proxy;
@@ -200,6 +202,16 @@ pub enum Closed<'a> {
     Session(&'a str),
     /// Those of this user, in all sessions.
     User(&'a str),
+}
+
+impl<'a> From<&'a Subject> for Closed<'a> {
+    /// A session that the order spares is among them, which costs a look-up.
+    fn from(subject: &'a Subject) -> Self {
+        match subject {
+            Subject::Session(id) => Self::Session(id),
+            Subject::User { id, .. } => Self::User(id),
+        }
+    }
 }
 
 impl Closed<'_> {

@@ -22,7 +22,7 @@ use url::Url;
 pub use builder::{Builder, SetupError};
 pub use message::Message;
 
-use crate::{Details, wire::client::ACTION_SIZE};
+use crate::{Details, message::client::ACTION_SIZE};
 
 /// A handle on a lasting connection to a cluster, cheap to clone. What comes is in the [`Events`] beside it.
 ///

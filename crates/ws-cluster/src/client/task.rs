@@ -31,7 +31,7 @@ use super::{
     message::{Incoming, Position},
     renewal,
 };
-use crate::{close::reconnects, connection::Stream};
+use crate::{close::reconnects, io::Stream};
 
 /// Time after which an open connection counts as good even if authentication was never answered.
 const PROVEN_AFTER: Duration = Duration::from_secs(5);

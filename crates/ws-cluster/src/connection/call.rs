@@ -16,9 +16,10 @@ use super::{Client, standing::AUTHENTICATION};
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Details, Request, Server,
     auth::{Credentials, Handshake, Identity},
+    clock::now,
     hub::Moment,
     log_limit::{Excerpt, Outage, OutageLine},
-    server::{Fault, now},
+    server::Fault,
 };
 
 /// A future that a connection waits for beside its socket.

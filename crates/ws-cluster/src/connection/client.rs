@@ -19,16 +19,15 @@ use super::{
 use crate::{
     Details,
     auth::Handshake,
+    clock::now,
     close::CloseCode,
     cluster::Seq,
-    hub::Hub,
+    hub::{Hub, resume::seal::Seals},
     log_limit::LogLimits,
-    server::now,
-    target::ConnectionId,
-    wire::{
+    message::{
         client::{Dialect, Form, Outgoing, beginning, encode, position},
         position::Position,
-        state::Seals,
+        target::ConnectionId,
     },
 };
 

@@ -1,6 +1,6 @@
 //! Who a client is, as targets see it. Nearly all connections are idle, so what most of them lack takes no room.
 
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -9,7 +9,7 @@ use super::client::State;
 use crate::{
     auth::Identity,
     cluster::Seq,
-    target::{Candidate, ConnectionId, Selection, Target},
+    message::target::{Candidate, ConnectionId, Selection, Target, property_text},
 };
 
 /// Who a client is.
@@ -470,14 +470,6 @@ impl Changes {
 
 fn clone_both((name, value): (&Arc<str>, &Value)) -> (Arc<str>, Value) {
     (name.clone(), value.clone())
-}
-
-/// A property as targets compare it: a string as it is, anything else as compact JSON.
-pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
-    match value {
-        Value::String(text) => text.into(),
-        other => other.to_string().into(),
-    }
 }
 
 /// A connection with its membership, for [`Target::matches`](crate::Target).

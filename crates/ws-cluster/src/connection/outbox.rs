@@ -19,8 +19,8 @@ use tokio::{
     time::Instant,
 };
 
-use super::{frame, task::Connection, transport::Tcp};
-use crate::CloseCode;
+use super::{task::Connection, transport::Tcp};
+use crate::{CloseCode, ws::frame};
 
 /// Most bytes that are joined for one write. More would not save system calls: a socket takes about as much.
 const JOIN: usize = 64 * 1024;

@@ -11,7 +11,7 @@ use crate::{
     auth::Handshake,
     history::Missing,
     hub::{self, AT_ONCE, Turn},
-    wire::{client::Incoming, position::Position},
+    message::{client::Incoming, position::Position},
 };
 
 /// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it

@@ -21,10 +21,8 @@ use tokio::{
 };
 
 use super::{
-    Client, Stream,
+    Client,
     call::{self, Call, Done},
-    decoder::{Broken, Decoder, Event},
-    frame,
     outbox::{End, Outbox},
     pace::Pace,
     recovery::{Arrival, Asked},
@@ -35,7 +33,12 @@ use crate::{
     ConnectionConfig, Details, RawMessage, Server,
     close::CloseCode,
     hub::Registration,
-    wire::client::{BadFrame, Dialect, Incoming, Malformed, parse},
+    io::Stream,
+    message::client::{BadFrame, Dialect, Incoming, Malformed, parse},
+    ws::{
+        decoder::{Broken, Decoder, Event},
+        frame,
+    },
 };
 
 /// What is read at a time. It lies on the stack of the thread that reads, so that idle connections need none.

@@ -422,7 +422,7 @@ async fn what_a_client_carries_is_sealed_anew_in_time() {
 #[tokio::test(start_paused = true)]
 async fn what_was_sealed_too_long_ago_gives_nothing_back() {
     let (server, _) = server(Config::default()).await;
-    let at = crate::wire::position::Position::START;
+    let at = crate::message::position::Position::START;
     let id = server.hub().next_id();
     for (time, why) in [(super::client::unix_time(), "before the first message"), (7, "too much time")] {
         let (changes, since) = Default::default();

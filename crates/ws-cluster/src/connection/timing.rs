@@ -6,13 +6,12 @@ use std::{task::Context, time::Duration};
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    frame,
     pace::Rate,
     recovery::{Arrival, reseal_interval},
     task::{Ahead, Connection, Phase},
     transport::Transport,
 };
-use crate::close::CloseCode;
+use crate::{close::CloseCode, ws::frame};
 
 /// Heard for the last time so long ago, a connection that got messages is quiet again: little beside the time between two
 /// heartbeats, and much beside what it costs to get a task again.

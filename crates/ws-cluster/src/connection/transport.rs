@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
-use super::{Stream, outbox::Outbox, task::Connection};
+use super::{outbox::Outbox, task::Connection};
+use crate::io::Stream;
 
 /// What one client's bytes come and go through.
 pub(super) trait Transport: Sized + Send + Unpin + 'static {

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::search;
 use crate::{
     Details, Handshake, Origin, Target, TrustedProxies,
-    wire::client::{ACTION_SIZE, Form, Incoming, Outgoing, parse},
+    message::client::{ACTION_SIZE, Form, Incoming, Outgoing, parse},
 };
 
 /// Returns the input as text, as far as it is UTF-8.

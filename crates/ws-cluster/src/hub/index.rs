@@ -11,8 +11,8 @@ use std::{
 use super::table::Table;
 use crate::{
     close::Subject,
-    connection::{Client, Membership, property_text},
-    target::{ConnectionId, Selection, Target},
+    connection::{Client, Membership},
+    message::target::{ConnectionId, Selection, Target, property_text},
 };
 
 pub(super) struct Index {

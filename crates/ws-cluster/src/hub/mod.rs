@@ -20,12 +20,12 @@ use crate::{
     close::{Close, CloseCode, Subject},
     cluster::{NodeId, Place, Seq},
     connection::{Client, Member, Membership},
-    driver::{Deliver, Delivery},
-    target::{ConnectionId, Target},
-    wire::{
+    message::{
         client::Outgoing,
         content::{Content, ContentError},
+        target::{ConnectionId, Target},
     },
+    node::{Delivery, DeliverySink},
 };
 
 mod admission;
@@ -35,6 +35,7 @@ mod index;
 mod look_ups;
 mod pass;
 mod recovery;
+pub(crate) mod resume;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -295,7 +296,7 @@ impl Hub {
     /// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the task
     /// that the whole node lives by, so a panic ends here.
     fn forget(&self, subject: &Subject) {
-        let told = catch_unwind(AssertUnwindSafe(|| self.authenticator.forget(subject.closed())));
+        let told = catch_unwind(AssertUnwindSafe(|| self.authenticator.forget(subject.into())));
         if told.is_err() {
             tracing::error!("the authenticator's `forget` panicked: it may let a closed session in again");
         }
@@ -322,7 +323,7 @@ impl Hub {
     }
 }
 
-impl Deliver for Hub {
+impl DeliverySink for Hub {
     fn deliver(&self, delivery: Delivery) {
         let Delivery { place, ticket, size, repeated, content: encoded } = delivery;
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::{cluster::Seq, connection::Client, wire::client::Outgoing};
+use crate::{cluster::Seq, connection::Client, message::client::Outgoing};
 
 /// Clients that are written to on the spot. The cluster's task does it, which has better things to do.
 const AT_ONCE: usize = 64;

@@ -13,12 +13,12 @@ use crate::{
     cluster::{Place, Seq, Ticket},
     connection::{Client, Member, State},
     history::{History, Missing, Standing},
-    target::{ConnectionId, Target},
-    wire::{
+    hub::resume::seal::Seals,
+    message::{
         client::{Outgoing, position},
         content::Content,
         position::Position,
-        state::Seals,
+        target::{ConnectionId, Target},
     },
 };
 

@@ -4,11 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    GuestsOnly, Handshake, Identity, TrustedProxies,
-    cluster::Ticket,
-    connection::State,
-    history::Missing,
-    wire::{position::Position, state::Seals},
+    GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, connection::State, history::Missing,
+    hub::resume::seal::Seals, message::position::Position,
 };
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);

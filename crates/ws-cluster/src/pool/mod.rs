@@ -218,6 +218,24 @@ async fn open_as(url: &str, creates: bool) -> Result<Arc<dyn Pool>, PoolError> {
 /// The forms of a pool's URL, for errors.
 const FORMS: &str = "memory:, sqlite:PATH or mysql://user:password@host:port/database";
 
+/// What [`Server::builder`](crate::Server::builder) takes: any [`Pool`], or one that is shared already. Not to be implemented elsewhere.
+pub trait IntoPool {
+    /// The pool, shared.
+    fn into_pool(self) -> Arc<dyn Pool>;
+}
+
+impl<P: Pool> IntoPool for P {
+    fn into_pool(self) -> Arc<dyn Pool> {
+        Arc::new(self)
+    }
+}
+
+impl IntoPool for Arc<dyn Pool> {
+    fn into_pool(self) -> Arc<dyn Pool> {
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -11,12 +11,11 @@ use crate::{
     ActionHandler, Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, StartError,
     auth::{Origin, TrustedProxies},
     connection::{AUTHENTICATION, DISCONNECTION},
-    driver,
-    hub::{Hub, Replays},
-    link::PATH as LINK,
+    hub::{Hub, Replays, resume::seal::Seals},
     log_limit::{LogLimits, Outage},
+    message::client::ACTION_SIZE,
+    node::{self, link::PATH as LINK},
     secret,
-    wire::{client::ACTION_SIZE, state::Seals},
 };
 
 /// Longest address, in bytes; the pool's column.
@@ -24,24 +23,6 @@ const ADDRESS_SIZE: usize = 255;
 
 /// The actions that are the server's own.
 const OWN: [&str; 2] = [AUTHENTICATION, DISCONNECTION];
-
-/// What [`Server::builder`] takes: any [`Pool`], or one that is shared already. Not to be implemented elsewhere.
-pub trait IntoPool {
-    /// The pool, shared.
-    fn into_pool(self) -> Arc<dyn Pool>;
-}
-
-impl<P: Pool> IntoPool for P {
-    fn into_pool(self) -> Arc<dyn Pool> {
-        Arc::new(self)
-    }
-}
-
-impl IntoPool for Arc<dyn Pool> {
-    fn into_pool(self) -> Arc<dyn Pool> {
-        self
-    }
-}
 
 /// Settings of a server before its start. Made by [`Server::builder`]; each setting replaces the one before, except
 /// where it says that it adds.
@@ -272,15 +253,9 @@ impl ServerBuilder {
         // Without a key there is no other node, and none of its clients outlives it.
         let sealing = if keys.is_empty() { vec![random::<32>()?.to_vec()] } else { keys.clone() };
         let seals = Seals::new(&self.cluster, &sealing);
-        let settings = driver::Settings {
-            node,
-            cluster: self.cluster,
-            address,
-            keys,
-            config: self.config.clone(),
-            pool: self.pool,
-        };
-        let cluster = driver::start(settings, hub.clone()).await?;
+        let settings =
+            node::Settings { node, cluster: self.cluster, address, keys, config: self.config.clone(), pool: self.pool };
+        let cluster = node::start(settings, hub.clone()).await?;
         Ok(Server(Arc::new(Shared {
             replays: Arc::new(Replays::new(&self.config.connection)),
             gate: Gate::new(&self.config.http),

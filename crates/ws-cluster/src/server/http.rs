@@ -10,8 +10,10 @@ use sha2::Sha256;
 use super::Server;
 use crate::{
     Close, PublishError,
-    publish::PUBLISH_SIZE,
-    wire::order::{Members, Publish, Why},
+    message::{
+        order::{Members, Publish, Why},
+        publish::PUBLISH_SIZE,
+    },
 };
 
 /// Largest body: a publish of the full size may have each byte escaped as `\u00XX`, and the rest of the order needs some.

@@ -13,15 +13,15 @@ use tokio::{
 };
 
 use crate::{
-    ActionHandler, Authenticator, Config, Details, Dialect, NodeId, PublishError, StartError, Status, Target,
+    ActionHandler, Authenticator, Config, Details, Dialect, IntoPool, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
+    clock::now,
     close::{Close, Subject},
     connection::{AUTHENTICATION, Client},
-    driver::{Cluster, Failure},
-    hub::{Hub, Replays},
+    hub::{Hub, Replays, resume::seal::Seals},
     log_limit::{LogLimits, Outage},
-    publish,
-    wire::{client::Outgoing, content::Content, state::Seals},
+    message::{client::Outgoing, content::Content, publish},
+    node::{Cluster, Failure},
 };
 
 mod builder;
@@ -31,7 +31,7 @@ mod socket;
 mod upgrade;
 mod websocket;
 
-pub use builder::{IntoPool, ServerBuilder};
+pub use builder::ServerBuilder;
 pub use routes::RemoteAddress;
 
 use socket::{Full, Gate, HttpStream, Place};
@@ -512,11 +512,6 @@ impl Server {
     pub(crate) fn fallback(&self) -> Option<Arc<dyn ActionHandler>> {
         self.0.fallback.clone()
     }
-}
-
-/// Tokio's clock, so that tests may pause it.
-pub(crate) fn now() -> std::time::Instant {
-    tokio::time::Instant::now().into_std()
 }
 
 impl std::fmt::Debug for Server {

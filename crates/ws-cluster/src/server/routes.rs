@@ -15,7 +15,7 @@ use super::{
     upgrade::{busy, tcp},
     websocket::switching,
 };
-use crate::{Status, link::PATH as LINK};
+use crate::{Status, node::link::PATH as LINK};
 
 const PUBLISH: &str = "/_publish";
 const CLOSE: &str = "/_close";

@@ -12,7 +12,6 @@ use tokio::net::TcpStream;
 use super::{
     Cause, Server,
     http::answer,
-    now,
     routes::remote_address,
     socket::HttpStream,
     websocket::{protocol, switching},
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     CloseCode,
     auth::Handshake,
+    clock::now,
     connection::{self, ATTEMPTS, Accepted, Asked, Client, Membership, Question},
     hub::{Refusal, Stale},
     log_limit::Excerpt,

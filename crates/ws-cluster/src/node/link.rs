@@ -30,8 +30,8 @@ use tungstenite::{
 
 use crate::{
     cluster::{Frame, NodeId},
-    connection::Stream,
-    wire::link::{Greeting, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
+    io::Stream,
+    node::codec::{Greeting, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
 };
 
 mod mac;
@@ -40,9 +40,6 @@ use mac::{PacketOpener, PacketSealer};
 
 /// Where links are served; on the nodes' listener, never on the clients' path.
 pub(crate) const PATH: &str = "/_cluster/v1";
-
-/// Shortest key in bytes: as long as the hash that is made with it.
-pub(crate) const KEY_SIZE: usize = 32;
 
 /// Bytes of frames that are joined into one packet, beyond the first: little enough to be through well before a link
 /// counts as dead.
@@ -111,6 +108,14 @@ impl From<tungstenite::Error> for LinkError {
 impl From<prost::DecodeError> for LinkError {
     fn from(error: prost::DecodeError) -> Self {
         Self::Broken(error.to_string())
+    }
+}
+
+/// A publisher comes and goes as it likes, but one whose packets are forged is news.
+pub(crate) fn log_publisher_loss(error: &LinkError) {
+    match error {
+        LinkError::Forged => tracing::warn!(%error, "a publisher's link was cut"),
+        error => tracing::debug!(%error, "a publisher's link was lost"),
     }
 }
 

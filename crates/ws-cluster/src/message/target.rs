@@ -1,7 +1,9 @@
 //! Whom a message is for, and whether a connection is one of them. Pure: the one definition that the Rust API, the
 //! command line, HTTP and the links share. Finding the connections quickly is the hub's job.
 
-use std::{fmt, str::FromStr};
+use std::{borrow::Cow, fmt, str::FromStr};
+
+use serde_json::Value;
 
 use crate::cluster::NodeId;
 
@@ -146,6 +148,14 @@ pub(crate) trait Candidate {
     fn in_group(&self, name: &str) -> bool;
     /// Whether the property, as text (a JSON string without its quotes, anything else as compact JSON), is `value`.
     fn property_is(&self, name: &str, value: &str) -> bool;
+}
+
+/// A property as targets compare it: a string as it is, anything else as compact JSON.
+pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
+    match value {
+        Value::String(text) => text.into(),
+        other => other.to_string().into(),
+    }
 }
 
 /// The text is none of the forms `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID` and

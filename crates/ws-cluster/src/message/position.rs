@@ -36,7 +36,7 @@ impl Position {
         Place { term: self.term, owner: crate::cluster::NodeId::from_bytes(owner), seq: self.seq }
     }
 
-    pub(super) fn to_bytes(self) -> Vec<u8> {
+    pub(crate) fn to_bytes(self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(2 * 10 + MARK);
         encode_varint(self.term, &mut bytes);
         encode_varint(self.seq, &mut bytes);
@@ -44,7 +44,7 @@ impl Position {
         bytes
     }
 
-    pub(super) fn from_bytes(mut bytes: &[u8]) -> Result<Self, ParsePositionError> {
+    pub(crate) fn from_bytes(mut bytes: &[u8]) -> Result<Self, ParsePositionError> {
         let term = decode_varint(&mut bytes).map_err(|_| ParsePositionError)?;
         let seq = decode_varint(&mut bytes).map_err(|_| ParsePositionError)?;
         let mark = bytes.try_into().map_err(|_| ParsePositionError)?;

@@ -15,11 +15,11 @@ use prost::Message;
 use serde_json::Value;
 use sha2::Sha256;
 
-use super::position::Position;
 use crate::{
     cluster::{NodeId, Seq},
     connection::{Changes, Given, Since, State},
-    target::ConnectionId,
+    message::position::Position,
+    message::target::ConnectionId,
 };
 
 /// Longest sealed state, in bytes: it travels in a URL, beside cookies.

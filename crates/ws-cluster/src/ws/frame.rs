@@ -20,7 +20,7 @@ pub(crate) fn text(parts: &[&[u8]]) -> Bytes {
 }
 
 /// One binary message.
-pub(super) fn binary(bytes: &[u8]) -> Bytes {
+pub(crate) fn binary(bytes: &[u8]) -> Bytes {
     data(Data::Binary, &[bytes])
 }
 
@@ -35,17 +35,17 @@ fn data(kind: Data, parts: &[&[u8]]) -> Bytes {
 }
 
 /// A ping without payload: any bytes of the client count as its answer.
-pub(super) fn ping() -> Bytes {
+pub(crate) fn ping() -> Bytes {
     Bytes::from_static(&[0x89, 0x00])
 }
 
 /// The answer to a ping.
-pub(super) fn pong(payload: &[u8]) -> Bytes {
+pub(crate) fn pong(payload: &[u8]) -> Bytes {
     format(Frame::pong(payload.to_vec()))
 }
 
 /// A close frame; a reason over 123 bytes is cut.
-pub(super) fn close(code: CloseCode, reason: &str) -> Bytes {
+pub(crate) fn close(code: CloseCode, reason: &str) -> Bytes {
     let reason = &reason[..reason.floor_char_boundary(REASON_SIZE)];
     format(Frame::close(Some(CloseFrame { code: (code as u16).into(), reason: reason.into() })))
 }

@@ -5,14 +5,14 @@ use bytes::Bytes;
 
 use crate::{
     Details, PublishError, Target,
-    wire::{client::ACTION_SIZE, content::Content},
+    message::{client::ACTION_SIZE, content::Content},
 };
 
 /// Largest publish in bytes: action and encoded details.
 pub(crate) const PUBLISH_SIZE: usize = 1024 * 1024;
 
 /// Longest idempotency key in bytes.
-pub(crate) const KEY_SIZE: usize = 64;
+pub(crate) const IDEMPOTENCY_KEY_SIZE: usize = 64;
 
 /// What target and framing may add to a publish of the largest size.
 const ENVELOPE_SIZE: usize = 64 * 1024;
@@ -44,10 +44,10 @@ pub(crate) fn key(key: &str) -> Result<Bytes, PublishError> {
 }
 
 fn check_key(key: &[u8]) -> Result<(), PublishError> {
-    if (1..=KEY_SIZE).contains(&key.len()) {
+    if (1..=IDEMPOTENCY_KEY_SIZE).contains(&key.len()) {
         Ok(())
     } else {
-        Err(PublishError::Invalid(format!("an idempotency key has 1 to {KEY_SIZE} bytes")))
+        Err(PublishError::Invalid(format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_SIZE} bytes")))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What goes over a link: the greeting, packets of frames between nodes, and a publisher's requests. Protocol
 //! Buffers: fields that a later version adds are skipped by an earlier one. What the frames mean is in
-//! [`cluster`](crate::cluster), how a greeting is judged in [`link`](crate::link).
+//! [`cluster`](crate::cluster), how a greeting is judged in [`link`](crate::node::link).
 
 use bytes::Bytes;
 use prost::Message;

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     ConnectionId, Target,
-    details::{Details, mend},
+    message::details::{Details, mend},
 };
 
 /// Why an order cannot be obeyed, for who posted it.

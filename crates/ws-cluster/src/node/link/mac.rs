@@ -71,7 +71,7 @@ impl PacketOpener {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::wire::link::Publish;
+    use crate::node::codec::Publish;
 
     fn pair() -> (PacketSealer, PacketOpener) {
         (PacketSealer::new([7; 32]), PacketOpener::new([7; 32]))

@@ -7,7 +7,7 @@ use prost::Message;
 use crate::{
     close::{Close, Subject},
     cluster::NodeId,
-    target::{ConnectionId, Selection, Target},
+    message::target::{ConnectionId, Selection, Target},
 };
 
 /// The content of one entry.

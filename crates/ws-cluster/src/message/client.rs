@@ -10,8 +10,8 @@ use serde_json::{Value, value::RawValue};
 use super::position::Position;
 use crate::{
     cluster::Seq,
-    connection::frame,
-    details::{Details, mend},
+    message::details::{Details, mend},
+    ws::frame,
 };
 
 /// Longest name of an action, in bytes.

@@ -30,7 +30,7 @@ const CONTROL_SIZE: u64 = 125;
 
 /// What a client sent.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Event<'a> {
+pub(crate) enum Event<'a> {
     /// A whole text message.
     Text(Cow<'a, str>),
     /// A whole binary message.
@@ -45,16 +45,16 @@ pub(super) enum Event<'a> {
 
 /// Why a client's bytes cannot be read on: nothing after them makes sense.
 #[derive(Debug)]
-pub(super) struct Broken {
+pub(crate) struct Broken {
     /// The code to close with.
-    pub(super) code: CloseCode,
+    pub(crate) code: CloseCode,
     /// What is wrong, for the close frame.
-    pub(super) reason: String,
+    pub(crate) reason: String,
 }
 
 /// Decodes what one client sends.
 #[derive(Default)]
-pub(super) struct Decoder {
+pub(crate) struct Decoder {
     /// `None` between messages.
     partial: Option<Box<Partial>>,
 }
@@ -73,7 +73,7 @@ impl Decoder {
     /// Decodes one frame at the beginning of `bytes`, which say nothing any more after an error. The number of bytes that
     /// it took, 0 where more are needed, and what it completed. A client masks what it sends: that is undone in place.
     /// `limit`: the most bytes of a message.
-    pub(super) fn decode<'a>(
+    pub(crate) fn decode<'a>(
         &mut self,
         bytes: &'a mut [u8],
         limit: usize,
@@ -146,19 +146,19 @@ impl Decoder {
     }
 
     /// Keeps bytes that come after those that are kept already.
-    pub(super) fn keep(&mut self, bytes: &[u8]) {
+    pub(crate) fn keep(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.partial.get_or_insert_default().kept.extend_from_slice(bytes);
         }
     }
 
     /// Hands out what was kept, to be decoded; [`put_back`](Self::put_back) takes it again.
-    pub(super) fn take_kept(&mut self) -> Vec<u8> {
+    pub(crate) fn take_kept(&mut self) -> Vec<u8> {
         self.partial.as_mut().map(|partial| std::mem::take(&mut partial.kept)).unwrap_or_default()
     }
 
     /// Goes on keeping what was kept, but for the first bytes, which are decoded.
-    pub(super) fn put_back(&mut self, mut kept: Vec<u8>, decoded: usize) {
+    pub(crate) fn put_back(&mut self, mut kept: Vec<u8>, decoded: usize) {
         let Some(partial) = &mut self.partial else { return };
         partial.scanned = partial.scanned.saturating_sub(decoded);
         if decoded < kept.len() {
@@ -172,7 +172,7 @@ impl Decoder {
     /// Takes pings and pongs out of what is kept, although messages before them are not decoded yet, and offers `answer` the
     /// frame that answers each ping; it says whether it took it, and no further ones are taken if not. A close frame, and
     /// what breaks the protocol, ends the search: that is for its turn.
-    pub(super) fn take_pings(&mut self, limit: usize, mut answer: impl FnMut(Bytes) -> bool) {
+    pub(crate) fn take_pings(&mut self, limit: usize, mut answer: impl FnMut(Bytes) -> bool) {
         let Some(partial) = &mut self.partial else { return };
         let Partial { kept, scanned, context } = &mut **partial;
         let (mut from, mut to) = (*scanned, *scanned);
@@ -207,17 +207,17 @@ impl Decoder {
     }
 
     /// Number of bytes that are kept.
-    pub(super) fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.kept.len())
     }
 
     /// Whether it is between two messages, with nothing of the next.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         !self.keeps() && self.is_between_messages()
     }
 
     /// Whether bytes were kept.
-    pub(super) fn keeps(&self) -> bool {
+    pub(crate) fn keeps(&self) -> bool {
         self.kept() > 0
     }
 }

@@ -1,0 +1,3 @@
+//! Clients that come back.
+
+pub(crate) mod seal;

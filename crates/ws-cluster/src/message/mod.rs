@@ -1,0 +1,14 @@
+//! Messages: whom they are for, what they carry, what may be published, and how clients, sites and log entries
+//! encode them. Pure.
+
+pub(crate) mod client;
+pub(crate) mod content;
+pub(crate) mod details;
+pub(crate) mod order;
+pub(crate) mod position;
+pub(crate) mod publish;
+pub(crate) mod target;
+
+pub use client::{Dialect, ParseDialectError};
+pub use details::{Details, ParseDetailsError};
+pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

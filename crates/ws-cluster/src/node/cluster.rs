@@ -1,0 +1,247 @@
+//! The handle that the rest of the node has on its cluster, and how the node joins.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::{Arc, atomic::AtomicU64},
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::timeout,
+};
+
+use super::{
+    Cause, DeliverySink, Failure, Settings, Shared,
+    driver::{Driver, Event, Waiting},
+    greetings::Greetings,
+    ingest,
+    link::{self, Keys, LinkError, Passport, Purpose},
+    links::{probe_self, run_link},
+};
+use crate::{
+    clock::now,
+    cluster::{Core, Status},
+    error::{PublishError, StartError},
+    io::Stream,
+    log_limit::{Excerpt, LogLimits},
+    message::content::Content,
+    pool::PoolError,
+};
+
+/// Events that wait for the core; whoever has more waits.
+const EVENTS: usize = 4096;
+
+/// A handle on the running driver, which ends when it was shut down or the last handle is dropped.
+#[derive(Clone)]
+pub(crate) struct Cluster {
+    events: mpsc::Sender<Event>,
+    status: watch::Receiver<Status>,
+    failure: watch::Receiver<Option<Failure>>,
+    shared: Arc<Shared>,
+}
+
+impl Cluster {
+    /// Publishes, and waits until the message is accepted, but no longer than the publish's time limit.
+    pub(crate) async fn publish(&self, content: &Content, key: Option<Bytes>) -> Result<(), PublishError> {
+        let limit = self.shared.config.cluster.publish_timeout;
+        // Beyond that the driver knows when it waited for too long: no timer for each publish.
+        let submitted = timeout(limit, self.submit(content.encode(), key)).await;
+        submitted.unwrap_or(Err(PublishError::Unknown))?.await.unwrap_or(Err(PublishError::Unknown))
+    }
+
+    /// Hands a publish to the core, after all that were handed to it before; the receiver tells its acceptance, or that
+    /// it took longer than the time limit.
+    pub(crate) async fn submit(
+        &self,
+        content: Bytes,
+        key: Option<Bytes>,
+    ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
+        let (accepted, acceptance) = oneshot::channel();
+        let until = now() + self.shared.config.cluster.publish_timeout;
+        let event = Event::Publish { content, key, waiting: Waiting { accepted, until } };
+        self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
+        Ok(acceptance)
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    /// Resolves when this node cannot go on, with the reason.
+    pub(crate) async fn failure(&self) -> Failure {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone()) {
+            Some(failure) => failure,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Serves one accepted link, of another node or a publisher, on an upgraded stream until it ends.
+    /// `ip`: where it comes from, if that tells anything about who it is.
+    pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>) {
+        let (mut greeting, full) = self.shared.greetings.begin(ip);
+        if full && let Some(line) = self.shared.logs.due(Cause::GivenUp, now()) {
+            let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
+            tracing::warn!(ip, left_out, "more links come than may be greeted: those that wait longest are given up");
+        }
+        let limit = self.shared.config.cluster.greeting_timeout;
+        let accepted = tokio::select! {
+            // Twice the time for both of the dialler's messages, and for ours to be read.
+            accepted = timeout(2 * limit, link::accept(stream, &self.shared.passport, limit)) => {
+                accepted.unwrap_or(Err(LinkError::Silent))
+            }
+            () = greeting.given_up() => return,
+        };
+        match &accepted {
+            Ok(Some(_)) => greeting.prove(),
+            _ => drop(greeting),
+        }
+        match accepted {
+            Ok(None) => {}
+            Ok(Some((_, Purpose::Publisher, link))) => ingest::serve(self, link).await,
+            Ok(Some((peer, _, link))) => run_link(&self.events, &self.shared, peer, false, link).await,
+            Err(error) => {
+                if let Some(line) = self.shared.logs.due(Cause::Refused, now()) {
+                    let (ip, error) = (ip.map(tracing::field::display), error.to_string());
+                    tracing::warn!(ip, error = %Excerpt(&error), left_out = line.left_out, "a link was refused");
+                }
+            }
+        }
+    }
+
+    /// Says that the node is not ready, since it shuts down soon. It goes on until then.
+    pub(crate) async fn drain(&self) {
+        // An error means that it is over already.
+        let _ = self.events.send(Event::Drain).await;
+    }
+
+    /// Hands over what the cluster needs of this node, and leaves the pool.
+    pub(crate) async fn shut_down(&self) {
+        let (done, through) = oneshot::channel();
+        if self.events.send(Event::ShutDown(done)).await.is_ok() {
+            // An error means that another shutdown came first and is through.
+            let _ = through.await;
+        }
+    }
+}
+
+/// Joins or founds the cluster, in the background.
+pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Result<Cluster, StartError> {
+    let Settings { node, cluster, address, keys, config, pool } = settings;
+    // Without a key it is a cluster of one, which nobody dials.
+    let is_dialled = address.is_some() && !keys.is_empty();
+    let address = match address {
+        Some(address) => address,
+        // Nobody else can be there: an address that is never dialled.
+        None if !pool.is_shared() => format!("ws://{node}.invalid"),
+        None => return Err(StartError::Config("the address where other nodes reach this one is not given".into())),
+    };
+    if keys.is_empty() && pool.is_shared() {
+        return Err(StartError::Config("the cluster's key is not given".into()));
+    }
+    match timeout(config.cluster.query_timeout, pool.prepare()).await {
+        Ok(Err(error @ PoolError::Url(_))) => return Err(error.into()),
+        Ok(Err(error)) => tracing::warn!(%error, "the pool is not ready; it is tried again"),
+        Err(_) => tracing::warn!("the pool's database does not answer; it is tried again"),
+        Ok(Ok(())) => {}
+    }
+    let (events, received) = mpsc::channel(EVENTS);
+    let (status, status_receiver) = watch::channel(Status::default());
+    let (failure, failure_receiver) = watch::channel(None);
+    let failure = Arc::new(failure);
+    let passport = Passport { node, cluster, keys: Keys::new(keys) };
+    let greetings = Greetings::new(config.cluster.greetings, config.cluster.greetings_per_ip);
+    let shared =
+        Arc::new(Shared { passport, greetings, config, next_link: AtomicU64::new(1), logs: LogLimits::default() });
+    if is_dialled {
+        tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
+    }
+    let core = Core::new(now(), node, address.clone(), shared.config.cluster.clone(), shared.config.log.clone());
+    tracing::info!(%node, address, cluster = shared.passport.cluster, "starting");
+    let driver = Driver {
+        core,
+        pool,
+        hub,
+        status: Arc::new(status),
+        events: events.downgrade(),
+        shared: shared.clone(),
+        links: HashMap::new(),
+        unreachable: HashSet::new(),
+        failure: failure_receiver.clone(),
+        cause: None,
+        waiting: HashMap::new(),
+        draining: false,
+        leaving: Vec::new(),
+        ended: false,
+    };
+    let (stopped, hub) = (driver.status.clone(), driver.hub.clone());
+    tokio::spawn(async move {
+        if tokio::spawn(driver.run(received)).await.is_err() {
+            // Nothing of this node works without it: clients are better off elsewhere. The log comes last, since it
+            // may be what panicked.
+            stopped.send_modify(|status| {
+                (status.ready, status.master, status.degraded) = (false, None, Some(Failure::Stopped.why()));
+            });
+            hub.cut_off();
+            failure.send_replace(Some(Failure::Stopped));
+            tracing::error!("the task that runs the cluster panicked: this node stops, and its clients go elsewhere");
+        }
+    });
+    Ok(Cluster { events, status: status_receiver, failure: failure_receiver, shared })
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::Notify;
+
+    use super::*;
+    use crate::{
+        Config, Target,
+        cluster::{NodeId, Place, Seq},
+        node::{Delivery, DeliverySink},
+        pool::MemoryPool,
+    };
+
+    /// Panics when it is to deliver a message, and tells when the clients are sent away.
+    #[derive(Default)]
+    struct Panicking(Notify);
+
+    impl DeliverySink for Panicking {
+        fn deliver(&self, delivery: Delivery) {
+            assert!(delivery.content.is_none(), "as the test wants it");
+        }
+        fn write(&self) {}
+        fn trimmed(&self, _: Seq) {}
+        fn cut(&self, _: Seq) {}
+        fn restarted(&self, _: Option<Place>, _: bool) {}
+        fn tick(&self) {}
+        fn cut_off(&self) {
+            self.0.notify_one();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_driver_that_panics_takes_the_node_out_of_service() {
+        let hub = Arc::new(Panicking::default());
+        let settings = Settings {
+            node: NodeId::from_bytes([7; 16]),
+            cluster: "default".into(),
+            address: None,
+            keys: Vec::new(),
+            config: Config::default(),
+            pool: Arc::new(MemoryPool::default()),
+        };
+        let cluster = start(settings, hub.clone()).await.unwrap();
+        let mut status = cluster.status();
+        status.wait_for(|status| status.ready).await.unwrap();
+        let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
+        let published = cluster.publish(&message, None).await;
+        assert_eq!(published, Err(PublishError::Unknown));
+        assert_eq!(cluster.failure().await, Failure::Stopped);
+        hub.0.notified().await;
+        let status = status.wait_for(|status| !status.ready).await.unwrap();
+        assert_eq!(status.degraded, Some("the cluster's task ended by a panic"));
+    }
+}

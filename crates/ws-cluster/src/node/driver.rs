@@ -1,0 +1,262 @@
+//! Feeds the core: one task owns it, carries out what it says (frames, dials, queries, deliveries) and passes in
+//! what came of it. Nothing is decided here.
+
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Instant,
+};
+
+use bytes::Bytes;
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::sleep_until,
+};
+
+use super::{
+    Delivery, DeliverySink, Failure, Shared,
+    link::{LinkError, Outgoing},
+};
+use crate::{
+    clock::now,
+    cluster::{Answer, Core, Frame, LinkId, NodeId, Output, Proposal, Status},
+    error::PublishError,
+    pool::Pool,
+};
+
+/// Events that are passed in before the outputs are carried out: what gathers goes out together.
+const BATCH: usize = 256;
+
+pub(super) enum Event {
+    Publish {
+        content: Bytes,
+        key: Option<Bytes>,
+        waiting: Waiting,
+    },
+    LinkUp {
+        link: LinkId,
+        peer: NodeId,
+        dialled: bool,
+        outgoing: Outgoing,
+    },
+    LinkDown(LinkId),
+    Frames(LinkId, Vec<Frame>),
+    DialFailed {
+        node: NodeId,
+        address: String,
+        error: LinkError,
+    },
+    /// With the cause, if the query failed.
+    Answer(Answer, Option<String>),
+    Drain,
+    ShutDown(oneshot::Sender<()>),
+}
+
+/// Who waits for the acceptance of a publish, and until when.
+pub(super) struct Waiting {
+    pub(super) accepted: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) until: Instant,
+}
+
+pub(super) struct Driver {
+    pub(super) core: Core,
+    pub(super) pool: Arc<dyn Pool>,
+    pub(super) hub: Arc<dyn DeliverySink>,
+    pub(super) status: Arc<watch::Sender<Status>>,
+    /// Weak: the driver ends with the last handle, and tasks that it started do not keep it.
+    pub(super) events: mpsc::WeakSender<Event>,
+    pub(super) shared: Arc<Shared>,
+    pub(super) links: HashMap<LinkId, Outgoing>,
+    /// Nodes whose last dial failed.
+    pub(super) unreachable: HashSet<NodeId>,
+    /// Why this node cannot go on, if it cannot.
+    pub(super) failure: watch::Receiver<Option<Failure>>,
+    /// Why the pool failed last.
+    pub(super) cause: Option<String>,
+    /// Who waits for the acceptance of an own publish.
+    pub(super) waiting: HashMap<u64, Waiting>,
+    /// The clients are sent away, and the shutdown follows.
+    pub(super) draining: bool,
+    /// Who waits for the end of the shutdown.
+    pub(super) leaving: Vec<oneshot::Sender<()>>,
+    pub(super) ended: bool,
+}
+
+impl Driver {
+    pub(super) async fn run(mut self, mut received: mpsc::Receiver<Event>) {
+        let mut batch = Vec::with_capacity(BATCH);
+        loop {
+            self.carry_out().await;
+            let deadline = tokio::time::Instant::from_std(self.core.poll_timeout());
+            tokio::select! {
+                biased;
+                () = sleep_until(deadline), if !self.ended => {
+                    let now = now();
+                    self.core.handle_timeout(now);
+                    self.hub.tick();
+                    // Who waited for too long finds out by the dropped sender, and some publishes are never settled.
+                    self.waiting.retain(|_, waiting| !waiting.accepted.is_closed() && waiting.until > now);
+                }
+                count = received.recv_many(&mut batch, BATCH) => {
+                    if count == 0 {
+                        break;
+                    }
+                    batch.drain(..).for_each(|event| self.handle(event));
+                }
+            }
+        }
+        if !self.ended {
+            tracing::debug!("the last handle was dropped");
+            self.leave_pool().await;
+        }
+    }
+
+    fn handle(&mut self, event: Event) {
+        let now = now();
+        match event {
+            Event::Publish { waiting, .. } if self.ended || !self.leaving.is_empty() => {
+                let _ = waiting.accepted.send(Err(PublishError::ShuttingDown));
+            }
+            Event::Publish { content, key, waiting } => match self.core.publish(now, content, key) {
+                Ok(counter) => drop(self.waiting.insert(counter, waiting)),
+                Err(_) => drop(waiting.accepted.send(Err(PublishError::Busy))),
+            },
+            Event::LinkUp { link, peer, dialled, outgoing } => {
+                if !self.ended {
+                    tracing::info!(?peer, dialled, "linked");
+                    self.unreachable.remove(&peer);
+                    self.links.insert(link, outgoing);
+                    self.core.handle_link_up(now, link, peer, dialled);
+                }
+            }
+            Event::LinkDown(link) => {
+                self.links.remove(&link);
+                self.core.handle_link_down(now, link);
+            }
+            Event::Frames(link, frames) => {
+                frames.into_iter().for_each(|frame| self.core.handle_frame(now, link, frame));
+            }
+            Event::DialFailed { node, address, error } => {
+                // Once for each loss: it is dialled again twice a second.
+                if self.unreachable.insert(node) {
+                    match &error {
+                        LinkError::Mismatch(why) => tracing::error!(?node, address, why, "a node refuses this one"),
+                        error => tracing::warn!(?node, address, %error, "a node cannot be reached; it is tried again"),
+                    }
+                }
+                let refused = matches!(error, LinkError::Refused | LinkError::OtherNode);
+                self.core.handle_dial_failed(now, node, refused);
+            }
+            Event::Answer(answer, cause) => {
+                self.cause = cause.or(self.cause.take());
+                self.core.handle_pool(now, answer);
+            }
+            Event::Drain => self.draining = true,
+            Event::ShutDown(done) if self.ended => {
+                let _ = done.send(());
+            }
+            Event::ShutDown(done) => {
+                self.leaving.push(done);
+                self.core.shut_down(now);
+            }
+        }
+    }
+
+    async fn carry_out(&mut self) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Send { link, frame } => {
+                    if self.links.get(&link).is_some_and(|outgoing| !outgoing.send(frame)) {
+                        tracing::warn!(link, "a peer reads too slowly and is cut");
+                        self.links.remove(&link);
+                        self.core.handle_link_down(now(), link);
+                    }
+                }
+                Output::Dial { node, address } => self.dial(node, address),
+                Output::Hangup { link } => drop(self.links.remove(&link)),
+                Output::Query(query) => self.ask(query),
+                Output::Deliver { place, proposal, repeated } => {
+                    let size = proposal.size();
+                    let Proposal { ticket, content, .. } = proposal;
+                    self.hub.deliver(Delivery { place, ticket, size, repeated, content });
+                }
+                Output::Diverged { again, dropped: 0 } => {
+                    tracing::warn!(again, "the cluster went on without messages of this node; they are proposed again");
+                }
+                Output::Diverged { again, dropped } => tracing::error!(
+                    again,
+                    dropped,
+                    "the cluster went on without messages of this node; those older than the log's age are lost"
+                ),
+                Output::Trimmed { base } => self.hub.trimmed(base),
+                Output::Cut { after } => self.hub.cut(after),
+                Output::Restarted { base, missed } => self.hub.restarted(base, missed),
+                Output::Accepted { counter } => {
+                    if let Some(waiting) = self.waiting.remove(&counter) {
+                        // Whoever gave up waiting does not mind.
+                        let _ = waiting.accepted.send(Ok(()));
+                    }
+                }
+                Output::CutOff => {
+                    tracing::warn!("no master for too long while others have one: clients are sent elsewhere");
+                    self.hub.cut_off();
+                }
+                Output::ShutDown => {
+                    self.ended = true;
+                    self.links.clear();
+                    self.leave_pool().await;
+                    // They may or may not be in the log of others.
+                    for (_, waiting) in self.waiting.drain() {
+                        let _ = waiting.accepted.send(Err(PublishError::Unknown));
+                    }
+                    for done in self.leaving.drain(..) {
+                        let _ = done.send(());
+                    }
+                }
+            }
+        }
+        self.hub.write();
+        let status = self.present_status();
+        self.status.send_if_modified(|known| {
+            let changed = *known != status;
+            if known.master != status.master || known.term != status.term {
+                tracing::info!(term = status.term, master = ?status.master, "the cluster changed");
+            }
+            // Every node begins without a master, which is no news.
+            if known.degraded != status.degraded && *known != Status::default() {
+                match status.degraded {
+                    Some(why) => tracing::warn!(why, cause = status.cause, "degraded"),
+                    None => tracing::info!("no longer degraded"),
+                }
+            }
+            *known = status;
+            changed
+        });
+    }
+
+    /// Returns the core's status with what only the driver knows.
+    fn present_status(&self) -> Status {
+        let mut status = self.core.status();
+        if self.core.has_pool_trouble() {
+            status.cause.clone_from(&self.cause);
+        }
+        if self.draining {
+            (status.ready, status.degraded) = (false, Some("shutting down"));
+        }
+        if let Some(failure) = &*self.failure.borrow() {
+            (status.ready, status.degraded) = (false, Some(failure.why()));
+        }
+        status
+    }
+
+    /// Tells the driver what became of something, unless it is gone.
+    pub(super) fn report(&self, event: impl Future<Output = Event> + Send + 'static) {
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let event = event.await;
+            if let Some(events) = events.upgrade() {
+                let _ = events.send(event).await;
+            }
+        });
+    }
+}

@@ -1,0 +1,85 @@
+//! The driver's questions to the pool.
+
+use tokio::time::timeout;
+
+use super::{
+    Shared,
+    driver::{Driver, Event},
+    link::Passport,
+};
+use crate::{
+    cluster::{Answer, Query},
+    pool::{Pool, PoolError},
+};
+
+impl Driver {
+    pub(super) fn ask(&self, query: Query) {
+        let pool = self.pool.clone();
+        let shared = self.shared.clone();
+        self.report(async move {
+            let limit = shared.config.cluster.query_timeout;
+            let asked = query.clone();
+            // A task of its own, so that a pool that panics is one that fails.
+            let answer = tokio::spawn(async move { timeout(limit, ask(&*pool, &shared, &asked)).await }).await;
+            let why = match answer {
+                Ok(Ok(Ok(answer))) => return Event::Answer(answer, None),
+                Ok(Ok(Err(error))) => error.to_string(),
+                Ok(Err(_)) => "no answer in time".to_owned(),
+                Err(panic) => panic.to_string(),
+            };
+            tracing::debug!(why, ?query, "the pool failed");
+            Event::Answer(Answer::Failed, Some(shortened(why)))
+        });
+    }
+
+    /// Takes the own row out of the pool, if its database answers.
+    pub(super) async fn leave_pool(&self) {
+        let Passport { node, cluster, .. } = &self.shared.passport;
+        let removed = timeout(self.shared.config.cluster.query_timeout, self.pool.remove(cluster, *node)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!("this node's row stays in the pool until the master removes it");
+        }
+    }
+}
+
+async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, PoolError> {
+    let Passport { node, cluster, .. } = &shared.passport;
+    let lease = shared.config.cluster.lease;
+    Ok(match query {
+        Query::Read => {
+            let view = pool.read(cluster).await?;
+            shared.greetings.list(view.nodes.iter().map(|row| &*row.address));
+            Answer::View(view)
+        }
+        Query::Announce(announcement) => {
+            pool.announce(cluster, announcement).await?;
+            Answer::Done
+        }
+        Query::Renew { term, owner } => Answer::Held(pool.renew(cluster, *term, *owner, lease).await?),
+        Query::TakeOver { seen, max_seen } => {
+            Answer::Term(pool.take_over(cluster, seen, *max_seen, *node, lease).await?)
+        }
+        Query::HandOver { term, successor } => {
+            Answer::Held(pool.hand_over(cluster, *term, *node, *successor, lease).await?)
+        }
+        Query::Restore { term, owner } => {
+            pool.restore(cluster, *term, *owner).await?;
+            Answer::Done
+        }
+        Query::ClearJoined(lost) => {
+            pool.clear_joined(cluster, *lost).await?;
+            Answer::Done
+        }
+        Query::Remove(dead) => {
+            pool.remove(cluster, *dead).await?;
+            Answer::Done
+        }
+    })
+}
+
+/// Cuts a text of the database to what a log line and a status page can carry.
+fn shortened(mut text: String) -> String {
+    const LONGEST: usize = 300;
+    text.truncate(text.floor_char_boundary(LONGEST));
+    text
+}
