@@ -242,7 +242,7 @@ impl Processes {
             if node.former == Some(row.node) {
                 return None;
             }
-            if lease.owner == Some(row.node) {
+            if lease.master == Some(row.node) {
                 master = Some(index);
             }
             ids.push(Some(row.node));

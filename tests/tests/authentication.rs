@@ -31,8 +31,8 @@ use tokio_tungstenite::tungstenite::{
     },
 };
 use ws_cluster::{
-    ActionError, ActionHandler, AuthenticationError, Authenticator, Close, Config, Credentials, Handshake, Identity,
-    MemoryPool, Request, Server, ServerBuilder, Target,
+    ActionError, ActionHandler, AuthenticationError, Authenticator, Close, Config, Credentials, Degraded, Handshake,
+    Identity, MemoryPool, Request, Server, ServerBuilder, Target,
 };
 
 const PUBLISH_KEY: &str = "a key to publish";
@@ -971,7 +971,7 @@ async fn a_handler_that_hangs_delays_a_shutdown_by_its_time_limit_only() {
     let mut status = app.server.watch();
     tokio::join!(soon(app.server.shut_down()), async {
         let status = soon(status.wait_for(|status| !status.ready)).await.unwrap().clone();
-        assert_eq!(status.degraded, Some("shutting down"));
+        assert_eq!(status.degraded, Some(Degraded::ShuttingDown));
         assert_eq!(client.closed().await.0, 1012);
     });
     assert!(app.server.publish("x", (), Target::all()).await.is_err());

@@ -10,7 +10,7 @@ use tests::{
     client::{Client, soon},
     nodes::{KEY, Node, Nodes, config},
 };
-use ws_cluster::{MemoryPool, MySqlPool, Publisher, Server, StartError, Target};
+use ws_cluster::{Degraded, MemoryPool, MySqlPool, Publisher, Server, StartError, Target};
 
 /// The answer of `/ready`.
 async fn ready(node: &Node) -> (u16, String) {
@@ -23,7 +23,7 @@ async fn ready(node: &Node) -> (u16, String) {
 }
 
 /// A node that is degraded for this reason takes clients, relays, and says so.
-async fn is_degraded(node: &Node, why: &str) {
+async fn is_degraded(node: &Node, why: Degraded) {
     node.until(|status| status.degraded == Some(why)).await;
     let (status, text) = ready(node).await;
     assert_eq!(status, 503);
@@ -47,7 +47,7 @@ async fn a_pool_that_does_not_answer_is_told_and_hinders_nobody() {
     nodes.cut_from_pool(0);
     nodes.cut_from_pool(1);
     for node in [0, 1] {
-        is_degraded(&nodes[node], "the pool's database does not answer").await;
+        is_degraded(&nodes[node], Degraded::PoolSilent).await;
         nodes[node].server.publish("said", "all the same", Target::all()).await.expect("accepted");
         said(&mut client, "all the same").await;
     }
@@ -64,7 +64,7 @@ async fn a_master_that_lost_all_others_says_that_it_is_alone_and_one_that_they_l
     let follower = 1 - master;
     is_well(&nodes[master]).await;
     nodes.cut(master, follower);
-    is_degraded(&nodes[master], "alone: the other nodes are not linked").await;
+    is_degraded(&nodes[master], Degraded::Alone).await;
     nodes[master].server.publish("said", "alone", Target::all()).await.expect("accepted");
     nodes.heal();
     let master = nodes.settled().await;
@@ -80,10 +80,9 @@ async fn an_isolated_master_accepts_nothing_and_what_it_took_is_delivered_when_i
     let (master, followers) = (nodes.master(), nodes.followers());
     let mut client = nodes[followers[0]].guest().await;
     nodes.cut_from_pool(master);
-    is_degraded(&nodes[master], "the pool's database does not answer").await;
+    is_degraded(&nodes[master], Degraded::PoolSilent).await;
     followers.iter().for_each(|follower| nodes.cut(master, *follower));
-    let isolated = "isolated: no follower is linked and the pool's database fails; publishes wait";
-    is_degraded(&nodes[master], isolated).await;
+    is_degraded(&nodes[master], Degraded::Isolated).await;
     let stranded = nodes[master].server.clone();
     let stranded = tokio::spawn(async move { stranded.publish("said", "stranded", Target::all()).await });
     // The others have a master of their own.
@@ -107,9 +106,13 @@ async fn an_isolated_master_accepts_where_availability_is_preferred() {
     assert!(text.contains("accept_when_isolated is on"), "{text}");
     let mut client = nodes[master].guest().await;
     nodes.cut_from_pool(master);
-    is_degraded(&nodes[master], "the pool's database does not answer").await;
+    is_degraded(&nodes[master], Degraded::PoolSilent).await;
     nodes.cut(master, 1 - master);
-    nodes[master].until(|status| status.degraded.is_some_and(|why| why.starts_with("isolated"))).await;
+    nodes[master]
+        .until(|status| {
+            status.degraded.is_some_and(|why| matches!(why, Degraded::Isolated | Degraded::IsolatedAccepting))
+        })
+        .await;
     nodes[master].server.publish("said", "alone", Target::all()).await.expect("accepted");
     said(&mut client, "alone").await;
 }
@@ -132,7 +135,7 @@ async fn a_database_that_becomes_read_only_is_told_with_its_own_words() {
     let mut client = nodes[0].guest().await;
     admin.query_drop("SET GLOBAL read_only = 1").await.expect("a statement");
     for node in [0, 1] {
-        is_degraded(&nodes[node], "the pool's database accepts no writes").await;
+        is_degraded(&nodes[node], Degraded::PoolReadOnly).await;
         let (_, text) = ready(&nodes[node]).await;
         assert!(text.contains("read-only"), "{text}");
         nodes[node].server.publish("said", "all the same", Target::all()).await.expect("two nodes hold it");
@@ -159,12 +162,13 @@ async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
     let error = soon(second.failed()).await;
     assert!(matches!(error, StartError::AddressTaken { .. }), "{error}");
     let mut status = second.watch();
-    let status = soon(status.wait_for(|status| status.degraded.is_some_and(|why| why.contains("address")))).await;
+    let status =
+        soon(status.wait_for(|status| status.degraded.is_some_and(|why| why == Degraded::AddressConflict))).await;
     assert!(!status.expect("the server lives").ready);
     let request = http::Request::get("/ready").body(Empty::<bytes::Bytes>::new()).unwrap();
     assert_eq!(second.handle(request).await.status().as_u16(), 503);
     // The node that was there first goes on, and says that somebody announces itself at its address.
-    nodes[0].until(|status| status.ready && status.degraded.is_some_and(|why| why.contains("address"))).await;
+    nodes[0].until(|status| status.ready && status.degraded.is_some_and(|why| why == Degraded::AddressConflict)).await;
     second.shut_down().await;
 }
 
@@ -178,7 +182,7 @@ async fn a_node_that_is_cut_off_the_master_sends_its_clients_elsewhere() {
     let mut client = cut.guest().await;
     let mut elsewhere = other.guest().await;
     nodes.cut(master, followers[0]);
-    is_degraded(cut, "no link to the master").await;
+    is_degraded(cut, Degraded::NoLinkToMaster).await;
     let (code, _) = client.closed().await;
     assert_eq!(code, 1013);
     assert_eq!(ready(cut).await, (503, "not ready: no link to the master".to_owned()));

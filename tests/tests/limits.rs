@@ -275,8 +275,8 @@ async fn silent(address: SocketAddr, headers: &str) -> TcpStream {
 #[tokio::test]
 async fn strangers_at_the_links_path_keep_no_publisher_and_no_node_out() {
     let mut config = config();
-    config.cluster.greetings = 8;
-    config.cluster.greeting_timeout = Duration::from_secs(600);
+    config.links.greetings = 8;
+    config.links.greeting_timeout = Duration::from_secs(600);
     let mut nodes = Nodes::with(1, Arc::new(MemoryPool::default()), config).await;
     let mut strangers = Vec::new();
     for number in 0..64 {
@@ -294,7 +294,7 @@ async fn strangers_at_the_links_path_keep_no_publisher_and_no_node_out() {
 #[tokio::test]
 async fn a_silent_link_is_given_up_soon() {
     let mut config = config();
-    config.cluster.greeting_timeout = Duration::from_millis(100);
+    config.links.greeting_timeout = Duration::from_millis(100);
     let nodes = Nodes::with(1, Arc::new(MemoryPool::default()), config).await;
     let mut stranger = silent(nodes[0].address, "").await;
     assert_eq!(soon(stranger.read(&mut [0; 64])).await.unwrap_or(0), 0);

@@ -138,7 +138,7 @@ impl World {
                     view.nodes.iter().find(|row| row.address == url && row.joined == Some(lease.term))
                 };
                 let running = self.running();
-                let master = running.iter().find(|&&node| row(node).map(|row| row.node) == lease.owner);
+                let master = running.iter().find(|&&node| row(node).map(|row| row.node) == lease.master);
                 if let Some(&master) = master
                     && running.iter().all(|&node| row(node).is_some())
                 {

@@ -5,9 +5,12 @@
 //! `WS_CLUSTER_FUZZ_SECONDS=600` lets each search try fresh inputs for so long; `WS_CLUSTER_FUZZ_SEED` repeats one.
 
 use std::{
+    hash::{BuildHasher, Hasher, RandomState},
     panic::{AssertUnwindSafe, catch_unwind},
     time::{Duration, Instant},
 };
+
+use ws_cluster_core::simulator::Random;
 
 mod targets;
 
@@ -56,9 +59,8 @@ fn number(name: &str) -> Option<u64> {
 }
 
 fn fresh() -> u64 {
-    let mut bytes = [0; 8];
-    getrandom::fill(&mut bytes).expect("the system has randomness");
-    u64::from_ne_bytes(bytes)
+    // The standard library draws the keys of each new map at random.
+    RandomState::new().build_hasher().finish()
 }
 
 /// The input of a seed.
@@ -92,22 +94,4 @@ fn changed(seed: u64, corpus: &[&[u8]]) -> Vec<u8> {
         }
     }
     input
-}
-
-/// A generator of the splitmix family: repeatable, and quick.
-pub(crate) struct Random(pub(crate) u64);
-
-impl Random {
-    /// A number below `bound`, which is not 0.
-    pub(crate) fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
-    }
-
-    fn pick<'a, T>(&mut self, items: &'a [T]) -> &'a T {
-        &items[self.below(items.len() as u64) as usize]
-    }
 }

@@ -10,13 +10,13 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cluster::{Lineage, Place, Seq, Span, Ticket},
     connection::Membership,
     message::{
         position::Position,
         target::{ConnectionId, Selection, Target, property_text},
     },
 };
+use ws_cluster_core::{Lineage, LogPosition, PublishId, Seq, Span};
 
 /// Candidates that are looked at for each message that may be replayed: several targets can name one entry, and
 /// exceptions take some away.
@@ -57,7 +57,7 @@ struct Revoked {
 }
 
 struct Kept {
-    ticket: Ticket,
+    publish: PublishId,
     /// The encoded message; `None` where there is nothing to replay.
     content: Option<Bytes>,
     topics: Topics,
@@ -137,7 +137,7 @@ impl History {
 
     /// The position of whoever has got everything until now.
     pub(crate) fn position(&self) -> Position {
-        self.lineage.place(self.last()).map_or(Position::START, Position::from)
+        self.lineage.position(self.last()).map_or(Position::START, Position::from)
     }
 
     pub(crate) fn epoch(&self) -> u64 {
@@ -145,18 +145,18 @@ impl History {
     }
 
     /// An entry was delivered. `content` is its message, encoded, and whom it was for.
-    pub(crate) fn append(&mut self, place: Place, ticket: Ticket, content: Option<(&Target, Bytes)>) {
+    pub(crate) fn append(&mut self, place: LogPosition, publish: PublishId, content: Option<(&Target, Bytes)>) {
         debug_assert!(self.lineage.spans().is_empty() || place.seq == self.last() + 1, "nothing is left out");
-        let Place { term, owner, seq } = place;
-        if self.lineage.spans().last().is_none_or(|span| (span.term, span.owner) != (term, owner)) {
-            self.lineage.push(Span { term, owner, first: seq });
+        let LogPosition { term, master, seq } = place;
+        if self.lineage.spans().last().is_none_or(|span| (span.term, span.master) != (term, master)) {
+            self.lineage.push(Span { term, master, first: seq });
         }
         let content = content.filter(|(target, _)| !matches!(target.selection, Selection::Connection(_)));
         let topics = content.as_ref().map_or(Topics::Several(Box::default()), |(target, _)| self.topics(target));
         for topic in topics.iter() {
             self.index.entry(*topic).or_default().push_back(seq);
         }
-        self.entries.push_back(Kept { ticket, content: content.map(|(_, content)| content), topics });
+        self.entries.push_back(Kept { publish, content: content.map(|(_, content)| content), topics });
     }
 
     /// Forgets what is up to `base`.
@@ -169,21 +169,21 @@ impl History {
     }
 
     /// Forgets what was delivered after `after`, and says what that was, the latest first.
-    pub(crate) fn cut(&mut self, after: Seq) -> Vec<Ticket> {
+    pub(crate) fn cut(&mut self, after: Seq) -> Vec<PublishId> {
         self.epoch += 1;
         let mut cut = Vec::new();
         while self.last() > after.max(self.base) {
             let Some(kept) = self.entries.pop_back() else { break };
             self.unlist(&kept, VecDeque::pop_back);
-            cut.push(kept.ticket);
+            cut.push(kept.publish);
         }
         self.lineage.truncate(self.last());
         cut
     }
 
     /// Begins anew behind a place.
-    pub(crate) fn restart(&mut self, base: Option<Place>) {
-        let spans = base.map(|Place { term, owner, seq }| Span { term, owner, first: seq });
+    pub(crate) fn restart(&mut self, base: Option<LogPosition>) {
+        let spans = base.map(|LogPosition { term, master, seq }| Span { term, master, first: seq });
         *self = Self {
             base: base.map_or(0, |place| place.seq),
             revoked: Revoked { floor: base.map_or(0, |place| place.seq), ..Revoked::default() },
@@ -242,7 +242,7 @@ impl History {
             Standing::Lost(PASSED)
         } else if position.seq > self.last() || position.term > newest {
             Standing::Ahead
-        } else if self.lineage.place(position.seq).is_some_and(|place| position.is(place)) {
+        } else if self.lineage.position(position.seq).is_some_and(|place| position.is(place)) {
             Standing::Known
         } else {
             Standing::Lost(PASSED)
@@ -256,7 +256,7 @@ impl History {
         membership: &Membership,
         after: Seq,
         limit: usize,
-    ) -> Result<(Vec<(Place, Bytes)>, Seq), Missing> {
+    ) -> Result<(Vec<(LogPosition, Bytes)>, Seq), Missing> {
         if after < self.base {
             return Err(Missing::Trimmed);
         }
@@ -274,7 +274,7 @@ impl History {
         let mut candidates = Vec::with_capacity(places.len());
         for seq in places {
             // Only what more failovers than are remembered lie behind has no place.
-            let place = self.lineage.place(seq).ok_or(Missing::Trimmed)?;
+            let place = self.lineage.position(seq).ok_or(Missing::Trimmed)?;
             let kept = seq.checked_sub(self.base + 1).and_then(|index| self.entries.get(usize::try_from(index).ok()?));
             candidates.extend(kept.and_then(|kept| kept.content.clone()).map(|content| (place, content)));
         }
@@ -344,22 +344,23 @@ impl Topics {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Identity, cluster::NodeId, message::content::Content};
+    use crate::{Identity, message::content::Content};
+    use ws_cluster_core::NodeId;
 
     fn node(number: u8) -> NodeId {
         NodeId::from_bytes([number; 16])
     }
 
-    fn place(term: u64, owner: u8, seq: Seq) -> Place {
-        Place { term, owner: node(owner), seq }
+    fn place(term: u64, master: u8, seq: Seq) -> LogPosition {
+        LogPosition { term, master: node(master), seq }
     }
 
     fn encoded(target: &Target) -> Bytes {
         Content::Message { target: target.clone(), action: "x".into(), details: "[]".into() }.encode()
     }
 
-    fn append(history: &mut History, place: Place, target: &Target) {
-        history.append(place, Ticket { origin: node(1), counter: place.seq }, Some((target, encoded(target))));
+    fn append(history: &mut History, place: LogPosition, target: &Target) {
+        history.append(place, PublishId { origin: node(1), counter: place.seq }, Some((target, encoded(target))));
     }
 
     /// Ten entries for all, of two masters: up to 6 of the first, from 7 on of the second.
@@ -370,7 +371,7 @@ mod tests {
         history
     }
 
-    fn standing(history: &History, place: Place) -> Standing {
+    fn standing(history: &History, place: LogPosition) -> Standing {
         history.standing(&place.into())
     }
 
@@ -406,7 +407,7 @@ mod tests {
     #[test]
     fn what_is_cut_or_trimmed_leaves_nothing() {
         let mut history = ten();
-        assert_eq!(history.cut(8).iter().map(|ticket| ticket.counter).collect::<Vec<_>>(), [10, 9]);
+        assert_eq!(history.cut(8).iter().map(|publish| publish.counter).collect::<Vec<_>>(), [10, 9]);
         assert_eq!(places(&history, Identity::guest(), 0), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(history.position(), place(2, 2, 8).into());
         assert_eq!(standing(&history, place(2, 2, 9)), Standing::Ahead);

@@ -6,7 +6,6 @@ use bytes::Bytes;
 
 use crate::{
     Config, Identity, NodeId, Target,
-    cluster::{Entry, Log, Place, Proposal, Ticket},
     connection::{Member, Membership},
     message::{
         client::{Form, Outgoing, parse},
@@ -15,6 +14,7 @@ use crate::{
     },
     ws,
 };
+use ws_cluster_core::{Entry, Log, LogPosition, Proposal, PublishId};
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
@@ -30,7 +30,7 @@ pub fn arguments(text: &str) -> Option<usize> {
 
 /// Encodes a message with its position, as a frame; its size.
 pub fn encode(action: &str, details: &[u8]) -> usize {
-    let place = Place { term: 1, owner: NODE, seq: 1_000_000 };
+    let place = LogPosition { term: 1, master: NODE, seq: 1_000_000 };
     Outgoing::new(action, details).at(place.into()).frame(Form::Positioned).len()
 }
 
@@ -73,8 +73,8 @@ impl Appended {
     /// Appends an entry and trims what is too much.
     pub fn append(&mut self, content: Bytes) {
         let seq = self.log.last() + 1;
-        let ticket = Ticket { origin: NODE, counter: seq };
-        let proposal = Proposal { ticket, late: false, key: None, content: Some(content) };
+        let publish = PublishId { origin: NODE, counter: seq };
+        let proposal = Proposal { id: publish, key: None, content: Some(content) };
         self.log.append(self.now, Entry { term: 1, seq, proposal }, NODE);
         self.log.trim(self.now, self.log.surplus(self.now));
     }

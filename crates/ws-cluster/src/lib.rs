@@ -142,7 +142,6 @@ mod auth;
 pub mod client;
 mod clock;
 mod close;
-mod cluster;
 mod config;
 mod connection;
 mod descriptors;
@@ -166,22 +165,6 @@ mod secret;
 mod server;
 mod ws;
 
-// Until the core is a crate of its own.
-#[allow(unused_imports)]
-mod wire {
-    pub(crate) use crate::message::{content, position};
-    pub(crate) mod link {
-        pub(crate) use crate::node::codec::VERSIONS;
-    }
-    pub(crate) mod state {
-        pub(crate) use crate::hub::resume::seal::Seals;
-    }
-}
-#[allow(unused_imports)]
-mod driver {
-    pub(crate) use crate::node::{Delivery, DeliverySink as Deliver};
-}
-
 pub use action::{ActionError, ActionHandler, Request};
 pub use auth::{
     AuthenticationError, Authenticator, Closed, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
@@ -191,14 +174,12 @@ pub use auth::{
 pub use auth::{SessionTable, SessionTableError};
 pub use client::Client;
 pub use close::{Close, CloseCode};
-pub use cluster::{NodeId, Term};
-pub use config::{ClusterConfig, Config, ConnectionConfig, HttpConfig, LogConfig};
+pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
 pub use error::{PublishError, StartError};
 pub use message::{
     ConnectionId, Details, Dialect, ParseConnectionIdError, ParseDetailsError, ParseDialectError, ParseTargetError,
     Target,
 };
-pub use node::{NodeStatus, Status};
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;
 #[cfg(feature = "sqlite-system")]
@@ -206,3 +187,4 @@ pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
 pub use server::{RawMessage, RemoteAddress, Server, ServerBuilder};
+pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, Status, Term};

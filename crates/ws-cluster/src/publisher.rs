@@ -11,9 +11,8 @@ use tokio::{
 };
 
 use crate::{
-    Close, ClusterConfig, Details, IntoPool, Pool, PoolError, PublishError, Target,
+    Close, Details, IntoPool, Pool, PoolError, PublishError, Target,
     close::Subject,
-    cluster::NodeId,
     message::{content::Content, publish},
     node::{
         codec::{Outcome, Publish},
@@ -21,6 +20,7 @@ use crate::{
     },
     secret::{self, CLUSTER_KEY_SIZE, KeyError},
 };
+use ws_cluster_core::{ClusterConfig, NodeId};
 
 /// Requests that wait for the socket; whoever has more waits.
 const REQUESTS: usize = 1024;

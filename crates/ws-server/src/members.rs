@@ -66,13 +66,13 @@ fn table(cluster: &str, view: &PoolView) -> String {
         Some(lease) => format!("Cluster {cluster}, term {}", lease.term),
         None => format!("Cluster {cluster}, no term yet"),
     };
-    let owner = view.lease.and_then(|lease| lease.owner);
-    let master = match owner {
-        Some(owner) => format!("master {}", short(owner)),
+    let master = view.lease.and_then(|lease| lease.master);
+    let named = match master {
+        Some(master) => format!("master {}", short(master)),
         None => "no master".to_owned(),
     };
     // Writing to a string does not fail, here and below.
-    let _ = writeln!(text, ", {master}");
+    let _ = writeln!(text, ", {named}");
     if view.nodes.is_empty() {
         text.push_str("No nodes\n");
         return text;
@@ -82,7 +82,7 @@ fn table(cluster: &str, view: &PoolView) -> String {
         let joined = view.lease.is_some_and(|lease| row.joined == Some(lease.term));
         let role = match () {
             () if is_old(row) => "gone",
-            () if owner == Some(row.node) => "master",
+            () if master == Some(row.node) => "master",
             () if joined => "member",
             () => "apart",
         };
@@ -131,13 +131,12 @@ mod tests {
             ord,
             node: NodeId::from_bytes([ord as u8; 16]),
             address: format!("ws://10.0.0.{ord}:8080"),
-            protocols: (2, 2),
             joined: Some(3),
             stamp,
             age: Duration::from_secs(age),
         };
         PoolView {
-            lease: Some(Lease { term: 3, owner: Some(MASTER), beat: 9 }),
+            lease: Some(Lease { term: 3, master: Some(MASTER), beat: 9 }),
             nodes: vec![row(1, stamps[0]), row(2, stamps[1])],
         }
     }

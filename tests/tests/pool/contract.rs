@@ -66,7 +66,7 @@ pub(crate) async fn twenty_candidates_give_one_winner(store: impl Store) {
     assert!(terms.iter().zip(1..).all(|((term, _), expected)| *term == expected), "{outcomes:?}");
     let last = terms[terms.len() - 1];
     let now = lease(&store.pool().await).await;
-    assert_eq!((now.term, now.owner), (last.0, Some(last.1)));
+    assert_eq!((now.term, now.master), (last.0, Some(last.1)));
 
     // All from one view: exactly one.
     let winners = twenty_at_once(&store, move |number, pool| async move {
@@ -84,17 +84,17 @@ pub(crate) async fn a_takeover_by_a_stale_view_loses(store: impl Store) {
     assert_eq!(pool.take_over(CLUSTER, &seen, 0, node(2), LEASE).await.unwrap(), None);
     let past = Lease { term: seen.term - 1, ..lease(&pool).await };
     assert_eq!(pool.take_over(CLUSTER, &past, 0, node(2), LEASE).await.unwrap(), None);
-    // The same term and beat of another owner, as after a fail-over of the database that lost the last writes.
-    for owner in [None, Some(node(3))] {
-        let repeated = Lease { owner, ..lease(&pool).await };
+    // The same term and beat of another master, as after a fail-over of the database that lost the last writes.
+    for master in [None, Some(node(3))] {
+        let repeated = Lease { master, ..lease(&pool).await };
         assert_eq!(pool.take_over(CLUSTER, &repeated, 0, node(2), LEASE).await.unwrap(), None);
     }
-    assert_eq!(lease(&pool).await, Lease { term: 1, owner: Some(node(1)), beat: seen.beat + 1 });
+    assert_eq!(lease(&pool).await, Lease { term: 1, master: Some(node(1)), beat: seen.beat + 1 });
 }
 
 pub(crate) async fn a_takeover_needs_a_lease_row(store: impl Store) {
     let pool = store.pool().await;
-    let seen = Lease { term: 0, owner: None, beat: 0 };
+    let seen = Lease { term: 0, master: None, beat: 0 };
     assert_eq!(pool.take_over(CLUSTER, &seen, 0, node(1), LEASE).await.unwrap(), None);
     assert_eq!(view(&pool).await.lease, None);
 }
@@ -103,8 +103,8 @@ pub(crate) async fn a_takeover_goes_past_the_highest_term_seen(store: impl Store
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     assert_eq!(pool.take_over(CLUSTER, &seen, 7, node(2), LEASE).await.unwrap(), Some(8));
-    assert_eq!(lease(&pool).await, Lease { term: 8, owner: Some(node(2)), beat: seen.beat + 1 });
-    // An owner that meets a higher term raises its own in the same way.
+    assert_eq!(lease(&pool).await, Lease { term: 8, master: Some(node(2)), beat: seen.beat + 1 });
+    // A master that meets a higher term raises its own in the same way.
     let seen = lease(&pool).await;
     assert_eq!(pool.take_over(CLUSTER, &seen, 3, node(2), LEASE).await.unwrap(), Some(9));
 }
@@ -114,10 +114,10 @@ pub(crate) async fn a_rewound_lease_does_not_rewind_the_term(store: impl Store) 
     elect(&pool, 1).await;
     let seen = lease(&pool).await;
     assert_eq!(pool.take_over(CLUSTER, &seen, 40, node(2), LEASE).await.unwrap(), Some(41));
-    store.rewind(Lease { term: 1, owner: Some(node(1)), beat: 1 }).await;
+    store.rewind(Lease { term: 1, master: Some(node(1)), beat: 1 }).await;
     assert!(!pool.renew(CLUSTER, 41, node(2), LEASE).await.unwrap());
     let seen = lease(&pool).await;
-    assert_eq!(seen, Lease { term: 1, owner: Some(node(1)), beat: 1 });
+    assert_eq!(seen, Lease { term: 1, master: Some(node(1)), beat: 1 });
     assert_eq!(pool.take_over(CLUSTER, &seen, 41, node(2), LEASE).await.unwrap(), Some(42));
 }
 
@@ -146,7 +146,7 @@ pub(crate) async fn a_lease_is_handed_over_by_its_owner_only(store: impl Store) 
     assert!(!pool.hand_over(CLUSTER, seen.term + 1, node(1), Some(node(2)), LEASE).await.unwrap());
     assert_eq!(lease(&pool).await, seen);
     assert!(pool.hand_over(CLUSTER, seen.term, node(1), Some(node(2)), LEASE).await.unwrap());
-    assert_eq!(lease(&pool).await, Lease { term: seen.term + 1, owner: Some(node(2)), beat: seen.beat + 1 });
+    assert_eq!(lease(&pool).await, Lease { term: seen.term + 1, master: Some(node(2)), beat: seen.beat + 1 });
     assert!(!pool.renew(CLUSTER, seen.term, node(1), LEASE).await.unwrap());
     assert!(pool.renew(CLUSTER, seen.term + 1, node(2), LEASE).await.unwrap());
 }
@@ -156,7 +156,7 @@ pub(crate) async fn a_released_lease_has_no_owner_and_can_be_taken(store: impl S
     let seen = elect(&pool, 1).await;
     assert!(pool.hand_over(CLUSTER, seen.term, node(1), None, LEASE).await.unwrap());
     let released = lease(&pool).await;
-    assert_eq!(released, Lease { term: seen.term + 1, owner: None, beat: seen.beat + 1 });
+    assert_eq!(released, Lease { term: seen.term + 1, master: None, beat: seen.beat + 1 });
     assert!(!pool.renew(CLUSTER, released.term, node(1), LEASE).await.unwrap());
     assert_eq!(pool.take_over(CLUSTER, &released, 0, node(2), LEASE).await.unwrap(), Some(released.term + 1));
 }
@@ -164,7 +164,7 @@ pub(crate) async fn a_released_lease_has_no_owner_and_can_be_taken(store: impl S
 pub(crate) async fn a_lease_row_is_restored_only_where_there_is_none(store: impl Store) {
     let pool = store.pool().await;
     pool.restore(CLUSTER, 5, Some(node(1))).await.unwrap();
-    let restored = Lease { term: 5, owner: Some(node(1)), beat: 0 };
+    let restored = Lease { term: 5, master: Some(node(1)), beat: 0 };
     assert_eq!(lease(&pool).await, restored);
     pool.restore(CLUSTER, 9, Some(node(2))).await.unwrap();
     pool.restore(CLUSTER, 0, None).await.unwrap();
@@ -176,11 +176,11 @@ pub(crate) async fn a_refresh_keeps_the_place_and_changes_the_rest(store: impl S
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
     pool.announce(CLUSTER, &announcement(2)).await.unwrap();
     let before = row(&pool, 1).await;
-    assert_eq!((before.address, before.protocols, before.joined), (address(1), (1, 2), None));
-    let moved = Announcement { node: node(1), address: address(7), protocols: (2, 3), joined: Some(4) };
+    assert_eq!((before.address, before.joined), (address(1), None));
+    let moved = Announcement { node: node(1), address: address(7), joined: Some(4) };
     pool.announce(CLUSTER, &moved).await.unwrap();
     let after = row(&pool, 1).await;
-    assert_eq!((after.address, after.protocols, after.joined), (address(7), (2, 3), Some(4)));
+    assert_eq!((after.address, after.joined), (address(7), Some(4)));
     assert_eq!(after.ord, before.ord);
     assert_eq!(order(&pool).await, [node(1), node(2)]);
 }

@@ -76,7 +76,7 @@ fn node(number: u8) -> NodeId {
 }
 
 fn announcement(number: u8) -> Announcement {
-    Announcement { node: node(number), address: address(number), protocols: (1, 2), joined: None }
+    Announcement { node: node(number), address: address(number), joined: None }
 }
 
 fn address(number: u8) -> String {

@@ -117,7 +117,7 @@ async fn an_abandoned_statement_does_not_spoil_the_next() {
         let mut read = pin!(lease(&pool));
         assert!(timeout(Duration::from_millis(20), &mut read).await.is_err(), "the table is locked");
         other.query_drop("UNLOCK TABLES").await.unwrap();
-        assert_eq!(read.await.owner, Some(node(1)));
+        assert_eq!(read.await.master, Some(node(1)));
     }
     // The last of them may have taken effect or may do so now.
     assert!(pool.renew(CLUSTER, seen.term, node(1), LEASE).await.unwrap());
@@ -149,7 +149,7 @@ async fn statements_take_effect_on_a_server_without_autocommit() {
     let url = server.database().await;
     let (one, other) = (pool::open(&url).await.unwrap(), pool::open(&url).await.unwrap());
     elect(&one, 1).await;
-    assert_eq!(lease(&other).await.owner, Some(node(1)));
+    assert_eq!(lease(&other).await.master, Some(node(1)));
     server.stop().await;
 }
 

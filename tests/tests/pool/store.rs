@@ -75,9 +75,9 @@ impl Store for Sqlite {
         self.execute("DROP TABLE ws_lease; DROP TABLE ws_node");
     }
 
-    async fn rewind(&self, Lease { term, owner, beat }: Lease) {
-        let owner = owner.map_or("NULL".into(), |node| format!("x'{node}'"));
-        self.execute(&format!("UPDATE ws_lease SET term = {term}, owner = {owner}, beat = {beat}"));
+    async fn rewind(&self, Lease { term, master, beat }: Lease) {
+        let master = master.map_or("NULL".into(), |node| format!("x'{node}'"));
+        self.execute(&format!("UPDATE ws_lease SET term = {term}, owner = {master}, beat = {beat}"));
     }
 }
 
@@ -111,8 +111,8 @@ impl Store for MySql {
         self.execute("DROP TABLE ws_lease, ws_node").await;
     }
 
-    async fn rewind(&self, Lease { term, owner, beat }: Lease) {
-        let owner = owner.map_or("NULL".into(), |node| format!("x'{node}'"));
-        self.execute(&format!("UPDATE ws_lease SET term = {term}, owner = {owner}, beat = {beat}")).await;
+    async fn rewind(&self, Lease { term, master, beat }: Lease) {
+        let master = master.map_or("NULL".into(), |node| format!("x'{node}'"));
+        self.execute(&format!("UPDATE ws_lease SET term = {term}, owner = {master}, beat = {beat}")).await;
     }
 }

@@ -21,7 +21,6 @@ use crate::{
     auth::Handshake,
     clock::now,
     close::CloseCode,
-    cluster::Seq,
     hub::{Hub, resume::seal::Seals},
     log_limit::LogLimits,
     message::{
@@ -30,6 +29,7 @@ use crate::{
         target::ConnectionId,
     },
 };
+use ws_cluster_core::Seq;
 
 /// A connection's shared half, with what waits for its client; the other half reads, and answers.
 pub(crate) struct Client {

@@ -8,9 +8,9 @@ use sha2::{Digest, Sha256};
 use super::client::State;
 use crate::{
     auth::Identity,
-    cluster::Seq,
     message::target::{Candidate, ConnectionId, Selection, Target, property_text},
 };
+use ws_cluster_core::Seq;
 
 /// Who a client is.
 #[derive(Clone, Default, PartialEq)]

@@ -6,8 +6,10 @@ use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout};
 
 use super::{Client, call::Call, client::unix_time};
+use ws_cluster_core::LogConfig;
+
 use crate::{
-    CloseCode, LogConfig, Server,
+    CloseCode, Server,
     auth::Handshake,
     history::Missing,
     hub::{self, AT_ONCE, Turn},

@@ -18,7 +18,6 @@ use crate::{
     Config,
     auth::Authenticator,
     close::{Close, CloseCode, Subject},
-    cluster::{NodeId, Place, Seq},
     connection::{Client, Member, Membership},
     message::{
         client::Outgoing,
@@ -27,6 +26,7 @@ use crate::{
     },
     node::{Delivery, DeliverySink},
 };
+use ws_cluster_core::{LogPosition, NodeId, Seq};
 
 mod admission;
 mod alarms;
@@ -36,6 +36,8 @@ mod look_ups;
 mod pass;
 mod recovery;
 pub(crate) mod resume;
+#[cfg(test)]
+mod simulation;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -325,7 +327,7 @@ impl Hub {
 
 impl DeliverySink for Hub {
     fn deliver(&self, delivery: Delivery) {
-        let Delivery { place, ticket, size, repeated, content: encoded } = delivery;
+        let Delivery { position: place, id: publish, size, repeated, content: encoded } = delivery;
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
             Ok(content) => Some(content),
             Err(error @ ContentError::Unknown) => {
@@ -348,7 +350,7 @@ impl DeliverySink for Hub {
         // The application's code, so no lock is held for it.
         order.iter().for_each(|subject| self.forget(subject));
         let index = self.index.read();
-        let since = self.past.lock().append(place, ticket, kept, size, repeated);
+        let since = self.past.lock().append(place, publish, kept, size, repeated);
         if let Some(subject) = order {
             self.closes.note(subject.clone());
         }
@@ -388,7 +390,7 @@ impl DeliverySink for Hub {
         self.cut_back(after);
     }
 
-    fn restarted(&self, base: Option<Place>, missed: bool) {
+    fn restarted(&self, base: Option<LogPosition>, missed: bool) {
         self.begin_anew(base, missed);
     }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::{cluster::Seq, connection::Client, message::client::Outgoing};
+use crate::{connection::Client, message::client::Outgoing};
+use ws_cluster_core::Seq;
 
 /// Clients that are written to on the spot. The cluster's task does it, which has better things to do.
 const AT_ONCE: usize = 64;

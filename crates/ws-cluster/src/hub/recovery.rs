@@ -10,7 +10,6 @@ use tokio::time::{Instant, timeout_at};
 use super::Hub;
 use crate::{
     CloseCode, Config,
-    cluster::{Place, Seq, Ticket},
     connection::{Client, Member, State},
     history::{History, Missing, Standing},
     hub::resume::seal::Seals,
@@ -21,6 +20,7 @@ use crate::{
         target::{ConnectionId, Target},
     },
 };
+use ws_cluster_core::{LogPosition, PublishId, Seq};
 
 /// Messages that are sent to a client while everybody else waits, in the moment in which it joins the rest; so few that
 /// nobody has to wait for a turn.
@@ -36,7 +36,7 @@ const TURN: usize = 4;
 pub(super) struct Past {
     history: History,
     /// What was delivered and cut away since: it reaches only clients from that entry number on when it comes again.
-    again: HashMap<Ticket, u64>,
+    again: HashMap<PublishId, u64>,
     /// The same for what is not in there.
     since: u64,
     /// When quiet clients were told last, and what was delivered since.
@@ -68,16 +68,16 @@ impl Past {
     /// Notes an entry, and says from which client on it is delivered.
     pub(super) fn append(
         &mut self,
-        place: Place,
-        ticket: Ticket,
+        place: LogPosition,
+        publish: PublishId,
         content: Option<(&Target, Bytes)>,
         size: usize,
-        repeated: Option<Ticket>,
+        repeated: Option<PublishId>,
     ) -> u64 {
         self.advanced = true;
         self.count += 1;
         self.size += size;
-        self.history.append(place, ticket, content);
+        self.history.append(place, publish, content);
         repeated.map_or(0, |known| self.again.remove(&known).unwrap_or(self.since))
     }
 
@@ -95,7 +95,7 @@ impl Past {
             self.forget(next);
         }
         let cut = self.history.cut(after);
-        self.again.extend(cut.into_iter().map(|ticket| (ticket, next)));
+        self.again.extend(cut.into_iter().map(|publish| (publish, next)));
     }
 
     fn forget(&mut self, next: u64) {
@@ -120,7 +120,7 @@ impl Past {
 
 /// Messages that a client missed.
 pub(crate) struct Missed {
-    pub(crate) messages: Vec<(Place, Content)>,
+    pub(crate) messages: Vec<(LogPosition, Content)>,
     /// It missed no others up to here.
     pub(crate) until: Seq,
 }
@@ -278,7 +278,7 @@ impl Hub {
     }
 
     /// What is delivered next follows another place than the last.
-    pub(super) fn begin_anew(&self, base: Option<Place>, missed: bool) {
+    pub(super) fn begin_anew(&self, base: Option<LogPosition>, missed: bool) {
         let index = self.index.read();
         {
             let mut past = self.past.lock();
@@ -338,7 +338,7 @@ impl Hub {
 }
 
 /// Sends a client a message that it missed.
-pub(crate) fn replay(client: &Client, place: Place, content: &Content) {
+pub(crate) fn replay(client: &Client, place: LogPosition, content: &Content) {
     if let Content::Message { action, details, .. } = content {
         client.deliver(&Outgoing::new(action, details).at(place.into()));
     }

@@ -4,9 +4,10 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    GuestsOnly, Handshake, Identity, TrustedProxies, cluster::Ticket, connection::State, history::Missing,
-    hub::resume::seal::Seals, message::position::Position,
+    GuestsOnly, Handshake, Identity, TrustedProxies, connection::State, history::Missing, hub::resume::seal::Seals,
+    message::position::Position,
 };
+use ws_cluster_core::PublishId;
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
@@ -52,33 +53,33 @@ impl Node {
     }
 
     /// Delivers the next entry.
-    fn deliver(&self, target: Target) -> Ticket {
+    fn deliver(&self, target: Target) -> PublishId {
         let (counter, seq) = self.next.get();
         self.next.set((counter + 1, seq));
-        let ticket = Ticket { origin: NODE, counter };
-        self.place(ticket, target, false);
-        ticket
+        let publish = PublishId { origin: NODE, counter };
+        self.place(publish, target, false);
+        publish
     }
 
     /// Delivers an entry at the next place.
-    fn place(&self, ticket: Ticket, target: Target, repeated: bool) {
-        self.place_content(ticket, Content::Message { target, action: "x".into(), details: "[]".into() }, repeated);
+    fn place(&self, publish: PublishId, target: Target, repeated: bool) {
+        self.place_content(publish, Content::Message { target, action: "x".into(), details: "[]".into() }, repeated);
     }
 
     /// Delivers an entry that is no message.
     fn content(&self, content: Content) {
         let (counter, seq) = self.next.get();
         self.next.set((counter + 1, seq));
-        self.place_content(Ticket { origin: NODE, counter }, content, false);
+        self.place_content(PublishId { origin: NODE, counter }, content, false);
     }
 
-    fn place_content(&self, ticket: Ticket, content: Content, repeated: bool) {
+    fn place_content(&self, publish: PublishId, content: Content, repeated: bool) {
         let (counter, seq) = self.next.get();
         self.next.set((counter, seq + 1));
         let content = content.encode();
-        let place = Place { term: 1, owner: NODE, seq };
-        let repeated = repeated.then_some(ticket);
-        self.hub.deliver(Delivery { place, ticket, size: 0, repeated, content: Some(content) });
+        let place = LogPosition { term: 1, master: NODE, seq };
+        let repeated = repeated.then_some(publish);
+        self.hub.deliver(Delivery { position: place, id: publish, size: 0, repeated, content: Some(content) });
     }
 
     fn cut(&self, after: Seq) {
@@ -272,10 +273,10 @@ fn a_close_of_s_reaches_all(node: Node) {
     let (here, _here) = node.connect(Identity::user("ann").session("s"));
     let (arriving, _arriving) = node.arrive(Identity::user("ann").session("s"), true);
     let (other, _other) = node.arrive(Identity::user("ann").session("t"), true);
-    let place = Place { term: 1, owner: NODE, seq: 1 };
-    let ticket = Ticket { origin: NODE, counter: 1 };
+    let place = LogPosition { term: 1, master: NODE, seq: 1 };
+    let publish = PublishId { origin: NODE, counter: 1 };
     let content = Some(Content::Close(Close::session("s")).encode());
-    node.hub.deliver(Delivery { place, ticket, size: 0, repeated: None, content });
+    node.hub.deliver(Delivery { position: place, id: publish, size: 0, repeated: None, content });
     assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
     assert_eq!(said(&other), "");
 }
@@ -284,18 +285,18 @@ fn a_close_of_s_reaches_all(node: Node) {
 fn a_repeated_message_reaches_only_who_came_after_it_was_cut() {
     let node = Node::new();
     let (old, _old) = node.connect(Identity::guest());
-    let ticket = node.deliver(Target::all());
+    let publish = node.deliver(Target::all());
     let (between, _between) = node.connect(Identity::guest());
     node.cut(0);
     let (new, _new) = node.connect(Identity::guest());
     node.deliver(Target::all());
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [2, 1, 1]);
-    node.place(ticket, Target::all(), true);
+    node.place(publish, Target::all(), true);
     // Between was there when it came for the first time, but after it: it was not meant.
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 1]);
     // Once more: all have had it now.
     node.cut(1);
-    node.place(ticket, Target::all(), true);
+    node.place(publish, Target::all(), true);
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 0]);
 }
 

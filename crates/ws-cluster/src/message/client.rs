@@ -9,10 +9,10 @@ use serde_json::{Value, value::RawValue};
 
 use super::position::Position;
 use crate::{
-    cluster::Seq,
     message::details::{Details, mend},
     ws::frame,
 };
+use ws_cluster_core::Seq;
 
 /// Longest name of an action, in bytes.
 pub(crate) const ACTION_SIZE: usize = 255;

@@ -6,9 +6,9 @@ use prost::Message;
 
 use crate::{
     close::{Close, Subject},
-    cluster::NodeId,
     message::target::{ConnectionId, Selection, Target},
 };
+use ws_cluster_core::NodeId;
 
 /// The content of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]

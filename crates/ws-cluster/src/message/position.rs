@@ -6,7 +6,7 @@ use std::{fmt, str::FromStr};
 use data_encoding::BASE64URL_NOPAD;
 use prost::encoding::{decode_varint, encode_varint};
 
-use crate::cluster::{Place, Seq, Term};
+use ws_cluster_core::{LogPosition, Seq, Term};
 
 /// Bytes of the master's id that a position carries: enough to tell apart two that used one term.
 const MARK: usize = 8;
@@ -30,10 +30,10 @@ impl Position {
 
     /// The place, where the master's id fits into a position.
     #[cfg(test)]
-    pub(crate) fn place(&self) -> Place {
-        let mut owner = [0; 16];
-        owner[..MARK].copy_from_slice(&self.mark);
-        Place { term: self.term, owner: crate::cluster::NodeId::from_bytes(owner), seq: self.seq }
+    pub(crate) fn place(&self) -> LogPosition {
+        let mut master = [0; 16];
+        master[..MARK].copy_from_slice(&self.mark);
+        LogPosition { term: self.term, master: ws_cluster_core::NodeId::from_bytes(master), seq: self.seq }
     }
 
     pub(crate) fn to_bytes(self) -> Vec<u8> {
@@ -52,14 +52,14 @@ impl Position {
     }
 
     /// Whether this is that place, and not another master's of the same number.
-    pub(crate) fn is(&self, place: Place) -> bool {
+    pub(crate) fn is(&self, place: LogPosition) -> bool {
         *self == Self::from(place)
     }
 }
 
-impl From<Place> for Position {
-    fn from(place: Place) -> Self {
-        let [mark @ .., _, _, _, _, _, _, _, _] = *place.owner.as_bytes();
+impl From<LogPosition> for Position {
+    fn from(place: LogPosition) -> Self {
+        let [mark @ .., _, _, _, _, _, _, _, _] = *place.master.as_bytes();
         Self { term: place.term, seq: place.seq, mark }
     }
 }
@@ -81,10 +81,10 @@ impl FromStr for Position {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cluster::NodeId;
+    use ws_cluster_core::NodeId;
 
-    fn place(term: Term, owner: u8, seq: Seq) -> Place {
-        Place { term, owner: NodeId::from_bytes([owner; 16]), seq }
+    fn place(term: Term, master: u8, seq: Seq) -> LogPosition {
+        LogPosition { term, master: NodeId::from_bytes([master; 16]), seq }
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{borrow::Cow, fmt, str::FromStr};
 
 use serde_json::Value;
 
-use crate::cluster::NodeId;
+use ws_cluster_core::NodeId;
 
 /// One connection, unique in the cluster for as long as the node that serves it runs. Its text form
 /// (`NODE-NUMBER`, hexadecimal) is stable while the connection lives, and can be parsed.

@@ -22,13 +22,13 @@ use super::{
 };
 use crate::{
     clock::now,
-    cluster::{Core, Status},
     error::{PublishError, StartError},
     io::Stream,
     log_limit::{Excerpt, LogLimits},
     message::content::Content,
     pool::PoolError,
 };
+use ws_cluster_core::{Core, Degraded, Status};
 
 /// Events that wait for the core; whoever has more waits.
 const EVENTS: usize = 4096;
@@ -86,7 +86,7 @@ impl Cluster {
             let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
             tracing::warn!(ip, left_out, "more links come than may be greeted: those that wait longest are given up");
         }
-        let limit = self.shared.config.cluster.greeting_timeout;
+        let limit = self.shared.config.links.greeting_timeout;
         let accepted = tokio::select! {
             // Twice the time for both of the dialler's messages, and for ours to be read.
             accepted = timeout(2 * limit, link::accept(stream, &self.shared.passport, limit)) => {
@@ -152,7 +152,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
     let (failure, failure_receiver) = watch::channel(None);
     let failure = Arc::new(failure);
     let passport = Passport { node, cluster, keys: Keys::new(keys) };
-    let greetings = Greetings::new(config.cluster.greetings, config.cluster.greetings_per_ip);
+    let greetings = Greetings::new(config.links.greetings, config.links.greetings_per_ip);
     let shared =
         Arc::new(Shared { passport, greetings, config, next_link: AtomicU64::new(1), logs: LogLimits::default() });
     if is_dialled {
@@ -182,7 +182,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
             // Nothing of this node works without it: clients are better off elsewhere. The log comes last, since it
             // may be what panicked.
             stopped.send_modify(|status| {
-                (status.ready, status.master, status.degraded) = (false, None, Some(Failure::Stopped.why()));
+                (status.ready, status.master, status.degraded) = (false, None, Some(Degraded::Stopped));
             });
             hub.cut_off();
             failure.send_replace(Some(Failure::Stopped));
@@ -199,10 +199,10 @@ mod tests {
     use super::*;
     use crate::{
         Config, Target,
-        cluster::{NodeId, Place, Seq},
         node::{Delivery, DeliverySink},
         pool::MemoryPool,
     };
+    use ws_cluster_core::{LogPosition, NodeId, Seq};
 
     /// Panics when it is to deliver a message, and tells when the clients are sent away.
     #[derive(Default)]
@@ -215,7 +215,7 @@ mod tests {
         fn write(&self) {}
         fn trimmed(&self, _: Seq) {}
         fn cut(&self, _: Seq) {}
-        fn restarted(&self, _: Option<Place>, _: bool) {}
+        fn restarted(&self, _: Option<LogPosition>, _: bool) {}
         fn tick(&self) {}
         fn cut_off(&self) {
             self.0.notify_one();
@@ -242,6 +242,6 @@ mod tests {
         assert_eq!(cluster.failure().await, Failure::Stopped);
         hub.0.notified().await;
         let status = status.wait_for(|status| !status.ready).await.unwrap();
-        assert_eq!(status.degraded, Some("the cluster's task ended by a panic"));
+        assert_eq!(status.degraded, Some(Degraded::Stopped));
     }
 }

@@ -1,11 +1,11 @@
 //! What goes over a link: the greeting, packets of frames between nodes, and a publisher's requests. Protocol
 //! Buffers: fields that a later version adds are skipped by an earlier one. What the frames mean is in
-//! [`cluster`](crate::cluster), how a greeting is judged in [`link`](crate::node::link).
+//! [`ws_cluster_core`], how a greeting is judged in [`link`](crate::node::link).
 
 use bytes::Bytes;
 use prost::Message;
 
-use crate::cluster::{Body, Entry, Frame, Join, Lineage, NodeId, Proposal, Snapshot, Span, Ticket};
+use ws_cluster_core::{Body, Entry, Frame, Join, Lineage, NodeId, Proposal, PublishId, Snapshot, Span};
 
 mod schema;
 
@@ -76,9 +76,9 @@ fn into_all<A: Into<B>, B>(items: Vec<A>) -> Vec<B> {
 impl From<Frame> for pb::Frame {
     fn from(frame: Frame) -> Self {
         let body = match frame.body {
-            Body::Standing { owner } => {
-                let (owner, address) = owner.map_or_else(Default::default, |(owner, address)| (id(owner), address));
-                pb::Body::Standing(pb::Standing { owner, address })
+            Body::Term { master } => {
+                let (master, address) = master.map_or_else(Default::default, |(master, address)| (id(master), address));
+                pb::Body::Term(pb::Term { master, address })
             }
             Body::Promise => pb::Body::Promise(true),
             Body::Join(join) => pb::Body::Join(pb::Join {
@@ -114,8 +114,8 @@ impl TryFrom<pb::Frame> for Frame {
 
     fn try_from(frame: pb::Frame) -> Result<Self, PacketError> {
         let body = match frame.body.ok_or_else(|| absent("body"))? {
-            pb::Body::Standing(standing) if standing.owner.is_empty() => Body::Standing { owner: None },
-            pb::Body::Standing(standing) => Body::Standing { owner: Some((node(&standing.owner)?, standing.address)) },
+            pb::Body::Term(term) if term.master.is_empty() => Body::Term { master: None },
+            pb::Body::Term(term) => Body::Term { master: Some((node(&term.master)?, term.address)) },
             pb::Body::Promise(_) => Body::Promise,
             pb::Body::Join(join) => Body::Join(Join {
                 attempt: join.attempt,
@@ -149,7 +149,7 @@ impl TryFrom<pb::Frame> for Frame {
 
 impl From<Span> for pb::Span {
     fn from(span: Span) -> Self {
-        Self { term: span.term, owner: id(span.owner), first: span.first }
+        Self { term: span.term, master: id(span.master), first: span.first }
     }
 }
 
@@ -159,28 +159,28 @@ impl TryFrom<pb::Span> for Span {
     fn try_from(span: pb::Span) -> Result<Self, PacketError> {
         // Places are counted from 1; what precedes a span's first is computed from it.
         let first = Some(span.first).filter(|first| *first > 0).ok_or_else(|| absent("first place of a span"))?;
-        Ok(Self { term: plausible(span.term)?, owner: node(&span.owner)?, first: plausible(first)? })
+        Ok(Self { term: plausible(span.term)?, master: node(&span.master)?, first: plausible(first)? })
     }
 }
 
-impl From<Ticket> for pb::Ticket {
-    fn from(ticket: Ticket) -> Self {
-        Self { origin: id(ticket.origin), counter: ticket.counter }
+impl From<PublishId> for pb::PublishId {
+    fn from(publish: PublishId) -> Self {
+        Self { origin: id(publish.origin), counter: publish.counter }
     }
 }
 
-impl TryFrom<pb::Ticket> for Ticket {
+impl TryFrom<pb::PublishId> for PublishId {
     type Error = PacketError;
 
-    fn try_from(ticket: pb::Ticket) -> Result<Self, PacketError> {
-        Ok(Self { origin: node(&ticket.origin)?, counter: ticket.counter })
+    fn try_from(publish: pb::PublishId) -> Result<Self, PacketError> {
+        Ok(Self { origin: node(&publish.origin)?, counter: publish.counter })
     }
 }
 
 impl From<Proposal> for pb::Proposal {
     fn from(proposal: Proposal) -> Self {
-        let Proposal { ticket, late, key, content } = proposal;
-        Self { ticket: Some(ticket.into()), late, key, content }
+        let Proposal { id, key, content } = proposal;
+        Self { publish: Some(id.into()), key, content }
     }
 }
 
@@ -188,8 +188,8 @@ impl TryFrom<pb::Proposal> for Proposal {
     type Error = PacketError;
 
     fn try_from(proposal: pb::Proposal) -> Result<Self, PacketError> {
-        let pb::Proposal { ticket, late, key, content } = proposal;
-        Ok(Self { ticket: ticket.ok_or_else(|| absent("ticket"))?.try_into()?, late, key, content })
+        let pb::Proposal { publish, key, content } = proposal;
+        Ok(Self { id: publish.ok_or_else(|| absent("publish"))?.try_into()?, key, content })
     }
 }
 
@@ -241,10 +241,9 @@ mod tests {
 
     /// One frame of each kind.
     fn frames() -> Vec<Frame> {
-        let span = Span { term: 2, owner: NODE, first: 1 };
+        let span = Span { term: 2, master: NODE, first: 1 };
         let proposal = Proposal {
-            ticket: Ticket { origin: NODE, counter: 5 },
-            late: true,
+            id: PublishId { origin: NODE, counter: 5 },
             key: Some(Bytes::from_static(b"k")),
             content: Some(Bytes::from_static(b"content")),
         };
@@ -252,13 +251,13 @@ mod tests {
         let snapshot = Snapshot {
             base: 4,
             spans: vec![span],
-            marks: vec![proposal.ticket],
+            marks: vec![proposal.id],
             keys: vec![(Bytes::from_static(b"k"), 3)],
         };
         let lineage = Lineage::from_spans(vec![span]);
         let bodies = [
-            Body::Standing { owner: None },
-            Body::Standing { owner: Some((NODE, "ws://a:1".into())) },
+            Body::Term { master: None },
+            Body::Term { master: Some((NODE, "ws://a:1".into())) },
             Body::Promise,
             Body::Join(Join { attempt: 1, base: 2, last: 3, last_term: 4, lineage }),
             Body::Fetch { after: 0 },

@@ -17,12 +17,8 @@ use super::{
     Delivery, DeliverySink, Failure, Shared,
     link::{LinkError, Outgoing},
 };
-use crate::{
-    clock::now,
-    cluster::{Answer, Core, Frame, LinkId, NodeId, Output, Proposal, Status},
-    error::PublishError,
-    pool::Pool,
-};
+use crate::{clock::now, error::PublishError, pool::Pool};
+use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
 
 /// Events that are passed in before the outputs are carried out: what gathers goes out together.
 const BATCH: usize = 256;
@@ -175,10 +171,10 @@ impl Driver {
                 Output::Dial { node, address } => self.dial(node, address),
                 Output::Hangup { link } => drop(self.links.remove(&link)),
                 Output::Query(query) => self.ask(query),
-                Output::Deliver { place, proposal, repeated } => {
+                Output::Deliver { position, proposal, repeated } => {
                     let size = proposal.size();
-                    let Proposal { ticket, content, .. } = proposal;
-                    self.hub.deliver(Delivery { place, ticket, size, repeated, content });
+                    let Proposal { id, content, .. } = proposal;
+                    self.hub.deliver(Delivery { position, id, size, repeated, content });
                 }
                 Output::Diverged { again, dropped: 0 } => {
                     tracing::warn!(again, "the cluster went on without messages of this node; they are proposed again");
@@ -225,7 +221,7 @@ impl Driver {
             // Every node begins without a master, which is no news.
             if known.degraded != status.degraded && *known != Status::default() {
                 match status.degraded {
-                    Some(why) => tracing::warn!(why, cause = status.cause, "degraded"),
+                    Some(why) => tracing::warn!(why = why.as_str(), cause = status.cause, "degraded"),
                     None => tracing::info!("no longer degraded"),
                 }
             }
@@ -241,10 +237,10 @@ impl Driver {
             status.cause.clone_from(&self.cause);
         }
         if self.draining {
-            (status.ready, status.degraded) = (false, Some("shutting down"));
+            (status.ready, status.degraded) = (false, Some(Degraded::ShuttingDown));
         }
         if let Some(failure) = &*self.failure.borrow() {
-            (status.ready, status.degraded) = (false, Some(failure.why()));
+            (status.ready, status.degraded) = (false, Some(failure.degraded()));
         }
         status
     }

@@ -14,7 +14,7 @@ use super::{
     codec::{Outcome, Publish},
     link::{Link, LinkError, log_publisher_loss},
 };
-use crate::{config::ClusterConfig, error::PublishError, io::Stream, message::publish};
+use crate::{ClusterConfig, error::PublishError, io::Stream, message::publish};
 
 /// Publishes of one publisher whose outcomes are not on their way to it; its next requests wait for them.
 const OUTCOMES: usize = 1024;

@@ -1,5 +1,5 @@
 //! One WebSocket between two nodes, or between a publisher and a node: the mutual proof of the key, authenticated
-//! packets both ways, heartbeats. What the frames mean is decided in [`cluster`](crate::cluster).
+//! packets both ways, heartbeats. What the frames mean is decided in [`ws_cluster_core`].
 
 use std::{
     fmt,
@@ -29,10 +29,10 @@ use tungstenite::{
 };
 
 use crate::{
-    cluster::{Frame, NodeId},
     io::Stream,
     node::codec::{Greeting, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
 };
+use ws_cluster_core::{Frame, NodeId};
 
 mod mac;
 
@@ -288,12 +288,7 @@ pub(crate) async fn accept<S: Stream>(
     } else {
         String::new()
     };
-    let welcome = Welcome {
-        version: negotiate(VERSIONS, theirs).unwrap_or_default().into(),
-        node: Bytes::copy_from_slice(own.node.as_bytes()),
-        nonce: nonce()?,
-        refusal,
-    };
+    let welcome = Welcome { node: Bytes::copy_from_slice(own.node.as_bytes()), nonce: nonce()?, refusal };
     let answered = write(&mut socket, &welcome).await?;
     if !welcome.refusal.is_empty() {
         return Err(LinkError::Mismatch(welcome.refusal));

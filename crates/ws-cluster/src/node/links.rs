@@ -18,10 +18,8 @@ use super::{
     driver::{Driver, Event},
     link::{self, Link, LinkError, Purpose},
 };
-use crate::{
-    cluster::{LinkId, NodeId},
-    io::Stream,
-};
+use crate::io::Stream;
+use ws_cluster_core::{LinkId, NodeId};
 
 /// Room of a link's queue beside what the log holds.
 const QUEUE_ROOM: usize = 16 * 1024 * 1024;

@@ -6,13 +6,8 @@ use std::{sync::Arc, sync::atomic::AtomicU64};
 use bytes::Bytes;
 
 use self::{greetings::Greetings, link::Passport};
-use crate::{
-    cluster::{NodeId, Place, Seq, Ticket},
-    config::Config,
-    error::StartError,
-    log_limit::LogLimits,
-    pool::Pool,
-};
+use crate::{config::Config, error::StartError, log_limit::LogLimits, pool::Pool};
+use ws_cluster_core::{Degraded, LogPosition, NodeId, PublishId, Seq};
 
 mod cluster;
 pub(crate) mod codec;
@@ -24,8 +19,6 @@ mod links;
 mod queries;
 
 pub(crate) use cluster::{Cluster, start};
-
-pub use crate::cluster::{NodeStatus, Status};
 
 /// Where delivered entries go: the hub. Called from the driver's task only, so nothing here may block.
 pub(crate) trait DeliverySink: Send + Sync + 'static {
@@ -39,7 +32,7 @@ pub(crate) trait DeliverySink: Send + Sync + 'static {
     fn cut(&self, after: Seq);
     /// What is delivered next follows this place. `missed`: entries are missing before it, since this node was away for
     /// longer than the log reaches.
-    fn restarted(&self, base: Option<Place>, missed: bool);
+    fn restarted(&self, base: Option<LogPosition>, missed: bool);
     /// Time passed: some times a second.
     fn tick(&self);
     /// The node has been without a master for 30 s while there is one: send the clients elsewhere (1013).
@@ -48,12 +41,12 @@ pub(crate) trait DeliverySink: Send + Sync + 'static {
 
 /// An entry at its place in the cluster's one order.
 pub(crate) struct Delivery {
-    pub(crate) place: Place,
-    pub(crate) ticket: Ticket,
+    pub(crate) position: LogPosition,
+    pub(crate) id: PublishId,
     /// Bytes that it counts in the log.
     pub(crate) size: usize,
     /// Delivered by this node before, at a place that was cut away: only connections that came later may still get it.
-    pub(crate) repeated: Option<Ticket>,
+    pub(crate) repeated: Option<PublishId>,
     /// Encoded; `None` where there is nothing to deliver at this place.
     pub(crate) content: Option<Bytes>,
 }
@@ -79,10 +72,10 @@ pub(crate) enum Failure {
 
 impl Failure {
     /// Returns what the node's status says.
-    pub(super) fn why(&self) -> &'static str {
+    pub(super) fn degraded(&self) -> Degraded {
         match self {
-            Self::AddressTaken(_) => "another node answers at this node's address",
-            Self::Stopped => "the cluster's task ended by a panic",
+            Self::AddressTaken(_) => Degraded::AddressTaken,
+            Self::Stopped => Degraded::Stopped,
         }
     }
 }

@@ -7,10 +7,8 @@ use super::{
     driver::{Driver, Event},
     link::Passport,
 };
-use crate::{
-    cluster::{Answer, Query},
-    pool::{Pool, PoolError},
-};
+use crate::pool::{Pool, PoolError};
+use ws_cluster_core::{Answer, Query};
 
 impl Driver {
     pub(super) fn ask(&self, query: Query) {
@@ -55,15 +53,15 @@ async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, 
             pool.announce(cluster, announcement).await?;
             Answer::Done
         }
-        Query::Renew { term, owner } => Answer::Held(pool.renew(cluster, *term, *owner, lease).await?),
+        Query::Renew { term, master } => Answer::Held(pool.renew(cluster, *term, *master, lease).await?),
         Query::TakeOver { seen, max_seen } => {
             Answer::Term(pool.take_over(cluster, seen, *max_seen, *node, lease).await?)
         }
         Query::HandOver { term, successor } => {
             Answer::Held(pool.hand_over(cluster, *term, *node, *successor, lease).await?)
         }
-        Query::Restore { term, owner } => {
-            pool.restore(cluster, *term, *owner).await?;
+        Query::Restore { term, master } => {
+            pool.restore(cluster, *term, *master).await?;
             Answer::Done
         }
         Query::ClearJoined(lost) => {

@@ -5,7 +5,9 @@ use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 
-use crate::cluster::{NodeId, Term};
+use ws_cluster_core::{NodeId, Term};
+
+pub use ws_cluster_core::{Announcement, Lease, NodeRow, PoolView};
 
 pub(crate) mod memory;
 #[cfg(feature = "mysql")]
@@ -18,60 +20,6 @@ pub use memory::MemoryPool;
 pub use mysql::MySqlPool;
 #[cfg(feature = "sqlite-system")]
 pub use sqlite::SqlitePool;
-
-/// The lease row of a cluster: who is master.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// Grows by one or more with every change of the owner.
-    pub term: Term,
-    /// The master, or `None` after it released the lease.
-    pub owner: Option<NodeId>,
-    /// Grows with every renewal: a `(term, beat)` that stands still shows an owner that fell silent.
-    pub beat: u64,
-}
-
-/// The row of one node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct NodeRow {
-    /// Its place in the pool: the order of first announcement. The first stands first for master.
-    pub ord: u64,
-    /// Which run of a server this is.
-    pub node: NodeId,
-    /// Where other nodes reach it: `ws://HOST:PORT` or `wss://HOST:PORT`, at most 255 bytes.
-    pub address: String,
-    /// The oldest and the newest version of the link protocol that it speaks.
-    pub protocols: (u16, u16),
-    /// The term in which it last completed a join.
-    pub joined: Option<Term>,
-    /// Changes with every announcement of the node, whatever the pool's clock does. Compare it for equality only: a
-    /// node whose stamp stands still has fallen silent.
-    pub stamp: u64,
-    /// Time since it last announced itself, on the pool's own clock; zero if that clock was set back since. For
-    /// display: the servers of a replicated database may have different clocks.
-    pub age: Duration,
-}
-
-/// One consistent-enough look at the pool: the lease is read before the nodes.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct PoolView {
-    /// `None` where the cluster has no lease row yet, or lost it.
-    pub lease: Option<Lease>,
-    /// All rows of the cluster, by `ord`.
-    pub nodes: Vec<NodeRow>,
-}
-
-/// What a node says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Announcement {
-    /// Which run of a server this is.
-    pub node: NodeId,
-    /// Where other nodes reach it; at most 255 bytes of ASCII.
-    pub address: String,
-    /// The oldest and the newest version of the link protocol that it speaks.
-    pub protocols: (u16, u16),
-    /// The term in which it joined; `None` leaves what the row says.
-    pub joined: Option<Term>,
-}
 
 /// Why a pool could not answer. After an error the outcome of the statement is unknown: it may have taken effect.
 /// Callers read again instead of assuming either.
@@ -126,7 +74,7 @@ pub trait Pool: Send + Sync + 'static {
     /// `beat + 1` where the lease has this term and owner; `false` where it has not (the owner is fenced).
     async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError>;
 
-    /// Compare and set: if the lease stands at exactly `seen.term`, `seen.beat` and `seen.owner`, sets
+    /// Compare and set: if the lease stands at exactly `seen.term`, `seen.beat` and `seen.master`, sets
     /// `term = max(term, max_seen) + 1`, `owner`, `beat + 1` and returns the new term; `None` if it moved on. The owner
     /// counts because a database that failed over to a replica can come to the same term and beat a second time.
     async fn take_over(

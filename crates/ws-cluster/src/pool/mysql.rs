@@ -8,10 +8,8 @@ use futures_util::FutureExt;
 use mysql_async::{Conn, Opts, Params, PoolConstraints, PoolOpts, Row, Value, prelude::Queryable};
 
 use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, Refusal};
-use crate::{
-    cluster::{NodeId, Term},
-    mysql::{Database, guarded, is_permanent, parse, plain},
-};
+use crate::mysql::{Database, guarded, is_permanent, parse, plain};
+use ws_cluster_core::{NodeId, Term};
 
 /// InnoDB because a MEMORY table is emptied by a restart and replicates badly. Statements are split at `;`.
 const SCHEMA: &str = "\
@@ -279,7 +277,8 @@ impl Pool for MySqlPool {
     }
 
     async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError> {
-        let Announcement { node, address, protocols: (oldest, newest), joined } = announcement;
+        let Announcement { node, address, joined } = announcement;
+        let (oldest, newest) = (0_u16, 0_u16);
         let row = (address, oldest, newest, joined, cluster, node.as_bytes());
         for _ in 0..ATTEMPTS {
             let missing = match self.run(REFRESH_NODE, row.into()).await {
@@ -317,7 +316,7 @@ impl Pool for MySqlPool {
         // The condition fixes the stored term, so the next one can be told here.
         let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
         let set = [term.into(), owner.as_bytes().into(), micros(lease).into()];
-        let seen_owner = seen.owner.map(|node| *node.as_bytes()).into();
+        let seen_owner = seen.master.map(|node| *node.as_bytes()).into();
         let condition = [cluster.into(), seen.term.into(), seen.beat.into(), seen_owner];
         let won = self.change_lease(TAKE_OVER, set.into_iter().chain(condition).collect()).await?;
         Ok(won.then_some(term))
@@ -445,23 +444,15 @@ impl From<Failure> for PoolError {
 
 fn lease_of(row: Row) -> Result<Lease, PoolError> {
     let (term, owner, beat): (_, Option<Vec<u8>>, _) = mysql_async::from_row_opt(row).map_err(malformed)?;
-    Ok(Lease { term, owner: owner.map(node_id).transpose()?, beat })
+    Ok(Lease { term, master: owner.map(node_id).transpose()?, beat })
 }
 
 fn node_of(row: Row) -> Result<NodeRow, PoolError> {
-    let (ord, node, address, oldest, newest, joined, stamp, age): (_, _, _, _, _, _, i64, i64) =
+    let (ord, node, address, _, _, joined, stamp, age): (_, _, _, u16, u16, _, i64, i64) =
         mysql_async::from_row_opt(row).map_err(malformed)?;
     // Negative where the server's clock was set back.
     let age = Duration::from_micros(age.try_into().unwrap_or(0));
-    Ok(NodeRow {
-        ord,
-        node: node_id(node)?,
-        address,
-        protocols: (oldest, newest),
-        joined,
-        stamp: stamp.cast_unsigned(),
-        age,
-    })
+    Ok(NodeRow { ord, node: node_id(node)?, address, joined, stamp: stamp.cast_unsigned(), age })
 }
 
 fn node_id(bytes: Vec<u8>) -> Result<NodeId, PoolError> {

@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params, types::Type};
 
 use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView};
-use crate::cluster::{NodeId, Term};
+use ws_cluster_core::{NodeId, Term};
 
 /// Times are microseconds since 1970.
 const SCHEMA: &str = "\
@@ -175,7 +175,8 @@ impl Pool for SqlitePool {
     async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError> {
         let (cluster, announcement) = (cluster.to_owned(), announcement.clone());
         self.run(move |connection| {
-            let Announcement { node, address, protocols: (oldest, newest), joined } = &announcement;
+            let Announcement { node, address, joined } = &announcement;
+            let (oldest, newest) = (0, 0);
             let row =
                 params![address, oldest, newest, joined.map(integer).transpose()?, now(), cluster, node.as_bytes()];
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -219,7 +220,7 @@ impl Pool for SqlitePool {
                 cluster,
                 integer(seen.term)?,
                 integer(seen.beat)?,
-                seen.owner.as_ref().map(NodeId::as_bytes)
+                seen.master.as_ref().map(NodeId::as_bytes)
             ])
         });
         Ok(won.await?.then_some(term))
@@ -424,7 +425,7 @@ fn is_missing_table(error: &rusqlite::Error) -> bool {
 
 fn lease_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
     let owner: Option<[u8; 16]> = row.get(1)?;
-    Ok(Lease { term: natural(row, 0)?, owner: owner.map(NodeId::from_bytes), beat: natural(row, 2)? })
+    Ok(Lease { term: natural(row, 0)?, master: owner.map(NodeId::from_bytes), beat: natural(row, 2)? })
 }
 
 fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
@@ -434,7 +435,6 @@ fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
         ord: natural(row, 0)?,
         node: NodeId::from_bytes(row.get(1)?),
         address: row.get(2)?,
-        protocols: (row.get(3)?, row.get(4)?),
         joined: joined.map(|_| natural(row, 5)).transpose()?,
         stamp: seen_at.cast_unsigned(),
         // Negative where the clock was set back.

@@ -34,7 +34,7 @@ mod websocket;
 pub use builder::ServerBuilder;
 pub use routes::RemoteAddress;
 
-use socket::{Full, Gate, HttpStream, Place};
+use socket::{Full, Gate, HttpStream, LogPosition};
 
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -205,7 +205,7 @@ impl Server {
     async fn serve_connection(
         self,
         stream: TcpStream,
-        place: Place,
+        place: LogPosition,
         full: Option<Full>,
         peer: RemoteAddress,
         mut closing: watch::Receiver<()>,

@@ -191,7 +191,7 @@ impl Server {
 /// Returns what is wrong with a node, with the database's own words if there are any.
 fn trouble(status: &Status) -> Option<String> {
     let why = status.degraded?;
-    Some(status.cause.as_ref().map_or_else(|| why.to_owned(), |cause| format!("{why} ({cause})")))
+    Some(status.cause.as_ref().map_or_else(|| why.to_string(), |cause| format!("{why} ({cause})")))
 }
 
 fn only_get() -> Response<Full<Bytes>> {

@@ -16,11 +16,11 @@ use serde_json::Value;
 use sha2::Sha256;
 
 use crate::{
-    cluster::{NodeId, Seq},
     connection::{Changes, Given, Since, State},
     message::position::Position,
     message::target::ConnectionId,
 };
+use ws_cluster_core::{NodeId, Seq};
 
 /// Longest sealed state, in bytes: it travels in a URL, beside cookies.
 const SIZE: usize = 2048;

@@ -23,8 +23,6 @@ pub(crate) struct Greeting {
 /// The acceptor's answer; `refusal` says why there is no more.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Welcome {
-    #[prost(uint32, tag = "1")]
-    pub(crate) version: u32,
     #[prost(bytes = "bytes", tag = "2")]
     pub(crate) node: Bytes,
     #[prost(bytes = "bytes", tag = "3")]
@@ -82,7 +80,7 @@ pub(super) struct Frame {
 #[derive(Clone, PartialEq, Oneof)]
 pub(super) enum Body {
     #[prost(message, tag = "2")]
-    Standing(Standing),
+    Term(Term),
     #[prost(bool, tag = "3")]
     Promise(bool),
     #[prost(message, tag = "4")]
@@ -103,11 +101,11 @@ pub(super) enum Body {
     Propose(Propose),
 }
 
-/// No owner: empty.
+/// No master: empty.
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Standing {
+pub(super) struct Term {
     #[prost(bytes = "bytes", tag = "1")]
-    pub(super) owner: Bytes,
+    pub(super) master: Bytes,
     #[prost(string, tag = "2")]
     pub(super) address: String,
 }
@@ -169,13 +167,13 @@ pub(super) struct Span {
     #[prost(uint64, tag = "1")]
     pub(super) term: u64,
     #[prost(bytes = "bytes", tag = "2")]
-    pub(super) owner: Bytes,
+    pub(super) master: Bytes,
     #[prost(uint64, tag = "3")]
     pub(super) first: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
-pub(super) struct Ticket {
+pub(super) struct PublishId {
     #[prost(bytes = "bytes", tag = "1")]
     pub(super) origin: Bytes,
     #[prost(uint64, tag = "2")]
@@ -185,9 +183,7 @@ pub(super) struct Ticket {
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Proposal {
     #[prost(message, optional, tag = "1")]
-    pub(super) ticket: Option<Ticket>,
-    #[prost(bool, tag = "2")]
-    pub(super) late: bool,
+    pub(super) publish: Option<PublishId>,
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub(super) key: Option<Bytes>,
     #[prost(bytes = "bytes", optional, tag = "4")]
@@ -211,7 +207,7 @@ pub(super) struct Snapshot {
     #[prost(message, repeated, tag = "2")]
     pub(super) spans: Vec<Span>,
     #[prost(message, repeated, tag = "3")]
-    pub(super) marks: Vec<Ticket>,
+    pub(super) marks: Vec<PublishId>,
     #[prost(message, repeated, tag = "4")]
     pub(super) keys: Vec<Key>,
 }

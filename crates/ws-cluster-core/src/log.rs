@@ -1,0 +1,343 @@
+//! The log of recent entries that every node keeps. It has no gaps. It also recognises publishes and idempotency keys of
+//! entries that it holds, or held not long ago.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use super::{Entry, Lineage, NodeId, PublishId, Seq, Span, Term};
+use crate::LogConfig;
+
+/// Most idempotency keys of trimmed entries that are kept: enough for a publisher that retries for a while, and few
+/// enough to send to each node that joins.
+pub(crate) const TRIMMED_KEYS: usize = 100_000;
+
+/// The highest publish counter of each origin.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Marks(HashMap<NodeId, Mark>);
+
+#[derive(Clone, Copy, Debug)]
+struct Mark {
+    counter: u64,
+    grown: Instant,
+}
+
+impl Marks {
+    pub(crate) fn covers(&self, id: PublishId) -> bool {
+        self.0.get(&id.origin).is_some_and(|mark| mark.counter >= id.counter)
+    }
+
+    pub(crate) fn raise(&mut self, id: PublishId, now: Instant) {
+        let mark = self.0.entry(id.origin).or_insert(Mark { counter: 0, grown: now });
+        mark.counter = mark.counter.max(id.counter);
+        mark.grown = mark.grown.max(now);
+    }
+
+    /// Removes the marks that have not grown for longer than `after`.
+    pub(crate) fn forget(&mut self, now: Instant, after: Duration) {
+        self.0.retain(|_, mark| now.saturating_duration_since(mark.grown) <= after);
+    }
+
+    fn ids(&self) -> impl Iterator<Item = PublishId> {
+        self.0.iter().map(|(&origin, mark)| PublishId { origin, counter: mark.counter })
+    }
+}
+
+/// A summary of the entries that a log has trimmed, for a node whose own log ends before them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// The last trimmed entry.
+    pub base: Seq,
+    /// The spans that begin at or before it.
+    pub spans: Vec<Span>,
+    /// The last trimmed publish of each origin.
+    pub marks: Vec<PublishId>,
+    /// The idempotency keys of trimmed entries.
+    pub keys: Vec<(Bytes, Seq)>,
+}
+
+impl Snapshot {
+    /// Returns about how many bytes it takes on a link.
+    pub fn size(&self) -> usize {
+        const PART: usize = 32;
+        let keys: usize = self.keys.iter().map(|(key, _)| PART + key.len()).sum();
+        keys + PART * (self.spans.len() + self.marks.len())
+    }
+}
+
+/// The log of one node.
+pub struct Log {
+    limits: LogConfig,
+    base: Seq,
+    /// The entries after `base`, each with the time of its arrival here.
+    entries: VecDeque<(Entry, Instant)>,
+    size: usize,
+    lineage: Lineage,
+    /// Marks at `base` and at the end.
+    base_marks: Marks,
+    marks: Marks,
+    /// Idempotency keys of the entries that are held and of those that were trimmed not too long ago.
+    keys: HashMap<Bytes, Seq>,
+    trimmed_keys: VecDeque<(Bytes, Seq, Instant)>,
+    /// Counts the cuts and restarts. If it has not changed, the log has only grown.
+    pub(crate) rewrites: u64,
+}
+
+impl Log {
+    /// Makes an empty log.
+    pub fn new(limits: LogConfig) -> Self {
+        Self {
+            limits,
+            base: 0,
+            entries: VecDeque::new(),
+            size: 0,
+            lineage: Lineage::default(),
+            base_marks: Marks::default(),
+            marks: Marks::default(),
+            keys: HashMap::new(),
+            trimmed_keys: VecDeque::new(),
+            rewrites: 0,
+        }
+    }
+
+    /// Returns the last trimmed entry, or 0.
+    pub fn base(&self) -> Seq {
+        self.base
+    }
+
+    /// Returns the last entry, or `base` if the log holds none.
+    pub fn last(&self) -> Seq {
+        self.base + self.entries.len() as u64
+    }
+
+    /// Returns the term of the last entry, or 0 in an empty log. The log with the highest `(last_term, last)` is the best.
+    pub fn last_term(&self) -> Term {
+        self.lineage.term_at(self.last())
+    }
+
+    /// Returns which master wrote which part of the log.
+    pub fn lineage(&self) -> &Lineage {
+        &self.lineage
+    }
+
+    /// Returns the entry `seq`, or `None` if the log does not hold it.
+    pub fn at(&self, seq: Seq) -> Option<&Entry> {
+        let index = seq.checked_sub(self.base + 1)?;
+        self.entries.get(usize::try_from(index).ok()?).map(|(entry, _)| entry)
+    }
+
+    /// Returns the entries after `seq`, oldest first. `seq` must not be below `base`.
+    pub fn after(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
+        let index = seq.saturating_sub(self.base) as usize;
+        self.entries.range(index.min(self.entries.len())..).map(|(entry, _)| entry)
+    }
+
+    /// Returns true if the log holds this publish or has trimmed it.
+    pub fn knows(&self, id: PublishId) -> bool {
+        self.marks.covers(id)
+    }
+
+    /// Returns how long an entry is kept. Nodes propose only younger publishes, so that every log recognises repeats.
+    pub fn age(&self) -> Duration {
+        self.limits.age
+    }
+
+    /// Returns the last entry that is older than [`age`](Self::age).
+    pub fn aged(&self, now: Instant) -> Seq {
+        let aged = |(_, arrived): &(Entry, Instant)| now.saturating_duration_since(*arrived) > self.limits.age;
+        self.base + self.entries.partition_point(aged) as u64
+    }
+
+    /// Returns how long the log recognises trimmed publishes and keys.
+    pub fn memory(&self) -> Duration {
+        self.limits.age * 2
+    }
+
+    /// Returns true if the log has an entry with this idempotency key, or has trimmed it not long ago.
+    pub fn knows_key(&self, key: &Bytes) -> bool {
+        self.keys.contains_key(key)
+    }
+
+    /// Returns the idempotency keys that the log recognises, with the numbers of their entries.
+    pub fn keys(&self) -> impl Iterator<Item = (&Bytes, Seq)> {
+        self.keys.iter().map(|(key, seq)| (key, *seq))
+    }
+
+    /// Appends the entry that follows the last. `master` is the master of its term.
+    pub fn append(&mut self, now: Instant, entry: Entry, master: NodeId) {
+        debug_assert_eq!(entry.seq, self.last() + 1, "the log has no gaps");
+        if entry.term != self.last_term() {
+            self.lineage.push(Span { term: entry.term, master, first: entry.seq });
+        }
+        self.marks.raise(entry.proposal.id, now);
+        if let Some(key) = entry.proposal.key.as_ref().filter(|_| entry.proposal.content.is_some()) {
+            self.keys.insert(key.clone(), entry.seq);
+        }
+        self.size += entry.proposal.size();
+        self.entries.push_back((entry, now));
+    }
+
+    /// Removes the entries after `seq`, which must not be below `base`, and returns them, oldest first.
+    pub fn truncate(&mut self, seq: Seq) -> Vec<Entry> {
+        debug_assert!(seq >= self.base, "what was trimmed cannot be cut");
+        let keep = (seq - self.base) as usize;
+        if keep >= self.entries.len() {
+            return Vec::new();
+        }
+        self.rewrites += 1;
+        let cut: Vec<Entry> = self.entries.drain(keep..).map(|(entry, _)| entry).collect();
+        self.size -= cut.iter().map(|entry| entry.proposal.size()).sum::<usize>();
+        self.lineage.truncate(seq);
+        self.keys.retain(|_, &mut at| at <= seq);
+        self.marks = self.base_marks.clone();
+        for (entry, arrived) in &self.entries {
+            self.marks.raise(entry.proposal.id, *arrived);
+        }
+        cut
+    }
+
+    /// Returns a summary of the trimmed entries.
+    pub fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            base: self.base,
+            spans: self.lineage.spans().iter().copied().filter(|span| span.first <= self.base).collect(),
+            marks: self.base_marks.ids().collect(),
+            keys: self.trimmed_keys.iter().map(|(key, seq, _)| (key.clone(), *seq)).collect(),
+        }
+    }
+
+    /// Removes everything and starts after the snapshot. Returns the entries that the log held.
+    pub fn restart(&mut self, now: Instant, snapshot: Snapshot) -> Vec<Entry> {
+        let held = self.entries.drain(..).map(|(entry, _)| entry).collect();
+        let mut fresh = Self::new(self.limits.clone());
+        fresh.rewrites = self.rewrites + 1;
+        fresh.base = snapshot.base;
+        fresh.lineage = Lineage::from_spans(snapshot.spans);
+        for id in snapshot.marks {
+            fresh.base_marks.raise(id, now);
+        }
+        fresh.marks = fresh.base_marks.clone();
+        for (key, seq) in snapshot.keys {
+            fresh.keys.insert(key.clone(), seq);
+            fresh.trimmed_keys.push_back((key, seq, now));
+        }
+        *self = fresh;
+        held
+    }
+
+    /// Returns the last entry that exceeds the limits.
+    pub fn surplus(&self, now: Instant) -> Seq {
+        let mut size = self.size;
+        let mut count = self.entries.len();
+        let mut seq = self.base;
+        for (entry, arrived) in &self.entries {
+            let over = size > self.limits.size || count > self.limits.count;
+            if !over && now.saturating_duration_since(*arrived) <= self.limits.age {
+                break;
+            }
+            size -= entry.proposal.size();
+            count -= 1;
+            seq = entry.seq;
+        }
+        seq
+    }
+
+    /// Trims the entries up to `seq`, and forgets marks and keys that are older than [`memory`](Self::memory).
+    pub fn trim(&mut self, now: Instant, seq: Seq) {
+        while self.base < seq {
+            let Some((entry, arrived)) = self.entries.pop_front() else { break };
+            self.base = entry.seq;
+            self.size -= entry.proposal.size();
+            self.base_marks.raise(entry.proposal.id, arrived);
+            if let Some(key) = entry.proposal.key.filter(|key| self.keys.get(key) == Some(&entry.seq)) {
+                self.trimmed_keys.push_back((key, entry.seq, arrived));
+            }
+        }
+        let forget = self.memory();
+        while let Some((_, _, arrived)) = self.trimmed_keys.front()
+            && (now.saturating_duration_since(*arrived) > forget || self.trimmed_keys.len() > TRIMMED_KEYS)
+        {
+            if let Some((key, seq, _)) = self.trimmed_keys.pop_front()
+                && self.keys.get(&key) == Some(&seq)
+            {
+                self.keys.remove(&key);
+            }
+        }
+        for marks in [&mut self.base_marks, &mut self.marks] {
+            marks.forget(now, forget);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Proposal;
+
+    const ORIGIN: NodeId = NodeId::from_bytes([7; 16]);
+
+    fn id(counter: u64) -> PublishId {
+        PublishId { origin: ORIGIN, counter }
+    }
+
+    fn entry(term: Term, seq: Seq) -> Entry {
+        let content = Some(Bytes::from_static(b"x"));
+        Entry { term, seq, proposal: Proposal { id: id(seq), key: None, content } }
+    }
+
+    fn log_of(limits: LogConfig, now: Instant, last: Seq) -> Log {
+        let mut log = Log::new(limits);
+        (1..=last).for_each(|seq| log.append(now, entry(1, seq), ORIGIN));
+        log
+    }
+
+    #[test]
+    fn what_is_cut_is_no_longer_known() {
+        let mut log = log_of(LogConfig::default(), Instant::now(), 5);
+        let cut = log.truncate(3);
+        assert_eq!(cut.iter().map(|entry| entry.seq).collect::<Vec<_>>(), [4, 5]);
+        assert!(log.knows(id(3)) && !log.knows(id(4)));
+        assert_eq!(log.last(), 3);
+    }
+
+    #[test]
+    fn what_is_trimmed_stays_known_for_twice_the_age() {
+        let start = Instant::now();
+        let limits = LogConfig { age: Duration::from_secs(10), ..LogConfig::default() };
+        let mut log = log_of(limits, start, 5);
+        assert_eq!(log.surplus(start), 0);
+        let later = start + Duration::from_secs(11);
+        assert_eq!(log.surplus(later), 5);
+        log.trim(later, 4);
+        assert_eq!((log.base(), log.last()), (4, 5));
+        assert!(log.knows(id(2)));
+        log.trim(start + Duration::from_secs(21), 5);
+        assert!(!log.knows(id(2)));
+    }
+
+    #[test]
+    fn a_restart_takes_marks_and_keys_along() {
+        let now = Instant::now();
+        let mut log = log_of(LogConfig::default(), now, 4);
+        let mut keyed = entry(2, 5);
+        keyed.proposal.key = Some(Bytes::from_static(b"once"));
+        log.append(now, keyed, ORIGIN);
+        log.trim(now, 5);
+        let mut joiner = Log::new(LogConfig::default());
+        joiner.restart(now, log.snapshot());
+        assert_eq!((joiner.base(), joiner.last(), joiner.last_term()), (5, 5, 2));
+        assert!(joiner.knows(id(5)) && joiner.knows_key(&Bytes::from_static(b"once")));
+    }
+
+    #[test]
+    fn the_ring_is_bounded_by_count_and_size() {
+        let now = Instant::now();
+        let by_count = log_of(LogConfig { count: 3, ..LogConfig::default() }, now, 5);
+        assert_eq!(by_count.surplus(now), 2);
+        let by_size = log_of(LogConfig { size: entry(1, 1).proposal.size() * 2, ..LogConfig::default() }, now, 5);
+        assert_eq!(by_size.surplus(now), 3);
+    }
+}

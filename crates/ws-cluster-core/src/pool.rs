@@ -1,0 +1,55 @@
+//! What the pool says: the lease of the master and the rows of the nodes.
+
+use std::time::Duration;
+
+use crate::{NodeId, Term};
+
+/// The lease row of a cluster: who is master.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Grows by one or more with every change of the master.
+    pub term: Term,
+    /// The master, or `None` after it released the lease.
+    pub master: Option<NodeId>,
+    /// Grows with every renewal: a `(term, beat)` that stands still shows an master that fell silent.
+    pub beat: u64,
+}
+
+/// The row of one node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeRow {
+    /// Its place in the pool: the order of first announcement. The first stands first for master.
+    pub ord: u64,
+    /// Which run of a server this is.
+    pub node: NodeId,
+    /// Where other nodes reach it: `ws://HOST:PORT` or `wss://HOST:PORT`, at most 255 bytes.
+    pub address: String,
+    /// The term in which it last completed a join.
+    pub joined: Option<Term>,
+    /// Changes with every announcement of the node, whatever the pool's clock does. Compare it for equality only: a
+    /// node whose stamp stands still has fallen silent.
+    pub stamp: u64,
+    /// Time since it last announced itself, on the pool's own clock; zero if that clock was set back since. For
+    /// display: the servers of a replicated database may have different clocks.
+    pub age: Duration,
+}
+
+/// One consistent-enough look at the pool: the lease is read before the nodes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PoolView {
+    /// `None` where the cluster has no lease row yet, or lost it.
+    pub lease: Option<Lease>,
+    /// All rows of the cluster, by `ord`.
+    pub nodes: Vec<NodeRow>,
+}
+
+/// What a node says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Announcement {
+    /// Which run of a server this is.
+    pub node: NodeId,
+    /// Where other nodes reach it; at most 255 bytes of ASCII.
+    pub address: String,
+    /// The term in which it joined; `None` leaves what the row says.
+    pub joined: Option<Term>,
+}

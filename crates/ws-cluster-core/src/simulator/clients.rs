@@ -1,0 +1,73 @@
+//! The clients of the simulated nodes. The core does not know clients, so the crate that serves them brings them.
+
+use std::time::Duration;
+
+use super::{Checks, Random, World, story::Name};
+use crate::{Core, NodeId, Output, Seq};
+
+/// Clients of all nodes of a simulation. Nodes are numbered from 0.
+pub trait Clients {
+    /// A node started, under a new id.
+    fn boot(&mut self, node: usize, id: NodeId);
+
+    /// A node ended, and with it everything that was on its way to its clients.
+    fn lose(&mut self, node: usize);
+
+    /// The core of a node wants this done.
+    fn output(&mut self, node: usize, output: &Output);
+
+    /// Lets the clients act. `ready` are the nodes that take clients. If `calm` is true, no client leaves its node.
+    ///
+    /// # Errors
+    /// What a client got that it must not get.
+    fn step(
+        &mut self,
+        now: Duration,
+        random: &mut Random,
+        ready: &[usize],
+        calm: bool,
+        history: &Checks,
+    ) -> Result<(), String>;
+
+    /// Returns true if every client has got everything up to the entry `end`.
+    fn is_settled(&self, end: Seq) -> bool;
+}
+
+impl World {
+    /// Adds clients to a world that has just begun.
+    pub(super) fn with_clients(mut self, mut clients: Box<dyn Clients>) -> Self {
+        (0..self.nodes.len()).for_each(|place| clients.boot(place, self.nodes[place].id));
+        self.clients = Some(clients);
+        self
+    }
+
+    /// Lets the clients do something, where there are any.
+    pub(super) fn clients_step(&mut self, calm: bool) {
+        let Some(clients) = &mut self.clients else { return };
+        let takes = |place: &usize| {
+            let node = &self.nodes[*place];
+            !node.paused && node.core.as_ref().is_some_and(|core| core.status().ready)
+        };
+        let ready: Vec<usize> = (0..self.nodes.len()).filter(takes).collect();
+        if let Err(wrong) = clients.step(self.now, &mut self.rng, &ready, calm, &self.checks) {
+            self.fail(&wrong);
+        }
+    }
+
+    /// All has healed: publishes a last message, and waits until every client has it.
+    pub(super) fn clients_settle(&mut self) {
+        let serves = |place: &usize| self.nodes[*place].core.as_ref().is_some_and(Core::is_serving_master);
+        let master = (0..self.nodes.len()).find(serves).unwrap_or(0);
+        self.publish(master, "the last one".into(), None);
+        for _ in 0..200 {
+            self.run(Duration::from_millis(200));
+            self.clients_step(true);
+            let end = self.nodes.iter().filter_map(|node| node.core.as_ref()).map(|core| core.end().1).max();
+            if self.clients.as_ref().is_none_or(|clients| clients.is_settled(end.unwrap_or(0))) {
+                return;
+            }
+        }
+        let names: Vec<_> = self.nodes.iter().map(|node| Name(node.id).to_string()).collect();
+        self.fail(&format!("the clients of {} do not come to the end", names.join(", ")));
+    }
+}

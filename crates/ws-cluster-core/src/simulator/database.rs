@@ -1,0 +1,139 @@
+//! The database behind the pool: the tables of the pool in memory, with what a database does on a bad day.
+
+use std::time::Duration;
+
+use super::{Happening, World, story::Name};
+use crate::{Answer, NodeId, Query};
+
+impl World {
+    pub(super) fn stop_database(&mut self, down: bool) {
+        self.db_down = down;
+        self.tell(|| (if down { "the database stops" } else { "the database is back" }).to_owned());
+    }
+
+    /// From now on the database refuses every write and answers every read, as a replica does.
+    pub(super) fn refuse_writes(&mut self, read_only: bool) {
+        self.db_read_only = read_only;
+        self.tell(|| format!("the database {} writes", if read_only { "refuses" } else { "takes" }));
+    }
+
+    /// From now on the clock of the database server that this node writes to is so far behind, or ahead, of the one
+    /// that is read.
+    pub(super) fn skew_database(&mut self, place: usize, behind: Duration, ahead: Duration) {
+        self.db_skew.insert(place, (behind, ahead));
+        let name = self.letter(place);
+        self.tell(|| {
+            let (behind, ahead) = (behind.as_secs(), ahead.as_secs());
+            format!("the clock for {name} is {behind} s behind and {ahead} s ahead")
+        });
+    }
+
+    pub(super) fn cut_database(&mut self, place: usize, cut: bool) {
+        self.nodes[place].db_cut = cut;
+        let name = self.letter(place);
+        self.tell(|| format!("{name} {} the database", if cut { "no longer reaches" } else { "reaches" }));
+    }
+
+    /// Of a hundred queries, so many lose their answer after they took effect.
+    pub(super) fn lose_answers(&mut self, percent: u64) {
+        self.lost_answers = percent;
+        self.tell(|| format!("the database loses {percent} of 100 answers"));
+    }
+
+    /// Of a hundred queries, so many are said to have failed and take effect up to twelve seconds later.
+    pub(super) fn delay_statements(&mut self, percent: u64) {
+        self.late_statements = percent;
+        self.tell(|| format!("the database carries out {percent} of 100 statements after it said that they failed"));
+    }
+
+    /// The database takes so many milliseconds for an answer.
+    pub(super) fn slow_database(&mut self, delay: u64) {
+        self.db_delay = delay;
+        self.tell(|| format!("the database takes {delay} ms"));
+    }
+
+    pub(super) fn empty_tables(&mut self) {
+        self.tables.clear();
+        self.checks.tables_emptied();
+        self.tell(|| "the tables are emptied".to_owned());
+    }
+
+    pub(super) fn query(&mut self, place: usize, query: Query) {
+        let id = self.nodes[place].id;
+        if self.db_down || self.nodes[place].db_cut {
+            let delay = self.delay(0, 2000);
+            return self.schedule(delay, place, Happening::Answer(Answer::Failed));
+        }
+        if self.db_read_only && query != Query::Read {
+            let delay = self.delay(0, 5);
+            return self.schedule(delay, place, Happening::Answer(Answer::Failed));
+        }
+        if self.rng.below(100) < self.late_statements {
+            let (told, done) = (self.delay(0, 2000), self.delay(2000, 12_000));
+            self.schedule(told, place, Happening::Answer(Answer::Failed));
+            return self.schedule(done, place, Happening::Statement(query));
+        }
+        let answer = self.take_effect(id, query);
+        let lost = self.rng.below(100) < self.lost_answers;
+        let (delay, answer) = if lost {
+            (Duration::from_secs(2), Answer::Failed)
+        } else {
+            (self.delay(self.db_delay * 9 / 10, self.db_delay), answer)
+        };
+        self.schedule(delay, place, Happening::Answer(answer));
+    }
+
+    /// Carries out what a node asked, which may have ended since.
+    pub(super) fn take_effect(&mut self, id: NodeId, query: Query) -> Answer {
+        let asked = self.story.is_some().then(|| query.clone());
+        let answer = match query {
+            Query::Read => Answer::View(self.tables.read(self.now)),
+            Query::Announce(announcement) => {
+                let place = self.nodes.iter().position(|node| node.id == id);
+                let skew = place.and_then(|place| self.db_skew.get(&place)).copied().unwrap_or_default();
+                self.tables.announce(self.now.saturating_sub(skew.0) + skew.1, &announcement);
+                Answer::Done
+            }
+            Query::Renew { term, master } => Answer::Held(self.tables.renew(term, master)),
+            Query::TakeOver { seen, max_seen } => Answer::Term(self.tables.take_over(&seen, max_seen, id)),
+            Query::HandOver { term, successor } => Answer::Held(self.tables.hand_over(term, id, successor)),
+            Query::Restore { term, master } => {
+                self.tables.restore(term, master);
+                Answer::Done
+            }
+            Query::ClearJoined(node) => {
+                self.tables.clear_joined(node);
+                Answer::Done
+            }
+            Query::Remove(node) => {
+                self.tables.remove(node);
+                Answer::Done
+            }
+        };
+        if let Some(told) = asked.and_then(|query| tell(&query, &answer)) {
+            self.tell(|| format!("{} {told}", Name(id)));
+        }
+        answer
+    }
+}
+
+/// What the database did for a node, where that decides something.
+fn tell(query: &Query, answer: &Answer) -> Option<String> {
+    Some(match (query, answer) {
+        (Query::TakeOver { seen, .. }, Answer::Term(Some(term))) => {
+            let from = seen.master.map_or("free".to_owned(), |master| format!("{}'s", Name(master)));
+            format!("takes the lease, which was {from}: term {term}")
+        }
+        (Query::TakeOver { .. }, Answer::Term(None)) => "stands, but the lease has changed".to_owned(),
+        (Query::HandOver { term, successor: Some(successor) }, Answer::Held(true)) => {
+            format!("hands the lease over to {}: term {}", Name(*successor), term + 1)
+        }
+        (Query::HandOver { successor: None, .. }, Answer::Held(true)) => "releases the lease".to_owned(),
+        (Query::HandOver { .. }, Answer::Held(false)) => "hands over, but the lease is another's".to_owned(),
+        (Query::Renew { master, .. }, Answer::Held(false)) => {
+            format!("renews for {}, but the lease is another's", Name(*master))
+        }
+        (Query::Restore { .. }, _) => "finds no lease and puts one there".to_owned(),
+        _ => return None,
+    })
+}

@@ -1,0 +1,139 @@
+//! Runs with random faults from a seed.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{Clients, World};
+use crate::{LogConfig, fault::Fault};
+
+pub(super) const SECOND: Duration = Duration::from_secs(1);
+
+pub(super) fn publish_some(world: &mut World) {
+    for _ in 0..world.rng.below(6) {
+        let place = world.rng.below(world.nodes.len() as u64) as usize;
+        let key = (world.rng.below(8) == 0).then(|| Bytes::from(world.rng.below(40).to_string()));
+        let mut content = world.next_publish(place).to_string();
+        let size = content.len() + world.rng.below(world.limits.content) as usize;
+        content.extend(std::iter::repeat_n(' ', size - content.len()));
+        let content = Bytes::from(content);
+        world.publish(place, content, key);
+    }
+}
+
+/// Publishes and lets time pass, in small steps.
+pub(super) fn live(world: &mut World, time: Duration) {
+    let end = world.now + time;
+    while world.now < end {
+        publish_some(world);
+        world.clients_step(false);
+        world.wake_sleepers();
+        let step = world.rng.below(150);
+        world.run(Duration::from_millis(step + 1));
+    }
+}
+
+/// Heals all and waits until nothing moves any more.
+pub(super) fn settle(world: &mut World) {
+    let mut wrong = String::new();
+    for _ in 0..40 {
+        // Again, since a node that was stopped while it shut down ends only now.
+        world.heal();
+        world.run(SECOND * 2);
+        match world.checks.settled(world.nodes.iter().filter_map(|node| node.core.as_ref())) {
+            Ok(()) => return,
+            Err(why) => wrong = why,
+        }
+    }
+    world.fail(&wrong);
+}
+
+pub(super) fn any_fault(world: &mut World) {
+    let size = world.nodes.len() as u64;
+    let one = world.rng.below(size) as usize;
+    let other = world.rng.below(size) as usize;
+    match world.rng.below(19) {
+        0 | 1 => world.crash(one),
+        2 if world.nodes[one].core.is_none() => world.boot(one),
+        3 => world.pause(one),
+        4 => world.resume(one),
+        5 | 6 if one != other => {
+            let both = world.rng.below(2) == 0;
+            if both { world.cut_both(one, other) } else { world.cut(one, other) }
+        }
+        7 => {
+            world.heal_cuts();
+        }
+        8 => {
+            let down = !world.db_down;
+            world.stop_database(down);
+        }
+        9 => {
+            let cut = world.rng.below(2) == 0;
+            world.cut_database(one, cut);
+        }
+        10 => {
+            let percent = world.rng.below(20);
+            world.lose_answers(percent);
+        }
+        11 if one != other => {
+            let delay = Duration::from_millis(world.rng.below(800));
+            world.slow_down(one, other, delay);
+        }
+        12 if world.rng.below(3) == 0 => {
+            world.empty_tables();
+        }
+        13 => world.shut_down(one),
+        14 if one != other => world.stick(one, other),
+        15 => {
+            let percent = world.rng.below(20);
+            world.delay_statements(percent);
+        }
+        16 => {
+            // Several at once.
+            let dying: Vec<usize> = (0..world.nodes.len()).filter(|_| world.rng.below(2) == 0).collect();
+            dying.into_iter().for_each(|place| world.crash(place));
+        }
+        17 => {
+            let read_only = !world.db_read_only;
+            world.refuse_writes(read_only);
+        }
+        18 => {
+            let (behind, ahead) = (world.rng.below(60), world.rng.below(60));
+            let seconds = Duration::from_secs;
+            if behind < 30 {
+                world.skew_database(one, seconds(behind), seconds(0))
+            } else {
+                world.skew_database(one, seconds(0), seconds(ahead))
+            }
+        }
+        _ => {}
+    }
+}
+
+/// Faults of every kind, several at once, then peace.
+pub(super) fn storm(seed: u64, mutant: Option<Fault>, story: bool) {
+    rage(&mut World::new(seed, 2 + (seed % 4) as usize, mutant, story));
+}
+
+/// Runs a storm of faults with clients that hop from node to node. With `story`, prints what happened.
+///
+/// # Panics
+/// If an invariant does not hold, or a client gets what it must not get.
+pub fn storm_with_clients(seed: u64, story: bool, clients: impl FnOnce(&LogConfig) -> Box<dyn Clients>) {
+    let world = World::new(seed, 2 + (seed % 4) as usize, None, story);
+    let clients = clients(&world.limits.log);
+    let mut world = world.with_clients(clients);
+    rage(&mut world);
+    world.clients_settle();
+}
+
+pub(super) fn rage(world: &mut World) {
+    live(world, SECOND * 5);
+    for _ in 0..world.rng.below(12) {
+        any_fault(world);
+        let time = Duration::from_millis(world.rng.below(9000));
+        live(world, time);
+    }
+    settle(world);
+}

@@ -1,0 +1,250 @@
+//! Searches for a seed whose run goes wrong, and tests of single situations.
+//!
+//! `WS_CLUSTER_SEED` replays one run and prints its story; `WS_CLUSTER_RUNS` sets how many there are.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::{
+    World,
+    runs::{SECOND, live, settle, storm},
+    seeds::{first_wrong, search},
+};
+use crate::{Body, Core, Degraded, Frame, Join, Lineage, fault::Fault};
+
+/// One node at a time crashes, stops or leaves, and comes back before the next does.
+fn single_faults(seed: u64, mutant: Option<Fault>, story: bool) {
+    let size = 2 + (seed % 3) as usize;
+    let mut world = World::new(seed, size, mutant, story);
+    live(&mut world, SECOND * 12);
+    for _ in 0..3 {
+        let one = world.rng.below(size as u64) as usize;
+        match world.rng.below(4) {
+            0 | 1 => world.crash(one),
+            2 => world.pause(one),
+            _ => world.shut_down(one),
+        }
+        live(&mut world, SECOND * 12);
+        settle(&mut world);
+        live(&mut world, SECOND * 2);
+    }
+    settle(&mut world);
+    if !world.checks.extinct.is_empty() {
+        let lost = world.checks.extinct.len();
+        world.fail(&format!("{lost} accepted messages were lost with one node"));
+    }
+    if world.checks.deliveries == 0 {
+        world.fail("nothing was delivered");
+    }
+}
+
+#[test]
+fn whatever_happens_the_invariants_hold() {
+    search(6_000, |seed, story| storm(seed, None, story));
+}
+
+#[test]
+fn one_fault_at_a_time_loses_nothing() {
+    search(3_000, |seed, story| single_faults(seed, None, story));
+}
+
+/// What lasts for minutes must not keep the rest from working: a node without the database, a pair that does not
+/// reach each other, a slow database.
+#[test]
+fn a_fault_that_stays_leaves_the_others_working() {
+    search(1_200, standing_fault);
+}
+
+fn standing_fault(seed: u64, story: bool) {
+    let size = 1 + (seed % 4) as usize;
+    let mut world = World::new(seed, size, None, story);
+    live(&mut world, SECOND * 12);
+    let one = world.rng.below(size as u64) as usize;
+    let other = (one + 1) % size;
+    match world.rng.below(4) {
+        0 if size > 1 => world.cut_database(one, true),
+        1 if size > 1 => world.cut_both(one, other),
+        2 if size > 1 => world.stick(one, other),
+        _ => {
+            let delay = 1_000 + world.rng.below(900);
+            world.slow_database(delay);
+        }
+    }
+    if size > 2 {
+        // Whoever is master hands over, perhaps to the one that has the fault.
+        let place = world.nodes.iter().position(|node| node.core.as_ref().is_some_and(Core::is_serving_master));
+        place.into_iter().for_each(|place| world.shut_down(place));
+    }
+    live(&mut world, SECOND * 60);
+    let before = world.checks.accepted_so_far();
+    live(&mut world, SECOND * 10);
+    if world.checks.accepted_so_far() == before {
+        world.fail("nothing is accepted any more");
+    }
+    settle(&mut world);
+}
+
+/// The master loses the database first and then every follower, while all of them publish; a while later it is killed.
+/// The others have elected another master: nothing that the first one accepted may be lost with it.
+#[test]
+fn an_isolated_master_accepts_nothing_that_its_end_loses() {
+    search(1_500, |seed, story| {
+        let lost = isolated_master(seed, false, story);
+        assert_eq!(lost, 0, "accepted messages were lost with an isolated master");
+    });
+}
+
+/// The setting that gives the promise up does what its name says.
+#[test]
+fn an_isolated_master_accepts_where_that_is_wanted() {
+    let accepted = first_wrong(0, 200, |seed| _ = isolated_master(seed, true, false));
+    let (_, why) = accepted.expect("a check notices that nobody else holds it");
+    assert!(why.contains("nobody else holds"), "{why}");
+}
+
+/// Returns the number of accepted messages that ended with the master.
+fn isolated_master(seed: u64, accepts: bool, story: bool) -> usize {
+    let size = 2 + (seed % 3) as usize;
+    let mut world = World::new(seed, size, None, story);
+    if accepts {
+        world.accept_when_isolated = true;
+        (0..size).for_each(|place| {
+            world.crash(place);
+            world.boot(place);
+        });
+    }
+    live(&mut world, SECOND * 12);
+    let Some(master) = world.nodes.iter().position(|node| node.core.as_ref().is_some_and(Core::is_serving_master))
+    else {
+        world.fail("no master after a quiet beginning");
+    };
+    let wait = |world: &mut World, limit| {
+        let time = Duration::from_millis(world.rng.below(limit));
+        live(world, time);
+    };
+    // Either it reaches the database no more, or nobody does for a while.
+    let outage = world.rng.below(2) == 0;
+    if outage {
+        world.stop_database(true)
+    } else {
+        world.cut_database(master, true)
+    }
+    wait(&mut world, 3_000);
+    for place in (0..size).filter(|place| *place != master) {
+        world.cut_both(master, place);
+    }
+    wait(&mut world, 8_000);
+    if outage {
+        world.cut_database(master, true);
+        world.stop_database(false);
+    }
+    wait(&mut world, 25_000);
+    world.crash(master);
+    settle(&mut world);
+    world.checks.extinct.len()
+}
+
+/// A database that became read-only answers every read, and nobody can renew, take over or announce.
+#[test]
+fn a_database_that_refuses_writes_degrades_the_nodes_and_stops_nothing() {
+    let mut world = World::steady(3);
+    world.run(SECOND * 5);
+    world.refuse_writes(true);
+    world.run(SECOND * 4);
+    for node in &world.nodes {
+        let status = node.core.as_ref().map(Core::status).unwrap_or_default();
+        assert_eq!(status.degraded, Some(Degraded::PoolReadOnly));
+    }
+    let before = world.checks.accepted_so_far();
+    world.publish(1, Bytes::from_static(b"one"), None);
+    world.run(SECOND);
+    assert_eq!(world.checks.accepted_so_far(), before + 1, "two nodes hold it");
+    world.crash(1);
+    world.crash(2);
+    world.run(SECOND * 6);
+    world.publish(0, Bytes::from_static(b"two"), None);
+    world.run(SECOND * 6);
+    assert_eq!(world.checks.accepted_so_far(), before + 1, "nothing shows that this master is alone");
+    world.refuse_writes(false);
+    world.run(SECOND * 4);
+    assert_eq!(world.checks.accepted_so_far(), before + 2);
+    assert_eq!(world.nodes[0].core.as_ref().and_then(|core| core.status().degraded), Some(Degraded::Alone));
+}
+
+/// After a fail-over to a database server whose clock is behind, every row looks old, and the nodes are there all the
+/// same.
+#[test]
+fn a_clock_that_is_behind_hides_no_member() {
+    let mut world = World::steady(3);
+    world.run(SECOND * 5);
+    (0..3).for_each(|place| world.skew_database(place, SECOND * 40, Duration::ZERO));
+    world.run(SECOND * 30);
+    for node in &world.nodes {
+        let status = node.core.as_ref().map(Core::status).unwrap_or_default();
+        assert_eq!((status.nodes.len(), status.degraded), (3, None));
+    }
+    world.crash(0);
+    world.run(SECOND);
+    let masters = world.nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.is_serving_master());
+    assert_eq!(masters.count(), 1, "the others agree at once on one of them");
+}
+
+/// The simulator is worth something only if it notices what it is for.
+#[test]
+fn a_core_that_lacks_a_rule_is_caught() {
+    for mutant in [Fault::ForgetsCut, Fault::ShufflesCut, Fault::AcceptsAlone, Fault::IgnoresKeys] {
+        let caught = first_wrong(0, 2000, |seed| {
+            storm(seed, Some(mutant), false);
+            single_faults(seed, Some(mutant), false);
+        });
+        let Some((seed, why)) = caught else { panic!("{mutant:?} was not caught") };
+        println!("{mutant:?} is caught by seed {seed}: {why}");
+    }
+}
+
+#[test]
+fn a_single_node_is_master_at_once_and_alone() {
+    let mut world = World::new(1, 1, None, false);
+    live(&mut world, SECOND);
+    assert!(world.nodes[0].core.as_ref().is_some_and(Core::is_serving_master));
+    settle(&mut world);
+    assert!(world.checks.deliveries > 0);
+}
+
+/// Two nodes that dial each other at the same time have two links, and the one they joined over may end first.
+#[test]
+fn a_node_that_lost_its_link_joins_again_over_another_that_stands() {
+    let mut world = World::steady(2);
+    world.run(SECOND * 5);
+    world.crash(1);
+    world.boot(1);
+    world.run(Duration::from_millis(50));
+    let (id, address) = (world.nodes[1].id, world.nodes[1].address.clone());
+    let first = world.nodes[1].ends.keys().next().copied().expect("it has joined");
+    world.dial(0, id, &address);
+    world.run(Duration::from_millis(10));
+    world.hang_up(1, first);
+    world.run(SECOND * 2);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores), Ok(()));
+}
+
+/// What a link held back can come when its sender has long joined over another.
+#[test]
+fn a_join_that_comes_late_does_not_undo_a_later_one() {
+    let mut world = World::steady(2);
+    world.run(SECOND * 5);
+    let (id, address) = (world.nodes[1].id, world.nodes[1].address.clone());
+    world.dial(0, id, &address);
+    world.run(Duration::from_millis(10));
+    let second = world.nodes[0].ends.keys().next_back().copied().expect("there are two links");
+    let term = world.nodes[0].core.as_ref().map_or(0, Core::term);
+    let join = Join { attempt: 0, base: 0, last: 0, last_term: 0, lineage: Lineage::default() };
+    world.frame_arrived(0, second, Frame { term, body: Body::Join(join) });
+    world.hang_up(0, second);
+    world.run(SECOND * 10);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores), Ok(()));
+    assert!(world.nodes[0].core.as_ref().is_some_and(|master| !master.believes_alone()));
+}

@@ -1,0 +1,83 @@
+//! Which seeds are run, over all threads, and what is told of one that fails: its run is repeated with the story
+//! written down, which costs too much for all the others.
+
+use std::{
+    hash::{BuildHasher, Hasher, RandomState},
+    panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    thread,
+};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// How a run went wrong, where it did. A run ends by unwinding: it goes wrong deep inside of one of its steps.
+fn wrong(run: impl FnOnce()) -> Option<String> {
+    let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
+    let text = panic.downcast_ref::<String>().cloned();
+    text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).or_else(|| Some("it panicked".into()))
+}
+
+/// Ends the run.
+pub(super) fn go_wrong(why: String) -> ! {
+    // Without the message of a panic on each thread: whoever started the run tells what there is to tell.
+    resume_unwind(Box::new(why))
+}
+
+/// The first of the `count` seeds from `first` on whose run goes wrong, and how. The threads take seed after seed
+/// until all are taken or one has failed.
+pub(super) fn first_wrong(first: u64, count: u64, run: impl Fn(u64) + Sync) -> Option<(u64, String)> {
+    let next = AtomicU64::new(first);
+    let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
+    let threads = thread::available_parallelism().map_or(1, |threads| threads.get() as u64).min(count);
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= first + count {
+                        return;
+                    }
+                    if let Some(why) = wrong(|| run(seed)) {
+                        // The others finish the seed that they are at, which may be a lower one.
+                        next.store(first + count, Ordering::Relaxed);
+                        let mut found = found.lock().expect("no thread panics while it holds this");
+                        if found.as_ref().is_none_or(|(other, _)| seed < *other) {
+                            *found = Some((seed, why));
+                        }
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().expect("no thread panics while it holds this")
+}
+
+/// Runs the first `default` seeds, always the same, so that a change is judged by what it changed; or a fresh stretch of as
+/// many as `WS_CLUSTER_RUNS` says; or the one of `WS_CLUSTER_SEED` with its story. `run` gets the seed and whether the
+/// story is wanted.
+pub fn search(default: u64, run: impl Fn(u64, bool) + Sync) {
+    if let Some(seed) = number("WS_CLUSTER_SEED") {
+        return run(seed, true);
+    }
+    let (first, count) = match number("WS_CLUSTER_RUNS") {
+        Some(count) => (fresh(), count),
+        None => (0, default),
+    };
+    if let Some((seed, why)) = first_wrong(first, count, |seed| run(seed, false)) {
+        let again = wrong(|| run(seed, true));
+        println!("replay with WS_CLUSTER_SEED={seed}");
+        assert_eq!(again.as_ref(), Some(&why), "a run goes wrong again in the same way");
+        panic!("seed {seed}: {why}");
+    }
+}
+
+/// The beginning of a stretch that nobody has run.
+fn fresh() -> u64 {
+    // The standard library draws the keys of each new map at random.
+    (RandomState::new().build_hasher().finish() >> 32) << 20
+}

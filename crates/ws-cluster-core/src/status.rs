@@ -1,0 +1,141 @@
+//! What a node reports about itself and its cluster.
+
+use std::fmt;
+
+use crate::{Core, NodeId, Role, Term, master::Master, membership::Trouble};
+
+/// The state of a node in its cluster.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Status {
+    /// True if the node takes clients: it has joined a master or become one, it is not shutting down, and it has not
+    /// been without a master for longer than [`cut_off_timeout`](crate::ClusterConfig::cut_off_timeout).
+    pub ready: bool,
+    /// The highest term that the node has seen.
+    pub term: Term,
+    /// The master of that term, if the node has joined it.
+    pub master: Option<NodeId>,
+    /// What is wrong with the node; `None` if all is well. A degraded node still relays what it can; other publishes
+    /// wait.
+    pub degraded: Option<Degraded>,
+    /// The last error of the pool's database, if `degraded` is about the database.
+    pub cause: Option<String>,
+    /// Messages that this node has dropped since its start: they were in its log, but not in the master's when it
+    /// joined again, and they were older than [`LogConfig::age`](crate::LogConfig::age). Each time is logged.
+    pub dropped: u64,
+    /// The nodes of the pool that announced themselves lately, in the order of their first announcement.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node as the pool shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct NodeStatus {
+    /// The id of the node.
+    pub node: NodeId,
+    /// Where other nodes reach it.
+    pub address: String,
+    /// True if it has joined the present master.
+    pub member: bool,
+}
+
+/// Why a node is degraded. Its text, from [`as_str`](Self::as_str) or `Display`, is what `/health`, `/ready` and the log
+/// say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Degraded {
+    /// The node shuts down.
+    ShuttingDown,
+    /// The node is the master, no follower is linked, and the pool's database fails. Publishes wait.
+    Isolated,
+    /// The same, but [`accept_when_isolated`](crate::ClusterConfig::accept_when_isolated) is on: publishes are accepted,
+    /// and a failover loses them.
+    IsolatedAccepting,
+    /// Another node announces itself at this node's address.
+    AddressConflict,
+    /// Another node answers at this node's address. The node cannot start.
+    AddressTaken,
+    /// The pool's database does not answer.
+    PoolSilent,
+    /// The pool's database answers reads and refuses writes.
+    PoolReadOnly,
+    /// The node knows the master and has no link to it.
+    NoLinkToMaster,
+    /// The node knows no master.
+    NoMaster,
+    /// The node is the master, and other nodes of the pool are not linked to it.
+    Alone,
+    /// The task that drives the cluster panicked. The process has to be restarted.
+    Stopped,
+}
+
+impl Degraded {
+    /// Returns the text.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ShuttingDown => "shutting down",
+            Self::Isolated => "isolated: no follower is linked and the pool's database fails; publishes wait",
+            Self::IsolatedAccepting => {
+                "isolated: accept_when_isolated is on, and a failover loses what is accepted now"
+            }
+            Self::AddressConflict => {
+                "another node announces itself at this node's address: give each node an address of its own"
+            }
+            Self::AddressTaken => "another node answers at this node's address",
+            Self::PoolSilent => "the pool's database does not answer",
+            Self::PoolReadOnly => "the pool's database accepts no writes",
+            Self::NoLinkToMaster => "no link to the master",
+            Self::NoMaster => "no master",
+            Self::Alone => "alone: the other nodes are not linked",
+            Self::Stopped => "the cluster's task ended by a panic",
+        }
+    }
+}
+
+impl fmt::Display for Degraded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl Core {
+    /// Returns the state of this node.
+    pub fn status(&self) -> Status {
+        let master = match &self.role {
+            Role::Master(master) => master.is_serving().then_some(self.me),
+            Role::Follower(follower) => self.master.filter(|_| follower.is_joined()),
+        };
+        let trouble = self.pool.trouble(self.now, self.config.query_timeout);
+        let degraded = match &self.role {
+            _ if self.draining.is_some() => Some(Degraded::ShuttingDown),
+            Role::Master(master) if trouble.is_some() && self.is_isolated(master) => {
+                let accepts = self.config.accept_when_isolated;
+                Some(if accepts { Degraded::IsolatedAccepting } else { Degraded::Isolated })
+            }
+            _ if self.pool.is_displaced(self.now, self.config.member_timeout) => Some(Degraded::AddressConflict),
+            _ if trouble == Some(Trouble::Silent) => Some(Degraded::PoolSilent),
+            _ if trouble == Some(Trouble::ReadOnly) => Some(Degraded::PoolReadOnly),
+            Role::Follower(_) if master.is_none() && self.master.is_some() => Some(Degraded::NoLinkToMaster),
+            _ if master.is_none() => Some(Degraded::NoMaster),
+            Role::Master(master) if self.is_deserted(master) => Some(Degraded::Alone),
+            _ => None,
+        };
+        let view = self.pool.view();
+        let nodes = view.nodes.iter().filter(|row| row.age <= self.config.member_timeout);
+        let nodes = nodes.map(|row| NodeStatus {
+            node: row.node,
+            address: row.address.clone(),
+            member: row.joined == Some(self.term),
+        });
+        // A client that connects before the first entry would have no position.
+        let ready = self.ready && self.delivered > 0;
+        let (term, dropped) = (self.term, self.dropped);
+        Status { ready, term, master, degraded, cause: None, dropped, nodes: nodes.collect() }
+    }
+
+    /// Returns true if no member is linked, although other nodes took part and did not leave the pool.
+    fn is_deserted(&self, master: &Master) -> bool {
+        let deserted = master.followers.values().all(|follower| !follower.joined);
+        deserted && self.pool.view().nodes.iter().any(|row| master.absent.contains(&row.node))
+    }
+}

@@ -1,0 +1,110 @@
+//! The tables of a pool in memory: the rules that every pool keeps, in their plainest form.
+
+use std::time::Duration;
+
+use crate::{Announcement, Lease, NodeId, NodeRow, PoolView, Term};
+
+/// The rows of one cluster, with one method for each statement of [`Pool`]. No lock, no clock: `now` is the time
+/// since any fixed moment, the same for all calls.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    lease: Option<Lease>,
+    /// By `ord`, since rows are only ever appended.
+    nodes: Vec<Row>,
+    last_ord: u64,
+    /// How many announcements there were. Survives [`clear`](Self::clear), so that no stamp comes twice.
+    stamps: u64,
+}
+
+/// A [`NodeRow`] before its age is known.
+#[derive(Clone, Debug)]
+struct Row {
+    ord: u64,
+    node: NodeId,
+    address: String,
+    joined: Option<Term>,
+    stamp: u64,
+    seen_at: Duration,
+}
+
+impl Tables {
+    /// [`Pool::read`].
+    pub fn read(&self, now: Duration) -> PoolView {
+        let nodes = self.nodes.iter().map(|row| NodeRow {
+            ord: row.ord,
+            node: row.node,
+            address: row.address.clone(),
+            joined: row.joined,
+            stamp: row.stamp,
+            age: now.saturating_sub(row.seen_at),
+        });
+        PoolView { lease: self.lease, nodes: nodes.collect() }
+    }
+
+    /// [`Pool::announce`].
+    pub fn announce(&mut self, now: Duration, announcement: &Announcement) {
+        let Announcement { node, ref address, joined } = *announcement;
+        self.nodes.retain(|row| row.node == node || row.address != *address);
+        self.stamps += 1;
+        let (address, stamp) = (address.clone(), self.stamps);
+        if let Some(row) = self.nodes.iter_mut().find(|row| row.node == node) {
+            *row = Row { ord: row.ord, node, address, joined: joined.or(row.joined), stamp, seen_at: now };
+        } else {
+            self.last_ord += 1;
+            self.nodes.push(Row { ord: self.last_ord, node, address, joined, stamp, seen_at: now });
+        }
+    }
+
+    /// [`Pool::renew`].
+    pub fn renew(&mut self, term: Term, master: NodeId) -> bool {
+        let Some(lease) = self.owned(term, master) else { return false };
+        lease.beat += 1;
+        true
+    }
+
+    /// [`Pool::take_over`].
+    pub fn take_over(&mut self, seen: &Lease, max_seen: Term, master: NodeId) -> Option<Term> {
+        let lease = self.lease.as_mut().filter(|lease| **lease == *seen)?;
+        let term = lease.term.max(max_seen).checked_add(1)?;
+        *lease = Lease { term, master: Some(master), beat: lease.beat + 1 };
+        Some(term)
+    }
+
+    /// [`Pool::hand_over`].
+    pub fn hand_over(&mut self, term: Term, master: NodeId, successor: Option<NodeId>) -> bool {
+        let Some(lease) = self.owned(term, master) else { return false };
+        *lease = Lease { term: term + 1, master: successor, beat: lease.beat + 1 };
+        true
+    }
+
+    /// [`Pool::restore`].
+    pub fn restore(&mut self, term: Term, master: Option<NodeId>) {
+        self.lease.get_or_insert(Lease { term, master, beat: 0 });
+    }
+
+    /// [`Pool::clear_joined`].
+    pub fn clear_joined(&mut self, node: NodeId) {
+        if let Some(row) = self.nodes.iter_mut().find(|row| row.node == node) {
+            row.joined = None;
+        }
+    }
+
+    /// [`Pool::remove`].
+    pub fn remove(&mut self, node: NodeId) {
+        self.nodes.retain(|row| row.node != node);
+    }
+
+    /// Loses everything, the order of first announcement included: what dropping and making the tables does.
+    pub fn clear(&mut self) {
+        *self = Self { stamps: self.stamps, ..Self::default() };
+    }
+
+    /// Overwrites the lease, as a restored backup does.
+    pub fn set_lease(&mut self, lease: Option<Lease>) {
+        self.lease = lease;
+    }
+
+    fn owned(&mut self, term: Term, master: NodeId) -> Option<&mut Lease> {
+        self.lease.as_mut().filter(|lease| lease.term == term && lease.master == Some(master))
+    }
+}
