@@ -64,3 +64,57 @@ impl PublishError {
         }
     }
 }
+
+/// The error with which an action is answered: `ACTION:error [code, "text"]`. Clients see the text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{code} {text}")]
+#[non_exhaustive]
+pub struct ActionError {
+    /// What kind of error, as in HTTP.
+    pub code: u16,
+    /// What to tell the client.
+    pub text: String,
+}
+
+impl ActionError {
+    /// An error with any code.
+    pub fn new(code: u16, text: impl Into<String>) -> Self {
+        Self { code, text: text.into() }
+    }
+
+    /// 400: the details are not what the action takes.
+    pub fn bad_request(text: impl Into<String>) -> Self {
+        Self::new(400, text)
+    }
+
+    /// 403: this user may not.
+    pub fn forbidden(text: impl Into<String>) -> Self {
+        Self::new(403, text)
+    }
+
+    /// 404: what the details name does not exist.
+    pub fn not_found(text: impl Into<String>) -> Self {
+        Self::new(404, text)
+    }
+
+    /// 409: not as things stand.
+    pub fn conflict(text: impl Into<String>) -> Self {
+        Self::new(409, text)
+    }
+
+    /// 500: a fault of the server. The cause belongs in the log, not in the text.
+    pub fn internal(text: impl Into<String>) -> Self {
+        Self::new(500, text)
+    }
+
+    /// 503: not now; the client may try again.
+    pub fn unavailable(text: impl Into<String>) -> Self {
+        Self::new(503, text)
+    }
+}
+
+impl From<PublishError> for ActionError {
+    fn from(error: PublishError) -> Self {
+        Self::new(error.status(), error.to_string())
+    }
+}

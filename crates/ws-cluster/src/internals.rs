@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use crate::{
     Config, Identity, NodeId, Target,
-    connection::{Member, Membership},
+    hub::{Member, Membership},
     message::{
         client::{Form, Outgoing, parse},
         content::Content,

@@ -136,7 +136,6 @@
 //! What it logs goes through `tracing`, and holds no key, password or cookie.
 #![warn(missing_docs)]
 
-mod action;
 mod address;
 mod auth;
 pub mod client;
@@ -148,7 +147,6 @@ mod descriptors;
 mod error;
 #[cfg(test)]
 mod fuzz;
-mod history;
 mod hub;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -162,20 +160,20 @@ mod node;
 pub mod pool;
 mod publisher;
 mod secret;
+mod send_queue;
 mod server;
 mod ws;
 
-pub use action::{ActionError, ActionHandler, Request};
 pub use auth::{
-    AuthenticationError, Authenticator, Closed, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
-    ParseProxiesError, SessionCookie, TrustedProxies,
+    AuthenticationError, Authenticator, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
+    ParseProxiesError, Revoked, SessionCookie, TrustedProxies,
 };
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
 pub use client::Client;
 pub use close::{Close, CloseCode};
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
-pub use error::{PublishError, StartError};
+pub use error::{ActionError, PublishError, StartError};
 pub use message::{
     ConnectionId, Details, Dialect, ParseConnectionIdError, ParseDetailsError, ParseDialectError, ParseTargetError,
     Target,
@@ -186,5 +184,6 @@ pub use pool::MySqlPool;
 pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
-pub use server::{RawMessage, RemoteAddress, Server, ServerBuilder};
+pub use server::{ActionHandler, RemoteAddress, Request, Server, ServerBuilder};
+pub use ws::RawMessage;
 pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, Status, Term};

@@ -16,7 +16,7 @@ use crate::{
     message::{content::Content, publish},
     node::{
         codec::{Outcome, Publish},
-        link::{self, Dialled, Keys, LinkError, Passport, Purpose, log_publisher_loss},
+        link::{self, Dialled, Keys, LinkError, LinkIdentity, Purpose, log_publisher_loss},
     },
     secret::{self, CLUSTER_KEY_SIZE, KeyError},
 };
@@ -79,7 +79,7 @@ pub struct Publisher(Arc<Shared>);
 
 struct Shared {
     pool: Arc<dyn Pool>,
-    passport: Passport,
+    identity: LinkIdentity,
     /// The way to the present connection's task. Tokio's lock, since it is held while a new connection is made:
     /// whoever else publishes meanwhile waits for the same one.
     connection: Mutex<Option<mpsc::Sender<Request>>>,
@@ -100,8 +100,8 @@ impl Publisher {
 
     /// The same for a cluster of another name.
     pub async fn connect_to(cluster: &str, pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
-        let passport = passport(cluster, key)?;
-        let shared = Shared { pool: pool.into_pool(), passport, connection: Mutex::new(None) };
+        let identity = identity(cluster, key)?;
+        let shared = Shared { pool: pool.into_pool(), identity, connection: Mutex::new(None) };
         let publisher = Self(Arc::new(shared));
         publisher.connection().await?;
         Ok(publisher)
@@ -114,8 +114,8 @@ impl Publisher {
     /// [`ConnectError::Refused`] for another key or cluster, [`ConnectError::Unreachable`] if the node does not answer
     /// within 2 s, and the errors of the key.
     pub async fn check_node(address: &str, cluster: &str, key: impl Into<Vec<u8>>) -> Result<(), ConnectError> {
-        let passport = passport(cluster, key)?;
-        reach(address, &passport).await.map(drop)
+        let identity = identity(cluster, key)?;
+        reach(address, &identity).await.map(drop)
     }
 
     /// Publishes a message to whom `target` means, on all nodes. Limits and errors as for
@@ -218,7 +218,7 @@ impl Publisher {
         }
         let link = self.dial().await?;
         let (requests, received) = mpsc::channel(REQUESTS);
-        tokio::spawn(carry(link, received));
+        tokio::spawn(run_connection(link, received));
         *present = Some(requests.clone());
         Ok(requests)
     }
@@ -226,7 +226,7 @@ impl Publisher {
     /// Links to the first node of the pool that answers, those seen last first.
     async fn dial(&self) -> Result<Dialled, ConnectError> {
         let config = ClusterConfig::default();
-        let Passport { cluster, .. } = &self.0.passport;
+        let LinkIdentity { cluster, .. } = &self.0.identity;
         let view = timeout(config.query_timeout, self.0.pool.read(cluster)).await;
         let view = view.unwrap_or_else(|_| Err(PoolError::Unreachable("no answer in time".into())))?;
         let mut nodes = view.nodes;
@@ -236,7 +236,7 @@ impl Publisher {
         nodes.truncate(DIALS);
         let mut error = ConnectError::NoServer;
         for row in nodes {
-            match reach(&row.address, &self.0.passport).await {
+            match reach(&row.address, &self.0.identity).await {
                 Ok(link) => return Ok(link),
                 Err(refused @ ConnectError::Refused { .. }) => error = refused,
                 // That one refuses says more than that another is gone.
@@ -249,18 +249,18 @@ impl Publisher {
 }
 
 /// Who a publisher is.
-fn passport(cluster: &str, key: impl Into<Vec<u8>>) -> Result<Passport, ConnectError> {
+fn identity(cluster: &str, key: impl Into<Vec<u8>>) -> Result<LinkIdentity, ConnectError> {
     let key = secret::cluster_key(key.into()).map_err(|error| match error {
         KeyError::Short(_) => ConnectError::ShortKey,
         error => ConnectError::Key(error.to_string()),
     })?;
     let node = NodeId::from_bytes(random());
-    Ok(Passport { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) })
+    Ok(LinkIdentity { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) })
 }
 
 /// A link to the node at an address.
-async fn reach(address: &str, passport: &Passport) -> Result<Dialled, ConnectError> {
-    let dialled = link::dial(address, None, Purpose::Publisher, passport);
+async fn reach(address: &str, identity: &LinkIdentity) -> Result<Dialled, ConnectError> {
+    let dialled = link::dial(address, None, Purpose::Publisher, identity);
     let address = address.to_owned();
     match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
         Ok((_, link)) => Ok(link),
@@ -271,7 +271,7 @@ async fn reach(address: &str, passport: &Passport) -> Result<Dialled, ConnectErr
 
 impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Publisher").field("cluster", &self.0.passport.cluster).finish_non_exhaustive()
+        f.debug_struct("Publisher").field("cluster", &self.0.identity.cluster).finish_non_exhaustive()
     }
 }
 
@@ -284,7 +284,7 @@ fn random<const N: usize>() -> [u8; N] {
 
 /// The publisher's end of its link: ends when the link or all publishers are gone, or the node is silent for as long
 /// as makes a link between nodes dead. That is shorter than a publish waits, so another node may still take it.
-async fn carry(link: Dialled, mut requests: mpsc::Receiver<Request>) {
+async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
     let ClusterConfig { heartbeat_interval, heartbeat_timeout, .. } = ClusterConfig::default();
     let (mut writer, mut reader) = link.split();
     let mut waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>> = HashMap::new();

@@ -192,19 +192,19 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Called on every node when the application closes or refreshes a session or a user's connections: whatever is
     /// remembered of them is to be forgotten, so that the next question reaches the store and does not join one that was
     /// put before. Must return at once. An answer to a question that was put before is not used: the server asks once more.
-    fn forget(&self, _closed: Closed<'_>) {}
+    fn forget(&self, _closed: Revoked<'_>) {}
 }
 
 /// Whose connections the application closed or refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Closed<'a> {
+pub enum Revoked<'a> {
     /// Those of this session.
     Session(&'a str),
     /// Those of this user, in all sessions.
     User(&'a str),
 }
 
-impl<'a> From<&'a Subject> for Closed<'a> {
+impl<'a> From<&'a Subject> for Revoked<'a> {
     /// A session that the order spares is among them, which costs a look-up.
     fn from(subject: &'a Subject) -> Self {
         match subject {
@@ -214,7 +214,7 @@ impl<'a> From<&'a Subject> for Closed<'a> {
     }
 }
 
-impl Closed<'_> {
+impl Revoked<'_> {
     /// Whether they are this identity's.
     pub fn is(&self, identity: &Identity) -> bool {
         match self {

@@ -1,24 +1,26 @@
 //! One client's socket, from the upgrade to its end: reading, writing, limits, heartbeat, expiry, and the client's
-//! actions in order. Everything else of the server reaches a connection through [`Client`] only, whose outbox takes
-//! frames that are encoded already; how they get onto the wire is known in here.
+//! actions in order. The rest of the server reaches a connection through its [`Client`](crate::hub::Client) only, whose
+//! queue takes frames that are encoded already.
 
-mod call;
-mod client;
-mod membership;
-mod outbox;
-mod pace;
+mod auth;
+mod context;
+mod look_ups;
 mod parking;
-mod recovery;
-mod standing;
+mod questions;
+mod rate_limit;
 mod task;
 #[cfg(test)]
 mod tests;
 mod timing;
 mod transport;
 
-pub(crate) use call::{Question, ask};
-pub(crate) use client::{Client, State};
-pub(crate) use membership::{Changes, Given, Member, Membership, Since};
-pub(crate) use recovery::Asked;
-pub(crate) use standing::{ATTEMPTS, AUTHENTICATION, DISCONNECTION};
+pub(crate) use auth::{ATTEMPTS, AUTHENTICATION, DISCONNECTION, FORBIDDEN};
+pub(crate) use context::{Application, Context, Raw};
+pub(crate) use questions::{Question, ask, forget};
 pub(crate) use task::{Accepted, serve, serve_tcp};
+
+/// Returns the text of a panic.
+pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no text")
+}

@@ -1,7 +1,7 @@
 //! The task of one connection. It alone reads the socket, and writes what others could not; handlers run as its
 //! futures, so that they keep the order of the client's messages and hold back nobody else. A task that sleeps is what
-//! an idle connection costs, so it keeps little, and what is rare in a box. Who the client is is in `standing`, what
-//! time brings in `timing`.
+//! an idle connection costs, so it keeps little, and what is rare in a box. `auth` says who the client is, and
+//! `timing` what time brings.
 
 use std::{
     future::poll_fn,
@@ -21,20 +21,21 @@ use tokio::{
 };
 
 use super::{
-    Client,
-    call::{self, Call, Done},
-    outbox::{End, Outbox},
-    pace::Pace,
-    recovery::{Arrival, Asked},
-    standing::{AUTHENTICATION, DISCONNECTION, Expiry, FORBIDDEN},
+    Application, Context as Shared,
+    auth::{AUTHENTICATION, DISCONNECTION, Expiry, FORBIDDEN},
+    context::{Call, Done, greets},
+    rate_limit::RateLimiter,
     transport::{Other, Tcp, Transport},
 };
 use crate::{
-    ConnectionConfig, Details, RawMessage, Server,
-    close::CloseCode,
-    hub::Registration,
+    CloseCode, ConnectionConfig, Details, RawMessage,
+    hub::{
+        Client, Registration,
+        resume::{Arriving, Asked, JoinPhase, Resumption},
+    },
     io::Stream,
     message::client::{BadFrame, Dialect, Incoming, Malformed, parse},
+    send_queue::{End, SendQueue},
     ws::{
         decoder::{Broken, Decoder, Event},
         frame,
@@ -57,30 +58,30 @@ pub(crate) struct Accepted {
 
 /// Serves a client on a TCP socket from its first byte (`leftover` came with the upgrade request) until it is gone and
 /// its last handler has ended.
-pub(crate) fn serve_tcp(
-    server: Server,
+pub(crate) fn serve_tcp<A: Application>(
+    application: A,
     accepted: Accepted,
     stream: TcpStream,
     leftover: &[u8],
-) -> impl Future<Output = ()> + Send + use<> {
-    accepted.registration.client().outbox.attach(stream);
-    run(Box::new(Connection::new(server, accepted, Tcp, leftover)))
+) -> impl Future<Output = ()> + Send + use<A> {
+    accepted.registration.client().queue.attach(stream);
+    run(Box::new(Connection::new(application, accepted, Tcp, leftover)))
 }
 
 /// The same on any other stream.
-pub(crate) fn serve<S: Stream>(
-    server: Server,
+pub(crate) fn serve<S: Stream, A: Application>(
+    application: A,
     accepted: Accepted,
     stream: S,
     leftover: &[u8],
-) -> impl Future<Output = ()> + Send + use<S> {
-    run(Box::new(Connection::new(server, accepted, Other::new(stream), leftover)))
+) -> impl Future<Output = ()> + Send + use<S, A> {
+    run(Box::new(Connection::new(application, accepted, Other::new(stream), leftover)))
 }
 
 /// What the task does; it ends as well when the connection is parked, which stays where it is.
-pub(super) fn run<T: Transport>(connection: Box<Connection<T>>) -> impl Future<Output = ()> + Send {
-    enum Stage<T> {
-        Serving(Box<Connection<T>>),
+pub(super) fn run<T: Transport, A: Application>(connection: Box<Connection<T, A>>) -> impl Future<Output = ()> + Send {
+    enum Stage<T, A> {
+        Serving(Box<Connection<T, A>>),
         Ending(Call<()>),
         Over,
     }
@@ -118,12 +119,12 @@ pub(super) fn run<T: Transport>(connection: Box<Connection<T>>) -> impl Future<O
 }
 
 /// Reads on from a client that has sent its close frame, until it has read ours and is gone.
-async fn linger<T: Transport>(mut transport: T, outbox: Outbox, until: Instant) {
+async fn linger<T: Transport>(mut transport: T, queue: SendQueue, until: Instant) {
     let end = poll_fn(|cx| {
         let mut space = [MaybeUninit::uninit(); READ];
         loop {
             let mut buffer = ReadBuf::uninit(&mut space);
-            let read = ready!(transport.poll_read(cx, &mut buffer, &outbox));
+            let read = ready!(transport.poll_read(cx, &mut buffer, &queue));
             if read.is_err() || buffer.filled().is_empty() {
                 return Poll::Ready(());
             }
@@ -133,24 +134,24 @@ async fn linger<T: Transport>(mut transport: T, outbox: Outbox, until: Instant) 
     let _ = timeout_at(until, end).await;
 }
 
-pub(super) struct Connection<T> {
-    pub(super) server: Server,
+pub(super) struct Connection<T, A> {
+    pub(super) application: A,
     pub(super) registration: Registration,
     transport: T,
     pub(super) decoder: Decoder,
-    pub(super) pace: Pace,
+    pub(super) limiter: RateLimiter,
     /// When the client was heard last, or pinged.
     pub(super) since: Instant,
     /// What the client's last message set going. Nothing is read while there is one.
     pub(super) work: Option<Call<Done>>,
     pub(super) phase: Phase,
-    pub(super) arrival: Arrival,
+    pub(super) join_phase: JoinPhase,
     pub(super) expiry: Option<Box<Expiry>>,
     /// Wakes at a time that has to be met.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
-    /// When the hub's alarm goes off, 0 for never: enough for what need not be met exactly.
-    pub(super) alarm: u32,
-    /// When the client next has to hear something from the server, as the hub's alarms count time; 0 for never.
+    /// When the hub's timer goes off, 0 for never: enough for what need not be met exactly.
+    pub(super) timer: u32,
+    /// When the client next has to hear something from the server, as the hub's timers count time; 0 for never.
     pub(super) word: u32,
     /// How often it wants to hear something at least, in seconds; 0 for never.
     pub(super) heartbeat: u16,
@@ -188,7 +189,7 @@ pub(super) struct Closing {
     /// The socket is dropped then.
     pub(super) until: Instant,
     heard: Heard,
-    /// What the first close frame says, if it is not the outbox that knows.
+    /// What the first close frame says, if it is not the queue that knows.
     end: Option<End>,
 }
 
@@ -206,24 +207,27 @@ enum Heard {
     End,
 }
 
-impl<T: Transport> Connection<T> {
-    fn new(server: Server, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
+impl<T: Transport, A: Application> Connection<T, A> {
+    fn new(application: A, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
         let Accepted { registration, expires, welcome, asked } = accepted;
         let now = Instant::now();
         let heartbeat = asked.as_ref().map_or(0, Asked::heartbeat);
+        let (context, client) = (application.context(), registration.client());
+        let in_band = context.authenticator.in_band();
+        let arriving = Arriving { welcome, in_band, greets: greets(&application, client) };
         let mut connection = Self {
-            arrival: Arrival::new(&server, registration.client(), welcome, asked),
-            server,
+            join_phase: JoinPhase::new(&context.resumption, registration.client(), asked, arriving),
+            application,
             registration,
             transport,
             decoder: Decoder::default(),
-            pace: Pace::new(now),
+            limiter: RateLimiter::new(now),
             since: now,
             work: None,
             phase: Phase::Open,
             expiry: None,
             sleep: None,
-            alarm: 0,
+            timer: 0,
             word: 0,
             heartbeat,
             beats: 0,
@@ -235,9 +239,9 @@ impl<T: Transport> Connection<T> {
         };
         connection.decoder.keep(leftover);
         connection.expire(expires, false);
-        match connection.arrival {
-            Arrival::Here => connection.greet(false),
-            Arrival::Unwelcome(_) if !connection.server.authenticator().in_band() => connection.forbid(),
+        match connection.join_phase {
+            JoinPhase::Here => connection.greet(false),
+            JoinPhase::Unwelcome(_) if !in_band => connection.forbid(),
             _ => {}
         }
         connection
@@ -247,25 +251,34 @@ impl<T: Transport> Connection<T> {
         self.registration.client()
     }
 
+    /// Returns what all connections share.
+    pub(super) fn context(&self) -> &Shared {
+        self.application.context()
+    }
+
+    pub(super) fn resumption(&self) -> &Arc<Resumption> {
+        &self.context().resumption
+    }
+
     pub(super) fn config(&self) -> &ConnectionConfig {
-        &self.server.config().connection
+        &self.context().config.connection
     }
 
     /// Until the socket is done with.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.client().outbox.awake() {
-                self.alarm = 0;
+            if self.client().queue.awake() {
+                self.timer = 0;
                 self.on_time();
-                self.client().tell_changes(self.server.hub(), self.server.seals());
+                self.client().tell_changes(&self.context().hub, &self.resumption().sealer);
             }
             self.read_kept();
             self.answer_pings();
-            if matches!(self.phase, Phase::Open) && self.client().outbox.is_sealed() {
+            if matches!(self.phase, Phase::Open) && self.client().queue.is_sealed() {
                 self.close();
             }
             let Self { transport, registration, .. } = self;
-            let writing = match transport.poll_write(cx, &registration.client().outbox) {
+            let writing = match transport.poll_write(cx, &registration.client().queue) {
                 Poll::Ready(written) => {
                     written?;
                     false
@@ -276,10 +289,10 @@ impl<T: Transport> Connection<T> {
                 // The client reads the end and answers with its own.
                 let heard = closing.heard;
                 let Self { transport, registration, .. } = self;
-                let outbox = &registration.client().outbox;
-                if heard > Heard::Nothing && !writing && outbox.is_empty() {
+                let queue = &registration.client().queue;
+                if heard > Heard::Nothing && !writing && queue.is_empty() {
                     // A failure leaves nothing to tell the client, and dropping the socket says the same.
-                    let shut = transport.poll_shut_down(cx, outbox);
+                    let shut = transport.poll_shut_down(cx, queue);
                     if heard >= Heard::Close && shut.is_ready() {
                         return Poll::Ready(Ok(()));
                     }
@@ -309,7 +322,7 @@ impl<T: Transport> Connection<T> {
                 continue;
             }
             let closing = matches!(self.phase, Phase::Closing(_));
-            if self.client().outbox.sleep(cx, writing, closing) {
+            if self.client().queue.sleep(cx, writing, closing) {
                 return Poll::Pending;
             }
         }
@@ -331,7 +344,7 @@ impl<T: Transport> Connection<T> {
         }
         // The application is told of the client before it is sent what it missed.
         if self.work.is_none()
-            && let Arrival::Recovering(recovering) = &mut self.arrival
+            && let JoinPhase::Recovering(recovering) = &mut self.join_phase
             && let Poll::Ready(step) = recovering.call.as_mut().poll(cx)
         {
             self.came(step);
@@ -342,36 +355,36 @@ impl<T: Transport> Connection<T> {
 
     /// After the socket: the running handler ends, the connection leaves the hub, the application is told.
     async fn end(mut self) {
-        let outbox = self.client().outbox.abandon();
-        let mut ended = outbox.end();
+        let queue = self.client().queue.abandon();
+        let mut ended = queue.end();
         if let Phase::Closing(closing) = &mut self.phase {
             closing.end.take().into_iter().for_each(|end| ended = end);
         }
         let Self { transport, .. } = self;
         // Both ends are told: nothing but the socket, and its place, has to wait for the client.
         let lingering = match self.phase {
-            Phase::Closing(closing) if closing.heard == Heard::Close => Some(linger(transport, outbox, closing.until)),
+            Phase::Closing(closing) if closing.heard == Heard::Close => Some(linger(transport, queue, closing.until)),
             _ => {
-                drop((transport, outbox));
+                drop((transport, queue));
                 None
             }
         };
-        let mut told = self.arrival.is_announced();
+        let mut told = self.join_phase.is_announced();
         if let Some(work) = self.work.take()
             && let Done::Greeted { refusal, .. } = work.await
         {
             told = refusal.is_none();
         }
-        self.server.hub().alarms().cancel(self.registration.client().id.local, self.alarm);
+        self.application.context().hub.timers().cancel(self.registration.client().id.local, self.timer);
         self.registration.leave();
         let client = self.registration.client();
-        if told
-            && let Some(handler) = self.server.handler(DISCONNECTION)
-            && (client.membership().user.is_some() || handler.guests())
-        {
+        if told && self.application.handles(DISCONNECTION) {
             // A number and a text can be written.
             let details = Details::of(&(ended.code, &*ended.reason)).unwrap_or_default();
-            call::handle(&self.server, client, handler, DISCONNECTION.to_owned(), details).await;
+            if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details) {
+                // Nobody is there who could be told of an error.
+                let _ = handled.await;
+            }
         }
         if let Some(lingering) = lingering {
             lingering.await;
@@ -397,7 +410,7 @@ impl<T: Transport> Connection<T> {
     }
 
     fn takes_messages(&self) -> bool {
-        self.work.is_none() && !self.paused && !self.arrival.is_recovering()
+        self.work.is_none() && !self.paused && !self.join_phase.is_recovering()
     }
 
     pub(super) fn hear(&mut self) {
@@ -405,16 +418,16 @@ impl<T: Transport> Connection<T> {
         self.pinged = false;
     }
 
-    /// Goes on to closing: the outbox ends with a close frame.
+    /// Goes on to closing: the queue ends with a close frame.
     pub(super) fn close(&mut self) {
-        let until = Instant::now() + self.server.close_timeout();
+        let until = Instant::now() + self.context().close_timeout();
         self.phase = Phase::Closing(Box::new(Closing { until, heard: Heard::Nothing, end: None }));
     }
 
     /// Closes with a close frame that is formatted, unless the connection is being closed.
     fn close_with(&mut self, close: Bytes) {
-        let end = (!self.client().outbox.is_sealed()).then(|| End::of(&close));
-        self.client().outbox.seal(close);
+        let end = (!self.client().queue.is_sealed()).then(|| End::of(&close));
+        self.client().queue.seal(close);
         if matches!(self.phase, Phase::Open) {
             self.close();
         }
@@ -439,7 +452,7 @@ impl<T: Transport> Connection<T> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ];
         let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(self.transport.poll_read(cx, &mut buffer, &self.registration.client().outbox))?;
+        ready!(self.transport.poll_read(cx, &mut buffer, &self.registration.client().queue))?;
         let bytes = buffer.filled_mut();
         if !bytes.is_empty() {
             self.hear();
@@ -469,14 +482,14 @@ impl<T: Transport> Connection<T> {
             return;
         }
         let (limit, rate, pings, now) = (self.config().message_size, self.rate(), self.ping_rate(), Instant::now());
-        let Self { decoder, pace, paused, ahead, registration, .. } = self;
+        let Self { decoder, limiter, paused, ahead, registration, .. } = self;
         decoder.take_pings(limit, |pong| {
-            if pace.next(pings) > now {
+            if limiter.next(pings) > now {
                 *ahead = Ahead::Held;
                 return false;
             }
-            *paused |= pace.count(rate, now);
-            registration.client().outbox.push(pong);
+            *paused |= limiter.count(rate, now);
+            registration.client().queue.push(pong);
             true
         });
     }
@@ -517,8 +530,8 @@ impl<T: Transport> Connection<T> {
             // While we close, only the client's close frame is of interest.
             _ if matches!(self.phase, Phase::Closing(_)) => return,
             Event::Pong => return,
-            Event::Ping(answer) => self.client().outbox.push(answer),
-            Event::Text(text) => match self.server.raw() {
+            Event::Ping(answer) => self.client().queue.push(answer),
+            Event::Text(text) => match self.application.raw() {
                 Some(answer) => self.answer_raw(answer(RawMessage::Text(text.into_owned()))),
                 None => match parse(&text) {
                     Ok(incoming) => self.handle(incoming),
@@ -529,7 +542,7 @@ impl<T: Transport> Connection<T> {
                     }
                 },
             },
-            Event::Binary(bytes) => match self.server.raw() {
+            Event::Binary(bytes) => match self.application.raw() {
                 Some(answer) => self.answer_raw(answer(RawMessage::Binary(bytes.into_owned()))),
                 None => self.bad_frame(BadFrame::Binary),
             },
@@ -537,12 +550,12 @@ impl<T: Transport> Connection<T> {
         self.quiet = false;
         // What came at once counts as of the moment in which it was read.
         let rate = self.rate();
-        self.paused = self.pace.count(rate, self.since);
+        self.paused = self.limiter.count(rate, self.since);
     }
 
     fn answer_raw(&self, answer: Option<RawMessage>) {
         if let Some(answer) = answer {
-            self.client().outbox.push(match &answer {
+            self.client().queue.push(match &answer {
                 RawMessage::Text(text) => frame::text(&[text.as_bytes()]),
                 RawMessage::Binary(bytes) => frame::binary(bytes),
             });
@@ -568,22 +581,27 @@ impl<T: Transport> Connection<T> {
             self.authenticate(details.to_vec());
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
             self.client().send_error(&action, 400, "this action is not for clients to send");
-        } else if matches!(self.arrival, Arrival::Unwelcome(_)) {
+        } else if matches!(self.join_phase, JoinPhase::Unwelcome(_)) {
             self.client().send_error(&action, 403, FORBIDDEN);
-        } else if matches!(self.arrival, Arrival::Undecided(_)) {
+        } else if matches!(self.join_phase, JoinPhase::Undecided(_)) {
             // It does without authentication.
             self.recover();
-            if let Arrival::Recovering(recovering) = &mut self.arrival {
+            if let JoinPhase::Recovering(recovering) = &mut self.join_phase {
                 recovering.deferred = Some(Incoming { dialect, action, details });
             }
-        } else if let Some(handler) = self.server.handler(&action).or_else(|| self.server.fallback()) {
-            if self.client().membership().user.is_some() || handler.guests() {
-                self.work = Some(call::handle(&self.server, self.client(), handler, action, details));
-            } else {
-                self.client().send_error(&action, 403, FORBIDDEN);
-            }
         } else {
-            self.client().send_error(&action, 404, "Not Found");
+            match self.application.dispatch(self.client(), &action, details) {
+                Ok(handled) => {
+                    let client = self.client().clone();
+                    self.work = Some(Box::pin(async move {
+                        if let Err(error) = handled.await {
+                            client.send_error(&action, error.code, &error.text);
+                        }
+                        Done::Handled
+                    }));
+                }
+                Err(error) => self.client().send_error(&action, error.code, &error.text),
+            }
         }
     }
 }

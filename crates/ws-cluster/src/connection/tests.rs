@@ -1,4 +1,4 @@
-//! A connection on virtual time, over a stream in memory: heartbeat, expiry, pace and time-outs to the second.
+//! A connection on virtual time, over a stream in memory: heartbeat, expiry, limiter and time-outs to the second.
 
 use std::{
     sync::{
@@ -15,10 +15,15 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Accepted, Client, Membership, serve, serve_tcp, task::Connection, transport::Tcp};
+use super::{Accepted, serve, serve_tcp, task::Connection, transport::Tcp};
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
     MemoryPool, Request, Server, Target, TrustedProxies,
+    hub::{
+        Client, Membership,
+        membership::Given,
+        resume::{Asked, State, unix_time},
+    },
 };
 
 struct Echo;
@@ -360,7 +365,7 @@ async fn who_does_not_read_another_stream_is_closed() {
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     let large = "x".repeat(100_000);
     let mut count = 0;
-    while !client.outbox.is_sealed() {
+    while !client.queue.is_sealed() {
         server.deliver("large", large.as_str(), &Target::all()).unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         count += 1;
@@ -373,7 +378,7 @@ async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let mut parts = http::Request::get(path).body(()).unwrap().into_parts().0;
     parts.headers.clear();
     let mut handshake = Handshake::new(&parts, None, &TrustedProxies::none());
-    let asked = super::Asked::take(&mut handshake);
+    let asked = Asked::take(&mut handshake);
     assert_eq!(handshake.query("heartbeat"), None, "it is not the application's");
     let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, asked.is_some()));
     let mut slot = server.hub().admission().admit(None, 1, 9).ok();
@@ -424,11 +429,11 @@ async fn what_was_sealed_too_long_ago_gives_nothing_back() {
     let (server, _) = server(Config::default()).await;
     let at = crate::message::position::Position::START;
     let id = server.hub().next_id();
-    for (time, why) in [(super::client::unix_time(), "before the first message"), (7, "too much time")] {
+    for (time, why) in [(unix_time(), "before the first message"), (7, "too much time")] {
         let (changes, since) = Default::default();
-        let given = super::Given::Each(Vec::new());
-        let state = super::State { id, changes, version: 0, began: 0, since, given, at, time };
-        let sealed = server.seals().seal(Some("ann"), None, &state);
+        let given = Given::Each(Vec::new());
+        let state = State { id, changes, version: 0, began: 0, since, given, at, time };
+        let sealed = server.resumption().sealer.seal(Some("ann"), None, &state);
         let stream = resumes(&server, &format!("/?resume={at}&state={sealed}")).await;
         let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
         let (text, _) = peer.text().await;
@@ -455,7 +460,7 @@ async fn a_client_that_does_not_ask_for_a_heartbeat_gets_none() {
 /// What tens of thousands of idle connections cost each: of these, and of no task, which is the size of the first two.
 #[test]
 fn an_idle_connection_is_small() {
-    assert!(size_of::<Connection<Tcp>>() <= 128, "{}", size_of::<Connection<Tcp>>());
+    assert!(size_of::<Connection<Tcp, Server>>() <= 128, "{}", size_of::<Connection<Tcp, Server>>());
     // With the counts of its `Arc`.
     assert!(size_of::<Client>() + 16 <= 256, "{}", size_of::<Client>());
 }
@@ -472,7 +477,7 @@ async fn a_quiet_connection_is_parked_and_woken_by_what_concerns_it() {
     let mut near = near.unwrap();
     tokio::spawn(serve_tcp(server.clone(), accepted, accepted_socket.unwrap().0, &[]));
     let parked = || async {
-        while !client.outbox.is_parked() {
+        while !client.queue.is_parked() {
             tokio::task::yield_now().await;
         }
     };

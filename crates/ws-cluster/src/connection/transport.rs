@@ -10,8 +10,8 @@ use std::{
 use bytes::Bytes;
 use tokio::io::ReadBuf;
 
-use super::{outbox::Outbox, task::Connection};
-use crate::io::Stream;
+use super::{Application, task::Connection};
+use crate::{io::Stream, send_queue::SendQueue};
 
 /// What one client's bytes come and go through.
 pub(super) trait Transport: Sized + Send + Unpin + 'static {
@@ -19,47 +19,47 @@ pub(super) trait Transport: Sized + Send + Unpin + 'static {
     const PARKS: bool = false;
 
     /// Parks a connection; gives it back where that cannot be, or where there is something to do after all.
-    fn park(connection: Box<Connection<Self>>) -> Option<Box<Connection<Self>>> {
+    fn park<A: Application>(connection: Box<Connection<Self, A>>) -> Option<Box<Connection<Self, A>>> {
         Some(connection)
     }
 
     /// Reads what came; nothing where the client sends no more.
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, queue: &SendQueue) -> Poll<io::Result<()>>;
 
     /// Writes what waits. Ready where nothing is left.
-    fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
+    fn poll_write(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>>;
 
     /// Tells the client that nothing more comes. May be asked again.
-    fn poll_shut_down(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>>;
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>>;
 }
 
-/// A TCP socket, which the outbox has.
+/// A TCP socket, which the queue has.
 pub(super) struct Tcp;
 
 impl Transport for Tcp {
     const PARKS: bool = true;
 
-    fn park(connection: Box<Connection<Self>>) -> Option<Box<Connection<Self>>> {
+    fn park<A: Application>(connection: Box<Connection<Self, A>>) -> Option<Box<Connection<Self, A>>> {
         connection.park()
     }
 
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
-        outbox.poll_read(cx, buffer)
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, queue: &SendQueue) -> Poll<io::Result<()>> {
+        queue.poll_read(cx, buffer)
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
-        outbox.poll_write(cx)
+    fn poll_write(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>> {
+        queue.poll_write(cx)
     }
 
-    fn poll_shut_down(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
-        outbox.poll_shut_down(cx)
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>> {
+        queue.poll_shut_down(cx)
     }
 }
 
 /// Any other stream.
 pub(super) struct Other<S> {
     stream: S,
-    /// Taken from the outbox, not yet by the stream.
+    /// Taken from the queue, not yet by the stream.
     writing: Bytes,
     flushed: bool,
     shut: bool,
@@ -72,26 +72,26 @@ impl<S: Stream> Other<S> {
 }
 
 impl<S: Stream> Transport for Other<S> {
-    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, _: &Outbox) -> Poll<io::Result<()>> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, _: &SendQueue) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
 
-    fn poll_write(&mut self, cx: &mut Context<'_>, outbox: &Outbox) -> Poll<io::Result<()>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>> {
         loop {
             if self.writing.is_empty() {
-                self.writing = outbox.take();
+                self.writing = queue.take();
             }
             if self.writing.is_empty() {
                 break;
             }
             self.flushed = false;
             let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.writing) else {
-                outbox.refused();
+                queue.refused();
                 return Poll::Pending;
             };
             match written? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                size => outbox.written(&mut self.writing, size),
+                size => queue.written(&mut self.writing, size),
             }
         }
         if !self.flushed {
@@ -103,7 +103,7 @@ impl<S: Stream> Transport for Other<S> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shut_down(&mut self, cx: &mut Context<'_>, _: &Outbox) -> Poll<io::Result<()>> {
+    fn poll_shut_down(&mut self, cx: &mut Context<'_>, _: &SendQueue) -> Poll<io::Result<()>> {
         if !self.shut {
             ready!(Pin::new(&mut self.stream).poll_shutdown(cx))?;
             self.shut = true;

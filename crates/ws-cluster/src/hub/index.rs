@@ -11,7 +11,7 @@ use std::{
 use super::table::Table;
 use crate::{
     close::Subject,
-    connection::{Client, Membership},
+    hub::{Client, Membership},
     message::target::{ConnectionId, Selection, Target, property_text},
 };
 

@@ -1,13 +1,10 @@
 //! Who is connected to this node, and what the cluster hands over for them. Finding them is in `index`, how many there
-//! may be in `admission`, what clients that come back are owed in `recovery`; how a client's socket takes it is in
-//! [`connection`](crate::connection).
+//! may be in `admission`, what clients that come back are owed in `resume`; how a client's socket takes it is in
+//! [`SendQueue`](crate::send_queue::SendQueue).
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -16,9 +13,7 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     Config,
-    auth::Authenticator,
     close::{Close, CloseCode, Subject},
-    connection::{Client, Member, Membership},
     message::{
         client::Outgoing,
         content::{Content, ContentError},
@@ -29,30 +24,28 @@ use crate::{
 use ws_cluster_core::{LogPosition, NodeId, Seq};
 
 mod admission;
-mod alarms;
+mod client;
 mod closes;
+mod coarse_timers;
+mod fan_out;
 mod index;
-mod look_ups;
-mod pass;
-mod recovery;
+pub(crate) mod membership;
 pub(crate) mod resume;
 #[cfg(test)]
 mod simulation;
 mod table;
 #[cfg(test)]
 mod tests;
-mod turns;
 
 pub(crate) use admission::{Admission, Refusal, Slot};
-pub(crate) use alarms::Alarms;
+pub(crate) use client::Client;
 pub(crate) use closes::{Closes, Moment, Stale};
-pub(crate) use recovery::{AT_ONCE, replay};
-pub(crate) use turns::{Replays, Turn};
+pub(crate) use coarse_timers::CoarseTimers;
+pub(crate) use membership::{Member, Membership};
 
+use fan_out::FanOut;
 use index::Index;
-use look_ups::LookUps;
-use pass::Pass;
-use recovery::Past;
+use resume::replay_log::ReplayLog;
 
 /// What clients are told when the node shuts down.
 const RESTART: &str = "the server restarts";
@@ -63,29 +56,29 @@ const COME_AGAIN: &str = "authenticate anew";
 /// The clients of this node.
 pub(crate) struct Hub {
     node: NodeId,
-    /// Told of closed sessions before their connections are, so that none comes back on what it remembers.
-    authenticator: Arc<dyn Authenticator>,
+    /// Called with each order to close or refresh connections before they hear of it, so that the authenticator lets none
+    /// come back on what it remembers.
+    revoked: Box<dyn Fn(&Subject) + Send + Sync>,
     next: AtomicU64,
     /// The entry number of the client that comes in next. Grows under the write lock of `index` only.
     entered: AtomicU64,
     /// Many read (deliveries), few write (comings, goings and changes of membership). A synchronous lock, held for
-    /// one pass over the clients a message is for and never across an await: whoever is welcomed during a pass
+    /// one fan-out over the clients a message is for and never across an await: whoever is welcomed during a fan-out
     /// waits for its end, and so sees every later entry and, in its queue, in their order. Of several locks this one
-    /// comes first, then `pass`, then a client's own, then `past`.
+    /// comes first, then `fan_out`, then a client's own, then `replay_log`.
     index: RwLock<Index>,
     /// What was delivered. It is appended to under a read lock of `index`, and only by the cluster's task, so that who
     /// comes in, under the write lock, gets just what follows.
-    past: Mutex<Past>,
+    replay_log: Mutex<ReplayLog>,
     /// Wakes those who wait for this node to come as far as they did.
     advanced: Notify,
     /// The clients whom something was delivered to since the last write. A synchronous lock, taken by the cluster's task
     /// alone but for messages beside the order, and held while a message is passed to whom it is for.
-    pass: Mutex<Pass>,
-    /// The server's, where a pass to many is written. None where nothing is written, in tests of the pure kind.
+    fan_out: Mutex<FanOut>,
+    /// The server's runtime, in which a fan-out to many is written. `None` in tests that write nothing.
     runtime: Option<Handle>,
-    alarms: Alarms,
+    timers: CoarseTimers,
     closes: Closes,
-    look_ups: LookUps,
     /// Clients that are gone and still to be forgotten. A synchronous lock, under which no other is taken.
     gone: Mutex<Vec<Arc<Client>>>,
     admission: Arc<Admission>,
@@ -99,20 +92,21 @@ pub(crate) struct Registration {
 }
 
 impl Hub {
-    pub(crate) fn new(node: NodeId, authenticator: Arc<dyn Authenticator>, config: &Config) -> Self {
+    /// `revoked` is called from the cluster's task with each order to close or refresh connections. It must not block or
+    /// panic.
+    pub(crate) fn new(node: NodeId, config: &Config, revoked: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
         Self {
             node,
-            authenticator,
+            revoked: Box::new(revoked),
             next: AtomicU64::new(1),
             entered: AtomicU64::new(0),
             index: RwLock::default(),
-            past: Mutex::new(Past::new(config)),
+            replay_log: Mutex::new(ReplayLog::new(config)),
             advanced: Notify::new(),
-            pass: Mutex::default(),
+            fan_out: Mutex::default(),
             runtime: Handle::try_current().ok(),
-            alarms: Alarms::new(),
+            timers: CoarseTimers::new(),
             closes: Closes::default(),
-            look_ups: LookUps::default(),
             gone: Mutex::default(),
             admission: Arc::default(),
         }
@@ -126,12 +120,8 @@ impl Hub {
         &self.admission
     }
 
-    pub(crate) fn alarms(&self) -> &Alarms {
-        &self.alarms
-    }
-
-    pub(crate) fn look_ups(&self) -> &LookUps {
-        &self.look_ups
+    pub(crate) fn timers(&self) -> &CoarseTimers {
+        &self.timers
     }
 
     pub(crate) fn closes(&self) -> &Closes {
@@ -161,7 +151,7 @@ impl Hub {
         *client.membership_lock().write() = membership;
         index.arriving.insert(client.id.local, client.clone());
         if index.closed {
-            client.outbox.close(CloseCode::Restart, RESTART);
+            client.queue.close(CloseCode::Restart, RESTART);
         }
         drop(index);
         Ok(Registration { hub: self.clone(), client })
@@ -273,35 +263,26 @@ impl Hub {
 
     fn close_all(&self, code: CloseCode, reason: &'static str) {
         let index = self.index.read();
-        index.clients.values().chain(index.arriving.values()).for_each(|client| client.outbox.close(code, reason));
+        index.clients.values().chain(index.arriving.values()).for_each(|client| client.queue.close(code, reason));
     }
 
     /// Sends a message to those of the clients whom it is for, beside the cluster's order.
     pub(crate) fn message(&self, target: &Target, message: &Outgoing<'_>) {
-        self.pass(&self.index.read(), target, message, 0);
+        self.fan_out_to(&self.index.read(), target, message, 0);
         self.write();
     }
 
-    /// Lets those have a message whom it is for of the clients with the entry number `since` and higher, once the pass is
-    /// written.
-    fn pass(&self, index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
+    /// Queues a message for every matching client whose entry number is at least `since`. The fan-out writes it when it
+    /// ends.
+    fn fan_out_to(&self, index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
         let certain = target.selects_exactly();
-        let mut pass = self.pass.lock();
+        let mut fan_out = self.fan_out.lock();
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
             if client.entered() >= since && meant() {
-                pass.add(client, message);
+                fan_out.add(client, message);
             }
         });
-    }
-
-    /// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the task
-    /// that the whole node lives by, so a panic ends here.
-    fn forget(&self, subject: &Subject) {
-        let told = catch_unwind(AssertUnwindSafe(|| self.authenticator.forget(subject.into())));
-        if told.is_err() {
-            tracing::error!("the authenticator's `forget` panicked: it may let a closed session in again");
-        }
     }
 
     /// Forgets those who are gone without having left.
@@ -314,14 +295,14 @@ impl Hub {
     }
 
     /// Wakes the connections whose time has come.
-    fn ring_alarms(&self) {
-        let due = self.alarms.due(Instant::now());
+    fn wake_due(&self) {
+        let due = self.timers.due(Instant::now());
         if due.is_empty() {
             return;
         }
         let index = self.index.read();
         let known = due.iter().filter_map(|local| index.clients.get(local).or_else(|| index.arriving.get(local)));
-        known.for_each(|client| client.outbox.ring());
+        known.for_each(|client| client.queue.ring());
     }
 }
 
@@ -348,19 +329,19 @@ impl DeliverySink for Hub {
         // Orders name who is connected when they come; never repeated.
         let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
         // The application's code, so no lock is held for it.
-        order.iter().for_each(|subject| self.forget(subject));
+        order.iter().for_each(|subject| (self.revoked)(subject));
         let index = self.index.read();
-        let since = self.past.lock().append(place, publish, kept, size, repeated);
+        let since = self.replay_log.lock().append(place, publish, kept, size, repeated);
         if let Some(subject) = order {
             self.closes.note(subject.clone());
         }
         match &content {
             Some(Content::Message { target, action, details }) => {
-                self.pass(&index, target, &Outgoing::new(action, details).at(place.into()), since);
+                self.fan_out_to(&index, target, &Outgoing::new(action, details).at(place.into()), since);
             }
             Some(Content::Close(close)) if order.is_some() => {
                 index.of(&close.subject).for_each(|client| match close {
-                    Close { reconnect: true, .. } => client.outbox.close(CloseCode::Expired, COME_AGAIN),
+                    Close { reconnect: true, .. } => client.queue.close(CloseCode::Expired, COME_AGAIN),
                     Close { subject: Subject::Session(_), .. } => client.dismiss("the session ended"),
                     Close { subject: Subject::User { .. }, .. } => client.dismiss("closed by the application"),
                 });
@@ -369,11 +350,11 @@ impl DeliverySink for Hub {
                 index.of(subject).for_each(|client| client.refresh());
             }
             Some(Content::Revoked { connection, version }) => {
-                self.past.lock().revoke(*connection, *version, place.seq);
+                self.replay_log.lock().revoke(*connection, *version, place.seq);
                 // Whoever came back twice with the same is older than what was taken away.
                 index.known_as(*connection).filter(|client| client.membership().version() < *version).for_each(
                     |client| {
-                        client.outbox.close(CloseCode::TryAgainLater, "it came back on another connection");
+                        client.queue.close(CloseCode::TryAgainLater, "it came back on another connection");
                     },
                 );
             }
@@ -383,7 +364,7 @@ impl DeliverySink for Hub {
 
     fn trimmed(&self, base: Seq) {
         let _index = self.index.read();
-        self.past.lock().trim(base);
+        self.replay_log.lock().trim(base);
     }
 
     fn cut(&self, after: Seq) {
@@ -391,18 +372,18 @@ impl DeliverySink for Hub {
     }
 
     fn restarted(&self, base: Option<LogPosition>, missed: bool) {
-        self.begin_anew(base, missed);
+        self.reset_to(base, missed);
     }
 
     fn write(&self) {
         // Not under the lock: writing takes a system call for each client.
-        let pass = self.pass.lock().take();
-        pass.write(self.runtime.as_ref());
+        let fan_out = self.fan_out.lock().take();
+        fan_out.write(self.runtime.as_ref());
     }
 
     fn tick(&self) {
         self.forget_gone();
-        self.ring_alarms();
+        self.wake_due();
         self.look_again();
         self.tell_positions();
     }
@@ -428,7 +409,7 @@ impl Drop for Registration {
         if !self.client.is_forgotten() {
             // Nobody was told that it ends: its runtime does, perhaps under the hub's lock, since a parked connection that
             // is woken then is dropped on the spot.
-            drop(self.client.outbox.abandon());
+            drop(self.client.queue.abandon());
             self.hub.gone.lock().push(self.client.clone());
         }
         self.hub.admission.give_back(self.client.handshake.remote_ip());

@@ -11,11 +11,11 @@ use std::{
 use serde_json::Value;
 
 use crate::{
-    Config, GuestsOnly, Handshake, Identity, Target, TrustedProxies,
-    connection::{Client, Membership},
-    history::Standing,
-    hub::resume::seal::Seals,
-    hub::{Hub, Registration, replay},
+    Config, Handshake, Identity, Target, TrustedProxies,
+    hub::{
+        Client, Hub, Membership, Registration,
+        resume::{StateSealer, history::PositionStatus, replay},
+    },
     message::{content::Content, position::Position},
     node::{Delivery, DeliverySink},
 };
@@ -34,7 +34,7 @@ const REPLAYED: usize = 40;
 /// The clients, and the hubs of the nodes that live.
 struct Crowd {
     config: Config,
-    seals: Seals,
+    sealer: StateSealer,
     hubs: BTreeMap<usize, (NodeId, Arc<Hub>)>,
     clients: Vec<Guest>,
     /// Places at which there was nothing to deliver.
@@ -73,7 +73,7 @@ impl Crowd {
         let config = Config { log: log.clone(), ..Config::default() };
         Self {
             config,
-            seals: Seals::new("default", &[b"key".to_vec()]),
+            sealer: StateSealer::new("default", &[b"key".to_vec()]),
             hubs: BTreeMap::new(),
             clients: std::iter::repeat_with(Guest::default).take(CLIENTS).collect(),
             empty: HashSet::new(),
@@ -85,7 +85,7 @@ impl Crowd {
 
 impl Clients for Crowd {
     fn boot(&mut self, place: usize, id: NodeId) {
-        self.hubs.insert(place, (id, Arc::new(Hub::new(id, Arc::new(GuestsOnly), &self.config))));
+        self.hubs.insert(place, (id, Arc::new(Hub::new(id, &self.config, |_| {}))));
     }
 
     fn lose(&mut self, place: usize) {
@@ -167,7 +167,7 @@ impl Crowd {
         let coming = match guest.at {
             Some(_) => Coming::Waits(now),
             None => {
-                hub.begin(&client, &["new".into()], &self.seals, 0);
+                hub.begin(&client, &["new".into()], &self.sealer, 0);
                 Coming::Here
             }
         };
@@ -183,7 +183,7 @@ impl Crowd {
         let mut lost = false;
         if let Coming::Waits(since) = connection.coming {
             match hub.standing(&position) {
-                (Standing::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
+                (PositionStatus::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
                     Ok(missed) => {
                         let first = ["recovered".into(), missed.messages.len().into()];
                         client.begin_behind(position.seq);
@@ -197,8 +197,8 @@ impl Crowd {
                     }
                     Err(_) => lost = true,
                 },
-                (Standing::Ahead, _) if now - since < RESUME_TIME => return,
-                (Standing::Ahead | Standing::Lost(_), _) => lost = true,
+                (PositionStatus::Ahead, _) if now - since < RESUME_TIME => return,
+                (PositionStatus::Ahead | PositionStatus::Lost(_), _) => lost = true,
             }
         }
         if let Coming::CatchesUp { after, epoch } = connection.coming {
@@ -215,7 +215,7 @@ impl Crowd {
             }
         }
         if lost {
-            hub.begin(client, &["reset".into(), "lost".into()], &self.seals, 0);
+            hub.begin(client, &["reset".into(), "lost".into()], &self.sealer, 0);
             connection.coming = Coming::Here;
         }
     }
@@ -224,9 +224,9 @@ impl Crowd {
     fn read(&mut self, guest: &mut Guest, checks: &Checks) -> Result<(), String> {
         let Some(connection) = &guest.connection else { return Ok(()) };
         let client = connection.client.clone();
-        let closed = client.outbox.is_sealed();
+        let closed = client.queue.is_sealed();
         loop {
-            let frames = client.outbox.take();
+            let frames = client.queue.take();
             if frames.is_empty() {
                 break;
             }

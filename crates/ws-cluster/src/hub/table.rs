@@ -8,7 +8,7 @@ use std::{
 
 use hashbrown::HashTable;
 
-use crate::connection::{Client, Membership};
+use crate::hub::{Client, Membership};
 
 pub(super) struct Table {
     clients: HashTable<Arc<Client>>,

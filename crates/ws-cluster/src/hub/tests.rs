@@ -4,7 +4,8 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    GuestsOnly, Handshake, Identity, TrustedProxies, connection::State, history::Missing, hub::resume::seal::Seals,
+    Authenticator, Handshake, Identity, TrustedProxies,
+    hub::resume::{State, StateSealer, history::Missing},
     message::position::Position,
 };
 use ws_cluster_core::PublishId;
@@ -13,19 +14,19 @@ const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
 struct Node {
     hub: Arc<Hub>,
-    seals: Seals,
+    sealer: StateSealer,
     /// The next entry's number in its publisher's count, and its place.
     next: std::cell::Cell<(u64, Seq)>,
 }
 
 impl Node {
     fn new() -> Self {
-        Self::with(GuestsOnly)
+        Self::with(|_| {})
     }
 
-    fn with(authenticator: impl Authenticator) -> Self {
-        let hub = Arc::new(Hub::new(NODE, Arc::new(authenticator), &Config::default()));
-        Self { hub, seals: Seals::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
+    fn with(revoked: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
+        let hub = Arc::new(Hub::new(NODE, &Config::default(), revoked));
+        Self { hub, sealer: StateSealer::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
     }
 
     fn arrive(&self, identity: Identity, tracks: bool) -> (Arc<Client>, Registration) {
@@ -47,8 +48,8 @@ impl Node {
     /// One that keeps its position, from now on.
     fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
         let (client, registration) = self.arrive(identity, true);
-        self.hub.begin(&client, &["new".into()], &self.seals, 0);
-        client.outbox.take();
+        self.hub.begin(&client, &["new".into()], &self.sealer, 0);
+        client.queue.take();
         (client, registration)
     }
 
@@ -90,12 +91,12 @@ impl Node {
 
 /// How many messages wait.
 fn waiting(client: &Client) -> usize {
-    client.outbox.take().len() / br#"..{"action":"x","details":[]}"#.len()
+    client.queue.take().len() / br#"..{"action":"x","details":[]}"#.len()
 }
 
 /// What waits, as text without the frames' heads.
 fn said(client: &Client) -> String {
-    let bytes = client.outbox.take();
+    let bytes = client.queue.take();
     String::from_utf8_lossy(&bytes).chars().filter(|one| (' '..='~').contains(one)).collect()
 }
 
@@ -147,7 +148,7 @@ fn the_index_follows_membership_and_keeps_nothing() {
 
 /// What a client carries that nothing was changed of.
 fn state(id: ConnectionId, version: u64) -> State {
-    let given = crate::connection::Given::Each(Vec::new());
+    let given = crate::hub::membership::Given::Each(Vec::new());
     let (changes, since) = Default::default();
     State { id, changes, version, began: 0, since, given, at: Position::START, time: 0 }
 }
@@ -158,12 +159,12 @@ fn what_was_taken_away_is_not_brought_back() {
     let id = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
     let (fork, _fork) = node.arrive(Identity::guest(), true);
     assert_eq!(node.hub.resume(&fork, state(id, 2)), Ok(()));
-    node.hub.begin(&fork, &["reset".into()], &node.seals, 0);
+    node.hub.begin(&fork, &["reset".into()], &node.sealer, 0);
     let (other, _other) = node.arrive(Identity::guest(), true);
     assert_eq!(node.hub.resume(&other, state(ConnectionId { local: 2, ..id }, 2)), Ok(()));
     node.content(Content::Revoked { connection: id, version: 3 });
-    assert!(fork.outbox.is_sealed(), "a second one that came with the same");
-    assert!(!other.outbox.is_sealed());
+    assert!(fork.queue.is_sealed(), "a second one that came with the same");
+    assert!(!other.queue.is_sealed());
     let (client, _client) = node.arrive(Identity::guest(), true);
     assert!(node.hub.resume(&client, state(id, 2)).is_err());
     assert_eq!(client.known_as(), client.id, "nothing is given back");
@@ -186,15 +187,15 @@ fn nothing_is_replayed_that_is_older_than_what_it_is_for() {
     node.deliver(Target::registered());
     node.deliver(Target::groups(["room", "later"]));
     let state = {
-        let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.seals);
-        node.seals.open(Some("ann"), None, &sealed).unwrap()
+        let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.sealer);
+        node.sealer.open(Some("ann"), None, &sealed).unwrap()
     };
     registration.leave();
     node.deliver(Target::groups(["new"]));
     let back = Identity::user("ann").groups(["given", "later", "new"]).property("colour", "red");
     let (ann, _ann) = node.arrive(back, true);
     assert_eq!(node.hub.resume(&ann, state), Ok(()));
-    let epoch = node.hub.past.lock().epoch();
+    let epoch = node.hub.replay_log.lock().epoch();
     let missed = |after| {
         let missed = node.hub.missed(&ann, after, epoch, 10).ok().unwrap();
         missed.messages.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
@@ -212,9 +213,9 @@ fn many_groups_are_told_apart_as_long_as_they_are_the_same() {
     let node = Node::new();
     let identity = |count| Identity::user("ann").groups((0..count).map(|number| format!("group {number}")));
     let (ann, _first) = node.track(identity(300));
-    let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.seals);
+    let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.sealer);
     assert!(sealed.len() < 300, "{}", sealed.len());
-    let state = node.seals.open(Some("ann"), None, &sealed).unwrap();
+    let state = node.sealer.open(Some("ann"), None, &sealed).unwrap();
     let (same, _same) = node.arrive(identity(300), true);
     assert_eq!(node.hub.resume(&same, state.clone()), Ok(()));
     let (other, _other) = node.arrive(identity(299), true);
@@ -259,14 +260,14 @@ impl Authenticator for Forgetful {
         Ok(None)
     }
 
-    fn forget(&self, _: crate::Closed<'_>) {
+    fn forget(&self, _: crate::Revoked<'_>) {
         panic!("as the test wants it");
     }
 }
 
 #[test]
 fn an_authenticator_that_panics_keeps_nobody_from_being_closed() {
-    a_close_of_s_reaches_all(Node::with(Forgetful));
+    a_close_of_s_reaches_all(Node::with(|subject| crate::connection::forget(&Forgetful, subject)));
 }
 
 fn a_close_of_s_reaches_all(node: Node) {
@@ -308,7 +309,7 @@ fn who_got_what_was_cut_is_told_to_begin_anew() {
     let (plain, _plain) = node.connect(Identity::user("bob"));
     node.deliver(Target::all());
     node.deliver(Target::user("bob"));
-    [&ann, &bob, &plain].iter().for_each(|client| drop(client.outbox.take()));
+    [&ann, &bob, &plain].iter().for_each(|client| drop(client.queue.take()));
     node.cut(1);
     assert_eq!(said(&ann), "", "it got nothing of what was cut");
     let reset = r#""details":["reset","the order of messages was cut by a failover"],"at":"#;
@@ -319,7 +320,7 @@ fn who_got_what_was_cut_is_told_to_begin_anew() {
     node.deliver(Target::all());
     node.cut(1);
     assert!(said(&bob).contains(reset) && !said(&carl).contains(reset));
-    assert!(carl.outbox.is_sealed());
+    assert!(carl.queue.is_sealed());
     assert!(!said(&plain).contains("reset"), "it knows no positions");
 }
 
@@ -333,11 +334,11 @@ fn quiet_clients_are_told_their_position_now_and_then() {
     said(&bob);
     node.hub.tick();
     assert_eq!(said(&ann), "", "not so soon");
-    node.hub.past.lock().tell_at_once();
+    node.hub.replay_log.lock().tell_at_once();
     node.hub.tick();
     assert!(said(&ann).contains(r#"{"action":"Server/position","details":["now"],"at":"#));
     assert_eq!(said(&bob), "", "it knows");
-    node.hub.past.lock().tell_at_once();
+    node.hub.replay_log.lock().tell_at_once();
     node.hub.tick();
     assert_eq!(said(&ann), "", "nothing is new");
 }
@@ -350,7 +351,7 @@ fn what_was_missed_comes_before_what_comes() {
     node.deliver(Target::user("ann").except_user("ann"));
     node.deliver(Target::users(["bob", "ann", "ann"]));
     let (ann, _ann) = node.arrive(Identity::user("ann"), true);
-    let epoch = node.hub.past.lock().epoch();
+    let epoch = node.hub.replay_log.lock().epoch();
     let missed = node.hub.missed(&ann, 1, epoch, 10).ok().unwrap();
     assert_eq!((missed.messages.len(), missed.messages[0].0.seq, missed.until), (1, 4, 4));
     node.deliver(Target::all());

@@ -17,7 +17,7 @@ use super::{
     driver::{Driver, Event, Waiting},
     greetings::Greetings,
     ingest,
-    link::{self, Keys, LinkError, Passport, Purpose},
+    link::{self, Keys, LinkError, LinkIdentity, Purpose},
     links::{probe_self, run_link},
 };
 use crate::{
@@ -89,7 +89,7 @@ impl Cluster {
         let limit = self.shared.config.links.greeting_timeout;
         let accepted = tokio::select! {
             // Twice the time for both of the dialler's messages, and for ours to be read.
-            accepted = timeout(2 * limit, link::accept(stream, &self.shared.passport, limit)) => {
+            accepted = timeout(2 * limit, link::accept(stream, &self.shared.identity, limit)) => {
                 accepted.unwrap_or(Err(LinkError::Silent))
             }
             () = greeting.given_up() => return,
@@ -151,15 +151,15 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
     let (status, status_receiver) = watch::channel(Status::default());
     let (failure, failure_receiver) = watch::channel(None);
     let failure = Arc::new(failure);
-    let passport = Passport { node, cluster, keys: Keys::new(keys) };
+    let identity = LinkIdentity { node, cluster, keys: Keys::new(keys) };
     let greetings = Greetings::new(config.links.greetings, config.links.greetings_per_ip);
     let shared =
-        Arc::new(Shared { passport, greetings, config, next_link: AtomicU64::new(1), logs: LogLimits::default() });
+        Arc::new(Shared { identity, greetings, config, next_link: AtomicU64::new(1), logs: LogLimits::default() });
     if is_dialled {
         tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }
     let core = Core::new(now(), node, address.clone(), shared.config.cluster.clone(), shared.config.log.clone());
-    tracing::info!(%node, address, cluster = shared.passport.cluster, "starting");
+    tracing::info!(%node, address, cluster = shared.identity.cluster, "starting");
     let driver = Driver {
         core,
         pool,

@@ -132,7 +132,7 @@ pub(crate) enum Purpose {
 
 /// Who one is in a greeting.
 #[derive(Clone, Debug)]
-pub(crate) struct Passport {
+pub(crate) struct LinkIdentity {
     pub(crate) node: NodeId,
     pub(crate) cluster: String,
     pub(crate) keys: Keys,
@@ -233,7 +233,7 @@ pub(crate) async fn dial(
     address: &str,
     expected: Option<NodeId>,
     purpose: Purpose,
-    own: &Passport,
+    own: &LinkIdentity,
 ) -> Result<(NodeId, Dialled), LinkError> {
     let (mut socket, _) =
         connect_async_with_config(format!("{address}{PATH}"), Some(config(PACKET_SIZE)), true).await?;
@@ -273,7 +273,7 @@ pub(crate) async fn dial(
 /// `limit`: the time for the dialler's first message.
 pub(crate) async fn accept<S: Stream>(
     stream: S,
-    own: &Passport,
+    own: &LinkIdentity,
     limit: Duration,
 ) -> Result<Option<(NodeId, Purpose, Link<S>)>, LinkError> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(GREETING_SIZE))).await;

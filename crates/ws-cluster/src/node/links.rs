@@ -32,7 +32,7 @@ impl Driver {
         let shared = self.shared.clone();
         tokio::spawn(async move {
             let limit = shared.config.cluster.heartbeat_timeout;
-            let dialled = timeout(limit, link::dial(&address, Some(node), Purpose::Node, &shared.passport));
+            let dialled = timeout(limit, link::dial(&address, Some(node), Purpose::Node, &shared.identity));
             // A dial that panics is one that fails: the core waits for its outcome.
             let dialled = AssertUnwindSafe(dialled).catch_unwind().await;
             let panicked = |_| Ok(Err(LinkError::Broken("the dial panicked".into())));
@@ -97,9 +97,9 @@ impl Drop for LinkEnd {
 /// Dials the own address until this node answers there. Another's answer is a conflict that only people can solve.
 pub(super) async fn probe_self(address: String, shared: Arc<Shared>, failure: Arc<watch::Sender<Option<Failure>>>) {
     loop {
-        let probed = link::dial(&address, None, Purpose::Probe, &shared.passport);
+        let probed = link::dial(&address, None, Purpose::Probe, &shared.identity);
         match timeout(shared.config.cluster.heartbeat_timeout, probed).await.unwrap_or(Err(LinkError::Silent)) {
-            Ok((node, _)) if node == shared.passport.node => return,
+            Ok((node, _)) if node == shared.identity.node => return,
             Ok((node, _)) => {
                 tracing::error!(address, other = %node, "another node answers at this node's address");
                 failure.send_replace(Some(Failure::AddressTaken(address)));

@@ -5,7 +5,7 @@ use std::{sync::Arc, sync::atomic::AtomicU64};
 
 use bytes::Bytes;
 
-use self::{greetings::Greetings, link::Passport};
+use self::{greetings::Greetings, link::LinkIdentity};
 use crate::{config::Config, error::StartError, log_limit::LogLimits, pool::Pool};
 use ws_cluster_core::{Degraded, LogPosition, NodeId, PublishId, Seq};
 
@@ -91,7 +91,7 @@ impl From<Failure> for StartError {
 
 /// What links need to know.
 struct Shared {
-    passport: Passport,
+    identity: LinkIdentity,
     config: Config,
     next_link: AtomicU64,
     /// Links whose peers have not proved the key.

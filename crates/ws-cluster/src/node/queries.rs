@@ -5,7 +5,7 @@ use tokio::time::timeout;
 use super::{
     Shared,
     driver::{Driver, Event},
-    link::Passport,
+    link::LinkIdentity,
 };
 use crate::pool::{Pool, PoolError};
 use ws_cluster_core::{Answer, Query};
@@ -32,7 +32,7 @@ impl Driver {
 
     /// Takes the own row out of the pool, if its database answers.
     pub(super) async fn leave_pool(&self) {
-        let Passport { node, cluster, .. } = &self.shared.passport;
+        let LinkIdentity { node, cluster, .. } = &self.shared.identity;
         let removed = timeout(self.shared.config.cluster.query_timeout, self.pool.remove(cluster, *node)).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::warn!("this node's row stays in the pool until the master removes it");
@@ -41,7 +41,7 @@ impl Driver {
 }
 
 async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, PoolError> {
-    let Passport { node, cluster, .. } = &shared.passport;
+    let LinkIdentity { node, cluster, .. } = &shared.identity;
     let lease = shared.config.cluster.lease;
     Ok(match query {
         Query::Read => {

@@ -3,16 +3,18 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
-use tokio::runtime::Handle;
 use url::Url;
 
-use super::{Raw, RawMessage, Server, Shared, http::PublishKey, socket::Gate};
+use super::{ActionHandler, Server, Shared, http::PublishKey, socket::Gate};
 use crate::{
-    ActionHandler, Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, StartError,
+    Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, RawMessage, StartError,
     auth::{Origin, TrustedProxies},
-    connection::{AUTHENTICATION, DISCONNECTION},
-    hub::{Hub, Replays, resume::seal::Seals},
-    log_limit::{LogLimits, Outage},
+    connection::{self, AUTHENTICATION, Context, DISCONNECTION, Raw},
+    hub::{
+        Hub,
+        resume::{Resumption, StateSealer},
+    },
+    log_limit::LogLimits,
     message::client::ACTION_SIZE,
     node::{self, link::PATH as LINK},
     secret,
@@ -249,27 +251,24 @@ impl ServerBuilder {
         }
 
         let node = NodeId::from_bytes(random()?);
-        let hub = Arc::new(Hub::new(node, self.authenticator.clone(), &self.config));
+        let authenticator = self.authenticator.clone();
+        let hub = Arc::new(Hub::new(node, &self.config, move |subject| connection::forget(&*authenticator, subject)));
         // Without a key there is no other node, and none of its clients outlives it.
         let sealing = if keys.is_empty() { vec![random::<32>()?.to_vec()] } else { keys.clone() };
-        let seals = Seals::new(&self.cluster, &sealing);
+        let sealer = StateSealer::new(&self.cluster, &sealing);
         let settings =
             node::Settings { node, cluster: self.cluster, address, keys, config: self.config.clone(), pool: self.pool };
         let cluster = node::start(settings, hub.clone()).await?;
+        let resumption = Resumption::new(hub, cluster.clone(), sealer, self.config.clone());
         Ok(Server(Arc::new(Shared {
-            replays: Arc::new(Replays::new(&self.config.connection)),
             gate: Gate::new(&self.config.http),
             logs: LogLimits::default(),
             handler_logs: LogLimits::default(),
-            asking: Outage::default(),
-            runtime: Handle::current(),
-            seals,
-            config: self.config,
-            authenticator: self.authenticator,
+            connections: Context::new(self.config, self.authenticator, resumption, self.guests),
+            cluster,
             actions,
             fallback: self.fallback,
             raw: self.raw,
-            guests: self.guests,
             dialect: self.dialect,
             path: self.path,
             prefix: self.prefix,
@@ -278,8 +277,6 @@ impl ServerBuilder {
             trusted_proxies: self.trusted_proxies,
             publish_key: publish_key.map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?))).transpose()?,
             pages,
-            hub,
-            cluster,
         })))
     }
 }

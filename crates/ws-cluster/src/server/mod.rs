@@ -8,33 +8,36 @@ use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
-    runtime::Handle,
     sync::watch,
 };
 
 use crate::{
-    ActionHandler, Authenticator, Config, Details, Dialect, IntoPool, NodeId, PublishError, StartError, Status, Target,
+    Authenticator, Config, Details, Dialect, IntoPool, NodeId, PublishError, StartError, Status, Target,
     auth::{Origin, TrustedProxies},
     clock::now,
     close::{Close, Subject},
-    connection::{AUTHENTICATION, Client},
-    hub::{Hub, Replays, resume::seal::Seals},
-    log_limit::{LogLimits, Outage},
+    connection::{Context, Raw},
+    hub::{Hub, resume::Resumption},
+    log_limit::LogLimits,
     message::{client::Outgoing, content::Content, publish},
     node::{Cluster, Failure},
 };
 
+mod action;
 mod builder;
+mod handlers;
 mod http;
 mod routes;
 mod socket;
 mod upgrade;
 mod websocket;
 
+pub use action::{ActionHandler, Request};
 pub use builder::ServerBuilder;
 pub use routes::RemoteAddress;
 
-use socket::{Full, Gate, HttpStream, LogPosition};
+use handlers::Fault;
+use socket::{Full, Gate, HttpStream, Place};
 
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -55,25 +58,17 @@ pub(crate) enum Cause {
     Origin,
 }
 
-/// What an action's handler did wrong.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) enum Fault {
-    Panic,
-    Blocking,
-}
-
 /// A running server: one node of a cluster. A cheap handle; clones are the same server, and may be kept in handlers
 /// and in the rest of the application to publish from.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
 struct Shared {
-    config: Config,
-    authenticator: Arc<dyn Authenticator>,
+    connections: Context,
+    cluster: Cluster,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,
     raw: Option<Raw>,
-    guests: bool,
     dialect: Dialect,
     path: String,
     /// Before all paths; empty if there is none.
@@ -85,33 +80,12 @@ struct Shared {
     publish_key: Option<http::PublishKey>,
     /// HTML by path.
     pages: HashMap<String, Bytes>,
-    hub: Arc<Hub>,
-    cluster: Cluster,
-    /// Seals what clients carry from one connection to the next.
-    seals: Seals,
-    /// Turns of clients that are sent what they missed.
-    replays: Arc<Replays>,
-    /// Where connections get their tasks.
-    runtime: Handle,
     /// Counts the sockets that `serve` accepts.
     gate: Gate,
+    /// Bounds the log lines that clients can bring about.
     logs: LogLimits<Cause>,
     /// By action, apart from `logs`: a fallback handles actions that clients invent, which would crowd out the rest.
     handler_logs: LogLimits<(Fault, String)>,
-    /// How the authenticator fares.
-    asking: Outage,
-}
-
-/// Answers messages in place of actions.
-type Raw = Arc<dyn Fn(RawMessage) -> Option<RawMessage> + Send + Sync>;
-
-/// A whole message as WebSockets carry it, for [`ServerBuilder::raw`].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RawMessage {
-    /// A text message.
-    Text(String),
-    /// A binary message.
-    Binary(Vec<u8>),
 }
 
 impl Server {
@@ -179,7 +153,7 @@ impl Server {
     fn take_in(&self, stream: TcpStream, peer: RemoteAddress, closing: &watch::Sender<()>) {
         // All clients behind a proxy come from its address.
         let ip = Some(peer.0.ip()).filter(|ip| !self.0.trusted_proxies.contains(*ip));
-        let (place, full) = self.0.gate.admit(ip, self.0.hub.admission().open());
+        let (place, full) = self.0.gate.admit(ip, self.hub().admission().open());
         if let Some(full) = full
             && let Some(line) = self.0.logs.due(Cause::Sockets(full), now())
         {
@@ -205,7 +179,7 @@ impl Server {
     async fn serve_connection(
         self,
         stream: TcpStream,
-        place: LogPosition,
+        place: Place,
         full: Option<Full>,
         peer: RemoteAddress,
         mut closing: watch::Receiver<()>,
@@ -262,7 +236,7 @@ impl Server {
         }
         let mut response = self.handle(request).await;
         let upgraded = response.status() == ::http::StatusCode::SWITCHING_PROTOCOLS;
-        if !upgraded && self.0.gate.is_crowded(self.0.hub.admission().open()) {
+        if !upgraded && self.0.gate.is_crowded(self.hub().admission().open()) {
             // Others need the socket more than a next request that may never come.
             response.headers_mut().insert(::http::header::CONNECTION, ::http::HeaderValue::from_static("close"));
         }
@@ -276,15 +250,15 @@ impl Server {
     /// that do not use [`serve`](Self::serve), which does this itself.
     pub async fn shut_down(&self) {
         let limit = self.config().cluster.shutdown_timeout;
-        self.0.hub.admission().stop();
+        self.hub().admission().stop();
         let leaving = async {
             self.0.cluster.drain().await;
-            self.0.hub.close();
-            self.0.hub.admission().drained(limit).await
+            self.hub().close();
+            self.hub().admission().drained(limit).await
         };
         if !tokio::time::timeout(limit, leaving).await.unwrap_or(false) {
             tracing::warn!(
-                open = self.0.hub.admission().open(),
+                open = self.hub().admission().open(),
                 "connections or their handlers are still there; they outlive the hand-over"
             );
         }
@@ -375,13 +349,13 @@ impl Server {
     /// else is [published](Self::publish), with the same limits.
     pub fn deliver(&self, action: &str, details: impl Into<Details>, target: &Target) -> Result<(), PublishError> {
         let details = publish::details(action, details.into())?;
-        self.0.hub.message(target, &Outgoing::new(action, &details));
+        self.hub().message(target, &Outgoing::new(action, &details));
         Ok(())
     }
 
     /// Which node of the cluster this is. Drawn anew at each start.
     pub fn node(&self) -> NodeId {
-        self.0.hub.node()
+        self.hub().node()
     }
 
     /// How this node stands in the cluster, as of now.
@@ -409,108 +383,20 @@ impl Server {
         let _ = self.0.cluster.status().wait_for(|status| status.ready).await;
     }
 
-    /// Tells a client what to carry from now on, where that changed, and the other nodes what is not valid any more.
-    pub(crate) fn tell_changes(&self, client: &Client) {
-        client.tell_changes(self.hub(), self.seals());
-        self.revoke(client);
-    }
-
-    /// Tells the other nodes if something was taken away from a client that keeps its position, so that what it carried
-    /// before gives nothing back. Does not wait for it.
-    pub(crate) fn revoke(&self, client: &Client) {
-        // What the application undoes when a client is gone is no reason to forget it, should it come back.
-        if client.is_forgotten() || !client.membership().is_taken_from() {
-            return;
-        }
-        let version = client.membership_lock().write().take_version();
-        let Some(version) = version.filter(|_| client.keeps_position()) else { return };
-        let content = Content::Revoked { connection: client.known_as(), version };
-        let cluster = self.0.cluster.clone();
-        self.0.runtime.spawn(async move {
-            if let Err(error) = cluster.publish(&content, None).await {
-                tracing::debug!(%error, "the other nodes may not know what was taken away from a client");
-            }
-        });
-    }
-
     pub(crate) fn config(&self) -> &Config {
-        &self.0.config
+        &self.0.connections.config
     }
 
     pub(crate) fn hub(&self) -> &Arc<Hub> {
-        &self.0.hub
+        &self.0.connections.hub
     }
 
-    pub(crate) fn seals(&self) -> &Seals {
-        &self.0.seals
+    pub(crate) fn resumption(&self) -> &Resumption {
+        &self.0.connections.resumption
     }
 
-    pub(crate) fn runtime(&self) -> &Handle {
-        &self.0.runtime
-    }
-
-    pub(crate) fn replays(&self) -> &Arc<Replays> {
-        &self.0.replays
-    }
-
-    /// Bounds the log lines that clients can bring about.
-    pub(crate) fn logs(&self) -> &LogLimits<Cause> {
-        &self.0.logs
-    }
-
-    /// Bounds the log lines about handlers.
-    pub(crate) fn handler_logs(&self) -> &LogLimits<(Fault, String)> {
-        &self.0.handler_logs
-    }
-
-    /// How the authenticator fares.
-    pub(crate) fn asking(&self) -> &Outage {
-        &self.0.asking
-    }
-
-    pub(crate) fn authenticator(&self) -> &dyn Authenticator {
-        &*self.0.authenticator
-    }
-
-    /// How often the authenticator is asked again about a connection of a user: as it says, but less often if that made
-    /// more questions a second than the node may put.
-    pub(crate) fn recheck_interval(&self) -> Option<Duration> {
-        let interval = self.authenticator().recheck_interval().filter(|interval| !interval.is_zero())?;
-        let open = u32::try_from(self.hub().admission().open()).unwrap_or(u32::MAX);
-        Some(interval.max(Duration::from_secs(1) * open / self.config().connection.rechecks_per_second))
-    }
-
-    /// Time for a client to answer a close frame. Less during a shutdown: those who do not answer leave their handlers of
-    /// `Client/disconnection` time to publish.
-    pub(crate) fn close_timeout(&self) -> Duration {
-        let limit = self.config().connection.close_timeout;
-        match self.hub().admission().is_stopped() {
-            true => limit.min(self.config().cluster.shutdown_timeout / 2),
-            false => limit,
-        }
-    }
-
-    /// Returns true if the application is asked whether this client may be here.
-    pub(crate) fn greets(&self, client: &Client) -> bool {
-        client.membership().user.is_some() && self.0.actions.contains_key(AUTHENTICATION)
-    }
-
-    /// Whether guests are welcome.
-    pub(crate) fn guests(&self) -> bool {
-        self.0.guests
-    }
-
-    pub(crate) fn handler(&self, action: &str) -> Option<Arc<dyn ActionHandler>> {
-        self.0.actions.get(action).cloned()
-    }
-
-    /// What answers messages in place of actions.
-    pub(crate) fn raw(&self) -> Option<&Raw> {
-        self.0.raw.as_ref()
-    }
-
-    pub(crate) fn fallback(&self) -> Option<Arc<dyn ActionHandler>> {
-        self.0.fallback.clone()
+    fn authenticator(&self) -> &dyn Authenticator {
+        &*self.0.connections.authenticator
     }
 }
 

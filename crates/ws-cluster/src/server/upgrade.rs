@@ -20,8 +20,8 @@ use crate::{
     CloseCode,
     auth::Handshake,
     clock::now,
-    connection::{self, ATTEMPTS, Accepted, Asked, Client, Membership, Question},
-    hub::{Refusal, Stale},
+    connection::{self, ATTEMPTS, Accepted, Application, Question},
+    hub::{Client, Membership, Refusal, Stale, resume::Asked},
     log_limit::Excerpt,
 };
 
@@ -73,7 +73,7 @@ impl Server {
             Refusal::Node => format!("too many connections (limit {}: connections)", limits.connections),
             Refusal::ShuttingDown => return busy("this node shuts down"),
         };
-        if let Some(line) = self.logs().due(Cause::Connections(refusal), now()) {
+        if let Some(line) = self.0.logs.due(Cause::Connections(refusal), now()) {
             let address = ip.map(tracing::field::display);
             tracing::warn!(address, left_out = line.left_out, "a client is refused: {why}");
         }
@@ -92,7 +92,7 @@ impl Server {
         }
         let mut handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
         if self.authenticator().uses_cookies() && !handshake.may_connect(&self.0.allowed_origins, self.0.own_origin) {
-            if let Some(line) = self.logs().due(Cause::Origin, now()) {
+            if let Some(line) = self.0.logs.due(Cause::Origin, now()) {
                 tracing::warn!(
                     origin = handshake.origin().map(|origin| tracing::field::debug(Excerpt(origin))),
                     host = handshake.host().map(|host| tracing::field::debug(Excerpt(host))),
@@ -110,7 +110,7 @@ impl Server {
             .admission()
             .admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections)
             .map_err(|refusal| self.refuse(refusal, handshake.remote_ip()))?;
-        let mut answer = connection::ask(self, &handshake, Question::Handshake).await;
+        let mut answer = connection::ask(self.context(), &handshake, Question::Handshake).await;
         handshake.keep(self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
         if asked.is_none() {
@@ -120,14 +120,14 @@ impl Server {
         let mut attempt = 1;
         let (registration, expires, welcome) = loop {
             let identity = answer.identity.map_err(|_| busy("sessions cannot be looked up"))?.unwrap_or_default();
-            let (expires, welcome) = (identity.expires, identity.user.is_some() || self.guests());
+            let (expires, welcome) = (identity.expires, identity.user.is_some() || self.context().guests);
             // Known to the hub before its socket is there, so that no order to close a session falls between the two.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
                 Ok(registration) => break (registration, expires, welcome),
                 // What was read before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
-                    answer = connection::ask(self, &client.handshake, Question::Handshake).await;
+                    answer = connection::ask(self.context(), &client.handshake, Question::Handshake).await;
                 }
                 Err(Stale) => return Err(busy("sessions change too fast to be looked up").into()),
             }
@@ -137,7 +137,7 @@ impl Server {
         }
         if !self.status().ready {
             // Lost meanwhile, and the clients with it: this one was not among them.
-            client.outbox.close(CloseCode::TryAgainLater, "this node is not ready");
+            client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
         Ok(Accepted { registration, expires, welcome, asked })
     }
@@ -165,7 +165,7 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
         Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
     };
     // In a task of its own, which holds nothing of the upgrade.
-    let runtime = server.runtime().clone();
+    let runtime = server.context().runtime.clone();
     match tcp(upgraded) {
         Ok((stream, leftover)) => runtime.spawn(connection::serve_tcp(server, accepted, stream, &leftover)),
         Err(upgraded) => runtime.spawn(connection::serve(server, accepted, TokioIo::new(upgraded), &[])),

@@ -3,6 +3,15 @@
 pub(crate) mod decoder;
 pub(crate) mod frame;
 
+/// A whole message as WebSockets carry it, for [`ServerBuilder::raw`](crate::ServerBuilder::raw).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RawMessage {
+    /// A text message.
+    Text(String),
+    /// A binary message.
+    Binary(Vec<u8>),
+}
+
 /// Returns the size of the text message that a client's frame is, for the micro-benchmarks.
 #[cfg(feature = "internals")]
 pub(crate) fn decoded(frame: &mut [u8]) -> Option<usize> {

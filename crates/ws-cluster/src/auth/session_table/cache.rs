@@ -19,7 +19,7 @@ use sha2::{Digest, Sha256};
 use tokio::time::Instant;
 
 use super::health::Health;
-use crate::auth::{AuthenticationError, Closed, Identity};
+use crate::auth::{AuthenticationError, Identity, Revoked};
 use crate::mysql::plain;
 
 /// A session nearer to its end than this is asked for afresh: the question may come for the very reason that it
@@ -192,7 +192,7 @@ impl<S: Store> Cached<S> {
     }
 
     /// Forgets what is known of whose connections were closed, and who is unknown.
-    pub(super) fn forget(&self, closed: Closed<'_>) {
+    pub(super) fn forget(&self, closed: Revoked<'_>) {
         let mut memory = self.memory.lock();
         memory.forgotten += 1;
         memory.known.retain(|_, known| !closed.is(&known.identity));
@@ -345,10 +345,10 @@ mod tests {
     async fn a_session_that_was_closed_is_asked_for_again() {
         let cached = cached(Ok(Some(Identity::user("7").session("a"))));
         cached.user_of("a").await;
-        cached.forget(Closed::Session("b"));
+        cached.forget(Revoked::Session("b"));
         cached.user_of("a").await;
         assert_eq!(cached.count(), 1);
-        for closed in [Closed::Session("a"), Closed::User("7")] {
+        for closed in [Revoked::Session("a"), Revoked::User("7")] {
             cached.forget(closed);
             let before = cached.count();
             cached.user_of("a").await;
@@ -367,7 +367,7 @@ mod tests {
         tokio::task::yield_now().await;
         tokio::task::yield_now().await;
         assert_eq!(cached.count(), 1);
-        cached.forget(Closed::Session("a"));
+        cached.forget(Revoked::Session("a"));
         cached.store.permits.add_permits(2);
         assert_eq!(asking.await.ok().flatten().as_deref(), Some("7"));
         cached.user_of("a").await;
@@ -386,7 +386,7 @@ mod tests {
         while cached.count() < 1 {
             tokio::task::yield_now().await;
         }
-        cached.forget(Closed::Session("another"));
+        cached.forget(Revoked::Session("another"));
         *cached.store.answer.lock() = Ok(None);
         let after = [ask(), ask()];
         while cached.count() < 2 {
@@ -423,7 +423,7 @@ mod tests {
         }
         assert_eq!(cached.count(), 4);
         // An application that logs somebody in may say so.
-        cached.forget(Closed::Session("a"));
+        cached.forget(Revoked::Session("a"));
         *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
         assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
     }

@@ -11,7 +11,7 @@ use self::{
     store::MySqlSessions,
 };
 use super::{
-    AuthenticationError, Authenticator, Closed, Credentials, Handshake, Identity, session_cookie::session_ids,
+    AuthenticationError, Authenticator, Credentials, Handshake, Identity, Revoked, session_cookie::session_ids,
 };
 use crate::mysql;
 
@@ -263,7 +263,7 @@ impl Authenticator for SessionTable {
         true
     }
 
-    fn forget(&self, closed: Closed<'_>) {
+    fn forget(&self, closed: Revoked<'_>) {
         self.sessions.forget(closed);
     }
 }

@@ -15,10 +15,10 @@ use prost::Message;
 use serde_json::Value;
 use sha2::Sha256;
 
+use super::State;
 use crate::{
-    connection::{Changes, Given, Since, State},
-    message::position::Position,
-    message::target::ConnectionId,
+    hub::membership::{Changes, Given, Since},
+    message::{position::Position, target::ConnectionId},
 };
 use ws_cluster_core::{NodeId, Seq};
 
@@ -32,14 +32,14 @@ const NONCE: usize = 24;
 #[error("not a state of this user's session")]
 pub(crate) struct StateError;
 
-/// Seals and opens states. Shows no key.
-pub(crate) struct Seals {
+/// StateSealer and opens states. Shows no key.
+pub(crate) struct StateSealer {
     cluster: String,
-    /// The first seals, all open.
+    /// The first sealer, all open.
     ciphers: Vec<XChaCha20Poly1305>,
 }
 
-impl Seals {
+impl StateSealer {
     /// With the cluster's keys, of which there is at least one.
     pub(crate) fn new(cluster: &str, keys: &[Vec<u8>]) -> Self {
         let cipher = |key: &Vec<u8>| {
@@ -240,8 +240,8 @@ mod tests {
 
     use super::*;
 
-    fn seals(keys: &[&str]) -> Seals {
-        Seals::new("default", &keys.iter().map(|key| key.as_bytes().to_vec()).collect::<Vec<_>>())
+    fn sealer(keys: &[&str]) -> StateSealer {
+        StateSealer::new("default", &keys.iter().map(|key| key.as_bytes().to_vec()).collect::<Vec<_>>())
     }
 
     fn state(groups: usize) -> State {
@@ -261,39 +261,39 @@ mod tests {
 
     #[test]
     fn a_state_comes_back_to_its_user_only() {
-        let seals = seals(&["key"]);
-        let sealed = seals.seal(Some("ann"), Some("s"), &state(2));
-        assert_eq!(seals.open(Some("ann"), Some("s"), &sealed), Ok(state(2)));
-        assert_eq!(seals.open(Some("bob"), Some("s"), &sealed), Err(StateError));
-        assert_eq!(seals.open(None, None, &sealed), Err(StateError));
-        assert_eq!(seals.open(Some("ann"), Some("another"), &sealed), Err(StateError));
-        assert_eq!(seals.open(Some("ann"), None, &sealed), Err(StateError));
-        let guest = seals.seal(None, None, &state(0));
-        assert_eq!(seals.open(None, None, &guest), Ok(state(0)));
+        let sealer = sealer(&["key"]);
+        let sealed = sealer.seal(Some("ann"), Some("s"), &state(2));
+        assert_eq!(sealer.open(Some("ann"), Some("s"), &sealed), Ok(state(2)));
+        assert_eq!(sealer.open(Some("bob"), Some("s"), &sealed), Err(StateError));
+        assert_eq!(sealer.open(None, None, &sealed), Err(StateError));
+        assert_eq!(sealer.open(Some("ann"), Some("another"), &sealed), Err(StateError));
+        assert_eq!(sealer.open(Some("ann"), None, &sealed), Err(StateError));
+        let guest = sealer.seal(None, None, &state(0));
+        assert_eq!(sealer.open(None, None, &guest), Ok(state(0)));
         let many = State { given: Given::All(7), ..state(1) };
-        assert_eq!(seals.open(None, None, &seals.seal(None, None, &many)), Ok(many));
-        assert_eq!(seals.open(Some("guest"), None, &guest), Err(StateError));
+        assert_eq!(sealer.open(None, None, &sealer.seal(None, None, &many)), Ok(many));
+        assert_eq!(sealer.open(Some("guest"), None, &guest), Err(StateError));
     }
 
     #[test]
     fn nobody_without_the_key_makes_or_reads_one() {
-        let sealed = seals(&["key"]).seal(None, None, &state(2));
+        let sealed = sealer(&["key"]).seal(None, None, &state(2));
         assert!(!BASE64URL_NOPAD.decode(sealed.as_bytes()).unwrap().windows(4).any(|part| part == b"room"));
-        assert_eq!(seals(&["another"]).open(None, None, &sealed), Err(StateError));
-        assert_eq!(Seals::new("another", &[b"key".to_vec()]).open(None, None, &sealed), Err(StateError));
+        assert_eq!(sealer(&["another"]).open(None, None, &sealed), Err(StateError));
+        assert_eq!(StateSealer::new("another", &[b"key".to_vec()]).open(None, None, &sealed), Err(StateError));
         for text in ["", "x", &sealed[..10], &sealed[2..], &sealed.to_lowercase()] {
-            assert_eq!(seals(&["key"]).open(None, None, text), Err(StateError), "{text}");
+            assert_eq!(sealer(&["key"]).open(None, None, text), Err(StateError), "{text}");
         }
     }
 
     #[test]
     fn a_hostile_state_gives_nothing() {
-        let seals = seals(&["key"]);
-        let sealed = seals.seal(Some("ann"), Some("s"), &state(3));
-        let other = seals.seal(None, None, &state(0));
+        let sealer = sealer(&["key"]);
+        let sealed = sealer.seal(Some("ann"), Some("s"), &state(3));
+        let other = sealer.seal(None, None, &state(0));
         crate::fuzz::search(&[sealed.as_bytes(), other.as_bytes(), b""], |input| {
             let text = String::from_utf8_lossy(input);
-            match seals.open(Some("ann"), Some("s"), &text) {
+            match sealer.open(Some("ann"), Some("s"), &text) {
                 Ok(_) if text != sealed.as_str() => Err("what was changed is opened".into()),
                 _ => Ok(()),
             }
@@ -302,13 +302,13 @@ mod tests {
 
     #[test]
     fn a_key_that_is_on_its_way_out_still_opens() {
-        let sealed = seals(&["old"]).seal(None, None, &state(1));
-        assert_eq!(seals(&["new", "old"]).open(None, None, &sealed), Ok(state(1)));
+        let sealed = sealer(&["old"]).seal(None, None, &state(1));
+        assert_eq!(sealer(&["new", "old"]).open(None, None, &sealed), Ok(state(1)));
     }
 
     #[test]
     fn what_is_too_large_is_not_carried() {
-        assert!(seals(&["key"]).seal(None, None, &state(80)).len() <= SIZE);
-        assert_eq!(seals(&["key"]).seal(None, None, &state(200)), "");
+        assert!(sealer(&["key"]).seal(None, None, &state(80)).len() <= SIZE);
+        assert_eq!(sealer(&["key"]).seal(None, None, &state(200)), "");
     }
 }

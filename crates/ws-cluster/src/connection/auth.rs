@@ -6,21 +6,27 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 
 use super::{
-    Membership,
-    call::{self, Answer, Call, Done, Question},
-    pace::{Pace, Rate},
-    recovery::{Arrival, Step, replay},
+    Application,
+    context::{Call, Done, greets},
+    questions::{Answer, Question, ask},
+    rate_limit::{Rate, RateLimiter},
     task::{Connection, Phase},
     transport::Transport,
 };
-use crate::{close::CloseCode, hub::Stale};
+use crate::{
+    CloseCode, Details,
+    hub::{
+        Membership, Stale,
+        resume::{JoinPhase, Step},
+    },
+};
 
 /// The server's own actions.
 pub(crate) const AUTHENTICATION: &str = "Client/authentication";
 pub(crate) const DISCONNECTION: &str = "Client/disconnection";
 
 /// The text of every 403.
-pub(super) const FORBIDDEN: &str = "Forbidden";
+pub(crate) const FORBIDDEN: &str = "Forbidden";
 
 /// Time between two questions to an authenticator that could not answer when a session's end had come, and how long
 /// the connection is kept for it.
@@ -41,10 +47,10 @@ pub(super) struct Expiry {
     /// The question, while it is asked.
     pub(super) recheck: Option<Call<Answer>>,
     /// How often the client had the authenticator asked by its messages.
-    asks: Option<Pace>,
+    asks: Option<RateLimiter>,
 }
 
-impl<T: Transport> Connection<T> {
+impl<T: Transport, A: Application> Connection<T, A> {
     /// `Client/authentication`. Without credentials the handshake is looked at again, since its session may have got a
     /// user meanwhile; a client that is known already is told who it is, and nobody is asked.
     pub(super) fn authenticate(&mut self, credentials: Vec<Value>) {
@@ -55,7 +61,7 @@ impl<T: Transport> Connection<T> {
         let rate = Rate { interval: config.authentication_interval, burst: config.authentication_burst };
         let now = Instant::now();
         let asks = &mut self.expiry.get_or_insert_default().asks;
-        if !asks.get_or_insert_with(|| Pace::new(now)).admit(rate, now) {
+        if !asks.get_or_insert_with(|| RateLimiter::new(now)).admit(rate, now) {
             return self.client().send_error(AUTHENTICATION, 429, "Too Many Requests");
         }
         self.ask(credentials, 1);
@@ -66,9 +72,9 @@ impl<T: Transport> Connection<T> {
     }
 
     fn ask(&mut self, credentials: Vec<Value>, attempt: u32) {
-        let (server, client) = (self.server.clone(), self.client().clone());
+        let (application, client) = (self.application.clone(), self.client().clone());
         self.work = Some(Box::pin(async move {
-            let answer = call::ask(&server, &client.handshake, Question::of(&credentials)).await;
+            let answer = ask(application.context(), &client.handshake, Question::of(&credentials)).await;
             Done::Authenticated { answer, credentials, attempt }
         }));
     }
@@ -77,17 +83,17 @@ impl<T: Transport> Connection<T> {
         self.work = None;
         if matches!(self.phase, Phase::Closing(_)) {
             if let Done::Greeted { refusal, .. } = done {
-                self.arrival = if refusal.is_some() { Arrival::Refused } else { Arrival::Here };
+                self.join_phase = if refusal.is_some() { JoinPhase::Refused } else { JoinPhase::Here };
             }
             return;
         }
         // While a handler ran nothing was read, so its time is no silence of the client's.
         self.hear();
         match done {
-            Done::Handled => self.server.tell_changes(self.client()),
+            Done::Handled => self.resumption().tell_changes(self.client()),
             Done::Greeted { refusal: None, confirm } => self.agreed(confirm),
             Done::Greeted { refusal: Some(error), .. } => {
-                self.arrival = Arrival::Refused;
+                self.join_phase = JoinPhase::Refused;
                 // A fault of the server's is no verdict on the client.
                 let code = if error.code < 500 { CloseCode::Unauthenticated } else { CloseCode::Internal };
                 self.refuse(error.code, &error.text, code);
@@ -111,15 +117,15 @@ impl<T: Transport> Connection<T> {
     /// The authenticator's answer about a client without a user.
     fn authenticated(&mut self, answer: Answer, by_credentials: bool) -> Result<(), Stale> {
         match answer.identity {
-            Ok(Some(identity)) if identity.user.is_some() || self.server.guests() => {
+            Ok(Some(identity)) if identity.user.is_some() || self.context().guests => {
                 let expires = identity.expires;
                 let user = identity.user.is_some();
                 let identity = Membership::of(identity);
-                self.server.hub().identify(self.client(), identity, answer.asked, Membership::identify)?;
+                self.context().hub.identify(self.client(), identity, answer.asked, Membership::identify)?;
                 self.expire(expires, by_credentials);
                 self.identified(user);
             }
-            Ok(_) if !by_credentials && !matches!(self.arrival, Arrival::Unwelcome(_)) => {
+            Ok(_) if !by_credentials && !matches!(self.join_phase, JoinPhase::Unwelcome(_)) => {
                 self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
                 self.recover();
             }
@@ -134,10 +140,10 @@ impl<T: Transport> Connection<T> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.as_deref() == self.client().membership().user.as_deref() => {
                 let expires = identity.expires;
-                self.server.hub().refresh(self.client(), Membership::of(identity), answer.asked)?;
+                self.context().hub.refresh(self.client(), Membership::of(identity), answer.asked)?;
                 self.expire(expires, true);
                 self.confirm();
-                self.server.tell_changes(self.client());
+                self.resumption().tell_changes(self.client());
             }
             Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN),
             Err(_) => self.unavailable(),
@@ -148,9 +154,9 @@ impl<T: Transport> Connection<T> {
     /// Says that nobody can say now who the client is. It stays who it was.
     fn unavailable(&mut self) {
         self.client().send_error(AUTHENTICATION, 503, "Service Unavailable");
-        if matches!(self.arrival, Arrival::Undecided(_)) {
+        if matches!(self.join_phase, JoinPhase::Undecided(_)) {
             // As a guest it would lose its place in the order, for a fault that is not its own.
-            self.client().outbox.close(CloseCode::SessionUnknown, "nobody can say who this is");
+            self.client().queue.close(CloseCode::SessionUnknown, "nobody can say who this is");
         }
     }
 
@@ -172,7 +178,7 @@ impl<T: Transport> Connection<T> {
         if !user {
             self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
         }
-        if self.arrival.is_here() {
+        if self.join_phase.is_here() {
             self.greet(user);
         } else {
             self.come_in(user);
@@ -185,17 +191,20 @@ impl<T: Transport> Connection<T> {
     }
 
     fn come_in(&mut self, confirm: bool) {
-        let asked = match std::mem::replace(&mut self.arrival, Arrival::Here) {
-            Arrival::Unwelcome(unwelcome) => unwelcome.asked,
-            Arrival::Undecided(undecided) => Some(undecided.asked),
-            arrival @ (Arrival::Greeting(_) | Arrival::Recovering(_) | Arrival::Refused | Arrival::Here) => {
-                return self.arrival = arrival;
+        let asked = match std::mem::replace(&mut self.join_phase, JoinPhase::Here) {
+            JoinPhase::Unwelcome(unwelcome) => unwelcome.asked,
+            JoinPhase::Undecided(undecided) => Some(undecided.asked),
+            join_phase @ (JoinPhase::Greeting(_) | JoinPhase::Recovering(_) | JoinPhase::Refused | JoinPhase::Here) => {
+                return self.join_phase = join_phase;
             }
         };
         match asked {
-            Some(asked) => self.arrival = Arrival::recovering(&self.server, self.client(), asked, confirm),
+            Some(asked) => {
+                let greets = greets(&self.application, self.client());
+                self.join_phase = JoinPhase::recovering(self.resumption(), self.client(), asked, confirm, greets);
+            }
             None => {
-                self.server.hub().welcome(self.client());
+                self.context().hub.welcome(self.client());
                 self.greet(confirm);
             }
         }
@@ -203,9 +212,12 @@ impl<T: Transport> Connection<T> {
 
     /// Asks the application whether a user may be here. `confirm`: the client waits for an answer.
     pub(super) fn greet(&mut self, confirm: bool) {
-        match self.server.handler(AUTHENTICATION).filter(|_| self.is_known()) {
-            Some(handler) => self.work = Some(call::greet(&self.server, self.client(), handler, confirm)),
-            None => self.agreed(confirm),
+        let asks = greets(&self.application, self.client());
+        match asks.then(|| self.application.dispatch(self.client(), AUTHENTICATION, Details::default())) {
+            Some(Ok(handled)) => {
+                self.work = Some(Box::pin(async move { Done::Greeted { refusal: handled.await.err(), confirm } }));
+            }
+            Some(Err(_)) | None => self.agreed(confirm),
         }
     }
 
@@ -214,35 +226,35 @@ impl<T: Transport> Connection<T> {
         if confirm {
             self.confirm();
         }
-        match std::mem::replace(&mut self.arrival, Arrival::Here) {
-            Arrival::Greeting(mut recovering) => {
+        match std::mem::replace(&mut self.join_phase, JoinPhase::Here) {
+            JoinPhase::Greeting(mut recovering) => {
                 if let Some(back) = recovering.back.take() {
-                    recovering.call = replay(self.server.clone(), self.client().clone(), back);
+                    recovering.call = self.resumption().replay(self.client(), back);
                 }
                 recovering.announced = true;
-                self.arrival = Arrival::Recovering(recovering);
+                self.join_phase = JoinPhase::Recovering(recovering);
             }
-            arrival => {
-                self.arrival = arrival;
-                self.server.tell_changes(self.client());
+            join_phase => {
+                self.join_phase = join_phase;
+                self.resumption().tell_changes(self.client());
             }
         }
     }
 
     /// A client that keeps its position has come a step further.
     pub(super) fn came(&mut self, step: Step) {
-        let arrival = std::mem::replace(&mut self.arrival, Arrival::Here);
-        let Arrival::Recovering(mut recovering) = arrival else { return };
+        let join_phase = std::mem::replace(&mut self.join_phase, JoinPhase::Here);
+        let JoinPhase::Recovering(mut recovering) = join_phase else { return };
         match step {
             Step::Back(back) => {
                 // The application decides what becomes of the client's groups, and so of what it missed.
                 let confirm = recovering.confirm;
                 recovering.back = Some(back);
-                self.arrival = Arrival::Greeting(recovering);
+                self.join_phase = JoinPhase::Greeting(recovering);
                 self.greet(confirm);
             }
             // Closed, it is not here, but the application knows of it.
-            Step::Over if self.client().outbox.is_sealed() => {}
+            Step::Over if self.client().queue.is_sealed() => {}
             Step::Over => {
                 self.hear();
                 self.expect_word();
@@ -286,19 +298,19 @@ impl<T: Transport> Connection<T> {
         if !self.is_known() {
             return None;
         }
-        let interval = self.server.recheck_interval()?;
-        let mixed = (self.client().id.local ^ u64::from(self.alarm)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let interval = self.context().recheck_interval()?;
+        let mixed = (self.client().id.local ^ u64::from(self.timer)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
         let spread = interval / 5 * (mixed >> 48) as u32 / (1 << 16);
         now.checked_add(interval - spread)
     }
 
     /// Asks whether a session goes on, unless that is being asked.
     pub(super) fn ask_again(&mut self) {
-        let (server, client) = (self.server.clone(), self.client().clone());
+        let (application, client) = (self.application.clone(), self.client().clone());
         let expiry = self.expiry.get_or_insert_default();
         // An answer that is under way does not count if a close or a refresh came meanwhile.
         expiry.recheck.get_or_insert_with(|| {
-            Box::pin(async move { call::ask(&server, &client.handshake, Question::Again).await })
+            Box::pin(async move { ask(application.context(), &client.handshake, Question::Again).await })
         });
     }
 
@@ -310,15 +322,15 @@ impl<T: Transport> Connection<T> {
         match identity {
             Ok(Some(identity)) if identity.user.as_deref() == client.membership().user.as_deref() => {
                 let expires = identity.expires;
-                match self.server.hub().refresh(&client, Membership::of(identity), asked) {
+                match self.context().hub.refresh(&client, Membership::of(identity), asked) {
                     Ok(()) => {
                         self.expire(expires, false);
-                        self.server.tell_changes(&client);
+                        self.resumption().tell_changes(&client);
                     }
                     Err(Stale) => self.ask_again(),
                 }
             }
-            Ok(_) => client.outbox.close(CloseCode::Expired, "the session ended"),
+            Ok(_) => client.queue.close(CloseCode::Expired, "the session ended"),
             // The session goes on as far as anybody knows.
             Err(_) if expiry.ends.is_none_or(|ends| now < ends) => {
                 let next = self.recheck_at(now).unwrap_or(now + RECHECK_INTERVAL);
@@ -326,7 +338,7 @@ impl<T: Transport> Connection<T> {
                 expiry.at = Some(expiry.ends.map_or(next, |ends| ends.min(next)));
             }
             Err(_) if expiry.ends.is_some_and(|ends| ends + RECHECK_TIMEOUT <= now) => {
-                client.outbox.close(CloseCode::SessionUnknown, "the session's end came, and nobody can say");
+                client.queue.close(CloseCode::SessionUnknown, "the session's end came, and nobody can say");
             }
             Err(_) => expiry.at = Some(now + RECHECK_INTERVAL),
         }

@@ -2,10 +2,10 @@
 
 use std::{
     sync::{
-        LazyLock,
+        Arc, LazyLock,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
+    task::Wake,
 };
 
 use bytes::Bytes;
@@ -13,21 +13,21 @@ use parking_lot::{RwLock, RwLockReadGuard};
 use serde_json::Value;
 
 use super::{
-    membership::{Changes, Given, Membership, Since},
-    outbox::Outbox,
+    Hub, Membership,
+    resume::{State, StateSealer, unix_time},
 };
 use crate::{
     Details,
     auth::Handshake,
     clock::now,
     close::CloseCode,
-    hub::{Hub, resume::seal::Seals},
     log_limit::LogLimits,
     message::{
         client::{Dialect, Form, Outgoing, beginning, encode, position},
         position::Position,
         target::ConnectionId,
     },
+    send_queue::SendQueue,
 };
 use ws_cluster_core::Seq;
 
@@ -35,7 +35,7 @@ use ws_cluster_core::Seq;
 pub(crate) struct Client {
     pub(crate) id: ConnectionId,
     pub(crate) handshake: Handshake,
-    pub(crate) outbox: Outbox,
+    pub(crate) queue: SendQueue,
     /// As the server is set, until the client's first message decides; read by whoever delivers.
     array: AtomicBool,
     /// It asked for its position.
@@ -58,34 +58,12 @@ pub(crate) struct Client {
     membership: RwLock<Membership>,
 }
 
-/// What a client carries from one connection to the next.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct State {
-    pub(crate) id: ConnectionId,
-    pub(crate) changes: Changes,
-    /// Grows whenever something is taken away from it; the nodes know the lowest that is valid.
-    pub(crate) version: u64,
-    /// Nothing is replayed that is not behind this place.
-    pub(crate) began: Seq,
-    pub(crate) since: Since,
-    pub(crate) given: Given,
-    /// How far its node had come when it was sealed.
-    pub(crate) at: Position,
-    /// When that was, in seconds of Unix time.
-    pub(crate) time: u64,
-}
-
-/// Seconds of Unix time.
-pub(crate) fn unix_time() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
-}
-
 impl Client {
     /// `tracks`: it asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
-        let outbox = Outbox::new(queue_size);
+        let queue = SendQueue::new(queue_size);
         let (array, registered, forgotten, refresh, told, began, entered, membership) = Default::default();
-        Self { id, handshake, outbox, array, tracks, registered, forgotten, refresh, told, began, entered, membership }
+        Self { id, handshake, queue, array, tracks, registered, forgotten, refresh, told, began, entered, membership }
     }
 
     /// The id under which handlers and targets know it.
@@ -132,13 +110,13 @@ impl Client {
     /// Sends a message that others may share.
     pub(crate) fn deliver(&self, message: &Outgoing<'_>) {
         self.note(message);
-        self.outbox.push(self.frame(message));
+        self.queue.push(self.frame(message));
     }
 
-    /// The same, written at the end of a pass. Whether the pass has to note the client for that.
+    /// The same, written at the end of a fan-out. Returns true if the fan-out has to note the client for that.
     pub(crate) fn add(&self, message: &Outgoing<'_>) -> bool {
         self.note(message);
-        self.outbox.add(self.frame(message))
+        self.queue.add(self.frame(message))
     }
 
     /// Notes how far it has come with a message.
@@ -183,11 +161,11 @@ impl Client {
     /// Lets its task ask the authenticator again, at once.
     pub(crate) fn refresh(&self) {
         self.refresh.store(true, Ordering::Relaxed);
-        self.outbox.ring();
+        self.queue.ring();
     }
 
     /// Returns true if the authenticator is to be asked again. It is asked by the caller then.
-    pub(super) fn take_refresh(&self) -> bool {
+    pub(crate) fn take_refresh(&self) -> bool {
         self.refresh.load(Ordering::Relaxed) && self.refresh.swap(false, Ordering::Relaxed)
     }
 
@@ -205,17 +183,17 @@ impl Client {
     /// seconds (0 if it did not ask).
     pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str, heartbeat: u16) {
         if self.tracks() {
-            self.outbox.push(beginning(details, at, state, heartbeat));
+            self.queue.push(beginning(details, at, state, heartbeat));
             self.told.store(at.seq, Ordering::Relaxed);
         }
     }
 
-    /// Tells it where it is, in a frame that others share, at the end of a pass. Whether the pass has to note the client
-    /// for that.
+    /// Tells it where it is, in a frame that others share, at the end of a fan-out. Returns true if the fan-out has to note the
+    /// client for that.
     pub(crate) fn tell(&self, frame: &Bytes, seq: Seq) -> bool {
         self.tracks() && {
             self.told.store(seq, Ordering::Relaxed);
-            self.outbox.add(frame.clone())
+            self.queue.add(frame.clone())
         }
     }
 
@@ -225,13 +203,13 @@ impl Client {
         if !self.tracks() {
             return self.send("Server/position", &now);
         }
-        self.outbox.push(position(&now, at, state));
+        self.queue.push(position(&now, at, state));
         at.iter().for_each(|at| self.told.store(at.seq, Ordering::Relaxed));
     }
 
     /// Tells it what to carry from now on, where that changed. Its position stays: what is delivered meanwhile may be
     /// behind this.
-    pub(crate) fn tell_changes(&self, hub: &Hub, seals: &Seals) {
+    pub(crate) fn tell_changes(&self, hub: &Hub, sealer: &StateSealer) {
         if !self.membership().is_untold() || !self.is_registered() || !self.tracks() {
             return;
         }
@@ -239,13 +217,13 @@ impl Client {
             let at = hub.position();
             let mut membership = self.membership.write();
             membership.take_untold();
-            self.seal(&membership, at, seals)
+            self.seal(&membership, at, sealer)
         };
-        self.outbox.push(position(&["now".into()], None, Some(&sealed)));
+        self.queue.push(position(&["now".into()], None, Some(&sealed)));
     }
 
     /// What it is to carry, sealed by a node that has come as far as `at`.
-    pub(crate) fn seal(&self, membership: &Membership, at: Position, seals: &Seals) -> String {
+    pub(crate) fn seal(&self, membership: &Membership, at: Position, sealer: &StateSealer) -> String {
         let state = State {
             id: self.known_as_in(membership),
             changes: membership.changes(),
@@ -256,7 +234,7 @@ impl Client {
             at,
             time: unix_time(),
         };
-        let sealed = seals.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
+        let sealed = sealer.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
         if sealed.is_empty() {
             // Of the process: it says that an application makes too much of its clients, whichever they are.
             static LOGS: LazyLock<LogLimits<()>> = LazyLock::new(LogLimits::default);
@@ -285,11 +263,22 @@ impl Client {
     /// Sends a last message and closes.
     pub(crate) fn close_after(&self, action: &str, details: &[Value], code: CloseCode, reason: &'static str) {
         let last = self.frame(&Outgoing::new(action, &encode(details)));
-        self.outbox.close_after(last, code, reason);
+        self.queue.close_after(last, code, reason);
     }
 
     /// Closes so that the client stays away: `Server/close` and 1000.
     pub(crate) fn dismiss(&self, reason: &'static str) {
         self.close_after("Server/close", &[], CloseCode::Normal, reason);
+    }
+}
+
+/// The waker of a parked connection. One that is left over from then wakes the task, which finds nothing to do.
+impl Wake for Client {
+    fn wake(self: Arc<Self>) {
+        self.queue.wake();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.queue.wake();
     }
 }

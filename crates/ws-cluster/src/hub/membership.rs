@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::client::State;
+use super::resume::State;
 use crate::{
     auth::Identity,
     message::target::{Candidate, ConnectionId, Selection, Target, property_text},

@@ -9,7 +9,7 @@ const LEAD: Duration = Duration::from_secs(60);
 
 /// A number of messages a second on average, with a number at once: the generic cell rate algorithm, which needs one
 /// time stamp.
-pub(super) struct Pace {
+pub(super) struct RateLimiter {
     /// When the messages so far would all have come, had they kept the average: in nanoseconds since the origin, which take
     /// half of the room of an `Instant` in each connection.
     due: u64,
@@ -24,7 +24,7 @@ pub(super) struct Rate {
     pub(super) burst: u32,
 }
 
-impl Pace {
+impl RateLimiter {
     pub(super) fn new(now: Instant) -> Self {
         Self { due: nanos(now) }
     }
@@ -79,28 +79,28 @@ mod tests {
     #[test]
     fn a_burst_passes_and_then_the_average() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut limiter = RateLimiter::new(start);
         let rate = Rate::per_second(10, 3);
-        assert!(!pace.count(rate, start));
-        assert!(!pace.count(rate, start));
-        assert!(pace.count(rate, start));
+        assert!(!limiter.count(rate, start));
+        assert!(!limiter.count(rate, start));
+        assert!(limiter.count(rate, start));
         let wait = Duration::from_millis(100);
-        assert_eq!(pace.next(rate), start + wait);
-        assert!(pace.count(rate, start + wait));
-        assert_eq!(pace.next(rate), start + 2 * wait);
-        assert!(!pace.count(rate, start + 10 * wait));
+        assert_eq!(limiter.next(rate), start + wait);
+        assert!(limiter.count(rate, start + wait));
+        assert_eq!(limiter.next(rate), start + 2 * wait);
+        assert!(!limiter.count(rate, start + 10 * wait));
     }
 
     #[test]
     fn what_is_not_admitted_does_not_count() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut limiter = RateLimiter::new(start);
         let rate = Rate { interval: Duration::from_secs(5), burst: 2 };
-        assert!(pace.admit(rate, start) && pace.admit(rate, start));
+        assert!(limiter.admit(rate, start) && limiter.admit(rate, start));
         for _ in 0..10 {
-            assert!(!pace.admit(rate, start + Duration::from_secs(4)));
+            assert!(!limiter.admit(rate, start + Duration::from_secs(4)));
         }
-        assert!(pace.admit(rate, start + Duration::from_secs(5)));
-        assert!(!pace.admit(rate, start + Duration::from_secs(5)));
+        assert!(limiter.admit(rate, start + Duration::from_secs(5)));
+        assert!(!limiter.admit(rate, start + Duration::from_secs(5)));
     }
 }

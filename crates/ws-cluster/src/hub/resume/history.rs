@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    connection::Membership,
+    hub::Membership,
     message::{
         position::Position,
         target::{ConnectionId, Selection, Target, property_text},
@@ -41,14 +41,14 @@ pub(crate) struct History {
     /// before it is replayed.
     index: HashMap<u64, VecDeque<Seq>>,
     hasher: RandomState,
-    revoked: Revoked,
+    revoked: ValidVersions,
     /// Grows with every cut and restart: who reads in pieces sees that they belong together.
     epoch: u64,
 }
 
 /// From which version on it is valid what clients carry, for those from whom something was taken away.
 #[derive(Default)]
-struct Revoked {
+struct ValidVersions {
     lowest: HashMap<ConnectionId, (u64, Seq)>,
     /// The places at which this was told, oldest first.
     order: VecDeque<(Seq, ConnectionId)>,
@@ -71,7 +71,7 @@ enum Topics {
 
 /// Where a position stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum PositionStatus {
     /// All that came after it is here.
     Known,
     /// This node has not come so far.
@@ -123,7 +123,7 @@ impl Default for History {
             lineage: Lineage::default(),
             index: HashMap::new(),
             hasher: RandomState::new(),
-            revoked: Revoked::default(),
+            revoked: ValidVersions::default(),
             epoch: 0,
         }
     }
@@ -186,7 +186,7 @@ impl History {
         let spans = base.map(|LogPosition { term, master, seq }| Span { term, master, first: seq });
         *self = Self {
             base: base.map_or(0, |place| place.seq),
-            revoked: Revoked { floor: base.map_or(0, |place| place.seq), ..Revoked::default() },
+            revoked: ValidVersions { floor: base.map_or(0, |place| place.seq), ..ValidVersions::default() },
             lineage: Lineage::from_spans(spans.into_iter().collect()),
             epoch: self.epoch + 1,
             ..Self::default()
@@ -194,27 +194,27 @@ impl History {
     }
 
     /// Where a position stands.
-    pub(crate) fn standing(&self, position: &Position) -> Standing {
+    pub(crate) fn standing(&self, position: &Position) -> PositionStatus {
         match self.in_order(position) {
             // Whether this order is the one that it was the beginning of, nobody can tell.
-            _ if position.seq == 0 => Standing::Lost("it is from before the first message"),
-            Standing::Known if position.seq < self.base => Standing::Lost(Missing::Trimmed.why()),
+            _ if position.seq == 0 => PositionStatus::Lost("it is from before the first message"),
+            PositionStatus::Known if position.seq < self.base => PositionStatus::Lost(Missing::Trimmed.why()),
             standing => standing,
         }
     }
 
     /// Where what was sealed at a position stands: known if this node has come as far, in the same order, and knows of all
     /// that was revoked since.
-    pub(crate) fn standing_of_seal(&self, at: &Position) -> Standing {
+    pub(crate) fn standing_of_seal(&self, at: &Position) -> PositionStatus {
         match self.in_order(at) {
-            Standing::Known if at.seq < self.revoked.floor => Standing::Lost(Missing::Trimmed.why()),
+            PositionStatus::Known if at.seq < self.revoked.floor => PositionStatus::Lost(Missing::Trimmed.why()),
             standing => standing,
         }
     }
 
     /// What the client of a connection carries is valid from this version on, which was told at `seq`.
     pub(crate) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
-        let Revoked { lowest, order, floor } = &mut self.revoked;
+        let ValidVersions { lowest, order, floor } = &mut self.revoked;
         let known = lowest.entry(id).or_default();
         *known = (known.0.max(version), seq);
         order.push_back((seq, id));
@@ -233,19 +233,19 @@ impl History {
     }
 
     /// Where a position stands in the order, whether or not what came after it is still here.
-    fn in_order(&self, position: &Position) -> Standing {
+    fn in_order(&self, position: &Position) -> PositionStatus {
         let spans = self.lineage.spans();
         let newest = spans.last().map_or(0, |span| span.term);
         if position.seq == 0 {
-            Standing::Known
+            PositionStatus::Known
         } else if spans.iter().any(|span| span.term > position.term && span.first <= position.seq) {
-            Standing::Lost(PASSED)
+            PositionStatus::Lost(PASSED)
         } else if position.seq > self.last() || position.term > newest {
-            Standing::Ahead
+            PositionStatus::Ahead
         } else if self.lineage.position(position.seq).is_some_and(|place| position.is(place)) {
-            Standing::Known
+            PositionStatus::Known
         } else {
-            Standing::Lost(PASSED)
+            PositionStatus::Lost(PASSED)
         }
     }
 
@@ -371,7 +371,7 @@ mod tests {
         history
     }
 
-    fn standing(history: &History, place: LogPosition) -> Standing {
+    fn standing(history: &History, place: LogPosition) -> PositionStatus {
         history.standing(&place.into())
     }
 
@@ -384,24 +384,27 @@ mod tests {
     #[test]
     fn a_position_is_known_where_the_same_master_wrote_it() {
         let mut history = ten();
-        assert_eq!(standing(&history, place(1, 1, 6)), Standing::Known);
-        assert_eq!(standing(&history, place(2, 2, 10)), Standing::Known);
+        assert_eq!(standing(&history, place(1, 1, 6)), PositionStatus::Known);
+        assert_eq!(standing(&history, place(2, 2, 10)), PositionStatus::Known);
         // The first master went on for a while, with nobody else.
-        assert!(matches!(standing(&history, place(1, 1, 7)), Standing::Lost(_)));
+        assert!(matches!(standing(&history, place(1, 1, 7)), PositionStatus::Lost(_)));
         // A term that was used twice.
-        assert!(matches!(standing(&history, place(2, 3, 8)), Standing::Lost(_)));
-        assert!(matches!(history.standing(&Position::START), Standing::Lost(_)));
+        assert!(matches!(standing(&history, place(2, 3, 8)), PositionStatus::Lost(_)));
+        assert!(matches!(history.standing(&Position::START), PositionStatus::Lost(_)));
         history.trim(7);
-        assert!(matches!(standing(&history, place(1, 1, 6)), Standing::Lost(_)));
-        assert_eq!(standing(&history, place(2, 2, 7)), Standing::Known, "nothing behind it is missing");
+        assert!(matches!(standing(&history, place(1, 1, 6)), PositionStatus::Lost(_)));
+        assert_eq!(standing(&history, place(2, 2, 7)), PositionStatus::Known, "nothing behind it is missing");
     }
 
     #[test]
     fn a_position_may_be_ahead_of_this_node() {
         let history = ten();
-        assert_eq!(standing(&history, place(2, 2, 11)), Standing::Ahead);
-        assert_eq!(standing(&history, place(3, 3, 9)), Standing::Ahead, "of a master that this node has not met");
-        assert!(matches!(standing(&history, place(1, 1, 11)), Standing::Lost(_)), "of a master that came to its end");
+        assert_eq!(standing(&history, place(2, 2, 11)), PositionStatus::Ahead);
+        assert_eq!(standing(&history, place(3, 3, 9)), PositionStatus::Ahead, "of a master that this node has not met");
+        assert!(
+            matches!(standing(&history, place(1, 1, 11)), PositionStatus::Lost(_)),
+            "of a master that came to its end"
+        );
     }
 
     #[test]
@@ -410,9 +413,9 @@ mod tests {
         assert_eq!(history.cut(8).iter().map(|publish| publish.counter).collect::<Vec<_>>(), [10, 9]);
         assert_eq!(places(&history, Identity::guest(), 0), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(history.position(), place(2, 2, 8).into());
-        assert_eq!(standing(&history, place(2, 2, 9)), Standing::Ahead);
+        assert_eq!(standing(&history, place(2, 2, 9)), PositionStatus::Ahead);
         append(&mut history, place(3, 3, 9), &Target::all());
-        assert!(matches!(standing(&history, place(2, 2, 9)), Standing::Lost(_)));
+        assert!(matches!(standing(&history, place(2, 2, 9)), PositionStatus::Lost(_)));
         history.trim(9);
         assert!(history.index.is_empty() && history.entries.is_empty());
         assert_eq!(history.position(), place(3, 3, 9).into());
@@ -425,8 +428,8 @@ mod tests {
         history.restart(Some(place(4, 2, 50)));
         assert!(history.epoch() > before);
         assert_eq!(history.position(), place(4, 2, 50).into());
-        assert_eq!(standing(&history, place(4, 2, 50)), Standing::Known);
-        assert!(matches!(standing(&history, place(2, 2, 10)), Standing::Lost(_)));
+        assert_eq!(standing(&history, place(4, 2, 50)), PositionStatus::Known);
+        assert!(matches!(standing(&history, place(2, 2, 10)), PositionStatus::Lost(_)));
         append(&mut history, place(4, 2, 51), &Target::all());
         assert_eq!(places(&history, Identity::guest(), 50), [51]);
     }
@@ -488,18 +491,24 @@ mod tests {
         assert_eq!((history.lowest_version(id(1)), history.lowest_version(id(2))), (3, 0));
         // The log may be trimmed: what was revoked is known all the same.
         history.trim(9);
-        assert_eq!(history.standing_of_seal(&place(1, 1, 5).into()), Standing::Known);
-        assert!(matches!(history.standing_of_seal(&place(1, 1, 8).into()), Standing::Lost(_)), "of another order");
-        assert_eq!(history.standing_of_seal(&place(2, 2, 11).into()), Standing::Ahead);
+        assert_eq!(history.standing_of_seal(&place(1, 1, 5).into()), PositionStatus::Known);
+        assert!(
+            matches!(history.standing_of_seal(&place(1, 1, 8).into()), PositionStatus::Lost(_)),
+            "of another order"
+        );
+        assert_eq!(history.standing_of_seal(&place(2, 2, 11).into()), PositionStatus::Ahead);
         for local in 0..REVOKED as u64 {
             history.revoke(id(10 + local), 1, 9);
         }
         assert_eq!(history.lowest_version(id(1)), 0);
-        assert!(matches!(history.standing_of_seal(&place(2, 2, 7).into()), Standing::Lost(_)), "too old to be told");
-        assert_eq!(history.standing_of_seal(&place(2, 2, 8).into()), Standing::Known);
+        assert!(
+            matches!(history.standing_of_seal(&place(2, 2, 7).into()), PositionStatus::Lost(_)),
+            "too old to be told"
+        );
+        assert_eq!(history.standing_of_seal(&place(2, 2, 8).into()), PositionStatus::Known);
         history.restart(Some(place(3, 3, 20)));
-        assert!(matches!(history.standing_of_seal(&place(2, 2, 9).into()), Standing::Lost(_)));
-        assert_eq!(history.standing_of_seal(&place(3, 3, 20).into()), Standing::Known);
+        assert!(matches!(history.standing_of_seal(&place(2, 2, 9).into()), PositionStatus::Lost(_)));
+        assert_eq!(history.standing_of_seal(&place(3, 3, 20).into()), PositionStatus::Known);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use tokio::{
     time::Instant,
 };
 
-use crate::{ConnectionConfig, address, connection::Client};
+use crate::{ConnectionConfig, address, hub::Client};
 
 /// The part of all turns that one user or one address may have.
 const SHARE: usize = 4;

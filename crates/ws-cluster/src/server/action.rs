@@ -6,9 +6,9 @@ use async_trait::async_trait;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::Server;
 use crate::{
-    ConnectionId, Details, Handshake, PublishError, Server, Target,
-    connection::{Client, DISCONNECTION},
+    ActionError, ConnectionId, Details, Handshake, PublishError, Target, connection::DISCONNECTION, hub::Client,
 };
 
 /// Handles an action of clients.
@@ -195,7 +195,7 @@ impl<'a> Request<'a> {
     /// it: they are told without waiting for it. In `Client/disconnection` it has no such effect.
     pub fn leave(&self, group: &str) -> bool {
         let left = self.server.hub().leave(self.client, group);
-        self.server.revoke(self.client);
+        self.server.resumption().revoke(self.client);
         left
     }
 
@@ -209,7 +209,7 @@ impl<'a> Request<'a> {
     /// for [`join`](Self::join); for one that changed or was removed, the same holds as for [`leave`](Self::leave).
     pub fn set_property(&self, name: &str, value: impl Into<Value>) {
         self.server.hub().set_property(self.client, name, value.into());
-        self.server.revoke(self.client);
+        self.server.resumption().revoke(self.client);
     }
 
     /// Sends the action back to the user: to every tab, on every server, in the cluster's order. For a guest, to this
@@ -229,7 +229,7 @@ impl<'a> Request<'a> {
 
     /// Sends the action back to this connection only, at once and without the cluster; at most once.
     pub fn respond(&self, details: impl Into<Details>) {
-        self.server.tell_changes(self.client);
+        self.server.resumption().tell_changes(self.client);
         self.client.send_details(self.action, &details.into());
     }
 
@@ -241,7 +241,7 @@ impl<'a> Request<'a> {
         target: Target,
     ) -> Result<(), PublishError> {
         // Before its client can hear of what it asked for.
-        self.server.tell_changes(self.client);
+        self.server.resumption().tell_changes(self.client);
         self.server.publish(action, details, target).await
     }
 }
@@ -254,59 +254,5 @@ impl fmt::Debug for Request<'_> {
             .field("user", &self.user)
             .field("connection", &self.client.id)
             .finish_non_exhaustive()
-    }
-}
-
-/// The error with which an action is answered: `ACTION:error [code, "text"]`. Clients see the text.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{code} {text}")]
-#[non_exhaustive]
-pub struct ActionError {
-    /// What kind of error, as in HTTP.
-    pub code: u16,
-    /// What to tell the client.
-    pub text: String,
-}
-
-impl ActionError {
-    /// An error with any code.
-    pub fn new(code: u16, text: impl Into<String>) -> Self {
-        Self { code, text: text.into() }
-    }
-
-    /// 400: the details are not what the action takes.
-    pub fn bad_request(text: impl Into<String>) -> Self {
-        Self::new(400, text)
-    }
-
-    /// 403: this user may not.
-    pub fn forbidden(text: impl Into<String>) -> Self {
-        Self::new(403, text)
-    }
-
-    /// 404: what the details name does not exist.
-    pub fn not_found(text: impl Into<String>) -> Self {
-        Self::new(404, text)
-    }
-
-    /// 409: not as things stand.
-    pub fn conflict(text: impl Into<String>) -> Self {
-        Self::new(409, text)
-    }
-
-    /// 500: a fault of the server. The cause belongs in the log, not in the text.
-    pub fn internal(text: impl Into<String>) -> Self {
-        Self::new(500, text)
-    }
-
-    /// 503: not now; the client may try again.
-    pub fn unavailable(text: impl Into<String>) -> Self {
-        Self::new(503, text)
-    }
-}
-
-impl From<PublishError> for ActionError {
-    fn from(error: PublishError) -> Self {
-        Self::new(error.status(), error.to_string())
     }
 }

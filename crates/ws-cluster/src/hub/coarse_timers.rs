@@ -1,6 +1,6 @@
-//! Times at which connections want to be woken, or up to a tenth of a second later. One list for all of them, looked
-//! at ten times a second, in place of a timer for each: a connection that hears something puts its time off without a
-//! word, and finds out when it is woken.
+//! Wakes connections at a time, or up to a tenth of a second later. One list for all of them is looked at ten times a
+//! second, in place of a timer for each. A connection that hears something puts its time off without telling this list, and
+//! finds out when it is woken.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -13,39 +13,39 @@ use tokio::time::Instant;
 /// Connections are woken together that often.
 const TICKS_PER_SECOND: u32 = 10;
 
-/// Nobody is noted for longer, and whoever wants to be asks again: a connection that went without a word is forgotten.
+/// Longest timer. Connections set theirs again, so one that was dropped silently is forgotten.
 const FARTHEST: Duration = Duration::from_secs(60);
 
-pub(crate) struct Alarms {
+pub(crate) struct CoarseTimers {
     start: Instant,
     /// The connections by the tick in which they are woken. A synchronous lock, held for a few instructions.
     ticks: Mutex<BTreeMap<u32, HashSet<u64>>>,
 }
 
-impl Alarms {
+impl CoarseTimers {
     pub(super) fn new() -> Self {
         Self { start: Instant::now(), ticks: Mutex::default() }
     }
 
-    /// Wakes a connection at a time, unless its alarm goes off before that already (0: it has none). When it does, where
-    /// that is news; which may be before the time, where that is far.
-    pub(crate) fn set(&self, local: u64, at: Instant, alarm: u32) -> Option<u32> {
-        if alarm != 0 && alarm <= self.tick(at) {
+    /// Schedules a wake-up of a connection at `at`, unless its present timer (0: it has none) goes off sooner. Returns the
+    /// tick of the wake-up if it is another one. If the time is far away, the wake-up comes before it.
+    pub(crate) fn set(&self, local: u64, at: Instant, timer: u32) -> Option<u32> {
+        if timer != 0 && timer <= self.tick(at) {
             return None;
         }
         let tick = self.tick(at.min(Instant::now() + FARTHEST));
-        self.cancel(local, alarm);
+        self.cancel(local, timer);
         self.ticks.lock().entry(tick).or_default().insert(local);
         Some(tick)
     }
 
     /// Wakes a connection no more. Short-lived ones would be most of the list.
-    pub(crate) fn cancel(&self, local: u64, alarm: u32) {
+    pub(crate) fn cancel(&self, local: u64, timer: u32) {
         let mut ticks = self.ticks.lock();
-        if let Some(locals) = ticks.get_mut(&alarm) {
+        if let Some(locals) = ticks.get_mut(&timer) {
             locals.remove(&local);
             if locals.is_empty() {
-                ticks.remove(&alarm);
+                ticks.remove(&timer);
             }
         }
     }
@@ -80,18 +80,18 @@ mod tests {
 
     #[test]
     fn an_alarm_goes_off_once_and_never_early() {
-        let alarms = Alarms::new();
-        let after = |millis| alarms.start + Duration::from_millis(millis);
-        assert_eq!(alarms.set(7, after(250), 0), Some(3));
-        assert_eq!(alarms.set(7, after(400), 3), None, "it is woken before");
-        assert_eq!(alarms.set(8, after(300), 0), Some(3));
-        assert_eq!(alarms.set(8, after(10), 3), Some(1), "sooner than it said");
-        assert_eq!(alarms.set(9, after(200), 0), Some(2));
-        alarms.cancel(9, 2);
-        assert!(alarms.due(after(99)).is_empty());
-        assert_eq!(alarms.due(after(120)), [8]);
-        assert!(alarms.due(after(299)).is_empty());
-        assert_eq!(alarms.due(after(900)), [7]);
-        assert!(alarms.ticks.lock().is_empty());
+        let timers = CoarseTimers::new();
+        let after = |millis| timers.start + Duration::from_millis(millis);
+        assert_eq!(timers.set(7, after(250), 0), Some(3));
+        assert_eq!(timers.set(7, after(400), 3), None, "it is woken before");
+        assert_eq!(timers.set(8, after(300), 0), Some(3));
+        assert_eq!(timers.set(8, after(10), 3), Some(1), "sooner than it said");
+        assert_eq!(timers.set(9, after(200), 0), Some(2));
+        timers.cancel(9, 2);
+        assert!(timers.due(after(99)).is_empty());
+        assert_eq!(timers.due(after(120)), [8]);
+        assert!(timers.due(after(299)).is_empty());
+        assert_eq!(timers.due(after(900)), [7]);
+        assert!(timers.ticks.lock().is_empty());
     }
 }

@@ -1,4 +1,4 @@
-//! A pass over the clients whom messages are for: what is delivered at once goes out in one write to each, directly to
+//! One round of writes to the clients whom messages are for: what is delivered at once goes out in one write to each, directly to
 //! its socket.
 
 use std::sync::Arc;
@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::{connection::Client, message::client::Outgoing};
+use crate::{hub::Client, message::client::Outgoing};
 use ws_cluster_core::Seq;
 
 /// Clients that are written to on the spot. The cluster's task does it, which has better things to do.
@@ -18,17 +18,17 @@ const TURN: usize = 64;
 
 /// The clients to be written to, each of them once.
 #[derive(Default)]
-pub(super) struct Pass(Vec<Arc<Client>>);
+pub(super) struct FanOut(Vec<Arc<Client>>);
 
-impl Pass {
-    /// Lets a client have a message with this pass.
+impl FanOut {
+    /// Queues a message for a client.
     pub(super) fn add(&mut self, client: &Arc<Client>, message: &Outgoing<'_>) {
         if client.add(message) {
             self.0.push(client.clone());
         }
     }
 
-    /// Tells a client where it is with this pass, in a frame that others share.
+    /// Queues a client's position, in a frame that others share.
     pub(super) fn tell(&mut self, client: &Arc<Client>, frame: &Bytes, seq: Seq) {
         if client.tell(frame, seq) {
             self.0.push(client.clone());
@@ -44,14 +44,14 @@ impl Pass {
     pub(super) fn write(self, runtime: Option<&Handle>) {
         let Self(clients) = self;
         let Some(runtime) = runtime.filter(|_| clients.len() > AT_ONCE) else {
-            return clients.iter().for_each(|client| client.outbox.write());
+            return clients.iter().for_each(|client| client.queue.write());
         };
         let mut clients = clients.into_iter();
         while clients.len() > 0 {
             let chunk: Vec<_> = clients.by_ref().take(CHUNK).collect();
             runtime.spawn(async move {
                 for turn in chunk.chunks(TURN) {
-                    turn.iter().for_each(|client| client.outbox.write());
+                    turn.iter().for_each(|client| client.queue.write());
                     tokio::task::yield_now().await;
                 }
             });

@@ -1,122 +1,30 @@
-//! What clients that keep their position are owed: where they begin, what they missed, what a fault of the cluster
-//! means for them, and a word now and then where nothing comes for them.
+//! The hub's half of resuming, under the hub's lock: where clients that keep their position begin, what they missed, what
+//! a fault of the cluster means for them, and a word now and then if nothing comes for them.
 
-use std::{collections::HashMap, sync::atomic::Ordering, time::Duration};
+use std::{sync::atomic::Ordering, time::Duration};
 
-use bytes::Bytes;
 use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use super::Hub;
+use super::{
+    State, StateSealer,
+    history::{Missing, PositionStatus},
+};
 use crate::{
-    CloseCode, Config,
-    connection::{Client, Member, State},
-    history::{History, Missing, Standing},
-    hub::resume::seal::Seals,
+    CloseCode,
+    hub::{Client, Hub, Member},
     message::{
         client::{Outgoing, position},
         content::Content,
         position::Position,
-        target::{ConnectionId, Target},
+        target::Target,
     },
 };
-use ws_cluster_core::{LogPosition, PublishId, Seq};
+use ws_cluster_core::{LogPosition, Seq};
 
 /// Messages that are sent to a client while everybody else waits, in the moment in which it joins the rest; so few that
 /// nobody has to wait for a turn.
 pub(crate) const AT_ONCE: usize = 64;
-
-/// Entries that were cut away and are remembered until they come again. Some never do, since the master had them.
-const AGAIN: usize = 100_000;
-
-/// Which part of the log may pass before quiet clients are told their position.
-const TURN: usize = 4;
-
-/// What was delivered, and to whom it may come again.
-pub(super) struct Past {
-    history: History,
-    /// What was delivered and cut away since: it reaches only clients from that entry number on when it comes again.
-    again: HashMap<PublishId, u64>,
-    /// The same for what is not in there.
-    since: u64,
-    /// When quiet clients were told last, and what was delivered since.
-    told: Instant,
-    count: usize,
-    size: usize,
-    /// Something was delivered since who waits for it looked.
-    advanced: bool,
-    interval: Duration,
-    /// As many entries, or bytes, make another telling due.
-    turn: (usize, usize),
-}
-
-impl Past {
-    pub(super) fn new(config: &Config) -> Self {
-        Self {
-            history: History::default(),
-            again: HashMap::new(),
-            since: u64::MAX,
-            told: Instant::now(),
-            count: 0,
-            size: 0,
-            advanced: false,
-            interval: config.connection.position_interval,
-            turn: (config.log.count / TURN, config.log.size / TURN),
-        }
-    }
-
-    /// Notes an entry, and says from which client on it is delivered.
-    pub(super) fn append(
-        &mut self,
-        place: LogPosition,
-        publish: PublishId,
-        content: Option<(&Target, Bytes)>,
-        size: usize,
-        repeated: Option<PublishId>,
-    ) -> u64 {
-        self.advanced = true;
-        self.count += 1;
-        self.size += size;
-        self.history.append(place, publish, content);
-        repeated.map_or(0, |known| self.again.remove(&known).unwrap_or(self.since))
-    }
-
-    pub(super) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
-        self.history.revoke(id, version, seq);
-    }
-
-    pub(super) fn trim(&mut self, base: Seq) {
-        self.history.trim(base);
-    }
-
-    /// Cuts what was delivered after a place, none of which the clients with the entry number `next` and higher have.
-    fn cut(&mut self, after: Seq, next: u64) {
-        if self.again.len() > AGAIN {
-            self.forget(next);
-        }
-        let cut = self.history.cut(after);
-        self.again.extend(cut.into_iter().map(|publish| (publish, next)));
-    }
-
-    fn forget(&mut self, next: u64) {
-        self.again.clear();
-        self.since = next;
-    }
-
-    #[cfg(test)]
-    pub(super) fn epoch(&self) -> u64 {
-        self.history.epoch()
-    }
-
-    #[cfg(test)]
-    pub(super) fn tell_at_once(&mut self) {
-        self.interval = Duration::ZERO;
-    }
-
-    fn telling_is_due(&self) -> bool {
-        self.count > self.turn.0 || self.size > self.turn.1 || (self.count > 0 && self.told.elapsed() >= self.interval)
-    }
-}
 
 /// Messages that a client missed.
 pub(crate) struct Missed {
@@ -139,17 +47,21 @@ impl Hub {
         self.until_known(|| self.standing(position), limit).await
     }
 
-    async fn until_known<T>(&self, standing: impl Fn() -> (Standing, T), limit: Duration) -> Result<T, &'static str> {
+    async fn until_known<T>(
+        &self,
+        standing: impl Fn() -> (PositionStatus, T),
+        limit: Duration,
+    ) -> Result<T, &'static str> {
         let deadline = Instant::now() + limit;
         let mut overdue = false;
         loop {
             let mut advanced = std::pin::pin!(self.advanced.notified());
             advanced.as_mut().enable();
             match standing() {
-                (Standing::Known, known) => return Ok(known),
-                (Standing::Lost(why), _) => return Err(why),
-                (Standing::Ahead, _) if overdue => return Err("this node has not come so far"),
-                (Standing::Ahead, _) => {}
+                (PositionStatus::Known, known) => return Ok(known),
+                (PositionStatus::Lost(why), _) => return Err(why),
+                (PositionStatus::Ahead, _) if overdue => return Err("this node has not come so far"),
+                (PositionStatus::Ahead, _) => {}
             }
             overdue = timeout_at(deadline, advanced).await.is_err();
         }
@@ -157,22 +69,22 @@ impl Hub {
 
     /// Where a position stands in what this node delivered, and which epoch of the order that is: another one after each
     /// fault that cut it.
-    pub(crate) fn standing(&self, position: &Position) -> (Standing, u64) {
-        let past = self.past.lock();
-        (past.history.standing(position), past.history.epoch())
+    pub(crate) fn standing(&self, position: &Position) -> (PositionStatus, u64) {
+        let log = self.replay_log.lock();
+        (log.history.standing(position), log.history.epoch())
     }
 
     /// How far this node has come.
     pub(crate) fn position(&self) -> Position {
-        self.past.lock().history.position()
+        self.replay_log.lock().history.position()
     }
 
     /// Waits until this node has come as far as the one that sealed what a client carries, but not longer than `limit`; fails
     /// where it cannot tell whether that is still valid.
     pub(crate) async fn reach_seal(&self, at: &Position, limit: Duration) -> Result<(), &'static str> {
         let standing = || {
-            let past = self.past.lock();
-            (past.history.standing_of_seal(at), ())
+            let log = self.replay_log.lock();
+            (log.history.standing_of_seal(at), ())
         };
         self.until_known(standing, limit).await
     }
@@ -182,8 +94,8 @@ impl Hub {
         // Not while something is delivered: then all that was revoked is known, or closes this client.
         let _index = self.index.write();
         let (lowest, at) = {
-            let past = self.past.lock();
-            (past.history.lowest_version(state.id), past.history.position().seq)
+            let log = self.replay_log.lock();
+            (log.history.lowest_version(state.id), log.history.position().seq)
         };
         if state.version < lowest {
             return Err("what belongs to its connection was taken back since");
@@ -197,11 +109,11 @@ impl Hub {
     pub(crate) fn missed(&self, client: &Client, after: Seq, epoch: u64, limit: usize) -> Result<Missed, Missing> {
         let membership = client.membership();
         let (candidates, until) = {
-            let past = self.past.lock();
-            if past.history.epoch() != epoch {
+            let log = self.replay_log.lock();
+            if log.history.epoch() != epoch {
                 return Err(Missing::Cut);
             }
-            past.history.candidates(&membership, after, limit)?
+            log.history.candidates(&membership, after, limit)?
         };
         let member = Member(client.id, &membership);
         let meant = candidates.into_iter().filter_map(|(place, content)| {
@@ -214,14 +126,14 @@ impl Hub {
     }
 
     /// Delivers to a client that has arrived from now on, after this first message with the present position.
-    pub(crate) fn begin(&self, client: &Client, first: &[Value], seals: &Seals, heartbeat: u16) {
+    pub(crate) fn begin(&self, client: &Client, first: &[Value], sealer: &StateSealer, heartbeat: u16) {
         let mut index = self.index.write();
         let at = self.position();
         client.begin_behind(at.seq);
         let state = {
             let mut membership = client.membership_lock().write();
             membership.take_untold();
-            client.seal(&membership, at, seals)
+            client.seal(&membership, at, sealer)
         };
         client.begin(first, at, &state, heartbeat);
         self.register(&mut index, client);
@@ -240,8 +152,8 @@ impl Hub {
         let room = match missed.messages.len() {
             0 => true,
             // However large it is.
-            1 => client.outbox.has_room(size),
-            _ => client.outbox.fits(size),
+            1 => client.queue.has_room(size),
+            _ => client.queue.fits(size),
         };
         if !room {
             return Ok(false);
@@ -252,25 +164,25 @@ impl Hub {
     }
 
     /// What was delivered after a place is no longer there: whoever got some of it cannot go on from where it is.
-    pub(super) fn cut_back(&self, after: Seq) {
+    pub(in crate::hub) fn cut_back(&self, after: Seq) {
         tracing::warn!(after, "messages that were delivered have lost their place; they come again in another one");
         let index = self.index.read();
         let at = {
-            let mut past = self.past.lock();
-            past.cut(after, self.entered.load(Ordering::Relaxed));
-            past.history.position()
+            let mut log = self.replay_log.lock();
+            log.cut(after, self.entered.load(Ordering::Relaxed));
+            log.history.position()
         };
         let cut = Missing::Cut.why();
         let frame = position(&["reset".into(), cut.into()], Some(at), None);
         for client in index.clients.values().filter(|client| client.tracks() && client.told() > after) {
             if client.began() > after {
                 // It came in the middle of what was cut, and has a part of it: on its next connection it gets all.
-                client.outbox.close(CloseCode::TryAgainLater, cut);
+                client.queue.close(CloseCode::TryAgainLater, cut);
             } else {
-                self.pass.lock().tell(client, &frame, at.seq);
-                // What it carries was sealed in an order that is no more: its own task seals it anew.
+                self.fan_out.lock().tell(client, &frame, at.seq);
+                // What it carries was sealed in an order that is no more: its own task sealer it anew.
                 client.membership_lock().write().renew();
-                client.outbox.ring();
+                client.queue.ring();
             }
         }
         drop(index);
@@ -278,41 +190,40 @@ impl Hub {
     }
 
     /// What is delivered next follows another place than the last.
-    pub(super) fn begin_anew(&self, base: Option<LogPosition>, missed: bool) {
+    pub(in crate::hub) fn reset_to(&self, base: Option<LogPosition>, missed: bool) {
         let index = self.index.read();
         {
-            let mut past = self.past.lock();
-            past.history.restart(base);
-            past.forget(self.entered.load(Ordering::Relaxed));
+            let mut log = self.replay_log.lock();
+            log.history.restart(base);
+            log.forget(self.entered.load(Ordering::Relaxed));
         }
         if missed {
             // Clients that know no positions cannot be told.
             tracing::warn!("messages were lost for this node's clients: it was away longer than the log reaches");
             // Another node may have all that they missed.
             let tracking = index.clients.values().filter(|client| client.tracks());
-            tracking
-                .for_each(|client| client.outbox.close(CloseCode::TryAgainLater, "this node was away for too long"));
+            tracking.for_each(|client| client.queue.close(CloseCode::TryAgainLater, "this node was away for too long"));
         }
     }
 
     /// Lets those look who wait for this node to come as far as they did. Not at each delivery, or many of them would cost
     /// more than what is delivered.
-    pub(super) fn look_again(&self) {
-        let advanced = std::mem::take(&mut self.past.lock().advanced);
+    pub(in crate::hub) fn look_again(&self) {
+        let advanced = std::mem::take(&mut self.replay_log.lock().advanced);
         if advanced {
             self.advanced.notify_waiters();
         }
     }
 
     /// Tells a client that the server lives, and its position if nothing is being delivered: a message that is may be one
-    /// for this client which has not reached its outbox.
-    /// `seals`: where what it is to carry is due as well.
-    pub(crate) fn tell_position(&self, client: &Client, seals: Option<&Seals>) {
-        let state = seals.map(|seals| {
+    /// for this client which has not reached its queue.
+    /// `sealer`: where what it is to carry is due as well.
+    pub(crate) fn tell_position(&self, client: &Client, sealer: Option<&StateSealer>) {
+        let state = sealer.map(|sealer| {
             let at = self.position();
             let mut membership = client.membership_lock().write();
             membership.take_untold();
-            client.seal(&membership, at, seals)
+            client.seal(&membership, at, sealer)
         });
         let index = self.index.try_write();
         let at = index.is_some().then(|| self.position());
@@ -320,20 +231,20 @@ impl Hub {
     }
 
     /// Tells quiet clients their position, so that it stays within what is kept.
-    pub(super) fn tell_positions(&self) {
+    pub(in crate::hub) fn tell_positions(&self) {
         let index = self.index.read();
         let at = {
-            let mut past = self.past.lock();
-            if !past.telling_is_due() {
+            let mut log = self.replay_log.lock();
+            if !log.telling_is_due() {
                 return;
             }
-            (past.told, past.count, past.size) = (Instant::now(), 0, 0);
-            past.history.position()
+            (log.told, log.count, log.size) = (Instant::now(), 0, 0);
+            log.history.position()
         };
         let frame = position(&["now".into()], Some(at), None);
         let behind = index.clients.values().filter(|client| client.tracks() && client.told() < at.seq);
-        let mut pass = self.pass.lock();
-        behind.for_each(|client| pass.tell(client, &frame, at.seq));
+        let mut fan_out = self.fan_out.lock();
+        behind.for_each(|client| fan_out.tell(client, &frame, at.seq));
     }
 }
 

@@ -1,0 +1,117 @@
+//! Questions to the application's authenticator, with its panics caught, its time limited and its outages logged.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::SystemTime,
+};
+
+use futures_util::FutureExt;
+use serde_json::Value;
+
+use super::{Context, panic_text};
+use crate::{
+    auth::{AuthenticationError, Authenticator, Credentials, Handshake, Identity},
+    clock::now,
+    close::Subject,
+    hub::Moment,
+    log_limit::{Outage, OutageLine},
+};
+
+/// What the authenticator is asked about a client, beside its handshake.
+#[derive(Clone, Copy)]
+pub(crate) enum Question<'a> {
+    /// Who it is, by its handshake alone.
+    Handshake,
+    /// Who it is, by these credentials.
+    Credentials(&'a [Value]),
+    /// Whether its session goes on.
+    Again,
+}
+
+impl<'a> Question<'a> {
+    /// The question that a message with these details puts.
+    pub(crate) fn of(details: &'a [Value]) -> Self {
+        if details.is_empty() { Self::Handshake } else { Self::Credentials(details) }
+    }
+}
+
+/// The authenticator's answer, and when it was asked.
+pub(crate) struct Answer {
+    pub(crate) identity: Result<Option<Identity>, AuthenticationError>,
+    pub(crate) asked: Moment,
+}
+
+/// Asks the authenticator, within the time limit of the handshake. A client waits its turn among those of its address.
+pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Question<'_>) -> Answer {
+    let config = &context.config.connection;
+    let deadline = tokio::time::Instant::now() + config.handshake_timeout;
+    let turn = context.look_ups.turn(handshake.remote_ip(), config.look_ups_per_ip);
+    let Ok(_turn) = tokio::time::timeout_at(deadline, turn).await else {
+        let busy = "too many look-ups for this address".into();
+        return Answer { identity: Err(AuthenticationError::Unavailable(busy)), asked: context.hub.closes().now() };
+    };
+    // Read before the question is put: a close that comes later wins against its answer.
+    let asked = context.hub.closes().now();
+    let identity = authenticate(context, handshake, question, deadline).await;
+    Answer { identity, asked }
+}
+
+async fn authenticate(
+    context: &Context,
+    handshake: &Handshake,
+    question: Question<'_>,
+    deadline: tokio::time::Instant,
+) -> Result<Option<Identity>, AuthenticationError> {
+    let authenticator = &context.authenticator;
+    let asked = AssertUnwindSafe(async {
+        match question {
+            Question::Handshake => authenticator.authenticate(handshake, None).await,
+            Question::Credentials(details) => authenticator.authenticate(handshake, Some(Credentials(details))).await,
+            Question::Again => authenticator.recheck(handshake).await,
+        }
+    })
+    .catch_unwind();
+    let answered = tokio::time::timeout_at(deadline, asked).await;
+    let said = matches!(answered, Ok(Ok(_)));
+    let answer = match answered {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panic)) => {
+            Err(AuthenticationError::Misconfigured(format!("the authenticator panicked: {}", panic_text(&*panic))))
+        }
+        Err(elapsed) => Err(AuthenticationError::Unavailable(Box::new(elapsed))),
+    };
+    // What the authenticator said itself, it may have logged itself.
+    note(&context.outage, answer.as_ref().err(), said && authenticator.logs_failures());
+    match answer {
+        // A session that has run out is none.
+        Ok(Some(identity)) if identity.expires.is_some_and(|expires| expires <= SystemTime::now()) => Ok(None),
+        answer => answer,
+    }
+}
+
+/// Logs that the authenticator cannot answer, and that it can again.
+fn note(asking: &Outage, failure: Option<&AuthenticationError>, logged: bool) {
+    match failure {
+        Some(_) if logged => {}
+        Some(error) => {
+            if let Some(OutageLine::Failing { failures }) = asking.failed(now()) {
+                let error = error as &dyn std::error::Error;
+                tracing::error!(error, failures_before = failures, "clients cannot be authenticated");
+            }
+        }
+        None => {
+            if let Some(OutageLine::Over { failures, lasted }) = asking.succeeded(now()) {
+                tracing::info!(failures, ?lasted, "clients can be authenticated again");
+            }
+        }
+    }
+}
+
+/// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the task
+/// that the whole node lives by, so a panic ends here.
+pub(crate) fn forget(authenticator: &dyn Authenticator, subject: &Subject) {
+    let told = catch_unwind(AssertUnwindSafe(|| authenticator.forget(subject.into())));
+    if told.is_err() {
+        tracing::error!("the authenticator's `forget` panicked: it may let a closed session in again");
+    }
+}
