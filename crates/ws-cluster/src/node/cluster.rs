@@ -39,7 +39,7 @@ pub(crate) struct Cluster {
     events: mpsc::Sender<Event>,
     status: watch::Receiver<Status>,
     failure: watch::Receiver<Option<Failure>>,
-    shared: Arc<Shared>,
+    pub(super) shared: Arc<Shared>,
 }
 
 impl Cluster {

@@ -25,7 +25,9 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
     // `None` answers a heartbeat.
     let (outcomes, mut answers) = mpsc::channel::<Option<Outcome>>(OUTCOMES);
     let places = Arc::new(Semaphore::new(OUTCOMES));
-    let silence = ClusterConfig::default().heartbeat_timeout;
+    // A publisher is not told of the node's settings: its own are the defaults.
+    let interval = ClusterConfig::default().heartbeat_interval;
+    let silence = cluster.shared.config.cluster.heartbeat_timeout.max(2 * interval);
     let answering = async {
         while let Some(answer) = answers.recv().await {
             match answer {
@@ -76,5 +78,46 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
     };
     if let Err(error) = ended {
         log_publisher_loss(&error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::Instant;
+    use ws_cluster_core::{LogPosition, NodeId, Seq};
+
+    use super::*;
+    use crate::{
+        Config, MemoryPool,
+        node::{Delivery, DeliverySink, Settings, link::pair, start},
+    };
+
+    /// Has no clients.
+    struct Nobody;
+
+    impl DeliverySink for Nobody {
+        fn deliver(&self, _: Delivery) {}
+        fn write(&self) {}
+        fn trimmed(&self, _: Seq) {}
+        fn cut(&self, _: Seq) {}
+        fn restarted(&self, _: Option<LogPosition>, _: bool) {}
+        fn tick(&self) {}
+        fn cut_off(&self) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_publisher_is_gone_after_the_heartbeat_timeout_of_the_node() {
+        let mut config = Config::default();
+        config.cluster.heartbeat_timeout = Duration::from_secs(3);
+        let pool = Arc::new(MemoryPool::default());
+        let (node, cluster) = (NodeId::from_bytes([7; 16]), "default".into());
+        let settings = Settings { node, cluster, address: None, keys: Vec::new(), config, pool };
+        let cluster = start(settings, Arc::new(Nobody)).await.unwrap();
+        let [_publisher, link] = pair().await;
+        let start = Instant::now();
+        serve(&cluster, link).await;
+        assert_eq!(start.elapsed(), Duration::from_secs(3));
     }
 }

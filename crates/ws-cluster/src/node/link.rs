@@ -220,6 +220,16 @@ impl<S: Stream> LinkReader<S> {
     }
 }
 
+/// Both ends of a link that was proved, over a stream in memory.
+#[cfg(test)]
+pub(super) async fn pair() -> [Link<tokio::io::DuplexStream>; 2] {
+    let (near, far) = tokio::io::duplex(64 * 1024);
+    let words = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
+    let near = WebSocketStream::from_raw_socket(near, Side::Client, None).await;
+    let far = WebSocketStream::from_raw_socket(far, Side::Server, None).await;
+    [Link::new(near, &[7; 32], [DIALLER, ACCEPTOR], &words), Link::new(far, &[7; 32], [ACCEPTOR, DIALLER], &words)]
+}
+
 const DIALLER: &str = "dialler";
 const ACCEPTOR: &str = "acceptor";
 
