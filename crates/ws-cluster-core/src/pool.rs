@@ -11,7 +11,9 @@ pub struct Lease {
     pub term: Term,
     /// The master, or `None` after it released the lease.
     pub master: Option<NodeId>,
-    /// Grows with every renewal: a `(term, beat)` that stands still shows an master that fell silent.
+    /// Grows by a random stride with every write of the lease: a beat that stands still shows a master that fell silent,
+    /// and a lease that reads the same was not written meanwhile. A plain counter would not show that: a database that
+    /// failed over to a replica without the last writes would count up to the same number again.
     pub beat: u64,
 }
 

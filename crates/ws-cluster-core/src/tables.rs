@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use crate::{Announcement, Lease, NodeId, NodeRow, PoolView, Term};
 
-/// The rows of one cluster, with one method for each statement of [`Pool`]. No lock, no clock: `now` is the time
-/// since any fixed moment, the same for all calls.
+/// The rows of one cluster, with one method for each statement of [`Pool`]. No lock, no clock, no randomness:
+/// `now` is the time since any fixed moment, the same for all calls, and `stride` says how far the beat of the lease
+/// moves.
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     lease: Option<Lease>,
@@ -56,30 +57,30 @@ impl Tables {
     }
 
     /// [`Pool::renew`].
-    pub fn renew(&mut self, term: Term, master: NodeId) -> bool {
+    pub fn renew(&mut self, term: Term, master: NodeId, stride: u64) -> bool {
         let Some(lease) = self.owned(term, master) else { return false };
-        lease.beat += 1;
+        lease.beat += stride;
         true
     }
 
     /// [`Pool::take_over`].
-    pub fn take_over(&mut self, seen: &Lease, max_seen: Term, master: NodeId) -> Option<Term> {
+    pub fn take_over(&mut self, seen: &Lease, max_seen: Term, master: NodeId, stride: u64) -> Option<Term> {
         let lease = self.lease.as_mut().filter(|lease| **lease == *seen)?;
         let term = lease.term.max(max_seen).checked_add(1)?;
-        *lease = Lease { term, master: Some(master), beat: lease.beat + 1 };
+        *lease = Lease { term, master: Some(master), beat: lease.beat + stride };
         Some(term)
     }
 
     /// [`Pool::hand_over`].
-    pub fn hand_over(&mut self, term: Term, master: NodeId, successor: Option<NodeId>) -> bool {
+    pub fn hand_over(&mut self, term: Term, master: NodeId, successor: Option<NodeId>, stride: u64) -> bool {
         let Some(lease) = self.owned(term, master) else { return false };
-        *lease = Lease { term: term + 1, master: successor, beat: lease.beat + 1 };
+        *lease = Lease { term: term + 1, master: successor, beat: lease.beat + stride };
         true
     }
 
     /// [`Pool::restore`].
-    pub fn restore(&mut self, term: Term, master: Option<NodeId>) {
-        self.lease.get_or_insert(Lease { term, master, beat: 0 });
+    pub fn restore(&mut self, term: Term, master: Option<NodeId>, stride: u64) {
+        self.lease.get_or_insert(Lease { term, master, beat: stride });
     }
 
     /// [`Pool::clear_joined`].
@@ -97,6 +98,13 @@ impl Tables {
     /// Loses everything, the order of first announcement included: what dropping and making the tables does.
     pub fn clear(&mut self) {
         *self = Self { stamps: self.stamps, ..Self::default() };
+    }
+
+    /// Goes back to an older state of the same tables, as a database does that fails over to a replica that had not got
+    /// the last writes. The stamps of later announcements are new all the same: a database takes them from its clock.
+    #[cfg(any(test, feature = "simulator"))]
+    pub(crate) fn fall_back(&mut self, older: Self) {
+        *self = Self { stamps: self.stamps, ..older };
     }
 
     /// Overwrites the lease, as a restored backup does.

@@ -36,6 +36,8 @@ contract! {
         twenty_first_starts_at_once_all_get_in,
         twenty_candidates_give_one_winner,
         a_takeover_by_a_stale_view_loses,
+        a_lease_that_falls_back_comes_to_no_beat_for_a_second_time,
+        a_candidate_loses_to_a_master_that_renews_after_a_fail_over,
         a_takeover_needs_a_lease_row,
         a_takeover_goes_past_the_highest_term_seen,
         a_rewound_lease_does_not_rewind_the_term,

@@ -121,8 +121,7 @@ async fn an_abandoned_statement_does_not_spoil_the_next() {
     }
     // The last of them may have taken effect or may do so now.
     assert!(pool.renew(CLUSTER, seen.term, node(1), LEASE).await.unwrap());
-    let beat = lease(&pool).await.beat;
-    assert!((seen.beat + 1..=seen.beat + 11).contains(&beat), "{beat}");
+    assert!(lease(&pool).await.beat > seen.beat);
 }
 
 #[tokio::test]

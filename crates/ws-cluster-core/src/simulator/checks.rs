@@ -10,9 +10,9 @@ use std::{
 use bytes::Bytes;
 
 use super::story::{Name, PublishName};
-use crate::{Core, LogConfig, NodeId, Proposal, PublishId, Seq, Term};
+use crate::{Core, Lease, LogConfig, NodeId, Proposal, PublishId, Seq, Term};
 
-/// The master that wrote it is part of a place: tables that were emptied let a term be used twice.
+/// The master that wrote it is part of a place: tables that lost rows let a term be used twice.
 type LogPosition = (Term, NodeId, Seq);
 
 struct At(LogPosition);
@@ -80,7 +80,10 @@ pub struct Checks {
     /// For how long a key is surely remembered, whatever the clocks do.
     memory: Duration,
     masters: BTreeMap<Term, NodeId>,
-    emptied: bool,
+    /// The database lost writes.
+    rows_lost: bool,
+    /// Every lease that a write left behind.
+    leases: HashSet<(Term, Option<NodeId>, u64)>,
     seen: BTreeMap<NodeId, Seen>,
     /// Every place that was ever written.
     places: HashMap<LogPosition, Written>,
@@ -108,7 +111,7 @@ impl Checks {
             return Err(format!("the term of {} fell to {term}", Name(me)));
         }
         seen.term = term;
-        if core.is_serving_master() && !self.emptied && *self.masters.entry(term).or_insert(me) != me {
+        if core.is_serving_master() && !self.rows_lost && *self.masters.entry(term).or_insert(me) != me {
             return Err(format!("term {term} has two masters: {} and {}", Name(self.masters[&term]), Name(me)));
         }
         self.note_trimmed(core);
@@ -161,7 +164,7 @@ impl Checks {
         core: &Core,
         mut others: impl Iterator<Item = &'a Core>,
     ) -> Result<(), String> {
-        if self.emptied || !core.is_serving_master() {
+        if self.rows_lost || !core.is_serving_master() {
             return Ok(());
         }
         // Of the core that has just moved only: another's belief is as old as its own clock.
@@ -283,9 +286,19 @@ impl Checks {
         Ok(())
     }
 
+    /// A write of the lease leaves one that there was never before: whoever compares it with what they have read would
+    /// not notice the writes in between.
+    pub(super) fn lease_written(&mut self, Lease { term, master, beat }: Lease) -> Result<(), String> {
+        if self.leases.insert((term, master, beat)) {
+            return Ok(());
+        }
+        let master = master.map_or("nobody".to_owned(), |master| Name(master).to_string());
+        Err(format!("the lease of term {term} of {master} comes to beat {beat} a second time"))
+    }
+
     /// From here on terms may be used again.
-    pub(super) fn tables_emptied(&mut self) {
-        self.emptied = true;
+    pub(super) fn rows_lost(&mut self) {
+        self.rows_lost = true;
     }
 
     pub(super) fn reset(&mut self, node: NodeId) {

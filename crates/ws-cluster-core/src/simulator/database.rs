@@ -52,9 +52,23 @@ impl World {
         self.tell(|| format!("the database takes {delay} ms"));
     }
 
+    /// What is written from now on does not reach the replica.
+    pub(super) fn hold_replica_back(&mut self) {
+        self.replica = Some(self.tables.clone());
+        self.tell(|| "the replica lags from here on".to_owned());
+    }
+
+    /// The replica becomes the database, without what was written since it lags.
+    pub(super) fn fail_over(&mut self) {
+        let Some(replica) = self.replica.take() else { return };
+        self.tables.fall_back(replica);
+        self.checks.rows_lost();
+        self.tell(|| "the database fails over to the replica".to_owned());
+    }
+
     pub(super) fn empty_tables(&mut self) {
         self.tables.clear();
-        self.checks.tables_emptied();
+        self.checks.rows_lost();
         self.tell(|| "the tables are emptied".to_owned());
     }
 
@@ -86,6 +100,8 @@ impl World {
     /// Carries out what a node asked, which may have ended since.
     pub(super) fn take_effect(&mut self, id: NodeId, query: Query) -> Answer {
         let asked = self.story.is_some().then(|| query.clone());
+        let stride = if self.counts_beats { 1 } else { 1 + self.rng.below(1 << 30) };
+        let before = self.tables.read(self.now).lease;
         let answer = match query {
             Query::Read => Answer::View(self.tables.read(self.now)),
             Query::Announce(announcement) => {
@@ -94,11 +110,11 @@ impl World {
                 self.tables.announce(self.now.saturating_sub(skew.0) + skew.1, &announcement);
                 Answer::Done
             }
-            Query::Renew { term, master } => Answer::Held(self.tables.renew(term, master)),
-            Query::TakeOver { seen, max_seen } => Answer::Term(self.tables.take_over(&seen, max_seen, id)),
-            Query::HandOver { term, successor } => Answer::Held(self.tables.hand_over(term, id, successor)),
+            Query::Renew { term, master } => Answer::Held(self.tables.renew(term, master, stride)),
+            Query::TakeOver { seen, max_seen } => Answer::Term(self.tables.take_over(&seen, max_seen, id, stride)),
+            Query::HandOver { term, successor } => Answer::Held(self.tables.hand_over(term, id, successor, stride)),
             Query::Restore { term, master } => {
-                self.tables.restore(term, master);
+                self.tables.restore(term, master, stride);
                 Answer::Done
             }
             Query::ClearJoined(node) => {
@@ -110,6 +126,12 @@ impl World {
                 Answer::Done
             }
         };
+        let after = self.tables.read(self.now).lease;
+        if let Some(lease) = after.filter(|_| after != before)
+            && let Err(wrong) = self.checks.lease_written(lease)
+        {
+            self.fail(&wrong);
+        }
         if let Some(told) = asked.and_then(|query| tell(&query, &answer)) {
             self.tell(|| format!("{} {told}", Name(id)));
         }

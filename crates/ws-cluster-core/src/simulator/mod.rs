@@ -168,6 +168,10 @@ struct World {
     links: LinkId,
     nodes: Vec<Node>,
     tables: Tables,
+    /// The tables of a replica that lags, as they stood when it began to.
+    replica: Option<Tables>,
+    /// The beat of the lease is a plain counter.
+    counts_beats: bool,
     db_down: bool,
     /// Every write fails, every read succeeds.
     db_read_only: bool,
@@ -214,6 +218,8 @@ impl World {
             links: 0,
             nodes: Vec::new(),
             tables: Tables::default(),
+            replica: None,
+            counts_beats: false,
             db_down: false,
             db_read_only: false,
             db_skew: BTreeMap::new(),
@@ -362,6 +368,7 @@ impl World {
         self.db_down = false;
         self.db_read_only = false;
         self.db_skew.clear();
+        self.replica = None;
         self.lost_answers = 0;
         self.late_statements = 0;
         self.db_delay = 5;

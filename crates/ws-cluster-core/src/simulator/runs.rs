@@ -52,7 +52,7 @@ pub(super) fn any_fault(world: &mut World) {
     let size = world.nodes.len() as u64;
     let one = world.rng.below(size) as usize;
     let other = world.rng.below(size) as usize;
-    match world.rng.below(19) {
+    match world.rng.below(20) {
         0 | 1 => world.crash(one),
         2 if world.nodes[one].core.is_none() => world.boot(one),
         3 => world.pause(one),
@@ -105,6 +105,18 @@ pub(super) fn any_fault(world: &mut World) {
                 world.skew_database(one, seconds(behind), seconds(0))
             } else {
                 world.skew_database(one, seconds(0), seconds(ahead))
+            }
+        }
+        // Some checks end with it, so that it must not come in most of the runs.
+        19 if world.rng.below(2) == 0 => {
+            if world.replica.is_none() {
+                world.hold_replica_back();
+                let lag = Duration::from_millis(world.rng.below(6_000));
+                live(world, lag);
+            }
+            // At once, as if the replica were a little behind, or after other faults.
+            if world.rng.below(3) != 0 {
+                world.fail_over();
             }
         }
         _ => {}

@@ -19,6 +19,8 @@
 //! database cut a | mend a for one
 //! database forgets        the answers are lost from now on; `database remembers` ends it
 //! database empty          the tables are emptied
+//! database lags           a replica does not get what is written from now on
+//! database fails over     that replica becomes the database
 //! database readonly       every write fails and every read succeeds; `database writable` ends it
 //! status                  who is master, who follows, who is cut off
 //! ```
@@ -148,6 +150,8 @@ fn carry_out(world: &mut World, words: &[&str], began: Duration) -> Vec<String> 
         (["database", "readonly"], _) => world.refuse_writes(true),
         (["database", "writable"], _) => world.refuse_writes(false),
         (["database", "empty"], _) => world.empty_tables(),
+        (["database", "lags"], _) => world.hold_replica_back(),
+        (["database", "fails", "over"], _) => world.fail_over(),
         _ => return wrong("no such command"),
     }
     world.story.as_mut().map_or(Vec::new(), |story| story.take(began))

@@ -2,7 +2,10 @@
 //!
 //! `WS_CLUSTER_SEED` replays one run and prints its story; `WS_CLUSTER_RUNS` sets how many there are.
 
-use std::time::Duration;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
+};
 
 use bytes::Bytes;
 
@@ -11,19 +14,26 @@ use super::{
     runs::{SECOND, live, settle, storm},
     seeds::{first_wrong, search},
 };
-use crate::{Body, Core, Degraded, Frame, Join, Lineage, fault::Fault};
+use crate::{Body, Core, Degraded, Frame, Join, Lineage, Query, fault::Fault};
 
-/// One node at a time crashes, stops or leaves, and comes back before the next does.
+/// One node at a time crashes, stops or leaves, and comes back before the next does; or the database fails over to a
+/// replica that had not got the last writes.
 fn single_faults(seed: u64, mutant: Option<Fault>, story: bool) {
     let size = 2 + (seed % 3) as usize;
     let mut world = World::new(seed, size, mutant, story);
     live(&mut world, SECOND * 12);
     for _ in 0..3 {
         let one = world.rng.below(size as u64) as usize;
-        match world.rng.below(4) {
-            0 | 1 => world.crash(one),
-            2 => world.pause(one),
-            _ => world.shut_down(one),
+        match world.rng.below(9) {
+            0..4 => world.crash(one),
+            4 | 5 => world.pause(one),
+            6 | 7 => world.shut_down(one),
+            _ => {
+                world.hold_replica_back();
+                let lag = Duration::from_millis(world.rng.below(4_000));
+                live(&mut world, lag);
+                world.fail_over();
+            }
         }
         live(&mut world, SECOND * 12);
         settle(&mut world);
@@ -143,6 +153,27 @@ fn isolated_master(seed: u64, accepts: bool, story: bool) -> usize {
     world.crash(master);
     settle(&mut world);
     world.checks.extinct.len()
+}
+
+/// A fail-over of the database to a replica that had not got the last writes, while a candidate has seen the lease stand
+/// still: the master renews it as often as it was renewed before, and the candidate must not take the two for one.
+#[test]
+fn a_lease_that_falls_back_and_is_renewed_is_not_the_one_that_a_candidate_saw() {
+    for counts_beats in [false, true] {
+        let mut world = World::steady(2);
+        world.run(SECOND * 5);
+        world.counts_beats = counts_beats;
+        world.hold_replica_back();
+        let (master, candidate) = (world.nodes[0].id, world.nodes[1].id);
+        let renew = Query::Renew { term: 1, master };
+        world.take_effect(master, renew.clone());
+        let seen = world.tables.read(world.now).lease.expect("it was renewed");
+        world.fail_over();
+        let wrong = catch_unwind(AssertUnwindSafe(|| world.take_effect(master, renew)));
+        assert_eq!(wrong.is_err(), counts_beats, "the checks notice a lease that comes twice");
+        let take_over = world.tables.take_over(&seen, 1, candidate, 1);
+        assert_eq!(take_over.is_some(), counts_beats);
+    }
 }
 
 /// A database that became read-only answers every read, and nobody can renew, take over or announce.

@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::{Announcement, Lease, Pool, PoolError, PoolView};
+use super::{Announcement, Lease, Pool, PoolError, PoolView, stride};
 use ws_cluster_core::{NodeId, Tables, Term};
 
 /// A pool in memory, for tests and for servers that never become more than one process. Clones share one store;
@@ -65,7 +65,7 @@ impl Pool for MemoryPool {
     }
 
     async fn renew(&self, cluster: &str, term: Term, owner: NodeId, _: Duration) -> Result<bool, PoolError> {
-        Ok(self.with(cluster, |tables, _| tables.renew(term, owner)))
+        Ok(self.with(cluster, |tables, _| tables.renew(term, owner, stride())))
     }
 
     async fn take_over(
@@ -76,7 +76,7 @@ impl Pool for MemoryPool {
         owner: NodeId,
         _: Duration,
     ) -> Result<Option<Term>, PoolError> {
-        Ok(self.with(cluster, |tables, _| tables.take_over(seen, max_seen, owner)))
+        Ok(self.with(cluster, |tables, _| tables.take_over(seen, max_seen, owner, stride())))
     }
 
     async fn hand_over(
@@ -87,11 +87,11 @@ impl Pool for MemoryPool {
         successor: Option<NodeId>,
         _: Duration,
     ) -> Result<bool, PoolError> {
-        Ok(self.with(cluster, |tables, _| tables.hand_over(term, owner, successor)))
+        Ok(self.with(cluster, |tables, _| tables.hand_over(term, owner, successor, stride())))
     }
 
     async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
-        self.with(cluster, |tables, _| tables.restore(term, owner));
+        self.with(cluster, |tables, _| tables.restore(term, owner, stride()));
         Ok(())
     }
 

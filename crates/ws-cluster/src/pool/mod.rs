@@ -71,12 +71,14 @@ pub trait Pool: Send + Sync + 'static {
     /// its `ord`). Gives the row another [`stamp`](NodeRow::stamp), even if the clock stood still or went back. A row of another node with the same address is removed: its process is gone.
     async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError>;
 
-    /// `beat + 1` where the lease has this term and owner; `false` where it has not (the owner is fenced).
+    /// Moves the [`beat`](Lease::beat) by a random stride where the lease has this term and owner; `false` where it has
+    /// not (the owner is fenced).
     async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError>;
 
     /// Compare and set: if the lease stands at exactly `seen.term`, `seen.beat` and `seen.master`, sets
-    /// `term = max(term, max_seen) + 1`, `owner`, `beat + 1` and returns the new term; `None` if it moved on. The owner
-    /// counts because a database that failed over to a replica can come to the same term and beat a second time.
+    /// `term = max(term, max_seen) + 1` and `owner`, moves the beat by a random stride and returns the new term; `None` if
+    /// the lease moved on. The owner counts because a database that failed over to a replica can come to the same term a
+    /// second time.
     async fn take_over(
         &self,
         cluster: &str,
@@ -86,8 +88,8 @@ pub trait Pool: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<Option<Term>, PoolError>;
 
-    /// The owner passes the lease on: where it has this term and owner, sets `term + 1`, `beat + 1` and the
-    /// successor (`None` releases it). `false` where it has not.
+    /// The owner passes the lease on: where it has this term and owner, sets `term + 1` and the successor (`None` releases
+    /// it) and moves the beat by a random stride. `false` where it has not.
     async fn hand_over(
         &self,
         cluster: &str,
@@ -97,7 +99,8 @@ pub trait Pool: Send + Sync + 'static {
         lease: Duration,
     ) -> Result<bool, PoolError>;
 
-    /// Puts a lease row in place where there is none, with this term and owner and `beat` 0; an existing row stays.
+    /// Puts a lease row in place where there is none, with this term and owner and a random `beat`; an existing row
+    /// stays.
     async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError>;
 
     /// Forgets that the node is joined: its link to the master was lost.
@@ -105,6 +108,14 @@ pub trait Pool: Send + Sync + 'static {
 
     /// Removes the node's row.
     async fn remove(&self, cluster: &str, node: NodeId) -> Result<(), PoolError>;
+}
+
+/// How far a write of the lease moves its beat: a number that is drawn anew each time, so that a row that fell back to an
+/// older state does not come to a beat that somebody has read. A signed column of 64 bits overflows after two centuries
+/// of renewals, one a second.
+fn stride() -> u64 {
+    // A counter is what is left without randomness.
+    1 + u64::from(getrandom::u32().unwrap_or_default() >> 2)
 }
 
 /// Opens the pool that `url` names:

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use mysql_async::{Conn, Opts, Params, PoolConstraints, PoolOpts, Row, Value, prelude::Queryable};
 
-use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, Refusal};
+use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, Refusal, stride};
 use crate::mysql::{Database, guarded, is_permanent, parse, plain};
 use ws_cluster_core::{NodeId, Term};
 
@@ -64,18 +64,18 @@ const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? A
 const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
 
 const RENEW: &str = "\
-UPDATE ws_lease SET beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+UPDATE ws_lease SET beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE cluster = ? AND term = ? AND owner = ?";
 const TAKE_OVER: &str = "\
-UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+UPDATE ws_lease SET term = ?, owner = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE cluster = ? AND term = ? AND beat = ? AND owner <=> ?";
 const HAND_OVER: &str = "\
 UPDATE ws_lease
-SET term = term + 1, owner = ?, beat = beat + 1, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+SET term = term + 1, owner = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE cluster = ? AND term = ? AND owner = ?";
 // IGNORE would hide every other failure as well.
 const RESTORE: &str = "\
-INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, 0, UTC_TIMESTAMP(6))
+INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6))
 ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
 
 /// What a session needs whatever the server's defaults are: each statement its own transaction, no silent truncation
@@ -302,7 +302,8 @@ impl Pool for MySqlPool {
 
     async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
         let owner = owner.as_bytes();
-        self.change_lease(RENEW, vec![micros(lease).into(), cluster.into(), term.into(), owner.into()]).await
+        let params = vec![stride().into(), micros(lease).into(), cluster.into(), term.into(), owner.into()];
+        self.change_lease(RENEW, params).await
     }
 
     async fn take_over(
@@ -315,7 +316,7 @@ impl Pool for MySqlPool {
     ) -> Result<Option<Term>, PoolError> {
         // The condition fixes the stored term, so the next one can be told here.
         let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
-        let set = [term.into(), owner.as_bytes().into(), micros(lease).into()];
+        let set = [term.into(), owner.as_bytes().into(), stride().into(), micros(lease).into()];
         let seen_owner = seen.master.map(|node| *node.as_bytes()).into();
         let condition = [cluster.into(), seen.term.into(), seen.beat.into(), seen_owner];
         let won = self.change_lease(TAKE_OVER, set.into_iter().chain(condition).collect()).await?;
@@ -330,13 +331,13 @@ impl Pool for MySqlPool {
         successor: Option<NodeId>,
         lease: Duration,
     ) -> Result<bool, PoolError> {
-        let set = [successor.map(|node| *node.as_bytes()).into(), micros(lease).into()];
+        let set = [successor.map(|node| *node.as_bytes()).into(), stride().into(), micros(lease).into()];
         let condition = [cluster.into(), term.into(), owner.as_bytes().into()];
         self.change_lease(HAND_OVER, set.into_iter().chain(condition).collect()).await
     }
 
     async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
-        self.run(RESTORE, (cluster, term, owner.map(|node| *node.as_bytes())).into()).await?;
+        self.run(RESTORE, (cluster, term, owner.map(|node| *node.as_bytes()), stride()).into()).await?;
         Ok(())
     }
 

@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params, types::Type};
 
-use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView};
+use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, stride};
 use ws_cluster_core::{NodeId, Term};
 
 /// Times are microseconds since 1970.
@@ -56,15 +56,15 @@ INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, no
 const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? AND node = ?";
 const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
 const RENEW: &str = "\
-UPDATE ws_lease SET beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND owner = ?";
+UPDATE ws_lease SET beat = beat + ?, expires_at = ? WHERE cluster = ? AND term = ? AND owner = ?";
 const TAKE_OVER: &str = "\
-UPDATE ws_lease SET term = ?, owner = ?, beat = beat + 1, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?
+UPDATE ws_lease SET term = ?, owner = ?, beat = beat + ?, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?
   AND owner IS ?";
 const HAND_OVER: &str = "\
-UPDATE ws_lease SET term = term + 1, owner = ?, beat = beat + 1, expires_at = ?
+UPDATE ws_lease SET term = term + 1, owner = ?, beat = beat + ?, expires_at = ?
 WHERE cluster = ? AND term = ? AND owner = ?";
 const RESTORE: &str = "\
-INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, 0, ?) ON CONFLICT DO NOTHING";
+INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
 /// How long a statement waits for other processes; less than the caller's limit of a query.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -192,9 +192,9 @@ impl Pool for SqlitePool {
     async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
         let cluster = cluster.to_owned();
         self.change_lease(move |connection| {
-            let expires_at = now().saturating_add(micros(lease));
+            let (stride, expires_at) = (integer(stride())?, now().saturating_add(micros(lease)));
             let mut renew = connection.prepare_cached(RENEW)?;
-            renew.execute(params![expires_at, cluster, integer(term)?, owner.as_bytes()])
+            renew.execute(params![stride, expires_at, cluster, integer(term)?, owner.as_bytes()])
         })
         .await
     }
@@ -211,11 +211,12 @@ impl Pool for SqlitePool {
         // The condition fixes the stored term, so the next one can be told here.
         let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
         let won = self.change_lease(move |connection| {
-            let expires_at = now().saturating_add(micros(lease));
+            let (stride, expires_at) = (integer(stride())?, now().saturating_add(micros(lease)));
             let mut take_over = connection.prepare_cached(TAKE_OVER)?;
             take_over.execute(params![
                 integer(term)?,
                 owner.as_bytes(),
+                stride,
                 expires_at,
                 cluster,
                 integer(seen.term)?,
@@ -237,9 +238,9 @@ impl Pool for SqlitePool {
         let cluster = cluster.to_owned();
         self.change_lease(move |connection| {
             let successor = successor.as_ref().map(NodeId::as_bytes);
-            let expires_at = now().saturating_add(micros(lease));
+            let (stride, expires_at) = (integer(stride())?, now().saturating_add(micros(lease)));
             let mut hand_over = connection.prepare_cached(HAND_OVER)?;
-            hand_over.execute(params![successor, expires_at, cluster, integer(term)?, owner.as_bytes()])
+            hand_over.execute(params![successor, stride, expires_at, cluster, integer(term)?, owner.as_bytes()])
         })
         .await
     }
@@ -248,7 +249,8 @@ impl Pool for SqlitePool {
         let cluster = cluster.to_owned();
         self.run(move |connection| {
             let owner = owner.as_ref().map(NodeId::as_bytes);
-            connection.prepare_cached(RESTORE)?.execute(params![cluster, integer(term)?, owner, now()])
+            let stride = integer(stride())?;
+            connection.prepare_cached(RESTORE)?.execute(params![cluster, integer(term)?, owner, stride, now()])
         })
         .await
         .map(|_| ())
