@@ -4,6 +4,7 @@ pub mod browser;
 pub mod client;
 pub mod faults;
 pub mod forwarder;
+pub mod galera;
 pub mod history;
 pub mod log;
 mod mariadb;
@@ -16,6 +17,7 @@ pub mod random;
 mod server;
 pub mod solo;
 pub mod tamper;
+pub mod world;
 
 pub use mariadb::MariaDb;
 pub use programs::program;

@@ -226,6 +226,27 @@ impl MariaDb {
         self.server = Some(server.unwrap_or_else(|log| panic!("MariaDB does not start again:\n{log}")));
     }
 
+    /// Sets the options that [`start_again`](Self::start_again) starts the server with, beside those of all servers.
+    pub(crate) fn set_options(&mut self, options: Vec<String>) {
+        self.options = options;
+    }
+
+    /// Runs the stopped server's program with one more option, which makes it do something and end; its log.
+    pub(crate) async fn run(&self, option: &str) -> String {
+        assert!(self.server.is_none(), "MariaDB runs");
+        let mut command = Command::new(server_program());
+        command
+            .env("TMPDIR", self.directory.path())
+            .args(["--no-defaults", user_option(self.directory.path())].into_iter().filter(|option| !option.is_empty()))
+            .arg(format!("--datadir={}", self.directory.path().join("data").display()))
+            .args(OPTIONS)
+            .arg(format!("--port={}", self.port))
+            .args(&self.options)
+            .arg(option);
+        let output = blocking(move || command.output()).await.expect("MariaDB is installed");
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
     async fn end(&mut self, signal: &'static str) {
         if let Some(server) = self.server.take() {
             blocking(move || server.end(signal)).await;
@@ -260,14 +281,16 @@ impl Server {
             .expect("a shell");
         let log = guard.stderr.take().expect("standard error is piped");
         let server = Self { guard };
-        match follow(log).recv_timeout(START_TIMEOUT).unwrap_or_else(|error| Err(error.to_string())) {
-            Ok(()) => Ok(server),
-            Err(log) => {
-                // Not dropped, which would remove the directory that the next try needs.
-                server.end("KILL");
-                Err(log)
-            }
+        let reports = follow(log);
+        let report = reports.recv_timeout(START_TIMEOUT);
+        if let Ok(Ok(())) = report {
+            return Ok(server);
         }
+        // Not dropped, which would remove the directory that the next try needs.
+        server.end("KILL");
+        // The log of a server that was too slow is complete now.
+        let report = report.or_else(|_| reports.recv_timeout(START_TIMEOUT));
+        Err(report.unwrap_or_else(|error| Err(error.to_string())).err().unwrap_or_default())
     }
 
     fn end(mut self, signal: &str) {

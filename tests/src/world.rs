@@ -1,0 +1,378 @@
+//! `ws-server` processes with messages flowing through them, and what must hold whatever happens to them: a message
+//! whose publish was accepted reaches every client that lived through it exactly once, in one order.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    time::Duration,
+};
+
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::watch,
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tokio_tungstenite::tungstenite::Message;
+use ws_cluster::{
+    MySqlPool, Pool,
+    pool::{Lease, PoolView},
+};
+
+use crate::{WsServer, client::Client};
+
+/// The key of the cluster.
+pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
+const PUBLISH_KEY: &str = "a key to publish";
+/// Longest wait for a step: a lease, a heartbeat's time and a database's start, on a machine with other work.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two messages of one publisher.
+const PACE: Duration = Duration::from_millis(10);
+/// What comes within the time that a step has.
+///
+/// # Panics
+/// Nothing comes.
+pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+}
+
+/// A message as publishers number them.
+type Numbered = (String, u64);
+
+/// The processes, their clients and their publishers.
+pub struct World {
+    /// Where nodes find the pool: the first node at the first, and so on in turn.
+    urls: Vec<String>,
+    /// The same pool as each of the URLs shows it.
+    pools: Vec<MySqlPool>,
+    state: TempDir,
+    nodes: Vec<Option<WsServer>>,
+    /// The clients, each with the index of its node.
+    tabs: Vec<(usize, Tab)>,
+    flow: Option<Flow>,
+    /// What all publishers did.
+    published: Vec<Published>,
+}
+
+/// A client that reads all the time.
+struct Tab {
+    seen: watch::Receiver<Vec<Numbered>>,
+}
+
+struct Flow {
+    stop: watch::Sender<bool>,
+    /// How many each node accepted, and did not accept in time.
+    accepted: HashMap<usize, watch::Receiver<usize>>,
+    failed: HashMap<usize, watch::Receiver<usize>>,
+    publishers: Vec<JoinHandle<Published>>,
+}
+
+/// What one publisher did.
+pub struct Published {
+    /// Its name.
+    pub by: String,
+    /// The numbers of its messages that were accepted.
+    pub accepted: Vec<u64>,
+    /// All numbers below this one were tried.
+    pub tried: u64,
+}
+
+impl World {
+    /// Time between two looks at what tells nothing by itself: the pool, and a node's `/ready`.
+    pub const LOOK: Duration = Duration::from_millis(50);
+
+    /// Starts three nodes on the pool at these URLs and waits until they are members. Two clients are on each.
+    ///
+    /// # Panics
+    /// They do not start; with their logs.
+    pub async fn start(urls: &[String]) -> Self {
+        let mut pools = Vec::new();
+        for url in urls {
+            pools.push(MySqlPool::connect(url).await.expect("a well-formed URL"));
+        }
+        let mut world = Self {
+            urls: urls.to_vec(),
+            pools,
+            state: tempfile::tempdir().expect("a temporary directory"),
+            nodes: Vec::new(),
+            tabs: Vec::new(),
+            flow: None,
+            published: Vec::new(),
+        };
+        for _ in 0..3 {
+            world.add().await;
+        }
+        world.settled().await;
+        for node in [0, 0, 1, 1, 2, 2] {
+            world.connect(node).await;
+        }
+        world
+    }
+
+    /// Starts one more node and returns its index.
+    pub async fn add(&mut self) -> usize {
+        let url = &self.urls[self.nodes.len() % self.urls.len()];
+        let flags = ["--pool", url, "--key", KEY, "--publish-key", PUBLISH_KEY];
+        self.nodes.push(Some(WsServer::start(self.state.path(), &flags).await));
+        self.nodes.len() - 1
+    }
+
+    /// Connects one more client to a node, once the node takes clients.
+    pub async fn connect(&mut self, node: usize) {
+        let address = self.address(node);
+        self.node(node).ready().await;
+        self.tabs.push((node, Tab::read(Client::connect(address, &[]).await)));
+    }
+
+    /// A node that runs.
+    ///
+    /// # Panics
+    /// It was killed.
+    pub fn node(&self, node: usize) -> &WsServer {
+        self.nodes[node].as_ref().expect("a running node")
+    }
+
+    /// Where clients reach a node.
+    pub fn address(&self, node: usize) -> SocketAddr {
+        self.node(node).address()
+    }
+
+    /// The indices of the nodes that run.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_some()).collect()
+    }
+
+    /// Waits until all running nodes are members, wherever the pool is read; the master's index and the lease.
+    ///
+    /// # Panics
+    /// They are not in time; with their logs.
+    pub async fn settled(&self) -> (usize, Lease) {
+        let mut last = None;
+        let looking = async {
+            let mut look = interval(Self::LOOK);
+            loop {
+                look.tick().await;
+                let mut settled = Vec::new();
+                for pool in &self.pools {
+                    let Ok(view) = pool.read("default").await else { break };
+                    settled.extend(self.judge(&view));
+                    last = Some(view);
+                }
+                let one_master = settled.windows(2).all(|two| (two[0].0, two[0].1.term) == (two[1].0, two[1].1.term));
+                if settled.len() == self.pools.len() && one_master {
+                    return settled[0];
+                }
+            }
+        };
+        match timeout(PATIENCE, looking).await {
+            Ok(settled) => settled,
+            Err(_) => self.fail(&format!("the cluster does not settle: {last:?}")),
+        }
+    }
+
+    /// The master's index and the lease, if this view of the pool shows all running nodes as members.
+    fn judge(&self, view: &PoolView) -> Option<(usize, Lease)> {
+        let lease = view.lease?;
+        let mut master = None;
+        for node in self.running() {
+            let url = format!("ws://{}", self.address(node));
+            let row = view.nodes.iter().find(|row| row.address == url && row.joined == Some(lease.term))?;
+            if lease.master == Some(row.node) {
+                master = Some(node);
+            }
+        }
+        Some((master?, lease))
+    }
+
+    /// Panics with the logs of the running nodes.
+    fn fail(&self, why: &str) -> ! {
+        for node in self.running() {
+            eprintln!("---- node {node} at {}:\n{}", self.address(node), self.node(node).log());
+        }
+        panic!("{why}");
+    }
+
+    /// Lets these nodes' publishers begin.
+    pub fn flow(&mut self, nodes: &[usize]) {
+        let (stop, stopped) = watch::channel(false);
+        let mut flow = Flow { stop, accepted: HashMap::new(), failed: HashMap::new(), publishers: Vec::new() };
+        for &node in nodes {
+            let counters = (watch::Sender::new(0), watch::Sender::new(0));
+            flow.accepted.insert(node, counters.0.subscribe());
+            flow.failed.insert(node, counters.1.subscribe());
+            let by = format!("publisher {} of node {node}", self.published.len() + flow.publishers.len());
+            flow.publishers.push(tokio::spawn(publish(by, self.address(node), counters, stopped.clone())));
+        }
+        assert!(self.flow.replace(flow).is_none(), "the flow before was ended");
+    }
+
+    /// Waits until each of these nodes accepted so many more.
+    pub async fn flows(&self, nodes: &[usize], more: usize) {
+        let flow = self.flow.as_ref().expect("messages flow");
+        // All count from now on, not from the end of the wait for the one before.
+        let begin = |node| {
+            let accepted: &watch::Receiver<usize> = &flow.accepted[node];
+            let count = *accepted.borrow();
+            (node, count + more, accepted.clone())
+        };
+        let waits: Vec<_> = nodes.iter().map(begin).collect();
+        for (node, goal, mut accepted) in waits {
+            let waited = timeout(PATIENCE, accepted.wait_for(|accepted| *accepted >= goal)).await;
+            if !matches!(waited, Ok(Ok(_))) {
+                self.fail(&format!("node {node} does not accept"));
+            }
+        }
+    }
+
+    /// Waits until each of these nodes left a publish without an answer.
+    pub async fn fails(&self, nodes: &[usize]) {
+        let flow = self.flow.as_ref().expect("messages flow");
+        for node in nodes {
+            let mut failed = flow.failed[node].clone();
+            let before = *failed.borrow();
+            in_time("a publish without an answer", failed.wait_for(|failed| *failed > before)).await.expect("it runs");
+        }
+    }
+
+    /// Ends the publishers.
+    pub async fn ends(&mut self) {
+        let flow = self.flow.take().expect("messages flow");
+        flow.stop.send_replace(true);
+        for publisher in flow.publishers {
+            self.published.push(in_time("the end of a publisher", publisher).await.expect("no panic"));
+        }
+    }
+
+    /// Kills a node; its clients are lost with it.
+    pub async fn kill(&mut self, node: usize) {
+        let mut process = self.nodes[node].take().expect("a running node");
+        process.kill().await;
+        self.tabs.retain(|(on, _)| *on != node);
+    }
+
+    /// The publishers that ended since the last [`afresh`](Self::afresh).
+    pub fn published(&self) -> &[Published] {
+        &self.published
+    }
+
+    /// Forgets clients and publishers, and connects one client to each running node.
+    pub async fn afresh(&mut self) {
+        self.tabs.clear();
+        self.published.clear();
+        for node in self.running() {
+            self.connect(node).await;
+        }
+    }
+
+    /// Publishes a last message, waits until all clients have it, and asserts the promise at the top of the file.
+    ///
+    /// # Panics
+    /// It does not hold.
+    pub async fn check(&mut self) {
+        let last = self.running()[0];
+        let end = format!("end {}", self.published.len());
+        let sent = in_time("the last message", send(self.address(last), &end, 0)).await;
+        assert!(sent.is_ok(), "{sent:?}");
+        self.published.push(Published { by: end.clone(), accepted: vec![0], tried: 1 });
+        let mut histories = Vec::new();
+        for (node, tab) in &self.tabs {
+            let mut seen = tab.seen.clone();
+            let wait = seen.wait_for(|seen| seen.last().is_some_and(|(by, _)| *by == end));
+            let seen = in_time("the last message at a client", wait).await;
+            histories.push((*node, seen.expect("the client is connected").clone()));
+        }
+        let mut accepted = 0;
+        let mut unclear = 0;
+        for (node, seen) in &histories {
+            let mut by: BTreeMap<&str, Vec<u64>> = BTreeMap::new();
+            seen.iter().for_each(|(publisher, number)| by.entry(publisher).or_default().push(*number));
+            (accepted, unclear) = (0, 0);
+            for published in &self.published {
+                let came = by.remove(&*published.by).unwrap_or_default();
+                assert!(came.is_sorted_by(|a, b| a < b), "{}: on node {node} not once or not in order", published.by);
+                let missing = published.accepted.iter().find(|number| came.binary_search(number).is_err());
+                assert_eq!(missing, None, "{}: accepted, but not seen on node {node}", published.by);
+                assert!(came.last().is_none_or(|last| *last < published.tried));
+                accepted += published.accepted.len();
+                unclear += came.len() - published.accepted.len();
+            }
+            assert!(by.is_empty(), "nobody published {by:?}");
+        }
+        let (first, order) = &histories[0];
+        for (node, seen) in &histories {
+            let differs = seen.iter().zip(order).position(|(one, other)| one != other);
+            assert_eq!((differs, seen.len()), (None, order.len()), "one order on nodes {first} and {node}");
+        }
+        println!("{} clients, {accepted} accepted, {unclear} unclear ones delivered", histories.len());
+    }
+}
+
+impl Tab {
+    fn read(mut client: Client) -> Self {
+        let (sender, seen) = watch::channel(Vec::new());
+        tokio::spawn(async move {
+            // Ends with the node, or with the test.
+            while let Some(Ok(message)) = client.0.next().await {
+                let Message::Text(text) = message else { continue };
+                let message: Value = serde_json::from_str(&text).expect("JSON");
+                if message["action"] == "count" {
+                    let by = message["details"][0].as_str().expect("a publisher").to_owned();
+                    let number = message["details"][1].as_u64().expect("a number");
+                    sender.send_modify(|seen| seen.push((by, number)));
+                }
+            }
+        });
+        Self { seen }
+    }
+}
+
+/// Publishes one after the other, whatever becomes of them; counts those that were accepted, and the others.
+async fn publish(
+    by: String,
+    address: SocketAddr,
+    (accepted, failed): (watch::Sender<usize>, watch::Sender<usize>),
+    stopped: watch::Receiver<bool>,
+) -> Published {
+    let mut published = Published { by, accepted: Vec::new(), tried: 0 };
+    let mut pace = interval(PACE);
+    // Never faster, so that a number of messages stands for a time.
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while !*stopped.borrow() {
+        pace.tick().await;
+        let number = published.tried;
+        published.tried += 1;
+        if send(address, &published.by, number).await.is_ok() {
+            published.accepted.push(number);
+            accepted.send_modify(|accepted| *accepted += 1);
+        } else {
+            failed.send_modify(|failed| *failed += 1);
+        }
+    }
+    published
+}
+
+/// One publish over HTTP; `Ok` where it was accepted.
+async fn send(address: SocketAddr, by: &str, number: u64) -> Result<(), String> {
+    /// Longer than the server waits.
+    const LIMIT: Duration = Duration::from_secs(8);
+    let body = json!({ "action": "count", "details": [by, number], "to": "all" }).to_string();
+    let request = format!(
+        "POST /_publish HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\nauthorization: Bearer {PUBLISH_KEY}\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let exchange = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok::<_, std::io::Error>(answer)
+    };
+    let answer = timeout(LIMIT, exchange).await.map_err(|error| error.to_string())?;
+    let answer = answer.map_err(|error| error.to_string())?;
+    if answer.starts_with("HTTP/1.1 2") { Ok(()) } else { Err(answer) }
+}
