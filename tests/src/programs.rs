@@ -22,7 +22,14 @@ fn build() -> PathBuf {
         Some("debug") | None => "dev",
         Some(profile) => profile,
     };
-    let built = Command::new(env!("CARGO"))
+    let mut cargo = Command::new(env!("CARGO"));
+    // What Cargo tells a test of its package. Build scripts that look at it (ring's) would take it for a change, and all
+    // that depends on them would be built again, here and by the next Cargo outside of a test.
+    let of_package = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
+        cargo.env_remove(name);
+    }
+    let built = cargo
         // The whole workspace, as `.ci/test` does, so that nothing is built a second time for other features.
         .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"])
         .arg(directory.parent().unwrap_or(Path::new(".")))
