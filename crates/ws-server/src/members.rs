@@ -95,24 +95,37 @@ fn table(cluster: &str, view: &PoolView) -> String {
         let [first, second, third] = widths;
         let _ = writeln!(text, "{node:first$}  {address:second$}  {role:third$}  {seen}");
     }
-    if let Some(why) = degraded(&rows) {
+    if let Some(why) = degraded(&rows, owner.map(short).as_deref()) {
         let _ = writeln!(text, "Degraded: {why}");
     }
     text
 }
 
-/// What is not as it should be, as the roles show.
-fn degraded(rows: &[[String; 4]]) -> Option<String> {
+/// What to do about old rows, which tell nothing of the links and of the messages that flow over them.
+const ASK: &str = "(`ws-server check --all` asks the nodes)";
+
+/// What is not as it should be, as the roles show. `owner` is the node that has the lease.
+fn degraded(rows: &[[String; 4]], owner: Option<&str>) -> Option<String> {
     let count = |wanted: &str| rows.iter().filter(|[_, _, role, _]| role == wanted).count();
     let (members, apart, gone) = (count("member"), count("apart"), count("gone"));
+    let is_gone = |node: &str| rows.iter().any(|[name, _, role, _]| name == node && role == "gone");
     match count("master") {
-        0 if gone == rows.len() - 1 => Some(
-            "no node has announced itself: none runs, or the database takes no writes (`ws-server check --all` asks the nodes)"
-                .to_owned(),
-        ),
+        0 if gone == rows.len() - 1 => {
+            Some(format!("no node has announced itself: none runs, or the database takes no writes {ASK}"))
+        }
+        0 if owner.is_some_and(is_gone) => Some(format!(
+            "the master has not announced itself: it is gone, or its database does not take its writes {ASK}"
+        )),
         0 => Some("no master is there".to_owned()),
         _ if apart > 0 => Some(format!("{apart} of {} nodes are not linked to the master", rows.len() - 1)),
-        _ if members == 0 && gone > 0 => Some("the master is alone".to_owned()),
+        _ if members == 0 && gone > 0 => Some(format!(
+            "only the master has announced itself: the others are gone, or their database does not take their writes {ASK}"
+        )),
+        _ if gone > 0 => Some(format!(
+            "{gone} of {} nodes have not announced themselves: they are gone, or their database does not take their \
+             writes {ASK}",
+            rows.len() - 1
+        )),
         _ => None,
     }
 }
@@ -147,7 +160,9 @@ mod tests {
         let both = table("default", &rejuvenated(&first, view([11, 21], 3_600)));
         assert!(both.contains("master") && both.contains("member") && !both.contains("Degraded"), "{both}");
         let one = table("default", &rejuvenated(&first, view([11, 20], 3_600)));
-        assert!(one.contains("Degraded: the master is alone"), "{one}");
+        assert!(one.contains("Degraded: only the master has announced itself"), "{one}");
+        let other = table("default", &rejuvenated(&first, view([10, 21], 3_600)));
+        assert!(other.contains("Degraded: the master has not announced itself"), "{other}");
         let none = table("default", &rejuvenated(&first, view([10, 20], 3_600)));
         assert!(none.contains("no node has announced itself"), "{none}");
     }
