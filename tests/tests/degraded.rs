@@ -6,10 +6,11 @@ use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
 use mysql_async::prelude::Queryable;
 use tests::{
-    MariaDb,
+    MariaDb, WsServer,
     client::{Client, soon},
     nodes::{KEY, Node, Nodes, config},
 };
+use tokio::net::TcpListener;
 use ws_cluster::{Degraded, MemoryPool, MySqlPool, Publisher, Server, StartError, Target};
 
 /// The answer of `/ready`.
@@ -194,4 +195,30 @@ async fn a_node_that_is_cut_off_the_master_sends_its_clients_elsewhere() {
     let mut client = cut.guest().await;
     other.server.publish("said", "together", Target::all()).await.expect("accepted");
     said(&mut client, "together").await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_fails_for_another_reason_than_before_is_told_with_that_reason() {
+    let mut database = MariaDb::start().await;
+    let url = database.database().await;
+    let state = tempfile::tempdir().expect("a temporary directory");
+    let node = WsServer::start(state.path(), &["--pool", &url, "--key", KEY]).await;
+    node.ready().await;
+    database.kill().await;
+    node.logged("Connection refused").await;
+    // Something answers in its place that is no database.
+    let listener = TcpListener::bind(("127.0.0.1", database.port())).await.expect("the port is free");
+    let impostor = tokio::spawn(async move {
+        loop {
+            drop(listener.accept().await);
+        }
+    });
+    let is_warning = |line: &&str| line.contains(" WARN ") && line.contains("does not answer\" cause=");
+    soon(async {
+        while node.log().lines().filter(is_warning).count() < 2 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    impostor.abort();
 }

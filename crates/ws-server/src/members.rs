@@ -95,7 +95,7 @@ fn table(cluster: &str, view: &PoolView) -> String {
         let [first, second, third] = widths;
         let _ = writeln!(text, "{node:first$}  {address:second$}  {role:third$}  {seen}");
     }
-    if let Some(why) = degraded(&rows, owner.map(short).as_deref()) {
+    if let Some(why) = degraded(&rows, master.map(short).as_deref()) {
         let _ = writeln!(text, "Degraded: {why}");
     }
     text
@@ -104,8 +104,8 @@ fn table(cluster: &str, view: &PoolView) -> String {
 /// What to do about old rows, which tell nothing of the links and of the messages that flow over them.
 const ASK: &str = "(`ws-server check --all` asks the nodes)";
 
-/// What is not as it should be, as the roles show. `owner` is the node that has the lease.
-fn degraded(rows: &[[String; 4]], owner: Option<&str>) -> Option<String> {
+/// What is not as it should be, as the roles show. `holder` is the node that has the lease.
+fn degraded(rows: &[[String; 4]], holder: Option<&str>) -> Option<String> {
     let count = |wanted: &str| rows.iter().filter(|[_, _, role, _]| role == wanted).count();
     let (members, apart, gone) = (count("member"), count("apart"), count("gone"));
     let is_gone = |node: &str| rows.iter().any(|[name, _, role, _]| name == node && role == "gone");
@@ -113,7 +113,7 @@ fn degraded(rows: &[[String; 4]], owner: Option<&str>) -> Option<String> {
         0 if gone == rows.len() - 1 => {
             Some(format!("no node has announced itself: none runs, or the database takes no writes {ASK}"))
         }
-        0 if owner.is_some_and(is_gone) => Some(format!(
+        0 if holder.is_some_and(is_gone) => Some(format!(
             "the master has not announced itself: it is gone, or its database does not take its writes {ASK}"
         )),
         0 => Some("no master is there".to_owned()),

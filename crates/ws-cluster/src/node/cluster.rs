@@ -171,6 +171,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
         unreachable: HashSet::new(),
         failure: failure_receiver.clone(),
         cause: None,
+        causes: LogLimits::default(),
         waiting: HashMap::new(),
         draining: false,
         leaving: Vec::new(),

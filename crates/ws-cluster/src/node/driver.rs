@@ -17,7 +17,7 @@ use super::{
     Delivery, DeliverySink, Failure, Shared,
     link::{LinkError, Outgoing},
 };
-use crate::{clock::now, error::PublishError, pool::Pool};
+use crate::{clock::now, error::PublishError, log_limit::LogLimits, pool::Pool};
 use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
 
 /// Events that are passed in before the outputs are carried out: what gathers goes out together.
@@ -69,6 +69,8 @@ pub(super) struct Driver {
     pub(super) failure: watch::Receiver<Option<Failure>>,
     /// Why the pool failed last.
     pub(super) cause: Option<String>,
+    /// Causes that the log was told of.
+    pub(super) causes: LogLimits<String>,
     /// Who waits for the acceptance of an own publish.
     pub(super) waiting: HashMap<u64, Waiting>,
     /// The clients are sent away, and the shutdown follows.
@@ -219,15 +221,30 @@ impl Driver {
                 tracing::info!(term = status.term, master = ?status.master, "the cluster changed");
             }
             // Every node begins without a master, which is no news.
-            if known.degraded != status.degraded && *known != Status::default() {
-                match status.degraded {
-                    Some(why) => tracing::warn!(why = why.as_str(), cause = status.cause, "degraded"),
-                    None => tracing::info!("no longer degraded"),
-                }
+            if *known != Status::default() {
+                self.tell_degradation(known, &status);
             }
             *known = status;
             changed
         });
+    }
+
+    /// Writes to the log why the node is degraded, if that is another reason than before, and that it no longer is.
+    fn tell_degradation(&self, known: &Status, status: &Status) {
+        let is_news = known.degraded != status.degraded;
+        match (status.degraded, &status.cause) {
+            (Some(why), Some(cause)) => {
+                // Another cause tells what to do now: a database that is started again may still refuse. Causes that
+                // alternate get one line per interval.
+                let is_due = known.cause != status.cause && self.causes.due(cause.clone(), now()).is_some();
+                if is_news || is_due {
+                    tracing::warn!(why = why.as_str(), cause, "degraded");
+                }
+            }
+            (Some(why), None) if is_news => tracing::warn!(why = why.as_str(), "degraded"),
+            (None, _) if is_news => tracing::info!("no longer degraded"),
+            _ => {}
+        }
     }
 
     /// Returns the core's status with what only the driver knows.
