@@ -1,5 +1,5 @@
 //! The cluster's key and the publish key as people give them: from files with a newline at the end, from shells, from a
-//! README.
+//! page of the documentation.
 
 /// Shortest cluster key in bytes: as long as the hash that links make with it.
 pub(crate) const CLUSTER_KEY_SIZE: usize = 32;
@@ -83,10 +83,11 @@ mod tests {
 
     #[test]
     fn keys_of_the_documentation_are_refused() {
-        let readme = include_str!("../../../README.md");
+        let pages = concat!(include_str!("../../../docs/site.md"), include_str!("../../../docs/operations.md"));
         for name in ["WS_CLUSTER_KEY=", "WS_SERVER_PUBLISH_KEY="] {
-            for (start, _) in readme.match_indices(name) {
-                let value = &readme[start + name.len()..];
+            assert!(pages.contains(name));
+            for (start, _) in pages.match_indices(name) {
+                let value = &pages[start + name.len()..];
                 let value = value.split_whitespace().next().unwrap_or_default();
                 assert!(publish_key(value).is_err(), "{name}{value} is not refused");
                 assert!(cluster_key(value.into()).is_err(), "{name}{value} is not refused");
