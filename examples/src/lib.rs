@@ -10,3 +10,13 @@ pub const KEY: &str = "for the examples only, since all know it";
 pub async fn pool() -> Result<SqlitePool, PoolError> {
     SqlitePool::open(std::env::temp_dir().join("ws-cluster-examples.db")).await
 }
+
+/// The Rust of the pages, compiled and run as doctests.
+#[cfg(doctest)]
+mod pages {
+    #[doc = include_str!("../../README.md")]
+    struct Readme;
+
+    #[doc = include_str!("../../docs/rust.md")]
+    struct RustMd;
+}
