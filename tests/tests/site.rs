@@ -244,7 +244,7 @@ fn tied(command: &Command) -> Command {
     tied
 }
 
-/// A `ws-server` with the flags that the README shows.
+/// A `ws-server` with the flags that docs/site.md shows.
 async fn ws_server(state: &Path, database: &str) -> WsServer {
     let mut command = WsServer::command(state);
     command
