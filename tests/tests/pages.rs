@@ -336,6 +336,27 @@ fn every_flag_of_ws_server_is_documented_with_its_default_and_variable() {
 }
 
 #[test]
+fn every_cause_of_a_degraded_node_is_documented() {
+    let source = fs::read_to_string(top().join("crates/ws-cluster-core/src/status.rs")).unwrap();
+    let (_, rest) = source.split_once("fn as_str").expect("the texts of `Degraded`");
+    let (texts, _) = rest.split_once("\n}").expect("an end");
+    let texts: Vec<&str> = texts.split('"').skip(1).step_by(2).collect();
+    assert!(texts.len() > 5, "the texts are not found");
+
+    let operations = page("docs/operations.md");
+    let (_, table) = operations.text.split_once("| `WHY` begins with").expect("the table of causes");
+    let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+    let documented: Vec<&str> =
+        rows.flat_map(|row| row.split('|').nth(1).unwrap_or_default().split('`').skip(1).step_by(2)).collect();
+    for text in &texts {
+        assert!(documented.iter().any(|beginning| text.starts_with(beginning)), "{text} is not in operations.md");
+    }
+    for beginning in documented {
+        assert!(texts.iter().any(|text| text.starts_with(beginning)), "no node says {beginning}");
+    }
+}
+
+#[test]
 fn the_nginx_of_the_page_is_that_of_the_example() {
     let example = fs::read_to_string(top().join("examples/site/nginx.conf")).unwrap();
     let directives = |text: &str| -> Vec<String> {
