@@ -112,9 +112,9 @@
 //! | sockets of a node, before the upgrade and after | what the descriptors allow | [`sockets`](HttpConfig::sockets) |
 //! | sockets of an address before the upgrade | 1,000 | [`sockets_per_ip`](HttpConfig::sockets_per_ip) |
 //! | head of a request | 16 KiB | [`request_head_size`](HttpConfig::request_head_size) |
-//! | links that have not proved the key | 128, 8 of an address | [`greetings`](ClusterConfig::greetings) |
+//! | links that have not proved the key | 128, 8 of an address | [`greetings`](LinkConfig::greetings) |
 //! | publish | 1 MiB | fixed |
-//! | waiting for a master | 16 MiB | [`outbox_size`](ClusterConfig::outbox_size) |
+//! | waiting for a master | 16 MiB | [`pending_size`](ClusterConfig::pending_size) |
 //! | kept for who was away | 64 MiB, 5 minutes | [`LogConfig`] |
 //! | replayed to a client that comes back | 10,000 messages | [`replay_count`](ConnectionConfig::replay_count) |
 //! | replayed to an address | 256 MiB a minute | [`replay_bytes_per_minute`](ConnectionConfig::replay_bytes_per_minute) |

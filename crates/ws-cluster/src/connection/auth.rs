@@ -246,7 +246,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let join_phase = std::mem::replace(&mut self.join_phase, JoinPhase::Here);
         let JoinPhase::Recovering(mut recovering) = join_phase else { return };
         match step {
-            Step::Back(back) => {
+            Step::Admitted(back) => {
                 // The application decides what becomes of the client's groups, and so of what it missed.
                 let confirm = recovering.confirm;
                 recovering.back = Some(back);

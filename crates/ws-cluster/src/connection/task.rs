@@ -31,7 +31,7 @@ use crate::{
     CloseCode, ConnectionConfig, Details, RawMessage,
     hub::{
         Client, Registration,
-        resume::{Arriving, Asked, JoinPhase, Resumption},
+        resume::{Arriving, JoinPhase, ResumeRequest, Resumption},
     },
     io::Stream,
     message::client::{BadFrame, Dialect, Incoming, Malformed, parse},
@@ -53,7 +53,7 @@ pub(crate) struct Accepted {
     /// It may be here as who it is; otherwise it has to authenticate first.
     pub(crate) welcome: bool,
     /// What a client that keeps its position brings along.
-    pub(crate) asked: Option<Asked>,
+    pub(crate) asked: Option<ResumeRequest>,
 }
 
 /// Serves a client on a TCP socket from its first byte (`leftover` came with the upgrade request) until it is gone and
@@ -211,7 +211,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
     fn new(application: A, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
         let Accepted { registration, expires, welcome, asked } = accepted;
         let now = Instant::now();
-        let heartbeat = asked.as_ref().map_or(0, Asked::heartbeat);
+        let heartbeat = asked.as_ref().map_or(0, ResumeRequest::heartbeat);
         let (context, client) = (application.context(), registration.client());
         let in_band = context.authenticator.in_band();
         let arriving = Arriving { welcome, in_band, greets: greets(&application, client) };

@@ -1,4 +1,4 @@
-//! A connection on virtual time, over a stream in memory: heartbeat, expiry, limiter and time-outs to the second.
+//! A connection on virtual time, over a stream in memory: heartbeat, expiry, rate and time-outs to the second.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use crate::{
     hub::{
         Client, Membership,
         membership::Given,
-        resume::{Asked, State, unix_time},
+        resume::{ResumeRequest, ResumeState, unix_time},
     },
 };
 
@@ -378,7 +378,7 @@ async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let mut parts = http::Request::get(path).body(()).unwrap().into_parts().0;
     parts.headers.clear();
     let mut handshake = Handshake::new(&parts, None, &TrustedProxies::none());
-    let asked = Asked::take(&mut handshake);
+    let asked = ResumeRequest::take(&mut handshake);
     assert_eq!(handshake.query("heartbeat"), None, "it is not the application's");
     let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, asked.is_some()));
     let mut slot = server.hub().admission().admit(None, 1, 9).ok();
@@ -432,7 +432,7 @@ async fn what_was_sealed_too_long_ago_gives_nothing_back() {
     for (time, why) in [(unix_time(), "before the first message"), (7, "too much time")] {
         let (changes, since) = Default::default();
         let given = Given::Each(Vec::new());
-        let state = State { id, changes, version: 0, began: 0, since, given, at, time };
+        let state = ResumeState { id, changes, version: 0, began: 0, since, given, at, time };
         let sealed = server.resumption().sealer.seal(Some("ann"), None, &state);
         let stream = resumes(&server, &format!("/?resume={at}&state={sealed}")).await;
         let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };

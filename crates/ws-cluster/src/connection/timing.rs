@@ -1,4 +1,4 @@
-//! What time brings to a connection: heartbeat, limiter, the end of its session, and the limits of its beginning and its
+//! What time brings to a connection: heartbeat, rate, the end of its session, and the limits of its beginning and its
 //! end. What need not be exact is left to the hub's timers, so that an idle connection has no timer.
 
 use std::{task::Context, time::Duration};

@@ -14,7 +14,7 @@ use serde_json::Value;
 
 use super::{
     Hub, Membership,
-    resume::{State, StateSealer, unix_time},
+    resume::{ResumeState, StateSealer, unix_time},
 };
 use crate::{
     Details,
@@ -224,7 +224,7 @@ impl Client {
 
     /// What it is to carry, sealed by a node that has come as far as `at`.
     pub(crate) fn seal(&self, membership: &Membership, at: Position, sealer: &StateSealer) -> String {
-        let state = State {
+        let state = ResumeState {
             id: self.known_as_in(membership),
             changes: membership.changes(),
             version: membership.version(),

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use super::resume::State;
+use super::resume::ResumeState;
 use crate::{
     auth::Identity,
     message::target::{Candidate, ConnectionId, Selection, Target, property_text},
@@ -195,8 +195,8 @@ impl Membership {
     /// Makes it what handlers had made of it before the client came back. `at`: the last place that was delivered; what the
     /// authenticator says now and did not say before is so since then.
     /// Fails, and changes nothing, if that cannot be told.
-    pub(crate) fn resume(&mut self, state: State, at: Seq) -> Result<(), GivenError> {
-        let State { id, changes, version, since, given, .. } = state;
+    pub(crate) fn resume(&mut self, state: ResumeState, at: Seq) -> Result<(), GivenError> {
+        let ResumeState { id, changes, version, since, given, .. } = state;
         let given = given.known(self.given(&changes))?;
         let mut own = Since { user: since.user, ..Since::default() };
         let was = |hash| given.binary_search(&hash).is_ok();

@@ -182,7 +182,7 @@ impl Crowd {
         let client = &connection.client;
         let mut lost = false;
         if let Coming::Waits(since) = connection.coming {
-            match hub.standing(&position) {
+            match hub.position_status(&position) {
                 (PositionStatus::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
                     Ok(missed) => {
                         let first = ["recovered".into(), missed.messages.len().into()];

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     Authenticator, Handshake, Identity, TrustedProxies,
-    hub::resume::{State, StateSealer, history::Missing},
+    hub::resume::{ResumeState, StateSealer, history::Missing},
     message::position::Position,
 };
 use ws_cluster_core::PublishId;
@@ -147,10 +147,10 @@ fn the_index_follows_membership_and_keeps_nothing() {
 }
 
 /// What a client carries that nothing was changed of.
-fn state(id: ConnectionId, version: u64) -> State {
+fn state(id: ConnectionId, version: u64) -> ResumeState {
     let given = crate::hub::membership::Given::Each(Vec::new());
     let (changes, since) = Default::default();
-    State { id, changes, version, began: 0, since, given, at: Position::START, time: 0 }
+    ResumeState { id, changes, version, began: 0, since, given, at: Position::START, time: 0 }
 }
 
 #[test]

@@ -21,7 +21,7 @@ use crate::{
     auth::Handshake,
     clock::now,
     connection::{self, ATTEMPTS, Accepted, Application, Question},
-    hub::{Client, Membership, Refusal, Stale, resume::Asked},
+    hub::{Client, Membership, Refusal, Stale, resume::ResumeRequest},
     log_limit::Excerpt,
 };
 
@@ -104,7 +104,7 @@ impl Server {
             return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
         }
         let limits = &self.config().connection;
-        let asked = Asked::take(&mut handshake);
+        let asked = ResumeRequest::take(&mut handshake);
         let slot = self
             .hub()
             .admission()

@@ -194,7 +194,7 @@ impl History {
     }
 
     /// Where a position stands.
-    pub(crate) fn standing(&self, position: &Position) -> PositionStatus {
+    pub(crate) fn position_status(&self, position: &Position) -> PositionStatus {
         match self.in_order(position) {
             // Whether this order is the one that it was the beginning of, nobody can tell.
             _ if position.seq == 0 => PositionStatus::Lost("it is from before the first message"),
@@ -205,7 +205,7 @@ impl History {
 
     /// Where what was sealed at a position stands: known if this node has come as far, in the same order, and knows of all
     /// that was revoked since.
-    pub(crate) fn standing_of_seal(&self, at: &Position) -> PositionStatus {
+    pub(crate) fn seal_status(&self, at: &Position) -> PositionStatus {
         match self.in_order(at) {
             PositionStatus::Known if at.seq < self.revoked.floor => PositionStatus::Lost(Missing::Trimmed.why()),
             standing => standing,
@@ -372,7 +372,7 @@ mod tests {
     }
 
     fn standing(history: &History, place: LogPosition) -> PositionStatus {
-        history.standing(&place.into())
+        history.position_status(&place.into())
     }
 
     fn places(history: &History, identity: Identity, after: Seq) -> Vec<Seq> {
@@ -390,7 +390,7 @@ mod tests {
         assert!(matches!(standing(&history, place(1, 1, 7)), PositionStatus::Lost(_)));
         // A term that was used twice.
         assert!(matches!(standing(&history, place(2, 3, 8)), PositionStatus::Lost(_)));
-        assert!(matches!(history.standing(&Position::START), PositionStatus::Lost(_)));
+        assert!(matches!(history.position_status(&Position::START), PositionStatus::Lost(_)));
         history.trim(7);
         assert!(matches!(standing(&history, place(1, 1, 6)), PositionStatus::Lost(_)));
         assert_eq!(standing(&history, place(2, 2, 7)), PositionStatus::Known, "nothing behind it is missing");
@@ -491,24 +491,18 @@ mod tests {
         assert_eq!((history.lowest_version(id(1)), history.lowest_version(id(2))), (3, 0));
         // The log may be trimmed: what was revoked is known all the same.
         history.trim(9);
-        assert_eq!(history.standing_of_seal(&place(1, 1, 5).into()), PositionStatus::Known);
-        assert!(
-            matches!(history.standing_of_seal(&place(1, 1, 8).into()), PositionStatus::Lost(_)),
-            "of another order"
-        );
-        assert_eq!(history.standing_of_seal(&place(2, 2, 11).into()), PositionStatus::Ahead);
+        assert_eq!(history.seal_status(&place(1, 1, 5).into()), PositionStatus::Known);
+        assert!(matches!(history.seal_status(&place(1, 1, 8).into()), PositionStatus::Lost(_)), "of another order");
+        assert_eq!(history.seal_status(&place(2, 2, 11).into()), PositionStatus::Ahead);
         for local in 0..REVOKED as u64 {
             history.revoke(id(10 + local), 1, 9);
         }
         assert_eq!(history.lowest_version(id(1)), 0);
-        assert!(
-            matches!(history.standing_of_seal(&place(2, 2, 7).into()), PositionStatus::Lost(_)),
-            "too old to be told"
-        );
-        assert_eq!(history.standing_of_seal(&place(2, 2, 8).into()), PositionStatus::Known);
+        assert!(matches!(history.seal_status(&place(2, 2, 7).into()), PositionStatus::Lost(_)), "too old to be told");
+        assert_eq!(history.seal_status(&place(2, 2, 8).into()), PositionStatus::Known);
         history.restart(Some(place(3, 3, 20)));
-        assert!(matches!(history.standing_of_seal(&place(2, 2, 9).into()), PositionStatus::Lost(_)));
-        assert_eq!(history.standing_of_seal(&place(3, 3, 20).into()), PositionStatus::Known);
+        assert!(matches!(history.seal_status(&place(2, 2, 9).into()), PositionStatus::Lost(_)));
+        assert_eq!(history.seal_status(&place(3, 3, 20).into()), PositionStatus::Known);
     }
 
     #[test]

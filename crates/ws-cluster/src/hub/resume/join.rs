@@ -5,11 +5,11 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    AT_ONCE, Asked, Resumption, Turn, history::Missing, join_phase::Joining, owed, reseal_interval, unix_time,
+    AT_ONCE, ResumeRequest, Resumption, Turn, history::Missing, join_phase::Joining, owed, reseal_interval, unix_time,
 };
 use crate::{CloseCode, hub::Client, message::position::Position};
 
-/// Time for a client to read what it missed. ReplayLog it the connection is closed, and the client goes on from where it
+/// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it
 /// has come on its next one: it must not keep others from their turn.
 const REPLAY_TIME: Duration = Duration::from_secs(30);
 
@@ -25,18 +25,18 @@ const SLOW: &str = "reads what it missed too slowly";
 /// How far a client that comes back has come.
 pub(crate) enum Step {
     /// It is what it was before. The application is asked about it, and then what it missed is replayed.
-    Back(Back),
+    Admitted(Admitted),
     /// It gets what everybody gets, or is closed.
     Over,
 }
 
 /// Where a client begins on this connection.
-pub(crate) struct Back {
-    from: From,
+pub(crate) struct Admitted {
+    from: StartingPoint,
     heartbeat: u16,
 }
 
-enum From {
+enum StartingPoint {
     /// Where the order is when the client joins the rest.
     New,
     /// Where it was when the client came: what the application publishes while it is asked is for the client as well.
@@ -49,27 +49,32 @@ enum From {
 
 /// Makes a client what it was before, if what it brings along proves that. `greets`: the application is asked whether it
 /// may be here.
-pub(super) async fn admit(resumption: Arc<Resumption>, client: Arc<Client>, asked: Asked, greets: bool) -> Step {
+pub(super) async fn admit(
+    resumption: Arc<Resumption>,
+    client: Arc<Client>,
+    asked: ResumeRequest,
+    greets: bool,
+) -> Step {
     let from = if !asked.position.is_empty() {
         match prove(&resumption, &client, &asked).await {
             Ok(position) => {
                 resumption.revoke(&client);
-                From::Position(position)
+                StartingPoint::Position(position)
             }
-            Err(why) => From::Reset(why),
+            Err(why) => StartingPoint::Reset(why),
         }
     } else if greets {
         let now = resumption.hub.position();
         client.begin_behind(now.seq);
-        From::Now(now)
+        StartingPoint::Now(now)
     } else {
-        From::New
+        StartingPoint::New
     };
-    Step::Back(Back { from, heartbeat: asked.heartbeat })
+    Step::Admitted(Admitted { from, heartbeat: asked.heartbeat })
 }
 
 /// Anybody can make up a position. What a client was, and since when, is what this cluster sealed.
-async fn prove(resumption: &Resumption, client: &Arc<Client>, asked: &Asked) -> Result<Position, &'static str> {
+async fn prove(resumption: &Resumption, client: &Arc<Client>, asked: &ResumeRequest) -> Result<Position, &'static str> {
     let (hub, config) = (&resumption.hub, &resumption.config);
     let position = asked.position.parse().map_err(|_| "its position is not this cluster's")?;
     if asked.state.is_empty() {
@@ -91,23 +96,23 @@ async fn prove(resumption: &Resumption, client: &Arc<Client>, asked: &Asked) -> 
 }
 
 /// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
-pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, back: Back) -> Joining {
+pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted: Admitted) -> Joining {
     Box::pin(async move {
-        let Back { from, heartbeat } = back;
+        let Admitted { from, heartbeat } = admitted;
         if client.queue.is_sealed() {
             return Step::Over;
         }
         let first = match from {
-            From::New => Some(vec!["new".into()]),
-            From::Now(position) => {
+            StartingPoint::New => Some(vec!["new".into()]),
+            StartingPoint::Now(position) => {
                 let replayed = try_replay(&resumption, &client, &position, true, heartbeat).await;
                 replayed.err().map(|why| vec!["reset".into(), why.into()])
             }
-            From::Position(position) => {
+            StartingPoint::Position(position) => {
                 let replayed = try_replay(&resumption, &client, &position, false, heartbeat).await;
                 replayed.err().map(|why| vec!["reset".into(), why.into()])
             }
-            From::Reset(why) => Some(vec!["reset".into(), why.into()]),
+            StartingPoint::Reset(why) => Some(vec!["reset".into(), why.into()]),
         };
         if let Some(first) = first {
             resumption.hub.begin(&client, &first, &resumption.sealer, heartbeat);

@@ -4,7 +4,7 @@ use std::{pin::Pin, sync::Arc};
 
 use tokio::time::Instant;
 
-use super::{Asked, Resumption, Step, join::Back};
+use super::{ResumeRequest, Resumption, Step, join::Admitted};
 use crate::{hub::Client, message::client::Incoming};
 
 /// How far a client is with getting what is delivered. Small, since nearly all connections are here.
@@ -39,18 +39,18 @@ pub(crate) type Joining = Pin<Box<dyn Future<Output = Step> + Send>>;
 
 pub(crate) struct Unwelcome {
     pub(crate) until: Instant,
-    pub(crate) asked: Option<Asked>,
+    pub(crate) asked: Option<ResumeRequest>,
 }
 
 pub(crate) struct Undecided {
     pub(crate) until: Instant,
-    pub(crate) asked: Asked,
+    pub(crate) asked: ResumeRequest,
 }
 
 pub(crate) struct Recovering {
     pub(crate) call: Joining,
     /// Where it begins, while the application is asked.
-    pub(crate) back: Option<Back>,
+    pub(crate) back: Option<Admitted>,
     /// The application knows of it.
     pub(crate) announced: bool,
     /// The client waits for the answer to its `Client/authentication`.
@@ -65,7 +65,7 @@ impl JoinPhase {
     pub(crate) fn new(
         resumption: &Arc<Resumption>,
         client: &Arc<Client>,
-        asked: Option<Asked>,
+        asked: Option<ResumeRequest>,
         Arriving { welcome, in_band, greets }: Arriving,
     ) -> Self {
         let until = Instant::now() + resumption.config.connection.handshake_timeout;
@@ -81,7 +81,7 @@ impl JoinPhase {
     pub(crate) fn recovering(
         resumption: &Arc<Resumption>,
         client: &Arc<Client>,
-        asked: Asked,
+        asked: ResumeRequest,
         confirm: bool,
         greets: bool,
     ) -> Self {

@@ -22,14 +22,14 @@ mod seal;
 mod state;
 mod turns;
 
-pub(crate) use join::{Back, Step};
+pub(crate) use join::{Admitted, Step};
 pub(crate) use join_phase::{Arriving, JoinPhase, Joining};
 pub(crate) use owed::AT_ONCE;
 #[cfg(test)]
 pub(crate) use owed::replay;
-pub(crate) use request::Asked;
+pub(crate) use request::ResumeRequest;
 pub(crate) use seal::StateSealer;
-pub(crate) use state::{State, unix_time};
+pub(crate) use state::{ResumeState, unix_time};
 pub(crate) use turns::{Replays, Turn};
 
 /// What a node needs to let clients come back.
@@ -51,12 +51,12 @@ impl Resumption {
     }
 
     /// Makes a client what it was before. `greets`: the application is asked whether the client may be here.
-    pub(crate) fn admit(self: &Arc<Self>, client: &Arc<Client>, asked: Asked, greets: bool) -> Joining {
+    pub(crate) fn admit(self: &Arc<Self>, client: &Arc<Client>, asked: ResumeRequest, greets: bool) -> Joining {
         Box::pin(join::admit(self.clone(), client.clone(), asked, greets))
     }
 
     /// Tells a client where it is, sends it what it missed, and lets it have what comes from then on.
-    pub(crate) fn replay(self: &Arc<Self>, client: &Arc<Client>, back: Back) -> Joining {
+    pub(crate) fn replay(self: &Arc<Self>, client: &Arc<Client>, back: Admitted) -> Joining {
         join::replay(self.clone(), client.clone(), back)
     }
 

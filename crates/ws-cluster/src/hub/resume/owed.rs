@@ -7,7 +7,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
 use super::{
-    State, StateSealer,
+    ResumeState, StateSealer,
     history::{Missing, PositionStatus},
 };
 use crate::{
@@ -44,7 +44,7 @@ impl Hub {
     /// Waits until this node has come as far as a client that comes from another one, but not longer than `limit`, and
     /// says which epoch of its order that is; fails where it cannot be told what came after the client's position.
     pub(crate) async fn reach(&self, position: &Position, limit: Duration) -> Result<u64, &'static str> {
-        self.until_known(|| self.standing(position), limit).await
+        self.until_known(|| self.position_status(position), limit).await
     }
 
     async fn until_known<T>(
@@ -69,9 +69,9 @@ impl Hub {
 
     /// Where a position stands in what this node delivered, and which epoch of the order that is: another one after each
     /// fault that cut it.
-    pub(crate) fn standing(&self, position: &Position) -> (PositionStatus, u64) {
+    pub(crate) fn position_status(&self, position: &Position) -> (PositionStatus, u64) {
         let log = self.replay_log.lock();
-        (log.history.standing(position), log.history.epoch())
+        (log.history.position_status(position), log.history.epoch())
     }
 
     /// How far this node has come.
@@ -84,13 +84,13 @@ impl Hub {
     pub(crate) async fn reach_seal(&self, at: &Position, limit: Duration) -> Result<(), &'static str> {
         let standing = || {
             let log = self.replay_log.lock();
-            (log.history.standing_of_seal(at), ())
+            (log.history.seal_status(at), ())
         };
         self.until_known(standing, limit).await
     }
 
     /// Makes a client what it was, if what it carries is still valid.
-    pub(crate) fn resume(&self, client: &Client, state: State) -> Result<(), &'static str> {
+    pub(crate) fn resume(&self, client: &Client, state: ResumeState) -> Result<(), &'static str> {
         // Not while something is delivered: then all that was revoked is known, or closes this client.
         let _index = self.index.write();
         let (lowest, at) = {
@@ -180,7 +180,7 @@ impl Hub {
                 client.queue.close(CloseCode::TryAgainLater, cut);
             } else {
                 self.fan_out.lock().tell(client, &frame, at.seq);
-                // What it carries was sealed in an order that is no more: its own task sealer it anew.
+                // What it carries was sealed in an order that is no more: its own task seals it anew.
                 client.membership_lock().write().renew();
                 client.queue.ring();
             }
@@ -217,7 +217,7 @@ impl Hub {
 
     /// Tells a client that the server lives, and its position if nothing is being delivered: a message that is may be one
     /// for this client which has not reached its queue.
-    /// `sealer`: where what it is to carry is due as well.
+    /// `sealer`: given if what it is to carry is due as well.
     pub(crate) fn tell_position(&self, client: &Client, sealer: Option<&StateSealer>) {
         let state = sealer.map(|sealer| {
             let at = self.position();

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::auth::Handshake;
 
 /// What a client brings along. Not in `Debug`: with it goes who the client is.
-pub(crate) struct Asked {
+pub(crate) struct ResumeRequest {
     /// Empty where it begins.
     pub(super) position: String,
     pub(super) state: String,
@@ -16,7 +16,7 @@ pub(crate) struct Asked {
 /// The heartbeats that a client may ask for, in seconds.
 const HEARTBEATS: RangeInclusive<u64> = 5..=300;
 
-impl Asked {
+impl ResumeRequest {
     /// Takes it out of the request, where nobody else needs it: `None` from a client that keeps no position.
     pub(crate) fn take(handshake: &mut Handshake) -> Option<Self> {
         // An application may have a parameter `state` of its own where nothing is resumed.

@@ -15,7 +15,7 @@ use prost::Message;
 use serde_json::Value;
 use sha2::Sha256;
 
-use super::State;
+use super::ResumeState;
 use crate::{
     hub::membership::{Changes, Given, Since},
     message::{position::Position, target::ConnectionId},
@@ -32,10 +32,10 @@ const NONCE: usize = 24;
 #[error("not a state of this user's session")]
 pub(crate) struct StateError;
 
-/// StateSealer and opens states. Shows no key.
+/// Seals and opens states. Shows no key.
 pub(crate) struct StateSealer {
     cluster: String,
-    /// The first sealer, all open.
+    /// The first seals, all open.
     ciphers: Vec<XChaCha20Poly1305>,
 }
 
@@ -54,11 +54,11 @@ impl StateSealer {
 
     /// The state as a client carries it; empty where it is too large to be carried, which makes a return a new
     /// beginning.
-    pub(crate) fn seal(&self, user: Option<&str>, session: Option<&str>, state: &State) -> String {
+    pub(crate) fn seal(&self, user: Option<&str>, session: Option<&str>, state: &ResumeState) -> String {
         self.try_seal(user, session, state).filter(|text| text.len() <= SIZE).unwrap_or_default()
     }
 
-    fn try_seal(&self, user: Option<&str>, session: Option<&str>, state: &State) -> Option<String> {
+    fn try_seal(&self, user: Option<&str>, session: Option<&str>, state: &ResumeState) -> Option<String> {
         let mut sealed = vec![0; NONCE];
         getrandom::fill(&mut sealed).ok()?;
         let nonce = XNonce::try_from(&sealed[..]).ok()?;
@@ -69,7 +69,12 @@ impl StateSealer {
     }
 
     /// The state that was sealed for this user in this session.
-    pub(crate) fn open(&self, user: Option<&str>, session: Option<&str>, text: &str) -> Result<State, StateError> {
+    pub(crate) fn open(
+        &self,
+        user: Option<&str>,
+        session: Option<&str>,
+        text: &str,
+    ) -> Result<ResumeState, StateError> {
         if text.len() > SIZE {
             return Err(StateError);
         }
@@ -95,9 +100,9 @@ impl StateSealer {
     }
 }
 
-impl From<&State> for pb::State {
-    fn from(state: &State) -> Self {
-        let State { id, changes, version, began, since, given, at, time } = state;
+impl From<&ResumeState> for pb::State {
+    fn from(state: &ResumeState) -> Self {
+        let ResumeState { id, changes, version, began, since, given, at, time } = state;
         let since_of = |own: &BTreeMap<Arc<str>, Seq>, name: &Arc<str>| own.get(name).copied().unwrap_or_default();
         let groups = changes.groups.iter().map(|(name, member)| pb::Group {
             name: name.to_string(),
@@ -134,7 +139,7 @@ impl From<&State> for pb::State {
     }
 }
 
-impl TryFrom<pb::State> for State {
+impl TryFrom<pb::State> for ResumeState {
     type Error = StateError;
 
     fn try_from(state: pb::State) -> Result<Self, StateError> {
@@ -244,7 +249,7 @@ mod tests {
         StateSealer::new("default", &keys.iter().map(|key| key.as_bytes().to_vec()).collect::<Vec<_>>())
     }
 
-    fn state(groups: usize) -> State {
+    fn state(groups: usize) -> ResumeState {
         let groups = (0..groups).map(|number| (format!("room {number}").into(), number % 2 == 0)).collect();
         // A number that a quick conversion of its digits changes.
         let length = ("length".into(), json!(117.63331139400017));
@@ -256,7 +261,7 @@ mod tests {
             properties: [("colour".into(), 10), ("size".into(), 11)].into(),
         };
         let (changes, given) = (Changes { groups, properties }, Given::Each(vec![1, u64::MAX]));
-        State { id, changes, version: 3, began: 6, since, given, at: Position::START, time: 1 }
+        ResumeState { id, changes, version: 3, began: 6, since, given, at: Position::START, time: 1 }
     }
 
     #[test]
@@ -270,7 +275,7 @@ mod tests {
         assert_eq!(sealer.open(Some("ann"), None, &sealed), Err(StateError));
         let guest = sealer.seal(None, None, &state(0));
         assert_eq!(sealer.open(None, None, &guest), Ok(state(0)));
-        let many = State { given: Given::All(7), ..state(1) };
+        let many = ResumeState { given: Given::All(7), ..state(1) };
         assert_eq!(sealer.open(None, None, &sealer.seal(None, None, &many)), Ok(many));
         assert_eq!(sealer.open(Some("guest"), None, &guest), Err(StateError));
     }

@@ -10,7 +10,7 @@ use ws_cluster_core::Seq;
 
 /// What a client carries from one connection to the next.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) struct State {
+pub(crate) struct ResumeState {
     pub(crate) id: ConnectionId,
     pub(crate) changes: Changes,
     /// Grows whenever something is taken away from it; the nodes know the lowest that is valid.
