@@ -22,3 +22,15 @@ pub mod world;
 pub use mariadb::MariaDb;
 pub use programs::program;
 pub use server::WsServer;
+
+/// Makes a message of details that are JSON.
+///
+/// # Panics
+/// If they are not.
+pub fn message(
+    action: impl Into<String>,
+    details: impl serde::Serialize,
+    target: ws_cluster::Target,
+) -> ws_cluster::Message {
+    ws_cluster::Message::new(action, details).expect("the details are JSON").to(target)
+}

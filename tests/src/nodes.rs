@@ -1,8 +1,8 @@
 //! A cluster of servers in one process: each with a listener of its own and a [`Proxy`] before it that the other
 //! nodes dial, so that the network between any two of them can fail.
 
+use crate::message;
 use std::{
-    io,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -16,7 +16,7 @@ use tokio::{
 };
 use ws_cluster::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, ConnectionId, Credentials, Handshake,
-    Identity, MemoryPool, NodeId, Pool, PoolError, Request, Server, Status, Target, Term,
+    Identity, MemoryPool, NodeId, Pool, PoolError, Request, ServeError, Server, Status, Target, Term,
     pool::{Announcement, Lease, PoolView},
 };
 
@@ -53,7 +53,7 @@ pub struct Node {
     /// Whether it reaches the pool.
     reaches_pool: watch::Sender<bool>,
     stop: Option<oneshot::Sender<()>>,
-    serving: JoinHandle<io::Result<()>>,
+    serving: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Node {
@@ -77,19 +77,19 @@ impl Node {
     }
 
     /// Tells `serve` to shut down, and waits for its end.
-    pub async fn stop(&mut self) -> io::Result<()> {
+    pub async fn stop(&mut self) -> Result<(), ServeError> {
         drop(self.stop.take());
         self.ended().await
     }
 
     /// Waits for the end of `serve`.
-    pub async fn ended(&mut self) -> io::Result<()> {
+    pub async fn ended(&mut self) -> Result<(), ServeError> {
         soon(&mut self.serving).await.expect("no panic")
     }
 
     /// Waits until the node's status is like this.
     pub async fn until(&self, condition: impl FnMut(&Status) -> bool) -> Status {
-        let mut status = self.server.watch();
+        let mut status = self.server.subscribe_status();
         soon(status.wait_for(condition)).await.expect("the server lives").clone()
     }
 }
@@ -142,7 +142,10 @@ impl Nodes {
             .expect("settings that work");
         let (stop, stopped) = oneshot::channel::<()>();
         let serving = server.clone();
-        let serving = tokio::spawn(async move { serving.serve(listener, async { drop(stopped.await) }).await });
+        let serving =
+            tokio::spawn(
+                async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
+            );
         self.nodes.push(Node { server, address, proxy, reaches_pool, stop: Some(stop), serving });
         self.nodes.len() - 1
     }
@@ -164,7 +167,7 @@ impl Nodes {
     pub fn master(&self) -> usize {
         let first = self.nodes.iter().find(|node| node.stop.is_some()).expect("a running node");
         let master = first.server.status().master.expect("a master");
-        self.nodes.iter().position(|node| node.server.node() == master).expect("one of these")
+        self.nodes.iter().position(|node| node.server.node_id() == master).expect("one of these")
     }
 
     /// The indices of the others that run.
@@ -180,8 +183,8 @@ impl Nodes {
 
     /// Holds all that goes from one node to another, whoever dialled.
     pub fn cut_one_way(&self, from: usize, to: usize) {
-        self.nodes[to].proxy.hold(self.nodes[from].server.node(), Way::In);
-        self.nodes[from].proxy.hold(self.nodes[to].server.node(), Way::Out);
+        self.nodes[to].proxy.hold(self.nodes[from].server.node_id(), Way::In);
+        self.nodes[from].proxy.hold(self.nodes[to].server.node_id(), Way::Out);
     }
 
     /// The same both ways.
@@ -263,8 +266,8 @@ struct Hello;
 
 #[async_trait]
 impl ActionHandler for Hello {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        request.reply(request.details()).await
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
+        request.reply_to_user(request.details()).await
     }
 }
 
@@ -273,10 +276,10 @@ struct Where(mpsc::UnboundedSender<ConnectionId>);
 
 #[async_trait]
 impl ActionHandler for Where {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         // A test that ended does not want to know.
         let _ = self.0.send(request.connection());
-        request.respond(());
+        request.reply(())?;
         Ok(())
     }
 
@@ -290,9 +293,9 @@ struct Join;
 
 #[async_trait]
 impl ActionHandler for Join {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         request.join(request.detail(0)?);
-        request.respond(());
+        request.reply(())?;
         Ok(())
     }
 }
@@ -302,9 +305,9 @@ struct Leave;
 
 #[async_trait]
 impl ActionHandler for Leave {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         request.leave(request.detail(0)?);
-        request.respond(());
+        request.reply(())?;
         Ok(())
     }
 }
@@ -314,9 +317,9 @@ struct Paint;
 
 #[async_trait]
 impl ActionHandler for Paint {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         request.set_property("colour", request.detail::<String>(0)?);
-        request.respond(());
+        request.reply(())?;
         Ok(())
     }
 }
@@ -326,10 +329,10 @@ struct Say;
 
 #[async_trait]
 impl ActionHandler for Say {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         let (room, text): (String, String) = request.parse()?;
-        request.publish("said", text, Target::group(room).except_connection(request.connection())).await?;
-        request.respond(());
+        request.publish(message("said", text, Target::group(room).except_connection(request.connection()))).await?;
+        request.reply(())?;
         Ok(())
     }
 }

@@ -24,12 +24,14 @@ impl Solo {
     /// Starts a server, and waits until it takes clients.
     pub async fn start(builder: ServerBuilder) -> Self {
         let server = builder.start().await.expect("settings that work");
-        server.ready().await;
+        server.wait_ready().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
         let (stop, stopped) = oneshot::channel();
         let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener, async { drop(stopped.await) }).await });
+        tokio::spawn(
+            async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
+        );
         Self { server, address, _stop: stop }
     }
 

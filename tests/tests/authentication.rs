@@ -10,6 +10,7 @@ use std::{
     },
     time::{Duration, SystemTime},
 };
+use tests::message;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
@@ -124,7 +125,7 @@ struct Act;
 
 #[async_trait]
 impl ActionHandler for Act {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         match request.action() {
             "join" => drop(request.join(request.detail(0)?)),
             "leave" => drop(request.leave(request.detail(0)?)),
@@ -132,7 +133,7 @@ impl ActionHandler for Act {
             _ => {}
         }
         let groups: Vec<String> = request.groups().into_iter().collect();
-        request.respond(json!([groups, request.property("colour"), request.session()]));
+        request.reply(json!([groups, request.property("colour"), request.session()]))?;
         Ok(())
     }
 
@@ -161,11 +162,11 @@ impl App {
         let builder =
             ["state", "join", "leave", "set"].iter().fold(builder, |builder, name| builder.action(*name, Act));
         let server = set(builder).start().await.unwrap();
-        server.ready().await;
+        server.wait_ready().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+        tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
         Self { server, address, site }
     }
 
@@ -178,7 +179,7 @@ impl App {
         let mut witness = Client::connect(self.address, &[]).await;
         witness.send("state", json!([])).await;
         witness.json().await;
-        self.server.publish("delivered", (), Target::all()).await.unwrap();
+        self.server.publish(message("delivered", (), Target::all())).await.unwrap();
         while witness.json().await["action"] != "delivered" {}
     }
 
@@ -439,9 +440,9 @@ async fn a_refresh_replaces_what_the_site_said_and_keeps_what_handlers_changed()
         app.site.asked(2).await;
         while state_of(&mut client).await[1] != "blue" {}
         assert_eq!(state_of(&mut client).await, json!([["admins", "room", "staff"], "blue", "a"]));
-        app.server.publish("for editors", (), Target::group("editors")).await.unwrap();
-        app.server.publish("for seven", (), Target::property("size", "7")).await.unwrap();
-        app.server.publish("for admins", (), Target::group("admins")).await.unwrap();
+        app.server.publish(message("for editors", (), Target::group("editors"))).await.unwrap();
+        app.server.publish(message("for seven", (), Target::property("size", "7"))).await.unwrap();
+        app.server.publish(message("for admins", (), Target::group("admins"))).await.unwrap();
         client.expect("for seven", json!([])).await;
         client.expect("for admins", json!([])).await;
     }
@@ -671,7 +672,7 @@ async fn look_ups_of_one_address_wait_their_turn() {
     }
     app.site.asked(upgrades + 2).await;
     // Published after all of them were sent: whoever gets it has its question put or waiting.
-    app.server.publish("delivered", (), Target::all()).await.unwrap();
+    app.server.publish(message("delivered", (), Target::all())).await.unwrap();
     for client in &mut clients {
         client.expect("delivered", json!([])).await;
     }
@@ -704,19 +705,21 @@ enum Verdict {
 
 #[async_trait]
 impl ActionHandler for Own {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         let user = request.user().unwrap_or("guest");
         if let Some(code) = request.close_code() {
             let reason = request.close_reason().expect("beside the code");
             assert_eq!(request.details().to_string(), json!([code, reason]).to_string());
-            let outcome = request.publish("left", json!([user, code]), Target::all()).await;
+            let outcome = request.publish(message("left", json!([user, code]), Target::all())).await;
             self.tell.send(format!("{user} left: {code} {reason} {outcome:?}")).ok();
             return Ok(());
         }
         self.tell.send(format!("{user} came")).ok();
         match self.verdicts.lock().await.recv().await {
             None | Some(Verdict::Welcome) => Ok(()),
-            Some(Verdict::Publish(action)) => Ok(request.publish(action, json!([]), Target::user(user)).await?),
+            Some(Verdict::Publish(action)) => {
+                Ok(request.publish(message(action, json!([]), Target::user(user))).await?)
+            }
             Some(Verdict::Refuse(code)) => Err(ActionError::new(code, "not today")),
             Some(Verdict::Panic) => panic!("as told"),
             Some(Verdict::Leave(group)) => {
@@ -798,7 +801,7 @@ async fn a_client_is_told_that_it_is_authenticated_after_the_handler_agreed() {
             client.send("Client/authentication", json!(["a"])).await;
             assert_eq!(told.next().await, "ann came");
             // Nothing is said before the handler has spoken.
-            app.server.deliver("sentinel", (), &Target::all()).unwrap();
+            app.server.deliver(message("sentinel", (), Target::all())).unwrap();
             assert_eq!(client.json().await["action"], "sentinel");
             let welcome = matches!(verdict, Verdict::Publish(_));
             told.say(verdict);
@@ -838,8 +841,8 @@ async fn the_handler_speaks_before_a_client_gets_what_it_missed() {
     drop(client);
     assert_eq!(told.next().await, "ann came");
     assert!(told.next().await.starts_with("ann left: 1006"));
-    app.server.publish("secret", (), Target::group("room")).await.unwrap();
-    app.server.publish("news", (), Target::user("ann")).await.unwrap();
+    app.server.publish(message("secret", (), Target::group("room"))).await.unwrap();
+    app.server.publish(message("news", (), Target::user("ann"))).await.unwrap();
 
     let state = place.state.clone().unwrap();
     let path = format!("/WebSockets?resume={}&state={state}", place.at);
@@ -926,8 +929,8 @@ async fn node(pool: &MemoryPool, own: Own) -> (Server, SocketAddr) {
         .await
         .unwrap();
     let serving = server.clone();
-    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
-    soon(server.ready()).await;
+    tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
+    soon(server.wait_ready()).await;
     (server, address)
 }
 
@@ -944,8 +947,8 @@ async fn what_handlers_publish_while_their_node_shuts_down_is_delivered() {
         // One that reads nothing and answers no close frame.
         let _deaf = Client::connect(*near, &[("x-session", "a")]).await;
         let shutdown = async {
-            leaving.shut_down().await;
-            assert!(leaving.publish("too late", (), Target::all()).await.is_err());
+            leaving.shutdown().await;
+            assert!(leaving.publish(message("too late", (), Target::all())).await.is_err());
         };
         let client = async {
             assert_eq!(ann.closed().await.0, 1012);
@@ -968,11 +971,11 @@ async fn a_handler_that_hangs_delays_a_shutdown_by_its_time_limit_only() {
     let mut client = app.connect("a").await;
     // It waits for a verdict that never comes.
     assert_eq!(told.next().await, "ann came");
-    let mut status = app.server.watch();
-    tokio::join!(soon(app.server.shut_down()), async {
+    let mut status = app.server.subscribe_status();
+    tokio::join!(soon(app.server.shutdown()), async {
         let status = soon(status.wait_for(|status| !status.ready)).await.unwrap().clone();
         assert_eq!(status.degraded, Some(Degraded::ShuttingDown));
         assert_eq!(client.closed().await.0, 1012);
     });
-    assert!(app.server.publish("x", (), Target::all()).await.is_err());
+    assert!(app.server.publish(message("x", (), Target::all())).await.is_err());
 }

@@ -1,6 +1,7 @@
 //! A lot at once: more than a client's queue may hold comes to whoever reads, and only who does not read is closed.
 
 use std::{net::SocketAddr, sync::Arc};
+use tests::message;
 
 use async_trait::async_trait;
 use futures_util::future::join_all;
@@ -17,10 +18,10 @@ struct Many;
 
 #[async_trait]
 impl ActionHandler for Many {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         let (count, size): (usize, usize) = request.parse()?;
         for number in 0..count {
-            request.respond(json!([number, "x".repeat(size)]));
+            request.reply(json!([number, "x".repeat(size)]))?;
         }
         Ok(())
     }
@@ -32,11 +33,11 @@ impl ActionHandler for Many {
 
 async fn server() -> (Server, SocketAddr) {
     let server = Server::builder(MemoryPool::default()).action("many", Many).start().await.unwrap();
-    server.ready().await;
+    server.wait_ready().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = server.clone();
-    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+    tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
     (server, address)
 }
 
@@ -54,7 +55,7 @@ fn details(number: usize, size: usize) -> Value {
 
 /// Publishes at one node, all at once.
 async fn publish(server: &Server, count: usize, size: usize) {
-    let publishes = (0..count).map(|number| server.publish("large", details(number, size), Target::all()));
+    let publishes = (0..count).map(|number| server.publish(message("large", details(number, size), Target::all())));
     join_all(publishes).await.into_iter().for_each(|accepted| accepted.expect("accepted"));
 }
 
@@ -65,7 +66,7 @@ async fn many_small_messages_at_once_reach_who_reads() {
     client.send("many", json!([1, 1])).await;
     client.json().await;
     for number in 0..20_000 {
-        server.deliver("small", details(number, 200), &Target::all()).unwrap();
+        server.deliver(message("small", details(number, 200), Target::all())).unwrap();
     }
     in_order(&mut client, "small", 20_000).await;
 }
@@ -94,9 +95,9 @@ async fn a_close_after_a_burst_comes_behind_it() {
     client.send("many", json!([1, 1])).await;
     client.json().await;
     for number in 0..40 {
-        server.deliver("large", details(number, 100_000), &Target::all()).unwrap();
+        server.deliver(message("large", details(number, 100_000), Target::all())).unwrap();
     }
-    let shut_down = server.shut_down();
+    let shut_down = server.shutdown();
     let reads = async {
         in_order(&mut client, "large", 40).await;
         assert_eq!(client.closed().await.0, 1012);
@@ -111,7 +112,7 @@ async fn a_dismissal_after_a_burst_comes_behind_it() {
     client.send("where", json!([])).await;
     client.expect("where", json!([])).await;
     for number in 0..40 {
-        nodes[0].server.deliver("large", details(number, 100_000), &Target::all()).unwrap();
+        nodes[0].server.deliver(message("large", details(number, 100_000), Target::all())).unwrap();
     }
     let closing = async { nodes[0].server.close_user("ann").await.expect("accepted") };
     let reading = async {
@@ -159,7 +160,7 @@ async fn a_replay_of_many_large_messages_comes_whole() {
     let mut place = Place::default();
     let mut client = nodes[0].tracking("ann", &place).await;
     client.moved(&mut place).await;
-    nodes[0].server.publish("first", json!([]), Target::all()).await.unwrap();
+    nodes[0].server.publish(message("first", json!([]), Target::all())).await.unwrap();
     client.moved(&mut place).await;
     drop(client);
     publish(&nodes[0].server, 40, 100_000).await;

@@ -2,6 +2,7 @@
 //! kept out. All in this process; what ends a process is in `processes.rs`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tests::message;
 
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -16,7 +17,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 use ws_cluster::{
-    ConnectError, Degraded, MemoryPool, NodeId, Pool, PublishError, Publisher, Server, SqlitePool, StartError, Target,
+    ConnectError, Degraded, MemoryPool, NodeId, Pool, PublishError, Publisher, Server, SqlitePool, Target,
     pool::{Announcement, Lease},
 };
 
@@ -61,7 +62,7 @@ async fn until_end(client: &mut Client) -> Seen {
 }
 
 async fn end(node: &Node) {
-    node.server.publish("end", (), Target::all()).await.expect("accepted");
+    node.server.publish(message("end", (), Target::all())).await.expect("accepted");
 }
 
 /// The lease of the cluster `default`.
@@ -133,7 +134,7 @@ async fn targets_reach_whom_they_mean_on_every_node() {
     ];
     for (number, (target, _)) in cases.iter().enumerate() {
         for node in 0..3 {
-            nodes[node].server.publish(&format!("{number}"), node, target.clone()).await.unwrap();
+            nodes[node].server.publish(message(&format!("{number}"), node, target.clone())).await.unwrap();
         }
     }
     end(&nodes[1]).await;
@@ -150,7 +151,7 @@ async fn targets_reach_whom_they_mean_on_every_node() {
 async fn publish_everywhere(nodes: &Nodes, clients: &mut [Client], count: usize) -> Vec<Seen> {
     let publishing = (0..3).map(|node| async move {
         for number in 0..count {
-            nodes[node].server.publish(&format!("from {node}"), number, Target::all()).await.unwrap();
+            nodes[node].server.publish(message(&format!("from {node}"), number, Target::all())).await.unwrap();
         }
     });
     join_all(publishing).await;
@@ -262,7 +263,7 @@ async fn a_publisher_goes_on_through_another_node_when_its_own_leaves() {
             if number == 50 {
                 let _ = half.take().map(|half| half.send(()));
             }
-            publisher.publish("count", number, Target::user("ann")).await.unwrap();
+            publisher.publish(message("count", number, Target::user("ann"))).await.unwrap();
         }
         publisher.close_user("nobody").await.unwrap();
         publisher
@@ -270,7 +271,7 @@ async fn a_publisher_goes_on_through_another_node_when_its_own_leaves() {
     soon(reached).await.unwrap();
     nodes[0].stop().await.unwrap();
     let publisher = soon(publishing).await.unwrap();
-    publisher.publish("end", (), Target::all()).await.unwrap();
+    publisher.publish(message("end", (), Target::all())).await.unwrap();
     let expected: Vec<_> = (0..200).map(|number| ("count".to_owned(), json!([number]))).collect();
     for client in &mut clients {
         assert_eq!(until_end(client).await, expected);
@@ -296,9 +297,9 @@ async fn a_publisher_leaves_a_node_that_does_not_answer() {
     nodes.cut_from_pool(0);
     let sent = soon(async {
         loop {
-            match publisher.publish_with_key("through", (), Target::all(), "once").await {
+            match publisher.publish(message("through", (), Target::all()).idempotency_key("once")).await {
                 Ok(()) => return,
-                Err(PublishError::Unknown) => {}
+                Err(PublishError::OutcomeUnknown) => {}
                 Err(error) => panic!("{error}"),
             }
         }
@@ -319,8 +320,9 @@ async fn publishes_of_one_key_are_delivered_once_whichever_node_takes_them() {
     }
     for round in 0..20 {
         let key = format!("key {round}");
-        let publishes = (0..3).map(|node| nodes[node].server.publish_with_key("once", round, Target::all(), &key));
-        let outside = publisher.publish_with_key("once", round, Target::all(), &key);
+        let publishes =
+            (0..3).map(|node| nodes[node].server.publish(message("once", round, Target::all()).idempotency_key(&key)));
+        let outside = publisher.publish(message("once", round, Target::all()).idempotency_key(&key));
         let (inside, outside) = tokio::join!(join_all(publishes), outside);
         assert!(inside.into_iter().chain([outside]).all(|outcome| outcome.is_ok()), "each is told of acceptance");
     }
@@ -356,7 +358,7 @@ async fn a_node_that_leaves_loses_nothing_and_sends_its_clients_elsewhere() {
                 tokio::spawn(async move {
                     let mut number = 0;
                     while !*stopped.borrow() {
-                        server.publish(&format!("from {node}"), number, Target::all()).await.unwrap();
+                        server.publish(message(&format!("from {node}"), number, Target::all())).await.unwrap();
                         number += 1;
                     }
                     number
@@ -403,20 +405,20 @@ async fn a_master_off_the_network_is_replaced_before_its_lease_ends() {
     config.cluster.lease = Duration::from_secs(300);
     let nodes = Nodes::with(3, Arc::new(MemoryPool::default()), config).await;
     let (master, followers) = (nodes.master(), nodes.followers());
-    let old = Some(nodes[master].server.node());
+    let old = Some(nodes[master].server.node_id());
     let mut clients = Vec::new();
     for node in 0..3 {
         clients.push(nodes[node].guest().await);
     }
-    nodes[master].server.publish("before", (), Target::all()).await.unwrap();
+    nodes[master].server.publish(message("before", (), Target::all())).await.unwrap();
     nodes.cut_from_pool(master);
     followers.iter().for_each(|&follower| nodes.cut(master, follower));
     let server = nodes[master].server.clone();
-    let waiting = tokio::spawn(async move { server.publish("meanwhile", (), Target::all()).await });
+    let waiting = tokio::spawn(async move { server.publish(message("meanwhile", (), Target::all())).await });
     for &follower in &followers {
         nodes[follower].until(|status| status.master.is_some() && status.master != old).await;
     }
-    nodes[followers[0]].server.publish("after", (), Target::all()).await.unwrap();
+    nodes[followers[0]].server.publish(message("after", (), Target::all())).await.unwrap();
     nodes.heal();
     soon(waiting).await.unwrap().unwrap();
     assert_ne!(nodes.settled().await, master);
@@ -448,8 +450,8 @@ async fn a_master_that_still_has_the_pool_goes_on_without_its_followers() {
         nodes[follower].until(|status| status.master.is_none()).await;
     }
     let server = nodes[followers[0]].server.clone();
-    let waiting = tokio::spawn(async move { server.publish("at a follower", (), Target::all()).await });
-    nodes[master].server.publish("at the master", (), Target::all()).await.unwrap();
+    let waiting = tokio::spawn(async move { server.publish(message("at a follower", (), Target::all())).await });
+    nodes[master].server.publish(message("at the master", (), Target::all())).await.unwrap();
     assert!(!waiting.is_finished());
     nodes.heal();
     soon(waiting).await.unwrap().unwrap();
@@ -481,8 +483,8 @@ async fn a_follower_that_alone_lost_the_master_takes_nothing_over_and_catches_up
         held.iter().for_each(|&(from, to)| nodes.cut_one_way(from, to));
         let server = nodes[cut].server.clone();
         nodes[cut].until(|status| status.master.is_none()).await;
-        let waiting = tokio::spawn(async move { server.publish("waited", (), Target::all()).await });
-        nodes[other].server.publish("at the others", (), Target::all()).await.unwrap();
+        let waiting = tokio::spawn(async move { server.publish(message("waited", (), Target::all())).await });
+        nodes[other].server.publish(message("at the others", (), Target::all())).await.unwrap();
         // For longer than a lease, told by the beats that are a fifth of a second apart.
         let begin = lease(&*nodes.pool()).await.beat;
         soon(async {
@@ -520,7 +522,7 @@ async fn who_has_another_key_is_kept_out() {
         .start()
         .await
         .unwrap();
-    let mut status = stranger.watch();
+    let mut status = stranger.subscribe_status();
     let seen = soon(status.wait_for(|status| status.nodes.len() == 3)).await.unwrap().clone();
     assert!(!seen.ready && seen.master.is_none());
     assert!(seen.nodes.iter().all(|node| node.member != (node.address == "ws://127.0.0.1:9")));
@@ -534,7 +536,7 @@ async fn who_has_another_key_is_kept_out() {
     let seen = stranger.status();
     assert!(!seen.ready && seen.degraded == Some(Degraded::NoLinkToMaster), "{seen:?}");
     assert_eq!(lease(&*nodes.pool()).await.term, begin.term);
-    stranger.shut_down().await;
+    stranger.shutdown().await;
 }
 
 #[tokio::test]
@@ -564,12 +566,11 @@ async fn a_second_node_with_the_same_address_gives_way() {
         let address = format!("ws://{}", nodes[0].proxy.address());
         let second = Server::builder(pool).address(&address).key(KEY).config(config()).start().await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let error = soon(second.serve(listener, std::future::pending())).await.unwrap_err();
-        let cause = error.into_inner().and_then(|cause| cause.downcast::<StartError>().ok()).map(|cause| *cause);
-        assert!(matches!(cause, Some(StartError::AddressTaken { address: taken }) if taken == address));
+        let error = soon(second.serve(listener).into_future()).await.unwrap_err();
+        assert_eq!(error, ws_cluster::ServeError::AddressTaken { address });
         drop(second);
         nodes.settled().await;
-        nodes[count - 1].server.publish("still here", (), Target::all()).await.unwrap();
+        nodes[count - 1].server.publish(message("still here", (), Target::all())).await.unwrap();
         client.expect("still here", json!([])).await;
     }
 }

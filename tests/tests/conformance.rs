@@ -2,6 +2,7 @@
 //! to over a TCP socket, and over a stream that is none, as TLS and other frameworks give.
 
 use std::{convert::Infallible, fmt, future::pending, net::SocketAddr, time::Duration};
+use tests::message;
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
@@ -274,11 +275,11 @@ impl Echo {
         config.connection.messages_per_second = 1_000_000;
         config.connection.message_burst = 1_000_000;
         let server = Server::builder(MemoryPool::default()).raw(Some).config(config).start().await.unwrap();
-        server.ready().await;
+        server.wait_ready().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener, pending()).await });
+        tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(pending()).await });
         Self { server, address }
     }
 
@@ -668,7 +669,10 @@ async fn what_is_published_comes_between_frames() {
         soon(upgrade(&mut reading, &mut writing, b"")).await.unwrap();
         let publish = async {
             for number in 0..COUNT {
-                echo.server.publish("news", json!([number, "x".repeat(number * 20)]), Target::all()).await.unwrap();
+                echo.server
+                    .publish(message("news", json!([number, "x".repeat(number * 20)]), Target::all()))
+                    .await
+                    .unwrap();
             }
         };
         let write = async {

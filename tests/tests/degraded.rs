@@ -1,6 +1,7 @@
 //! What a node says of itself, and does with its clients, while something is wrong around it.
 
 use std::{sync::Arc, time::Duration};
+use tests::message;
 
 use http_body_util::{BodyExt, Empty};
 use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
@@ -11,7 +12,7 @@ use tests::{
     nodes::{KEY, Node, Nodes, config},
 };
 use tokio::net::TcpListener;
-use ws_cluster::{Degraded, MemoryPool, MySqlPool, Publisher, Server, StartError, Target};
+use ws_cluster::{Degraded, MemoryPool, MySqlPool, Publisher, ServeError, Server, Target};
 
 /// The answer of `/ready`.
 async fn ready(node: &Node) -> (u16, String) {
@@ -49,7 +50,7 @@ async fn a_pool_that_does_not_answer_is_told_and_hinders_nobody() {
     nodes.cut_from_pool(1);
     for node in [0, 1] {
         is_degraded(&nodes[node], Degraded::PoolSilent).await;
-        nodes[node].server.publish("said", "all the same", Target::all()).await.expect("accepted");
+        nodes[node].server.publish(message("said", "all the same", Target::all())).await.expect("accepted");
         said(&mut client, "all the same").await;
     }
     nodes.heal();
@@ -66,7 +67,7 @@ async fn a_master_that_lost_all_others_says_that_it_is_alone_and_one_that_they_l
     is_well(&nodes[master]).await;
     nodes.cut(master, follower);
     is_degraded(&nodes[master], Degraded::Alone).await;
-    nodes[master].server.publish("said", "alone", Target::all()).await.expect("accepted");
+    nodes[master].server.publish(message("said", "alone", Target::all())).await.expect("accepted");
     nodes.heal();
     let master = nodes.settled().await;
     is_well(&nodes[master]).await;
@@ -85,10 +86,10 @@ async fn an_isolated_master_accepts_nothing_and_what_it_took_is_delivered_when_i
     followers.iter().for_each(|follower| nodes.cut(master, *follower));
     is_degraded(&nodes[master], Degraded::Isolated).await;
     let stranded = nodes[master].server.clone();
-    let stranded = tokio::spawn(async move { stranded.publish("said", "stranded", Target::all()).await });
+    let stranded = tokio::spawn(async move { stranded.publish(message("said", "stranded", Target::all())).await });
     // The others have a master of their own.
-    nodes[followers[0]].until(|status| status.master.is_some_and(|one| one != nodes[master].server.node())).await;
-    nodes[followers[0]].server.publish("said", "without it", Target::all()).await.expect("accepted");
+    nodes[followers[0]].until(|status| status.master.is_some_and(|one| one != nodes[master].server.node_id())).await;
+    nodes[followers[0]].server.publish(message("said", "without it", Target::all())).await.expect("accepted");
     said(&mut client, "without it").await;
     assert!(!stranded.is_finished(), "an isolated master accepted a message");
     nodes.heal();
@@ -114,7 +115,7 @@ async fn an_isolated_master_accepts_where_availability_is_preferred() {
             status.degraded.is_some_and(|why| matches!(why, Degraded::Isolated | Degraded::IsolatedAccepting))
         })
         .await;
-    nodes[master].server.publish("said", "alone", Target::all()).await.expect("accepted");
+    nodes[master].server.publish(message("said", "alone", Target::all())).await.expect("accepted");
     said(&mut client, "alone").await;
 }
 
@@ -139,13 +140,13 @@ async fn a_database_that_becomes_read_only_is_told_with_its_own_words() {
         is_degraded(&nodes[node], Degraded::PoolReadOnly).await;
         let (_, text) = ready(&nodes[node]).await;
         assert!(text.contains("read-only"), "{text}");
-        nodes[node].server.publish("said", "all the same", Target::all()).await.expect("two nodes hold it");
+        nodes[node].server.publish(message("said", "all the same", Target::all())).await.expect("two nodes hold it");
         said(&mut client, "all the same").await;
     }
     // Other processes still find the nodes, however old their rows have become.
     let pool = MySqlPool::connect(&database.url("site", "site", name)).await.expect("a URL");
     let publisher = Publisher::connect(pool, KEY).await.expect("a server that answers");
-    publisher.publish("said", "from outside", Target::all()).await.expect("accepted");
+    publisher.publish(message("said", "from outside", Target::all())).await.expect("accepted");
     said(&mut client, "from outside").await;
     admin.query_drop("SET GLOBAL read_only = 0").await.expect("a statement");
     for node in [0, 1] {
@@ -161,8 +162,8 @@ async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
     // Mounted in an application, so that nothing awaits the end of `serve`.
     let second = Server::builder(nodes.pool()).address(address).key(KEY).config(config()).start().await.unwrap();
     let error = soon(second.failed()).await;
-    assert!(matches!(error, StartError::AddressTaken { .. }), "{error}");
-    let mut status = second.watch();
+    assert!(matches!(error, ServeError::AddressTaken { .. }), "{error}");
+    let mut status = second.subscribe_status();
     let status =
         soon(status.wait_for(|status| status.degraded.is_some_and(|why| why == Degraded::AddressConflict))).await;
     assert!(!status.expect("the server lives").ready);
@@ -170,7 +171,7 @@ async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
     assert_eq!(second.handle(request).await.status().as_u16(), 503);
     // The node that was there first goes on, and says that somebody announces itself at its address.
     nodes[0].until(|status| status.ready && status.degraded.is_some_and(|why| why == Degraded::AddressConflict)).await;
-    second.shut_down().await;
+    second.shutdown().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -188,12 +189,12 @@ async fn a_node_that_is_cut_off_the_master_sends_its_clients_elsewhere() {
     assert_eq!(code, 1013);
     assert_eq!(ready(cut).await, (503, "not ready: no link to the master".to_owned()));
     assert_eq!(Client::try_connect(cut.address, "/WebSockets", &[]).await.err().map(|code| code.as_u16()), Some(503));
-    other.server.publish("said", "the others go on", Target::all()).await.expect("accepted");
+    other.server.publish(message("said", "the others go on", Target::all())).await.expect("accepted");
     said(&mut elsewhere, "the others go on").await;
     nodes.heal();
     is_well(cut).await;
     let mut client = cut.guest().await;
-    other.server.publish("said", "together", Target::all()).await.expect("accepted");
+    other.server.publish(message("said", "together", Target::all())).await.expect("accepted");
     said(&mut client, "together").await;
 }
 

@@ -1,17 +1,18 @@
-//! Details reach their clients as the bytes that came in, from every entrance; and no message that is malformed in its
+//! RawDetails reach their clients as the bytes that came in, from every entrance; and no message that is malformed in its
 //! details ends a connection.
 
 use async_trait::async_trait;
 use serde_json::json;
+use tests::message;
 use tests::{
     WsServer,
     client::{Client, soon},
     nodes::{KEY, Nodes},
     solo::Solo,
 };
-use ws_cluster::{ActionError, ActionHandler, Details, Dialect, MemoryPool, Publisher, Request, Server, Target};
+use ws_cluster::{ActionError, ActionHandler, Dialect, MemoryPool, Publisher, RawDetails, Request, Server, Target};
 
-/// Details that a program which reads them and writes them anew would change.
+/// RawDetails that a program which reads them and writes them anew would change.
 const DELICATE: [&str; 9] = [
     "[117.63331139400017]",
     "[18446744073709551616,-9223372036854775809,9007199254740993]",
@@ -29,14 +30,14 @@ struct Echo;
 
 #[async_trait]
 impl ActionHandler for Echo {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         match request.action() {
-            "first" => request.respond(Details::of(&request.details().raw()[..1]).expect("JSON")),
+            "first" => request.reply(RawDetails::of(&request.details().raw()[..1]).expect("JSON"))?,
             "pair" => {
                 let (one, other): (&str, &str) = request.parse()?;
-                request.respond(json!([other, one]));
+                request.reply(json!([other, one]))?;
             }
-            _ => request.respond(request.details()),
+            _ => request.reply(request.details())?,
         }
         Ok(())
     }
@@ -84,10 +85,10 @@ async fn details_go_through_the_cluster_unchanged() {
     for details in DELICATE {
         here.text(&format!(r#"{{"action":"hello","details":{details}}}"#)).await;
         nodes_expect(&mut here, &mut there, "hello", details).await;
-        let parsed: Details = details.parse().unwrap();
-        nodes[1].server.publish("news", &parsed, Target::user("ann")).await.unwrap();
+        let parsed: RawDetails = details.parse().unwrap();
+        nodes[1].server.publish(message("news", &parsed, Target::user("ann"))).await.unwrap();
         nodes_expect(&mut here, &mut there, "news", details).await;
-        publisher.publish("more", parsed, Target::user("ann")).await.unwrap();
+        publisher.publish(message("more", parsed, Target::user("ann"))).await.unwrap();
         nodes_expect(&mut here, &mut there, "more", details).await;
     }
 }
@@ -127,7 +128,7 @@ async fn a_client_in_rust_reads_details_as_they_came() {
     let url = format!("ws://{}/WebSockets", solo.address);
     let (client, mut events) = ws_cluster::Client::builder([url]).connect().unwrap();
     for details in DELICATE {
-        client.send("echo", details.parse::<Details>().unwrap()).unwrap();
+        client.send("echo", details.parse::<RawDetails>().unwrap()).unwrap();
         let message = loop {
             match soon(events.next()).await.unwrap() {
                 ws_cluster::client::Event::Message(message) if message.action == "echo" => break message,
@@ -197,7 +198,7 @@ async fn a_client_that_has_not_spoken_is_addressed_in_the_dialect_of_the_server(
     expect(&mut object, "echo", "[1.0]").await;
     let mut resuming = Client::try_connect(solo.address, "/WebSockets?resume=", &[]).await.unwrap();
     assert_eq!(resuming.json().await["action"], "Server/position");
-    solo.server.publish("news", 1, Target::all()).await.unwrap();
+    solo.server.publish(message("news", 1, Target::all())).await.unwrap();
     assert_eq!(silent.text_in().await, r#"["news",[1]]"#);
     expect(&mut object, "news", "[1]").await;
     assert_eq!(resuming.json().await["action"], "news");

@@ -2,6 +2,7 @@
 //! nested in an application under a prefix.
 
 use std::{net::SocketAddr, sync::Arc};
+use tests::message;
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -38,11 +39,11 @@ impl Authenticator for Tokens {
 
 async fn serve(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Server, SocketAddr) {
     let server = set(Server::builder(MemoryPool::default()).authenticator(Tokens)).start().await.unwrap();
-    soon(server.ready()).await;
+    soon(server.wait_ready()).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = server.clone();
-    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+    tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
     (server, address)
 }
 
@@ -135,7 +136,7 @@ async fn an_offered_subprotocol_is_selected_and_one_may_carry_a_token() {
         Client::connect(address, &[("sec-websocket-protocol", offered)]).await;
     }
     let mut ann = Client::connect(address, &[("sec-websocket-protocol", "ws-cluster.v1, bearer.ann")]).await;
-    server.publish("said", json!(["to ann"]), Target::user("ann")).await.expect("accepted");
+    server.publish(message("said", json!(["to ann"]), Target::user("ann"))).await.expect("accepted");
     ann.expect("said", json!(["to ann"])).await;
     for offered in ["bearer.secret, ws-cluster.v1", "bearer.secret, json", "bearer.secret"] {
         let headers = format!("{UPGRADE}{VERSION}{WEBSOCKET_KEY}sec-websocket-protocol: {offered}\r\n");
@@ -193,7 +194,7 @@ async fn settings_that_cannot_work_are_refused_with_what_to_write() {
     let refused = async |set: &dyn Fn(ServerBuilder) -> ServerBuilder| {
         let builder = set(Server::builder(MemoryPool::default()).key(KEY));
         match builder.start().await {
-            Err(StartError::Config(why)) => why,
+            Err(StartError::Config { reason: why }) => why,
             other => panic!("{other:?}"),
         }
     };
@@ -241,16 +242,16 @@ async fn nodes_that_are_nested_under_a_prefix_find_each_other() {
     let (first, at) = nested(&pool).await;
     let (second, other) = nested(&pool).await;
     for server in [&first, &second] {
-        let mut status = server.watch();
+        let mut status = server.subscribe_status();
         let both = status.wait_for(|status| status.nodes.iter().filter(|node| node.member).count() == 2);
         soon(both).await.expect("the server lives");
-        soon(server.ready()).await;
+        soon(server.wait_ready()).await;
     }
     let mut client = Client::try_connect(other, "/app/WebSockets", &[]).await.expect("no refusal");
-    first.publish("said", json!(["from the other node"]), Target::all()).await.expect("accepted");
+    first.publish(message("said", json!(["from the other node"]), Target::all())).await.expect("accepted");
     client.expect("said", json!(["from the other node"])).await;
     let publisher = Publisher::connect(pool, KEY).await.expect("a node answers");
-    publisher.publish("said", json!(["from outside"]), Target::all()).await.expect("accepted");
+    publisher.publish(message("said", json!(["from outside"]), Target::all())).await.expect("accepted");
     client.expect("said", json!(["from outside"])).await;
     for (line, status) in [
         ("GET /app/ws-cluster.js HTTP/1.1", 200),
@@ -268,7 +269,7 @@ async fn nodes_that_are_nested_under_a_prefix_find_each_other() {
 async fn the_routes_answer_health_and_ready_on_request_only() {
     for (on_request, status) in [(false, 404), (true, 200)] {
         let server = Server::builder(MemoryPool::default()).start().await.unwrap();
-        soon(server.ready()).await;
+        soon(server.wait_ready()).await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let router: axum::Router =
@@ -284,7 +285,7 @@ async fn the_routes_answer_health_and_ready_on_request_only() {
 async fn a_prefix_that_nobody_takes_off_is_told_to_the_server() {
     let (server, address) = serve(|builder| builder.prefix("/app")).await;
     let mut client = Client::try_connect(address, "/app/WebSockets", &[]).await.expect("no refusal");
-    server.publish("said", json!(["here"]), Target::all()).await.expect("accepted");
+    server.publish(message("said", json!(["here"]), Target::all())).await.expect("accepted");
     client.expect("said", json!(["here"])).await;
     for (path, status) in [
         ("/app/ready", 200),

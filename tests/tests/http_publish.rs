@@ -18,8 +18,8 @@ struct Where;
 
 #[async_trait]
 impl ActionHandler for Where {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        request.respond(request.connection().to_string());
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
+        request.reply(request.connection().to_string())?;
         Ok(())
     }
 }

@@ -9,6 +9,7 @@ use std::{
     },
     time::Duration,
 };
+use tests::message;
 
 use async_trait::async_trait;
 use http::StatusCode;
@@ -33,11 +34,11 @@ use ws_cluster::{
 /// A server on a port of its own, with these settings.
 async fn serve(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Server, SocketAddr) {
     let server = set(Server::builder(MemoryPool::default())).start().await.unwrap();
-    server.ready().await;
+    server.wait_ready().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = server.clone();
-    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+    tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
     (server, address)
 }
 
@@ -111,7 +112,7 @@ async fn the_limit_on_heads_holds_under_another_http_server() {
         .start()
         .await
         .unwrap();
-    server.ready().await;
+    server.wait_ready().await;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let app = server.routes::<()>().into_make_service_with_connect_info::<SocketAddr>();
@@ -129,10 +130,10 @@ struct Kept;
 
 #[async_trait]
 impl ActionHandler for Kept {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         let names = ["cookie", "user-agent", "x-junk", "x-asked", "x-named"];
         let kept = names.into_iter().filter(|name| request.handshake().header(name).is_some());
-        request.respond(kept.collect::<Vec<_>>());
+        request.reply(kept.collect::<Vec<_>>())?;
         Ok(())
     }
 
@@ -284,7 +285,7 @@ async fn strangers_at_the_links_path_keep_no_publisher_and_no_node_out() {
         strangers.push(silent(nodes[0].address, if number % 2 == 0 { "" } else { &from }).await);
     }
     let publisher = Publisher::connect(nodes.pool(), KEY).await.expect("a place for a publisher");
-    publisher.publish("news", json!([1]), Target::all()).await.expect("accepted");
+    publisher.publish(message("news", json!([1]), Target::all())).await.expect("accepted");
     nodes.add().await;
     nodes.settled().await;
     // The first of them was given up for others.
@@ -376,7 +377,7 @@ struct Panics;
 
 #[async_trait]
 impl ActionHandler for Panics {
-    async fn handle(&self, _request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, _request: Request) -> Result<(), ActionError> {
         panic!("out of order")
     }
 

@@ -1,6 +1,7 @@
 //! What an attacker on the path between two nodes, or between a publisher and a node, can do to a link: end it.
 
 use std::{net::SocketAddr, sync::Arc};
+use tests::message;
 
 use serde_json::json;
 use tests::{
@@ -39,13 +40,13 @@ impl Node {
             .await
             .unwrap();
         let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
+        tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
         Self { server, address, _attacker: attacker }
     }
 
     /// Waits until the node is one of two members.
     async fn linked(&self) {
-        let mut status = self.server.watch();
+        let mut status = self.server.subscribe_status();
         let both = status.wait_for(|status| {
             status.ready && status.degraded.is_none() && status.nodes.iter().filter(|node| node.member).count() == 2
         });
@@ -53,7 +54,7 @@ impl Node {
     }
 
     async fn publish(&self, text: &str) {
-        self.server.publish("said", json!([text]), Target::all()).await.expect("accepted");
+        self.server.publish(message("said", json!([text]), Target::all())).await.expect("accepted");
     }
 }
 
@@ -64,7 +65,7 @@ async fn pair(tampering: &Tampering, config: Config) -> [Node; 2] {
     let second = Node::start(&pool, tampering, config).await;
     first.linked().await;
     second.linked().await;
-    if first.server.status().master == Some(first.server.node()) { [first, second] } else { [second, first] }
+    if first.server.status().master == Some(first.server.node_id()) { [first, second] } else { [second, first] }
 }
 
 /// What an attacker does, and to which packet: its first one.
@@ -186,7 +187,7 @@ async fn nothing_is_taken_from_a_publishers_link_that_was_tampered_with() {
     let tampering = Tampering::default();
     let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());
     let node = Node::start(&pool, &tampering, config()).await;
-    soon(node.server.ready()).await;
+    soon(node.server.wait_ready()).await;
     let mut client = Client::connect(node.address, &[]).await;
     let publisher = soon(async {
         loop {
@@ -198,7 +199,8 @@ async fn nothing_is_taken_from_a_publishers_link_that_was_tampered_with() {
         }
     })
     .await;
-    let publish = async |text| publisher.publish("said", json!([text]), Target::all()).await.expect("accepted");
+    let publish =
+        async |text| publisher.publish(message("said", json!([text]), Target::all())).await.expect("accepted");
     for (what, attack) in ATTACKS {
         attack_packet_with(&tampering, "before", attack);
         publish("before").await;
@@ -227,7 +229,7 @@ async fn a_greeting_that_was_changed_makes_no_link() {
     let tampering = Tampering::default();
     let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());
     let node = Node::start(&pool, &tampering, config()).await;
-    soon(node.server.ready()).await;
+    soon(node.server.wait_ready()).await;
     let connect = || Publisher::connect(pool.clone(), KEY);
     // The node is in the pool a little after it is ready.
     soon(async {

@@ -5,6 +5,7 @@ use std::{
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
+use tests::message;
 
 use async_trait::async_trait;
 use futures_util::StreamExt;
@@ -26,7 +27,7 @@ use tokio_tungstenite::tungstenite::{
 };
 use ws_cluster::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
-    MemoryPool, Request, Server, ServerBuilder, StartError, Target,
+    MemoryPool, Request, ServeError, Server, ServerBuilder, StartError, Target,
 };
 
 /// A server on a port of its own.
@@ -34,7 +35,7 @@ struct App {
     server: Server,
     address: SocketAddr,
     stop: oneshot::Sender<()>,
-    task: JoinHandle<std::io::Result<()>>,
+    task: JoinHandle<Result<(), ServeError>>,
     /// What handlers tell the test.
     told: mpsc::UnboundedReceiver<String>,
     /// What lets `wait` go on.
@@ -68,12 +69,15 @@ impl App {
             name => builder.action(name, Guests(act.clone())),
         });
         let server = set(builder).start().await.unwrap();
-        server.ready().await;
+        server.wait_ready().await;
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = oneshot::channel();
         let serving = server.clone();
-        let task = tokio::spawn(async move { serving.serve(listener, async { drop(stopped.await) }).await });
+        let task =
+            tokio::spawn(
+                async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
+            );
         Self { server, address, stop, task, told, gate }
     }
 
@@ -118,15 +122,15 @@ struct Act {
 
 #[async_trait]
 impl ActionHandler for Act {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         match request.action() {
-            "echo" => request.respond(request.details()),
+            "echo" => request.reply(request.details())?,
             "hello" if request.details().is_empty() => return Err(ActionError::bad_request("No hello message:(")),
-            "hello" => request.reply(request.details()).await?,
+            "hello" => request.reply_to_user(request.details()).await?,
             "wait" => {
                 self.tell.send("waiting".into()).ok();
                 self.gate.acquire().await.unwrap().forget();
-                request.respond(request.details());
+                request.reply(request.details())?;
                 self.tell.send("waited".into()).ok();
             }
             "panic" => panic!("as told"),
@@ -135,12 +139,12 @@ impl ActionHandler for Act {
                 while start.elapsed() < Duration::from_millis(20) {
                     std::hint::spin_loop();
                 }
-                request.respond(());
+                request.reply(())?;
             }
             "fail" => return Err(ActionError::conflict("no")),
             "shape" => {
                 let (number, text): (u8, String) = request.parse()?;
-                request.respond(format!("{number}{text}"));
+                request.reply(format!("{number}{text}"))?;
             }
             "room" => {
                 let (verb, name): (&str, &str) = request.parse()?;
@@ -150,12 +154,12 @@ impl ActionHandler for Act {
                     "colour" => request.set_property("colour", name),
                     "others" => {
                         let others = Target::group(name).except_connection(request.connection());
-                        request.publish("others", json!([]), others).await?;
+                        request.publish(message("others", json!([]), others)).await?;
                     }
                     _ => return Err(ActionError::not_found("no such verb")),
                 }
                 let groups: Vec<String> = request.groups().into_iter().collect();
-                request.respond(json!([groups, request.property("colour")]));
+                request.reply(json!([groups, request.property("colour")]))?;
             }
             action => {
                 let groups: Vec<String> = request.groups().into_iter().collect();
@@ -171,7 +175,7 @@ struct Guests(Act);
 
 #[async_trait]
 impl ActionHandler for Guests {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         self.0.handle(request).await
     }
 
@@ -244,13 +248,13 @@ async fn details_come_back_normalised_in_the_clients_dialect() {
 async fn the_first_message_decides_the_dialect() {
     let app = App::start().await;
     let mut client = app.guest().await;
-    app.server.publish("before", (), Target::all()).await.unwrap();
+    app.server.publish(message("before", (), Target::all())).await.unwrap();
     client.expect("before", json!([])).await;
     client.text(r#"["echo",1]"#).await;
     assert_eq!(client.json().await, json!(["echo", [1]]));
     client.send("echo", json!([2])).await;
     assert_eq!(client.json().await, json!(["echo", [2]]));
-    app.server.publish("after", "x", Target::all()).await.unwrap();
+    app.server.publish(message("after", "x", Target::all())).await.unwrap();
     assert_eq!(client.json().await, json!(["after", ["x"]]));
 }
 
@@ -295,7 +299,7 @@ async fn a_guest_gets_what_goes_to_all_and_calls_what_guests_may() {
         ("session", Target::session("session of ann")),
         ("property", Target::property("colour", "7")),
     ] {
-        app.server.publish(action, (), target).await.unwrap();
+        app.server.publish(message(action, (), target)).await.unwrap();
         user.expect(action, json!([])).await;
     }
     for target in [
@@ -306,9 +310,9 @@ async fn a_guest_gets_what_goes_to_all_and_calls_what_guests_may() {
         Target::user("ann").except_user("ann"),
         Target::all().except_user("ann"),
     ] {
-        app.server.publish("not for ann", (), target).await.unwrap();
+        app.server.publish(message("not for ann", (), target)).await.unwrap();
     }
-    app.server.publish("all", (), Target::all()).await.unwrap();
+    app.server.publish(message("all", (), Target::all())).await.unwrap();
     user.expect("all", json!([])).await;
     guest.expect("not for ann", json!([])).await;
     guest.expect("all", json!([])).await;
@@ -324,7 +328,7 @@ async fn a_reply_goes_to_every_tab_and_a_response_to_one() {
     one.send("hello", json!(["both"])).await;
     one.expect("hello", json!(["both"])).await;
     two.expect("hello", json!(["both"])).await;
-    app.server.publish("sentinel", (), Target::all()).await.unwrap();
+    app.server.publish(message("sentinel", (), Target::all())).await.unwrap();
     other.expect("sentinel", json!([])).await;
 }
 
@@ -343,8 +347,8 @@ async fn handlers_change_groups_and_properties() {
     two.expect("room", json!([[], null])).await;
     two.send("room", json!(["colour", "red"])).await;
     two.expect("room", json!([[], "red"])).await;
-    app.server.publish("in blue", (), Target::group("blue")).await.unwrap();
-    app.server.publish("in red", (), Target::property("colour", "red")).await.unwrap();
+    app.server.publish(message("in blue", (), Target::group("blue"))).await.unwrap();
+    app.server.publish(message("in red", (), Target::property("colour", "red"))).await.unwrap();
     one.expect("in blue", json!([])).await;
     two.expect("in red", json!([])).await;
     drop(one);
@@ -377,7 +381,7 @@ async fn credentials_authenticate_in_band() {
     client.send("Client/authentication", json!(["secret", "ann"])).await;
     client.authenticated().await;
     assert_eq!(app.told().await, "Client/authentication ann blue");
-    app.server.publish("for ann", (), Target::user("ann").except_user("bob")).await.unwrap();
+    app.server.publish(message("for ann", (), Target::user("ann").except_user("bob"))).await.unwrap();
     client.expect("for ann", json!([])).await;
 
     let mut client = app.guest().await;
@@ -432,7 +436,7 @@ async fn an_unwelcome_guest_may_send_credentials_in_time() {
     config.connection.handshake_timeout = Duration::from_millis(300);
     let app = App::with(|builder| builder.guests(false).authenticator(InBand).config(config)).await;
     let mut client = app.guest().await;
-    app.server.publish("not yet", (), Target::all()).await.unwrap();
+    app.server.publish(message("not yet", (), Target::all())).await.unwrap();
     client.send("echo", json!([])).await;
     client.expect("echo:error", json!([403, "Forbidden"])).await;
     client.send("Client/authentication", json!(["secret", "ann"])).await;
@@ -459,7 +463,7 @@ async fn who_authenticates_in_band_is_told_its_position_afterwards() {
             let state = place.state.clone().unwrap_or_default();
             let path = format!("/WebSockets?resume={}&state={state}", place.at);
             let mut client = Client::try_connect(app.address, &path, &[]).await.unwrap();
-            app.server.publish("before", (), Target::user("ann")).await.unwrap();
+            app.server.publish(message("before", (), Target::user("ann"))).await.unwrap();
             client.send("Client/authentication", json!(["secret", "ann"])).await;
             client.authenticated().await;
             let told = client.moved(&mut place).await;
@@ -473,7 +477,7 @@ async fn who_authenticates_in_band_is_told_its_position_afterwards() {
             }
             drop(client);
             assert_eq!(app.told().await, "Client/disconnection ann ");
-            app.server.publish("missed", (), Target::user("ann")).await.unwrap();
+            app.server.publish(message("missed", (), Target::user("ann"))).await.unwrap();
         }
     }
 }
@@ -491,7 +495,7 @@ async fn a_guest_that_sends_no_credentials_begins_with_its_first_message() {
         if first == "echo" {
             client.expect("echo", json!([])).await;
         }
-        app.server.publish("news", (), Target::all()).await.unwrap();
+        app.server.publish(message("news", (), Target::all())).await.unwrap();
         assert_eq!(client.json().await["action"], "news");
     }
 }
@@ -584,7 +588,7 @@ async fn a_session_or_a_user_is_closed_for_good() {
     app.server.close_session("session of ann").await.unwrap();
     ann.expect("Server/close", json!([])).await;
     assert_eq!(ann.closed().await.0, 1000);
-    app.server.publish("sentinel", (), Target::all()).await.unwrap();
+    app.server.publish(message("sentinel", (), Target::all())).await.unwrap();
     bob.expect("sentinel", json!([])).await;
     app.server.close_user("bob").await.unwrap();
     bob.expect("Server/close", json!([])).await;
@@ -618,7 +622,7 @@ async fn a_slow_handler_holds_back_its_own_connection_only() {
     quick.send("echo", json!(["quick"])).await;
     quick.expect("echo", json!(["quick"])).await;
     // What is published goes out while the handler runs.
-    app.server.publish("news", (), Target::all()).await.unwrap();
+    app.server.publish(message("news", (), Target::all())).await.unwrap();
     slow.expect("news", json!([])).await;
     app.gate.add_permits(1);
     slow.expect("wait", json!([1])).await;
@@ -701,7 +705,7 @@ async fn a_client_that_does_not_read_is_closed_and_delays_nobody() {
     // More than the buffers of two sockets take.
     let large = "x".repeat(512 * 1024);
     for number in 0..64 {
-        app.server.publish("large", json!([number, large]), Target::all()).await.unwrap();
+        app.server.publish(message("large", json!([number, large]), Target::all())).await.unwrap();
         assert_eq!(quick.json().await["details"][0], number);
     }
     let mut seen = 0;
@@ -893,11 +897,11 @@ async fn publishes_that_cannot_be_sent_are_refused() {
     let app = App::start().await;
     let mut client = app.guest().await;
     for action in ["", &"x".repeat(256)] {
-        assert!(app.server.publish(action, (), Target::all()).await.is_err());
+        assert!(app.server.publish(message(action, (), Target::all())).await.is_err());
     }
-    assert!(app.server.publish_with_key("x", (), Target::all(), &"x".repeat(65)).await.is_err());
-    assert!(app.server.publish("x", "x".repeat(1024 * 1024), Target::all()).await.is_err());
-    app.server.publish("x", "x".repeat(1024 * 1024 - 5), Target::all()).await.unwrap();
+    assert!(app.server.publish(message("x", (), Target::all()).idempotency_key(&"x".repeat(65))).await.is_err());
+    assert!(app.server.publish(message("x", "x".repeat(1024 * 1024), Target::all())).await.is_err());
+    app.server.publish(message("x", "x".repeat(1024 * 1024 - 5), Target::all())).await.unwrap();
     assert_eq!(client.json().await["action"], "x");
 }
 
@@ -915,7 +919,7 @@ async fn a_shutdown_waits_for_handlers_and_sends_clients_elsewhere() {
     assert_eq!(app.told.recv().await.unwrap(), "waited");
     assert_eq!(app.told.recv().await.unwrap(), "Client/disconnection guest ");
     assert!(TcpStream::connect(app.address).await.is_err());
-    assert!(app.server.publish("x", (), Target::all()).await.is_err());
+    assert!(app.server.publish(message("x", (), Target::all())).await.is_err());
 }
 
 #[tokio::test]
@@ -956,13 +960,13 @@ async fn settings_that_cannot_work_are_named() {
             .start()
             .await
         {
-            Err(StartError::Config(text)) => assert!(text.contains(word), "{text}"),
+            Err(StartError::Config { reason: text }) => assert!(text.contains(word), "{text}"),
             other => panic!("{word}: {other:?}"),
         };
     struct Nothing;
     #[async_trait]
     impl ActionHandler for Nothing {
-        async fn handle(&self, _: Request<'_>) -> Result<(), ActionError> {
+        async fn handle(&self, _: Request) -> Result<(), ActionError> {
             Ok(())
         }
     }
@@ -977,7 +981,7 @@ async fn settings_that_cannot_work_are_named() {
     refused(|builder| builder.action("x:error", Nothing), ":error").await;
     for unknown in ["Client/disconnected", "Client/", "Client/Authentication", "Client/authentication "] {
         let set = async |name: &str| Server::builder(MemoryPool::default()).action(name, Nothing).start().await;
-        let Err(StartError::Config(text)) = set(unknown).await else { panic!("{unknown}") };
+        let Err(StartError::Config { reason: text }) = set(unknown).await else { panic!("{unknown}") };
         for word in [unknown, "Client/authentication", "Client/disconnection"] {
             assert!(text.contains(word), "{text}");
         }

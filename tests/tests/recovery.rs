@@ -1,6 +1,7 @@
 //! Clients that come back: to the same node or another, with what they missed, or with a word that it is lost.
 
 use std::sync::Arc;
+use tests::message;
 
 use serde_json::{Value, json};
 use tests::{
@@ -44,7 +45,7 @@ async fn begin(nodes: &Nodes, node: usize, user: &str) -> (Client, Place) {
 
 /// Publishes `said`.
 async fn say(nodes: &Nodes, node: usize, text: &str, target: Target) {
-    nodes[node].server.publish("said", text, target).await.expect("accepted");
+    nodes[node].server.publish(message("said", text, target)).await.expect("accepted");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,11 +267,11 @@ async fn the_client_of_the_library_gets_each_message_once_while_its_nodes_leave(
         let last = count + 20;
         let publishing = async {
             for number in count..last {
-                staying.server.publish("count", number, Target::group("kitchen")).await.expect("accepted");
+                staying.server.publish(message("count", number, Target::group("kitchen"))).await.expect("accepted");
             }
         };
         let server = nodes[leaving].server.clone();
-        tokio::join!(publishing, server.shut_down());
+        tokio::join!(publishing, server.shutdown());
         while count < last {
             match hear(&mut events).await.as_str() {
                 text if text.starts_with("count ") => {

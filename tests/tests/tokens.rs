@@ -2,6 +2,7 @@
 //! before.
 
 use std::sync::Arc;
+use tests::message;
 
 use async_trait::async_trait;
 use data_encoding::BASE64URL_NOPAD;
@@ -32,7 +33,7 @@ async fn begin(nodes: &Nodes, node: usize, user: &str) -> (Client, Place) {
 }
 
 async fn say(nodes: &Nodes, node: usize, text: &str, target: Target) {
-    nodes[node].server.publish("said", text, target).await.expect("accepted");
+    nodes[node].server.publish(message("said", text, target)).await.expect("accepted");
 }
 
 /// Lets a client do something, and takes what it is to carry then.
@@ -186,14 +187,14 @@ struct Door;
 
 #[async_trait]
 impl ActionHandler for Door {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         match request.action() {
             "join" => drop(request.join("room")),
             _ => drop(request.leave("room")),
         }
         // Slow enough for what was missed to be replayed meanwhile.
         tokio::task::yield_now().await;
-        request.respond(request.groups().into_iter().collect::<Vec<_>>());
+        request.reply(request.groups().into_iter().collect::<Vec<_>>())?;
         Ok(())
     }
 }
@@ -202,18 +203,18 @@ impl ActionHandler for Door {
 async fn a_handler_of_the_authentication_decides_before_what_was_missed_is_replayed() {
     let builder = Server::builder(MemoryPool::default()).authenticator(Ann);
     let server = builder.action("join", Door).action("Client/authentication", Door).start().await.unwrap();
-    server.ready().await;
+    server.wait_ready().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = server.clone();
-    tokio::spawn(async move { serving.serve(listener, std::future::pending()).await });
-    server.publish("first", json!([]), Target::all()).await.unwrap();
+    tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
+    server.publish(message("first", json!([]), Target::all())).await.unwrap();
     let mut place = Place::default();
     let mut client = Client::connect_to(address, "/WebSockets?resume=").await;
     act(&mut client, &mut place, "join", "").await;
     drop(client);
-    server.publish("said", "in the room", Target::group("room")).await.unwrap();
-    server.publish("said", "for all", Target::all()).await.unwrap();
+    server.publish(message("said", "in the room", Target::group("room"))).await.unwrap();
+    server.publish(message("said", "for all", Target::all())).await.unwrap();
     let path = format!("/WebSockets?resume={}&state={}", place.at, place.state.unwrap());
     let mut client = Client::connect_to(address, &path).await;
     client.expect("Client/authentication", json!([])).await;

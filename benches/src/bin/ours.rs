@@ -17,7 +17,8 @@ use tokio::{
     time::Instant,
 };
 use ws_cluster::{
-    ActionError, ActionHandler, Config, Identity, MemoryPool, Request, Server, SessionCookie, SqlitePool, Target,
+    ActionError, ActionHandler, Config, Identity, MemoryPool, Message, Request, Server, SessionCookie, SqlitePool,
+    Target,
 };
 
 #[global_allocator]
@@ -48,8 +49,8 @@ struct Echo;
 
 #[async_trait]
 impl ActionHandler for Echo {
-    async fn handle(&self, request: Request<'_>) -> std::result::Result<(), ActionError> {
-        request.respond(request.details());
+    async fn handle(&self, request: Request) -> std::result::Result<(), ActionError> {
+        request.reply(request.details())?;
         Ok(())
     }
 
@@ -63,8 +64,8 @@ struct Reply;
 
 #[async_trait]
 impl ActionHandler for Reply {
-    async fn handle(&self, request: Request<'_>) -> std::result::Result<(), ActionError> {
-        request.reply(request.details()).await
+    async fn handle(&self, request: Request) -> std::result::Result<(), ActionError> {
+        request.reply_to_user(request.details()).await
     }
 }
 
@@ -96,12 +97,12 @@ async fn main() -> Result<()> {
         .config(config)
         .start()
         .await?;
-    server.ready().await;
+    server.wait_ready().await;
     // Connecting clients come by the hundred.
     let listener = listen(options.port)?;
     let controls = TcpListener::bind((Ipv4Addr::LOCALHOST, options.control)).await?;
     spawn(obey_all(server.clone(), controls));
-    server.serve(listener, std::future::pending()).await?;
+    server.serve(listener).with_graceful_shutdown(std::future::pending()).await?;
     Ok(())
 }
 
@@ -144,7 +145,7 @@ async fn obey(server: &Server, mut stream: TcpStream) -> Result<()> {
                 // Whether it is the master, and how many nodes have joined.
                 "/standing" => {
                     let status = server.status();
-                    let master = status.master == Some(server.node());
+                    let master = status.master == Some(server.node_id());
                     let members = status.nodes.iter().filter(|node| node.member).count();
                     stream.write_all(answer(&format!("{master} {members}")).as_bytes()).await?;
                 }
@@ -165,7 +166,8 @@ fn target(order: &Order) -> Result<Target> {
 /// So many at the same time, which therefore enter the order together.
 async fn publish(server: &Server, order: &Order) -> Result<()> {
     let target = target(order)?;
-    let publishes = (0..order.number("count")).map(|_| server.publish("m", order.text.as_str(), target.clone()));
+    let publishes =
+        (0..order.number("count")).map(|_| server.publish(Message::raw("m", order.text.as_str()).to(target.clone())));
     join_all(publishes).await.into_iter().collect::<std::result::Result<(), _>>()?;
     Ok(())
 }
@@ -179,7 +181,7 @@ async fn flood(server: &Server, order: &Order) -> Result<usize> {
         spawn(async move {
             let mut accepted = 0;
             while Instant::now() < end {
-                let publishes = (0..batch).map(|_| server.publish("m", text.as_str(), target.clone()));
+                let publishes = (0..batch).map(|_| server.publish(Message::raw("m", text.as_str()).to(target.clone())));
                 accepted += join_all(publishes).await.iter().filter(|outcome| outcome.is_ok()).count();
             }
             accepted

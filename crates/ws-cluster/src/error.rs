@@ -17,13 +17,16 @@ pub enum PublishError {
         /// The limit in bytes.
         limit: usize,
     },
-    /// The action, the details or the key are not fit to be sent. It was not taken.
-    #[error("{0}")]
-    Invalid(String),
+    /// The message cannot be sent as it is. It was not taken.
+    #[error("{reason}")]
+    Invalid {
+        /// What is wrong with the action, the details or the idempotency key.
+        reason: String,
+    },
     /// No answer in time (5 s by default). The outcome is unknown: it may still be delivered. To try again without
     /// a second delivery, publish with an idempotency key.
     #[error("no answer in time: the message may still be delivered")]
-    Unknown,
+    OutcomeUnknown,
     /// The node is shutting down. Unless it was accepted before, the message is not delivered; publish on another
     /// node.
     #[error("the server is shutting down")]
@@ -34,87 +37,121 @@ pub enum PublishError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting cannot work; the text says which and what to give.
-    #[error("{0}")]
-    Config(String),
+    /// A setting cannot work.
+    #[error("{reason}")]
+    Config {
+        /// Which setting it is, and what to give instead.
+        reason: String,
+    },
     /// The pool cannot exist as it is named. One that does not answer is tried again instead.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// Another server answers at our own address. Found once the server can be dialled, so it ends
-    /// [`serve`](crate::Server::serve), inside its `io::Error`.
+}
+
+/// Why a running server ended. Its clients were sent to other nodes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// Another server answers at this node's own address. It is found once the server can be dialled.
     #[error("the address {address} belongs to another node: give each node an address of its own")]
     AddressTaken {
         /// The address that was dialled.
         address: String,
     },
-    /// The task that runs the cluster ended by a panic. The node takes part no more and its clients were sent to other
-    /// nodes. Found while the server runs, so it ends [`serve`](crate::Server::serve), inside its `io::Error`.
+    /// The task that drives the cluster panicked. The node takes no part in the cluster any more.
     #[error("the task that runs the cluster ended by a panic: start the server again, and report what the log says")]
     Stopped,
 }
 
 impl PublishError {
-    /// The status that HTTP and error answers give it.
-    pub(crate) fn status(&self) -> u16 {
+    /// Returns the HTTP status for this error, which error answers to clients carry as well: 400, 413, 503 or 504.
+    pub fn status_code(&self) -> u16 {
         match self {
             Self::Busy | Self::ShuttingDown => 503,
             Self::TooLarge { .. } => 413,
-            Self::Invalid(_) => 400,
-            Self::Unknown => 504,
+            Self::Invalid { .. } => 400,
+            Self::OutcomeUnknown => 504,
         }
+    }
+
+    /// Returns true if the same publish may succeed later. After [`OutcomeUnknown`](Self::OutcomeUnknown), repeat it only
+    /// with the same idempotency key, or it may be delivered twice.
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            Self::Busy | Self::ShuttingDown | Self::OutcomeUnknown => true,
+            Self::TooLarge { .. } | Self::Invalid { .. } => false,
+        }
+    }
+
+    pub(crate) fn invalid(reason: impl Into<String>) -> Self {
+        Self::Invalid { reason: reason.into() }
     }
 }
 
-/// The error with which an action is answered: `ACTION:error [code, "text"]`. Clients see the text.
+/// The error with which an action is answered: the client gets `ACTION:error [code, "text"]`.
+///
+/// The text is for the client. The cause of a fault of the server belongs in the log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{code} {text}")]
 #[non_exhaustive]
 pub struct ActionError {
-    /// What kind of error, as in HTTP.
+    /// The kind of error, with the meaning that it has in HTTP.
     pub code: u16,
-    /// What to tell the client.
+    /// What the client is told.
     pub text: String,
 }
 
 impl ActionError {
-    /// An error with any code.
+    /// Makes an error with any code.
     pub fn new(code: u16, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
 
-    /// 400: the details are not what the action takes.
+    /// Makes a 400: the details are not what the action takes.
     pub fn bad_request(text: impl Into<String>) -> Self {
         Self::new(400, text)
     }
 
-    /// 403: this user may not.
+    /// Makes a 403: this user may not do it.
     pub fn forbidden(text: impl Into<String>) -> Self {
         Self::new(403, text)
     }
 
-    /// 404: what the details name does not exist.
+    /// Makes a 404: what the details name does not exist.
     pub fn not_found(text: impl Into<String>) -> Self {
         Self::new(404, text)
     }
 
-    /// 409: not as things stand.
+    /// Makes a 409: the present state does not allow it.
     pub fn conflict(text: impl Into<String>) -> Self {
         Self::new(409, text)
     }
 
-    /// 500: a fault of the server. The cause belongs in the log, not in the text.
+    /// Makes a 429: the client does it too often.
+    pub fn too_many_requests(text: impl Into<String>) -> Self {
+        Self::new(429, text)
+    }
+
+    /// Makes a 500: a fault of the server.
     pub fn internal(text: impl Into<String>) -> Self {
         Self::new(500, text)
     }
 
-    /// 503: not now; the client may try again.
+    /// Makes a 503: it is not possible now, and the client may try again.
     pub fn unavailable(text: impl Into<String>) -> Self {
         Self::new(503, text)
+    }
+
+    /// Logs `cause` as an error and makes a 500 that does not tell it:
+    /// `query.await.map_err(ActionError::log_internal)?`.
+    pub fn log_internal(cause: impl std::fmt::Display) -> Self {
+        tracing::error!(%cause, "an action failed");
+        Self::internal("Internal Server Error")
     }
 }
 
 impl From<PublishError> for ActionError {
     fn from(error: PublishError) -> Self {
-        Self::new(error.status(), error.to_string())
+        Self::new(error.status_code(), error.to_string())
     }
 }

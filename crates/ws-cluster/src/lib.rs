@@ -164,6 +164,7 @@ mod send_queue;
 mod server;
 mod ws;
 
+pub use async_trait::async_trait;
 pub use auth::{
     AuthenticationError, Authenticator, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
     ParseProxiesError, Revoked, SessionCookie, TrustedProxies,
@@ -173,10 +174,10 @@ pub use auth::{SessionTable, SessionTableError};
 pub use client::Client;
 pub use close::{Close, CloseCode};
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
-pub use error::{ActionError, PublishError, StartError};
+pub use error::{ActionError, PublishError, ServeError, StartError};
 pub use message::{
-    ConnectionId, Details, Dialect, ParseConnectionIdError, ParseDetailsError, ParseDialectError, ParseTargetError,
-    Target,
+    ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDetailsError, ParseDialectError, ParseTargetError,
+    RawDetails, Target,
 };
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;
@@ -184,6 +185,9 @@ pub use pool::MySqlPool;
 pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher};
-pub use server::{ActionHandler, RemoteAddress, Request, Server, ServerBuilder};
+pub use server::{
+    ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, Next, RemoteAddress,
+    Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
+};
 pub use ws::RawMessage;
 pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, Status, Term};

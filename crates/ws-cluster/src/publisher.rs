@@ -11,9 +11,9 @@ use tokio::{
 };
 
 use crate::{
-    Close, Details, IntoPool, Pool, PoolError, PublishError, Target,
+    Close, IntoPool, Message, Pool, PoolError, PublishError,
     close::Subject,
-    message::{content::Content, publish},
+    message::{self, content::Content},
     node::{
         codec::{Outcome, Publish},
         link::{self, Dialled, Keys, LinkError, LinkIdentity, Purpose, log_publisher_loss},
@@ -68,10 +68,10 @@ pub enum ConnectError {
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
-/// use ws_cluster::{MemoryPool, Publisher, Target};
+/// use ws_cluster::{MemoryPool, Message, Publisher, Target};
 /// # let (pool, key) = (MemoryPool::default(), "0123456789abcdef0123456789abcdef");
 /// let publisher = Publisher::connect(pool, key).await?;
-/// publisher.publish("news/new", serde_json::json!([7]), Target::groups(["editors"])).await?;
+/// publisher.publish(Message::new("news/new", 7)?.to(Target::group("editors"))).await?;
 /// # Ok(()) }
 /// ```
 #[derive(Clone)]
@@ -118,30 +118,15 @@ impl Publisher {
         reach(address, &identity).await.map(drop)
     }
 
-    /// Publishes a message to whom `target` means, on all nodes. Limits and errors as for
-    /// [`Server::publish`](crate::Server::publish), the time limit 5 s always. Where the connection is lost
-    /// meanwhile, the publish is tried again on another node; it is delivered once all the same.
-    pub async fn publish(
-        &self,
-        action: &str,
-        details: impl Into<Details> + Send,
-        target: Target,
-    ) -> Result<(), PublishError> {
-        // Drawn at random, it lets the publish be tried again on another node.
-        self.send(publish::message(action, details.into(), target)?, Bytes::copy_from_slice(&random::<16>())).await
-    }
-
-    /// The same with an idempotency key of 1 to 64 bytes: of several publishes with one key, by whomever, one is
-    /// delivered.
-    pub async fn publish_with_key(
-        &self,
-        action: &str,
-        details: impl Into<Details> + Send,
-        target: Target,
-        key: &str,
-    ) -> Result<(), PublishError> {
-        let key = publish::key(key)?;
-        self.send(publish::message(action, details.into(), target)?, key).await
+    /// Publishes a message on all nodes. Limits and errors are those of [`Server::publish`](crate::Server::publish), and
+    /// the time limit is 5 s.
+    ///
+    /// If the connection is lost meanwhile, the publish is repeated on another node; the message is delivered once all the
+    /// same.
+    pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let (content, key) = message.encode()?;
+        // A random key lets the publish be repeated on another node.
+        self.send(content, key.unwrap_or_else(|| Bytes::copy_from_slice(&random::<16>()))).await
     }
 
     /// Closes every connection of a session, on all nodes, as
@@ -194,14 +179,14 @@ impl Publisher {
                 }
                 match came.await {
                     // Another node takes it, unless it has it already: the key tells.
-                    Err(_) | Ok(Err(PublishError::ShuttingDown | PublishError::Unknown)) => {
+                    Err(_) | Ok(Err(PublishError::ShuttingDown | PublishError::OutcomeUnknown)) => {
                         self.forget(&connection).await
                     }
                     Ok(outcome) => return outcome,
                 }
             }
         };
-        timeout_at(deadline, sending).await.unwrap_or(Err(PublishError::Unknown))
+        timeout_at(deadline, sending).await.unwrap_or(Err(PublishError::OutcomeUnknown))
     }
 
     async fn forget(&self, connection: &mpsc::Sender<Request>) {
@@ -324,7 +309,7 @@ async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
                 }
                 let Ok(outcome) = Outcome::decode(packet) else { break };
                 if let Some(sender) = waiting.remove(&outcome.id) {
-                    let _ = sender.send(publish::outcome(outcome.error, &outcome.text));
+                    let _ = sender.send(message::publish::outcome(outcome.error, &outcome.text));
                 }
             }
         }

@@ -13,7 +13,7 @@ use tokio::{
     time::timeout,
 };
 use url::Url;
-use ws_cluster::{ConnectError, Details, ParseDetailsError, PublishError, Publisher, pool::NodeRow};
+use ws_cluster::{ConnectError, Message, ParseDetailsError, PublishError, Publisher, RawDetails, pool::NodeRow};
 
 use crate::{
     Failure, Outcome,
@@ -36,15 +36,17 @@ pub(crate) async fn send(send: Send) -> Outcome {
     let Send { action, details, to, idempotency_key, place } = send;
     let details = details_of(&details)?;
     let publisher = connect(&place).await?;
-    let sent = match idempotency_key {
-        Some(key) => publisher.publish_with_key(&action, details, to, &key).await,
-        None => publisher.publish(&action, details, to).await,
+    let message = Message::raw(action, details).to(to);
+    let message = match idempotency_key {
+        Some(key) => message.idempotency_key(key),
+        None => message,
     };
+    let sent = publisher.publish(message).await;
     accepted(sent, &place).await
 }
 
 /// The details that an argument means: itself, or what it names. JSON begins neither with `@` nor is it `-` alone.
-fn details_of(argument: &str) -> Outcome<Details> {
+fn details_of(argument: &str) -> Outcome<RawDetails> {
     let (text, source) = if argument == "-" {
         (read(io::stdin().lock(), "standard input")?, "standard input".to_owned())
     } else if let Some(path) = argument.strip_prefix('@') {
@@ -196,7 +198,7 @@ fn not_connected(error: ConnectError) -> Failure {
 async fn accepted(outcome: Result<(), PublishError>, place: &Place) -> Outcome {
     match outcome {
         Ok(()) => Ok(()),
-        Err(error @ (PublishError::Invalid(_) | PublishError::TooLarge { .. })) => Err(Failure::setup(error)),
+        Err(error @ (PublishError::Invalid { .. } | PublishError::TooLarge { .. })) => Err(Failure::setup(error)),
         Err(error) => match trouble(place).await {
             Some(trouble) => Err(Failure::refused(format!("{error}; {trouble}"))),
             None => Err(Failure::refused(error)),

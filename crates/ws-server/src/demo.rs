@@ -5,8 +5,8 @@ use async_trait::async_trait;
 use serde_json::json;
 use tokio::sync::mpsc;
 use ws_cluster::{
-    ActionError, ActionHandler, AuthenticationError, Authenticator, ConnectionId, Credentials, Handshake, Identity,
-    Request, Server, ServerBuilder, Target,
+    ActionError, AuthenticationError, Authenticator, ConnectionId, Credentials, Details, Handshake, Identity,
+    IntoHandler, Message, Request, Server, ServerBuilder, State, Target,
 };
 
 use crate::short;
@@ -33,11 +33,12 @@ impl Demo {
         builder
             .page("/", PAGE.replacen(PATH, &format!(r#"data-path="{path}""#), 1))
             .authenticator(ByName)
-            .action("Client/authentication", Arrival(self.arrivals.clone()))
-            .action("demo/node", Arrival(self.arrivals.clone()))
-            .action("hello", Hello)
-            .action("say", Say)
-            .action("tell", Tell)
+            .state(self.arrivals.clone())
+            .on_connect(note_page)
+            .action("demo/node", note_page.with_guests())
+            .action("hello", hello.with_guests())
+            .action("say", say.with_guests())
+            .action("tell", tell.with_guests())
     }
 
     /// Tells each page when it has come, and all of them when something has changed. One task for both, so that no
@@ -45,7 +46,7 @@ impl Demo {
     pub(crate) async fn show(mut self, server: Server) {
         // The handlers have theirs; they end with the server.
         drop(self.arrivals);
-        let mut status = server.watch();
+        let mut status = server.subscribe_status();
         loop {
             let target = tokio::select! {
                 changed = status.changed() => match changed {
@@ -58,7 +59,7 @@ impl Demo {
                 },
             };
             let state = state(&server);
-            if let Err(error) = server.deliver("demo/node", json!([state]), &target) {
+            if let Err(error) = server.deliver(Message::raw("demo/node", json!([state])).to(target)) {
                 tracing::warn!(%error, "the pages are not told of the cluster");
             }
         }
@@ -72,7 +73,7 @@ fn state(server: &Server) -> serde_json::Value {
         json!({ "node": short(node.node), "address": node.address, "master": master })
     });
     let nodes: Vec<_> = nodes.collect();
-    let own = server.node();
+    let own = server.node_id();
     let address = status.nodes.iter().find(|node| node.node == own).map(|node| &node.address);
     json!({
         "node": short(own),
@@ -102,65 +103,26 @@ impl Authenticator for ByName {
     }
 }
 
-/// A page wants to know how the cluster stands: a user's when it has come, a guest's when it asks.
-struct Arrival(mpsc::UnboundedSender<ConnectionId>);
-
-#[async_trait]
-impl ActionHandler for Arrival {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        // Nobody listens any more when the server ends.
-        let _ = self.0.send(request.connection());
-        Ok(())
-    }
-
-    fn guests(&self) -> bool {
-        true
-    }
+/// Notes a page that wants to know the state of the cluster: a user's page when it connects, a guest's when it asks.
+async fn note_page(State(pages): State<mpsc::UnboundedSender<ConnectionId>>, page: ConnectionId) {
+    // The receiver is gone when the server ends.
+    let _ = pages.send(page);
 }
 
 /// `hello [text]` comes back to every tab of the user.
-struct Hello;
-
-#[async_trait]
-impl ActionHandler for Hello {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        if request.details().is_empty() {
-            return Err(ActionError::bad_request("No hello message:("));
-        }
-        request.reply(request.details()).await
+async fn hello(request: Request) -> Result<(), ActionError> {
+    if request.details().is_empty() {
+        return Err(ActionError::bad_request("No hello message:("));
     }
-
-    fn guests(&self) -> bool {
-        true
-    }
+    request.reply_to_user(request.details()).await
 }
 
 /// `say [text]` goes to all, as `said [user, text]`.
-struct Say;
-
-#[async_trait]
-impl ActionHandler for Say {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        let (text,): (&str,) = request.parse()?;
-        Ok(request.publish("said", json!([request.user(), text]), Target::all()).await?)
-    }
-
-    fn guests(&self) -> bool {
-        true
-    }
+async fn say(request: Request, Details(text): Details<String>) -> Result<(), ActionError> {
+    Ok(request.publish(Message::new("said", (request.user(), text))?).await?)
 }
 
 /// `tell [user, text]` goes to that user, as `told [from, text]`.
-struct Tell;
-
-#[async_trait]
-impl ActionHandler for Tell {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        let (user, text): (&str, &str) = request.parse()?;
-        Ok(request.publish("told", json!([request.user(), text]), Target::user(user)).await?)
-    }
-
-    fn guests(&self) -> bool {
-        true
-    }
+async fn tell(request: Request, Details((user, text)): Details<(String, String)>) -> Result<(), ActionError> {
+    Ok(request.publish(Message::new("told", (request.user(), text))?.to(Target::user(user))).await?)
 }

@@ -8,8 +8,8 @@ use std::{
 use tokio::net::TcpListener;
 use url::{Host, Url};
 use ws_cluster::{
-    AuthenticationError, ClusterConfig, Config, Origin, Server, ServerBuilder, SessionTable, TrustedProxies,
-    pool::PoolView,
+    AuthenticationError, ClusterConfig, Config, Origin, ServeError, Server, ServerBuilder, SessionTable,
+    TrustedProxies, pool::PoolView,
 };
 
 use crate::{
@@ -85,9 +85,8 @@ pub(crate) async fn run(run: Run) -> Outcome {
         let _ = say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
-    server.serve(listener, signals.first()).await.map_err(|error| match error.kind() {
-        // Another node is at the own address.
-        ErrorKind::AddrInUse => Failure::setup(error),
+    server.serve(listener).with_graceful_shutdown(signals.first()).await.map_err(|error| match error {
+        ServeError::AddressTaken { .. } => Failure::setup(error),
         // The node ended by itself.
         _ => Failure::refused(error),
     })

@@ -21,8 +21,8 @@ use axum::{
     response::Html,
     routing::{get, post},
 };
-use tokio::{net::TcpListener, signal::ctrl_c};
-use ws_cluster::{MemoryPool, Server, Target};
+use tokio::net::TcpListener;
+use ws_cluster::{MemoryPool, Message, PublishError, Server, shutdown_signal};
 
 const PAGE: &str = r#"<!doctype html>
 <title>News</title>
@@ -34,10 +34,13 @@ const PAGE: &str = r#"<!doctype html>
 "#;
 
 async fn publish_news(State(server): State<Server>, text: String) -> Result<&'static str, (StatusCode, String)> {
-    match server.publish("news", text, Target::all()).await {
-        Ok(()) => Ok("accepted\n"),
-        Err(error) => Err((StatusCode::SERVICE_UNAVAILABLE, format!("{error}\n"))),
-    }
+    let refused = |error: PublishError| {
+        let status = StatusCode::from_u16(error.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        (status, format!("{error}\n"))
+    };
+    let message = Message::new("news", text).map_err(refused)?;
+    server.publish(message).await.map_err(refused)?;
+    Ok("accepted\n")
 }
 
 #[tokio::main]
@@ -54,8 +57,8 @@ async fn main() -> Result<(), Box<dyn Error>> {
         // Clients at `/WebSockets`, the browser client at `/ws-cluster.js`, other nodes at `/_cluster/v1`.
         .merge(server.routes());
     axum::serve(listener, app.into_make_service_with_connect_info::<SocketAddr>())
-        .with_graceful_shutdown(async { drop(ctrl_c().await) })
+        .with_graceful_shutdown(shutdown_signal())
         .await?;
-    server.shut_down().await;
+    server.shutdown().await;
     Ok(())
 }

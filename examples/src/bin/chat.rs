@@ -29,86 +29,104 @@ use std::{
     sync::Arc,
 };
 
-use async_trait::async_trait;
 use parking_lot::Mutex;
-use serde_json::json;
-use tokio::{net::TcpListener, signal::ctrl_c};
-use ws_cluster::{ActionError, ActionHandler, ConnectionId, Identity, Request, Server, SessionCookie, Target};
+use tokio::net::TcpListener;
+use ws_cluster::{
+    ActionError, ConnectionId, Details, Identity, Message, Request, Server, SessionCookie, State, Target, User,
+    shutdown_signal,
+};
 
-/// Rooms by name, with the connections that are in, each with its user.
+/// Rooms by name, with their connections, each with its user.
 #[derive(Clone, Default)]
-struct Chat(Arc<Mutex<BTreeMap<String, BTreeMap<ConnectionId, String>>>>);
+struct Rooms(Arc<Mutex<BTreeMap<String, BTreeMap<ConnectionId, String>>>>);
 
-#[async_trait]
-impl ActionHandler for Chat {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        // Guests get here only to be told as gone, and are in no room.
-        let user = request.user().unwrap_or_default();
-        if request.action() == "Client/disconnection" {
-            for room in self.rooms(request.connection()) {
-                self.leave(&request, user, &room).await?;
-            }
-            return Ok(());
-        }
-        let room: String = request.detail(0)?;
-        match request.action() {
-            "join" => {
-                self.0.lock().entry(room.clone()).or_default().insert(request.connection(), user.to_owned());
-                if request.join(&group(&room)) {
-                    request.publish("joined", json!([room, user]), others(&request, &room)).await?;
-                }
-            }
-            "leave" => self.leave(&request, user, &room).await?,
-            "say" if request.in_group(&group(&room)) => {
-                let text: String = request.detail(1)?;
-                request.publish("said", json!([room, user, text]), others(&request, &room)).await?;
-                return Ok(());
-            }
-            "say" => return Err(ActionError::forbidden("Join the room first")),
-            _ => {}
-        }
-        request.respond(json!([room, self.who(&room)]));
-        Ok(())
+/// Who is in a room: the answer to `join`, `leave` and `who`.
+type Members = (String, BTreeSet<String>);
+
+async fn join(
+    request: Request,
+    State(rooms): State<Rooms>,
+    User(user): User,
+    Details(room): Details<String>,
+) -> Result<Members, ActionError> {
+    rooms.enter(&room, request.connection(), &user);
+    if request.join(&group(&room)) {
+        tell(&request, "joined", &room, (&room, &user)).await?;
     }
+    Ok(rooms.members(room))
 }
 
-impl Chat {
-    async fn leave(&self, request: &Request<'_>, user: &str, room: &str) -> Result<(), ActionError> {
-        request.leave(&group(room));
-        let was_in = self.forget(request.connection(), room);
-        if was_in {
-            request.publish("left", json!([room, user]), others(request, room)).await?;
-        }
-        Ok(())
+async fn leave(
+    request: Request,
+    State(rooms): State<Rooms>,
+    User(user): User,
+    Details(room): Details<String>,
+) -> Result<Members, ActionError> {
+    request.leave(&group(&room));
+    if rooms.exit(&room, request.connection()) {
+        tell(&request, "left", &room, (&room, &user)).await?;
+    }
+    Ok(rooms.members(room))
+}
+
+async fn say(
+    request: Request,
+    User(user): User,
+    Details((room, text)): Details<(String, String)>,
+) -> Result<(), ActionError> {
+    if !request.in_group(&group(&room)) {
+        return Err(ActionError::forbidden("Join the room first"));
+    }
+    tell(&request, "said", &room, (&room, user, text)).await
+}
+
+async fn who(State(rooms): State<Rooms>, Details(room): Details<String>) -> Members {
+    rooms.members(room)
+}
+
+async fn gone(request: Request, State(rooms): State<Rooms>, user: Option<User>) -> Result<(), ActionError> {
+    let Some(User(user)) = user else { return Ok(()) };
+    for room in rooms.of(request.connection()) {
+        rooms.exit(&room, request.connection());
+        tell(&request, "left", &room, (&room, &user)).await?;
+    }
+    Ok(())
+}
+
+/// Publishes to everyone in the room but the connection that asked.
+async fn tell(request: &Request, action: &str, room: &str, details: impl serde::Serialize) -> Result<(), ActionError> {
+    let message = Message::new(action, details)?.to(Target::group(group(room)));
+    Ok(request.publish(message.except_connection(request.connection())).await?)
+}
+
+impl Rooms {
+    fn enter(&self, room: &str, connection: ConnectionId, user: &str) {
+        self.0.lock().entry(room.to_owned()).or_default().insert(connection, user.to_owned());
     }
 
-    /// Takes a connection out of a room, and the room out of the list with its last one. Whether it was in.
-    fn forget(&self, connection: ConnectionId, room: &str) -> bool {
+    /// Takes a connection out of a room, and the room out of the list with its last one. Returns true if it was in it.
+    fn exit(&self, room: &str, connection: ConnectionId) -> bool {
         let mut rooms = self.0.lock();
         let was_in = rooms.get_mut(room).is_some_and(|members| members.remove(&connection).is_some());
         rooms.retain(|_, members| !members.is_empty());
         was_in
     }
 
-    fn rooms(&self, connection: ConnectionId) -> Vec<String> {
+    fn of(&self, connection: ConnectionId) -> Vec<String> {
         let rooms = self.0.lock();
         rooms.iter().filter(|(_, members)| members.contains_key(&connection)).map(|(room, _)| room.clone()).collect()
     }
 
-    /// Who is in a room, each once however many tabs they have.
-    fn who(&self, room: &str) -> BTreeSet<String> {
-        self.0.lock().get(room).into_iter().flat_map(|members| members.values().cloned()).collect()
+    /// Returns the users in a room, each once however many tabs they have.
+    fn members(&self, room: String) -> Members {
+        let members = self.0.lock().get(&room).into_iter().flat_map(|room| room.values().cloned()).collect();
+        (room, members)
     }
 }
 
-/// The group of a room: under a prefix, since clients choose the names of rooms, but not of other groups.
+/// Returns the group of a room. The prefix keeps clients, which choose the names of rooms, out of other groups.
 fn group(room: &str) -> String {
     format!("room/{room}")
-}
-
-/// Everyone in the room but the connection that asks.
-fn others(request: &Request<'_>, room: &str) -> Target {
-    Target::group(group(room)).except_connection(request.connection())
 }
 
 #[tokio::main]
@@ -118,16 +136,18 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let address = listener.local_addr()?;
     println!("http://{address}");
 
-    let chat = Chat::default();
-    let builder = Server::builder(examples::pool().await?)
+    let server = Server::builder(examples::pool().await?)
         .address(format!("ws://{address}"))
         .key(examples::KEY)
-        .authenticator(SessionCookie::new("user", async |name| Ok(Some(Identity::user(name)))));
-    let server = ["join", "leave", "say", "who", "Client/disconnection"]
-        .into_iter()
-        .fold(builder, |builder, action| builder.action(action, chat.clone()))
+        .authenticator(SessionCookie::new("user", async |name| Ok(Some(Identity::user(name)))))
+        .state(Rooms::default())
+        .action("join", join)
+        .action("leave", leave)
+        .action("say", say)
+        .action("who", who)
+        .on_disconnect(gone)
         .start()
         .await?;
-    server.serve(listener, async { drop(ctrl_c().await) }).await?;
+    server.serve(listener).with_graceful_shutdown(shutdown_signal()).await?;
     Ok(())
 }

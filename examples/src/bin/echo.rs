@@ -9,8 +9,8 @@
 
 use std::error::Error;
 
-use tokio::{net::TcpListener, signal::ctrl_c};
-use ws_cluster::{Config, MemoryPool, Server};
+use tokio::net::TcpListener;
+use ws_cluster::{Config, MemoryPool, Server, shutdown_signal};
 
 /// Conformance suites send messages of 16 MiB.
 const MESSAGE_SIZE: usize = 64 * 1024 * 1024;
@@ -26,6 +26,6 @@ async fn main() -> Result<(), Box<dyn Error>> {
     config.connection.messages_per_second = 1_000_000;
     config.connection.message_burst = 1_000_000;
     let server = Server::builder(MemoryPool::default()).raw(Some).config(config).start().await?;
-    server.serve(listener, async { drop(ctrl_c().await) }).await?;
+    server.serve(listener).with_graceful_shutdown(shutdown_signal()).await?;
     Ok(())
 }

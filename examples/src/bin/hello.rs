@@ -17,20 +17,14 @@
 
 use std::error::Error;
 
-use async_trait::async_trait;
-use tokio::{net::TcpListener, signal::ctrl_c};
-use ws_cluster::{ActionError, ActionHandler, Identity, MemoryPool, Request, Server, SessionCookie};
+use tokio::net::TcpListener;
+use ws_cluster::{ActionError, Identity, MemoryPool, Request, Server, SessionCookie, shutdown_signal};
 
-struct Hello;
-
-#[async_trait]
-impl ActionHandler for Hello {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        if request.details().is_empty() {
-            return Err(ActionError::bad_request("No hello message:("));
-        }
-        request.reply(request.details()).await
+async fn hello(request: Request) -> Result<(), ActionError> {
+    if request.details().is_empty() {
+        return Err(ActionError::bad_request("No hello message:("));
     }
+    request.reply_to_user(request.details()).await
 }
 
 #[tokio::main]
@@ -39,12 +33,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let listener = TcpListener::bind(address).await?;
     println!("http://{}", listener.local_addr()?);
 
-    let server = Server::builder(MemoryPool::default())
-        // Believes whoever says to be ann. A site looks the cookie up in its sessions.
-        .authenticator(SessionCookie::new("user", async |name| Ok(Some(Identity::user(name)))))
-        .action("hello", Hello)
-        .start()
-        .await?;
-    server.serve(listener, async { drop(ctrl_c().await) }).await?;
+    // Believes the cookie. A site looks it up in its sessions.
+    let users = SessionCookie::new("user", async |name| Ok(Some(Identity::user(name))));
+    let server = Server::builder(MemoryPool::default()).authenticator(users).action("hello", hello).start().await?;
+    server.serve(listener).with_graceful_shutdown(shutdown_signal()).await?;
     Ok(())
 }

@@ -11,14 +11,14 @@
 
 use std::error::Error;
 
-use serde_json::json;
-use ws_cluster::{Publisher, Target};
+use ws_cluster::{Message, Publisher, Target};
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn Error>> {
     let text = std::env::args().nth(1).ok_or("what is there to say?")?;
     let publisher = Publisher::connect(examples::pool().await?, examples::KEY).await?;
-    publisher.publish("said", json!(["lobby", "the kitchen", text]), Target::group("room/lobby")).await?;
+    let message = Message::new("said", ("lobby", "the kitchen", text))?.to(Target::group("room/lobby"));
+    publisher.publish(message).await?;
     println!("accepted");
     Ok(())
 }

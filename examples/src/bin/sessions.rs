@@ -30,25 +30,13 @@
 //! It shows `7` and `["authors", "editors"]`. With the cookie `PHPSESSID=0a1b2c`, whose session ran out, or with none,
 //! it is `null` and `[]`: a guest. Where the database lacks the tables, the program says so and ends.
 
-use std::error::Error;
+use std::{collections::BTreeSet, error::Error};
 
-use async_trait::async_trait;
-use serde_json::json;
-use tokio::{net::TcpListener, signal::ctrl_c};
-use ws_cluster::{ActionError, ActionHandler, MySqlPool, Request, Server, SessionTable};
+use tokio::net::TcpListener;
+use ws_cluster::{IntoHandler, MySqlPool, Request, Server, SessionTable, shutdown_signal};
 
-struct WhoAmI;
-
-#[async_trait]
-impl ActionHandler for WhoAmI {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        request.respond(json!([request.user(), request.groups()]));
-        Ok(())
-    }
-
-    fn guests(&self) -> bool {
-        true
-    }
+async fn whoami(request: Request) -> (Option<String>, BTreeSet<String>) {
+    (request.user().map(str::to_owned), request.groups())
 }
 
 #[tokio::main]
@@ -67,9 +55,9 @@ async fn main() -> Result<(), Box<dyn Error>> {
         .address(format!("ws://{address}"))
         .key(examples::KEY)
         .authenticator(sessions)
-        .action("whoami", WhoAmI)
+        .action("whoami", whoami.with_guests())
         .start()
         .await?;
-    server.serve(listener, async { drop(ctrl_c().await) }).await?;
+    server.serve(listener).with_graceful_shutdown(shutdown_signal()).await?;
     Ok(())
 }

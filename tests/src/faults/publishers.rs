@@ -1,6 +1,7 @@
 //! The publishers of a run: over HTTP as a site does, with an idempotency key and another node where one does not
 //! answer; and over links, as programs do.
 
+use crate::message;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use parking_lot::Mutex;
@@ -181,9 +182,11 @@ async fn link(publisher: &Publisher, details: Value, to: &str, key: &str) -> Res
     let target: ws_cluster::Target = to.parse().expect("a target");
     let deadline = Instant::now() + PATIENCE;
     loop {
-        match publisher.publish_with_key(ACTION, details.clone(), target.clone(), key).await {
+        match publisher.publish(message(ACTION, details.clone(), target.clone()).idempotency_key(key)).await {
             Ok(()) => return Ok(()),
-            Err(error @ (PublishError::TooLarge { .. } | PublishError::Invalid(_))) => return Err(error.to_string()),
+            Err(error @ (PublishError::TooLarge { .. } | PublishError::Invalid { .. })) => {
+                return Err(error.to_string());
+            }
             Err(error) if Instant::now() >= deadline => return Err(error.to_string()),
             Err(_) => sleep(PAUSE).await,
         }

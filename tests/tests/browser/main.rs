@@ -1,6 +1,7 @@
 //! The browser client in a real browser, against servers of this process, and the demo page of the real program.
 
 use std::sync::Arc;
+use tests::message;
 
 use serde_json::{Value, json};
 use tests::{
@@ -94,7 +95,7 @@ async fn details_arrive_as_arguments_both_ways() {
     for (details, call) in
         [(json!(null), json!(["news"])), (json!("a"), json!(["news", "a"])), (json!(["a", 2]), json!(["news", "a", 2]))]
     {
-        node.server.publish("news", details, Target::all()).await.unwrap();
+        node.server.publish(message("news", details, Target::all())).await.unwrap();
         page.expect(call).await;
     }
     assert_eq!(page.run("return ws.connected;").await, true);
@@ -138,13 +139,13 @@ async fn once_removes_both_callbacks_whichever_fires() {
     page.run("ws.once('fail', hear('fail'), hear('failed')).send('fail').send('fail').send('where');").await;
     page.expect(json!(["failed", 409, "no"])).await;
     page.expect(json!(["where", "alone"])).await;
-    node.server.publish("fail", (), Target::all()).await.unwrap();
+    node.server.publish(message("fail", (), Target::all())).await.unwrap();
     page.run("ws.send('where');").await;
     page.expect(json!(["where", "alone"])).await;
 
     // The callback fires; the error comes behind it.
     page.run("ws.once('fail', hear('fail'), hear('failed'));").await;
-    node.server.publish("fail", "for once", Target::all()).await.unwrap();
+    node.server.publish(message("fail", "for once", Target::all())).await.unwrap();
     page.expect(json!(["fail", "for once"])).await;
     page.run("ws.send('fail').send('where');").await;
     page.expect(json!(["where", "alone"])).await;
@@ -202,15 +203,15 @@ async fn what_a_page_missed_comes_when_it_is_back_on_another_node() {
     )
     .await;
     page.expect(json!(["where", "first"])).await;
-    second.server.publish("news", 0, Target::user("ann")).await.unwrap();
+    second.server.publish(message("news", 0, Target::user("ann"))).await.unwrap();
     page.expect(json!(["news", 0])).await;
 
     forwarder.switch(None);
     page.expect_any("close").await;
     first.kill();
     for number in 1..=3 {
-        second.server.publish("news", number, Target::user("ann")).await.unwrap();
-        second.server.publish("news", "not for ann", Target::user("bob")).await.unwrap();
+        second.server.publish(message("news", number, Target::user("ann"))).await.unwrap();
+        second.server.publish(message("news", "not for ann", Target::user("bob"))).await.unwrap();
     }
     forwarder.switch(Some(second.address));
     page.expect(json!(["recovered", 3])).await;
@@ -223,7 +224,7 @@ async fn what_a_page_missed_comes_when_it_is_back_on_another_node() {
     forwarder.switch(Some(stranger.address));
     page.expect_any("close").await;
     page.expect_any("reset").await;
-    stranger.server.publish("news", "strange", Target::user("ann")).await.unwrap();
+    stranger.server.publish(message("news", "strange", Target::user("ann"))).await.unwrap();
     page.expect(json!(["news", "strange"])).await;
 }
 

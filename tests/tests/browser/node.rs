@@ -69,8 +69,8 @@ impl Node {
             let server = builder.start().await.expect("settings that work");
             let listener = TcpListener::from_std(listener).expect("a listener");
             let node = server.clone();
-            tokio::spawn(async move { node.serve(listener, std::future::pending()).await });
-            server.ready().await;
+            tokio::spawn(async move { node.serve(listener).with_graceful_shutdown(std::future::pending()).await });
+            server.wait_ready().await;
             server
         };
         let server = soon(runtime.spawn(serving)).await.expect("no panic");
@@ -110,11 +110,11 @@ struct Act(&'static str);
 
 #[async_trait]
 impl ActionHandler for Act {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         match request.action() {
-            "echo" => request.respond(request.details()),
-            "hello" => request.reply(request.details()).await?,
-            "where" => request.respond(self.0),
+            "echo" => request.reply(request.details())?,
+            "hello" => request.reply_to_user(request.details()).await?,
+            "where" => request.reply(self.0)?,
             _ => return Err(ActionError::conflict("no")),
         }
         Ok(())

@@ -43,7 +43,7 @@ pub(super) struct Settings {
     pub(super) backoff: Backoff,
 }
 
-/// Details of `Client/authentication`.
+/// RawDetails of `Client/authentication`.
 #[derive(Clone)]
 pub(super) enum Credentials {
     Fixed(Value),
@@ -117,7 +117,7 @@ impl Builder {
         self.header(header::AUTHORIZATION.as_str(), &format!("Bearer {token}"))
     }
 
-    /// Details of `Client/authentication`, which is sent on every new connection: an array, or one value. Default
+    /// RawDetails of `Client/authentication`, which is sent on every new connection: an array, or one value. Default
     /// none: the headers say who this is. If the server says when they expire, they are sent again before that.
     pub fn credentials(mut self, credentials: impl Into<Value>) -> Self {
         self.settings.credentials = Credentials::Fixed(credentials.into());

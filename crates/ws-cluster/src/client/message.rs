@@ -7,7 +7,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{Event, Identity};
-use crate::{ActionError, Details};
+use crate::{ActionError, RawDetails};
 
 /// What an action that failed has behind its name.
 const ERROR: &str = ":error";
@@ -19,7 +19,7 @@ pub struct Message {
     /// The name of the action. That of an error ends in `:error`.
     pub action: String,
     /// The arguments.
-    pub details: Details,
+    pub details: RawDetails,
     /// The client's place in the cluster's order after this message: opaque, the same for everyone who gets the
     /// message, and absent in what did not go through the cluster, or where the client does not resume. The client
     /// itself keeps it; it is here for tests, and to tell messages apart.
@@ -58,7 +58,7 @@ impl Message {
 pub(super) struct Incoming {
     pub(super) action: String,
     #[serde(default)]
-    details: Details,
+    details: RawDetails,
     at: Option<String>,
     state: Option<String>,
 }

@@ -22,7 +22,7 @@ use url::Url;
 pub use builder::{Builder, SetupError};
 pub use message::Message;
 
-use crate::{Details, message::client::ACTION_SIZE};
+use crate::{RawDetails, message::client::ACTION_SIZE};
 
 /// A handle on a lasting connection to a cluster, cheap to clone. What comes is in the [`Events`] beside it.
 ///
@@ -86,7 +86,7 @@ struct Identity {
 #[derive(Serialize)]
 struct Outgoing {
     action: String,
-    details: Details,
+    details: RawDetails,
 }
 
 impl Client {
@@ -96,7 +96,7 @@ impl Client {
         Builder::new(urls)
     }
 
-    /// Sends a message. Details are normalised: `null` is no argument, an array is one argument for each element,
+    /// Sends a message. RawDetails are normalised: `null` is no argument, an array is one argument for each element,
     /// anything else is one argument.
     ///
     /// Until the connection is authenticated, messages wait in a queue (of 100 by default) and go out in their order
@@ -106,7 +106,7 @@ impl Client {
     ///
     /// # Errors
     /// The message was not taken, for a cause that [`SendError`] names.
-    pub fn send(&self, action: &str, details: impl Into<Details>) -> Result<(), SendError> {
+    pub fn send(&self, action: &str, details: impl Into<RawDetails>) -> Result<(), SendError> {
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(SendError::Action);
         }
@@ -213,7 +213,7 @@ pub enum Event {
         /// Its action.
         action: String,
         /// Its details.
-        details: Details,
+        details: RawDetails,
     },
     /// The connection is lost, an attempt failed, or the client is closed.
     Closed {

@@ -472,8 +472,8 @@ async fn it_speaks_with_a_server_over_the_network() {
 
     #[async_trait::async_trait]
     impl crate::ActionHandler for Hello {
-        async fn handle(&self, request: crate::Request<'_>) -> Result<(), crate::ActionError> {
-            request.reply(request.details()).await
+        async fn handle(&self, request: crate::Request) -> Result<(), crate::ActionError> {
+            request.reply_to_user(request.details()).await
         }
     }
 
@@ -488,7 +488,10 @@ async fn it_speaks_with_a_server_over_the_network() {
     let address = listener.local_addr().unwrap();
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = server.clone();
-    let serving = tokio::spawn(async move { serving.serve(listener, async { drop(stopped.await) }).await });
+    let serving =
+        tokio::spawn(
+            async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
+        );
     let builder = Client::builder([format!("http://{address}/WebSockets")]).cookie("user=ann");
     let (client, mut events) = builder.connect().unwrap();
     client.send("hello", json!(["world"])).unwrap();

@@ -14,7 +14,7 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    CloseCode, Details,
+    CloseCode, RawDetails,
     hub::{
         Membership, Stale,
         resume::{JoinPhase, Step},
@@ -213,7 +213,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
     /// Asks the application whether a user may be here. `confirm`: the client waits for an answer.
     pub(super) fn greet(&mut self, confirm: bool) {
         let asks = greets(&self.application, self.client());
-        match asks.then(|| self.application.dispatch(self.client(), AUTHENTICATION, Details::default())) {
+        match asks.then(|| self.application.dispatch(self.client(), AUTHENTICATION, RawDetails::default())) {
             Some(Ok(handled)) => {
                 self.work = Some(Box::pin(async move { Done::Greeted { refusal: handled.await.err(), confirm } }));
             }

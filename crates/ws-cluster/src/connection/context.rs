@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 
 use super::{look_ups::LookUps, questions::Answer};
 use crate::{
-    ActionError, Config, Details,
+    ActionError, Config, RawDetails,
     auth::Authenticator,
     hub::{Client, Hub, resume::Resumption},
     log_limit::Outage,
@@ -46,7 +46,7 @@ pub(crate) trait Application: Clone + Send + Sync + Unpin + 'static {
         &self,
         client: &Arc<Client>,
         action: &str,
-        details: Details,
+        details: RawDetails,
     ) -> Result<impl Future<Output = Result<(), ActionError>> + Send + use<Self>, ActionError>;
 
     /// Returns what answers messages in place of actions, if anything does.

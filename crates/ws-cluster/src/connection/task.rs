@@ -28,7 +28,7 @@ use super::{
     transport::{Other, Tcp, Transport},
 };
 use crate::{
-    CloseCode, ConnectionConfig, Details, RawMessage,
+    CloseCode, ConnectionConfig, RawDetails, RawMessage,
     hub::{
         Client, Registration,
         resume::{Arriving, JoinPhase, ResumeRequest, Resumption},
@@ -380,7 +380,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let client = self.registration.client();
         if told && self.application.handles(DISCONNECTION) {
             // A number and a text can be written.
-            let details = Details::of(&(ended.code, &*ended.reason)).unwrap_or_default();
+            let details = RawDetails::of(&(ended.code, &*ended.reason)).unwrap_or_default();
             if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details) {
                 // Nobody is there who could be told of an error.
                 let _ = handled.await;

@@ -18,7 +18,7 @@ use tokio::{
 use super::{Accepted, serve, serve_tcp, task::Connection, transport::Tcp};
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
-    MemoryPool, Request, Server, Target, TrustedProxies,
+    MemoryPool, Message, Request, Server, Target, TrustedProxies,
     hub::{
         Client, Membership,
         membership::Given,
@@ -30,8 +30,8 @@ struct Echo;
 
 #[async_trait]
 impl ActionHandler for Echo {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-        request.respond(request.details());
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
+        request.reply(request.details())?;
         Ok(())
     }
 
@@ -45,9 +45,9 @@ struct Wait;
 
 #[async_trait]
 impl ActionHandler for Wait {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         tokio::time::sleep(Duration::from_secs(20)).await;
-        request.respond(());
+        request.reply(())?;
         Ok(())
     }
 }
@@ -350,7 +350,7 @@ async fn what_comes_at_once_over_another_stream_reaches_who_reads() {
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     let large = "x".repeat(100_000);
     for _ in 0..40 {
-        server.deliver("large", large.as_str(), &Target::all()).unwrap();
+        server.deliver(Message::raw("large", large.as_str()).to(Target::all())).unwrap();
     }
     let mut came = vec![0; 40 * large.len()];
     stream.read_exact(&mut came).await.unwrap();
@@ -366,7 +366,7 @@ async fn who_does_not_read_another_stream_is_closed() {
     let large = "x".repeat(100_000);
     let mut count = 0;
     while !client.queue.is_sealed() {
-        server.deliver("large", large.as_str(), &Target::all()).unwrap();
+        server.deliver(Message::raw("large", large.as_str()).to(Target::all())).unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         count += 1;
     }
@@ -490,7 +490,7 @@ async fn a_quiet_connection_is_parked_and_woken_by_what_concerns_it() {
         near.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
     }
     parked().await;
-    server.deliver("news", "x", &Target::user("ann")).unwrap();
+    server.deliver(Message::raw("news", "x").to(Target::user("ann"))).unwrap();
     let mut came = Vec::new();
     while !came.windows(4).any(|part| part == b"news") {
         let size = near.read(&mut buffer).await.unwrap();

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::search;
 use crate::{
-    Details, Handshake, Origin, Target, TrustedProxies,
+    Handshake, Origin, RawDetails, Target, TrustedProxies,
     message::client::{ACTION_SIZE, Form, Incoming, Outgoing, parse},
 };
 
@@ -187,7 +187,7 @@ fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
 #[test]
 fn hostile_details_are_refused_or_are_an_array() {
     search(JSON, |input| {
-        let Ok(details) = text(input).parse::<Details>() else { return Ok(()) };
+        let Ok(details) = text(input).parse::<RawDetails>() else { return Ok(()) };
         let elements: Vec<&serde_json::value::RawValue> =
             serde_json::from_str(details.as_str()).map_err(|error| format!("{details}: {error}"))?;
         if elements.len() != details.len() || elements.is_empty() != details.is_empty() {

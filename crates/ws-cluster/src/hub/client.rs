@@ -17,7 +17,7 @@ use super::{
     resume::{ResumeState, StateSealer, unix_time},
 };
 use crate::{
-    Details,
+    RawDetails,
     auth::Handshake,
     clock::now,
     close::CloseCode,
@@ -63,7 +63,20 @@ impl Client {
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let queue = SendQueue::new(queue_size);
         let (array, registered, forgotten, refresh, told, began, entered, membership) = Default::default();
-        Self { id, handshake, queue, array, tracks, registered, forgotten, refresh, told, began, entered, membership }
+        Self {
+            id,
+            handshake,
+            queue,
+            array,
+            tracks,
+            registered,
+            forgotten,
+            refresh,
+            told,
+            began,
+            entered,
+            membership,
+        }
     }
 
     /// The id under which handlers and targets know it.
@@ -246,7 +259,7 @@ impl Client {
     }
 
     /// Sends a message to this client alone.
-    pub(crate) fn send_details(&self, action: &str, details: &Details) {
+    pub(crate) fn send_details(&self, action: &str, details: &RawDetails) {
         self.deliver(&Outgoing::new(action, details.as_str().as_bytes()));
     }
 

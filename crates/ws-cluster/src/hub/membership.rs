@@ -21,8 +21,19 @@ pub(crate) struct Membership {
     rare: Option<Box<Rare>>,
 }
 
+/// Values that the application keeps beside a connection. They say nothing about who it is.
+#[derive(Clone, Default)]
+struct Data(http::Extensions);
+
+impl PartialEq for Data {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
 #[derive(Clone, Default, PartialEq)]
 struct Rare {
+    data: Data,
     former: Option<ConnectionId>,
     properties: BTreeMap<Arc<str>, Value>,
     changes: Changes,
@@ -84,6 +95,23 @@ impl Membership {
             own.rare().properties = identity.properties.into_iter().map(|(name, value)| (name.into(), value)).collect();
         }
         own
+    }
+
+    /// Returns the value of this type that the application keeps beside the connection.
+    pub(crate) fn data<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.rare.as_ref()?.data.0.get().cloned()
+    }
+
+    /// Replaces that value.
+    pub(crate) fn set_data<T: Clone + Send + Sync + 'static>(&mut self, value: T) -> Option<T> {
+        self.rare().data.0.insert(value)
+    }
+
+    /// Takes over the values of the membership that this one replaces.
+    pub(crate) fn take_data(&mut self, before: &mut Self) {
+        if let Some(rare) = before.rare.as_mut().filter(|rare| !rare.data.0.is_empty()) {
+            self.rare().data = std::mem::take(&mut rare.data);
+        }
     }
 
     fn rare(&mut self) -> &mut Rare {

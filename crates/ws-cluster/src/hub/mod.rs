@@ -141,14 +141,18 @@ impl Hub {
     pub(crate) fn arrive(
         self: &Arc<Self>,
         client: Arc<Client>,
-        membership: Membership,
+        mut membership: Membership,
         slot: &mut Option<Slot>,
         asked: Moment,
     ) -> Result<Registration, Stale> {
         let mut index = self.index.write();
         self.closes.check(asked, &membership)?;
         slot.take().into_iter().for_each(Slot::hand_over);
-        *client.membership_lock().write() = membership;
+        {
+            let mut present = client.membership_lock().write();
+            membership.take_data(&mut present);
+            *present = membership;
+        }
         index.arriving.insert(client.id.local, client.clone());
         if index.closed {
             client.queue.close(CloseCode::Restart, RESTART);

@@ -9,7 +9,7 @@ use serde_json::{Value, value::RawValue};
 
 use super::position::Position;
 use crate::{
-    message::details::{Details, mend},
+    message::details::{RawDetails, mend},
     ws::frame,
 };
 use ws_cluster_core::Seq;
@@ -51,7 +51,7 @@ impl FromStr for Dialect {
 pub(crate) struct Incoming {
     pub(crate) dialect: Dialect,
     pub(crate) action: String,
-    pub(crate) details: Details,
+    pub(crate) details: RawDetails,
 }
 
 /// Why a client's text is not taken.
@@ -96,7 +96,7 @@ pub(crate) fn parse(text: &str) -> Result<Incoming, Malformed> {
 fn incoming(text: &str, Either { action, details }: Either<'_>) -> Result<Incoming, Malformed> {
     let dialect = if text.trim_start().starts_with('[') { Dialect::Array } else { Dialect::Object };
     let action = check_action(action.into_owned())?;
-    match details.map(|details| Details::from_valid(details.get())).transpose() {
+    match details.map(|details| RawDetails::from_valid(details.get())).transpose() {
         Ok(details) => Ok(Incoming { dialect, action, details: details.unwrap_or_default() }),
         Err(error) => Err(Malformed::Details { dialect, action, why: error.to_string() }),
     }

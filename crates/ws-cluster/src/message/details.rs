@@ -27,16 +27,16 @@ const DEPTH: usize = 128;
 /// not fit at all (`1e400`) reads as `null`. [`detail`](Self::detail) and [`parse`](Self::parse) read from the text.
 ///
 /// ```
-/// use ws_cluster::Details;
+/// use ws_cluster::RawDetails;
 ///
-/// let details: Details = r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#.parse()?;
+/// let details: RawDetails = r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#.parse()?;
 /// assert_eq!(details.as_str(), r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#);
 /// assert_eq!(details.detail::<u128>(0)?, 1 << 64);
 /// assert_eq!(details[1]["a"], 2);
-/// assert_eq!(Details::from("hello").as_str(), r#"["hello"]"#);
+/// assert_eq!(RawDetails::from("hello").as_str(), r#"["hello"]"#);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
-pub struct Details {
+pub struct RawDetails {
     /// A JSON array.
     text: Utf8Bytes,
     values: OnceLock<Box<[Value]>>,
@@ -54,15 +54,15 @@ pub enum ParseDetailsError {
     TooDeep,
 }
 
-impl Details {
-    /// Details of any serializable value: `null` is no argument, an array or a tuple is one argument for each element,
+impl RawDetails {
+    /// RawDetails of any serializable value: `null` is no argument, an array or a tuple is one argument for each element,
     /// anything else is one argument.
     ///
     /// What is written goes into the text as it is: a [`RawValue`], a `u128`, or the order of a structure's fields.
     ///
     /// ```
-    /// use ws_cluster::Details;
-    /// assert_eq!(Details::of(&("room", u128::MAX))?.as_str(), r#"["room",340282366920938463463374607431768211455]"#);
+    /// use ws_cluster::RawDetails;
+    /// assert_eq!(RawDetails::of(&("room", u128::MAX))?.as_str(), r#"["room",340282366920938463463374607431768211455]"#);
     /// # Ok::<_, serde_json::Error>(())
     /// ```
     ///
@@ -72,7 +72,7 @@ impl Details {
         Ok(Self::wrap(serde_json::to_string(value)?.into()))
     }
 
-    /// Details of JSON text that is known to be valid, without spaces around it.
+    /// RawDetails of JSON text that is known to be valid, without spaces around it.
     pub(crate) fn from_valid(json: &str) -> Result<Self, ParseDetailsError> {
         if is_too_deep(json, DEPTH - usize::from(!json.starts_with('['))) {
             return Err(ParseDetailsError::TooDeep);
@@ -166,22 +166,43 @@ impl Details {
             self.raw().into_iter().map(value).collect()
         })
     }
+
+    /// The same, but a single argument may also be the whole value: an object for a struct, or text for a `String`.
+    pub(crate) fn parse_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        let &[single] = &*self.raw() else { return self.parse() };
+        let object = single.get().starts_with('{');
+        let (first, second) = if object { (single.get(), self.as_str()) } else { (self.as_str(), single.get()) };
+        let from_first = match serde_json::from_str(first) {
+            Ok(value) => return Ok(value),
+            Err(error) => error,
+        };
+        match serde_json::from_str(second) {
+            Ok(value) => Ok(value),
+            // An object was meant for a struct, unless the type takes no object at all.
+            Err(_) if object && !from_first.to_string().starts_with("invalid type: map") => Err(from_first),
+            Err(from_second) => Err(if object || from_first.to_string().starts_with("invalid type: sequence") {
+                from_second
+            } else {
+                from_first
+            }),
+        }
+    }
 }
 
-impl Default for Details {
+impl Default for RawDetails {
     /// No arguments.
     fn default() -> Self {
         Self::wrap("[]".into())
     }
 }
 
-impl Clone for Details {
+impl Clone for RawDetails {
     fn clone(&self) -> Self {
         Self { text: self.text.clone(), values: OnceLock::new() }
     }
 }
 
-impl Deref for Details {
+impl Deref for RawDetails {
     type Target = [Value];
 
     fn deref(&self) -> &[Value] {
@@ -189,46 +210,46 @@ impl Deref for Details {
     }
 }
 
-impl fmt::Debug for Details {
+impl fmt::Debug for RawDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl fmt::Display for Details {
+impl fmt::Display for RawDetails {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
 }
 
-impl PartialEq for Details {
+impl PartialEq for RawDetails {
     /// Whether the text is the same.
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
     }
 }
 
-impl Eq for Details {}
+impl Eq for RawDetails {}
 
-impl PartialEq<[Value]> for Details {
+impl PartialEq<[Value]> for RawDetails {
     fn eq(&self, other: &[Value]) -> bool {
         self.values() == other
     }
 }
 
-impl<const N: usize> PartialEq<[Value; N]> for Details {
+impl<const N: usize> PartialEq<[Value; N]> for RawDetails {
     fn eq(&self, other: &[Value; N]) -> bool {
         self.values() == other
     }
 }
 
-impl PartialEq<Vec<Value>> for Details {
+impl PartialEq<Vec<Value>> for RawDetails {
     fn eq(&self, other: &Vec<Value>) -> bool {
         self.values() == other
     }
 }
 
-impl FromStr for Details {
+impl FromStr for RawDetails {
     type Err = ParseDetailsError;
 
     /// Reads JSON text of any kind: an array is one argument for each element, `null` is none, anything else is one.
@@ -237,25 +258,25 @@ impl FromStr for Details {
     }
 }
 
-impl<T: Into<Value>> From<T> for Details {
+impl<T: Into<Value>> From<T> for RawDetails {
     fn from(value: T) -> Self {
         Self::wrap(value.into().to_string().into())
     }
 }
 
-impl From<&Details> for Details {
-    fn from(details: &Details) -> Self {
+impl From<&RawDetails> for RawDetails {
+    fn from(details: &RawDetails) -> Self {
         details.clone()
     }
 }
 
-impl Serialize for Details {
+impl Serialize for RawDetails {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serde_json::from_str::<&RawValue>(self.as_str()).map_err(serde::ser::Error::custom)?.serialize(serializer)
     }
 }
 
-impl<'de> Deserialize<'de> for Details {
+impl<'de> Deserialize<'de> for RawDetails {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         Ok(Self::wrap(mend(Box::<RawValue>::deserialize(deserializer)?.get())))
     }
@@ -356,7 +377,7 @@ mod tests {
 
     #[track_caller]
     fn parsed(text: &str) -> String {
-        text.parse::<Details>().unwrap().to_string()
+        text.parse::<RawDetails>().unwrap().to_string()
     }
 
     #[test]
@@ -386,18 +407,18 @@ mod tests {
         ] {
             assert_eq!(parsed(text), wrapped);
         }
-        assert_eq!(Details::from(()).as_str(), "[]");
-        assert_eq!(Details::from(json!({"a": 1})).as_str(), r#"[{"a":1}]"#);
-        assert_eq!(Details::from(&[1, 2][..]).as_str(), "[1,2]");
-        assert_eq!(Details::of("x").unwrap().as_str(), r#"["x"]"#);
+        assert_eq!(RawDetails::from(()).as_str(), "[]");
+        assert_eq!(RawDetails::from(json!({"a": 1})).as_str(), r#"[{"a":1}]"#);
+        assert_eq!(RawDetails::from(&[1, 2][..]).as_str(), "[1,2]");
+        assert_eq!(RawDetails::of("x").unwrap().as_str(), r#"["x"]"#);
         let nothing: Option<u8> = None;
-        assert_eq!(Details::of(&nothing).unwrap(), Details::default());
+        assert_eq!(RawDetails::of(&nothing).unwrap(), RawDetails::default());
     }
 
     #[test]
     fn what_is_no_json_is_refused() {
         for text in ["", " ", "[1", "[1] 2", "[nan]", "['a']", "[01]", "[\"\t\"]", "[1,]", "nul", "\u{feff}[]"] {
-            assert!(matches!(text.parse::<Details>(), Err(ParseDetailsError::NotJson(_))), "{text}");
+            assert!(matches!(text.parse::<RawDetails>(), Err(ParseDetailsError::NotJson(_))), "{text}");
         }
     }
 
@@ -421,7 +442,7 @@ mod tests {
     fn deep_nesting_is_refused() {
         let nested = |open: &str, close: &str, levels: usize| open.repeat(levels) + &close.repeat(levels);
         assert_eq!(parsed(&nested("[", "]", DEPTH)), nested("[", "]", DEPTH));
-        let deep = |text: &str| matches!(text.parse::<Details>(), Err(ParseDetailsError::TooDeep));
+        let deep = |text: &str| matches!(text.parse::<RawDetails>(), Err(ParseDetailsError::TooDeep));
         assert!(deep(&nested("[", "]", DEPTH + 1)));
         assert!(deep(&nested("[", "]", 1_000_000)));
         assert!(!deep(&nested("{\"a\":[", "]}", DEPTH / 2 - 1)));
@@ -432,7 +453,8 @@ mod tests {
 
     #[test]
     fn arguments_are_read_from_the_text() {
-        let details: Details = r#"[18446744073709551616,117.63331139400017,"a\"b",9007199254740993]"#.parse().unwrap();
+        let details: RawDetails =
+            r#"[18446744073709551616,117.63331139400017,"a\"b",9007199254740993]"#.parse().unwrap();
         assert_eq!(details.detail::<u128>(0).unwrap(), 1 << 64);
         assert_eq!(details.detail::<f64>(1).unwrap(), 117.63331139400017);
         assert_eq!(details.detail::<&str>(2).unwrap(), "a\"b");
@@ -447,7 +469,7 @@ mod tests {
 
     #[test]
     fn what_no_value_holds_is_not_taken_for_nothing() {
-        let details: Details = "[1e400]".parse().unwrap();
+        let details: RawDetails = "[1e400]".parse().unwrap();
         assert!(details.detail::<Option<f64>>(0).is_err());
         assert!(details.parse::<(Option<f64>,)>().is_err());
         assert_eq!(details[0], Value::Null);
@@ -456,25 +478,25 @@ mod tests {
 
     #[test]
     fn details_read_like_values() {
-        let details: Details = r#" [ 1, {"a": [2]} ] "#.parse().unwrap();
+        let details: RawDetails = r#" [ 1, {"a": [2]} ] "#.parse().unwrap();
         assert_eq!((details.len(), details.is_empty()), (2, false));
         assert_eq!(details[1]["a"][0], 2);
         assert_eq!(details, [json!(1), json!({"a": [2]})]);
         assert_eq!(details.iter().count(), 2);
-        assert!("[ \n]".parse::<Details>().unwrap().is_empty());
-        assert_eq!("[ \n]".parse::<Details>().unwrap().len(), 0);
+        assert!("[ \n]".parse::<RawDetails>().unwrap().is_empty());
+        assert_eq!("[ \n]".parse::<RawDetails>().unwrap().len(), 0);
     }
 
     #[test]
     fn details_are_serializable_as_they_are() {
-        let details: Details = "[1.0, 1e400]".parse().unwrap();
+        let details: RawDetails = "[1.0, 1e400]".parse().unwrap();
         assert_eq!(serde_json::to_string(&(7, &details)).unwrap(), "[7,[1.0, 1e400]]");
-        assert_eq!(serde_json::from_str::<Vec<Details>>("[[1.0, 1e400],1]").unwrap(), [details, 1.into()]);
+        assert_eq!(serde_json::from_str::<Vec<RawDetails>>("[[1.0, 1e400],1]").unwrap(), [details, 1.into()]);
     }
 
     #[test]
     fn plain_text_has_no_escapes_that_it_can_do_without() {
-        let plain = |text: &str| text.parse::<Details>().unwrap().plain().to_string();
+        let plain = |text: &str| text.parse::<RawDetails>().unwrap().plain().to_string();
         assert_eq!(
             plain(r#"["\u043f\ud83c\udf89\u003c\/\u0022\u005c\u000a\n\\u0041","\u0000"]"#),
             "[\"\u{43f}\u{1f389}</\\u0022\\u005c\\u000a\\n\\\\u0041\",\"\\u0000\"]"

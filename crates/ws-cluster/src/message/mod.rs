@@ -10,5 +10,6 @@ pub(crate) mod publish;
 pub(crate) mod target;
 
 pub use client::{Dialect, ParseDialectError};
-pub use details::{Details, ParseDetailsError};
+pub use details::{ParseDetailsError, RawDetails};
+pub use publish::Message;
 pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

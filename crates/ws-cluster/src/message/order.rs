@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     ConnectionId, Target,
-    message::details::{Details, mend},
+    message::details::{RawDetails, mend},
 };
 
 /// Why an order cannot be obeyed, for who posted it.
@@ -30,7 +30,7 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Why> {
 #[derive(Debug)]
 pub(crate) struct Publish {
     pub(crate) action: String,
-    pub(crate) details: Details,
+    pub(crate) details: RawDetails,
     pub(crate) target: Target,
     pub(crate) key: Option<String>,
 }
@@ -40,8 +40,8 @@ impl Publish {
         let mut members = Members::of_body(body, &["action", "details", "to", "except", "key"])?;
         let action = members.required("action")?.text()?;
         let details = match members.take("details") {
-            Some(details) => Details::from_valid(details.json).map_err(|error| format!("`details` are {error}"))?,
-            None => Details::default(),
+            Some(details) => RawDetails::from_valid(details.json).map_err(|error| format!("`details` are {error}"))?,
+            None => RawDetails::default(),
         };
         let target = target(members.required("to")?, members.optional("except"))?;
         let key = members.optional("key").map(|key| key.id()).transpose()?;

@@ -1,10 +1,10 @@
-//! What may be published, in whichever way: by a server, by a [`Publisher`](crate::Publisher), over HTTP. And how the
-//! outcome of a publish travels.
+//! Messages to publish, what they may contain however they are published, and how the outcome of a publish travels.
 
 use bytes::Bytes;
+use serde::Serialize;
 
 use crate::{
-    Details, PublishError, Target,
+    ConnectionId, PublishError, RawDetails, Target,
     message::{client::ACTION_SIZE, content::Content},
 };
 
@@ -17,19 +17,107 @@ pub(crate) const IDEMPOTENCY_KEY_SIZE: usize = 64;
 /// What target and framing may add to a publish of the largest size.
 const ENVELOPE_SIZE: usize = 64 * 1024;
 
-/// A message that is fit to be published.
-pub(crate) fn message(action: &str, details: Details, target: Target) -> Result<Content, PublishError> {
-    let details = self::details(action, details)?;
-    Ok(Content::Message { target, action: action.to_owned(), details })
+/// A message to publish: an action, its details, and the connections that get it.
+///
+/// ```
+/// # async fn f(server: ws_cluster::Server, sender: ws_cluster::ConnectionId) -> Result<(), ws_cluster::PublishError> {
+/// use ws_cluster::{Message, Target};
+///
+/// #[derive(serde::Serialize)]
+/// struct Article { id: u64, title: String }
+///
+/// let article = Article { id: 7, title: "Rust".into() };
+/// let message = Message::new("news/new", &article)?.to(Target::group("editors")).except_connection(sender);
+/// server.publish(message.idempotency_key("article 7")).await?;
+/// # Ok(()) }
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "a message is sent by `publish` or `deliver`"]
+pub struct Message {
+    action: String,
+    details: RawDetails,
+    target: Target,
+    key: Option<String>,
+}
+
+impl Message {
+    /// Makes a message to every connection.
+    ///
+    /// The action has 1 to 255 bytes; clients take one that ends in `:error` for an error. `null` and `()` become no
+    /// argument, an array or a tuple becomes one argument for each element, and anything else becomes one argument. Action
+    /// and details together may have 1 MiB. If they have more, escape sequences that JSON does not need (`\uXXXX`) are
+    /// first replaced by what they stand for.
+    ///
+    /// # Errors
+    /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. What is
+    /// too long or too large is found when the message is published.
+    pub fn new(action: impl Into<String>, details: impl Serialize) -> Result<Self, PublishError> {
+        let details = RawDetails::of(&details);
+        let details = details.map_err(|error| PublishError::invalid(format!("the details are no JSON: {error}")))?;
+        Ok(Self::raw(action, details))
+    }
+
+    /// The same with details that are JSON already.
+    pub fn raw(action: impl Into<String>, details: impl Into<RawDetails>) -> Self {
+        Self { action: action.into(), details: details.into(), target: Target::all(), key: None }
+    }
+
+    /// Sets the connections that get it. Default: all.
+    pub fn to(mut self, target: Target) -> Self {
+        self.target = target;
+        self
+    }
+
+    /// Spares one connection, such as the one that asked for the publish.
+    pub fn except_connection(mut self, id: ConnectionId) -> Self {
+        self.target = self.target.except_connection(id);
+        self
+    }
+
+    /// Spares the connections of one user.
+    pub fn except_user(mut self, id: impl Into<String>) -> Self {
+        self.target = self.target.except_user(id);
+        self
+    }
+
+    /// Sets an idempotency key of 1 to 64 bytes: of several publishes with one key, one is delivered. With a key, a
+    /// publish whose outcome is [unknown](PublishError::OutcomeUnknown) can be repeated safely. The cluster remembers a
+    /// key for as long as its messages ([`LogConfig::age`](crate::LogConfig::age)), and at least as long again.
+    pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// Returns the action.
+    pub fn action(&self) -> &str {
+        &self.action
+    }
+
+    /// Returns the details.
+    pub fn details(&self) -> &RawDetails {
+        &self.details
+    }
+
+    /// Returns the connections that get it.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// Checks and encodes the message.
+    pub(crate) fn encode(self) -> Result<(Content, Option<Bytes>), PublishError> {
+        let key = self.key.as_deref().map(key).transpose()?;
+        let details = details(&self.action, self.details)?;
+        Ok((Content::Message { target: self.target, action: self.action, details }, key))
+    }
 }
 
 /// The encoded details of a message that is fit to be sent. Text counts as what it says: if its escape sequences make
 /// it too large, it is written without them.
-pub(crate) fn details(action: &str, details: Details) -> Result<Bytes, PublishError> {
+pub(crate) fn details(action: &str, details: RawDetails) -> Result<Bytes, PublishError> {
     if !(1..=ACTION_SIZE).contains(&action.len()) {
-        return Err(PublishError::Invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
+        return Err(PublishError::invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
     }
-    let size = |details: &Details| action.len() + details.as_str().len();
+    let size = |details: &RawDetails| action.len() + details.as_str().len();
     let details = if size(&details) > PUBLISH_SIZE { details.plain() } else { details };
     match size(&details) {
         ..=PUBLISH_SIZE => Ok(details.bytes()),
@@ -47,7 +135,7 @@ fn check_key(key: &[u8]) -> Result<(), PublishError> {
     if (1..=IDEMPOTENCY_KEY_SIZE).contains(&key.len()) {
         Ok(())
     } else {
-        Err(PublishError::Invalid(format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_SIZE} bytes")))
+        Err(PublishError::invalid(format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_SIZE} bytes")))
     }
 }
 
@@ -58,7 +146,7 @@ pub(crate) fn check(content: &Bytes, idempotency_key: Option<&[u8]>) -> Result<(
     if content.len() > limit {
         return Err(PublishError::TooLarge { size: content.len(), limit });
     }
-    Content::decode(content.clone()).map(drop).map_err(|error| PublishError::Invalid(error.to_string()))
+    Content::decode(content.clone()).map(drop).map_err(|error| PublishError::invalid(error.to_string()))
 }
 
 /// An outcome as numbers; they are never given another meaning.
@@ -68,8 +156,8 @@ pub(crate) fn encode_outcome(outcome: &Result<(), PublishError>) -> (u32, String
         Err(error) => {
             let number = match error {
                 PublishError::Busy => 1,
-                PublishError::TooLarge { .. } | PublishError::Invalid(_) => 2,
-                PublishError::Unknown => 3,
+                PublishError::TooLarge { .. } | PublishError::Invalid { .. } => 2,
+                PublishError::OutcomeUnknown => 3,
                 PublishError::ShuttingDown => 4,
             };
             (number, error.to_string())
@@ -82,8 +170,8 @@ pub(crate) fn outcome(number: u32, text: &str) -> Result<(), PublishError> {
     match number {
         0 => Ok(()),
         1 => Err(PublishError::Busy),
-        2 => Err(PublishError::Invalid(text.to_owned())),
+        2 => Err(PublishError::invalid(text.to_owned())),
         4 => Err(PublishError::ShuttingDown),
-        _ => Err(PublishError::Unknown),
+        _ => Err(PublishError::OutcomeUnknown),
     }
 }

@@ -48,7 +48,7 @@ impl Cluster {
         let limit = self.shared.config.cluster.publish_timeout;
         // Beyond that the driver knows when it waited for too long: no timer for each publish.
         let submitted = timeout(limit, self.submit(content.encode(), key)).await;
-        submitted.unwrap_or(Err(PublishError::Unknown))?.await.unwrap_or(Err(PublishError::Unknown))
+        submitted.unwrap_or(Err(PublishError::OutcomeUnknown))?.await.unwrap_or(Err(PublishError::OutcomeUnknown))
     }
 
     /// Hands a publish to the core, after all that were handed to it before; the receiver tells its acceptance, or that
@@ -136,10 +136,14 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
         Some(address) => address,
         // Nobody else can be there: an address that is never dialled.
         None if !pool.is_shared() => format!("ws://{node}.invalid"),
-        None => return Err(StartError::Config("the address where other nodes reach this one is not given".into())),
+        None => {
+            return Err(StartError::Config {
+                reason: "the address where other nodes reach this one is not given".into(),
+            });
+        }
     };
     if keys.is_empty() && pool.is_shared() {
-        return Err(StartError::Config("the cluster's key is not given".into()));
+        return Err(StartError::Config { reason: "the cluster's key is not given".into() });
     }
     match timeout(config.cluster.query_timeout, pool.prepare()).await {
         Ok(Err(error @ PoolError::Url(_))) => return Err(error.into()),
@@ -239,7 +243,7 @@ mod tests {
         status.wait_for(|status| status.ready).await.unwrap();
         let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
         let published = cluster.publish(&message, None).await;
-        assert_eq!(published, Err(PublishError::Unknown));
+        assert_eq!(published, Err(PublishError::OutcomeUnknown));
         assert_eq!(cluster.failure().await, Failure::Stopped);
         hub.0.notified().await;
         let status = status.wait_for(|status| !status.ready).await.unwrap();

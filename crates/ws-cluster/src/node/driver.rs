@@ -205,7 +205,7 @@ impl Driver {
                     self.leave_pool().await;
                     // They may or may not be in the log of others.
                     for (_, waiting) in self.waiting.drain() {
-                        let _ = waiting.accepted.send(Err(PublishError::Unknown));
+                        let _ = waiting.accepted.send(Err(PublishError::OutcomeUnknown));
                     }
                     for done in self.leaving.drain(..) {
                         let _ = done.send(());

@@ -63,7 +63,7 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
             let outcomes = outcomes.clone();
             tokio::spawn(async move {
                 let outcome = match submitted {
-                    Ok(acceptance) => acceptance.await.unwrap_or(Err(PublishError::Unknown)),
+                    Ok(acceptance) => acceptance.await.unwrap_or(Err(PublishError::OutcomeUnknown)),
                     Err(error) => Err(error),
                 };
                 let (error, text) = publish::encode_outcome(&outcome);

@@ -6,7 +6,7 @@ use std::{sync::Arc, sync::atomic::AtomicU64};
 use bytes::Bytes;
 
 use self::{greetings::Greetings, link::LinkIdentity};
-use crate::{config::Config, error::StartError, log_limit::LogLimits, pool::Pool};
+use crate::{config::Config, error::ServeError, log_limit::LogLimits, pool::Pool};
 use ws_cluster_core::{Degraded, LogPosition, NodeId, PublishId, Seq};
 
 mod cluster;
@@ -80,7 +80,7 @@ impl Failure {
     }
 }
 
-impl From<Failure> for StartError {
+impl From<Failure> for ServeError {
     fn from(failure: Failure) -> Self {
         match failure {
             Failure::AddressTaken(address) => Self::AddressTaken { address },

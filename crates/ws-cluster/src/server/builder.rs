@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use bytes::Bytes;
 use url::Url;
 
-use super::{ActionHandler, Server, Shared, http::PublishKey, socket::Gate};
+use super::{ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, http::PublishKey, socket::Gate};
 use crate::{
     Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, RawMessage, StartError,
     auth::{Origin, TrustedProxies},
@@ -34,6 +34,8 @@ pub struct ServerBuilder {
     authenticator: Arc<dyn Authenticator>,
     actions: Vec<(String, Arc<dyn ActionHandler>)>,
     fallback: Option<Arc<dyn ActionHandler>>,
+    layers: Vec<(String, Arc<dyn Layer>)>,
+    states: States,
     raw: Option<Raw>,
     guests: bool,
     dialect: Dialect,
@@ -57,6 +59,8 @@ impl ServerBuilder {
             authenticator: Arc::new(GuestsOnly),
             actions: Vec::new(),
             fallback: None,
+            layers: Vec::new(),
+            states: States::new(),
             raw: None,
             guests: true,
             dialect: Dialect::Object,
@@ -80,17 +84,50 @@ impl ServerBuilder {
         self
     }
 
-    /// Adds the handler of an action; a name of 1 to 255 bytes that neither begins with `Server/` nor ends in
-    /// `:error`, once. `Client/authentication` and `Client/disconnection` are the server's own, see
-    /// [`ActionHandler`]; other names that begin with `Client/` are refused at the start.
-    pub fn action(mut self, name: impl Into<String>, handler: impl ActionHandler) -> Self {
-        self.actions.push((name.into(), Arc::new(handler)));
+    /// Adds the handler of an action: an async function ([`IntoHandler`]) or an [`ActionHandler`].
+    ///
+    /// The name has 1 to 255 bytes, neither begins with `Server/` nor ends in `:error`, and has one handler.
+    /// `Client/authentication` and `Client/disconnection` are the server's own ([`on_connect`](Self::on_connect),
+    /// [`on_disconnect`](Self::on_disconnect)); [`start`](Self::start) refuses other names that begin with `Client/`.
+    pub fn action<M>(mut self, name: impl Into<String>, handler: impl IntoHandler<M>) -> Self {
+        self.actions.push((name.into(), Arc::new(handler.into_handler())));
         self
     }
 
-    /// The handler of all actions that have none of their own. Without it they are answered `[404, "Not Found"]`.
-    pub fn fallback(mut self, handler: impl ActionHandler) -> Self {
-        self.fallback = Some(Arc::new(handler));
+    /// Sets the handler of all actions that have none. Without it they are answered `[404, "Not Found"]`.
+    pub fn fallback<M>(mut self, handler: impl IntoHandler<M>) -> Self {
+        self.fallback = Some(Arc::new(handler.into_handler()));
+        self
+    }
+
+    /// Sets the handler that is called when a client has been authenticated, before it gets any message. An error refuses
+    /// the connection. It is the handler of `Client/authentication` ([`ActionHandler`] has the details).
+    pub fn on_connect<M>(self, handler: impl IntoHandler<M>) -> Self {
+        self.action(AUTHENTICATION, handler)
+    }
+
+    /// Sets the handler that is called when a connection is gone; [`Disconnection`](crate::Disconnection) tells why. It is
+    /// the handler of `Client/disconnection`.
+    pub fn on_disconnect<M>(self, handler: impl IntoHandler<M>) -> Self {
+        self.action(DISCONNECTION, handler)
+    }
+
+    /// Adds a value that handlers can take as [`State<T>`](crate::State), one for each type. Wrap what is expensive to
+    /// clone in an [`Arc`].
+    pub fn state<T: Clone + Send + Sync + 'static>(mut self, state: T) -> Self {
+        self.states.insert(state);
+        self
+    }
+
+    /// Adds a layer around the handlers of all actions, the fallback included. The layer that is added first is the
+    /// outermost. The server's own actions (`Client/..`) have no layers.
+    pub fn layer(self, layer: impl Layer) -> Self {
+        self.layer_prefix("", layer)
+    }
+
+    /// Adds a layer around the handlers of the actions whose names begin with `prefix`.
+    pub fn layer_prefix(mut self, prefix: impl Into<String>, layer: impl Layer) -> Self {
+        self.layers.push((prefix.into(), Arc::new(layer)));
         self
     }
 
@@ -221,7 +258,7 @@ impl ServerBuilder {
     /// [`StartError::Config`] and [`StartError::Pool`] for what cannot work. A database that does not answer is no
     /// error: it is tried again until it does, while clients are refused with 503.
     pub async fn start(self) -> Result<Server, StartError> {
-        self.config.check().map_err(StartError::Config)?;
+        self.config.check().map_err(config)?;
         check_path(&self.path)?;
         check_prefix(&self.prefix)?;
         if !self.own_origin && self.allowed_origins.is_empty() {
@@ -249,6 +286,27 @@ impl ServerBuilder {
             }
             actions.insert(name, handler);
         }
+        for (name, handler) in actions
+            .iter()
+            .map(|(name, handler)| (&**name, handler))
+            .chain(self.fallback.iter().map(|handler| ("fallback", handler)))
+        {
+            if let Some(state) = handler.missing_state(&self.states) {
+                return Err(config(format!(
+                    "the handler of {name:?} takes State<{state}>, which the server lacks: give it to ServerBuilder::state"
+                )));
+            }
+        }
+        let layers: Arc<[_]> = self.layers.into();
+        let layered = |handler: Arc<dyn ActionHandler>| -> Arc<dyn ActionHandler> {
+            if layers.is_empty() { handler } else { Arc::new(Stack { layers: layers.clone(), handler }) }
+        };
+        let around = |(name, handler): (String, _)| {
+            let handler = if OWN.contains(&&*name) { handler } else { layered(handler) };
+            (name, handler)
+        };
+        let actions = actions.into_iter().map(around).collect();
+        let fallback = self.fallback.map(layered);
 
         let node = NodeId::from_bytes(random()?);
         let authenticator = self.authenticator.clone();
@@ -267,7 +325,8 @@ impl ServerBuilder {
             connections: Context::new(self.config, self.authenticator, resumption, self.guests),
             cluster,
             actions,
-            fallback: self.fallback,
+            fallback,
+            states: self.states,
             raw: self.raw,
             dialect: self.dialect,
             path: self.path,
@@ -282,7 +341,7 @@ impl ServerBuilder {
 }
 
 fn config(text: impl Into<String>) -> StartError {
-    StartError::Config(text.into())
+    StartError::Config { reason: text.into() }
 }
 
 fn random<const N: usize>() -> Result<[u8; N], StartError> {

@@ -4,9 +4,9 @@ use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Instan
 
 use futures_util::FutureExt;
 
-use super::{ActionHandler, Request, Server};
+use super::{ActionHandler, Request, Server, action};
 use crate::{
-    ActionError, Details,
+    ActionError, RawDetails,
     clock::now,
     connection::{Application, Context, FORBIDDEN, Raw, panic_text},
     hub::Client,
@@ -33,7 +33,7 @@ impl Application for Server {
         &self,
         client: &Arc<Client>,
         action: &str,
-        details: Details,
+        details: RawDetails,
     ) -> Result<impl Future<Output = Result<(), ActionError>> + Send + use<>, ActionError> {
         let handler = self.0.actions.get(action).or(self.0.fallback.as_ref());
         let handler = handler.ok_or_else(|| ActionError::not_found("Not Found"))?.clone();
@@ -54,16 +54,16 @@ async fn run(
     client: &Arc<Client>,
     handler: &dyn ActionHandler,
     action: &str,
-    details: &Details,
+    details: &RawDetails,
 ) -> Result<(), ActionError> {
     let (user, session) = {
         let membership = client.membership();
         (membership.user.clone(), membership.session.clone())
     };
-    let (user, session) = (user.as_deref(), session.as_deref());
-    let handled =
-        AssertUnwindSafe(async { handler.handle(Request { server, client, user, session, action, details }).await })
-            .catch_unwind();
+    let (client, details) = (client.clone(), details.clone());
+    let context = action::Context { server: server.clone(), client, user, session, action: action.to_owned(), details };
+    // A handler may panic while it makes its future as well.
+    let handled = AssertUnwindSafe(async { handler.handle(Request::new(context)).await }).catch_unwind();
     watched(handled, action, server).await.unwrap_or_else(|panic| {
         if let Some(line) = server.0.handler_logs.due((Fault::Panic, shortened(action)), now()) {
             let (action, panic) = (Excerpt(action), panic_text(&*panic));

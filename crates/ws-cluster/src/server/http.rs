@@ -9,7 +9,7 @@ use sha2::Sha256;
 
 use super::Server;
 use crate::{
-    Close, PublishError,
+    Close, Message, PublishError,
     message::{
         order::{Members, Publish, Why},
         publish::PUBLISH_SIZE,
@@ -94,7 +94,12 @@ impl Server {
     {
         match self.order(request, Publish::read).await {
             Ok(Publish { action, details, target, key }) => {
-                outcome(self.publish_message(&action, details, target, key.as_deref()).await)
+                let message = Message::raw(action, details).to(target);
+                let message = match key {
+                    Some(key) => message.idempotency_key(key),
+                    None => message,
+                };
+                outcome(self.publish(message).await)
             }
             Err(refusal) => *refusal,
         }
@@ -219,7 +224,7 @@ fn outcome(published: Result<(), PublishError>) -> Response<Full<Bytes>> {
             response
         }
         Err(error) => {
-            let status = StatusCode::from_u16(error.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            let status = StatusCode::from_u16(error.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
             answer(status, &error.to_string())
         }
     }

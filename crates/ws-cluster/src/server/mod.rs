@@ -1,7 +1,7 @@
 //! The server as an application holds it: serving, publishing, closing, shutting down. How it is put together is in
 //! `builder`, what it answers over HTTP in `routes` and `http`, and how a client gets in in `upgrade`.
 
-use std::{collections::HashMap, convert::Infallible, io, sync::Arc, time::Duration};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
@@ -12,15 +12,15 @@ use tokio::{
 };
 
 use crate::{
-    Authenticator, Config, Details, Dialect, IntoPool, NodeId, PublishError, StartError, Status, Target,
+    Authenticator, Config, Dialect, IntoPool, Message, NodeId, PublishError, ServeError, Status,
     auth::{Origin, TrustedProxies},
     clock::now,
     close::{Close, Subject},
     connection::{Context, Raw},
     hub::{Hub, resume::Resumption},
     log_limit::LogLimits,
-    message::{client::Outgoing, content::Content, publish},
-    node::{Cluster, Failure},
+    message::{client::Outgoing, content::Content},
+    node::Cluster,
 };
 
 mod action;
@@ -28,16 +28,21 @@ mod builder;
 mod handlers;
 mod http;
 mod routes;
+mod serve;
 mod socket;
 mod upgrade;
 mod websocket;
 
-pub use action::{ActionHandler, Request};
+pub use action::{
+    ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, Next, Request, Session,
+    State, User, WithGuests,
+};
 pub use builder::ServerBuilder;
 pub use routes::RemoteAddress;
+pub use serve::{Serve, shutdown_signal};
 
 use handlers::Fault;
-use socket::{Full, Gate, HttpStream, Place};
+use socket::{Full, Gate, HttpStream, Slot};
 
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -68,6 +73,8 @@ struct Shared {
     cluster: Cluster,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,
+    /// Values that handlers share.
+    states: States,
     raw: Option<Raw>,
     dialect: Dialect,
     path: String,
@@ -88,27 +95,35 @@ struct Shared {
     handler_logs: LogLimits<(Fault, String)>,
 }
 
+/// Values that handlers share, one of each type.
+pub(crate) type States = ::http::Extensions;
+
 impl Server {
     /// A server whose cluster is found in `pool`: a [`Pool`](crate::Pool), or an `Arc<dyn Pool>`.
     pub fn builder(pool: impl IntoPool) -> ServerBuilder {
         ServerBuilder::new(pool.into_pool())
     }
 
-    /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener until `shutdown` resolves; then stops
-    /// accepting and [shuts down](Self::shut_down).
+    /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener, until the future that is returned is
+    /// dropped, its [signal](Serve::with_graceful_shutdown) resolves, or the node cannot go on.
     ///
-    /// Errors of single connections, a lack of file descriptors included, are logged and survived. The errors that end
-    /// it (after a shutdown) are [`StartError::AddressTaken`], found once the server can be dialled, and
-    /// [`StartError::Stopped`]. A server can serve several listeners at once; the first whose `shutdown` resolves shuts
-    /// all of it down.
+    /// Errors of single connections, a lack of file descriptors included, are logged and survived.
+    ///
+    /// # Errors
+    /// [`ServeError`], after a shutdown.
     ///
     /// ```no_run
-    /// # async fn f(server: ws_cluster::Server) -> std::io::Result<()> {
+    /// # async fn f(server: ws_cluster::Server) -> Result<(), Box<dyn std::error::Error>> {
     /// let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
-    /// server.serve(listener, async { drop(tokio::signal::ctrl_c().await) }).await?;
+    /// server.serve(listener).with_graceful_shutdown(ws_cluster::shutdown_signal()).await?;
     /// # Ok(()) }
     /// ```
-    pub async fn serve(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> io::Result<()> {
+    pub fn serve(&self, listener: TcpListener) -> Serve {
+        Serve::new(self.clone(), listener)
+    }
+
+    /// Accepts on a listener until `shutdown` resolves, and shuts down.
+    async fn accept_all(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
         // A watch, since each connection looks at it once, and the sender can wait for all of them to let go.
         let (closing, _) = watch::channel(());
         let mut shutdown = std::pin::pin!(shutdown);
@@ -117,13 +132,7 @@ impl Server {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut shutdown => break Ok(()),
-                failure = &mut failure => {
-                    let kind = match failure {
-                        Failure::AddressTaken(_) => io::ErrorKind::AddrInUse,
-                        Failure::Stopped => io::ErrorKind::Other,
-                    };
-                    break Err(io::Error::new(kind, StartError::from(failure)));
-                }
+                failure = &mut failure => break Err(failure.into()),
             };
             match accepted {
                 Ok((stream, peer)) => self.take_in(stream, RemoteAddress(peer), &closing),
@@ -141,7 +150,7 @@ impl Server {
         };
         drop(listener);
         closing.send_replace(());
-        self.shut_down().await;
+        self.shutdown().await;
         let limit = self.config().cluster.shutdown_timeout;
         if tokio::time::timeout(limit, closing.closed()).await.is_err() {
             tracing::warn!("HTTP requests are still running at the end of the shutdown");
@@ -179,7 +188,7 @@ impl Server {
     async fn serve_connection(
         self,
         stream: TcpStream,
-        place: Place,
+        place: Slot,
         full: Option<Full>,
         peer: RemoteAddress,
         mut closing: watch::Receiver<()>,
@@ -248,7 +257,7 @@ impl Server {
     /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout); what they publish is accepted. After that it hands
     /// over what the cluster needs of this node, for at most as long again, and publishes nothing more. For applications
     /// that do not use [`serve`](Self::serve), which does this itself.
-    pub async fn shut_down(&self) {
+    pub async fn shutdown(&self) {
         let limit = self.config().cluster.shutdown_timeout;
         self.hub().admission().stop();
         let leaving = async {
@@ -267,46 +276,14 @@ impl Server {
         }
     }
 
-    /// Publishes a message to whom `target` means, on all nodes. `Ok` means accepted: it is delivered, though perhaps
-    /// not yet.
+    /// Publishes a message on all nodes. `Ok` means that it is accepted: it will be delivered, even if this node dies now.
     ///
-    /// The action has 1 to 255 bytes; one that ends in `:error` is taken for an error by clients. Details are
-    /// normalised: `null` is none, an array is one argument for each element, anything else is one argument. They reach
-    /// the clients as the JSON text that [`Details`] are. Both together have at most 1 MiB; if they have more,
-    /// escape sequences that JSON does not need (`\uXXXX`) are first replaced by what they stand for.
+    /// Waits up to [`publish_timeout`](crate::ClusterConfig::publish_timeout) (5 s).
     ///
-    /// Waits up to [`publish_timeout`](crate::ClusterConfig::publish_timeout) (5 s); each error says whether the
-    /// message may still be delivered.
-    pub async fn publish(
-        &self,
-        action: &str,
-        details: impl Into<Details> + Send,
-        target: Target,
-    ) -> Result<(), PublishError> {
-        self.publish_message(action, details.into(), target, None).await
-    }
-
-    /// The same with an idempotency key of 1 to 64 bytes: of several publishes with one key, one is delivered. So a
-    /// publish whose outcome is [unknown](PublishError::Unknown) can be tried again.
-    pub async fn publish_with_key(
-        &self,
-        action: &str,
-        details: impl Into<Details> + Send,
-        target: Target,
-        key: &str,
-    ) -> Result<(), PublishError> {
-        self.publish_message(action, details.into(), target, Some(key)).await
-    }
-
-    async fn publish_message(
-        &self,
-        action: &str,
-        details: Details,
-        target: Target,
-        key: Option<&str>,
-    ) -> Result<(), PublishError> {
-        let content = publish::message(action, details, target)?;
-        let key = key.map(publish::key).transpose()?;
+    /// # Errors
+    /// Each [`PublishError`] says whether the message may still be delivered.
+    pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        let (content, key) = message.encode()?;
         self.0.cluster.publish(&content, key).await
     }
 
@@ -344,17 +321,26 @@ impl Server {
         self.0.cluster.publish(&Content::Refresh(Subject::user(id)), None).await
     }
 
-    /// Delivers a message to those of this node's own connections that `target` means, at once and without the
-    /// cluster: at most once, and in no order with what is published. For what concerns this node only; everything
-    /// else is [published](Self::publish), with the same limits.
-    pub fn deliver(&self, action: &str, details: impl Into<Details>, target: &Target) -> Result<(), PublishError> {
-        let details = publish::details(action, details.into())?;
-        self.hub().message(target, &Outgoing::new(action, &details));
+    /// Delivers a message to this node's own connections: at once, without the cluster, at most once, and in no order with
+    /// published messages. It is for messages that concern this node alone; [publish](Self::publish) all others.
+    ///
+    /// # Errors
+    /// [`PublishError::Invalid`] and [`PublishError::TooLarge`], as for [`publish`](Self::publish).
+    pub fn deliver(&self, message: Message) -> Result<(), PublishError> {
+        let (content, _) = message.encode()?;
+        if let Content::Message { target, action, details } = content {
+            self.hub().message(&target, &Outgoing::new(&action, &details));
+        }
         Ok(())
     }
 
+    /// Returns the state of this type that [`ServerBuilder::state`] was given.
+    pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.0.states.get().cloned()
+    }
+
     /// Which node of the cluster this is. Drawn anew at each start.
-    pub fn node(&self) -> NodeId {
+    pub fn node_id(&self) -> NodeId {
         self.hub().node()
     }
 
@@ -364,21 +350,21 @@ impl Server {
     }
 
     /// Tells whenever [`status`](Self::status) changes. What changed and changed back meanwhile is not seen.
-    pub fn watch(&self) -> watch::Receiver<Status> {
+    pub fn subscribe_status(&self) -> watch::Receiver<Status> {
         self.0.cluster.status()
     }
 
     /// Waits until this node cannot go on, and returns why: another node has its address
-    /// ([`StartError::AddressTaken`]), or its cluster's task panicked ([`StartError::Stopped`]). From then on the node is
+    /// ([`ServeError::AddressTaken`]), or its cluster's task panicked ([`ServeError::Stopped`]). From then on the node is
     /// not ready. [`serve`](Self::serve) ends with this error by itself; an application that mounts the server in its
     /// own awaits this beside its own listener.
-    pub async fn failed(&self) -> StartError {
+    pub async fn failed(&self) -> ServeError {
         self.0.cluster.failure().await.into()
     }
 
     /// Waits until this node takes clients; [`start`](crate::ServerBuilder::start) returns before. While it has no
     /// master, because the pool's database does not answer for example, this waits as well.
-    pub async fn ready(&self) {
+    pub async fn wait_ready(&self) {
         // The sender ends after the last handle on the server, which this is one of.
         let _ = self.0.cluster.status().wait_for(|status| status.ready).await;
     }

@@ -54,7 +54,7 @@ impl Gate {
 
     /// Takes a place for an accepted socket, and says whether it is one beyond a limit; without a place it is to be closed
     /// at once. `upgraded`: connections that count as well. `None` as the address: no limit per address holds.
-    pub(super) fn admit(&self, ip: Option<IpAddr>, upgraded: usize) -> (Option<Place>, Option<Full>) {
+    pub(super) fn admit(&self, ip: Option<IpAddr>, upgraded: usize) -> (Option<Slot>, Option<Full>) {
         match self.sockets.admit(ip, upgraded) {
             Ok(place) => (Some(place), None),
             Err(full @ Full::Total) => (self.reserve.admit(ip, 0).ok(), Some(full)),
@@ -92,7 +92,7 @@ pub(crate) enum Full {
 
 /// A socket's place; given back when dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(super) struct Slot {
     sockets: Arc<Sockets>,
     ip: Option<IpAddr>,
 }
@@ -104,7 +104,7 @@ impl Sockets {
 
     /// Takes a place for a socket beside `others` that count as well but are counted elsewhere. `None` as the address
     /// means that no limit per address holds.
-    fn admit(self: &Arc<Self>, ip: Option<IpAddr>, others: usize) -> Result<Place, Full> {
+    fn admit(self: &Arc<Self>, ip: Option<IpAddr>, others: usize) -> Result<Slot, Full> {
         let ip = ip.map(address::counted);
         let mut open = self.open.lock();
         if open.count + others >= self.total {
@@ -117,11 +117,11 @@ impl Sockets {
             }
         }
         open.count += 1;
-        Ok(Place { sockets: self.clone(), ip })
+        Ok(Slot { sockets: self.clone(), ip })
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
         let mut open = self.sockets.open.lock();
         open.count -= 1;
@@ -139,7 +139,7 @@ impl Drop for Place {
 #[derive(Debug)]
 pub(super) struct HttpStream {
     /// The socket and its place; `None` once taken out.
-    taken: Option<(TcpStream, Place)>,
+    taken: Option<(TcpStream, Slot)>,
     /// Time for a write to make progress.
     limit: Duration,
     /// Goes off if a write waits for too long.
@@ -151,7 +151,7 @@ pub(super) struct HttpStream {
 }
 
 impl HttpStream {
-    pub(super) fn new(stream: TcpStream, place: Place, limit: Duration) -> Self {
+    pub(super) fn new(stream: TcpStream, place: Slot, limit: Duration) -> Self {
         Self { taken: Some((stream, place)), limit, stalled: None, until: None, over: false }
     }
 
@@ -237,7 +237,7 @@ impl Drop for HttpStream {
 }
 
 /// Reads on until the client has seen that no more comes for it.
-async fn linger(mut stream: TcpStream, place: Place) {
+async fn linger(mut stream: TcpStream, place: Slot) {
     let end = async {
         stream.shutdown().await?;
         tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await

@@ -68,7 +68,7 @@ impl Authenticator for Tokens {
 /// A client whose token is for `ann`, and from the second on for this user.
 async fn client(second: &'static str) -> (Client, Events) {
     let server = Server::builder(MemoryPool::default()).authenticator(Tokens).start().await.unwrap();
-    server.ready().await;
+    server.wait_ready().await;
     let asked = AtomicU64::new(0);
     Client::builder(["ws://a/"])
         .credentials_with(move || {

@@ -1,0 +1,183 @@
+//! What a handler can take as an argument.
+
+use std::any::type_name;
+
+use serde::de::DeserializeOwned;
+
+use super::Request;
+use crate::{ActionError, ConnectionId, RawDetails, Server, server::States};
+
+/// A type that a handler can take as an argument.
+///
+/// Implement it for types of your own that are made from a request, such as a permission:
+///
+/// ```
+/// use ws_cluster::{ActionError, FromRequest, Request};
+///
+/// struct Editor;
+///
+/// impl FromRequest for Editor {
+///     fn from_request(request: &Request) -> Result<Self, ActionError> {
+///         if request.in_group("editors") { Ok(Self) } else { Err(ActionError::forbidden("For editors only")) }
+///     }
+/// }
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "a handler cannot take `{Self}` as an argument",
+    label = "does not implement `FromRequest`",
+    note = "a handler takes any of `Request`, `Details<T>` with a `T: DeserializeOwned`, `RawDetails`, `User`, \
+            `Option<User>`, `Session`, `ConnectionId`, `Data<T>`, `State<T>`, `Server`, `Disconnection` and your own \
+            types that implement `FromRequest`"
+)]
+pub trait FromRequest: Sized + Send {
+    /// Makes the argument.
+    ///
+    /// # Errors
+    /// What the client is answered instead of a call of the handler.
+    fn from_request(request: &Request) -> Result<Self, ActionError>;
+
+    /// Returns the name of the state that the argument needs and the server lacks.
+    #[doc(hidden)]
+    fn missing_state(states: &States) -> Option<&'static str> {
+        let _ = states;
+        None
+    }
+}
+
+impl FromRequest for Request {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(request.clone())
+    }
+}
+
+impl FromRequest for RawDetails {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(request.details().clone())
+    }
+}
+
+/// The details of the message as a type of your own: a tuple takes one argument for each element, a struct takes either
+/// one object or one argument for each field, and any other type takes one argument.
+///
+/// Details of another shape are answered with 400 and the reason.
+///
+/// ```
+/// use ws_cluster::Details;
+///
+/// #[derive(serde::Deserialize)]
+/// struct Move { card: u64, column: String }
+///
+/// // The client sends {"action": "card/move", "details": {"card": 7, "column": "done"}}.
+/// async fn card_move(Details(Move { card, column }): Details<Move>) -> String {
+///     format!("{card} is in {column}")
+/// }
+///
+/// // The client sends {"action": "say", "details": ["lobby", "Good morning"]}.
+/// async fn say(Details((room, text)): Details<(String, String)>) {}
+/// # let _ = (card_move, say);
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Details<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequest for Details<T> {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        request.parse().map(Self)
+    }
+}
+
+/// The id of the user. A guest is answered with 403; take an `Option<User>` in a handler that is open to guests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct User(pub String);
+
+impl FromRequest for User {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        request.user().map(|user| Self(user.to_owned())).ok_or_else(|| ActionError::forbidden("Forbidden"))
+    }
+}
+
+impl FromRequest for Option<User> {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(User::from_request(request).ok())
+    }
+}
+
+/// The id of the session. A connection without a session is answered with 403.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Session(pub String);
+
+impl FromRequest for Session {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        request.session().map(|session| Self(session.to_owned())).ok_or_else(|| ActionError::forbidden("Forbidden"))
+    }
+}
+
+impl FromRequest for Option<Session> {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(Session::from_request(request).ok())
+    }
+}
+
+impl FromRequest for ConnectionId {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(request.connection())
+    }
+}
+
+impl FromRequest for Server {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(request.server().clone())
+    }
+}
+
+/// A value that all handlers share, as given to [`ServerBuilder::state`](crate::ServerBuilder::state). A server with a
+/// handler that takes a state which was not given does not start.
+#[derive(Clone, Copy, Debug)]
+pub struct State<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> FromRequest for State<T> {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        let state = request.server().state::<T>().map(Self);
+        state.ok_or_else(|| ActionError::log_internal(format!("the server has no state `{}`", type_name::<T>())))
+    }
+
+    fn missing_state(states: &States) -> Option<&'static str> {
+        states.get::<T>().is_none().then(type_name::<T>)
+    }
+}
+
+/// A value of the connection, as set by [`Request::set_data`]. If the connection has none of this type, the client is
+/// answered with 409; take an `Option<Data<T>>` if that is no error.
+#[derive(Clone, Copy, Debug)]
+pub struct Data<T>(pub T);
+
+impl<T: Clone + Send + Sync + 'static> FromRequest for Data<T> {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        request.data().map(Self).ok_or_else(|| ActionError::conflict("This connection is not prepared for it"))
+    }
+}
+
+impl<T: Clone + Send + Sync + 'static> FromRequest for Option<Data<T>> {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(request.data().map(Data))
+    }
+}
+
+/// How a connection ended; for handlers of [`on_disconnect`](crate::ServerBuilder::on_disconnect).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Disconnection {
+    /// The code of the close frame, from whichever side closed first: 1005 if it had none, 1006 if the connection was lost
+    /// without one. The codes of this server are in [`CloseCode`](crate::CloseCode).
+    pub code: u16,
+    /// The reason in the close frame, often empty.
+    pub reason: String,
+}
+
+impl FromRequest for Disconnection {
+    fn from_request(request: &Request) -> Result<Self, ActionError> {
+        let (Some(code), Some(reason)) = (request.close_code(), request.close_reason()) else {
+            return Err(ActionError::log_internal("a handler takes `Disconnection`, but its action is another one"));
+        };
+        Ok(Self { code, reason })
+    }
+}

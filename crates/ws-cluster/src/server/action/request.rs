@@ -1,0 +1,243 @@
+//! A client's message as a handler gets it.
+
+use std::{collections::BTreeSet, fmt, sync::Arc};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::handler::encode;
+use crate::{
+    ActionError, ConnectionId, Handshake, Message, PublishError, RawDetails, Server, Target, connection::DISCONNECTION,
+    hub::Client,
+};
+
+/// A client's message, and the connection on which it came.
+///
+/// Clones are cheap and are the same request. One may be moved into a task that outlives the handler.
+#[derive(Clone)]
+pub struct Request(Arc<Context>);
+
+/// What a request knows.
+pub(in crate::server) struct Context {
+    pub(in crate::server) server: Server,
+    pub(in crate::server) client: Arc<Client>,
+    pub(in crate::server) user: Option<Arc<str>>,
+    pub(in crate::server) session: Option<Arc<str>>,
+    pub(in crate::server) action: String,
+    pub(in crate::server) details: RawDetails,
+}
+
+impl Request {
+    pub(in crate::server) fn new(context: Context) -> Self {
+        Self(Arc::new(context))
+    }
+
+    /// Returns the name of the action, 1 to 255 bytes.
+    pub fn action(&self) -> &str {
+        &self.0.action
+    }
+
+    /// Returns the arguments as the text that the client sent. [`reply`](Self::reply) and [`Message::new`] pass them on
+    /// unchanged. They read like a slice of [`Value`]s.
+    pub fn details(&self) -> &RawDetails {
+        &self.0.details
+    }
+
+    /// Returns the argument at `index`, counted from 0, as a type of your own. A missing argument reads as `null`, so an
+    /// `Option` may be left out.
+    ///
+    /// # Errors
+    /// A 400 that names the argument, if it has another shape.
+    pub fn detail<'a, T: Deserialize<'a>>(&'a self, index: usize) -> Result<T, ActionError> {
+        self.0.details.detail(index).map_err(|error| {
+            ActionError::bad_request(if index < self.0.details.len() {
+                format!("detail {}: {error}", index + 1)
+            } else {
+                format!("detail {} is missing", index + 1)
+            })
+        })
+    }
+
+    /// Returns all arguments as a type of your own: a tuple or a list has one element for each argument. If there is one
+    /// argument, it may also be the whole value, such as an object for a struct.
+    ///
+    /// # Errors
+    /// A 400 with the reason, if the details have another number or shape.
+    ///
+    /// ```
+    /// # use ws_cluster::{ActionError, Request};
+    /// # fn f(request: Request) -> Result<(), ActionError> {
+    /// let (room, text): (u64, String) = request.parse()?;
+    /// # Ok(()) }
+    /// ```
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ActionError> {
+        self.0.details.parse_as().map_err(|error| ActionError::bad_request(format!("details: {error}")))
+    }
+
+    /// Returns the code with which the connection was closed, by whichever side closed it first; only in
+    /// `Client/disconnection`, `None` in every other action. It is 1005 if the client closed without a code, and 1006 if
+    /// the connection was lost without a close frame. The codes of this server are in
+    /// [`CloseCode`](crate::CloseCode).
+    pub fn close_code(&self) -> Option<u16> {
+        self.has_ended().then(|| self.0.details.detail(0).ok()).flatten()
+    }
+
+    /// Returns the reason beside the code in the close frame, often empty; only in `Client/disconnection`, `None` in every
+    /// other action.
+    pub fn close_reason(&self) -> Option<String> {
+        self.has_ended().then(|| self.0.details.detail(1).ok()).flatten()
+    }
+
+    fn has_ended(&self) -> bool {
+        self.0.action == DISCONNECTION
+    }
+
+    /// Returns the id of the user; `None` for a guest.
+    pub fn user(&self) -> Option<&str> {
+        self.0.user.as_deref()
+    }
+
+    /// Returns the id of the session, if the authenticator named one.
+    pub fn session(&self) -> Option<&str> {
+        self.0.session.as_deref()
+    }
+
+    /// Returns true if the connection has no user.
+    pub fn is_guest(&self) -> bool {
+        self.0.user.is_none()
+    }
+
+    /// Returns the id of the connection, for [`Target::connection`] and [`Message::except_connection`].
+    ///
+    /// A client that resumes keeps the id, on whichever node.
+    pub fn connection(&self) -> ConnectionId {
+        self.0.client.known_as()
+    }
+
+    /// Returns the HTTP request with which the client connected.
+    pub fn handshake(&self) -> &Handshake {
+        &self.0.client.handshake
+    }
+
+    /// Returns the server, to publish or to close.
+    pub fn server(&self) -> &Server {
+        &self.0.server
+    }
+
+    /// Returns the groups of the connection.
+    pub fn groups(&self) -> BTreeSet<String> {
+        self.0.client.membership().groups.iter().map(|group| String::from(&**group)).collect()
+    }
+
+    /// Returns true if the connection is in the group `name`.
+    pub fn in_group(&self, name: &str) -> bool {
+        self.0.client.membership().groups.contains(name)
+    }
+
+    /// Puts the connection into a group: from now on and for as long as it lives, it gets what is delivered to the
+    /// group. Returns true if it was not in the group before.
+    ///
+    /// A client that resumes in the same session is in the group again, on whichever node and without a call of your
+    /// code. It gets what it missed since it joined, and nothing older. The handler of `Client/authentication` runs
+    /// before that; if it makes the connection [leave](Self::leave) the group, the client does not get what it missed in
+    /// the group. For that, the client carries the names of its groups and its properties in its sealed resume token, for
+    /// as long as [`LogConfig::age`](crate::LogConfig::age). If they take more than about 1.3 KiB, the client is told
+    /// `reset` when it comes back.
+    ///
+    /// The name is any text. If clients choose it, give it a prefix; otherwise they can join any group.
+    pub fn join(&self, group: &str) -> bool {
+        self.0.server.hub().join(&self.0.client, group)
+    }
+
+    /// Takes the connection out of a group. Returns true if it was in the group.
+    ///
+    /// The resume token that the client carried before becomes invalid as soon as the other nodes have heard of it. They
+    /// are told, but this method does not wait for them. In `Client/disconnection` the token stays valid.
+    pub fn leave(&self, group: &str) -> bool {
+        let left = self.0.server.hub().leave(&self.0.client, group);
+        self.0.server.resumption().revoke(&self.0.client);
+        left
+    }
+
+    /// Returns a property of the connection.
+    pub fn property(&self, name: &str) -> Option<Value> {
+        self.0.client.membership().property(name).cloned()
+    }
+
+    /// Sets a property of the connection, which [`Target::property`] can look at; `null` removes it.
+    ///
+    /// A [`Value`] keeps floating point numbers exactly, but neither the order of members nor integers beyond 64 bits;
+    /// pass those as text. A client that resumes has the property again, as for [`join`](Self::join). If a property changed
+    /// or was removed, the same holds as for [`leave`](Self::leave).
+    pub fn set_property(&self, name: &str, value: impl Into<Value>) {
+        self.0.server.hub().set_property(&self.0.client, name, value.into());
+        self.0.server.resumption().revoke(&self.0.client);
+    }
+
+    /// Returns the value of this type that [`set_data`](Self::set_data) put beside the connection.
+    pub fn data<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.0.client.membership().data()
+    }
+
+    /// Puts a value beside the connection, one for each type, and returns the one before. It stays in this process: a
+    /// client that resumes comes without it, so set it in `Client/authentication`
+    /// ([`on_connect`](crate::ServerBuilder::on_connect)).
+    pub fn set_data<T: Clone + Send + Sync + 'static>(&self, value: T) -> Option<T> {
+        self.0.client.membership_lock().write().set_data(value)
+    }
+
+    /// Answers the connection that asked, with a message of the same action: at once, without the cluster, and at most
+    /// once.
+    ///
+    /// `null` and `()` become no argument, an array or a tuple becomes one argument for each element, and anything else
+    /// becomes one argument.
+    ///
+    /// # Errors
+    /// A 500 if the value cannot be written as JSON, such as a map whose keys are no text.
+    pub fn reply(&self, details: impl Serialize) -> Result<(), ActionError> {
+        self.answer(&encode(&details)?);
+        Ok(())
+    }
+
+    pub(in crate::server) fn answer(&self, details: &RawDetails) {
+        self.0.server.resumption().tell_changes(&self.0.client);
+        self.0.client.send_details(&self.0.action, details);
+    }
+
+    /// Publishes a message of the same action to every connection of the user, on every node. For a guest it goes to this
+    /// connection alone. The details are as for [`reply`](Self::reply).
+    ///
+    /// # Errors
+    /// As for [`Server::publish`], with the code of [`PublishError::status_code`].
+    pub async fn reply_to_user(&self, details: impl Serialize + Send) -> Result<(), ActionError> {
+        let details = encode(&details)?;
+        match self.user() {
+            Some(user) => Ok(self.publish(Message::raw(self.action(), details).to(Target::user(user))).await?),
+            None => {
+                self.answer(&details);
+                Ok(())
+            }
+        }
+    }
+
+    /// Publishes a message, as [`Server::publish`] does.
+    ///
+    /// # Errors
+    /// As for [`Server::publish`].
+    pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        // Before its client can hear of what it asked for.
+        self.0.server.resumption().tell_changes(&self.0.client);
+        self.0.server.publish(message).await
+    }
+}
+
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Details are the client's own and may be secret.
+        f.debug_struct("Request")
+            .field("action", &self.0.action)
+            .field("user", &self.0.user)
+            .field("connection", &self.0.client.id)
+            .finish_non_exhaustive()
+    }
+}
