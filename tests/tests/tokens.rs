@@ -122,7 +122,7 @@ async fn rolled_back(taken: &[(&str, &str)], target: Target) {
         let mut client = loop {
             let (client, details) = back(&nodes, node, "ann", &before).await;
             if details[0] == "reset" {
-                assert_eq!(details[1], "what belongs to its connection was taken back since");
+                assert_eq!(details[1], "the resume token was revoked");
                 break client;
             }
         };

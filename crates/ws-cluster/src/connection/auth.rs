@@ -1,4 +1,4 @@
-//! Who a connection's client is: its authentication, how it gets to where all are, and the end of its session.
+//! Who a connection's client is: its authentication, its join, and the end of its session.
 
 use std::time::{Duration, SystemTime};
 
@@ -7,7 +7,7 @@ use tokio::time::Instant;
 
 use super::{
     Application,
-    context::{Call, Done, greets},
+    context::{Call, Done, asks_application},
     questions::{Answer, Question, ask},
     rate_limit::{Rate, RateLimiter},
     task::{Connection, Phase},
@@ -21,38 +21,38 @@ use crate::{
     },
 };
 
-/// The server's own actions.
+/// The actions that the server itself handles or starts.
 pub(crate) const AUTHENTICATION: &str = "Client/authentication";
 pub(crate) const DISCONNECTION: &str = "Client/disconnection";
 
 /// The text of every 403.
 pub(crate) const FORBIDDEN: &str = "Forbidden";
 
-/// Time between two questions to an authenticator that could not answer when a session's end had come, and how long
-/// the connection is kept for it.
+/// If a session has ended and the authenticator cannot answer: time until it is asked again, and time for which the
+/// connection is kept.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const RECHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Times that a question is put if each answer was overtaken by a close or a refresh. Beyond, nobody can say who the
-/// client is.
+/// Number of attempts at a question whose answers were overtaken by a close or a refresh. After that, the client counts
+/// as unknown.
 pub(crate) const ATTEMPTS: u32 = 3;
 
-/// What only some connections have: the end of their session, and questions about who they are.
+/// The end of the session, and the rechecks of the client. Boxed, since only some connections have it.
 #[derive(Default)]
 pub(super) struct Expiry {
-    /// When to ask next.
+    /// The time of the next recheck.
     pub(super) at: Option<Instant>,
-    /// When the session ends.
+    /// The time at which the session ends.
     ends: Option<Instant>,
-    /// The question, while it is asked.
+    /// The recheck, while it runs.
     pub(super) recheck: Option<Call<Answer>>,
-    /// How often the client had the authenticator asked by its messages.
+    /// The limit on how often the client may make the server ask the authenticator.
     asks: Option<RateLimiter>,
 }
 
 impl<T: Transport, A: Application> Connection<T, A> {
-    /// `Client/authentication`. Without credentials the handshake is looked at again, since its session may have got a
-    /// user meanwhile; a client that is known already is told who it is, and nobody is asked.
+    /// Handles `Client/authentication`. Without credentials the handshake is checked again, because its session may
+    /// have got a user meanwhile. If the client already has a user, it only gets the answer who it is.
     pub(super) fn authenticate(&mut self, credentials: Vec<Value>) {
         if self.is_known() && credentials.is_empty() {
             return self.confirm();
@@ -82,31 +82,31 @@ impl<T: Transport, A: Application> Connection<T, A> {
     pub(super) fn done(&mut self, done: Done) {
         self.work = None;
         if matches!(self.phase, Phase::Closing(_)) {
-            if let Done::Greeted { refusal, .. } = done {
-                self.join_phase = if refusal.is_some() { JoinPhase::Refused } else { JoinPhase::Here };
+            if let Done::Announced { refusal, .. } = done {
+                self.join_phase = if refusal.is_some() { JoinPhase::Refused } else { JoinPhase::Joined };
             }
             return;
         }
-        // While a handler ran nothing was read, so its time is no silence of the client's.
-        self.hear();
+        // Messages were not read while the handler ran, so the client was not silent.
+        self.note_activity();
         match done {
-            Done::Handled => self.resumption().tell_changes(self.client()),
-            Done::Greeted { refusal: None, confirm } => self.agreed(confirm),
-            Done::Greeted { refusal: Some(error), .. } => {
+            Done::Handled => self.resumption().send_new_token(self.client()),
+            Done::Announced { refusal: None, confirm } => self.accepted_by_application(confirm),
+            Done::Announced { refusal: Some(error), .. } => {
                 self.join_phase = JoinPhase::Refused;
-                // A fault of the server's is no verdict on the client.
+                // An error of the server says nothing about the client.
                 let code = if error.code < 500 { CloseCode::Unauthenticated } else { CloseCode::Internal };
                 self.refuse(error.code, &error.text, code);
             }
             Done::Authenticated { answer, credentials, attempt } => {
                 let by_credentials = !credentials.is_empty();
                 let applied = match self.is_known() {
-                    true => self.renewed(answer),
+                    true => self.reauthenticated(answer),
                     false => self.authenticated(answer, by_credentials),
                 };
                 match applied {
                     Ok(()) => {}
-                    // What was read before a close or a refresh does not count.
+                    // An answer from before a close or a refresh does not count.
                     Err(Stale) if attempt < ATTEMPTS => self.ask(credentials, attempt + 1),
                     Err(Stale) => self.unavailable(),
                 }
@@ -114,7 +114,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
     }
 
-    /// The authenticator's answer about a client without a user.
+    /// Applies the authenticator's answer about a client without a user.
     fn authenticated(&mut self, answer: Answer, by_credentials: bool) -> Result<(), Stale> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.is_some() || self.context().guests => {
@@ -125,9 +125,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 self.expire(expires, by_credentials);
                 self.identified(user);
             }
-            Ok(_) if !by_credentials && !matches!(self.join_phase, JoinPhase::Unwelcome(_)) => {
+            Ok(_) if !by_credentials && !matches!(self.join_phase, JoinPhase::Unauthenticated(_)) => {
                 self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
-                self.recover();
+                self.join(false);
             }
             Ok(_) => self.forbid(),
             Err(_) => self.unavailable(),
@@ -135,15 +135,15 @@ impl<T: Transport, A: Application> Connection<T, A> {
         Ok(())
     }
 
-    /// The answer about the fresh credentials of a client that has a user already. Only the same user's change anything.
-    fn renewed(&mut self, answer: Answer) -> Result<(), Stale> {
+    /// Applies the answer about fresh credentials of a client with a user. Credentials of another user change nothing.
+    fn reauthenticated(&mut self, answer: Answer) -> Result<(), Stale> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.as_deref() == self.client().membership().user.as_deref() => {
                 let expires = identity.expires;
                 self.context().hub.refresh(self.client(), Membership::of(identity), answer.asked)?;
                 self.expire(expires, true);
                 self.confirm();
-                self.resumption().tell_changes(self.client());
+                self.resumption().send_new_token(self.client());
             }
             Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN),
             Err(_) => self.unavailable(),
@@ -151,16 +151,16 @@ impl<T: Transport, A: Application> Connection<T, A> {
         Ok(())
     }
 
-    /// Says that nobody can say now who the client is. It stays who it was.
+    /// Tells the client that the authenticator cannot answer now. The client stays who it was.
     fn unavailable(&mut self) {
         self.client().send_error(AUTHENTICATION, 503, "Service Unavailable");
         if matches!(self.join_phase, JoinPhase::Undecided(_)) {
-            // As a guest it would lose its place in the order, for a fault that is not its own.
-            self.client().queue.close(CloseCode::SessionUnknown, "nobody can say who this is");
+            // As a guest the client would lose its place in the order, although the fault is not its own.
+            self.client().queue.close(CloseCode::SessionUnknown, "this client cannot be identified at present");
         }
     }
 
-    /// Tells a client that has a user who it is, and how long that counts.
+    /// Tells a client with a user who it is, and for how long.
     fn confirm(&self) {
         let client = self.client();
         let mut facts = json!({ "connection": client.known_as().to_string() });
@@ -173,99 +173,100 @@ impl<T: Transport, A: Application> Connection<T, A> {
         client.send(AUTHENTICATION, &["ok".into(), facts]);
     }
 
-    /// The client is who it turned out to be. It keeps groups and properties that handlers gave it as a guest.
+    /// Continues after the client has been identified. The client keeps groups and properties that handlers gave it as
+    /// a guest.
     fn identified(&mut self, user: bool) {
         if !user {
             self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
         }
-        if self.join_phase.is_here() {
-            self.greet(user);
+        if self.join_phase.is_joined() {
+            self.announce(user);
         } else {
-            self.come_in(user);
+            self.join(user);
         }
     }
 
-    /// Lets a client that arrives, and has answered who it is or need not, have what is delivered.
-    pub(super) fn recover(&mut self) {
-        self.come_in(false);
-    }
-
-    fn come_in(&mut self, confirm: bool) {
-        let asked = match std::mem::replace(&mut self.join_phase, JoinPhase::Here) {
-            JoinPhase::Unwelcome(unwelcome) => unwelcome.asked,
+    /// Lets a client join, and replays what it missed if it resumes. `confirm`: the client waits for an answer.
+    pub(super) fn join(&mut self, confirm: bool) {
+        let asked = match std::mem::replace(&mut self.join_phase, JoinPhase::Joined) {
+            JoinPhase::Unauthenticated(unauthenticated) => unauthenticated.asked,
             JoinPhase::Undecided(undecided) => Some(undecided.asked),
-            join_phase @ (JoinPhase::Greeting(_) | JoinPhase::Recovering(_) | JoinPhase::Refused | JoinPhase::Here) => {
+            join_phase @ (JoinPhase::Announcing(_)
+            | JoinPhase::Resuming(_)
+            | JoinPhase::Refused
+            | JoinPhase::Joined) => {
                 return self.join_phase = join_phase;
             }
         };
         match asked {
             Some(asked) => {
-                let greets = greets(&self.application, self.client());
-                self.join_phase = JoinPhase::recovering(self.resumption(), self.client(), asked, confirm, greets);
+                let asks_application = asks_application(&self.application, self.client());
+                self.join_phase =
+                    JoinPhase::resuming(self.resumption(), self.client(), asked, confirm, asks_application);
             }
             None => {
-                self.context().hub.welcome(self.client());
-                self.greet(confirm);
+                self.context().hub.begin_delivery(self.client());
+                self.announce(confirm);
             }
         }
     }
 
-    /// Asks the application whether a user may be here. `confirm`: the client waits for an answer.
-    pub(super) fn greet(&mut self, confirm: bool) {
-        let asks = greets(&self.application, self.client());
+    /// Asks the application whether a user may join. `confirm`: the client waits for an answer.
+    pub(super) fn announce(&mut self, confirm: bool) {
+        let asks = asks_application(&self.application, self.client());
         match asks.then(|| self.application.dispatch(self.client(), AUTHENTICATION, RawDetails::default())) {
             Some(Ok(handled)) => {
-                self.work = Some(Box::pin(async move { Done::Greeted { refusal: handled.await.err(), confirm } }));
+                self.work = Some(Box::pin(async move { Done::Announced { refusal: handled.await.err(), confirm } }));
             }
-            Some(Err(_)) | None => self.agreed(confirm),
+            Some(Err(_)) | None => self.accepted_by_application(confirm),
         }
     }
 
-    /// The client may be here. It is sent what it missed.
-    fn agreed(&mut self, confirm: bool) {
+    /// Continues after the application has accepted the client. The client is sent what it missed.
+    fn accepted_by_application(&mut self, confirm: bool) {
         if confirm {
             self.confirm();
         }
-        match std::mem::replace(&mut self.join_phase, JoinPhase::Here) {
-            JoinPhase::Greeting(mut recovering) => {
-                if let Some(back) = recovering.back.take() {
-                    recovering.call = self.resumption().replay(self.client(), back);
+        match std::mem::replace(&mut self.join_phase, JoinPhase::Joined) {
+            JoinPhase::Announcing(mut resuming) => {
+                if let Some(back) = resuming.back.take() {
+                    resuming.call = self.resumption().replay(self.client(), back);
                 }
-                recovering.announced = true;
-                self.join_phase = JoinPhase::Recovering(recovering);
+                resuming.announced = true;
+                self.join_phase = JoinPhase::Resuming(resuming);
             }
             join_phase => {
                 self.join_phase = join_phase;
-                self.resumption().tell_changes(self.client());
+                self.resumption().send_new_token(self.client());
             }
         }
     }
 
-    /// A client that keeps its position has come a step further.
-    pub(super) fn came(&mut self, step: Step) {
-        let join_phase = std::mem::replace(&mut self.join_phase, JoinPhase::Here);
-        let JoinPhase::Recovering(mut recovering) = join_phase else { return };
+    /// Continues after a step of a client that resumes.
+    pub(super) fn step_done(&mut self, step: Step) {
+        let join_phase = std::mem::replace(&mut self.join_phase, JoinPhase::Joined);
+        let JoinPhase::Resuming(mut resuming) = join_phase else { return };
         match step {
             Step::Admitted(back) => {
-                // The application decides what becomes of the client's groups, and so of what it missed.
-                let confirm = recovering.confirm;
-                recovering.back = Some(back);
-                self.join_phase = JoinPhase::Greeting(recovering);
-                self.greet(confirm);
+                // The application may change the client's groups, and so what the client missed.
+                let confirm = resuming.confirm;
+                resuming.back = Some(back);
+                self.join_phase = JoinPhase::Announcing(resuming);
+                self.announce(confirm);
             }
-            // Closed, it is not here, but the application knows of it.
+            // The client is closed and does not join, but the application knows of it.
             Step::Over if self.client().queue.is_sealed() => {}
             Step::Over => {
-                self.hear();
-                self.expect_word();
-                if let Some(incoming) = recovering.deferred {
+                self.note_activity();
+                self.schedule_heartbeat();
+                if let Some(incoming) = resuming.deferred {
                     self.handle(incoming);
                 }
             }
         }
     }
 
-    /// Says that nobody may be here unauthenticated, and closes.
+    /// Refuses an unauthenticated client and closes.
     pub(super) fn forbid(&mut self) {
         self.refuse(403, FORBIDDEN, CloseCode::Unauthenticated);
     }
@@ -278,23 +279,23 @@ impl<T: Transport, A: Application> Connection<T, A> {
         self.close();
     }
 
-    /// Notes until when the client is who it is, and when to ask again. The authenticator cannot be asked again about
-    /// credentials, which are not kept, before the session ends.
+    /// Notes until when the client's identity is valid, and when to recheck it. An identity from credentials cannot be
+    /// rechecked before the session ends, because credentials are not kept.
     pub(super) fn expire(&mut self, expires: Option<SystemTime>, by_credentials: bool) {
         let now = Instant::now();
         let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        // A time that the clock cannot name never comes.
+        // A time beyond the range of the clock never comes.
         let ends = left.and_then(|left| now.checked_add(left));
-        let recheck = if by_credentials { None } else { self.recheck_at(now) };
+        let recheck = if by_credentials { None } else { self.next_recheck(now) };
         let at = ends.into_iter().chain(recheck).min();
         let asks = self.expiry.as_mut().and_then(|expiry| expiry.asks.take());
         let needed = at.is_some() || asks.is_some();
         self.expiry = needed.then(|| Box::new(Expiry { at, ends, recheck: None, asks }));
     }
 
-    /// When to ask again about a user whose session goes on. Connections that came at the same time spread by up to a
-    /// fifth of the interval.
-    fn recheck_at(&self, now: Instant) -> Option<Instant> {
+    /// Returns the time of the next recheck of a user. Rechecks of connections that came at the same time are spread
+    /// over a fifth of the interval.
+    fn next_recheck(&self, now: Instant) -> Option<Instant> {
         if !self.is_known() {
             return None;
         }
@@ -304,17 +305,17 @@ impl<T: Transport, A: Application> Connection<T, A> {
         now.checked_add(interval - spread)
     }
 
-    /// Asks whether a session goes on, unless that is being asked.
-    pub(super) fn ask_again(&mut self) {
+    /// Asks whether the session goes on, unless that question is under way.
+    pub(super) fn recheck(&mut self) {
         let (application, client) = (self.application.clone(), self.client().clone());
         let expiry = self.expiry.get_or_insert_default();
-        // An answer that is under way does not count if a close or a refresh came meanwhile.
+        // If a close or a refresh comes meanwhile, the answer that is under way does not count.
         expiry.recheck.get_or_insert_with(|| {
             Box::pin(async move { ask(application.context(), &client.handshake, Question::Again).await })
         });
     }
 
-    pub(super) fn rechecked(&mut self, Answer { identity, asked }: Answer) {
+    pub(super) fn recheck_done(&mut self, Answer { identity, asked }: Answer) {
         let Some(expiry) = &mut self.expiry else { return };
         expiry.recheck = None;
         let now = Instant::now();
@@ -325,20 +326,20 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 match self.context().hub.refresh(&client, Membership::of(identity), asked) {
                     Ok(()) => {
                         self.expire(expires, false);
-                        self.resumption().tell_changes(&client);
+                        self.resumption().send_new_token(&client);
                     }
-                    Err(Stale) => self.ask_again(),
+                    Err(Stale) => self.recheck(),
                 }
             }
             Ok(_) => client.queue.close(CloseCode::Expired, "the session ended"),
-            // The session goes on as far as anybody knows.
+            // The session is valid as far as is known.
             Err(_) if expiry.ends.is_none_or(|ends| now < ends) => {
-                let next = self.recheck_at(now).unwrap_or(now + RECHECK_INTERVAL);
+                let next = self.next_recheck(now).unwrap_or(now + RECHECK_INTERVAL);
                 let Some(expiry) = &mut self.expiry else { return };
                 expiry.at = Some(expiry.ends.map_or(next, |ends| ends.min(next)));
             }
             Err(_) if expiry.ends.is_some_and(|ends| ends + RECHECK_TIMEOUT <= now) => {
-                client.queue.close(CloseCode::SessionUnknown, "the session's end came, and nobody can say");
+                client.queue.close(CloseCode::SessionUnknown, "the session's end came, and it cannot be rechecked");
             }
             Err(_) => expiry.at = Some(now + RECHECK_INTERVAL),
         }

@@ -1,4 +1,4 @@
-//! What connections know of the rest of the node: what all of them share, and the application whose handlers they call.
+//! The context of connections: what all of them share, and the application whose handlers they call.
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
@@ -14,19 +14,19 @@ use crate::{
     ws::RawMessage,
 };
 
-/// What all connections of a server share.
+/// The values that all connections of a server share.
 pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) hub: Arc<Hub>,
     pub(crate) authenticator: Arc<dyn Authenticator>,
     pub(crate) resumption: Arc<Resumption>,
-    /// Where connections get their tasks.
+    /// The runtime in which connections get their tasks.
     pub(crate) runtime: Handle,
-    /// Guests are welcome.
+    /// True if guests may join.
     pub(crate) guests: bool,
-    /// The addresses about whose clients the authenticator is being asked.
+    /// The addresses whose clients the authenticator is being asked about.
     pub(super) look_ups: LookUps,
-    /// How the authenticator fares.
+    /// The state of the authenticator, for the log.
     pub(super) outage: Outage,
 }
 
@@ -35,13 +35,13 @@ pub(crate) trait Application: Clone + Send + Sync + Unpin + 'static {
     /// Returns what all connections share.
     fn context(&self) -> &Context;
 
-    /// Returns true if the application has a handler for this very action.
+    /// Returns true if the application has a handler for exactly this action.
     fn handles(&self, action: &str) -> bool;
 
     /// Starts the handler of a client's action, or the fallback.
     ///
     /// # Errors
-    /// What the client is answered if nothing handles the action, or it may not call the handler.
+    /// Returns the error for the client if nothing handles the action, or if the client may not call the handler.
     fn dispatch(
         &self,
         client: &Arc<Client>,
@@ -49,24 +49,24 @@ pub(crate) trait Application: Clone + Send + Sync + Unpin + 'static {
         details: RawDetails,
     ) -> Result<impl Future<Output = Result<(), ActionError>> + Send + use<Self>, ActionError>;
 
-    /// Returns what answers messages in place of actions, if anything does.
+    /// Returns the function that answers raw messages, if the application handles those instead of actions.
     fn raw(&self) -> Option<&Raw>;
 }
 
-/// Answers messages in place of actions.
+/// A function that answers raw messages, used instead of actions.
 pub(crate) type Raw = Arc<dyn Fn(RawMessage) -> Option<RawMessage> + Send + Sync>;
 
-/// A future that a connection waits for beside its socket.
+/// A future that a connection polls beside its socket.
 pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// What a client's message led to.
+/// The result of a connection's work.
 pub(super) enum Done {
     /// A handler has ended.
     Handled,
     /// The handler of `Client/authentication` has ended, with an error if it refuses the client. `confirm`: the client
     /// waits for an answer.
-    Greeted { refusal: Option<ActionError>, confirm: bool },
-    /// The authenticator was asked, for the how-many-eth time about these credentials.
+    Announced { refusal: Option<ActionError>, confirm: bool },
+    /// The authenticator was asked about credentials. `attempt`: the number of this attempt, from 1.
     Authenticated { answer: Answer, credentials: Vec<Value>, attempt: u32 },
 }
 
@@ -82,16 +82,16 @@ impl Context {
         Self { config, hub, authenticator, resumption, runtime, guests, look_ups, outage }
     }
 
-    /// How often the authenticator is asked again about a connection of a user: as it says, but less often if that made
-    /// more questions a second than the node may put.
+    /// Returns the interval between two rechecks of a user. It is the authenticator's, or a longer one if that would
+    /// exceed the node's limit on questions per second.
     pub(super) fn recheck_interval(&self) -> Option<Duration> {
         let interval = self.authenticator.recheck_interval().filter(|interval| !interval.is_zero())?;
         let open = u32::try_from(self.hub.admission().open()).unwrap_or(u32::MAX);
         Some(interval.max(Duration::from_secs(1) * open / self.config.connection.rechecks_per_second))
     }
 
-    /// Time for a client to answer a close frame. Less during a shutdown: those who do not answer leave their handlers of
-    /// `Client/disconnection` time to publish.
+    /// Returns the time for a client to answer a close frame. It is shorter during a shutdown, so that the handlers of
+    /// `Client/disconnection` have time to publish.
     pub(super) fn close_timeout(&self) -> Duration {
         let limit = self.config.connection.close_timeout;
         match self.hub.admission().is_stopped() {
@@ -101,7 +101,7 @@ impl Context {
     }
 }
 
-/// Returns true if the application is asked whether this client may be here.
-pub(super) fn greets(application: &impl Application, client: &Client) -> bool {
+/// Returns true if the application is asked whether this client may join.
+pub(super) fn asks_application(application: &impl Application, client: &Client) -> bool {
     client.membership().user.is_some() && application.handles(super::AUTHENTICATION)
 }

@@ -1,4 +1,4 @@
-//! Turns of clients about whom the authenticator is asked: so many of one address at the same time.
+//! Limits the number of clients of one address about which the authenticator is asked at the same time.
 
 use std::{
     collections::HashMap,
@@ -11,12 +11,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::address;
 
-/// The addresses about whose clients the authenticator is being asked.
+/// The addresses whose clients the authenticator is being asked about.
 #[derive(Default)]
 pub(crate) struct LookUps(Mutex<HashMap<IpAddr, Weak<Semaphore>>>);
 
-/// A turn. The next client of the address has its turn when this is dropped.
-pub(crate) struct Turn<'a> {
+/// A turn. When it is dropped, the next client of the address gets one.
+pub(crate) struct LookUpTurn<'a> {
     look_ups: &'a LookUps,
     ip: IpAddr,
     permit: Option<OwnedSemaphorePermit>,
@@ -26,7 +26,7 @@ pub(crate) struct Turn<'a> {
 impl LookUps {
     /// Waits for a turn among the clients of an address, of which `limit` have one at the same time. Returns `None` at
     /// once if the address is unknown.
-    pub(crate) async fn turn(&self, ip: Option<IpAddr>, limit: usize) -> Option<Turn<'_>> {
+    pub(crate) async fn turn(&self, ip: Option<IpAddr>, limit: usize) -> Option<LookUpTurn<'_>> {
         let ip = address::counted(ip?);
         let turns = {
             let mut addresses = self.0.lock();
@@ -37,19 +37,19 @@ impl LookUps {
                 turns
             })
         };
-        // Dropped while it waits, this forgets the address as well.
-        let mut turn = Turn { look_ups: self, ip, permit: None, turns: Some(turns.clone()) };
-        // It is never closed.
+        // Created before the wait, so that the address is also forgotten if the wait is cancelled.
+        let mut turn = LookUpTurn { look_ups: self, ip, permit: None, turns: Some(turns.clone()) };
+        // The semaphore is never closed.
         turn.permit = turns.acquire_owned().await.ok();
         Some(turn)
     }
 }
 
-impl Drop for Turn<'_> {
+impl Drop for LookUpTurn<'_> {
     fn drop(&mut self) {
         self.permit = None;
         let mut addresses = self.look_ups.0.lock();
-        // The last one forgets the address. Under the lock, so that nobody takes it up meanwhile.
+        // The last turn forgets the address. The lock prevents that another client takes the semaphore meanwhile.
         self.turns = None;
         if addresses.get(&self.ip).is_some_and(|turns| turns.strong_count() == 0) {
             addresses.remove(&self.ip);

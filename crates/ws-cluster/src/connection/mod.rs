@@ -1,6 +1,6 @@
-//! One client's socket, from the upgrade to its end: reading, writing, limits, heartbeat, expiry, and the client's
-//! actions in order. The rest of the server reaches a connection through its [`Client`](crate::hub::Client) only, whose
-//! queue takes frames that are encoded already.
+//! One client's socket, from the upgrade to its end: reads, writes, limits, heartbeat, expiry, and the client's actions
+//! in order. The rest of the server reaches a connection only through its [`Client`](crate::hub::Client), whose queue
+//! takes encoded frames.
 
 mod auth;
 mod context;

@@ -1,4 +1,4 @@
-//! Questions to the application's authenticator, with its panics caught, its time limited and its outages logged.
+//! Questions to the application's authenticator, with panics caught, a time limit, and a log of outages.
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -17,31 +17,32 @@ use crate::{
     log_limit::{Outage, OutageLine},
 };
 
-/// What the authenticator is asked about a client, beside its handshake.
+/// A question to the authenticator about a client. The handshake is always part of it.
 #[derive(Clone, Copy)]
 pub(crate) enum Question<'a> {
-    /// Who it is, by its handshake alone.
+    /// Who the client is, by its handshake alone.
     Handshake,
-    /// Who it is, by these credentials.
+    /// Who the client is, by these credentials.
     Credentials(&'a [Value]),
-    /// Whether its session goes on.
+    /// Whether the client's session goes on.
     Again,
 }
 
 impl<'a> Question<'a> {
-    /// The question that a message with these details puts.
+    /// Returns the question for a message with these details.
     pub(crate) fn of(details: &'a [Value]) -> Self {
         if details.is_empty() { Self::Handshake } else { Self::Credentials(details) }
     }
 }
 
-/// The authenticator's answer, and when it was asked.
+/// The authenticator's answer, and the moment at which it was asked.
 pub(crate) struct Answer {
     pub(crate) identity: Result<Option<Identity>, AuthenticationError>,
     pub(crate) asked: Moment,
 }
 
-/// Asks the authenticator, within the time limit of the handshake. A client waits its turn among those of its address.
+/// Asks the authenticator, within the time limit of the handshake. The client waits for a turn among those of its
+/// address.
 pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Question<'_>) -> Answer {
     let config = &context.config.connection;
     let deadline = tokio::time::Instant::now() + config.handshake_timeout;
@@ -50,7 +51,7 @@ pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Ques
         let busy = "too many look-ups for this address".into();
         return Answer { identity: Err(AuthenticationError::Unavailable(busy)), asked: context.hub.closes().now() };
     };
-    // Read before the question is put: a close that comes later wins against its answer.
+    // Read before the question, so that a later close takes precedence over the answer.
     let asked = context.hub.closes().now();
     let identity = authenticate(context, handshake, question, deadline).await;
     Answer { identity, asked }
@@ -72,7 +73,7 @@ async fn authenticate(
     })
     .catch_unwind();
     let answered = tokio::time::timeout_at(deadline, asked).await;
-    let said = matches!(answered, Ok(Ok(_)));
+    let answered_itself = matches!(answered, Ok(Ok(_)));
     let answer = match answered {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => {
@@ -80,38 +81,38 @@ async fn authenticate(
         }
         Err(elapsed) => Err(AuthenticationError::Unavailable(Box::new(elapsed))),
     };
-    // What the authenticator said itself, it may have logged itself.
-    note(&context.outage, answer.as_ref().err(), said && authenticator.logs_failures());
+    // The authenticator may have logged its own failures.
+    log_outage(&context.outage, answer.as_ref().err(), answered_itself && authenticator.logs_failures());
     match answer {
-        // A session that has run out is none.
+        // A session that has run out does not count.
         Ok(Some(identity)) if identity.expires.is_some_and(|expires| expires <= SystemTime::now()) => Ok(None),
         answer => answer,
     }
 }
 
-/// Logs that the authenticator cannot answer, and that it can again.
-fn note(asking: &Outage, failure: Option<&AuthenticationError>, logged: bool) {
+/// Logs that the authenticator cannot answer, and later that it can again.
+fn log_outage(outage: &Outage, failure: Option<&AuthenticationError>, logged: bool) {
     match failure {
         Some(_) if logged => {}
         Some(error) => {
-            if let Some(OutageLine::Failing { failures }) = asking.failed(now()) {
+            if let Some(OutageLine::Failing { failures }) = outage.failed(now()) {
                 let error = error as &dyn std::error::Error;
                 tracing::error!(error, failures_before = failures, "clients cannot be authenticated");
             }
         }
         None => {
-            if let Some(OutageLine::Over { failures, lasted }) = asking.succeeded(now()) {
+            if let Some(OutageLine::Over { failures, lasted }) = outage.succeeded(now()) {
                 tracing::info!(failures, ?lasted, "clients can be authenticated again");
             }
         }
     }
 }
 
-/// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the task
-/// that the whole node lives by, so a panic ends here.
+/// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the
+/// cluster's task, so a panic is caught here.
 pub(crate) fn forget(authenticator: &dyn Authenticator, subject: &Subject) {
-    let told = catch_unwind(AssertUnwindSafe(|| authenticator.forget(subject.into())));
-    if told.is_err() {
+    let result = catch_unwind(AssertUnwindSafe(|| authenticator.forget(subject.into())));
+    if result.is_err() {
         tracing::error!("the authenticator's `forget` panicked: it may let a closed session in again");
     }
 }

@@ -1,26 +1,26 @@
-//! How fast one client may send. Pure.
+//! The rate limiter for one client's messages. Pure.
 
 use std::{sync::OnceLock, time::Duration};
 
 use tokio::time::Instant;
 
-/// Before the first use. Tests with a clock of their own may be a little behind others.
+/// Time between the origin and its first use. Tests have a clock of their own, which may be a little behind.
 const LEAD: Duration = Duration::from_secs(60);
 
-/// A number of messages a second on average, with a number at once: the generic cell rate algorithm, which needs one
-/// time stamp.
+/// Limits the average number of messages per second, and the number at once, by the generic cell rate algorithm (GCRA),
+/// which needs a single time stamp.
 pub(super) struct RateLimiter {
-    /// When the messages so far would all have come, had they kept the average: in nanoseconds since the origin, which take
-    /// half of the room of an `Instant` in each connection.
+    /// The time at which the messages so far would all have come at the average rate, in nanoseconds since the origin.
+    /// A number of nanoseconds takes half of the memory of an `Instant`.
     due: u64,
 }
 
-/// What one client may send.
+/// The rate at which one client may send.
 #[derive(Clone, Copy)]
 pub(super) struct Rate {
     /// The average time between two messages.
     pub(super) interval: Duration,
-    /// At least 1.
+    /// The number of messages at once, at least 1.
     pub(super) burst: u32,
 }
 
@@ -29,7 +29,7 @@ impl RateLimiter {
         Self { due: nanos(now) }
     }
 
-    /// Counts a message. Whether the next has to wait.
+    /// Counts a message. Returns true if the next has to wait.
     pub(super) fn count(&mut self, rate: Rate, now: Instant) -> bool {
         self.due = self.due.max(nanos(now)) + rate.interval.as_nanos() as u64;
         self.next(rate) > now
@@ -44,14 +44,14 @@ impl RateLimiter {
         admitted
     }
 
-    /// When the next message may come.
+    /// Returns the time at which the next message may come.
     pub(super) fn next(&self, rate: Rate) -> Instant {
         let ahead = rate.interval.saturating_mul(rate.burst - 1).as_nanos() as u64;
         origin() + Duration::from_nanos(self.due.saturating_sub(ahead))
     }
 }
 
-/// The beginning of time.
+/// Returns the origin of time stamps.
 fn origin() -> Instant {
     static ORIGIN: OnceLock<Instant> = OnceLock::new();
     *ORIGIN.get_or_init(|| {
@@ -60,13 +60,13 @@ fn origin() -> Instant {
     })
 }
 
-/// Nanoseconds since the origin; enough for centuries.
+/// Returns the nanoseconds since the origin. The range is centuries.
 fn nanos(at: Instant) -> u64 {
     at.saturating_duration_since(origin()).as_nanos() as u64
 }
 
 impl Rate {
-    /// `count`, at least 1, messages a second on average.
+    /// Returns a rate of `count` messages a second on average. `count` is at least 1.
     pub(super) fn per_second(count: u32, burst: u32) -> Self {
         Self { interval: Duration::from_secs(1) / count, burst }
     }
@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_admitted_does_not_count() {
+    fn a_message_that_is_not_admitted_does_not_count() {
         let start = Instant::now();
         let mut limiter = RateLimiter::new(start);
         let rate = Rate { interval: Duration::from_secs(5), burst: 2 };

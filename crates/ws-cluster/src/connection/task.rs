@@ -1,7 +1,7 @@
-//! The task of one connection. It alone reads the socket, and writes what others could not; handlers run as its
-//! futures, so that they keep the order of the client's messages and hold back nobody else. A task that sleeps is what
-//! an idle connection costs, so it keeps little, and what is rare in a box. `auth` says who the client is, and
-//! `timing` what time brings.
+//! The task of one connection. The task is the only reader of the socket, and it writes what the fan-out could not.
+//! Handlers run as futures of the task: a client's messages keep their order, and its handlers delay no other client.
+//! An idle connection costs as much memory as its task, so the task keeps little, and keeps rare things in boxes.
+//! `auth` handles who the client is, and `timing` handles deadlines.
 
 use std::{
     future::poll_fn,
@@ -23,9 +23,9 @@ use tokio::{
 use super::{
     Application, Context as Shared,
     auth::{AUTHENTICATION, DISCONNECTION, Expiry, FORBIDDEN},
-    context::{Call, Done, greets},
+    context::{Call, Done, asks_application},
     rate_limit::RateLimiter,
-    transport::{Other, Tcp, Transport},
+    transport::{OtherStream, Tcp, Transport},
 };
 use crate::{
     CloseCode, ConnectionConfig, RawDetails, RawMessage,
@@ -42,22 +42,22 @@ use crate::{
     },
 };
 
-/// What is read at a time. It lies on the stack of the thread that reads, so that idle connections need none.
-const READ: usize = 16 * 1024;
+/// Size of one read. The buffer lies on the stack of the reading thread, so idle connections have none.
+const READ_SIZE: usize = 16 * 1024;
 
-/// What the upgrade found out about a client.
+/// The results of a client's upgrade.
 pub(crate) struct Accepted {
-    /// Given back at the very end.
+    /// The client's place in the hub. The connection drops it last.
     pub(crate) registration: Registration,
     pub(crate) expires: Option<SystemTime>,
-    /// It may be here as who it is; otherwise it has to authenticate first.
-    pub(crate) welcome: bool,
-    /// What a client that keeps its position brings along.
+    /// True if the client may join as who it is. Otherwise it has to authenticate first.
+    pub(crate) may_join: bool,
+    /// The resume parameters of a client that tracks its position.
     pub(crate) asked: Option<ResumeRequest>,
 }
 
-/// Serves a client on a TCP socket from its first byte (`leftover` came with the upgrade request) until it is gone and
-/// its last handler has ended.
+/// Serves a client on a TCP socket until the client is gone and its last handler has ended. `leftover` came together
+/// with the upgrade request.
 pub(crate) fn serve_tcp<A: Application>(
     application: A,
     accepted: Accepted,
@@ -68,17 +68,17 @@ pub(crate) fn serve_tcp<A: Application>(
     run(Box::new(Connection::new(application, accepted, Tcp, leftover)))
 }
 
-/// The same on any other stream.
+/// Serves a client on any other stream.
 pub(crate) fn serve<S: Stream, A: Application>(
     application: A,
     accepted: Accepted,
     stream: S,
     leftover: &[u8],
 ) -> impl Future<Output = ()> + Send + use<S, A> {
-    run(Box::new(Connection::new(application, accepted, Other::new(stream), leftover)))
+    run(Box::new(Connection::new(application, accepted, OtherStream::new(stream), leftover)))
 }
 
-/// What the task does; it ends as well when the connection is parked, which stays where it is.
+/// Runs a connection. The future also ends if the connection is parked, which then lies in its send queue.
 pub(super) fn run<T: Transport, A: Application>(connection: Box<Connection<T, A>>) -> impl Future<Output = ()> + Send {
     enum Stage<T, A> {
         Serving(Box<Connection<T, A>>),
@@ -101,7 +101,7 @@ pub(super) fn run<T: Transport, A: Application>(connection: Box<Connection<T, A>
             match served {
                 Poll::Pending => {
                     if let Some(connection) = T::park(connection) {
-                        // Something is to be done, but others have their turn first.
+                        // There is something to do, but other tasks run first.
                         stage = Stage::Serving(connection);
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
@@ -118,10 +118,10 @@ pub(super) fn run<T: Transport, A: Application>(connection: Box<Connection<T, A>
     })
 }
 
-/// Reads on from a client that has sent its close frame, until it has read ours and is gone.
+/// Reads from a client that has sent its close frame, until it has read ours and is gone.
 async fn linger<T: Transport>(mut transport: T, queue: SendQueue, until: Instant) {
     let end = poll_fn(|cx| {
-        let mut space = [MaybeUninit::uninit(); READ];
+        let mut space = [MaybeUninit::uninit(); READ_SIZE];
         loop {
             let mut buffer = ReadBuf::uninit(&mut space);
             let read = ready!(transport.poll_read(cx, &mut buffer, &queue));
@@ -130,7 +130,7 @@ async fn linger<T: Transport>(mut transport: T, queue: SendQueue, until: Instant
             }
         }
     });
-    // Whoever is still there then has had its time.
+    // A client that has not closed its side by then is dropped.
     let _ = timeout_at(until, end).await;
 }
 
@@ -140,42 +140,43 @@ pub(super) struct Connection<T, A> {
     transport: T,
     pub(super) decoder: Decoder,
     pub(super) limiter: RateLimiter,
-    /// When the client was heard last, or pinged.
-    pub(super) since: Instant,
-    /// What the client's last message set going. Nothing is read while there is one.
+    /// The time at which the client was last heard or pinged.
+    pub(super) last_activity: Instant,
+    /// The handler or question that the client's last message started. Messages are not read until it is done.
     pub(super) work: Option<Call<Done>>,
     pub(super) phase: Phase,
     pub(super) join_phase: JoinPhase,
     pub(super) expiry: Option<Box<Expiry>>,
-    /// Wakes at a time that has to be met.
+    /// The timer for deadlines that are met exactly.
     pub(super) sleep: Option<Pin<Box<Sleep>>>,
-    /// When the hub's timer goes off, 0 for never: enough for what need not be met exactly.
+    /// The tick at which the hub's timer fires, 0 for never. It serves deadlines that may be met a little late.
     pub(super) timer: u32,
-    /// When the client next has to hear something from the server, as the hub's timers count time; 0 for never.
-    pub(super) word: u32,
-    /// How often it wants to hear something at least, in seconds; 0 for never.
+    /// The tick at which the server next sends its heartbeat, 0 for never.
+    pub(super) heartbeat_tick: u32,
+    /// The longest interval between two messages that the client asked for, in seconds; 0 for never.
     pub(super) heartbeat: u16,
-    /// How often it heard that since it was told what to carry.
+    /// Number of heartbeats since the client got a resume token.
     pub(super) beats: u8,
-    /// The client has spoken, and so decided its dialect.
-    spoke: bool,
-    /// Nothing has answered the ping.
+    /// True if the client's first message has decided its dialect.
+    dialect_known: bool,
+    /// True if the client has not answered the ping.
     pub(super) pinged: bool,
-    /// Messages are too frequent.
+    /// True if messages are too frequent.
     pub(super) paused: bool,
-    /// It has got no message yet, or none for a while.
+    /// True if the client has sent no message yet, or none for a while.
     pub(super) quiet: bool,
-    pub(super) ahead: Ahead,
+    pub(super) read_ahead: ReadAhead,
 }
 
-/// What is read while messages have to wait, so that pings are answered: up to one message and a little.
+/// The state of reading ahead. While messages have to wait, one message and a little more are read, so that pings are
+/// answered.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ahead {
-    /// What comes.
+pub(super) enum ReadAhead {
+    /// Reads what comes.
     Reads,
-    /// Nothing: pings are too frequent.
+    /// Reads nothing, because pings are too frequent.
     Held,
-    /// Nothing: the client sends no more.
+    /// Reads nothing, because the client sends no more.
     Ended,
 }
 
@@ -184,37 +185,37 @@ pub(super) enum Phase {
     Closing(Box<Closing>),
 }
 
-/// A close frame is on its way or sent, or the client sends no more.
+/// The state of a connection whose close frame is on its way or sent, or whose client sends no more.
 pub(super) struct Closing {
-    /// The socket is dropped then.
+    /// The time at which the socket is dropped.
     pub(super) until: Instant,
-    heard: Heard,
-    /// What the first close frame says, if it is not the queue that knows.
+    client_end: ClientEnd,
+    /// The content of the first close frame, if the queue does not know it.
     end: Option<End>,
 }
 
-/// How far a client has come with its own end. What comes after any of it is passed over, but read: what is left unread
-/// would reset the connection, and take what is on its way to the client along.
+/// How far a client has come in ending the connection. What comes afterwards is read but ignored: unread bytes would
+/// reset the connection, and the frames on their way to the client would be lost.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Heard {
-    /// Its close frame is still to come.
-    Nothing,
-    /// Its bytes make no sense any more, so no close frame can come.
+enum ClientEnd {
+    /// The client has not sent its close frame.
+    Open,
+    /// The client's bytes are invalid, so no close frame can come.
     Broken,
-    /// Its close frame.
-    Close,
-    /// The end of what it sends.
-    End,
+    /// The client has sent its close frame.
+    CloseFrame,
+    /// The client has shut down its side.
+    ShutDown,
 }
 
 impl<T: Transport, A: Application> Connection<T, A> {
     fn new(application: A, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
-        let Accepted { registration, expires, welcome, asked } = accepted;
+        let Accepted { registration, expires, may_join, asked } = accepted;
         let now = Instant::now();
         let heartbeat = asked.as_ref().map_or(0, ResumeRequest::heartbeat);
         let (context, client) = (application.context(), registration.client());
         let in_band = context.authenticator.in_band();
-        let arriving = Arriving { welcome, in_band, greets: greets(&application, client) };
+        let arriving = Arriving { may_join, in_band, asks_application: asks_application(&application, client) };
         let mut connection = Self {
             join_phase: JoinPhase::new(&context.resumption, registration.client(), asked, arriving),
             application,
@@ -222,26 +223,26 @@ impl<T: Transport, A: Application> Connection<T, A> {
             transport,
             decoder: Decoder::default(),
             limiter: RateLimiter::new(now),
-            since: now,
+            last_activity: now,
             work: None,
             phase: Phase::Open,
             expiry: None,
             sleep: None,
             timer: 0,
-            word: 0,
+            heartbeat_tick: 0,
             heartbeat,
             beats: 0,
-            spoke: false,
+            dialect_known: false,
             pinged: false,
             paused: false,
             quiet: true,
-            ahead: Ahead::Reads,
+            read_ahead: ReadAhead::Reads,
         };
         connection.decoder.keep(leftover);
         connection.expire(expires, false);
         match connection.join_phase {
-            JoinPhase::Here => connection.greet(false),
-            JoinPhase::Unwelcome(_) if !in_band => connection.forbid(),
+            JoinPhase::Joined => connection.announce(false),
+            JoinPhase::Unauthenticated(_) if !in_band => connection.forbid(),
             _ => {}
         }
         connection
@@ -264,13 +265,13 @@ impl<T: Transport, A: Application> Connection<T, A> {
         &self.context().config.connection
     }
 
-    /// Until the socket is done with.
+    /// Drives the connection. Ready once the socket is no longer needed.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         loop {
-            if self.client().queue.awake() {
+            if self.client().queue.note_awake() {
                 self.timer = 0;
                 self.on_time();
-                self.client().tell_changes(&self.context().hub, &self.resumption().sealer);
+                self.client().send_new_token(&self.context().hub, &self.resumption().sealer);
             }
             self.read_kept();
             self.answer_pings();
@@ -286,14 +287,14 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 Poll::Pending => true,
             };
             if let Phase::Closing(closing) = &self.phase {
-                // The client reads the end and answers with its own.
-                let heard = closing.heard;
+                // The client reads the end and then closes its own side.
+                let client_end = closing.client_end;
                 let Self { transport, registration, .. } = self;
                 let queue = &registration.client().queue;
-                if heard > Heard::Nothing && !writing && queue.is_empty() {
-                    // A failure leaves nothing to tell the client, and dropping the socket says the same.
+                if client_end > ClientEnd::Open && !writing && queue.is_empty() {
+                    // An error can be ignored: dropping the socket tells the client the same.
                     let shut = transport.poll_shut_down(cx, queue);
-                    if heard >= Heard::Close && shut.is_ready() {
+                    if client_end >= ClientEnd::CloseFrame && shut.is_ready() {
                         return Poll::Ready(Ok(()));
                     }
                 }
@@ -305,10 +306,10 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 && let Poll::Ready(read) = self.poll_read(cx)
             {
                 match read? {
-                    // Its messages that wait come first.
-                    0 if !self.takes() => self.ahead = Ahead::Ended,
-                    // It may still read, and what waits is for it.
-                    0 => self.heard(Heard::End),
+                    // Messages that wait are handled first.
+                    0 if !self.takes_input() => self.read_ahead = ReadAhead::Ended,
+                    // The client may still read, so the frames that wait are sent.
+                    0 => self.client_ended(ClientEnd::ShutDown),
                     _ => {}
                 }
                 continue;
@@ -328,7 +329,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
     }
 
-    /// Lets what was set going get on. Whether any of it has come to its end.
+    /// Polls the running work, the recheck and the join. Returns true if one of them is done.
     fn poll_calls(&mut self, cx: &mut Context<'_>) -> bool {
         if let Some(work) = &mut self.work
             && let Poll::Ready(done) = work.as_mut().poll(cx)
@@ -339,21 +340,21 @@ impl<T: Transport, A: Application> Connection<T, A> {
         if let Some(recheck) = self.expiry.as_mut().and_then(|expiry| expiry.recheck.as_mut())
             && let Poll::Ready(answer) = recheck.as_mut().poll(cx)
         {
-            self.rechecked(answer);
+            self.recheck_done(answer);
             return true;
         }
-        // The application is told of the client before it is sent what it missed.
+        // The application is asked about the client before the replay.
         if self.work.is_none()
-            && let JoinPhase::Recovering(recovering) = &mut self.join_phase
-            && let Poll::Ready(step) = recovering.call.as_mut().poll(cx)
+            && let JoinPhase::Resuming(resuming) = &mut self.join_phase
+            && let Poll::Ready(step) = resuming.call.as_mut().poll(cx)
         {
-            self.came(step);
+            self.step_done(step);
             return true;
         }
         false
     }
 
-    /// After the socket: the running handler ends, the connection leaves the hub, the application is told.
+    /// Ends the connection after its socket: waits for the running handler, leaves the hub and tells the application.
     async fn end(mut self) {
         let queue = self.client().queue.abandon();
         let mut ended = queue.end();
@@ -361,28 +362,30 @@ impl<T: Transport, A: Application> Connection<T, A> {
             closing.end.take().into_iter().for_each(|end| ended = end);
         }
         let Self { transport, .. } = self;
-        // Both ends are told: nothing but the socket, and its place, has to wait for the client.
+        // Both sides have sent their close frames. Only the socket and the slot have to wait for the client.
         let lingering = match self.phase {
-            Phase::Closing(closing) if closing.heard == Heard::Close => Some(linger(transport, queue, closing.until)),
+            Phase::Closing(closing) if closing.client_end == ClientEnd::CloseFrame => {
+                Some(linger(transport, queue, closing.until))
+            }
             _ => {
                 drop((transport, queue));
                 None
             }
         };
-        let mut told = self.join_phase.is_announced();
+        let mut announced = self.join_phase.is_announced();
         if let Some(work) = self.work.take()
-            && let Done::Greeted { refusal, .. } = work.await
+            && let Done::Announced { refusal, .. } = work.await
         {
-            told = refusal.is_none();
+            announced = refusal.is_none();
         }
         self.application.context().hub.timers().cancel(self.registration.client().id.local, self.timer);
         self.registration.leave();
         let client = self.registration.client();
-        if told && self.application.handles(DISCONNECTION) {
-            // A number and a text can be written.
+        if announced && self.application.handles(DISCONNECTION) {
+            // A number and a text can always be encoded.
             let details = RawDetails::of(&(ended.code, &*ended.reason)).unwrap_or_default();
             if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details) {
-                // Nobody is there who could be told of an error.
+                // The client is gone, so an error has no recipient.
                 let _ = handled.await;
             }
         }
@@ -391,40 +394,41 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
     }
 
-    /// Whether bytes are wanted. A handler at work, or too many messages, leave most of them in the socket, where they hold
-    /// the client back.
+    /// Returns true if bytes are read. While a handler runs or messages are too frequent, most bytes stay in the
+    /// socket, which slows the client down.
     pub(super) fn is_reading(&self) -> bool {
-        self.takes() || matches!(self.phase, Phase::Open) && self.reads_ahead()
+        self.takes_input() || matches!(self.phase, Phase::Open) && self.reads_ahead()
     }
 
     fn reads_ahead(&self) -> bool {
-        self.ahead == Ahead::Reads && self.decoder.kept() < self.config().message_size.saturating_add(READ)
+        self.read_ahead == ReadAhead::Reads
+            && self.decoder.kept() < self.config().message_size.saturating_add(READ_SIZE)
     }
 
-    /// Whether what came is taken.
-    fn takes(&self) -> bool {
+    /// Returns true if messages are taken from what was read.
+    fn takes_input(&self) -> bool {
         match &self.phase {
             Phase::Open => self.takes_messages(),
-            Phase::Closing(closing) => closing.heard < Heard::End,
+            Phase::Closing(closing) => closing.client_end < ClientEnd::ShutDown,
         }
     }
 
     fn takes_messages(&self) -> bool {
-        self.work.is_none() && !self.paused && !self.join_phase.is_recovering()
+        self.work.is_none() && !self.paused && !self.join_phase.is_resuming()
     }
 
-    pub(super) fn hear(&mut self) {
-        self.since = Instant::now();
+    pub(super) fn note_activity(&mut self) {
+        self.last_activity = Instant::now();
         self.pinged = false;
     }
 
-    /// Goes on to closing: the queue ends with a close frame.
+    /// Starts closing. The queue ends with a close frame.
     pub(super) fn close(&mut self) {
         let until = Instant::now() + self.context().close_timeout();
-        self.phase = Phase::Closing(Box::new(Closing { until, heard: Heard::Nothing, end: None }));
+        self.phase = Phase::Closing(Box::new(Closing { until, client_end: ClientEnd::Open, end: None }));
     }
 
-    /// Closes with a close frame that is formatted, unless the connection is being closed.
+    /// Closes with an encoded close frame, unless the connection is closing already.
     fn close_with(&mut self, close: Bytes) {
         let end = (!self.client().queue.is_sealed()).then(|| End::of(&close));
         self.client().queue.seal(close);
@@ -438,27 +442,27 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
     }
 
-    /// The client has come to an end of its own, whoever closed first.
-    fn heard(&mut self, heard: Heard) {
+    /// Notes how far the client has ended the connection, on whichever side the close began.
+    fn client_ended(&mut self, client_end: ClientEnd) {
         if matches!(self.phase, Phase::Open) {
             self.close();
         }
         if let Phase::Closing(closing) = &mut self.phase {
-            closing.heard = heard;
+            closing.client_end = client_end;
         }
     }
 
-    /// Reads what came: the number of bytes, 0 at the end.
+    /// Reads from the socket. Returns the number of bytes, which is 0 at the end.
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-        let mut space = [MaybeUninit::uninit(); READ];
+        let mut space = [MaybeUninit::uninit(); READ_SIZE];
         let mut buffer = ReadBuf::uninit(&mut space);
         ready!(self.transport.poll_read(cx, &mut buffer, &self.registration.client().queue))?;
         let bytes = buffer.filled_mut();
         if !bytes.is_empty() {
-            self.hear();
+            self.note_activity();
         }
         if self.decoder.keeps() {
-            // The next turn reads them together.
+            // The next pass of the loop decodes them together.
             self.decoder.keep(bytes);
         } else {
             let read = self.read_messages(bytes);
@@ -467,25 +471,25 @@ impl<T: Transport, A: Application> Connection<T, A> {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// Goes on with what came and could not be read then.
+    /// Continues with bytes that were read but could not be handled then.
     fn read_kept(&mut self) {
-        if self.decoder.keeps() && self.takes() {
+        if self.decoder.keeps() && self.takes_input() {
             let mut kept = self.decoder.take_kept();
             let read = self.read_messages(&mut kept);
             self.decoder.put_back(kept, read);
         }
     }
 
-    /// Answers the pings among what came while messages have to wait.
+    /// Answers the pings in the bytes that were read ahead, while messages have to wait.
     fn answer_pings(&mut self) {
-        if !self.decoder.keeps() || self.takes() || self.ahead == Ahead::Held {
+        if !self.decoder.keeps() || self.takes_input() || self.read_ahead == ReadAhead::Held {
             return;
         }
         let (limit, rate, pings, now) = (self.config().message_size, self.rate(), self.ping_rate(), Instant::now());
-        let Self { decoder, limiter, paused, ahead, registration, .. } = self;
+        let Self { decoder, limiter, paused, read_ahead, registration, .. } = self;
         decoder.take_pings(limit, |pong| {
             if limiter.next(pings) > now {
-                *ahead = Ahead::Held;
+                *read_ahead = ReadAhead::Held;
                 return false;
             }
             *paused |= limiter.count(rate, now);
@@ -494,12 +498,12 @@ impl<T: Transport, A: Application> Connection<T, A> {
         });
     }
 
-    /// Takes what came, message by message, until one sets something going. How many bytes that was.
+    /// Handles one message after another until one starts work. Returns the number of bytes that were used.
     fn read_messages(&mut self, bytes: &mut [u8]) -> usize {
         let mut read = 0;
-        while self.takes() {
+        while self.takes_input() {
             if let Phase::Closing(closing) = &self.phase
-                && closing.heard > Heard::Nothing
+                && closing.client_end > ClientEnd::Open
             {
                 return bytes.len();
             }
@@ -512,7 +516,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 }
                 Err(Broken { code, reason }) => {
                     self.close_with(frame::close(code, &reason));
-                    self.heard(Heard::Broken);
+                    self.client_ended(ClientEnd::Broken);
                     return bytes.len();
                 }
             }
@@ -524,10 +528,10 @@ impl<T: Transport, A: Application> Connection<T, A> {
         match event {
             Event::Close(answer) => {
                 self.close_with(answer);
-                self.heard(Heard::Close);
+                self.client_ended(ClientEnd::CloseFrame);
                 return;
             }
-            // While we close, only the client's close frame is of interest.
+            // While the connection closes, only the client's close frame matters.
             _ if matches!(self.phase, Phase::Closing(_)) => return,
             Event::Pong => return,
             Event::Ping(answer) => self.client().queue.push(answer),
@@ -537,7 +541,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
                     Ok(incoming) => self.handle(incoming),
                     Err(Malformed::Frame(bad)) => self.bad_frame(bad),
                     Err(Malformed::Details { dialect, action, why }) => {
-                        self.spoken(dialect);
+                        self.decide_dialect(dialect);
                         self.client().send_error(&action, 400, &why);
                     }
                 },
@@ -548,9 +552,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
             },
         }
         self.quiet = false;
-        // What came at once counts as of the moment in which it was read.
+        // All messages of one read count as of the moment of the read.
         let rate = self.rate();
-        self.paused = self.limiter.count(rate, self.since);
+        self.paused = self.limiter.count(rate, self.last_activity);
     }
 
     fn answer_raw(&self, answer: Option<RawMessage>) {
@@ -566,28 +570,28 @@ impl<T: Transport, A: Application> Connection<T, A> {
         self.close_with(frame::close(CloseCode::Malformed, &bad.to_string()));
     }
 
-    /// The client's first message decides its dialect.
-    fn spoken(&mut self, dialect: Dialect) {
-        if !self.spoke {
-            self.spoke = true;
-            self.client().speak(dialect);
+    /// Sets the client's dialect at its first message.
+    fn decide_dialect(&mut self, dialect: Dialect) {
+        if !self.dialect_known {
+            self.dialect_known = true;
+            self.client().set_dialect(dialect);
         }
     }
 
     pub(super) fn handle(&mut self, incoming: Incoming) {
         let Incoming { dialect, action, details } = incoming;
-        self.spoken(dialect);
+        self.decide_dialect(dialect);
         if action == AUTHENTICATION {
             self.authenticate(details.to_vec());
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
             self.client().send_error(&action, 400, "this action is not for clients to send");
-        } else if matches!(self.join_phase, JoinPhase::Unwelcome(_)) {
+        } else if matches!(self.join_phase, JoinPhase::Unauthenticated(_)) {
             self.client().send_error(&action, 403, FORBIDDEN);
         } else if matches!(self.join_phase, JoinPhase::Undecided(_)) {
-            // It does without authentication.
-            self.recover();
-            if let JoinPhase::Recovering(recovering) = &mut self.join_phase {
-                recovering.deferred = Some(Incoming { dialect, action, details });
+            // The client has chosen to join without authentication.
+            self.join(false);
+            if let JoinPhase::Resuming(resuming) = &mut self.join_phase {
+                resuming.deferred = Some(Incoming { dialect, action, details });
             }
         } else {
             match self.application.dispatch(self.client(), &action, details) {

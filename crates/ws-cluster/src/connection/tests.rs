@@ -69,7 +69,7 @@ impl Authenticator for Store {
     }
 }
 
-/// A server, and the switch of its store, which is down.
+/// Returns a server, and the switch of its store, which is down.
 async fn server(config: Config) -> (Server, Arc<AtomicBool>) {
     let down = Arc::new(AtomicBool::new(true));
     let builder = Server::builder(MemoryPool::default())
@@ -79,16 +79,16 @@ async fn server(config: Config) -> (Server, Arc<AtomicBool>) {
     (builder.config(config).start().await.unwrap(), down)
 }
 
-/// Ann at her upgrade, with the time that is left of her session.
+/// Returns Ann after her upgrade, with the time that is left of her session.
 fn ann(server: &Server, session: Option<Duration>) -> (Arc<Client>, Accepted) {
     let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
     let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
     let mut slot = server.hub().admission().admit(None, 1, 1).ok();
     let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
     let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
-    server.hub().welcome(&client);
+    server.hub().begin_delivery(&client);
     let expires = session.map(|left| SystemTime::now() + left);
-    (client, Accepted { registration, expires, welcome: true, asked: None })
+    (client, Accepted { registration, expires, may_join: true, asked: None })
 }
 
 struct Peer {
@@ -98,7 +98,7 @@ struct Peer {
 }
 
 impl Peer {
-    /// Ann, whose session ends after a time, on a stream that takes `room` bytes.
+    /// Connects Ann, whose session ends after a time, on a stream that takes `room` bytes.
     async fn connect(config: Config, session: Option<Duration>, room: usize) -> Self {
         let (server, down) = server(config).await;
         let (_, accepted) = ann(&server, session);
@@ -112,7 +112,7 @@ impl Peer {
         self.stream.write_all(text.as_bytes()).await.unwrap();
     }
 
-    /// The next frame: its first byte and payload, and the seconds since the beginning.
+    /// Returns the next frame: its first byte and payload, and the seconds since the beginning.
     async fn frame(&mut self) -> (u8, Vec<u8>, u64) {
         let mut head = [0; 2];
         self.stream.read_exact(&mut head).await.unwrap();
@@ -121,7 +121,7 @@ impl Peer {
         (head[0], payload, self.seconds())
     }
 
-    /// The next text, of at most 64 KiB; pings are answered.
+    /// Returns the next text, of at most 64 KiB. It answers pings.
     async fn text(&mut self) -> (String, u64) {
         loop {
             let mut head = [0; 2];
@@ -142,7 +142,7 @@ impl Peer {
         }
     }
 
-    /// The code of the close frame that is next, and the time.
+    /// Returns the code of the next close frame, and the time.
     async fn closed(&mut self) -> (u16, u64) {
         let (first, payload, at) = self.frame().await;
         assert_eq!(first, 0x88, "{}", String::from_utf8_lossy(&payload));
@@ -155,7 +155,7 @@ impl Peer {
         self.seconds()
     }
 
-    /// Rounded: a session's end is on the wall clock, which goes on by itself, and timers tick in milliseconds.
+    /// Rounded: a session ends by the wall clock, which runs on its own, and timers tick in milliseconds.
     fn seconds(&self) -> u64 {
         self.start.elapsed().as_secs_f64().round() as u64
     }
@@ -172,7 +172,7 @@ async fn silence_is_pinged_and_closed_and_dropped() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_end_of_session_that_nobody_can_confirm_closes_after_a_minute() {
+async fn a_session_end_that_cannot_be_confirmed_closes_after_a_minute() {
     let mut config = Config::default();
     config.connection.ping_interval = Duration::from_secs(1000);
     let mut peer = Peer::connect(config, Some(Duration::from_secs(100)), 1000).await;
@@ -189,7 +189,7 @@ async fn a_session_goes_on_once_its_store_says_so() {
         let (_, answer, _) = peer.frame().await;
         assert_eq!(answer, br#"["echo",[]]"#);
         let (first, _, at) = peer.frame().await;
-        // Pinged anew after each answer: nothing closed it at the session's end.
+        // Each answer postpones the next ping. Nothing closed it at the session's end.
         assert!(first == 0x89 && at >= second, "{at}");
     }
 }
@@ -211,13 +211,13 @@ async fn messages_beyond_the_burst_wait_their_turn() {
     assert_eq!(times[9], 3);
 }
 
-/// A masked frame without a mask to speak of.
+/// Returns a frame that is masked with zeros.
 fn small(first: u8, payload: &str) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload.as_bytes()].concat()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_behind_many_messages_is_answered_before_all_of_them_had_their_turn() {
+async fn a_ping_behind_many_messages_is_answered_before_all_are_handled() {
     let mut peer = Peer::connect(Config::default(), None, 1024 * 1024).await;
     let echo = |number: usize| format!(r#"["echo",["{number:026}"]]"#);
     let messages: Vec<u8> = (0..5000).flat_map(|number| small(0x81, &echo(number))).collect();
@@ -270,12 +270,12 @@ async fn pings_among_messages_that_wait_are_answered_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_ping_is_answered_while_a_handler_runs_and_what_came_after_it_is_handled() {
+async fn a_ping_is_answered_while_a_handler_runs_and_later_messages_are_handled() {
     let mut peer = Peer::connect(Config::default(), None, 1024 * 1024).await;
     for frame in [small(0x81, r#"["wait"]"#), small(0x89, "?"), small(0x81, r#"["echo",[1]]"#)] {
         peer.stream.write_all(&frame).await.unwrap();
     }
-    // It sends no more, and gets its answers all the same.
+    // The client sends no more, and still gets its answers.
     peer.stream.shutdown().await.unwrap();
     assert_eq!(peer.frame().await, (0x8a, b"?".to_vec(), 0));
     assert_eq!(peer.frame().await, (0x81, br#"["wait",[]]"#.to_vec(), 20));
@@ -300,13 +300,13 @@ async fn a_flood_of_pings_is_held_back_while_messages_wait() {
         pongs += usize::from(first == 0x8a);
         at_once += usize::from(at == 0);
     }
-    // Five messages, and as many pings beside.
+    // Five messages, and five pings more.
     assert!(at_once <= 20, "{at_once}");
     assert!(peer.seconds() >= 8);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_stream_of_one_byte_at_a_time_is_as_good() {
+async fn a_stream_of_one_byte_at_a_time_works() {
     let mut peer = Peer::connect(Config::default(), None, 1).await;
     peer.send(r#"["echo","x"]"#).await;
     assert_eq!(peer.frame().await, (0x81, br#"["echo",["x"]]"#.to_vec(), 0));
@@ -320,7 +320,7 @@ async fn a_client_that_floods_after_an_error_is_dropped_in_time() {
     let mut peer = Peer::connect(Config::default(), None, 1000).await;
     peer.stream.write_all(&[0x83, 0x80, 0, 0, 0, 0]).await.unwrap();
     assert_eq!(peer.closed().await, (1002, 0));
-    // Taken and passed over until the time is up.
+    // The bytes are read and ignored until the time is up.
     while peer.stream.write_all(&[0; 1000]).await.is_ok() {
         tokio::time::advance(Duration::from_millis(100)).await;
     }
@@ -328,7 +328,7 @@ async fn a_client_that_floods_after_an_error_is_dropped_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_sends_no_more_has_some_time_to_read() {
+async fn a_client_that_sends_no_more_has_some_time_to_read() {
     let echo = br#"["echo",[]]"#;
     for (wait, comes) in [(4, true), (6, false)] {
         let mut peer = Peer::connect(Config::default(), None, 10).await;
@@ -343,7 +343,7 @@ async fn who_sends_no_more_has_some_time_to_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_comes_at_once_over_another_stream_reaches_who_reads() {
+async fn a_burst_over_another_stream_reaches_a_client_that_reads() {
     let (server, _) = server(Config::default()).await;
     let (_, accepted) = ann(&server, None);
     let (mut stream, far) = duplex(4096);
@@ -358,7 +358,7 @@ async fn what_comes_at_once_over_another_stream_reaches_who_reads() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_does_not_read_another_stream_is_closed() {
+async fn a_client_that_does_not_read_another_stream_is_closed() {
     let (server, _) = server(Config::default()).await;
     let (client, accepted) = ann(&server, None);
     let (_stream, far) = duplex(4096);
@@ -373,7 +373,7 @@ async fn who_does_not_read_another_stream_is_closed() {
     assert!((11..=16).contains(&count), "{count}");
 }
 
-/// A client of this path that keeps its position.
+/// Connects a client that tracks its position, with this path.
 async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let mut parts = http::Request::get(path).body(()).unwrap().into_parts().0;
     parts.headers.clear();
@@ -385,13 +385,13 @@ async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
     let registration = server.hub().arrive(client, membership, &mut slot, now).unwrap();
     let (stream, far) = duplex(10_000);
-    let accepted = Accepted { registration, expires: None, welcome: true, asked };
+    let accepted = Accepted { registration, expires: None, may_join: true, asked };
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     stream
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_client_that_asks_hears_something_at_least_as_often_as_it_says() {
+async fn a_client_hears_something_as_often_as_it_asks() {
     let (server, _) = server(Config::default()).await;
     for (asked, seconds) in [("heartbeat=25", 25), ("heartbeat=1", 5), ("heartbeat=9999", 300)] {
         let stream = resumes(&server, &format!("/?resume=&{asked}")).await;
@@ -409,7 +409,7 @@ async fn a_client_that_asks_hears_something_at_least_as_often_as_it_says() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_a_client_carries_is_sealed_anew_in_time() {
+async fn a_resume_token_is_renewed_in_time() {
     let config = Config::default();
     let quarter = config.log.age.as_secs() / 4;
     let (server, _) = server(config).await;
@@ -425,11 +425,11 @@ async fn what_a_client_carries_is_sealed_anew_in_time() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_sealed_too_long_ago_gives_nothing_back() {
+async fn an_old_resume_token_gives_nothing_back() {
     let (server, _) = server(Config::default()).await;
     let at = crate::message::position::Position::START;
     let id = server.hub().next_id();
-    for (time, why) in [(unix_time(), "before the first message"), (7, "too much time")] {
+    for (time, why) in [(unix_time(), "before the first message"), (7, "too old")] {
         let (changes, since) = Default::default();
         let given = Given::Each(Vec::new());
         let state = ResumeState { id, changes, version: 0, began: 0, since, given, at, time };
@@ -449,7 +449,7 @@ async fn a_client_that_does_not_ask_for_a_heartbeat_gets_none() {
         let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
         let (first, _) = peer.text().await;
         assert!(first.contains(r#"["new"]"#) && !first.contains("heartbeat"), "{first}");
-        // Then a quiet client is told its position, if that is news.
+        // After that, a quiet client is told its position if it has changed.
         for _ in 0..2 {
             assert_eq!(peer.frame().await.0, 0x89);
             peer.stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
@@ -457,16 +457,17 @@ async fn a_client_that_does_not_ask_for_a_heartbeat_gets_none() {
     }
 }
 
-/// What tens of thousands of idle connections cost each: of these, and of no task, which is the size of the first two.
+/// The memory of an idle connection, of which there are tens of thousands. It has no task, which would be the size of
+/// the first two.
 #[test]
 fn an_idle_connection_is_small() {
     assert!(size_of::<Connection<Tcp, Server>>() <= 128, "{}", size_of::<Connection<Tcp, Server>>());
-    // With the counts of its `Arc`.
+    // Plus the counters of its `Arc`.
     assert!(size_of::<Client>() + 16 <= 256, "{}", size_of::<Client>());
 }
 
 #[tokio::test]
-async fn a_quiet_connection_is_parked_and_woken_by_what_concerns_it() {
+async fn a_quiet_connection_is_parked_and_woken_by_its_events() {
     let mut config = Config::default();
     config.connection.ping_interval = Duration::from_millis(10);
     config.connection.close_timeout = Duration::from_millis(10);
@@ -483,7 +484,7 @@ async fn a_quiet_connection_is_parked_and_woken_by_what_concerns_it() {
     };
     let mut buffer = [0; 64];
     for _ in 0..3 {
-        // Its pings, which are answered.
+        // Pings wake it and are answered.
         parked().await;
         let size = near.read(&mut buffer).await.unwrap();
         assert_eq!(buffer[..size].first(), Some(&0x89));

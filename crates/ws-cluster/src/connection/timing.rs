@@ -1,5 +1,5 @@
-//! What time brings to a connection: heartbeat, rate, the end of its session, and the limits of its beginning and its
-//! end. What need not be exact is left to the hub's timers, so that an idle connection has no timer.
+//! The deadlines of a connection: heartbeat, rate, the end of its session, and the limits on its join and its close.
+//! Deadlines that need not be exact use the hub's coarse timers, so that an idle connection has no timer of its own.
 
 use std::{task::Context, time::Duration};
 
@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Application,
     rate_limit::Rate,
-    task::{Ahead, Connection, Phase},
+    task::{Connection, Phase, ReadAhead},
     transport::Transport,
 };
 use crate::{
@@ -17,9 +17,9 @@ use crate::{
     ws::frame,
 };
 
-/// Heard for the last time so long ago, a connection that got messages is quiet again: little beside the time between two
-/// heartbeats, and much beside what it costs to get a task again.
-const QUIET: Duration = Duration::from_secs(2);
+/// Time without a message after which a connection is quiet. It is short beside the ping interval, and long beside the
+/// cost of a new task.
+const QUIET_AFTER: Duration = Duration::from_secs(2);
 
 impl<T: Transport, A: Application> Connection<T, A> {
     pub(super) fn rate(&self) -> Rate {
@@ -27,13 +27,14 @@ impl<T: Transport, A: Application> Connection<T, A> {
         Rate::per_second(config.messages_per_second, config.message_burst)
     }
 
-    /// Pings count as messages, but may be some more: they are answered while messages wait.
+    /// Returns the rate for pings. They count as messages, but more of them are allowed at once, because they are
+    /// answered while messages wait.
     pub(super) fn ping_rate(&self) -> Rate {
         let rate = self.rate();
         Rate { burst: rate.burst.saturating_mul(2), ..rate }
     }
 
-    /// Waits for the next time at which something is due; whether one has come, and what is due is done.
+    /// Handles what is due and registers the next deadline. Returns true if something was due.
     pub(super) fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
         let client = self.registration.client();
         if let Some(at) = self.timer_at()
@@ -49,7 +50,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
         if sleep.deadline() != at {
             sleep.as_mut().reset(at);
         }
-        // Looked at first: a client that floods uses up the turn in which the timer would say so.
+        // The time is checked first: a client that floods uses up Tokio's cooperative budget, and then the timer would
+        // not report it.
         let due = at <= Instant::now() || sleep.as_mut().poll(cx).is_ready();
         if due {
             self.sleep = None;
@@ -58,19 +60,19 @@ impl<T: Transport, A: Application> Connection<T, A> {
         due
     }
 
-    /// The next time that has to be met.
+    /// Returns the next deadline that has to be met exactly.
     fn deadline(&self) -> Option<Instant> {
         if let Phase::Closing(closing) = &self.phase {
             return Some(closing.until);
         }
         let paused = self.paused.then(|| self.limiter.next(self.rate()));
-        let held = (self.ahead == Ahead::Held).then(|| self.limiter.next(self.ping_rate()));
-        // An authentication that is under way is waited for.
+        let held = (self.read_ahead == ReadAhead::Held).then(|| self.limiter.next(self.ping_rate()));
+        // A running authentication postpones it.
         let join_phase = self.join_phase.until().filter(|_| self.work.is_none());
         paused.into_iter().chain(held).chain(join_phase).min()
     }
 
-    /// The next time at which the connection wants to be woken, sooner or later.
+    /// Returns the next deadline that may be met late.
     fn timer_at(&self) -> Option<Instant> {
         if let Phase::Closing(_) = self.phase {
             return None;
@@ -78,77 +80,79 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let expiry = self.expiry.as_ref().filter(|expiry| expiry.recheck.is_none()).and_then(|expiry| expiry.at);
         let silence = self.is_reading().then(|| self.silent_at());
         let quiet = (!self.quiet).then(|| self.quiet_at());
-        let word = (self.word > 0).then(|| self.context().hub.timers().at(self.word));
-        silence.into_iter().chain(expiry).chain(quiet).chain(word).min()
+        let heartbeat = (self.heartbeat_tick > 0).then(|| self.context().hub.timers().at(self.heartbeat_tick));
+        silence.into_iter().chain(expiry).chain(quiet).chain(heartbeat).min()
     }
 
-    /// Notes when the client has to hear something next, be it that the server lives or what it is to carry.
-    pub(super) fn expect_word(&mut self) {
-        self.word = match self.word_interval() {
+    /// Schedules the next heartbeat, which also brings a new resume token if one is due.
+    pub(super) fn schedule_heartbeat(&mut self) {
+        self.heartbeat_tick = match self.heartbeat_interval() {
             Some(every) => self.context().hub.timers().tick(Instant::now() + every),
             None => 0,
         };
     }
 
-    fn word_interval(&self) -> Option<Duration> {
-        // A little sooner than it asked for, since timers are late.
+    fn heartbeat_interval(&self) -> Option<Duration> {
+        // A little sooner than the client asked for, since the timers are coarse.
         let asked = (self.heartbeat > 0).then(|| Duration::from_secs(self.heartbeat.into()) * 9 / 10);
         asked.or_else(|| self.client().tracks().then(|| reseal_interval(&self.context().config.log)))
     }
 
-    /// Says what the client has to hear.
-    fn say_word(&mut self) {
-        let Some(every) = self.word_interval() else { return self.word = 0 };
+    /// Sends a heartbeat, and a new resume token if one is due.
+    fn send_heartbeat(&mut self) {
+        let Some(every) = self.heartbeat_interval() else { return self.heartbeat_tick = 0 };
         self.beats = self.beats.saturating_add(1);
-        // Of a log that is kept for days, it is not counted that long.
+        // The counter is limited. For a log that is kept for days, the token is renewed when the counter is full.
         let due = self.beats == u8::MAX || every * u32::from(self.beats) >= reseal_interval(&self.context().config.log);
         if due {
             self.beats = 0;
         }
-        self.context().hub.tell_position(self.client(), due.then_some(&self.resumption().sealer));
-        self.expect_word();
+        self.context().hub.send_position(self.client(), due.then_some(&self.resumption().sealer));
+        self.schedule_heartbeat();
     }
 
     fn quiet_at(&self) -> Instant {
-        self.since + QUIET.min(self.config().ping_interval)
+        self.last_activity + QUIET_AFTER.min(self.config().ping_interval)
     }
 
     fn silent_at(&self) -> Instant {
-        self.since + if self.pinged { self.config().ping_timeout } else { self.config().ping_interval }
+        self.last_activity + if self.pinged { self.config().ping_timeout } else { self.config().ping_interval }
     }
 
-    /// Does what is due.
+    /// Handles every deadline that has passed.
     pub(super) fn on_time(&mut self) {
         if let Phase::Closing(_) = self.phase {
             return;
         }
         let now = Instant::now();
         self.quiet |= self.quiet_at() <= now;
-        if self.ahead == Ahead::Held && self.limiter.next(self.ping_rate()) <= now {
-            self.ahead = Ahead::Reads;
+        if self.read_ahead == ReadAhead::Held && self.limiter.next(self.ping_rate()) <= now {
+            self.read_ahead = ReadAhead::Reads;
         }
         if self.paused && self.limiter.next(self.rate()) <= now {
             self.paused = false;
-            self.hear();
+            self.note_activity();
         }
         if self.is_reading() && self.silent_at() <= now {
             if self.pinged {
                 self.client().queue.close(CloseCode::Silent, "no answer to a ping");
             } else {
-                (self.since, self.pinged) = (now, true);
+                (self.last_activity, self.pinged) = (now, true);
                 self.client().queue.push(frame::ping());
             }
         }
-        if self.word > 0 && self.context().hub.timers().at(self.word) <= now {
-            self.say_word();
+        if self.heartbeat_tick > 0 && self.context().hub.timers().at(self.heartbeat_tick) <= now {
+            self.send_heartbeat();
         }
         let refresh = self.client().take_refresh();
         if refresh || self.expiry.as_ref().and_then(|expiry| expiry.at).is_some_and(|at| at <= now) {
-            self.ask_again();
+            self.recheck();
         }
         match &self.join_phase {
-            JoinPhase::Unwelcome(unwelcome) if unwelcome.until <= now && self.work.is_none() => self.forbid(),
-            JoinPhase::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.recover(),
+            JoinPhase::Unauthenticated(unauthenticated) if unauthenticated.until <= now && self.work.is_none() => {
+                self.forbid()
+            }
+            JoinPhase::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.join(false),
             _ => {}
         }
     }

@@ -1,5 +1,5 @@
-//! The narrow way between a connection and its bytes. A TCP socket is written to by whoever delivers; any other stream
-//! (TLS, a socket inside another framework) by the connection's task alone. Beside that the two behave alike.
+//! The transport of a connection's bytes. The fan-out and the task both write to a TCP socket. Only the connection's
+//! task writes to any other stream (TLS, a socket inside another framework). Otherwise the two behave alike.
 
 use std::{
     io,
@@ -13,27 +13,27 @@ use tokio::io::ReadBuf;
 use super::{Application, task::Connection};
 use crate::{io::Stream, send_queue::SendQueue};
 
-/// What one client's bytes come and go through.
+/// The bytes of one client, in both directions.
 pub(super) trait Transport: Sized + Send + Unpin + 'static {
-    /// Whether its connections can be parked.
+    /// True if the connections can be parked.
     const PARKS: bool = false;
 
-    /// Parks a connection; gives it back where that cannot be, or where there is something to do after all.
+    /// Parks a connection. Returns it if it cannot be parked or has something to do.
     fn park<A: Application>(connection: Box<Connection<Self, A>>) -> Option<Box<Connection<Self, A>>> {
         Some(connection)
     }
 
-    /// Reads what came; nothing where the client sends no more.
+    /// Reads what came. Reads nothing if the client sends no more.
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, queue: &SendQueue) -> Poll<io::Result<()>>;
 
-    /// Writes what waits. Ready where nothing is left.
+    /// Writes what waits. Ready if nothing is left.
     fn poll_write(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>>;
 
-    /// Tells the client that nothing more comes. May be asked again.
+    /// Shuts down the writing side. It may be called again.
     fn poll_shut_down(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>>;
 }
 
-/// A TCP socket, which the queue has.
+/// A TCP socket, which lies in the send queue.
 pub(super) struct Tcp;
 
 impl Transport for Tcp {
@@ -57,21 +57,21 @@ impl Transport for Tcp {
 }
 
 /// Any other stream.
-pub(super) struct Other<S> {
+pub(super) struct OtherStream<S> {
     stream: S,
-    /// Taken from the queue, not yet by the stream.
+    /// Bytes that the queue has given out and the stream has not taken.
     writing: Bytes,
     flushed: bool,
     shut: bool,
 }
 
-impl<S: Stream> Other<S> {
+impl<S: Stream> OtherStream<S> {
     pub(super) fn new(stream: S) -> Self {
         Self { stream, writing: Bytes::new(), flushed: true, shut: false }
     }
 }
 
-impl<S: Stream> Transport for Other<S> {
+impl<S: Stream> Transport for OtherStream<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, _: &SendQueue) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_read(cx, buffer)
     }
@@ -86,7 +86,7 @@ impl<S: Stream> Transport for Other<S> {
             }
             self.flushed = false;
             let Poll::Ready(written) = Pin::new(&mut self.stream).poll_write(cx, &self.writing) else {
-                queue.refused();
+                queue.note_refusal();
                 return Poll::Pending;
             };
             match written? {
@@ -97,7 +97,7 @@ impl<S: Stream> Transport for Other<S> {
         if !self.flushed {
             ready!(Pin::new(&mut self.stream).poll_flush(cx))?;
             self.flushed = true;
-            // The last frame goes back to those who share it.
+            // Frees the last frame, which clients share.
             self.writing = Bytes::new();
         }
         Poll::Ready(Ok(()))

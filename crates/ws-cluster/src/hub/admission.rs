@@ -1,4 +1,4 @@
-//! How many connections there may be, in all and from one address.
+//! The limits on connections, in total and for each address.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -16,21 +16,21 @@ use crate::address;
 #[derive(Debug)]
 pub(crate) struct Admission {
     /// A synchronous lock, held for a few instructions.
-    places: Mutex<Places>,
-    /// Connections that are not over yet. A watch, since a shutdown waits for its zero.
+    counts: Mutex<Counts>,
+    /// The number of open connections. A watch, because a shutdown waits until it is zero.
     open: watch::Sender<usize>,
 }
 
 #[derive(Debug, Default)]
-struct Places {
+struct Counts {
     closed: bool,
     by_ip: HashMap<IpAddr, usize>,
 }
 
-/// Why a client is refused before the upgrade.
+/// The reason to refuse a client before the upgrade.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Refusal {
-    /// Too many connections from its address: 429.
+    /// Too many connections from the client's address: 429.
     Address,
     /// Too many connections on this node: 503.
     Node,
@@ -38,32 +38,32 @@ pub(crate) enum Refusal {
     ShuttingDown,
 }
 
-/// A place among the connections that are allowed; given back when dropped.
+/// A place among the allowed connections, which is given back when the slot is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// `None` once it is somebody else's to give back.
+    /// `None` once a registration has taken over the slot.
     admission: Option<Arc<Admission>>,
     ip: Option<IpAddr>,
 }
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { places: Mutex::default(), open: watch::Sender::new(0) }
+        Self { counts: Mutex::default(), open: watch::Sender::new(0) }
     }
 }
 
 impl Admission {
-    /// Takes a place for a connection, where the limits leave one.
+    /// Takes a slot for a connection if the limits leave one.
     pub(crate) fn admit(self: &Arc<Self>, ip: Option<IpAddr>, per_ip: usize, total: usize) -> Result<Slot, Refusal> {
-        let mut places = self.places.lock();
-        if places.closed {
+        let mut counts = self.counts.lock();
+        if counts.closed {
             return Err(Refusal::ShuttingDown);
         }
         if self.open() >= total {
             return Err(Refusal::Node);
         }
         if let Some(ip) = ip.map(address::counted) {
-            match places.by_ip.entry(ip) {
+            match counts.by_ip.entry(ip) {
                 Entry::Occupied(entry) if *entry.get() >= per_ip => return Err(Refusal::Address),
                 entry => *entry.or_default() += 1,
             }
@@ -72,10 +72,10 @@ impl Admission {
         Ok(Slot { admission: Some(self.clone()), ip })
     }
 
-    /// Gives the place of a connection from an address back.
+    /// Gives back the slot of a connection from `ip`.
     pub(super) fn give_back(&self, ip: Option<IpAddr>) {
-        let mut places = self.places.lock();
-        if let Some(Entry::Occupied(mut entry)) = ip.map(|ip| places.by_ip.entry(address::counted(ip))) {
+        let mut counts = self.counts.lock();
+        if let Some(Entry::Occupied(mut entry)) = ip.map(|ip| counts.by_ip.entry(address::counted(ip))) {
             *entry.get_mut() -= 1;
             if *entry.get() == 0 {
                 entry.remove();
@@ -84,32 +84,32 @@ impl Admission {
         self.open.send_modify(|open| *open -= 1);
     }
 
-    /// Admits nobody from now on.
+    /// Refuses every connection from now on.
     pub(crate) fn stop(&self) {
-        self.places.lock().closed = true;
+        self.counts.lock().closed = true;
     }
 
-    /// Returns true if nobody is admitted any more.
+    /// Returns true if every connection is refused.
     pub(crate) fn is_stopped(&self) -> bool {
-        self.places.lock().closed
+        self.counts.lock().closed
     }
 
-    /// Waits until every connection is over, its handlers included, but not longer than `limit`. Whether they are.
+    /// Waits at most `limit` until every connection is over, including its handlers. Returns true if all are.
     pub(crate) async fn drained(&self, limit: Duration) -> bool {
         let mut open = self.open.subscribe();
-        // The sender lives as long as this, so waiting ends with zero only.
+        // The sender lives as long as `self`, so the wait ends only at zero.
         tokio::time::timeout(limit, open.wait_for(|open| *open == 0)).await.is_ok()
     }
 
-    /// Connections that are open.
+    /// Returns the number of open connections.
     pub(crate) fn open(&self) -> usize {
         *self.open.borrow()
     }
 }
 
 impl Slot {
-    /// Leaves it to others to give the place back, who know the address as well.
-    pub(super) fn hand_over(mut self) {
+    /// Lets a registration, which knows the address too, give the slot back.
+    pub(super) fn transfer(mut self) {
         self.admission = None;
     }
 }
@@ -133,7 +133,7 @@ mod tests {
         let other = admission.admit(None, 2, 3).unwrap();
         assert_eq!(admission.admit(None, 2, 3).err(), Some(Refusal::Node));
         drop((slots, other));
-        assert!(admission.places.lock().by_ip.is_empty());
+        assert!(admission.counts.lock().by_ip.is_empty());
         assert_eq!(admission.open(), 0);
         admission.stop();
         assert_eq!(admission.admit(ip, 2, 3).err(), Some(Refusal::ShuttingDown));
@@ -149,6 +149,6 @@ mod tests {
         let mapped = [admit("::ffff:192.0.2.1").unwrap(), admit("192.0.2.1").unwrap()];
         assert_eq!(admit("192.0.2.1").err(), Some(Refusal::Address));
         drop((slots, mapped));
-        assert!(admission.places.lock().by_ip.is_empty());
+        assert!(admission.counts.lock().by_ip.is_empty());
     }
 }

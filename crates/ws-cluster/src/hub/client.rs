@@ -1,4 +1,4 @@
-//! One connected client as the rest of the node sees it: who it is, and where to put what it is to get.
+//! One connected client as the rest of the node sees it: its id, its membership and its send queue.
 
 use std::{
     sync::{
@@ -31,38 +31,40 @@ use crate::{
 };
 use ws_cluster_core::Seq;
 
-/// A connection's shared half, with what waits for its client; the other half reads, and answers.
+/// The shared half of a connection, with its send queue. The connection's task owns the other half, which reads and
+/// answers.
 pub(crate) struct Client {
     pub(crate) id: ConnectionId,
     pub(crate) handshake: Handshake,
     pub(crate) queue: SendQueue,
-    /// As the server is set, until the client's first message decides; read by whoever delivers.
+    /// True if the client speaks the array form. The server's setting counts until the client's first message decides.
+    /// The fan-out reads it.
     array: AtomicBool,
-    /// It asked for its position.
+    /// True if the client asked for its position.
     tracks: bool,
-    /// Whether the hub delivers to it. Written under the hub's lock.
+    /// True if the hub delivers to the client. Written under the hub's lock.
     registered: AtomicBool,
-    /// The hub has forgotten it.
+    /// True if the hub has forgotten the client.
     forgotten: AtomicBool,
-    /// The authenticator is to be asked again.
+    /// True if the authenticator has to be asked again.
     refresh: AtomicBool,
-    /// The place up to which it knows that it has got everything, where it tracks its position. Written by whoever
-    /// delivers, which is one at a time.
-    told: AtomicU64,
-    /// The place behind which it began on this connection.
+    /// The sequence number up to which the client knows that it has got everything, if it tracks its position.
+    /// Deliveries write it, one at a time.
+    known_seq: AtomicU64,
+    /// The sequence number after which this connection's deliveries begin.
     began: AtomicU64,
-    /// Its entry number: the order in which clients came to be delivered to.
+    /// The client's entry number: clients are numbered in the order in which the hub began to deliver to them.
     entered: AtomicU64,
-    /// Changed through the hub only, so that its index agrees. A synchronous lock, taken for a look-up and never
-    /// across an await; the hub's own lock comes first where both are held.
+    /// Changes go through the hub, so that its index agrees. A synchronous lock, held for a look-up and never across an
+    /// await. If the hub's lock is needed as well, it is taken first.
     membership: RwLock<Membership>,
 }
 
 impl Client {
-    /// `tracks`: it asked for its position.
+    /// Returns a client that is not known to the hub yet. `tracks`: the client asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let queue = SendQueue::new(queue_size);
-        let (array, registered, forgotten, refresh, told, began, entered, membership) = Default::default();
+        let (array, registered, forgotten, refresh, known_seq, began, entered, membership) = Default::default();
         Self {
             id,
             handshake,
@@ -72,14 +74,15 @@ impl Client {
             registered,
             forgotten,
             refresh,
-            told,
+            known_seq,
             began,
             entered,
             membership,
         }
     }
 
-    /// The id under which handlers and targets know it.
+    /// Returns the id under which handlers and targets know the client: the one that it had before it came back, if
+    /// any.
     pub(crate) fn known_as(&self) -> ConnectionId {
         self.known_as_in(&self.membership())
     }
@@ -92,21 +95,21 @@ impl Client {
         self.membership.read()
     }
 
-    /// For the hub.
+    /// Returns the lock itself, for the hub.
     pub(crate) fn membership_lock(&self) -> &RwLock<Membership> {
         &self.membership
     }
 
-    pub(crate) fn speak(&self, dialect: Dialect) {
+    pub(crate) fn set_dialect(&self, dialect: Dialect) {
         self.array.store(dialect == Dialect::Array, Ordering::Relaxed);
     }
 
-    /// Whether it asked for its position, and so may carry what it is to another connection.
+    /// Returns true if the client asked for its position, and so may resume on another connection.
     pub(crate) fn keeps_position(&self) -> bool {
         self.tracks
     }
 
-    /// Whether it is told its position: it asked, and speaks the form that has one.
+    /// Returns true if the client is told its position: it asked for that, and speaks the form that has a position.
     pub(crate) fn tracks(&self) -> bool {
         self.tracks && !self.array.load(Ordering::Relaxed)
     }
@@ -120,122 +123,123 @@ impl Client {
         })
     }
 
-    /// Sends a message that others may share.
+    /// Queues a message in a frame that clients share.
     pub(crate) fn deliver(&self, message: &Outgoing<'_>) {
-        self.note(message);
+        self.note_position(message);
         self.queue.push(self.frame(message));
     }
 
-    /// The same, written at the end of a fan-out. Returns true if the fan-out has to note the client for that.
+    /// Queues a message like [`deliver`](Self::deliver), but for a fan-out to write when it ends. Returns true if the
+    /// fan-out has to list the client for that.
     pub(crate) fn add(&self, message: &Outgoing<'_>) -> bool {
-        self.note(message);
+        self.note_position(message);
         self.queue.add(self.frame(message))
     }
 
-    /// Notes how far it has come with a message.
-    fn note(&self, message: &Outgoing<'_>) {
+    /// Notes the position that the message tells the client.
+    fn note_position(&self, message: &Outgoing<'_>) {
         if let Some(seq) = message.seq().filter(|_| self.tracks) {
-            self.told.store(seq, Ordering::Relaxed);
+            self.known_seq.store(seq, Ordering::Relaxed);
         }
     }
 
-    /// The place up to which it knows that it has got everything.
-    pub(crate) fn told(&self) -> Seq {
-        self.told.load(Ordering::Relaxed)
+    /// Returns the sequence number up to which the client knows that it has got everything.
+    pub(crate) fn known_seq(&self) -> Seq {
+        self.known_seq.load(Ordering::Relaxed)
     }
 
-    /// Its entry number among the clients of this node.
+    /// Returns the client's entry number among the clients of this node.
     pub(crate) fn entered(&self) -> u64 {
         self.entered.load(Ordering::Relaxed)
     }
 
-    /// It is delivered to from now on.
+    /// Makes the hub deliver to the client from now on.
     pub(crate) fn enter(&self, number: u64) {
         self.entered.store(number, Ordering::Relaxed);
         self.registered.store(true, Ordering::Relaxed);
     }
 
-    /// The hub forgets it, and delivers to it no more. Whether it did.
+    /// Makes the hub forget the client. Returns true if the hub delivered to it.
     pub(crate) fn leave(&self) -> bool {
         self.forgotten.store(true, Ordering::Relaxed);
         self.registered.swap(false, Ordering::Relaxed)
     }
 
-    /// Whether the hub has forgotten it.
+    /// Returns true if the hub has forgotten the client.
     pub(crate) fn is_forgotten(&self) -> bool {
         self.forgotten.load(Ordering::Relaxed)
     }
 
-    /// Whether the hub delivers to it.
+    /// Returns true if the hub delivers to the client.
     pub(crate) fn is_registered(&self) -> bool {
         self.registered.load(Ordering::Relaxed)
     }
 
-    /// Lets its task ask the authenticator again, at once.
+    /// Makes the connection's task ask the authenticator again at once.
     pub(crate) fn refresh(&self) {
         self.refresh.store(true, Ordering::Relaxed);
-        self.queue.ring();
+        self.queue.wake_for_timer();
     }
 
-    /// Returns true if the authenticator is to be asked again. It is asked by the caller then.
+    /// Returns true if the authenticator has to be asked again. The caller then asks it.
     pub(crate) fn take_refresh(&self) -> bool {
         self.refresh.load(Ordering::Relaxed) && self.refresh.swap(false, Ordering::Relaxed)
     }
 
-    /// The place behind which it began on this connection.
+    /// Returns the sequence number after which this connection's deliveries begin.
     pub(crate) fn began(&self) -> Seq {
         self.began.load(Ordering::Relaxed)
     }
 
-    /// Nothing that is not behind this place is replayed to it from now on.
+    /// Excludes everything up to `seq` from replays to this client.
     pub(crate) fn begin_behind(&self, seq: Seq) {
         self.began.store(seq, Ordering::Relaxed);
     }
 
-    /// Tells it where it begins on this connection, what it is to carry, and how often it hears something at least, in
-    /// seconds (0 if it did not ask).
+    /// Tells the client where it begins on this connection, its resume token, and the longest interval between two
+    /// messages in seconds (0 if the client did not ask for one).
     pub(crate) fn begin(&self, details: &[Value], at: Position, state: &str, heartbeat: u16) {
         if self.tracks() {
             self.queue.push(beginning(details, at, state, heartbeat));
-            self.told.store(at.seq, Ordering::Relaxed);
+            self.known_seq.store(at.seq, Ordering::Relaxed);
         }
     }
 
-    /// Tells it where it is, in a frame that others share, at the end of a fan-out. Returns true if the fan-out has to note the
-    /// client for that.
-    pub(crate) fn tell(&self, frame: &Bytes, seq: Seq) -> bool {
+    /// Tells the client its position in a frame that clients share, for a fan-out to write when it ends. Returns true
+    /// if the fan-out has to list the client for that.
+    pub(crate) fn add_position(&self, frame: &Bytes, seq: Seq) -> bool {
         self.tracks() && {
-            self.told.store(seq, Ordering::Relaxed);
+            self.known_seq.store(seq, Ordering::Relaxed);
             self.queue.add(frame.clone())
         }
     }
 
-    /// Tells it that the server lives, with its position and what it is to carry, if it keeps one.
-    pub(crate) fn tell_now(&self, at: Option<Position>, state: Option<&str>) {
+    /// Tells the client that the server is alive, and its position and resume token if it tracks its position.
+    pub(crate) fn send_now(&self, at: Option<Position>, state: Option<&str>) {
         let now = ["now".into()];
         if !self.tracks() {
             return self.send("Server/position", &now);
         }
         self.queue.push(position(&now, at, state));
-        at.iter().for_each(|at| self.told.store(at.seq, Ordering::Relaxed));
+        at.iter().for_each(|at| self.known_seq.store(at.seq, Ordering::Relaxed));
     }
 
-    /// Tells it what to carry from now on, where that changed. Its position stays: what is delivered meanwhile may be
-    /// behind this.
-    pub(crate) fn tell_changes(&self, hub: &Hub, sealer: &StateSealer) {
-        if !self.membership().is_untold() || !self.is_registered() || !self.tracks() {
+    /// Sends the client a new resume token if its token is outdated. The position is left out: a message that is being
+    /// delivered may have an earlier one.
+    pub(crate) fn send_new_token(&self, hub: &Hub, sealer: &StateSealer) {
+        if !self.membership().is_token_outdated() || !self.is_registered() || !self.tracks() {
             return;
         }
         let sealed = {
             let at = hub.position();
             let mut membership = self.membership.write();
-            membership.take_untold();
+            membership.note_token_sent();
             self.seal(&membership, at, sealer)
         };
         self.queue.push(position(&["now".into()], None, Some(&sealed)));
     }
 
-    /// What it is to carry, sealed by a node that has come as far as `at`.
+    /// Returns the client's resume token, sealed by a node that has delivered up to `at`.
     pub(crate) fn seal(&self, membership: &Membership, at: Position, sealer: &StateSealer) -> String {
         let state = ResumeState {
             id: self.known_as_in(membership),
@@ -249,11 +253,13 @@ impl Client {
         };
         let sealed = sealer.seal(membership.user.as_deref(), membership.session.as_deref(), &state);
         if sealed.is_empty() {
-            // Of the process: it says that an application makes too much of its clients, whichever they are.
+            // One limit for the whole process: the line says that an application gives its clients too many groups and
+            // properties.
             static LOGS: LazyLock<LogLimits<()>> = LazyLock::new(LogLimits::default);
             let Some(line) = LOGS.due((), now()) else { return sealed };
             let (connection, left_out) = (self.known_as_in(membership), line.left_out);
-            tracing::warn!(%connection, left_out, "its groups and properties are too large to be carried; its return is a reset");
+            let text = "groups and properties are too large for a resume token: the next resume is a reset";
+            tracing::warn!(%connection, left_out, "{text}");
         }
         sealed
     }
@@ -263,7 +269,7 @@ impl Client {
         self.deliver(&Outgoing::new(action, details.as_str().as_bytes()));
     }
 
-    /// The same with details of the server's own.
+    /// Sends a message of the server's own to this client alone.
     pub(crate) fn send(&self, action: &str, details: &[Value]) {
         self.deliver(&Outgoing::new(action, &encode(details)));
     }
@@ -273,19 +279,20 @@ impl Client {
         self.send(&format!("{action}:error"), &[code.into(), text.into()]);
     }
 
-    /// Sends a last message and closes.
+    /// Sends a last message and closes the connection.
     pub(crate) fn close_after(&self, action: &str, details: &[Value], code: CloseCode, reason: &'static str) {
         let last = self.frame(&Outgoing::new(action, &encode(details)));
         self.queue.close_after(last, code, reason);
     }
 
-    /// Closes so that the client stays away: `Server/close` and 1000.
+    /// Closes with `Server/close` and 1000, so that the client stays away.
     pub(crate) fn dismiss(&self, reason: &'static str) {
         self.close_after("Server/close", &[], CloseCode::Normal, reason);
     }
 }
 
-/// The waker of a parked connection. One that is left over from then wakes the task, which finds nothing to do.
+/// The waker of a parked connection. If it is used after the connection has left the parking, it wakes the task, which
+/// finds nothing to do.
 impl Wake for Client {
     fn wake(self: Arc<Self>) {
         self.queue.wake();

@@ -1,5 +1,5 @@
-//! Which sessions and users were closed or refreshed lately. An authenticator may answer with what it read before the
-//! close; such an answer does not count.
+//! The sessions and users that were closed or refreshed lately. An authenticator may answer with what it read before
+//! the close. Such an answer does not count.
 
 use std::collections::VecDeque;
 
@@ -7,8 +7,8 @@ use parking_lot::Mutex;
 
 use crate::{close::Subject, hub::Membership};
 
-/// Number of orders that are remembered. A look-up is bounded by the handshake's time limit (10 s by default), so this is
-/// enough for 400 orders a second. If there are more, a look-up that began before all of them is repeated.
+/// Number of orders that are remembered. A look-up is bounded by the handshake's time limit (10 s by default), so this
+/// is enough for 400 orders a second. If there are more, a look-up that began before all of them is repeated.
 const REMEMBERED: usize = 4096;
 
 /// The orders to close or refresh that this node has delivered.
@@ -37,8 +37,8 @@ impl Closes {
         Moment(self.0.lock().count)
     }
 
-    /// Notes an order. Called under the hub's lock and before the connections concerned are looked up, so that each client
-    /// either finds the order here or is found by it.
+    /// Notes an order. Called under the hub's lock and before the connections concerned are looked up, so that each
+    /// client either finds the order here or is found by it.
     pub(super) fn note(&self, subject: Subject) {
         let mut recent = self.0.lock();
         recent.count += 1;

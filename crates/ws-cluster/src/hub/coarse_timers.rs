@@ -1,6 +1,6 @@
-//! Wakes connections at a time, or up to a tenth of a second later. One list for all of them is looked at ten times a
-//! second, in place of a timer for each. A connection that hears something puts its time off without telling this list, and
-//! finds out when it is woken.
+//! Wakes connections at a time, or up to a tenth of a second later. One list, looked at ten times a second, replaces a
+//! timer for each connection. A connection that hears something postpones its deadline without a change to this list,
+//! and checks the deadline when it is woken.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -10,7 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-/// Connections are woken together that often.
+/// Number of times per second that connections are woken.
 const TICKS_PER_SECOND: u32 = 10;
 
 /// Longest timer. Connections set theirs again, so one that was dropped silently is forgotten.
@@ -27,8 +27,8 @@ impl CoarseTimers {
         Self { start: Instant::now(), ticks: Mutex::default() }
     }
 
-    /// Schedules a wake-up of a connection at `at`, unless its present timer (0: it has none) goes off sooner. Returns the
-    /// tick of the wake-up if it is another one. If the time is far away, the wake-up comes before it.
+    /// Schedules a wake-up of a connection at `at`, unless its timer `timer` (0 = none) fires sooner. Returns the tick
+    /// of the wake-up if it has changed. If `at` is far away, the wake-up comes earlier than that.
     pub(crate) fn set(&self, local: u64, at: Instant, timer: u32) -> Option<u32> {
         if timer != 0 && timer <= self.tick(at) {
             return None;
@@ -39,7 +39,7 @@ impl CoarseTimers {
         Some(tick)
     }
 
-    /// Wakes a connection no more. Short-lived ones would be most of the list.
+    /// Cancels a connection's timer. Without this, short-lived connections would be most of the list.
     pub(crate) fn cancel(&self, local: u64, timer: u32) {
         let mut ticks = self.ticks.lock();
         if let Some(locals) = ticks.get_mut(&timer) {
@@ -50,19 +50,19 @@ impl CoarseTimers {
         }
     }
 
-    /// The first tick that is not before a time. Ticks begin with 1, and last for thirteen years.
+    /// Returns the first tick that is not before `at`. Ticks begin with 1 and last for thirteen years.
     pub(crate) fn tick(&self, at: Instant) -> u32 {
         let since = at.saturating_duration_since(self.start);
         let begun = since.subsec_nanos().div_ceil(1_000_000_000 / TICKS_PER_SECOND);
         u32::try_from(since.as_secs()).unwrap_or(u32::MAX).saturating_mul(TICKS_PER_SECOND).saturating_add(begun).max(1)
     }
 
-    /// The time at which a tick begins.
+    /// Returns the time at which a tick begins.
     pub(crate) fn at(&self, tick: u32) -> Instant {
         self.start + Duration::from_secs(1) / TICKS_PER_SECOND * tick
     }
 
-    /// Whom to wake by now.
+    /// Removes and returns the connections whose timers are due.
     pub(super) fn due(&self, now: Instant) -> Vec<u64> {
         let after = self.tick(now + Duration::from_nanos(1));
         let mut ticks = self.ticks.lock();
@@ -79,7 +79,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_alarm_goes_off_once_and_never_early() {
+    fn a_timer_fires_once_and_never_early() {
         let timers = CoarseTimers::new();
         let after = |millis| timers.start + Duration::from_millis(millis);
         assert_eq!(timers.set(7, after(250), 0), Some(3));

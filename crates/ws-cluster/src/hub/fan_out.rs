@@ -1,5 +1,5 @@
-//! One round of writes to the clients whom messages are for: what is delivered at once goes out in one write to each, directly to
-//! its socket.
+//! One round of writes to many clients. Messages that are delivered together leave in one write for each client,
+//! directly to its socket.
 
 use std::sync::Arc;
 
@@ -9,14 +9,16 @@ use tokio::runtime::Handle;
 use crate::{hub::Client, message::client::Outgoing};
 use ws_cluster_core::Seq;
 
-/// Clients that are written to on the spot. The cluster's task does it, which has better things to do.
-const AT_ONCE: usize = 64;
+/// Maximum number of clients that the cluster's task itself writes to. A larger round would keep the task from its
+/// other work.
+const MAX_INLINE: usize = 64;
 
-/// Clients that one task writes to, and after how many it lets others run: some hundred microseconds of system calls.
+/// Number of clients that one task writes to, and number of writes after which it yields: some hundred microseconds of
+/// system calls.
 const CHUNK: usize = 1024;
-const TURN: usize = 64;
+const YIELD_AFTER: usize = 64;
 
-/// The clients to be written to, each of them once.
+/// The clients that the round writes to, each of them once.
 #[derive(Default)]
 pub(super) struct FanOut(Vec<Arc<Client>>);
 
@@ -28,9 +30,9 @@ impl FanOut {
         }
     }
 
-    /// Queues a client's position, in a frame that others share.
-    pub(super) fn tell(&mut self, client: &Arc<Client>, frame: &Bytes, seq: Seq) {
-        if client.tell(frame, seq) {
+    /// Queues a client's position, in a frame that clients share.
+    pub(super) fn add_position(&mut self, client: &Arc<Client>, frame: &Bytes, seq: Seq) {
+        if client.add_position(frame, seq) {
             self.0.push(client.clone());
         }
     }
@@ -39,19 +41,19 @@ impl FanOut {
         Self(std::mem::take(&mut self.0))
     }
 
-    /// Writes: to a few at once, to many in tasks of the server's runtime, which run side by side where there are
-    /// processors. What is delivered meanwhile joins what still waits.
+    /// Writes to a few clients at once, and to many in tasks of the server's runtime, in parallel if there are several
+    /// processors. Messages that are delivered meanwhile join those that still wait.
     pub(super) fn write(self, runtime: Option<&Handle>) {
         let Self(clients) = self;
-        let Some(runtime) = runtime.filter(|_| clients.len() > AT_ONCE) else {
+        let Some(runtime) = runtime.filter(|_| clients.len() > MAX_INLINE) else {
             return clients.iter().for_each(|client| client.queue.write());
         };
         let mut clients = clients.into_iter();
         while clients.len() > 0 {
             let chunk: Vec<_> = clients.by_ref().take(CHUNK).collect();
             runtime.spawn(async move {
-                for turn in chunk.chunks(TURN) {
-                    turn.iter().for_each(|client| client.queue.write());
+                for writes in chunk.chunks(YIELD_AFTER) {
+                    writes.iter().for_each(|client| client.queue.write());
                     tokio::task::yield_now().await;
                 }
             });

@@ -1,5 +1,5 @@
-//! The clients of a node by user, session, group and property, so that whom a message is for is found without looking
-//! at the rest.
+//! The clients of a node by user, session, group and property, so that the recipients of a message are found without a
+//! look at the other clients.
 
 use std::{
     borrow::Borrow,
@@ -17,20 +17,20 @@ use crate::{
 
 pub(super) struct Index {
     pub(super) clients: HashMap<u64, Arc<Client>>,
-    /// Nothing is delivered to them yet: they have to authenticate first, or are told what they missed. But they are
-    /// closed with the rest.
+    /// Clients to which nothing is delivered yet: they have to authenticate first, or they are sent what they missed. A
+    /// shutdown and orders close them like the others.
     pub(super) arriving: HashMap<u64, Arc<Client>>,
     users: Table,
     sessions: Table,
     groups: Groups<Arc<str>>,
     properties: Groups<(Arc<str>, Arc<str>)>,
-    /// Connections that are known by the id that their clients had before they came back.
+    /// The local ids of clients that came back, by the id that they had before.
     former: HashMap<ConnectionId, u64>,
-    /// Shut down: who still arrives is closed at once.
+    /// True if the node shuts down. A client that arrives is closed at once.
     pub(super) closed: bool,
 }
 
-/// The connections under each key; no key without one.
+/// The connections under each key. A key without connections is removed.
 type Groups<K> = HashMap<K, HashSet<u64>>;
 
 impl Default for Index {
@@ -49,7 +49,7 @@ impl Default for Index {
 }
 
 impl Index {
-    /// Calls `found` with the clients that a target selects; those it excepts may be among them.
+    /// Calls `found` with the clients that a target selects. Clients that the target excepts may be among them.
     pub(super) fn select(&self, target: &Target, mut found: impl FnMut(&Arc<Client>)) {
         match &target.selection {
             Selection::All | Selection::Registered => self.clients.values().for_each(found),
@@ -61,7 +61,8 @@ impl Index {
             Selection::Groups(names) => self.any(names, found),
             Selection::Session(id) => self.sessions.of(id).for_each(found),
             Selection::Connection(id) => {
-                // Where the number is another node's, the id of the client found is another one.
+                // If the id is of another node, the client found may have a different id. The target is matched again
+                // later.
                 let local = self.former.get(id).unwrap_or(&id.local);
                 self.clients.get(local).into_iter().for_each(found);
             }
@@ -71,7 +72,7 @@ impl Index {
         }
     }
 
-    /// The clients, arriving ones included, whom an order concerns.
+    /// Returns the clients that an order concerns, including arriving ones.
     pub(super) fn of<'a>(&'a self, subject: &'a Subject) -> impl Iterator<Item = &'a Arc<Client>> {
         let here = match subject {
             Subject::Session(id) => self.sessions.of(id),
@@ -83,7 +84,7 @@ impl Index {
         })
     }
 
-    /// The clients, arriving ones included, that have an id, or had it before they came back.
+    /// Returns the clients that have an id, or had it before they came back, including arriving ones.
     pub(super) fn known_as(&self, id: ConnectionId) -> impl Iterator<Item = &Arc<Client>> {
         let here = [Some(id.local), self.former.get(&id).copied()].into_iter().flatten();
         let here = here.filter_map(|local| self.clients.get(&local)).chain(self.arriving.values());
@@ -94,7 +95,7 @@ impl Index {
         locals.into_iter().flatten().filter_map(|local| self.clients.get(local))
     }
 
-    /// Calls `found` with the clients in any of the groups, with none of them twice.
+    /// Calls `found` once with each client in any of the groups.
     fn any(&self, names: &[String], found: impl FnMut(&Arc<Client>)) {
         match names {
             [name] => self.among(self.groups.get(name.as_str())).for_each(found),
@@ -113,7 +114,7 @@ impl Index {
         remove(&mut self.groups, group, local);
     }
 
-    /// Adds a client. Its names become those that are here already, where they are.
+    /// Adds a client. Texts in its membership are replaced by equal texts of the index, to share their memory.
     pub(super) fn add(&mut self, client: &Arc<Client>, membership: &mut Membership) {
         let local = client.id.local;
         if let Some(id) = membership.former() {
@@ -128,7 +129,7 @@ impl Index {
         }
     }
 
-    /// Removes a client, arriving or here.
+    /// Removes a client, arriving or not.
     pub(super) fn forget(&mut self, client: &Client) {
         let local = client.id.local;
         self.arriving.remove(&local);
@@ -160,7 +161,7 @@ impl Index {
     }
 }
 
-/// Adds a connection under a name, which becomes the very text of those who have the same.
+/// Adds a connection under a name, which is replaced by the equal text of the index, if there is one.
 fn share(groups: &mut Groups<Arc<str>>, name: &mut Arc<str>, local: u64) {
     if let Some((known, _)) = groups.get_key_value(name) {
         *name = known.clone();

@@ -1,4 +1,5 @@
-//! Who a client is, as targets see it. Nearly all connections are idle, so what most of them lack takes no room.
+//! What targets look at in a client: user, session, groups and properties. Nearly all connections are idle, so fields
+//! that most of them lack take no memory.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +13,7 @@ use crate::{
 };
 use ws_cluster_core::Seq;
 
-/// Who a client is.
+/// The user, session, groups and properties of a client.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) struct Membership {
     pub(crate) user: Option<Arc<str>>,
@@ -21,7 +22,7 @@ pub(crate) struct Membership {
     rare: Option<Box<Rare>>,
 }
 
-/// Values that the application keeps beside a connection. They say nothing about who it is.
+/// Values that the application keeps beside a connection. They are no part of its identity.
 #[derive(Clone, Default)]
 struct Data(http::Extensions);
 
@@ -38,48 +39,48 @@ struct Rare {
     properties: BTreeMap<Arc<str>, Value>,
     changes: Changes,
     since: Since,
-    /// Grows whenever something is taken away: what its client carried before is not valid any more.
+    /// Grows whenever something is taken away. Resume tokens with a lower version are not valid any more.
     version: u64,
-    /// The latest version that the other nodes were told of.
-    told: u64,
-    /// The client was not told of the latest change of what it carries.
-    untold: bool,
+    /// The latest version that was announced to the other nodes.
+    announced_version: u64,
+    /// True if the client's resume token does not have the latest change.
+    token_outdated: bool,
 }
 
-/// Behind which place it is what it is, if not since it began to keep its position: messages that are older are not
-/// replayed for that.
+/// The sequence numbers since which a client has its user, groups and properties, if not since it began to track its
+/// position. Older messages for them are not replayed to it.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Since {
-    /// That user, in that session; 0 if since it began.
+    /// Since when it has its user and session; 0 if since it began.
     pub(crate) user: Seq,
     pub(crate) groups: BTreeMap<Arc<str>, Seq>,
     pub(crate) properties: BTreeMap<Arc<str>, Seq>,
 }
 
-/// How handlers changed a membership that began as the authenticator says.
+/// The changes that handlers made to a membership, which began as the authenticator said.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Changes {
-    /// Groups that it was put into or taken out of, and which.
+    /// The groups that handlers changed: true if the client joined the group, false if it left.
     pub(crate) groups: BTreeMap<Arc<str>, bool>,
-    /// Properties that were set, and, as null, those that were removed.
+    /// The properties that handlers set. A removed property is null.
     pub(crate) properties: BTreeMap<Arc<str>, Value>,
 }
 
-/// What the authenticator gave a client when it was sealed, by hash: a name can be long, and whoever brings it back has it
-/// again or does not.
+/// The hashes of what the authenticator gave a client when its token was sealed. Hashes are enough, since names can be
+/// long and the token is only compared with what the authenticator gives now.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) enum Given {
-    /// In their order.
+    /// The sorted hashes.
     Each(Vec<u64>),
-    /// All of them together: for so many that they would take too much room.
+    /// One hash of all of them, if single hashes would take too much room.
     All(u64),
 }
 
-/// It cannot be told which of what a client is it was before.
+/// The error if it cannot be told which groups and properties a client had before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct GivenError;
 
-/// A few names, in their order.
+/// A few names in sorted order.
 #[derive(Clone, Default, PartialEq)]
 pub(crate) struct Names(Box<[Arc<str>]>);
 
@@ -97,17 +98,17 @@ impl Membership {
         own
     }
 
-    /// Returns the value of this type that the application keeps beside the connection.
+    /// Returns the value of type `T` that the application keeps beside the connection.
     pub(crate) fn data<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.rare.as_ref()?.data.0.get().cloned()
     }
 
-    /// Replaces that value.
+    /// Replaces the value of type `T` and returns the old one.
     pub(crate) fn set_data<T: Clone + Send + Sync + 'static>(&mut self, value: T) -> Option<T> {
         self.rare().data.0.insert(value)
     }
 
-    /// Takes over the values of the membership that this one replaces.
+    /// Takes the application's values from the membership that this one replaces.
     pub(crate) fn take_data(&mut self, before: &mut Self) {
         if let Some(rare) = before.rare.as_mut().filter(|rare| !rare.data.0.is_empty()) {
             self.rare().data = std::mem::take(&mut rare.data);
@@ -118,19 +119,19 @@ impl Membership {
         self.rare.get_or_insert_default()
     }
 
-    /// The id that it had before it came back: its own for all who name it, in place of the connection's.
+    /// Returns the id that the client had before it came back. Handlers and targets know it by this id.
     pub(crate) fn former(&self) -> Option<ConnectionId> {
         self.rare.as_ref()?.former
     }
 
-    /// Whether the client was not told of the latest change of what it carries.
-    pub(crate) fn is_untold(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.untold)
+    /// Returns true if the client's resume token does not have the latest change.
+    pub(crate) fn is_token_outdated(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.token_outdated)
     }
 
-    /// The client is told of it now.
-    pub(crate) fn take_untold(&mut self) {
-        self.rare.iter_mut().for_each(|rare| rare.untold = false);
+    /// Notes that the client gets a resume token with the latest change.
+    pub(crate) fn note_token_sent(&mut self) {
+        self.rare.iter_mut().for_each(|rare| rare.token_outdated = false);
     }
 
     pub(crate) fn property(&self, name: &str) -> Option<&Value> {
@@ -141,13 +142,13 @@ impl Membership {
         self.rare.iter().flat_map(|rare| &rare.properties)
     }
 
-    /// What handlers made of it.
+    /// Returns the changes that handlers made.
     pub(crate) fn changes(&self) -> Changes {
         self.rare.as_ref().map(|rare| rare.changes.clone()).unwrap_or_default()
     }
 
-    /// Makes it the one of the user that the client turned out to be. `at`: the last place that was delivered, for a client
-    /// that keeps its position and has begun.
+    /// Changes the membership to the one of the user that the client has authenticated as. `at`: the last sequence
+    /// number that was delivered, if the client tracks its position and deliveries to it have begun.
     pub(crate) fn identify(&mut self, of: Self, at: Option<Seq>) {
         let before = (self.groups.clone(), self.properties().map(clone_both).collect());
         self.user = of.user;
@@ -164,12 +165,12 @@ impl Membership {
         }
         self.note_since(before, at);
         self.rare().since.user = at.unwrap_or(0);
-        // What it carries is bound to its user.
-        self.rare().untold = true;
+        // The resume token is bound to the user.
+        self.rare().token_outdated = true;
     }
 
-    /// Replaces what the authenticator said before by what it says now. What handlers changed stays changed; what they
-    /// changed to what the authenticator says now is no change any more. `at` as for [`identify`](Self::identify).
+    /// Replaces what the authenticator said before by what it says now. The changes of handlers stay. A change that
+    /// agrees with the authenticator now is no change any more. `at` as for [`identify`](Self::identify).
     pub(crate) fn refresh(&mut self, of: Self, at: Option<Seq>) {
         let mut changes = self.changes();
         changes.groups.retain(|group, member| of.groups.contains(group) != *member);
@@ -185,24 +186,24 @@ impl Membership {
             }
         }
         let same = groups == self.groups && self.properties().eq(&properties);
-        // What a client carries is bound to its session, and says what the authenticator gave it.
-        let news = !same || self.session != of.session || changes != self.changes();
+        // The resume token is bound to the session, and contains what the authenticator gave.
+        let token_changes = !same || self.session != of.session || changes != self.changes();
         let before = (std::mem::replace(&mut self.groups, groups), self.properties().map(clone_both).collect());
         (self.user, self.session) = (of.user, of.session);
-        if self.rare.is_none() && properties.is_empty() && !news {
+        if self.rare.is_none() && properties.is_empty() && !token_changes {
             return;
         }
         let rare = self.rare();
         rare.properties = properties;
         rare.changes = changes;
-        rare.untold |= news;
+        rare.token_outdated |= token_changes;
         if !same {
             self.note_since(before, at);
         }
     }
 
-    /// Notes since when it is in groups that it was not in before, and has properties that it had not; and that what its
-    /// client carries is not valid any more if something is gone.
+    /// Notes since when the client has its new groups and properties. Raises the version if some are gone, since older
+    /// resume tokens are not valid then.
     fn note_since(&mut self, (groups, properties): (Names, BTreeMap<Arc<str>, Value>), at: Option<Seq>) {
         let new_groups: Vec<_> = self.groups.iter().filter(|group| !groups.contains(group)).cloned().collect();
         let new = self.properties().filter(|(name, value)| properties.get(*name) != Some(value));
@@ -220,9 +221,9 @@ impl Membership {
         }
     }
 
-    /// Makes it what handlers had made of it before the client came back. `at`: the last place that was delivered; what the
-    /// authenticator says now and did not say before is so since then.
-    /// Fails, and changes nothing, if that cannot be told.
+    /// Applies the changes that handlers made before the client came back. What the authenticator gives now and did not
+    /// give before counts since `at`, the last sequence number that was delivered. Fails, without a change, if the
+    /// difference cannot be told.
     pub(crate) fn resume(&mut self, state: ResumeState, at: Seq) -> Result<(), GivenError> {
         let ResumeState { id, changes, version, since, given, .. } = state;
         let given = given.known(self.given(&changes))?;
@@ -232,7 +233,7 @@ impl Membership {
         own.groups = groups.map(|group| (group.clone(), at)).collect();
         let properties = self.properties().filter(|(name, value)| !was(property_hash(name, value)));
         own.properties = properties.map(|(name, _)| (name.clone(), at)).collect();
-        // Something that the authenticator gave is gone: should it come again, it is new.
+        // Something that the authenticator gave is gone. If it comes back later, it counts as new.
         let same = self.groups.len() + self.properties().count() - own.groups.len() - own.properties.len();
         let fewer = given.len() > same;
 
@@ -240,7 +241,7 @@ impl Membership {
         for (group, member) in changes.groups {
             let changed = if member { self.groups.insert(group.clone()) } else { self.groups.take(&group).is_some() };
             own.groups.remove(&group);
-            // What is as the authenticator says by now is no change any more.
+            // A change that agrees with the authenticator now is no change any more.
             if changed {
                 self.rare().changes.groups.insert(group, member);
             }
@@ -252,7 +253,7 @@ impl Membership {
             }
             own.properties.remove(&name);
         }
-        // As before, but for what is new.
+        // Everything that is not new counts since the time in the token.
         let kept = since.groups.into_iter().filter(|(group, _)| self.groups.contains(group));
         kept.for_each(|(group, at)| {
             own.groups.entry(group).or_insert(at);
@@ -263,11 +264,11 @@ impl Membership {
         });
         let rare = self.rare();
         rare.since = own;
-        (rare.version, rare.told) = (version + u64::from(fewer), version);
+        (rare.version, rare.announced_version) = (version + u64::from(fewer), version);
         Ok(())
     }
 
-    /// The hashes of what the authenticator gave it and handlers did not change, in their order.
+    /// Returns the sorted hashes of what the authenticator gave and handlers did not change.
     fn given(&self, changes: &Changes) -> Vec<u64> {
         let groups = self.groups.iter().filter(|group| !changes.groups.contains_key(*group));
         let properties = self.properties().filter(|(name, _)| !changes.properties.contains_key(*name));
@@ -277,7 +278,7 @@ impl Membership {
         hashes
     }
 
-    /// The same for its own changes.
+    /// Returns the hashes of what the authenticator gave, as they stand in a resume token.
     pub(crate) fn given_now(&self) -> Given {
         Given::Each(match &self.rare {
             Some(rare) => self.given(&rare.changes),
@@ -285,13 +286,13 @@ impl Membership {
         })
     }
 
-    /// Puts it into a group. Whether it was not in it. `at`: the last place that was delivered, for a client that keeps its
-    /// position.
+    /// Adds the client to a group. Returns true if it was not in the group. `at`: the last sequence number that was
+    /// delivered, if the client tracks its position.
     pub(crate) fn join(&mut self, group: Arc<str>, at: Option<Seq>) -> bool {
         let new = self.groups.insert(group.clone());
         if new {
             self.rare().changes.note(group.clone(), true);
-            self.rare().untold = true;
+            self.rare().token_outdated = true;
             if let Some(at) = at {
                 self.rare().since.groups.insert(group, at);
             }
@@ -299,19 +300,19 @@ impl Membership {
         new
     }
 
-    /// Takes it out of a group. Whether it was in it.
+    /// Removes the client from a group. Returns true if it was in the group.
     pub(crate) fn leave(&mut self, group: &str) -> bool {
         let Some(group) = self.groups.take(group) else { return false };
         let rare = self.rare();
         rare.since.groups.remove(&group);
         rare.changes.note(group, false);
         rare.version += 1;
-        rare.untold = true;
+        rare.token_outdated = true;
         true
     }
 
-    /// Sets a property, or removes it where the value is null. `at`: the last place that was delivered, for a client that
-    /// keeps its position.
+    /// Sets a property, or removes it if `value` is null. `at`: the last sequence number that was delivered, if the
+    /// client tracks its position.
     pub(crate) fn set_property(&mut self, name: &str, value: Value, at: Option<Seq>) {
         let name: Arc<str> = name.into();
         let before = self.property(&name).unwrap_or(&Value::Null);
@@ -326,15 +327,15 @@ impl Membership {
         }
         rare.version += u64::from(taken);
         rare.changes.properties.insert(name, value);
-        rare.untold = true;
+        rare.token_outdated = true;
     }
 
-    /// Its client has to be told what it carries, although nothing of that has changed.
-    pub(crate) fn renew(&mut self) {
-        self.rare().untold = true;
+    /// Makes the client get a new resume token, although no group or property has changed.
+    pub(crate) fn outdate_token(&mut self) {
+        self.rare().token_outdated = true;
     }
 
-    /// Since when it is what it is.
+    /// Returns since when the client has its user, groups and properties.
     pub(crate) fn since(&self) -> Since {
         self.rare.as_ref().map(|rare| rare.since.clone()).unwrap_or_default()
     }
@@ -343,35 +344,37 @@ impl Membership {
         self.rare.as_ref().map_or(0, |rare| rare.version)
     }
 
-    /// Whether something was taken away that the other nodes were not told of.
-    pub(crate) fn is_taken_from(&self) -> bool {
-        self.rare.as_ref().is_some_and(|rare| rare.version > rare.told)
+    /// Returns true if something was taken away and the other nodes have not been told.
+    pub(crate) fn needs_revocation(&self) -> bool {
+        self.rare.as_ref().is_some_and(|rare| rare.version > rare.announced_version)
     }
 
-    /// The version from which on what its client carries is valid, if the other nodes were not told yet; they are now.
-    pub(crate) fn take_version(&mut self) -> Option<u64> {
-        let rare = self.rare.as_mut().filter(|rare| rare.version > rare.told)?;
-        rare.told = rare.version;
+    /// Returns the lowest valid version of the client's resume token if the other nodes have not been told, and notes
+    /// that they are told now.
+    pub(crate) fn take_revocation(&mut self) -> Option<u64> {
+        let rare = self.rare.as_mut().filter(|rare| rare.version > rare.announced_version)?;
+        rare.announced_version = rare.version;
         Some(rare.version)
     }
 
-    /// The place behind which it is this user, in this session.
+    /// Returns the sequence number after which the client has this user and session.
     pub(crate) fn user_since(&self) -> Seq {
         self.rare.as_ref().map_or(0, |rare| rare.since.user)
     }
 
-    /// The place behind which it is in a group that it is in.
+    /// Returns the sequence number after which the client is in the group. It has to be in the group.
     pub(crate) fn group_since(&self, name: &str) -> Seq {
         self.rare.as_ref().and_then(|rare| rare.since.groups.get(name).copied()).unwrap_or(0)
     }
 
-    /// The place behind which a property is what it is.
+    /// Returns the sequence number after which the property has its value.
     pub(crate) fn property_since(&self, name: &str) -> Seq {
         self.rare.as_ref().and_then(|rare| rare.since.properties.get(name).copied()).unwrap_or(0)
     }
 
-    /// Returns true if a message at `seq` that a target selects it for came while it was what the target names.
-    pub(crate) fn was_meant(&self, target: &Target, seq: Seq) -> bool {
+    /// Returns true if the client already had what `target` names when the message at `seq` came. The target must
+    /// select the client.
+    pub(crate) fn was_target_of(&self, target: &Target, seq: Seq) -> bool {
         let since = match &target.selection {
             Selection::All | Selection::Connection(_) => 0,
             Selection::Registered | Selection::Users(_) | Selection::Session(_) => self.user_since(),
@@ -394,18 +397,18 @@ impl Membership {
 }
 
 impl Given {
-    /// Most that are kept one by one.
-    const EACH: usize = 64;
+    /// Maximum number of hashes that are kept one by one.
+    const MAX_EACH: usize = 64;
 
-    /// The same in little room.
+    /// Replaces many hashes by one.
     pub(crate) fn short(self) -> Self {
         match self {
-            Self::Each(hashes) if hashes.len() > Self::EACH => Self::All(hash_all(&hashes)),
+            Self::Each(hashes) if hashes.len() > Self::MAX_EACH => Self::All(hash_all(&hashes)),
             given => given,
         }
     }
 
-    /// Each of them, where `now` is what the authenticator gives now.
+    /// Returns the single hashes. `now`: the hashes of what the authenticator gives now.
     fn known(self, now: Vec<u64>) -> Result<Vec<u64>, GivenError> {
         match self {
             Self::Each(hashes) => Ok(hashes),
@@ -415,7 +418,7 @@ impl Given {
     }
 }
 
-/// The first bytes of a SHA-256, the same on every node.
+/// Returns the first bytes of a SHA-256, which is the same on every node.
 fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
     let mut hash = Sha256::new();
     parts.into_iter().for_each(|part| hash.update(part));
@@ -459,7 +462,7 @@ impl Names {
         self.0.binary_search_by(|own| (**own).cmp(name))
     }
 
-    /// Whether it is new.
+    /// Adds a name. Returns true if it is new.
     fn insert(&mut self, name: Arc<str>) -> bool {
         let Err(place) = self.find(&name) else { return false };
         let (before, after) = self.0.split_at(place);
@@ -486,7 +489,7 @@ impl FromIterator<Arc<str>> for Names {
 }
 
 impl Changes {
-    /// A group was joined or left. What undoes an earlier change leaves none.
+    /// Notes that a group was joined or left. If that undoes an earlier change, both are forgotten.
     fn note(&mut self, group: Arc<str>, member: bool) {
         if self.groups.get(&group) == Some(&!member) {
             self.groups.remove(&group);

@@ -1,6 +1,6 @@
-//! Who is connected to this node, and what the cluster hands over for them. Finding them is in `index`, how many there
-//! may be in `admission`, what clients that come back are owed in `resume`; how a client's socket takes it is in
-//! [`SendQueue`](crate::send_queue::SendQueue).
+//! The clients of this node, and the delivery of the cluster's messages to them. `index` finds clients, `admission`
+//! counts connections, and `resume` handles clients that come back. [`SendQueue`](crate::send_queue::SendQueue) writes
+//! to a client's socket.
 
 use std::sync::{
     Arc,
@@ -47,53 +47,54 @@ use fan_out::FanOut;
 use index::Index;
 use resume::replay_log::ReplayLog;
 
-/// What clients are told when the node shuts down.
+/// The reason in the close frame when the node shuts down.
 const RESTART: &str = "the server restarts";
 
-/// What clients are told when the application closes them softly.
-const COME_AGAIN: &str = "authenticate anew";
+/// The reason in the close frame when the application wants clients to authenticate again.
+const AUTHENTICATE_AGAIN: &str = "authenticate anew";
 
 /// The clients of this node.
 pub(crate) struct Hub {
     node: NodeId,
-    /// Called with each order to close or refresh connections before they hear of it, so that the authenticator lets none
-    /// come back on what it remembers.
+    /// Called with each order to close or refresh connections before the connections are closed or refreshed. The
+    /// authenticator forgets what it has cached about them, so that no client comes back with it.
     revoked: Box<dyn Fn(&Subject) + Send + Sync>,
     next: AtomicU64,
-    /// The entry number of the client that comes in next. Grows under the write lock of `index` only.
+    /// The entry number of the next client that the hub begins to deliver to. Grows under the write lock of `index`
+    /// only.
     entered: AtomicU64,
-    /// Many read (deliveries), few write (comings, goings and changes of membership). A synchronous lock, held for
-    /// one fan-out over the clients a message is for and never across an await: whoever is welcomed during a fan-out
-    /// waits for its end, and so sees every later entry and, in its queue, in their order. Of several locks this one
-    /// comes first, then `fan_out`, then a client's own, then `replay_log`.
+    /// Deliveries read; connects, disconnects and changes of membership write. A synchronous lock, held for one fan-out
+    /// over the matching clients and never across an await. A client that joins during a fan-out waits for its end, and
+    /// so gets every later entry, in order. Lock order: this one, then `fan_out`, then a client's own, then
+    /// `replay_log`.
     index: RwLock<Index>,
-    /// What was delivered. It is appended to under a read lock of `index`, and only by the cluster's task, so that who
-    /// comes in, under the write lock, gets just what follows.
+    /// The entries that were delivered. Only the cluster's task appends, under a read lock of `index`. So a client that
+    /// joins under the write lock gets exactly the entries that follow.
     replay_log: Mutex<ReplayLog>,
-    /// Wakes those who wait for this node to come as far as they did.
+    /// Wakes the clients that wait for this node to reach their position.
     advanced: Notify,
-    /// The clients whom something was delivered to since the last write. A synchronous lock, taken by the cluster's task
-    /// alone but for messages beside the order, and held while a message is passed to whom it is for.
+    /// The clients that have got frames since the last write. A synchronous lock, held while a message is queued for
+    /// all matching clients. Only the cluster's task takes it, except for messages outside of the order.
     fan_out: Mutex<FanOut>,
-    /// The server's runtime, in which a fan-out to many is written. `None` in tests that write nothing.
+    /// The server's runtime, whose tasks write a fan-out to many clients. `None` in tests that write nothing.
     runtime: Option<Handle>,
     timers: CoarseTimers,
     closes: Closes,
-    /// Clients that are gone and still to be forgotten. A synchronous lock, under which no other is taken.
+    /// Clients that are gone and that the hub has to forget. A synchronous lock; no other lock is taken under it.
     gone: Mutex<Vec<Arc<Client>>>,
     admission: Arc<Admission>,
 }
 
-/// A client that the hub knows until it leaves, and counts until this is dropped. Dropped without having left, it is
-/// forgotten soon.
+/// A registered client. The hub knows it until it leaves, and counts it until this value is dropped. A client that has
+/// not left by then is forgotten soon after.
 pub(crate) struct Registration {
     hub: Arc<Hub>,
     client: Arc<Client>,
 }
 
 impl Hub {
-    /// `revoked` is called from the cluster's task with each order to close or refresh connections. It must not block or
-    /// panic.
+    /// Returns a hub without clients. The cluster's task calls `revoked` with each order to close or refresh
+    /// connections; it must not block or panic.
     pub(crate) fn new(node: NodeId, config: &Config, revoked: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
         Self {
             node,
@@ -128,16 +129,17 @@ impl Hub {
         &self.closes
     }
 
-    /// An id that no other connection has or had.
+    /// Returns an id that no other connection has or had.
     pub(crate) fn next_id(&self) -> ConnectionId {
         ConnectionId { node: self.node, local: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Knows the client from now on, and closes it with its session, without delivering to it yet. Its place among the
-    /// connections, which it was admitted to under its handshake's address, is given back with the registration.
+    /// Registers a client without delivering to it yet. From now on the client is closed with its session. The
+    /// registration takes over the slot to which the connection was admitted under its handshake's address, and gives
+    /// it back when dropped.
     ///
-    /// Fails if the client's session or user was closed or refreshed after `asked`, when the authenticator was asked who it
-    /// is.
+    /// Fails if the client's session or user was closed or refreshed after `asked`, the moment at which the
+    /// authenticator was asked about the client.
     pub(crate) fn arrive(
         self: &Arc<Self>,
         client: Arc<Client>,
@@ -147,7 +149,7 @@ impl Hub {
     ) -> Result<Registration, Stale> {
         let mut index = self.index.write();
         self.closes.check(asked, &membership)?;
-        slot.take().into_iter().for_each(Slot::hand_over);
+        slot.take().into_iter().for_each(Slot::transfer);
         {
             let mut present = client.membership_lock().write();
             membership.take_data(&mut present);
@@ -161,8 +163,8 @@ impl Hub {
         Ok(Registration { hub: self.clone(), client })
     }
 
-    /// Changes who a client is, after the authenticator was asked at `asked`. Fails as [`arrive`](Self::arrive) does, and
-    /// changes nothing then.
+    /// Changes who a client is, after the authenticator was asked at `asked`. Fails as [`arrive`](Self::arrive) does,
+    /// without a change.
     pub(crate) fn identify(
         &self,
         client: &Arc<Client>,
@@ -172,12 +174,12 @@ impl Hub {
     ) -> Result<(), Stale> {
         let mut index = self.index.write();
         self.closes.check(asked, &identity)?;
-        self.change_in(&mut index, client, |own, at| change(own, identity, at));
+        self.change_membership(&mut index, client, |own, at| change(own, identity, at));
         Ok(())
     }
 
-    /// Delivers to a client that has arrived from now on.
-    pub(crate) fn welcome(&self, client: &Client) {
+    /// Delivers to a registered client from now on.
+    pub(crate) fn begin_delivery(&self, client: &Client) {
         self.register(&mut self.index.write(), client);
     }
 
@@ -190,8 +192,8 @@ impl Hub {
         index.clients.insert(client.id.local, client);
     }
 
-    /// Gives a client what the authenticator, asked at `asked`, says of its session now. Fails as [`arrive`](Self::arrive)
-    /// does, and changes nothing then.
+    /// Gives a client what the authenticator, asked at `asked`, says of its session now. Fails as
+    /// [`arrive`](Self::arrive) does, without a change.
     pub(crate) fn refresh(&self, client: &Arc<Client>, identity: Membership, asked: Moment) -> Result<(), Stale> {
         let same = {
             let own = client.membership();
@@ -200,15 +202,17 @@ impl Hub {
             refreshed == *own
         };
         if same {
-            // Every recheck but few: nobody waits for it. A close of this very client has found it.
+            // Most rechecks change nothing, so they do not take the write lock. An order to close this client has found
+            // it in the index.
             return self.closes.check(asked, &identity);
         }
         self.identify(client, identity, asked, Membership::refresh)
     }
 
-    /// Changes who a client is. One that is not registered keeps the change to itself. `change` gets the last place that was
-    /// delivered if the client keeps its position, and has begun: since then it is what it becomes.
-    fn change_in<T>(
+    /// Changes the membership of a client. The index is left alone if the hub does not deliver to the client yet.
+    /// `change` gets the last sequence number that was delivered, if the client tracks its position and deliveries to
+    /// it have begun. The new membership counts since then.
+    fn change_membership<T>(
         &self,
         index: &mut Index,
         client: &Arc<Client>,
@@ -216,20 +220,20 @@ impl Hub {
     ) -> T {
         let mut own = client.membership_lock().write();
         if !client.is_registered() {
-            // What it missed may still be replayed to one that came back.
-            let at = own.former().and_then(|_| self.now_for(client));
+            // A client that came back may still get a replay of what it missed.
+            let at = own.former().and_then(|_| self.position_for(client));
             return change(&mut own, at);
         }
         let local = client.id.local;
         index.remove(local, &own);
-        let result = change(&mut own, self.now_for(client));
+        let result = change(&mut own, self.position_for(client));
         index.add(client, &mut own);
         result
     }
 
-    /// The last place that was delivered, for a client that keeps its position. Asked under the write lock of `index`, so
-    /// that all behind that place is delivered to what the client becomes.
-    fn now_for(&self, client: &Client) -> Option<Seq> {
+    /// Returns the last sequence number that was delivered, for a client that tracks its position. Called under the
+    /// write lock of `index`, so that every later entry is delivered to the changed client.
+    fn position_for(&self, client: &Client) -> Option<Seq> {
         client.keeps_position().then(|| self.position().seq)
     }
 
@@ -237,7 +241,7 @@ impl Hub {
         let mut index = self.index.write();
         let mut own = client.membership_lock().write();
         let group: Arc<str> = group.into();
-        let new = own.join(group.clone(), self.now_for(client));
+        let new = own.join(group.clone(), self.position_for(client));
         if new && client.is_registered() {
             index.join(client.id.local, group);
         }
@@ -254,12 +258,14 @@ impl Hub {
         old
     }
 
-    /// Sets a property, or removes it where the value is null.
+    /// Sets a property, or removes it if `value` is null.
     pub(crate) fn set_property(&self, client: &Arc<Client>, name: &str, value: Value) {
-        self.change_in(&mut self.index.write(), client, |membership, at| membership.set_property(name, value, at));
+        self.change_membership(&mut self.index.write(), client, |membership, at| {
+            membership.set_property(name, value, at)
+        });
     }
 
-    /// Closes every connection, those on the way in included.
+    /// Closes every connection, including those that have not joined yet.
     pub(crate) fn close(&self) {
         self.index.write().closed = true;
         self.close_all(CloseCode::Restart, RESTART);
@@ -270,7 +276,7 @@ impl Hub {
         index.clients.values().chain(index.arriving.values()).for_each(|client| client.queue.close(code, reason));
     }
 
-    /// Sends a message to those of the clients whom it is for, beside the cluster's order.
+    /// Sends a message to the matching clients, outside of the cluster's order.
     pub(crate) fn message(&self, target: &Target, message: &Outgoing<'_>) {
         self.fan_out_to(&self.index.read(), target, message, 0);
         self.write();
@@ -289,7 +295,7 @@ impl Hub {
         });
     }
 
-    /// Forgets those who are gone without having left.
+    /// Forgets the clients whose registrations were dropped.
     fn forget_gone(&self) {
         let gone = std::mem::take(&mut *self.gone.lock());
         if !gone.is_empty() {
@@ -298,7 +304,7 @@ impl Hub {
         }
     }
 
-    /// Wakes the connections whose time has come.
+    /// Wakes the connections whose timers are due.
     fn wake_due(&self) {
         let due = self.timers.due(Instant::now());
         if due.is_empty() {
@@ -306,7 +312,7 @@ impl Hub {
         }
         let index = self.index.read();
         let known = due.iter().filter_map(|local| index.clients.get(local).or_else(|| index.arriving.get(local)));
-        known.for_each(|client| client.queue.ring());
+        known.for_each(|client| client.queue.wake_for_timer());
     }
 }
 
@@ -316,8 +322,8 @@ impl DeliverySink for Hub {
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
             Ok(content) => Some(content),
             Err(error @ ContentError::Unknown) => {
-                // Of a later version. It means nothing to this one, and is in the order all the same.
-                tracing::debug!(%error, seq = place.seq, "an entry is passed over");
+                // The entry is of a later version. This version cannot read it, but its log position counts.
+                tracing::debug!(%error, seq = place.seq, "an entry of a later version is skipped");
                 None
             }
             Err(error) => {
@@ -330,9 +336,9 @@ impl DeliverySink for Hub {
             // Orders are never replayed.
             _ => None,
         };
-        // Orders name who is connected when they come; never repeated.
+        // An order concerns the clients that are connected when it comes, so a repeated order is ignored.
         let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
-        // The application's code, so no lock is held for it.
+        // The callback is the application's code, so no lock is held.
         order.iter().for_each(|subject| (self.revoked)(subject));
         let index = self.index.read();
         let since = self.replay_log.lock().append(place, publish, kept, size, repeated);
@@ -345,7 +351,7 @@ impl DeliverySink for Hub {
             }
             Some(Content::Close(close)) if order.is_some() => {
                 index.of(&close.subject).for_each(|client| match close {
-                    Close { reconnect: true, .. } => client.queue.close(CloseCode::Expired, COME_AGAIN),
+                    Close { reconnect: true, .. } => client.queue.close(CloseCode::Expired, AUTHENTICATE_AGAIN),
                     Close { subject: Subject::Session(_), .. } => client.dismiss("the session ended"),
                     Close { subject: Subject::User { .. }, .. } => client.dismiss("closed by the application"),
                 });
@@ -355,10 +361,10 @@ impl DeliverySink for Hub {
             }
             Some(Content::Revoked { connection, version }) => {
                 self.replay_log.lock().revoke(*connection, *version, place.seq);
-                // Whoever came back twice with the same is older than what was taken away.
+                // A client with a lower version resumed with an outdated token, on a second connection.
                 index.known_as(*connection).filter(|client| client.membership().version() < *version).for_each(
                     |client| {
-                        client.queue.close(CloseCode::TryAgainLater, "it came back on another connection");
+                        client.queue.close(CloseCode::TryAgainLater, "this client has resumed on another connection");
                     },
                 );
             }
@@ -380,7 +386,7 @@ impl DeliverySink for Hub {
     }
 
     fn write(&self) {
-        // Not under the lock: writing takes a system call for each client.
+        // The lock is released first, because writing takes a system call for each client.
         let fan_out = self.fan_out.lock().take();
         fan_out.write(self.runtime.as_ref());
     }
@@ -388,8 +394,8 @@ impl DeliverySink for Hub {
     fn tick(&self) {
         self.forget_gone();
         self.wake_due();
-        self.look_again();
-        self.tell_positions();
+        self.wake_waiting();
+        self.send_positions();
     }
 
     fn cut_off(&self) {
@@ -402,7 +408,7 @@ impl Registration {
         &self.client
     }
 
-    /// Forgets the client.
+    /// Makes the hub forget the client.
     pub(crate) fn leave(&self) {
         self.hub.index.write().forget(&self.client);
     }
@@ -411,8 +417,9 @@ impl Registration {
 impl Drop for Registration {
     fn drop(&mut self) {
         if !self.client.is_forgotten() {
-            // Nobody was told that it ends: its runtime does, perhaps under the hub's lock, since a parked connection that
-            // is woken then is dropped on the spot.
+            // The registration is dropped without a leave only if the runtime ends. That can happen under the hub's
+            // lock, because a parked connection that is woken then is dropped at once. So the client is only listed
+            // here.
             drop(self.client.queue.abandon());
             self.hub.gone.lock().push(self.client.clone());
         }

@@ -1,6 +1,6 @@
-//! Clients of the simulated nodes that keep their position, with the hub and the history of the real server between:
-//! they come, hop, are lost and come back, and whatever happens each sees the one order without a gap and nothing
-//! twice, or is told that it begins anew.
+//! Simulated clients that track their position, on the real hubs and histories of simulated nodes. They connect, change
+//! nodes, are lost and come back. Whatever happens, each of them sees the one order without a gap and without a repeat,
+//! or is told `reset`.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,58 +24,58 @@ use ws_cluster_core::{
     simulator::{Checks, Clients, PublishName, Random, search, storm_with_clients},
 };
 
-/// Clients of one world.
+/// Number of clients in one simulated world.
 const CLIENTS: usize = 3;
-/// How long a client waits for its node to come as far as it has come itself.
+/// How long a client waits for its node to reach the client's position.
 const RESUME_TIME: Duration = Duration::from_secs(10);
-/// Most messages that are replayed; few, so that it comes to resets.
+/// Maximum number of replayed messages. It is small, so that resets happen.
 const REPLAYED: usize = 40;
 
-/// The clients, and the hubs of the nodes that live.
-struct Crowd {
+/// The clients, and the hubs of the running nodes.
+struct SimulatedClients {
     config: Config,
     sealer: StateSealer,
     hubs: BTreeMap<usize, (NodeId, Arc<Hub>)>,
-    clients: Vec<Guest>,
-    /// Places at which there was nothing to deliver.
+    clients: Vec<SimulatedClient>,
+    /// Log positions that had nothing to deliver.
     empty: HashSet<(u64, NodeId, Seq)>,
     resumed: u64,
     resets: u64,
 }
 
-/// A client.
+/// One simulated client.
 #[derive(Default)]
-struct Guest {
+struct SimulatedClient {
     at: Option<Position>,
     connection: Option<Connection>,
-    /// What it has got since it began, and on this connection since ever.
+    /// What the client has got since it began, and what it has got on this connection.
     seen: HashSet<PublishId>,
     had: HashSet<PublishId>,
 }
 
-/// Its connection to the node at a place.
+/// The client's connection to the node with the index `place`.
 struct Connection {
     place: usize,
     client: Arc<Client>,
     _registration: Registration,
-    coming: Coming,
+    progress: Progress,
 }
 
-/// How far a client is that comes back.
-enum Coming {
+/// The progress of a client that comes back.
+enum Progress {
     Waits(Duration),
     CatchesUp { after: Seq, epoch: u64 },
-    Here,
+    Joined,
 }
 
-impl Crowd {
+impl SimulatedClients {
     fn new(log: &LogConfig) -> Self {
         let config = Config { log: log.clone(), ..Config::default() };
         Self {
             config,
             sealer: StateSealer::new("default", &[b"key".to_vec()]),
             hubs: BTreeMap::new(),
-            clients: std::iter::repeat_with(Guest::default).take(CLIENTS).collect(),
+            clients: std::iter::repeat_with(SimulatedClient::default).take(CLIENTS).collect(),
             empty: HashSet::new(),
             resumed: 0,
             resets: 0,
@@ -83,16 +83,16 @@ impl Crowd {
     }
 }
 
-impl Clients for Crowd {
+impl Clients for SimulatedClients {
     fn boot(&mut self, place: usize, id: NodeId) {
         self.hubs.insert(place, (id, Arc::new(Hub::new(id, &self.config, |_| {}))));
     }
 
     fn lose(&mut self, place: usize) {
         self.hubs.remove(&place);
-        for guest in &mut self.clients {
-            if guest.connection.as_ref().is_some_and(|connection| connection.place == place) {
-                guest.connection = None;
+        for client_state in &mut self.clients {
+            if client_state.connection.as_ref().is_some_and(|connection| connection.place == place) {
+                client_state.connection = None;
             }
         }
     }
@@ -125,37 +125,46 @@ impl Clients for Crowd {
     ) -> Result<(), String> {
         self.hubs.values().for_each(|(_, hub)| hub.tick());
         for number in 0..self.clients.len() {
-            let mut guest = std::mem::take(&mut self.clients[number]);
-            let before = self.read(&mut guest, checks);
-            self.act(&mut guest, now, rng, ready, calm);
-            let done = before.and_then(|()| self.read(&mut guest, checks));
-            self.clients[number] = guest;
+            let mut client_state = std::mem::take(&mut self.clients[number]);
+            let before = self.read(&mut client_state, checks);
+            self.act(&mut client_state, now, rng, ready, calm);
+            let done = before.and_then(|()| self.read(&mut client_state, checks));
+            self.clients[number] = client_state;
             done?;
         }
         Ok(())
     }
 
     fn is_settled(&self, end: Seq) -> bool {
-        let here = |guest: &Guest| guest.connection.as_ref().is_some_and(|one| matches!(one.coming, Coming::Here));
-        self.clients.iter().all(|guest| here(guest) && guest.at.is_some_and(|at| at.seq == end))
+        let here = |client_state: &SimulatedClient| {
+            client_state.connection.as_ref().is_some_and(|one| matches!(one.progress, Progress::Joined))
+        };
+        self.clients.iter().all(|client_state| here(client_state) && client_state.at.is_some_and(|at| at.seq == end))
     }
 }
 
-impl Crowd {
-    fn act(&mut self, guest: &mut Guest, now: Duration, rng: &mut Random, ready: &[usize], calm: bool) {
-        match &guest.connection {
+impl SimulatedClients {
+    fn act(
+        &mut self,
+        client_state: &mut SimulatedClient,
+        now: Duration,
+        rng: &mut Random,
+        ready: &[usize],
+        calm: bool,
+    ) {
+        match &client_state.connection {
             None if ready.is_empty() || rng.below(3) > 0 => {}
             None => {
                 let place = ready[rng.below(ready.len() as u64) as usize];
-                self.connect(guest, now, place);
+                self.connect(client_state, now, place);
             }
-            // Whatever was on its way to it is lost.
-            Some(_) if !calm && rng.below(20) == 0 => guest.connection = None,
-            Some(_) => self.come(guest, now, rng.below(2) == 0),
+            // Frames that were under way to the client are lost.
+            Some(_) if !calm && rng.below(20) == 0 => client_state.connection = None,
+            Some(_) => self.take_step(client_state, now, rng.below(2) == 0),
         }
     }
 
-    fn connect(&mut self, guest: &mut Guest, now: Duration, place: usize) {
+    fn connect(&mut self, client_state: &mut SimulatedClient, now: Duration, place: usize) {
         let Some((_, hub)) = self.hubs.get(&place) else { return };
         let request = http::Request::new(()).into_parts().0;
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
@@ -163,25 +172,25 @@ impl Crowd {
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
         let (guest_now, now_closed) = (Membership::of(Identity::guest()), hub.closes().now());
         let registration = hub.arrive(client.clone(), guest_now, &mut slot, now_closed);
-        let registration = registration.expect("nobody closes a guest");
-        let coming = match guest.at {
-            Some(_) => Coming::Waits(now),
+        let registration = registration.expect("a guest is never closed");
+        let progress = match client_state.at {
+            Some(_) => Progress::Waits(now),
             None => {
                 hub.begin(&client, &["new".into()], &self.sealer, 0);
-                Coming::Here
+                Progress::Joined
             }
         };
-        guest.had.clear();
-        guest.connection = Some(Connection { place, client, _registration: registration, coming });
+        client_state.had.clear();
+        client_state.connection = Some(Connection { place, client, _registration: registration, progress });
     }
 
-    /// Brings a client that comes back a step further, as [`recover`](crate::connection) does.
-    fn come(&mut self, guest: &mut Guest, now: Duration, pauses: bool) {
-        let (Some(connection), Some(position)) = (&mut guest.connection, guest.at) else { return };
+    /// Takes the next step for a client that comes back, as the join of [`resume`](super::resume) does.
+    fn take_step(&mut self, client_state: &mut SimulatedClient, now: Duration, pauses: bool) {
+        let (Some(connection), Some(position)) = (&mut client_state.connection, client_state.at) else { return };
         let Some((_, hub)) = self.hubs.get(&connection.place) else { return };
         let client = &connection.client;
         let mut lost = false;
-        if let Coming::Waits(since) = connection.coming {
+        if let Progress::Waits(since) = connection.progress {
             match hub.position_status(&position) {
                 (PositionStatus::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
                     Ok(missed) => {
@@ -189,7 +198,7 @@ impl Crowd {
                         client.begin_behind(position.seq);
                         client.begin(&first, position, "", 0);
                         missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
-                        connection.coming = Coming::CatchesUp { after: missed.until, epoch };
+                        connection.progress = Progress::CatchesUp { after: missed.until, epoch };
                         self.resumed += 1;
                         if pauses {
                             return;
@@ -201,13 +210,13 @@ impl Crowd {
                 (PositionStatus::Ahead | PositionStatus::Lost(_), _) => lost = true,
             }
         }
-        if let Coming::CatchesUp { after, epoch } = connection.coming {
+        if let Progress::CatchesUp { after, epoch } = connection.progress {
             match hub.catch_up(client, after, epoch) {
-                Ok(true) => connection.coming = Coming::Here,
+                Ok(true) => connection.progress = Progress::Joined,
                 Ok(false) => match hub.missed(client, after, epoch, REPLAYED) {
                     Ok(missed) => {
                         missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
-                        connection.coming = Coming::CatchesUp { after: missed.until, epoch };
+                        connection.progress = Progress::CatchesUp { after: missed.until, epoch };
                     }
                     Err(_) => lost = true,
                 },
@@ -216,13 +225,13 @@ impl Crowd {
         }
         if lost {
             hub.begin(client, &["reset".into(), "lost".into()], &self.sealer, 0);
-            connection.coming = Coming::Here;
+            connection.progress = Progress::Joined;
         }
     }
 
-    /// Reads what waits for a client, and judges it.
-    fn read(&mut self, guest: &mut Guest, checks: &Checks) -> Result<(), String> {
-        let Some(connection) = &guest.connection else { return Ok(()) };
+    /// Reads the frames that wait for a client, and checks them.
+    fn read(&mut self, client_state: &mut SimulatedClient, checks: &Checks) -> Result<(), String> {
+        let Some(connection) = &client_state.connection else { return Ok(()) };
         let client = connection.client.clone();
         let closed = client.queue.is_sealed();
         loop {
@@ -231,48 +240,55 @@ impl Crowd {
                 break;
             }
             for message in messages(&frames) {
-                self.judge(guest, &message, checks)?;
+                self.check(client_state, &message, checks)?;
             }
         }
         if closed {
-            guest.connection = None;
+            client_state.connection = None;
         }
         Ok(())
     }
 
-    fn judge(&mut self, guest: &mut Guest, message: &Value, checks: &Checks) -> Result<(), String> {
+    fn check(&mut self, client_state: &mut SimulatedClient, message: &Value, checks: &Checks) -> Result<(), String> {
         let at = message["at"].as_str().and_then(|text| text.parse::<Position>().ok());
         if message["action"] != "Server/position" {
             let (Some(at), Some(publish)) = (at, published(message)) else {
                 return Err("a message has no place".into());
             };
-            if !guest.seen.insert(publish) {
+            if !client_state.seen.insert(publish) {
                 return Err(format!("a client gets {} twice", PublishName(publish)));
             }
-            guest.had.insert(publish);
-            self.goes_on(guest, at, Some(publish), checks)?;
+            client_state.had.insert(publish);
+            self.check_continuity(client_state, at, Some(publish), checks)?;
         } else if message["details"][0] == "new" || message["details"][0] == "reset" {
             self.resets += u64::from(message["details"][0] == "reset");
-            guest.seen.clear();
+            client_state.seen.clear();
         } else if let Some(at) = at.filter(|_| message["details"][0] == "now") {
-            self.goes_on(guest, at, None, checks)?;
+            self.check_continuity(client_state, at, None, checks)?;
         }
-        guest.at = at.or(guest.at);
+        client_state.at = at.or(client_state.at);
         Ok(())
     }
 
-    /// A client goes on to a place: all between it and the last one is nothing, or it has had it.
-    fn goes_on(&self, guest: &Guest, at: Position, comes: Option<PublishId>, checks: &Checks) -> Result<(), String> {
-        let Some(last) = guest.at.filter(|last| last.seq > 0) else { return Ok(()) };
+    /// Checks that a client may continue at `at`: every entry between its last position and `at` had nothing to
+    /// deliver, or the client has had it.
+    fn check_continuity(
+        &self,
+        client_state: &SimulatedClient,
+        at: Position,
+        comes: Option<PublishId>,
+        checks: &Checks,
+    ) -> Result<(), String> {
+        let Some(last) = client_state.at.filter(|last| last.seq > 0) else { return Ok(()) };
         if at.seq <= last.seq {
             return Err(format!("a client goes from place {} to {}", last.seq, at.seq));
         }
         let mut place = place_of(&at);
         while place.2 > last.seq {
-            // Not known where a node began behind a snapshot: there is nothing more to compare.
+            // The predecessor is unknown if the node began after a snapshot. There is nothing more to compare.
             let Some((publish, before)) = checks.at(place) else { return Ok(()) };
             let comes = place.2 == at.seq && comes == Some(publish);
-            if !comes && !self.empty.contains(&place) && !guest.had.contains(&publish) {
+            if !comes && !self.empty.contains(&place) && !client_state.had.contains(&publish) {
                 return Err(format!(
                     "a client goes to place {} without {} at {}",
                     at.seq,
@@ -288,7 +304,7 @@ impl Crowd {
     }
 }
 
-/// What stands for a publish.
+/// Returns a message that names its publish.
 fn message(publish: PublishId) -> bytes::Bytes {
     let details = format!("[\"{}\",{}]", publish.origin, publish.counter);
     Content::Message { target: Target::all(), action: "published".into(), details: details.into() }.encode()
@@ -303,13 +319,13 @@ fn published(message: &Value) -> Option<PublishId> {
     Some(PublishId { origin: NodeId::from_bytes(origin), counter: message["details"][1].as_u64()? })
 }
 
-/// The place that a position means: simulated nodes have ids that fit into it.
+/// Returns the log position that a client's position stands for. The ids of simulated nodes fit into it without loss.
 fn place_of(position: &Position) -> (u64, NodeId, Seq) {
     let LogPosition { term, master, seq } = position.place();
     (term, master, seq)
 }
 
-/// The texts of a server's frames.
+/// Returns the texts of a server's frames.
 fn messages(mut frames: &[u8]) -> Vec<Value> {
     let mut messages = Vec::new();
     while let [first, size, rest @ ..] = frames {
@@ -318,7 +334,7 @@ fn messages(mut frames: &[u8]) -> Vec<Value> {
             size => (usize::from(*size), rest),
         };
         let (payload, behind) = rest.split_at(size);
-        // Close frames are of no interest here.
+        // Close frames are skipped.
         messages.extend((*first == 0x81).then(|| serde_json::from_slice(payload).expect("a message is JSON")));
         frames = behind;
     }
@@ -326,6 +342,6 @@ fn messages(mut frames: &[u8]) -> Vec<Value> {
 }
 
 #[test]
-fn clients_that_hop_see_one_order_or_are_told() {
-    search(1_000, |seed, story| storm_with_clients(seed, story, |log| Box::new(Crowd::new(log))));
+fn clients_that_change_nodes_see_one_order_or_a_reset() {
+    search(1_000, |seed, story| storm_with_clients(seed, story, |log| Box::new(SimulatedClients::new(log))));
 }

@@ -1,5 +1,5 @@
-//! Clients by a name that few of them share, as their user's or their session's. It holds the clients alone, since each
-//! of them knows its name: with one name for nearly every client, names would be most of the index.
+//! Clients by a name that few of them share, such as the id of their user or session. The table holds no names, because
+//! each client knows its own. With one name for nearly every client, names would be most of the index.
 
 use std::{
     hash::{BuildHasher, RandomState},
@@ -12,7 +12,7 @@ use crate::hub::{Client, Membership};
 
 pub(super) struct Table {
     clients: HashTable<Arc<Client>>,
-    /// The name in a membership; every client that is here has one.
+    /// Reads the name from a membership. Every client in the table has one.
     name: fn(&Membership) -> Option<&Arc<str>>,
     hasher: RandomState,
 }
@@ -22,14 +22,14 @@ impl Table {
         Self { clients: HashTable::new(), name, hasher: RandomState::new() }
     }
 
-    /// The clients of a name.
+    /// Returns the clients with a name.
     pub(super) fn of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a Arc<Client>> {
         let same = self.clients.iter_hash(self.hasher.hash_one(name));
         same.filter(move |client| (self.name)(&client.membership()).is_some_and(|own| **own == *name))
     }
 
-    /// Adds a client under the name that it has in its membership, which the caller holds. It becomes the very text of
-    /// those who have the same.
+    /// Adds a client under the name in its membership, which the caller has locked. The name is replaced by an equal
+    /// text of another client, to share its memory.
     pub(super) fn add(&mut self, client: &Arc<Client>, name: &mut Arc<str>) {
         let known = self.of(name).find_map(|other| (self.name)(&other.membership()).cloned());
         if let Some(known) = known {

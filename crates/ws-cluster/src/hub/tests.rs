@@ -1,4 +1,4 @@
-//! The hub with clients that have no socket: who gets what, and what it keeps.
+//! The hub with clients that have no socket: which client gets which message, and what the hub keeps.
 
 use serde_json::json;
 
@@ -15,7 +15,7 @@ const NODE: NodeId = NodeId::from_bytes([7; 16]);
 struct Node {
     hub: Arc<Hub>,
     sealer: StateSealer,
-    /// The next entry's number in its publisher's count, and its place.
+    /// The counter of the next publish, and the sequence number of the next entry.
     next: std::cell::Cell<(u64, Seq)>,
 }
 
@@ -41,11 +41,11 @@ impl Node {
 
     fn connect(&self, identity: Identity) -> (Arc<Client>, Registration) {
         let (client, registration) = self.arrive(identity, false);
-        self.hub.welcome(&client);
+        self.hub.begin_delivery(&client);
         (client, registration)
     }
 
-    /// One that keeps its position, from now on.
+    /// Connects a client that tracks its position from now on.
     fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
         let (client, registration) = self.arrive(identity, true);
         self.hub.begin(&client, &["new".into()], &self.sealer, 0);
@@ -53,7 +53,7 @@ impl Node {
         (client, registration)
     }
 
-    /// Delivers the next entry.
+    /// Delivers the next publish at the next log position.
     fn deliver(&self, target: Target) -> PublishId {
         let (counter, seq) = self.next.get();
         self.next.set((counter + 1, seq));
@@ -62,7 +62,7 @@ impl Node {
         publish
     }
 
-    /// Delivers an entry at the next place.
+    /// Delivers a publish at the next log position.
     fn place(&self, publish: PublishId, target: Target, repeated: bool) {
         self.place_content(publish, Content::Message { target, action: "x".into(), details: "[]".into() }, repeated);
     }
@@ -89,19 +89,19 @@ impl Node {
     }
 }
 
-/// How many messages wait.
+/// Returns the number of messages that wait.
 fn waiting(client: &Client) -> usize {
     client.queue.take().len() / br#"..{"action":"x","details":[]}"#.len()
 }
 
-/// What waits, as text without the frames' heads.
+/// Returns the frames that wait as text, without their heads.
 fn said(client: &Client) -> String {
     let bytes = client.queue.take();
     String::from_utf8_lossy(&bytes).chars().filter(|one| (' '..='~').contains(one)).collect()
 }
 
 #[test]
-fn a_target_of_several_reaches_each_connection_once() {
+fn a_target_of_several_groups_reaches_each_connection_once() {
     let node = Node::new();
     let (both, _both) = node.connect(Identity::user("ann").groups(["a", "b"]));
     let (one, _one) = node.connect(Identity::user("bob").groups(["b"]));
@@ -143,10 +143,10 @@ fn the_index_follows_membership_and_keeps_nothing() {
     let (_, registration) = node.connect(Identity::user("ann").groups(["a"]));
     drop(registration);
     hub.tick();
-    assert!(hub.index.read().is_empty(), "one that went without a word");
+    assert!(hub.index.read().is_empty(), "a client whose registration was dropped");
 }
 
-/// What a client carries that nothing was changed of.
+/// Returns the state of a client of which nothing was changed.
 fn state(id: ConnectionId, version: u64) -> ResumeState {
     let given = crate::hub::membership::Given::Each(Vec::new());
     let (changes, since) = Default::default();
@@ -154,7 +154,7 @@ fn state(id: ConnectionId, version: u64) -> ResumeState {
 }
 
 #[test]
-fn what_was_taken_away_is_not_brought_back() {
+fn a_revoked_token_gives_nothing_back() {
     let node = Node::new();
     let id = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
     let (fork, _fork) = node.arrive(Identity::guest(), true);
@@ -163,7 +163,7 @@ fn what_was_taken_away_is_not_brought_back() {
     let (other, _other) = node.arrive(Identity::guest(), true);
     assert_eq!(node.hub.resume(&other, state(ConnectionId { local: 2, ..id }, 2)), Ok(()));
     node.content(Content::Revoked { connection: id, version: 3 });
-    assert!(fork.queue.is_sealed(), "a second one that came with the same");
+    assert!(fork.queue.is_sealed(), "a second connection with the same token");
     assert!(!other.queue.is_sealed());
     let (client, _client) = node.arrive(Identity::guest(), true);
     assert!(node.hub.resume(&client, state(id, 2)).is_err());
@@ -173,7 +173,7 @@ fn what_was_taken_away_is_not_brought_back() {
 }
 
 #[test]
-fn nothing_is_replayed_that_is_older_than_what_it_is_for() {
+fn messages_older_than_a_membership_are_not_replayed() {
     let node = Node::new();
     let (ann, registration) = node.track(Identity::guest().groups(["given"]).property("colour", "red"));
     node.deliver(Target::group("room"));
@@ -200,7 +200,7 @@ fn nothing_is_replayed_that_is_older_than_what_it_is_for() {
         let missed = node.hub.missed(&ann, after, epoch, 10).ok().unwrap();
         missed.messages.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
     };
-    // Up to 4 it was a guest outside of the room, and of the new group nobody was told before.
+    // Up to 4 the client was a guest outside of the room. Earlier messages of the new group are not for it.
     assert_eq!(missed(0), [4, 5, 6]);
     node.deliver(Target::groups(["new"]));
     node.deliver(Target::property("page", "7"));
@@ -209,7 +209,7 @@ fn nothing_is_replayed_that_is_older_than_what_it_is_for() {
 }
 
 #[test]
-fn many_groups_are_told_apart_as_long_as_they_are_the_same() {
+fn many_groups_can_be_compared_only_if_they_are_the_same() {
     let node = Node::new();
     let identity = |count| Identity::user("ann").groups((0..count).map(|number| format!("group {number}")));
     let (ann, _first) = node.track(identity(300));
@@ -229,12 +229,12 @@ fn a_client_that_came_back_is_known_by_its_former_id() {
     let (other, _other) = node.connect(Identity::guest());
     let (client, registration) = node.arrive(Identity::guest(), false);
     assert_eq!(node.hub.resume(&client, state(former, 0)), Ok(()));
-    node.hub.welcome(&client);
+    node.hub.begin_delivery(&client);
     node.deliver(Target::connection(former));
     assert_eq!([waiting(&other), waiting(&client)], [0, 1]);
     node.deliver(Target::all().except_connection(former));
     assert_eq!([waiting(&other), waiting(&client)], [1, 0]);
-    // Another node's connection of the same number as one of this node's.
+    // A connection of another node with the same local id as one of this node.
     node.deliver(Target::connection(ConnectionId { node: former.node, local: other.id.local + 1 }));
     assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
     drop(registration);
@@ -243,11 +243,11 @@ fn a_client_that_came_back_is_known_by_its_former_id() {
 }
 
 #[test]
-fn a_session_that_is_closed_takes_those_along_who_are_on_their_way_in() {
+fn a_closed_session_also_closes_arriving_clients() {
     a_close_of_s_reaches_all(Node::new());
 }
 
-/// Its `forget` panics.
+/// An authenticator whose `forget` panics.
 struct Forgetful;
 
 #[async_trait::async_trait]
@@ -266,7 +266,7 @@ impl Authenticator for Forgetful {
 }
 
 #[test]
-fn an_authenticator_that_panics_keeps_nobody_from_being_closed() {
+fn an_authenticator_that_panics_does_not_prevent_a_close() {
     a_close_of_s_reaches_all(Node::with(|subject| crate::connection::forget(&Forgetful, subject)));
 }
 
@@ -283,7 +283,7 @@ fn a_close_of_s_reaches_all(node: Node) {
 }
 
 #[test]
-fn a_repeated_message_reaches_only_who_came_after_it_was_cut() {
+fn a_repeated_message_reaches_only_clients_that_came_after_the_cut() {
     let node = Node::new();
     let (old, _old) = node.connect(Identity::guest());
     let publish = node.deliver(Target::all());
@@ -293,16 +293,16 @@ fn a_repeated_message_reaches_only_who_came_after_it_was_cut() {
     node.deliver(Target::all());
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [2, 1, 1]);
     node.place(publish, Target::all(), true);
-    // Between was there when it came for the first time, but after it: it was not meant.
+    // `between` came after the first delivery of the message, so the message was not for it.
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 1]);
-    // Once more: all have had it now.
+    // By now every client has had the message.
     node.cut(1);
     node.place(publish, Target::all(), true);
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 0]);
 }
 
 #[test]
-fn who_got_what_was_cut_is_told_to_begin_anew() {
+fn clients_that_got_cut_entries_are_reset() {
     let node = Node::new();
     let (ann, _ann) = node.track(Identity::user("ann"));
     let (bob, _bob) = node.track(Identity::user("bob"));
@@ -311,21 +311,21 @@ fn who_got_what_was_cut_is_told_to_begin_anew() {
     node.deliver(Target::user("bob"));
     [&ann, &bob, &plain].iter().for_each(|client| drop(client.queue.take()));
     node.cut(1);
-    assert_eq!(said(&ann), "", "it got nothing of what was cut");
+    assert_eq!(said(&ann), "", "this client got none of the cut entries");
     let reset = r#""details":["reset","the order of messages was cut by a failover"],"at":"#;
     assert!(said(&bob).contains(reset));
-    // One that came in the middle of what is cut has a part of it only.
+    // A client that began inside the part that is cut has only a part of it.
     node.deliver(Target::all());
     let (carl, _carl) = node.track(Identity::user("carl"));
     node.deliver(Target::all());
     node.cut(1);
     assert!(said(&bob).contains(reset) && !said(&carl).contains(reset));
     assert!(carl.queue.is_sealed());
-    assert!(!said(&plain).contains("reset"), "it knows no positions");
+    assert!(!said(&plain).contains("reset"), "this client does not track its position");
 }
 
 #[test]
-fn quiet_clients_are_told_their_position_now_and_then() {
+fn quiet_clients_are_told_their_position() {
     let node = Node::new();
     let (ann, _ann) = node.track(Identity::user("ann"));
     let (bob, _bob) = node.track(Identity::user("bob"));
@@ -333,18 +333,18 @@ fn quiet_clients_are_told_their_position_now_and_then() {
     node.deliver(Target::user("bob"));
     said(&bob);
     node.hub.tick();
-    assert_eq!(said(&ann), "", "not so soon");
-    node.hub.replay_log.lock().tell_at_once();
+    assert_eq!(said(&ann), "", "the interval is not over");
+    node.hub.replay_log.lock().send_positions_at_once();
     node.hub.tick();
     assert!(said(&ann).contains(r#"{"action":"Server/position","details":["now"],"at":"#));
-    assert_eq!(said(&bob), "", "it knows");
-    node.hub.replay_log.lock().tell_at_once();
+    assert_eq!(said(&bob), "", "its position is up to date");
+    node.hub.replay_log.lock().send_positions_at_once();
     node.hub.tick();
-    assert_eq!(said(&ann), "", "nothing is new");
+    assert_eq!(said(&ann), "", "no entry was delivered since");
 }
 
 #[test]
-fn what_was_missed_comes_before_what_comes() {
+fn missed_messages_come_before_new_ones() {
     let node = Node::new();
     node.deliver(Target::all());
     node.deliver(Target::user("bob"));

@@ -1,29 +1,30 @@
-//! How a connection ended, in 32 bits: there are as many of these as there are connections.
+//! The end of a connection in 32 bits, since there are as many ends as there are connections.
 
 use parking_lot::Mutex;
 
-/// How a connection ended: what its first close frame says, of whichever side.
+/// The code and the reason of a connection's first close frame, from either side.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) code: u16,
     pub(crate) reason: Box<str>,
 }
 
-/// The reasons that this program gives, in their order of use. There is no room for them in each connection.
+/// The reasons that this program gives, in the order of their first use. One connection has no room for a text.
 static REASONS: Mutex<Vec<Box<str>>> = Mutex::new(Vec::new());
 
-/// More reasons than this program has. Beyond, a reason reads as none.
-const MOST_REASONS: usize = 256;
+/// Maximum number of reasons, which is more than this program has. Any further reason is kept as an empty one.
+const MAX_REASONS: usize = 256;
 
 impl End {
-    /// Without a close frame.
+    /// The code of a connection that ended without a close frame.
     pub(super) const LOST: u32 = 1006;
 
-    /// In 32 bits. A reason that a client or an application made up would be kept for ever, so it is left out.
+    /// Packs the end into 32 bits. Callers leave out a reason that a client or an application made up, because reasons
+    /// are never freed.
     pub(super) fn pack(code: u16, reason: &'static str) -> u32 {
         let mut reasons = REASONS.lock();
         let known = reasons.iter().position(|known| **known == *reason).or_else(|| {
-            let new = !reason.is_empty() && reasons.len() < MOST_REASONS;
+            let new = !reason.is_empty() && reasons.len() < MAX_REASONS;
             new.then(|| {
                 reasons.push(reason.into());
                 reasons.len() - 1
@@ -38,7 +39,8 @@ impl End {
         Self { code: packed as u16, reason: reason.unwrap_or_default() }
     }
 
-    /// What a close frame that is formatted says. It is short, so its payload begins with the third byte.
+    /// Reads the code and the reason of an encoded close frame. The frame is short, so its payload begins at the third
+    /// byte.
     pub(crate) fn of(close: &[u8]) -> Self {
         match close.get(2..) {
             Some([high, low, reason @ ..]) => {

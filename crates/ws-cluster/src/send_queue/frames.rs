@@ -1,5 +1,5 @@
-//! What waits for one client: frames in order, how many bytes may wait, and how long the socket has taken none. Pure but
-//! for the clock.
+//! The frames that wait for one client: their order, the limit on their bytes, and for how long the socket has taken
+//! none. Pure except for the clock.
 
 use std::sync::OnceLock;
 
@@ -9,64 +9,65 @@ use tokio::time::Instant;
 use super::end::End;
 use crate::{CloseCode, ws::frame};
 
-/// Most bytes that are joined for one write. More would not save system calls: a socket takes about as much.
-pub(super) const JOIN: usize = 64 * 1024;
+/// Maximum size of one joined write, in bytes. A larger write would save no system calls, because a socket takes about
+/// this much at a time.
+pub(super) const MAX_JOINED: usize = 64 * 1024;
 
-/// How many times the limit may wait while the socket takes bytes or had no chance to take any yet: what comes at once
-/// says nothing about the client.
+/// Number of times that the limit may wait while the socket takes bytes or has had no chance to take any. A burst says
+/// nothing about how fast the client reads.
 pub(super) const BURST: usize = 8;
 
 /// The unit of the times below, in milliseconds.
 const TICK: u128 = 50;
 
-/// How long the socket takes nothing before a client over its limit reads too slowly, in ticks.
+/// Ticks for which the socket has to take nothing before a client over its limit counts as too slow.
 const STALL: u8 = 20;
 
-/// Most of the time between two looks at a stalled socket that counts, in ticks: if this process stood still, the time
-/// says nothing about the client.
-const LOOK: u8 = 5;
+/// Maximum number of ticks that count between two attempts to write to a stalled socket. A longer time may mean that
+/// this process stood still, which says nothing about the client.
+const MAX_GAP: u8 = 5;
 
-/// The frames that wait, in the order in which they came. Numbers of bytes have 32 bits, and what the socket and the
-/// sleeper note is kept here as well: there are as many of these as there are connections.
+/// The frames that wait, in the order in which they came. Byte counts have 32 bits, and the flags of the socket and the
+/// sleeper are in this struct too, because each connection has one.
 #[derive(Default)]
 pub(super) struct Frames {
-    /// First come, first out; but mostly all of them at once.
+    /// A plain vector: frames leave in the order in which they came, but mostly all of them at once.
     frames: Vec<Bytes>,
-    /// Most bytes that may wait for a socket that takes none. A frame that finds nothing waiting is taken whatever its
-    /// size. Once sealed, how the connection ended ([`End::pack`]).
+    /// Maximum number of bytes that may wait for a socket that takes none. An empty queue takes a frame of any size.
+    /// Once the queue is sealed, this field holds how the connection ended ([`End::pack`]).
     limit: u32,
-    /// Bytes that the socket has not taken, those in the task's hands included.
+    /// Bytes that the socket has not taken, including those that the connection's task has taken from the queue.
     waiting: u32,
-    /// The tick in which the socket was last seen to take nothing more; 0 if it took everything.
-    refused: u8,
-    /// For how many ticks the socket has taken nothing.
+    /// The tick in which the socket last took nothing more; 0 if it took everything.
+    refused_at: u8,
+    /// Number of ticks for which the socket has taken nothing.
     stalled: u8,
-    /// A close frame is the last of `frames`, or has been taken already.
+    /// True if a close frame is the last of `frames` or has been taken already.
     sealed: bool,
-    /// A part of the first frame is written.
-    begun: bool,
-    /// The socket takes nothing more: the task waits for it.
+    /// True if a part of the first frame is written.
+    partly_written: bool,
+    /// True if the socket takes nothing more. The task waits for it.
     pub(super) blocked: bool,
-    /// The socket failed. The task finds out.
+    /// True if the socket failed. The task finds out why.
     pub(super) failed: bool,
-    /// A fan-out has noted the client, to write what waits.
-    pub(super) noted: bool,
-    /// Its timer went off.
-    pub(super) rung: bool,
+    /// True if a fan-out has listed the client and will write what waits.
+    pub(super) listed: bool,
+    /// True if the connection's timer has fired.
+    pub(super) timer_fired: bool,
 }
 
 impl Frames {
-    /// Returns a queue with the most bytes that may wait; a limit above 2 GiB counts as that.
+    /// Returns a queue in which at most `limit` bytes may wait. A limit above 2 GiB counts as 2 GiB.
     pub(super) fn new(limit: usize) -> Self {
         Self { limit: limit.min(i32::MAX as usize) as u32, ..Self::default() }
     }
 
-    /// Returns a queue that takes nothing, of a connection that ended without a close frame.
+    /// Returns a queue that takes nothing, for a connection that ended without a close frame.
     pub(super) fn abandoned() -> Self {
         Self { sealed: true, limit: End::LOST, ..Self::default() }
     }
 
-    /// Returns how the connection ended, if it has: one without a close frame is lost.
+    /// Returns how the connection ended. Without a close frame it counts as lost.
     pub(super) fn end(&self) -> End {
         End::unpack(if self.sealed { self.limit } else { End::LOST })
     }
@@ -84,13 +85,13 @@ impl Frames {
         self.waiting as usize
     }
 
-    /// Returns true if frames of this size together leave half of the room to others, or are dropped anyway.
+    /// Returns true if `size` more bytes leave half of the queue to other frames, or would be dropped anyway.
     pub(super) fn leaves_half(&self, size: usize) -> bool {
         self.sealed || self.waiting as usize + size <= self.limit as usize / 2
     }
 
-    /// Adds a frame. If it does not fit and the socket, which `write` gives what waits, takes nothing, the connection is
-    /// closed as too slow.
+    /// Adds a frame. If the frame does not fit, `write` gives the socket what waits. If the socket takes nothing, the
+    /// connection is closed as too slow.
     pub(super) fn add(&mut self, frame: Bytes, write: impl FnOnce(&mut Self)) {
         if self.sealed || self.failed {
             return;
@@ -98,14 +99,15 @@ impl Frames {
         if self.makes_room(frame.len(), write) {
             self.push(frame);
         } else {
-            // It cannot be told what it misses, and it could not read it: only the close frame is left to send.
+            // The client could not read a message about what it misses, so only the close frame is left to send.
             self.drop_frames();
             let reason = "reads too slowly";
             self.seal(frame::close(CloseCode::TooSlow, reason), reason);
         }
     }
 
-    /// Adds a last message and the close frame. The message is sent even if it takes the place of what waits before it.
+    /// Adds a last message and the close frame. If the message does not fit, it takes the place of the frames before
+    /// it.
     pub(super) fn close_after(
         &mut self,
         last: Bytes,
@@ -120,7 +122,7 @@ impl Frames {
         self.seal(close, reason);
     }
 
-    /// Returns true if so many bytes more may wait, after the socket was given what waits if that is too much.
+    /// Returns true if `size` more bytes may wait. If they are too many, `write` gives the socket what waits first.
     fn makes_room(&mut self, size: usize, write: impl FnOnce(&mut Self)) -> bool {
         if self.waiting == 0 || self.fits(size) {
             return true;
@@ -129,35 +131,35 @@ impl Frames {
         if self.waiting == 0 || self.fits(size) {
             return true;
         }
-        if self.refused > 0 {
-            self.refuses(false);
+        if self.refused_at > 0 {
+            self.note_refusal(false);
         }
         self.stalled < STALL && self.waiting as usize + size <= self.limit as usize * BURST
     }
 
-    /// The socket took bytes.
-    pub(super) fn takes(&mut self) {
-        (self.refused, self.stalled) = (0, 0);
+    /// Ends a stall, because the socket took bytes.
+    pub(super) fn end_stall(&mut self) {
+        (self.refused_at, self.stalled) = (0, 0);
     }
 
-    /// The socket takes nothing more. `took`: it took some bytes before.
-    pub(super) fn refuses(&mut self, took: bool) {
+    /// Notes that the socket takes nothing more. `took`: it took some bytes before that.
+    pub(super) fn note_refusal(&mut self, took: bool) {
         let now = tick();
-        if !took && self.refused > 0 {
-            self.stalled = self.stalled.saturating_add(now.wrapping_sub(self.refused).min(LOOK));
+        if !took && self.refused_at > 0 {
+            self.stalled = self.stalled.saturating_add(now.wrapping_sub(self.refused_at).min(MAX_GAP));
         } else {
             self.stalled = 0;
         }
-        self.refused = now;
+        self.refused_at = now;
     }
 
-    /// Whether so many bytes more may wait.
+    /// Returns true if `size` more bytes may wait.
     fn fits(&self, size: usize) -> bool {
         self.waiting as usize + size <= self.limit as usize
     }
 
     fn push(&mut self, frame: Bytes) {
-        // No message is nearly as long.
+        // The cast loses nothing: every frame is far shorter than 4 GiB.
         self.waiting += frame.len() as u32;
         self.frames.push(frame);
     }
@@ -168,21 +170,21 @@ impl Frames {
         self.sealed = true;
     }
 
-    /// Drops what waits, but for the rest of a frame that the client has seen the beginning of.
+    /// Drops the frames that wait, except for the rest of a frame that is partly written.
     fn drop_frames(&mut self) {
-        let dropped = self.frames.drain(usize::from(self.begun)..);
+        let dropped = self.frames.drain(usize::from(self.partly_written)..);
         self.waiting -= dropped.map(|frame| frame.len() as u32).sum::<u32>();
         self.frames.shrink_to_fit();
     }
 
-    /// Returns what to write next: one frame as it is shared, or several joined. Empty if nothing waits. It counts as
-    /// waiting until [`took`](Self::took).
+    /// Returns what to write next: one shared frame, or several joined, or nothing if the queue is empty. The bytes
+    /// count as waiting until [`took`](Self::took).
     pub(super) fn take(&mut self) -> Bytes {
         let taken = match joinable(&self.frames) {
             0 => Bytes::new(),
             1 => self.frames.remove(0),
             count => {
-                let mut joined = BytesMut::with_capacity(JOIN.min(self.waiting as usize));
+                let mut joined = BytesMut::with_capacity(MAX_JOINED.min(self.waiting as usize));
                 self.frames.drain(..count).for_each(|frame| joined.extend_from_slice(&frame));
                 joined.freeze()
             }
@@ -191,24 +193,24 @@ impl Frames {
         taken
     }
 
-    /// The stream took `size` bytes of what was [taken](Self::take).
+    /// Notes that the stream took `size` bytes of what [`take`](Self::take) returned.
     pub(super) fn took(&mut self, size: usize) {
         self.waiting -= size as u32;
-        self.takes();
+        self.end_stall();
     }
 
-    /// Returns the first frames, as many as are worth being joined for one write.
+    /// Returns the first frames, as many as are joined for one write.
     pub(super) fn first(&self) -> &[Bytes] {
         &self.frames[..joinable(&self.frames)]
     }
 
-    /// The socket took the first `size` bytes of [`first`](Self::first).
+    /// Removes the first `size` bytes of [`first`](Self::first), which the socket took.
     pub(super) fn advance(&mut self, size: usize) {
         self.waiting -= size as u32;
-        self.begun = advance(&mut self.frames, size);
+        self.partly_written = advance(&mut self.frames, size);
     }
 
-    /// Gives back the room that frames needed: an idle connection does without.
+    /// Frees the memory of the empty vector, so that an idle connection has none.
     pub(super) fn shrink(&mut self) {
         if self.frames.is_empty() {
             self.frames = Vec::new();
@@ -216,25 +218,25 @@ impl Frames {
     }
 }
 
-/// The number of the present tick, never 0. They begin anew after some seconds, which makes a stall seem shorter at
-/// most.
+/// Returns the number of the present tick, which is never 0. The numbers repeat after some seconds. At worst a stall
+/// then seems shorter.
 fn tick() -> u8 {
     static START: OnceLock<Instant> = OnceLock::new();
     let start = START.get_or_init(Instant::now);
     ((start.elapsed().as_millis() / TICK) as u8).max(1)
 }
 
-/// How many of the first frames are worth being joined for one write.
+/// Returns how many of the first frames are joined for one write.
 fn joinable(frames: &[Bytes]) -> usize {
     let mut size = 0;
     let fits = |frame: &&Bytes| {
         size += frame.len();
-        size <= JOIN
+        size <= MAX_JOINED
     };
     frames.iter().take_while(fits).count().max(frames.len().min(1))
 }
 
-/// Drops the first `size` bytes. Whether a part of a frame was among them.
+/// Drops the first `size` bytes. Returns true if they end inside a frame.
 fn advance(frames: &mut Vec<Bytes>, mut size: usize) -> bool {
     let fits = |frame: &&Bytes| {
         let whole = frame.len() <= size;

@@ -1,5 +1,6 @@
-//! What waits for one client: shared frames in order, bounded in bytes, ended by at most one close frame. Over a TCP
-//! socket whoever delivers writes it as well; only what the socket does not take is left to the connection's task.
+//! The send queue of one client: shared frames in order, with a limit in bytes, and at most one close frame at the end.
+//! Over TCP the fan-out writes to the socket as well, so the connection's task only writes what the socket did not
+//! take.
 
 use std::{
     future::poll_fn,
@@ -24,36 +25,37 @@ pub(crate) use sleeper::Parked;
 
 /// The frames that one client's socket has not taken yet.
 ///
-/// The hub adds from the cluster's task, handlers push from anywhere; the socket is written to by the hub's fan-out and
-/// by the connection's own task. A synchronous lock, held for a few instructions or one system call that does not wait,
-/// and never across an await. When it is full the connection is closed; when it is sealed, what is pushed is dropped.
-pub(crate) struct SendQueue(Mutex<State>);
+/// The hub adds frames from the cluster's task, and handlers push frames from any task. The hub's fan-out and the
+/// connection's own task write to the socket. The synchronous lock is held for a few instructions or for one system
+/// call that does not wait, and never across an await. A queue that is full closes the connection. A queue that is
+/// sealed drops what is pushed.
+pub(crate) struct SendQueue(Mutex<QueueState>);
 
 #[derive(Default)]
-struct State {
+struct QueueState {
     frames: Frames,
-    /// Where whoever delivers may write.
+    /// The socket, if the fan-out may write to it.
     socket: SharedSocket,
     sleeper: Sleeper,
 }
 
 impl SendQueue {
-    /// With the most bytes that may wait; a limit above 2 GiB counts as that.
+    /// Returns a queue in which at most `limit` bytes may wait. A limit above 2 GiB counts as 2 GiB.
     pub(crate) fn new(limit: usize) -> Self {
-        Self(Mutex::new(State { frames: Frames::new(limit), ..State::default() }))
+        Self(Mutex::new(QueueState { frames: Frames::new(limit), ..QueueState::default() }))
     }
 
-    /// Lets whoever delivers write to the socket.
+    /// Lets the fan-out write to the socket.
     pub(crate) fn attach(&self, socket: TcpStream) {
         self.0.lock().socket = SharedSocket::new(socket);
     }
 
-    /// Reads from the socket that was attached.
+    /// Reads from the attached socket.
     pub(crate) fn poll_read(&self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.0.lock().socket.poll_read(cx, buffer)
     }
 
-    /// Writes what waits to the socket that was attached. Ready where nothing is left.
+    /// Writes what waits to the attached socket. Ready if nothing is left.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
         state.frames.blocked = false;
@@ -63,46 +65,46 @@ impl SendQueue {
         Poll::Ready(Ok(()))
     }
 
-    /// Tells the client that nothing more comes.
+    /// Shuts down the writing half of the socket.
     pub(crate) fn poll_shut_down(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().socket.poll_shut_down(cx)
     }
 
-    /// Adds a frame, to be written by the connection's task. Closes the connection as too slow if the frame does not fit
-    /// and the socket takes nothing.
+    /// Adds a frame for the connection's task to write. Closes the connection as too slow if the frame does not fit and
+    /// the socket takes nothing.
     pub(crate) fn push(&self, frame: Bytes) {
         let mut state = self.0.lock();
         state.add(frame);
         wake(state);
     }
 
-    /// Adds a frame that is written at the end of a fan-out. Returns true if the fan-out has to note the client for that.
+    /// Adds a frame for a fan-out to write when it ends. Returns true if the fan-out has to list the client for that.
     pub(crate) fn add(&self, frame: Bytes) -> bool {
         let mut state = self.0.lock();
         state.add(frame);
-        let new = !std::mem::replace(&mut state.frames.noted, true);
+        let new = !std::mem::replace(&mut state.frames.listed, true);
         if state.frames.is_sealed() {
-            // It ends, and that is its own affair.
+            // The connection's task ends the connection.
             wake(state);
         }
         new
     }
 
-    /// Writes what the fan-outs added, as far as the socket takes it; the rest is the task's.
+    /// Writes the frames of the fan-outs, as far as the socket takes them. The connection's task writes the rest.
     pub(crate) fn write(&self) {
         let mut state = self.0.lock();
-        state.frames.noted = false;
+        state.frames.listed = false;
         if state.frames.blocked && !state.frames.failed {
             return;
         }
         let written = state.write();
-        // A connection that ends is the task's as well.
+        // The connection's task also ends the connection.
         if !matches!(written, Ok(true)) || state.frames.is_sealed() {
             wake(state);
         }
     }
 
-    /// Adds the close frame, the last one. The first close counts.
+    /// Adds the close frame, which is the last frame. Only the first close counts.
     pub(crate) fn close(&self, code: CloseCode, reason: &'static str) {
         let mut state = self.0.lock();
         if !state.frames.is_sealed() {
@@ -111,18 +113,19 @@ impl SendQueue {
         }
     }
 
-    /// The same after a last message, which is sent even where it takes what waits before it.
+    /// Adds a last message and the close frame. If the message does not fit, it takes the place of the frames before
+    /// it.
     pub(crate) fn close_after(&self, last: Bytes, code: CloseCode, reason: &'static str) {
         let mut state = self.0.lock();
         if state.frames.is_sealed() {
             return;
         }
-        let State { frames, socket, .. } = &mut *state;
+        let QueueState { frames, socket, .. } = &mut *state;
         frames.close_after(last, frame::close(code, reason), reason, |frames| drop(socket.write(frames)));
         wake(state);
     }
 
-    /// Adds a close frame that is formatted already, whose reason the caller keeps.
+    /// Adds an encoded close frame. The queue does not keep its reason; the caller does.
     pub(crate) fn seal(&self, close: Bytes) {
         let mut state = self.0.lock();
         if !state.frames.is_sealed() {
@@ -131,102 +134,103 @@ impl SendQueue {
         }
     }
 
-    /// Takes nothing more: the socket is done with. What was in here, with the socket, is the caller's to drop.
+    /// Makes the queue take nothing more and returns what was in it, including the socket, for the caller to drop.
     pub(crate) fn abandon(&self) -> Self {
-        let abandoned = State { frames: Frames::abandoned(), ..State::default() };
+        let abandoned = QueueState { frames: Frames::abandoned(), ..QueueState::default() };
         Self(Mutex::new(std::mem::replace(&mut *self.0.lock(), abandoned)))
     }
 
-    /// How the connection ended, if it has: one without a close frame is lost.
+    /// Returns how the connection ended. Without a close frame it counts as lost.
     pub(crate) fn end(&self) -> End {
         self.0.lock().frames.end()
     }
 
-    /// Whether a close frame was added.
+    /// Returns true if a close frame was added.
     pub(crate) fn is_sealed(&self) -> bool {
         self.0.lock().frames.is_sealed()
     }
 
-    /// Whether the socket, or the task, has taken everything.
+    /// Returns true if the socket or the task has taken everything.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.lock().frames.is_empty()
     }
 
-    /// What to write next: one frame as it is shared, or several joined. Empty where nothing waits. It counts as
-    /// waiting until [`written`](Self::written).
+    /// Returns what to write next: one shared frame, or several joined, or nothing if the queue is empty. The bytes
+    /// count as waiting until [`written`](Self::written).
     pub(crate) fn take(&self) -> Bytes {
         self.0.lock().frames.take()
     }
 
-    /// The stream took the first `size` bytes of `taken`.
+    /// Notes that the stream took the first `size` bytes of `taken`, and removes them from it.
     pub(crate) fn written(&self, taken: &mut Bytes, size: usize) {
         taken.advance(size);
         self.0.lock().frames.took(size);
     }
 
-    /// Bytes that the socket has not taken yet.
+    /// Returns the number of bytes that the socket has not taken yet.
     pub(crate) fn waiting(&self) -> usize {
         self.0.lock().frames.waiting()
     }
 
-    /// The stream takes nothing more for now.
-    pub(crate) fn refused(&self) {
-        self.0.lock().frames.refuses(false);
+    /// Notes that the stream takes nothing more for now.
+    pub(crate) fn note_refusal(&self) {
+        self.0.lock().frames.note_refusal(false);
     }
 
-    /// Returns true if a frame of this size leaves half of the room to others, or has all of it, or is dropped anyway.
+    /// Returns true if a frame of this size fits into half of the queue, if the queue is empty, or if the frame would
+    /// be dropped anyway.
     pub(crate) fn has_room(&self, size: usize) -> bool {
         self.fits(size) || self.0.lock().frames.waiting() == 0
     }
 
-    /// Returns true if frames of this size together leave half of the room to others, or are dropped anyway.
+    /// Returns true if `size` more bytes leave half of the queue to other frames, or would be dropped anyway.
     pub(crate) fn fits(&self, size: usize) -> bool {
         self.0.lock().frames.leaves_half(size)
     }
 
-    /// Resolves once the queue [has room](Self::has_room). For the connection's own task only, which asks again whenever
-    /// the socket took something.
+    /// Resolves once the queue [has room](Self::has_room). It registers no waker: only the connection's own task may
+    /// await it, because that task polls again whenever the socket has taken something.
     pub(crate) async fn until_room(&self, size: usize) {
         poll_fn(|_| if self.has_room(size) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    /// Wakes the task, since a time has come.
-    pub(crate) fn ring(&self) {
+    /// Wakes the connection for its timer.
+    pub(crate) fn wake_for_timer(&self) {
         let mut state = self.0.lock();
-        state.frames.rung = true;
+        state.frames.timer_fired = true;
         wake(state);
     }
 
-    /// Wakes the connection, since its socket has something to read.
+    /// Wakes the connection, because its socket has something to read.
     pub(crate) fn wake(&self) {
         wake(self.0.lock());
     }
 
-    /// The task is awake: nobody has to wake it. Whether its timer went off.
-    pub(crate) fn awake(&self) -> bool {
+    /// Notes that the task is awake and needs no wake-up. Returns true if its timer has fired.
+    pub(crate) fn note_awake(&self) -> bool {
         let mut state = self.0.lock();
         state.sleeper = Sleeper::default();
-        std::mem::take(&mut state.frames.rung)
+        std::mem::take(&mut state.frames.timer_fired)
     }
 
-    /// The task goes to sleep until it is woken, unless there is something to do. `writes`: it waits for the socket to
-    /// take more; `closes`: it knows of the seal.
+    /// Notes the task's waker, unless there is something to do. Returns true if the task may sleep. `writes`: the task
+    /// waits for the socket to take more. `closes`: it knows that the queue is sealed.
     pub(crate) fn sleep(&self, cx: &mut Context<'_>, writes: bool, closes: bool) -> bool {
         let mut state = self.0.lock();
         let frames = &state.frames;
-        if !writes && !frames.is_empty() || frames.rung || frames.failed || frames.is_sealed() && !closes {
+        if !writes && !frames.is_empty() || frames.timer_fired || frames.failed || frames.is_sealed() && !closes {
             return false;
         }
         state.sleeper = Sleeper::Task(cx.waker().clone());
         true
     }
 
-    /// Parks a connection until it is woken, by `waker` if its socket has something to read. Gives the connection back if
-    /// there is something to do.
+    /// Parks a connection until something wakes it. `waker` wakes it if its socket has something to read. Returns the
+    /// connection if there is something to do.
     pub(crate) fn park<C: Parked + 'static>(&self, connection: Box<C>, waker: &Waker) -> Option<Box<C>> {
         let mut state = self.0.lock();
         let frames = &state.frames;
-        let busy = !frames.is_empty() || frames.rung || frames.failed || frames.is_sealed();
+        let busy = !frames.is_empty() || frames.timer_fired || frames.failed || frames.is_sealed();
         if busy || !state.socket.wakes_when_readable(waker) {
             return Some(connection);
         }
@@ -240,10 +244,10 @@ impl SendQueue {
     }
 }
 
-impl State {
+impl QueueState {
     fn add(&mut self, frame: Bytes) {
         let Self { frames, socket, .. } = self;
-        // A failure is the task's to find out.
+        // The connection's task handles a failure.
         frames.add(frame, |frames| drop(socket.write(frames)));
     }
 
@@ -253,8 +257,9 @@ impl State {
     }
 }
 
-/// Wakes whoever sleeps; beyond the lock, since a connection that is woken while its runtime ends is dropped on the spot.
-fn wake(mut state: MutexGuard<'_, State>) {
+/// Wakes the task or the parked connection. The lock is released first: if the runtime is ending, a connection that is
+/// woken is dropped here.
+fn wake(mut state: MutexGuard<'_, QueueState>) {
     let sleeper = std::mem::take(&mut state.sleeper);
     drop(state);
     sleeper.wake();
@@ -267,12 +272,12 @@ mod tests {
     use tokio::{io::AsyncReadExt, time::advance};
 
     use super::{
-        frames::{BURST, JOIN},
+        frames::{BURST, MAX_JOINED},
         *,
     };
 
     #[test]
-    fn what_waits_is_joined_in_order() {
+    fn waiting_frames_are_joined_in_order() {
         let queue = SendQueue::new(100);
         assert!(queue.take().is_empty());
         queue.push(Bytes::from_static(b"one "));
@@ -294,13 +299,13 @@ mod tests {
     fn a_large_frame_is_not_joined() {
         let queue = SendQueue::new(1024 * 1024);
         queue.push(Bytes::from_static(b"small"));
-        queue.push(vec![b'x'; JOIN].into());
+        queue.push(vec![b'x'; MAX_JOINED].into());
         assert_eq!(queue.take(), "small");
-        assert_eq!(queue.take().len(), JOIN);
+        assert_eq!(queue.take().len(), MAX_JOINED);
     }
 
     #[test]
-    fn past_the_limit_only_the_close_frame_is_left() {
+    fn beyond_the_limit_only_the_close_frame_is_left() {
         let queue = SendQueue::new(10);
         queue.push(Bytes::from_static(b"12345678"));
         let mut taken = queue.take();
@@ -324,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_at_once_is_bounded_but_no_sign_of_a_slow_client() {
+    fn a_burst_is_bounded_but_is_no_sign_of_a_slow_client() {
         let queue = SendQueue::new(10);
         for _ in 0..BURST {
             queue.push(vec![0; 10].into());
@@ -339,16 +344,16 @@ mod tests {
         let queue = SendQueue::new(10);
         queue.push(vec![0; 10].into());
         let mut taken = queue.take();
-        queue.refused();
+        queue.note_refusal();
         for _ in 0..10 {
-            // It takes a little now and then.
+            // The socket takes a little now and then.
             advance(Duration::from_millis(900)).await;
             queue.written(&mut taken, 1);
-            queue.refused();
+            queue.note_refusal();
             queue.push(vec![0; 1].into());
             assert!(!queue.is_sealed());
         }
-        // The process stood still: that is no fault of the client's.
+        // This process stood still, which says nothing about the client.
         advance(Duration::from_secs(5)).await;
         queue.push(vec![0; 1].into());
         assert!(!queue.is_sealed());
@@ -360,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn a_last_message_takes_nothing_of_a_burst_along() {
+    fn a_last_message_does_not_remove_a_burst() {
         let queue = SendQueue::new(10);
         queue.push(vec![b'x'; 30].into());
         queue.close_after(Bytes::from_static(b"last"), CloseCode::Normal, "");
@@ -399,7 +404,7 @@ mod tests {
             queue.seal(Bytes::from_static(answer));
             assert_eq!(queue.end(), said);
         }
-        // The reason of a client is not kept here.
+        // A client's reason is not kept.
         let queue = SendQueue::new(100);
         queue.seal(Bytes::from_static(b"\x88\x05\x03\xe9bye"));
         assert_eq!(queue.end(), end(1001, ""));

@@ -1,18 +1,18 @@
-//! Who is woken when there is something to do that is not the hub's.
+//! The task or the parked connection that is woken if there is something to do outside of the fan-out.
 
 use std::task::Waker;
 
-/// A connection without a task, which its queue keeps until something wakes it.
+/// A connection without a task. Its queue keeps it until something wakes it.
 pub(crate) trait Parked: Send {
-    /// Gives it a task again.
+    /// Gives the connection a task again.
     fn unpark(self: Box<Self>);
 }
 
 pub(super) enum Sleeper {
-    /// The connection's task, which sleeps.
+    /// The waker of the connection's task, which sleeps.
     Task(Waker),
-    /// The connection, which is parked without a task; nobody if its task is awake. In two boxes, since a pointer of one
-    /// word makes each queue smaller by one.
+    /// The connection that is parked without a task, or `None` if its task is awake. Two boxes make a pointer of one
+    /// word, which saves a word for each queue.
     Parked(Option<Box<Box<dyn Parked>>>),
 }
 

@@ -1,4 +1,4 @@
-//! A TCP socket that several write to: whoever delivers, on the spot, and the connection's task what is left.
+//! A TCP socket with two writers: the fan-out writes first, and the connection's task writes what is left.
 
 use std::{
     cell::RefCell,
@@ -16,11 +16,12 @@ use tokio::{
 use super::frames::Frames;
 
 thread_local! {
-    /// Where frames are joined for a write to a socket: one for each thread, not for each connection.
+    /// The buffer in which frames are joined for a write. There is one for each thread instead of one for each
+    /// connection.
     static JOINED: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The socket of one client, under the lock of its queue. Without one the task writes, to a stream of its own.
+/// The socket of one client, under the lock of its queue. If it is `None`, the task writes to a stream of its own.
 #[derive(Default)]
 pub(super) struct SharedSocket(Option<TcpStream>);
 
@@ -50,10 +51,11 @@ impl SharedSocket {
         }
     }
 
-    /// Lets `waker` be woken once there is something to read. Returns false if there is already, or no socket.
+    /// Registers `waker` to be woken once there is something to read. Returns false if there is something already, or
+    /// no socket.
     pub(super) fn wakes_when_readable(&self, waker: &Waker) -> bool {
         let Some(socket) = &self.0 else { return false };
-        // Out of turn: it must not wake itself here.
+        // Tokio's cooperative budget is off here: if it ran out, the poll would wake the connection at once.
         let readable = pin!(unconstrained(std::future::poll_fn(|cx| socket.poll_read_ready(cx))));
         readable.poll(&mut Context::from_waker(waker)).is_pending()
     }
@@ -86,7 +88,7 @@ impl SharedSocket {
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     frames.blocked = true;
-                    frames.refuses(took);
+                    frames.note_refusal(took);
                     return Ok(false);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -96,7 +98,7 @@ impl SharedSocket {
                 }
             }
         }
-        frames.takes();
+        frames.end_stall();
         frames.shrink();
         Ok(true)
     }

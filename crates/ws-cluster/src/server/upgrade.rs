@@ -114,16 +114,16 @@ impl Server {
         handshake.keep(self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
         if asked.is_none() {
-            client.speak(self.0.dialect);
+            client.set_dialect(self.0.dialect);
         }
         let mut slot = Some(slot);
         let mut attempt = 1;
-        let (registration, expires, welcome) = loop {
+        let (registration, expires, may_join) = loop {
             let identity = answer.identity.map_err(|_| busy("sessions cannot be looked up"))?.unwrap_or_default();
-            let (expires, welcome) = (identity.expires, identity.user.is_some() || self.context().guests);
+            let (expires, may_join) = (identity.expires, identity.user.is_some() || self.context().guests);
             // Known to the hub before its socket is there, so that no order to close a session falls between the two.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
-                Ok(registration) => break (registration, expires, welcome),
+                Ok(registration) => break (registration, expires, may_join),
                 // What was read before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
@@ -132,14 +132,14 @@ impl Server {
                 Err(Stale) => return Err(busy("sessions change too fast to be looked up").into()),
             }
         };
-        if welcome && asked.is_none() {
-            self.hub().welcome(&client);
+        if may_join && asked.is_none() {
+            self.hub().begin_delivery(&client);
         }
         if !self.status().ready {
             // Lost meanwhile, and the clients with it: this one was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
-        Ok(Accepted { registration, expires, welcome, asked })
+        Ok(Accepted { registration, expires, may_join, asked })
     }
 }
 

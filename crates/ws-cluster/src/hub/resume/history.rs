@@ -1,6 +1,6 @@
-//! What this node delivered lately, for clients that come back: where a position stands in it, and what a client
-//! missed behind it. Pure. It follows the core's log (which holds the same bytes) through the core's outputs, and adds
-//! an index by whom an entry was for, so that a client's return costs what the client missed, not what there was.
+//! The entries that this node delivered lately, for clients that come back: the status of a position, and what a client
+//! missed after it. Pure. It follows the core's log, which holds the same bytes, through the core's outputs. It adds an
+//! index by topic, so that a resume costs what the client missed, not what was delivered.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::RandomState},
@@ -18,81 +18,81 @@ use crate::{
 };
 use ws_cluster_core::{Lineage, LogPosition, PublishId, Seq, Span};
 
-/// Candidates that are looked at for each message that may be replayed: several targets can name one entry, and
-/// exceptions take some away.
+/// Number of candidates that are looked at for each message that may be replayed. Several topics can list one entry,
+/// and a target's exceptions exclude some.
 const CANDIDATES: usize = 4;
 
-/// Why a position is in no order any more.
-const PASSED: &str = "the order of messages went on without it, after a failover";
+/// The reason for a reset if a position is no longer in the order.
+const PASSED: &str = "a failover has changed the order of messages since";
 
-/// Connections whose lowest valid versions are known. Each takes about 100 bytes.
-const REVOKED: usize = 65_536;
+/// Maximum number of connections whose lowest valid versions are entry. Each takes about 100 bytes.
+const MAX_REVOKED: usize = 65_536;
 
-/// Topics under which one entry is listed; each takes about as much memory as a short entry.
-const TOPICS: usize = 16;
+/// Maximum number of topics under which one entry is listed. Each takes about as much memory as a short entry.
+const MAX_TOPICS: usize = 16;
 
 pub(crate) struct History {
-    /// The last place that is no longer held.
+    /// The last sequence number that is no longer held.
     base: Seq,
-    /// The entries after it.
-    entries: VecDeque<Kept>,
+    /// The entries after `base`.
+    entries: VecDeque<HistoryEntry>,
     lineage: Lineage,
-    /// The places of what was for a topic, oldest first. By hash, since whom an entry is for is looked at again
-    /// before it is replayed.
+    /// The sequence numbers of the entries for a topic, oldest first. The key is a hash, because the target is checked
+    /// again before a replay.
     index: HashMap<u64, VecDeque<Seq>>,
     hasher: RandomState,
     revoked: ValidVersions,
-    /// Grows with every cut and restart: who reads in pieces sees that they belong together.
+    /// Grows with every cut and restart, so that a caller that reads in pieces notices one in between.
     epoch: u64,
 }
 
-/// From which version on it is valid what clients carry, for those from whom something was taken away.
+/// The lowest valid versions of resume tokens, for clients that lost a group or property.
 #[derive(Default)]
 struct ValidVersions {
     lowest: HashMap<ConnectionId, (u64, Seq)>,
-    /// The places at which this was told, oldest first.
+    /// The sequence numbers at which revocations came, oldest first.
     order: VecDeque<(Seq, ConnectionId)>,
-    /// What was told up to here may be forgotten, or was never known.
+    /// Revocations up to this sequence number may be forgotten, or were never known.
     floor: Seq,
 }
 
-struct Kept {
+struct HistoryEntry {
     publish: PublishId,
-    /// The encoded message; `None` where there is nothing to replay.
+    /// The encoded message; `None` if there is nothing to replay.
     content: Option<Bytes>,
     topics: Topics,
 }
 
-/// The topics under which an entry is listed, each of them once: mostly one, or none.
+/// The topics under which an entry is listed, each of them once. Mostly there is one or none.
 enum Topics {
     One(u64),
     Several(Box<[u64]>),
 }
 
-/// Where a position stands.
+/// The status of a client's position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum PositionStatus {
-    /// All that came after it is here.
+    /// Everything after the position is held.
     Known,
-    /// This node has not come so far.
+    /// This node has not reached the position.
     Ahead,
-    /// What came after it cannot be told; why.
+    /// It is unknown what came after the position, with the reason.
     Lost(&'static str),
 }
 
-/// Why what was missed is not replayed.
+/// The reason why missed messages are not replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Missing {
-    /// More messages than the limit.
+    /// There are more messages than the limit.
     TooMany,
-    /// Not all of it is held.
+    /// Some entries are not held any more.
     Trimmed,
-    /// The order was cut while it was read.
+    /// The order was cut during the replay.
     Cut,
 }
 
 impl Missing {
-    /// What the client is told.
+    /// Returns the reason that the client is told.
     pub(crate) fn why(self) -> &'static str {
         match self {
             Self::TooMany => "too many messages were missed",
@@ -102,7 +102,7 @@ impl Missing {
     }
 }
 
-/// Whom an entry can be for, as entries and clients name it alike.
+/// A group of clients that an entry can be for. Entries and clients hash it alike.
 #[derive(Hash)]
 enum Topic<'a> {
     All,
@@ -111,7 +111,7 @@ enum Topic<'a> {
     Group(&'a str),
     Session(&'a str),
     Property(&'a str, &'a str),
-    /// More users or groups than are listed one by one.
+    /// The topic of entries that name more users or groups than are listed one by one.
     Many,
 }
 
@@ -130,12 +130,12 @@ impl Default for History {
 }
 
 impl History {
-    /// The place of what was delivered last.
+    /// Returns the sequence number of the last delivered entry.
     fn last(&self) -> Seq {
         self.base + self.entries.len() as u64
     }
 
-    /// The position of whoever has got everything until now.
+    /// Returns the position of a client that has got everything until now.
     pub(crate) fn position(&self) -> Position {
         self.lineage.position(self.last()).map_or(Position::START, Position::from)
     }
@@ -144,7 +144,7 @@ impl History {
         self.epoch
     }
 
-    /// An entry was delivered. `content` is its message, encoded, and whom it was for.
+    /// Appends a delivered entry. `content`: the encoded message and its target.
     pub(crate) fn append(&mut self, place: LogPosition, publish: PublishId, content: Option<(&Target, Bytes)>) {
         debug_assert!(self.lineage.spans().is_empty() || place.seq == self.last() + 1, "nothing is left out");
         let LogPosition { term, master, seq } = place;
@@ -156,32 +156,32 @@ impl History {
         for topic in topics.iter() {
             self.index.entry(*topic).or_default().push_back(seq);
         }
-        self.entries.push_back(Kept { publish, content: content.map(|(_, content)| content), topics });
+        self.entries.push_back(HistoryEntry { publish, content: content.map(|(_, content)| content), topics });
     }
 
-    /// Forgets what is up to `base`.
+    /// Forgets the entries up to `base`.
     pub(crate) fn trim(&mut self, base: Seq) {
         while self.base < base {
-            let Some(kept) = self.entries.pop_front() else { break };
+            let Some(entry) = self.entries.pop_front() else { break };
             self.base += 1;
-            self.unlist(&kept, VecDeque::pop_front);
+            self.remove_from_index(&entry, VecDeque::pop_front);
         }
     }
 
-    /// Forgets what was delivered after `after`, and says what that was, the latest first.
+    /// Forgets the entries after `after` and returns them, the latest first.
     pub(crate) fn cut(&mut self, after: Seq) -> Vec<PublishId> {
         self.epoch += 1;
         let mut cut = Vec::new();
         while self.last() > after.max(self.base) {
-            let Some(kept) = self.entries.pop_back() else { break };
-            self.unlist(&kept, VecDeque::pop_back);
-            cut.push(kept.publish);
+            let Some(entry) = self.entries.pop_back() else { break };
+            self.remove_from_index(&entry, VecDeque::pop_back);
+            cut.push(entry.publish);
         }
         self.lineage.truncate(self.last());
         cut
     }
 
-    /// Begins anew behind a place.
+    /// Restarts with an empty history after `base`.
     pub(crate) fn restart(&mut self, base: Option<LogPosition>) {
         let spans = base.map(|LogPosition { term, master, seq }| Span { term, master, first: seq });
         *self = Self {
@@ -193,32 +193,32 @@ impl History {
         };
     }
 
-    /// Where a position stands.
+    /// Returns the status of a position.
     pub(crate) fn position_status(&self, position: &Position) -> PositionStatus {
         match self.in_order(position) {
-            // Whether this order is the one that it was the beginning of, nobody can tell.
+            // Sequence number 0 has no term or master, so it cannot be told whether it began this order.
             _ if position.seq == 0 => PositionStatus::Lost("it is from before the first message"),
             PositionStatus::Known if position.seq < self.base => PositionStatus::Lost(Missing::Trimmed.why()),
-            standing => standing,
+            status => status,
         }
     }
 
-    /// Where what was sealed at a position stands: known if this node has come as far, in the same order, and knows of all
-    /// that was revoked since.
+    /// Returns the status of a resume token that was sealed at a position: known if this node has delivered as much, in
+    /// the same order, and knows everything that was revoked since.
     pub(crate) fn seal_status(&self, at: &Position) -> PositionStatus {
         match self.in_order(at) {
             PositionStatus::Known if at.seq < self.revoked.floor => PositionStatus::Lost(Missing::Trimmed.why()),
-            standing => standing,
+            status => status,
         }
     }
 
-    /// What the client of a connection carries is valid from this version on, which was told at `seq`.
+    /// Notes that the resume token of a connection is valid from `version` on. The revocation came at `seq`.
     pub(crate) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
         let ValidVersions { lowest, order, floor } = &mut self.revoked;
         let known = lowest.entry(id).or_default();
         *known = (known.0.max(version), seq);
         order.push_back((seq, id));
-        while order.len() > REVOKED {
+        while order.len() > MAX_REVOKED {
             let Some((seq, id)) = order.pop_front() else { break };
             *floor = seq.max(*floor);
             if lowest.get(&id).is_some_and(|known| known.1 == seq) {
@@ -227,12 +227,12 @@ impl History {
         }
     }
 
-    /// The lowest valid version of what the client of a connection carries.
+    /// Returns the lowest valid version of a connection's resume token.
     pub(crate) fn lowest_version(&self, id: ConnectionId) -> u64 {
         self.revoked.lowest.get(&id).map_or(0, |known| known.0)
     }
 
-    /// Where a position stands in the order, whether or not what came after it is still here.
+    /// Returns the status of a position in the order, even if the entries after it are not held any more.
     fn in_order(&self, position: &Position) -> PositionStatus {
         let spans = self.lineage.spans();
         let newest = spans.last().map_or(0, |span| span.term);
@@ -249,8 +249,8 @@ impl History {
         }
     }
 
-    /// What may be for a member after the place `after`, as far as it was delivered: encoded, oldest first, and the
-    /// place up to which this was looked for. Who asks decodes it, and looks whether it is.
+    /// Returns the encoded entries after `after` that may be for a member, oldest first, and the sequence number up to
+    /// which it looked. The caller decodes each entry and checks its target.
     pub(crate) fn candidates(
         &self,
         membership: &Membership,
@@ -273,17 +273,17 @@ impl History {
         places.dedup();
         let mut candidates = Vec::with_capacity(places.len());
         for seq in places {
-            // Only what more failovers than are remembered lie behind has no place.
+            // The log position is unknown only if more failovers have happened since then than the lineage remembers.
             let place = self.lineage.position(seq).ok_or(Missing::Trimmed)?;
-            let kept = seq.checked_sub(self.base + 1).and_then(|index| self.entries.get(usize::try_from(index).ok()?));
-            candidates.extend(kept.and_then(|kept| kept.content.clone()).map(|content| (place, content)));
+            let entry = seq.checked_sub(self.base + 1).and_then(|index| self.entries.get(usize::try_from(index).ok()?));
+            candidates.extend(entry.and_then(|entry| entry.content.clone()).map(|content| (place, content)));
         }
         Ok((candidates, self.last()))
     }
 
-    /// Takes an entry that is the first or the last of all out of the index.
-    fn unlist(&mut self, kept: &Kept, end: impl Fn(&mut VecDeque<Seq>) -> Option<Seq>) {
-        for topic in kept.topics.iter() {
+    /// Removes an entry from the index. The entry must be the first or the last of all.
+    fn remove_from_index(&mut self, entry: &HistoryEntry, end: impl Fn(&mut VecDeque<Seq>) -> Option<Seq>) {
+        for topic in entry.topics.iter() {
             if let Some(list) = self.index.get_mut(topic) {
                 end(list);
                 if list.is_empty() {
@@ -302,7 +302,7 @@ impl History {
         let mut several: Vec<u64> = match &target.selection {
             Selection::All => return Topics::One(hash(Topic::All)),
             Selection::Registered => return Topics::One(hash(Topic::Registered)),
-            Selection::Users(texts) | Selection::Groups(texts) if texts.len() > TOPICS => {
+            Selection::Users(texts) | Selection::Groups(texts) if texts.len() > MAX_TOPICS => {
                 return Topics::One(hash(Topic::Many));
             }
             Selection::Users(ids) => ids.iter().map(|id| hash(Topic::User(id))).collect(),
@@ -317,7 +317,7 @@ impl History {
         if let [one] = several[..] { Topics::One(one) } else { Topics::Several(several.into()) }
     }
 
-    /// The topics that are for a member, and behind which place they are.
+    /// Returns the topics of a member, each with the sequence number since which the member belongs to it.
     fn topics_of(&self, membership: &Membership) -> Vec<(u64, Seq)> {
         let Membership { user, session, groups, .. } = membership;
         let mut topics = vec![(self.hash(Topic::All), 0), (self.hash(Topic::Many), 0)];
@@ -363,7 +363,7 @@ mod tests {
         history.append(place, PublishId { origin: node(1), counter: place.seq }, Some((target, encoded(target))));
     }
 
-    /// Ten entries for all, of two masters: up to 6 of the first, from 7 on of the second.
+    /// Returns ten entries for all: 1 to 6 of the first master, 7 to 10 of the second.
     fn ten() -> History {
         let mut history = History::default();
         (1..=6).for_each(|seq| append(&mut history, place(1, 1, seq), &Target::all()));
@@ -371,7 +371,7 @@ mod tests {
         history
     }
 
-    fn standing(history: &History, place: LogPosition) -> PositionStatus {
+    fn status(history: &History, place: LogPosition) -> PositionStatus {
         history.position_status(&place.into())
     }
 
@@ -382,60 +382,60 @@ mod tests {
     }
 
     #[test]
-    fn a_position_is_known_where_the_same_master_wrote_it() {
+    fn a_position_is_known_if_the_same_master_wrote_it() {
         let mut history = ten();
-        assert_eq!(standing(&history, place(1, 1, 6)), PositionStatus::Known);
-        assert_eq!(standing(&history, place(2, 2, 10)), PositionStatus::Known);
-        // The first master went on for a while, with nobody else.
-        assert!(matches!(standing(&history, place(1, 1, 7)), PositionStatus::Lost(_)));
+        assert_eq!(status(&history, place(1, 1, 6)), PositionStatus::Known);
+        assert_eq!(status(&history, place(2, 2, 10)), PositionStatus::Known);
+        // The first master continued alone for a while.
+        assert!(matches!(status(&history, place(1, 1, 7)), PositionStatus::Lost(_)));
         // A term that was used twice.
-        assert!(matches!(standing(&history, place(2, 3, 8)), PositionStatus::Lost(_)));
+        assert!(matches!(status(&history, place(2, 3, 8)), PositionStatus::Lost(_)));
         assert!(matches!(history.position_status(&Position::START), PositionStatus::Lost(_)));
         history.trim(7);
-        assert!(matches!(standing(&history, place(1, 1, 6)), PositionStatus::Lost(_)));
-        assert_eq!(standing(&history, place(2, 2, 7)), PositionStatus::Known, "nothing behind it is missing");
+        assert!(matches!(status(&history, place(1, 1, 6)), PositionStatus::Lost(_)));
+        assert_eq!(status(&history, place(2, 2, 7)), PositionStatus::Known, "nothing behind it is missing");
     }
 
     #[test]
     fn a_position_may_be_ahead_of_this_node() {
         let history = ten();
-        assert_eq!(standing(&history, place(2, 2, 11)), PositionStatus::Ahead);
-        assert_eq!(standing(&history, place(3, 3, 9)), PositionStatus::Ahead, "of a master that this node has not met");
+        assert_eq!(status(&history, place(2, 2, 11)), PositionStatus::Ahead);
+        assert_eq!(status(&history, place(3, 3, 9)), PositionStatus::Ahead, "of a master that this node has not met");
         assert!(
-            matches!(standing(&history, place(1, 1, 11)), PositionStatus::Lost(_)),
-            "of a master that came to its end"
+            matches!(status(&history, place(1, 1, 11)), PositionStatus::Lost(_)),
+            "of a master whose term has ended"
         );
     }
 
     #[test]
-    fn what_is_cut_or_trimmed_leaves_nothing() {
+    fn cut_and_trimmed_entries_leave_nothing_in_the_index() {
         let mut history = ten();
         assert_eq!(history.cut(8).iter().map(|publish| publish.counter).collect::<Vec<_>>(), [10, 9]);
         assert_eq!(places(&history, Identity::guest(), 0), [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(history.position(), place(2, 2, 8).into());
-        assert_eq!(standing(&history, place(2, 2, 9)), PositionStatus::Ahead);
+        assert_eq!(status(&history, place(2, 2, 9)), PositionStatus::Ahead);
         append(&mut history, place(3, 3, 9), &Target::all());
-        assert!(matches!(standing(&history, place(2, 2, 9)), PositionStatus::Lost(_)));
+        assert!(matches!(status(&history, place(2, 2, 9)), PositionStatus::Lost(_)));
         history.trim(9);
         assert!(history.index.is_empty() && history.entries.is_empty());
         assert_eq!(history.position(), place(3, 3, 9).into());
     }
 
     #[test]
-    fn a_new_beginning_knows_its_place() {
+    fn a_restarted_history_knows_its_base() {
         let mut history = ten();
         let before = history.epoch();
         history.restart(Some(place(4, 2, 50)));
         assert!(history.epoch() > before);
         assert_eq!(history.position(), place(4, 2, 50).into());
-        assert_eq!(standing(&history, place(4, 2, 50)), PositionStatus::Known);
-        assert!(matches!(standing(&history, place(2, 2, 10)), PositionStatus::Lost(_)));
+        assert_eq!(status(&history, place(4, 2, 50)), PositionStatus::Known);
+        assert!(matches!(status(&history, place(2, 2, 10)), PositionStatus::Lost(_)));
         append(&mut history, place(4, 2, 51), &Target::all());
         assert_eq!(places(&history, Identity::guest(), 50), [51]);
     }
 
     #[test]
-    fn only_what_can_be_for_a_client_is_looked_at() {
+    fn only_entries_of_the_topics_of_a_client_are_candidates() {
         let mut history = History::default();
         let connection = crate::ConnectionId { node: node(1), local: 1 };
         let targets = [
@@ -460,7 +460,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_a_membership_is_not_looked_at() {
+    fn entries_older_than_a_membership_are_no_candidates() {
         let mut history = History::default();
         for seq in 1..=4 {
             append(&mut history, place(1, 1, seq), &Target::groups(["a", "b"]));
@@ -472,29 +472,29 @@ mod tests {
             candidates.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
         };
         assert_eq!(seqs(&membership), [4]);
-        assert!(!membership.was_meant(&Target::groups(["a", "b"]), 3));
+        assert!(!membership.was_target_of(&Target::groups(["a", "b"]), 3));
         membership.join("b".into(), Some(1));
         assert_eq!(seqs(&membership), [2, 3, 4]);
-        assert!(membership.was_meant(&Target::groups(["a", "b"]), 3));
-        assert!(!membership.was_meant(&Target::groups(["a", "c"]), 3));
+        assert!(membership.was_target_of(&Target::groups(["a", "b"]), 3));
+        assert!(!membership.was_target_of(&Target::groups(["a", "c"]), 3));
         membership.leave("b");
         membership.join("b".into(), Some(2));
         assert_eq!(seqs(&membership), [3, 4], "it was away in between");
     }
 
     #[test]
-    fn the_lowest_valid_version_is_known_or_the_seal_too_old() {
+    fn the_lowest_valid_version_is_known_or_the_token_is_too_old() {
         let mut history = ten();
         let id = |local| ConnectionId { node: node(1), local };
         history.revoke(id(1), 3, 7);
         history.revoke(id(1), 2, 8);
         assert_eq!((history.lowest_version(id(1)), history.lowest_version(id(2))), (3, 0));
-        // The log may be trimmed: what was revoked is known all the same.
+        // The log may be trimmed. Revocations are still known.
         history.trim(9);
         assert_eq!(history.seal_status(&place(1, 1, 5).into()), PositionStatus::Known);
         assert!(matches!(history.seal_status(&place(1, 1, 8).into()), PositionStatus::Lost(_)), "of another order");
         assert_eq!(history.seal_status(&place(2, 2, 11).into()), PositionStatus::Ahead);
-        for local in 0..REVOKED as u64 {
+        for local in 0..MAX_REVOKED as u64 {
             history.revoke(id(10 + local), 1, 9);
         }
         assert_eq!(history.lowest_version(id(1)), 0);
@@ -506,7 +506,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_not_collected() {
+    fn too_many_candidates_are_refused() {
         let history = ten();
         let guest = Membership::of(Identity::guest());
         assert!(history.candidates(&guest, 0, 3).is_ok(), "some may not be meant");

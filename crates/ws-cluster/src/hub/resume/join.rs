@@ -1,59 +1,62 @@
-//! How a client that comes back gets to where all are: it becomes what it was, and is sent what it missed.
+//! The steps of a client that comes back: its membership is restored, and it is sent what it missed.
 
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::timeout;
 
 use super::{
-    AT_ONCE, ResumeRequest, Resumption, Turn, history::Missing, join_phase::Joining, owed, reseal_interval, unix_time,
+    MAX_UNDER_LOCK, ReplayTurn, ResumeRequest, Resumption, catch_up, history::Missing, join_phase::Joining,
+    reseal_interval, unix_time,
 };
 use crate::{CloseCode, hub::Client, message::position::Position};
 
-/// Time for a client to read what it missed. Past it the connection is closed, and the client goes on from where it
-/// has come on its next one: it must not keep others from their turn.
+/// Time for a client to read what it missed. After that the connection is closed, so that other clients get their turn.
+/// The client continues from its position on its next connection.
 const REPLAY_TIME: Duration = Duration::from_secs(30);
 
-/// A client that takes nothing of what it missed for so long is closed,
+/// Time after which a client that takes nothing of its replay is closed.
 const REPLAY_STALL: Duration = Duration::from_secs(3);
 
-/// and gives its turn to others after so long: those of one address may all wait for such clients.
+/// Time after which a client that takes nothing gives its turn back. Otherwise all clients of one address might wait
+/// for it.
 const TURN_STALL: Duration = Duration::from_millis(500);
 
-/// What it is told.
+/// The reason in the close frame of such a client.
 const SLOW: &str = "reads what it missed too slowly";
 
-/// How far a client that comes back has come.
+/// The result of a step of the join.
 pub(crate) enum Step {
-    /// It is what it was before. The application is asked about it, and then what it missed is replayed.
+    /// The client is what it was before. Next the application is asked about it, and then the replay follows.
     Admitted(Admitted),
-    /// It gets what everybody gets, or is closed.
+    /// The client gets what all clients get, or is closed.
     Over,
 }
 
-/// Where a client begins on this connection.
+/// The point at which a client begins on this connection.
 pub(crate) struct Admitted {
     from: StartingPoint,
     heartbeat: u16,
 }
 
 enum StartingPoint {
-    /// Where the order is when the client joins the rest.
+    /// The end of the order when the client joins.
     New,
-    /// Where it was when the client came: what the application publishes while it is asked is for the client as well.
+    /// The end of the order when the client came. The client also gets what the application publishes while it is
+    /// asked.
     Now(Position),
-    /// Behind what the client has seen.
+    /// After the last message that the client has seen.
     Position(Position),
-    /// It cannot go on, and why.
+    /// The client cannot continue, with the reason.
     Reset(&'static str),
 }
 
-/// Makes a client what it was before, if what it brings along proves that. `greets`: the application is asked whether it
-/// may be here.
+/// Makes a client what it was before, if its resume token proves that. `asks_application`: the application is asked
+/// whether the client may join.
 pub(super) async fn admit(
     resumption: Arc<Resumption>,
     client: Arc<Client>,
     asked: ResumeRequest,
-    greets: bool,
+    asks_application: bool,
 ) -> Step {
     let from = if !asked.position.is_empty() {
         match prove(&resumption, &client, &asked).await {
@@ -63,7 +66,7 @@ pub(super) async fn admit(
             }
             Err(why) => StartingPoint::Reset(why),
         }
-    } else if greets {
+    } else if asks_application {
         let now = resumption.hub.position();
         client.begin_behind(now.seq);
         StartingPoint::Now(now)
@@ -73,29 +76,29 @@ pub(super) async fn admit(
     Step::Admitted(Admitted { from, heartbeat: asked.heartbeat })
 }
 
-/// Anybody can make up a position. What a client was, and since when, is what this cluster sealed.
+/// Verifies a client's position and resume token. Anyone can make up a position, but only this cluster seals tokens.
 async fn prove(resumption: &Resumption, client: &Arc<Client>, asked: &ResumeRequest) -> Result<Position, &'static str> {
     let (hub, config) = (&resumption.hub, &resumption.config);
-    let position = asked.position.parse().map_err(|_| "its position is not this cluster's")?;
+    let position = asked.position.parse().map_err(|_| "the position is not of this cluster")?;
     if asked.state.is_empty() {
-        return Err("what belongs to its connection is missing, or was too large to be kept");
+        return Err("the resume token is missing, or would have been too large");
     }
     let (user, session) = {
         let membership = client.membership();
         (membership.user.clone(), membership.session.clone())
     };
     let state = resumption.sealer.open(user.as_deref(), session.as_deref(), &asked.state);
-    let state = state.map_err(|_| "what belongs to its connection is another user's or session's")?;
+    let state = state.map_err(|_| "the resume token is not valid for this user and session")?;
     let valid = config.log.age + reseal_interval(&config.log);
     if unix_time().saturating_sub(state.time) > valid.as_secs() {
-        return Err("too much time has passed since");
+        return Err("the resume token is too old");
     }
     hub.reach_seal(&state.at, config.connection.resume_timeout).await?;
     hub.resume(client, state)?;
     Ok(position)
 }
 
-/// Tells the client where it is, sends it what it missed, and lets it have what comes from then on.
+/// Tells the client its position, sends it what it missed, and adds it to the deliveries.
 pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted: Admitted) -> Joining {
     Box::pin(async move {
         let Admitted { from, heartbeat } = admitted;
@@ -121,7 +124,7 @@ pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted:
     })
 }
 
-/// `new`: the client begins at this position.
+/// Replays what was missed after a position. `new`: the client begins at this position.
 async fn try_replay(
     resumption: &Resumption,
     client: &Arc<Client>,
@@ -132,19 +135,19 @@ async fn try_replay(
     let (hub, config) = (&resumption.hub, &resumption.config.connection);
     let ip = client.handshake.remote_ip();
     let mut epoch = hub.reach(position, config.resume_timeout).await?;
-    // However old the position says that it is.
+    // The token says when the connection began. A position that is older does not count.
     let after = position.seq.max(client.began());
     client.begin_behind(after);
     let mut turn = None;
-    let few = AT_ONCE.min(config.replay_count);
+    let few = MAX_UNDER_LOCK.min(config.replay_count);
     let mut missed = match hub.missed(client, after, epoch, few) {
         Err(Missing::TooMany) => {
-            // Whoever waits here gets nothing yet, and so misses nothing.
+            // Deliveries to the client have not begun, so it misses nothing while it waits.
             turn = take_turn(resumption, client).await;
             if turn.is_none() {
                 return Ok(());
             }
-            // Once more, for the wait may have been long.
+            // The wait may have been long, so the position is checked again.
             epoch = hub.reach(position, Duration::ZERO).await?;
             hub.missed(client, after, epoch, config.replay_count)
         }
@@ -157,7 +160,7 @@ async fn try_replay(
     let state = {
         let at = hub.position();
         let mut membership = client.membership_lock().write();
-        membership.take_untold();
+        membership.note_token_sent();
         client.seal(&membership, at, &resumption.sealer)
     };
     let first = match new {
@@ -170,7 +173,7 @@ async fn try_replay(
         'missed: loop {
             for (place, content) in &missed.messages {
                 if !has_room(client, content.size(), TURN_STALL).await {
-                    // Others have their turn, and the room that this takes, while it does not read.
+                    // While the client does not read, other clients get its turn and the memory of its replay.
                     let size = content.size();
                     missed.messages = Vec::new();
                     turn = None;
@@ -186,7 +189,7 @@ async fn try_replay(
                     continue 'missed;
                 }
                 resumption.replays.count(ip, content.size());
-                owed::replay(client, *place, content);
+                catch_up::replay(client, *place, content);
                 sent = place.seq;
             }
             sent = missed.until;
@@ -205,8 +208,8 @@ async fn try_replay(
     }
 }
 
-/// Waits for a turn. `None` if there was none in time: the client is closed, and comes again.
-async fn take_turn(resumption: &Resumption, client: &Client) -> Option<Turn> {
+/// Waits for a turn. If there is none in time, it closes the client, which will try again, and returns `None`.
+async fn take_turn(resumption: &Resumption, client: &Client) -> Option<ReplayTurn> {
     let turn = timeout(resumption.config.connection.resume_timeout, resumption.replays.turn(client)).await;
     if turn.is_err() {
         client.queue.close(CloseCode::TryAgainLater, "too many clients come back at once");
@@ -214,7 +217,7 @@ async fn take_turn(resumption: &Resumption, client: &Client) -> Option<Turn> {
     turn.ok()
 }
 
-/// Waits until there is room for a frame of this size; false if the client takes nothing for as long as `stall`.
+/// Waits until the send queue has room for a frame of this size. Returns false if the client takes nothing for `stall`.
 async fn has_room(client: &Client, size: usize, stall: Duration) -> bool {
     loop {
         let before = client.queue.waiting();

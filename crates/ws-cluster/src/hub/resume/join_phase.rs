@@ -1,4 +1,4 @@
-//! How far a client is with getting what is delivered, from its upgrade to the moment in which it gets what all get.
+//! The phases of a client from its upgrade until it gets what all clients get.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -7,37 +7,38 @@ use tokio::time::Instant;
 use super::{ResumeRequest, Resumption, Step, join::Admitted};
 use crate::{hub::Client, message::client::Incoming};
 
-/// How far a client is with getting what is delivered. Small, since nearly all connections are here.
+/// The phase of a client's join. Small, since nearly all connections are in the last phase.
 pub(crate) enum JoinPhase {
-    /// A guest where guests are not welcome: it has a time to authenticate.
-    Unwelcome(Box<Unwelcome>),
-    /// It keeps its position and may authenticate with its first message, which decides what it missed: until then it
-    /// is waited for.
+    /// The client is a guest on a server without guests, and has some time to authenticate.
+    Unauthenticated(Box<Unauthenticated>),
+    /// The client tracks its position and may authenticate with its first message. The server waits for that, because
+    /// it decides what the client missed.
     Undecided(Box<Undecided>),
-    /// It becomes what it was, and is sent what it missed. Nothing is read meanwhile.
-    Recovering(Box<Recovering>),
-    /// In between, the application is asked whether it may be here. Nothing is read meanwhile.
-    Greeting(Box<Recovering>),
-    /// The application refused it.
+    /// The client becomes what it was before, and is sent what it missed. Its messages are not read meanwhile.
+    Resuming(Box<Resuming>),
+    /// The application is asked whether the client may join. Its messages are not read meanwhile.
+    Announcing(Box<Resuming>),
+    /// The application refused the client.
     Refused,
-    Here,
+    /// The client gets what all clients get.
+    Joined,
 }
 
-/// What decides where a client begins.
+/// The facts that decide in which phase a client begins.
 #[derive(Clone, Copy)]
 pub(crate) struct Arriving {
-    /// It may be here as who it is; otherwise it has to authenticate first.
-    pub(crate) welcome: bool,
-    /// It may authenticate by a message.
+    /// The client may join as who it is. Otherwise it has to authenticate first.
+    pub(crate) may_join: bool,
+    /// The client may authenticate with a message.
     pub(crate) in_band: bool,
-    /// The application is asked whether it may be here.
-    pub(crate) greets: bool,
+    /// The application is asked whether the client may join.
+    pub(crate) asks_application: bool,
 }
 
-/// A future that brings a client a step further.
+/// A future that runs one step of the join.
 pub(crate) type Joining = Pin<Box<dyn Future<Output = Step> + Send>>;
 
-pub(crate) struct Unwelcome {
+pub(crate) struct Unauthenticated {
     pub(crate) until: Instant,
     pub(crate) asked: Option<ResumeRequest>,
 }
@@ -47,71 +48,70 @@ pub(crate) struct Undecided {
     pub(crate) asked: ResumeRequest,
 }
 
-pub(crate) struct Recovering {
+pub(crate) struct Resuming {
     pub(crate) call: Joining,
-    /// Where it begins, while the application is asked.
+    /// The point at which the client begins, while the application is asked.
     pub(crate) back: Option<Admitted>,
-    /// The application knows of it.
+    /// True if the application knows of the client.
     pub(crate) announced: bool,
-    /// The client waits for the answer to its `Client/authentication`.
+    /// True if the client waits for the answer to its `Client/authentication`.
     pub(crate) confirm: bool,
-    /// A message that came before its client was here, to be handled once it is.
+    /// A message that came before the client had joined. It is handled afterwards.
     pub(crate) deferred: Option<Incoming>,
 }
 
 impl JoinPhase {
-    /// Returns where a client begins. `welcome`: it may be here as who it is. `in_band`: it may authenticate by a message.
-    /// `greets`: the application is asked whether it may be here.
+    /// Returns the phase in which a client begins.
     pub(crate) fn new(
         resumption: &Arc<Resumption>,
         client: &Arc<Client>,
         asked: Option<ResumeRequest>,
-        Arriving { welcome, in_band, greets }: Arriving,
+        Arriving { may_join, in_band, asks_application }: Arriving,
     ) -> Self {
         let until = Instant::now() + resumption.config.connection.handshake_timeout;
         let decided = client.membership().user.is_some() || !in_band;
         match asked {
-            asked if !welcome => Self::Unwelcome(Box::new(Unwelcome { until, asked })),
-            None => Self::Here,
-            Some(asked) if decided => Self::recovering(resumption, client, asked, false, greets),
+            asked if !may_join => Self::Unauthenticated(Box::new(Unauthenticated { until, asked })),
+            None => Self::Joined,
+            Some(asked) if decided => Self::resuming(resumption, client, asked, false, asks_application),
             Some(asked) => Self::Undecided(Box::new(Undecided { until, asked })),
         }
     }
 
-    pub(crate) fn recovering(
+    pub(crate) fn resuming(
         resumption: &Arc<Resumption>,
         client: &Arc<Client>,
         asked: ResumeRequest,
         confirm: bool,
-        greets: bool,
+        asks_application: bool,
     ) -> Self {
-        let call = resumption.admit(client, asked, greets);
-        Self::Recovering(Box::new(Recovering { call, back: None, announced: false, confirm, deferred: None }))
+        let call = resumption.admit(client, asked, asks_application);
+        Self::Resuming(Box::new(Resuming { call, back: None, announced: false, confirm, deferred: None }))
     }
 
-    /// Returns true if the application knows of the client, or had nothing to say to it.
+    /// Returns true if the application has accepted the client, or was not asked about it.
     pub(crate) fn is_announced(&self) -> bool {
         match self {
-            Self::Here => true,
-            Self::Recovering(recovering) => recovering.announced,
+            Self::Joined => true,
+            Self::Resuming(resuming) => resuming.announced,
             _ => false,
         }
     }
 
-    pub(crate) fn is_here(&self) -> bool {
-        matches!(self, Self::Here)
+    pub(crate) fn is_joined(&self) -> bool {
+        matches!(self, Self::Joined)
     }
 
-    pub(crate) fn is_recovering(&self) -> bool {
-        matches!(self, Self::Recovering(_))
+    pub(crate) fn is_resuming(&self) -> bool {
+        matches!(self, Self::Resuming(_))
     }
 
-    /// Until when the client has to decide.
+    /// Returns the time until which the client has to authenticate.
     pub(crate) fn until(&self) -> Option<Instant> {
         match self {
-            Self::Unwelcome(unwelcome) => Some(unwelcome.until),
+            Self::Unauthenticated(unauthenticated) => Some(unauthenticated.until),
             Self::Undecided(undecided) => Some(undecided.until),
-            Self::Recovering(_) | Self::Greeting(_) | Self::Refused | Self::Here => None,
+            Self::Resuming(_) | Self::Announcing(_) | Self::Refused | Self::Joined => None,
         }
     }
 }

@@ -1,9 +1,10 @@
-//! Clients that come back and get what they missed: all of it is in here.
+//! Clients that come back and get what they missed.
 //!
-//! Each message tells its client a position. On its return the client brings the last one (`request`), and a sealed state
-//! (`seal`, `state`): what it was, and since when. `join_phase` says how far it is, `join` makes it what it was and sends it
-//! what it missed, `turns` limits how many are sent something at once. What was missed is found in `history`, which
-//! `replay_log` keeps beside what may come again after a failover. `owed` is the hub's half: what happens under its lock.
+//! Each message tells its client a position. On its return the client brings the last one (`request`) and a resume
+//! token (`seal`, `state`), which says what the client was and since when. `join_phase` is the client's progress.
+//! `join` restores its membership and sends it what it missed. `turns` limits the number of replays at a time.
+//! `history` finds what was missed. `replay_log` keeps the history, and the entries that may come again after a
+//! failover. `catch_up` is the part that happens under the hub's lock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,34 +13,34 @@ use tokio::runtime::Handle;
 use super::{Client, Hub};
 use crate::{Config, LogConfig, message::content::Content, node::Cluster};
 
+mod catch_up;
 pub(crate) mod history;
 mod join;
 mod join_phase;
-mod owed;
 pub(super) mod replay_log;
 mod request;
 mod seal;
 mod state;
 mod turns;
 
+pub(crate) use catch_up::MAX_UNDER_LOCK;
+#[cfg(test)]
+pub(crate) use catch_up::replay;
 pub(crate) use join::{Admitted, Step};
 pub(crate) use join_phase::{Arriving, JoinPhase, Joining};
-pub(crate) use owed::AT_ONCE;
-#[cfg(test)]
-pub(crate) use owed::replay;
 pub(crate) use request::ResumeRequest;
 pub(crate) use seal::StateSealer;
 pub(crate) use state::{ResumeState, unix_time};
-pub(crate) use turns::{Replays, Turn};
+pub(crate) use turns::{ReplayTurn, Replays};
 
-/// What a node needs to let clients come back.
+/// Everything that a node needs to let clients resume.
 pub(crate) struct Resumption {
     pub(crate) hub: Arc<Hub>,
-    /// Seals what clients carry from one connection to the next.
+    /// Seals and opens resume tokens.
     pub(crate) sealer: StateSealer,
     config: Config,
     cluster: Cluster,
-    /// Turns of clients that are sent what they missed.
+    /// Limits replays.
     replays: Arc<Replays>,
     runtime: Handle,
 }
@@ -50,30 +51,37 @@ impl Resumption {
         Arc::new(Self { hub, sealer, config, cluster, replays, runtime: Handle::current() })
     }
 
-    /// Makes a client what it was before. `greets`: the application is asked whether the client may be here.
-    pub(crate) fn admit(self: &Arc<Self>, client: &Arc<Client>, asked: ResumeRequest, greets: bool) -> Joining {
-        Box::pin(join::admit(self.clone(), client.clone(), asked, greets))
+    /// Makes a client what it was before. `asks_application`: the application is asked whether the client may join.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        client: &Arc<Client>,
+        asked: ResumeRequest,
+        asks_application: bool,
+    ) -> Joining {
+        Box::pin(join::admit(self.clone(), client.clone(), asked, asks_application))
     }
 
-    /// Tells a client where it is, sends it what it missed, and lets it have what comes from then on.
+    /// Tells a client its position, sends it what it missed, and adds it to the deliveries.
     pub(crate) fn replay(self: &Arc<Self>, client: &Arc<Client>, back: Admitted) -> Joining {
         join::replay(self.clone(), client.clone(), back)
     }
 
-    /// Tells a client what to carry from now on, if that changed, and the other nodes what is not valid any more.
-    pub(crate) fn tell_changes(&self, client: &Client) {
-        client.tell_changes(&self.hub, &self.sealer);
+    /// Sends a client a new resume token if its token is outdated, and revokes the old ones if something was taken
+    /// away.
+    pub(crate) fn send_new_token(&self, client: &Client) {
+        client.send_new_token(&self.hub, &self.sealer);
         self.revoke(client);
     }
 
-    /// Tells the other nodes if something was taken away from a client that keeps its position, so that what it carried
-    /// before gives nothing back. Does not wait for it.
+    /// Tells the other nodes if something was taken away from a client that tracks its position, so that its older
+    /// resume tokens give nothing back. Does not wait for the publish.
     pub(crate) fn revoke(&self, client: &Client) {
-        // What the application undoes when a client is gone is no reason to forget it, should it come back.
-        if client.is_forgotten() || !client.membership().is_taken_from() {
+        // What the application takes away from a client that is gone is not revoked. The client has it again if it
+        // comes back.
+        if client.is_forgotten() || !client.membership().needs_revocation() {
             return;
         }
-        let version = client.membership_lock().write().take_version();
+        let version = client.membership_lock().write().take_revocation();
         let Some(version) = version.filter(|_| client.keeps_position()) else { return };
         let content = Content::Revoked { connection: client.known_as(), version };
         let cluster = self.cluster.clone();
@@ -85,8 +93,8 @@ impl Resumption {
     }
 }
 
-/// How often a client is given anew what it carries, which is valid for as long as the log's age, and for this time beside,
-/// so that it can be away for as long.
+/// Returns the interval at which a client gets a new resume token. A token is valid for the log's age and this interval
+/// together, so a client can be away for as long as the log's age.
 pub(crate) fn reseal_interval(log: &LogConfig) -> Duration {
     log.age / 4
 }

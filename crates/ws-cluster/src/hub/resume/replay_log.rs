@@ -1,5 +1,5 @@
-//! What this node delivered lately, which of it may come again, and when quiet clients are told their position. Pure but
-//! for the clock.
+//! The history of this node, the cut entries that may come again, and the schedule of positions for quiet clients. Pure
+//! except for the clock.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -13,46 +13,47 @@ use crate::{
 };
 use ws_cluster_core::{LogPosition, PublishId, Seq};
 
-/// Entries that were cut away and are remembered until they come again. Some never do, since the master had them.
-const AGAIN: usize = 100_000;
+/// Maximum number of cut entries that are remembered until they come again. Some never do, because the master had them.
+const MAX_CUT: usize = 100_000;
 
-/// Which part of the log may pass before quiet clients are told their position.
-const TURN: usize = 4;
+/// Quiet clients are told their position after this part of the log's limits.
+const LOG_SHARE: usize = 4;
 
-/// What was delivered, and to whom it may come again.
+/// The delivered entries, and the clients that a repeated entry may reach.
 pub(in crate::hub) struct ReplayLog {
     pub(super) history: History,
-    /// What was delivered and cut away since: it reaches only clients from that entry number on when it comes again.
-    pub(super) again: HashMap<PublishId, u64>,
-    /// The same for what is not in there.
-    pub(super) since: u64,
-    /// When quiet clients were told last, and what was delivered since.
-    pub(super) told: Instant,
+    /// Entries that were delivered and then cut. If one comes again, it reaches only clients whose entry number is at
+    /// least this.
+    pub(super) cut_entries: HashMap<PublishId, u64>,
+    /// The entry number for repeated entries that are not in `cut_entries`.
+    pub(super) reset_entry: u64,
+    /// The time at which quiet clients were last told their position; below, the entries and bytes since.
+    pub(super) last_sent: Instant,
     pub(super) count: usize,
     pub(super) size: usize,
-    /// Something was delivered since who waits for it looked.
+    /// True if something was delivered since the waiting clients were last woken.
     pub(super) advanced: bool,
     pub(super) interval: Duration,
-    /// As many entries, or bytes, make another telling due.
-    pub(super) turn: (usize, usize),
+    /// Numbers of entries and bytes after which quiet clients are told their position.
+    pub(super) limits: (usize, usize),
 }
 
 impl ReplayLog {
     pub(in crate::hub) fn new(config: &Config) -> Self {
         Self {
             history: History::default(),
-            again: HashMap::new(),
-            since: u64::MAX,
-            told: Instant::now(),
+            cut_entries: HashMap::new(),
+            reset_entry: u64::MAX,
+            last_sent: Instant::now(),
             count: 0,
             size: 0,
             advanced: false,
             interval: config.connection.position_interval,
-            turn: (config.log.count / TURN, config.log.size / TURN),
+            limits: (config.log.count / LOG_SHARE, config.log.size / LOG_SHARE),
         }
     }
 
-    /// Notes an entry, and says from which client on it is delivered.
+    /// Appends an entry. Returns the entry number of the first client that may get it.
     pub(in crate::hub) fn append(
         &mut self,
         place: LogPosition,
@@ -65,7 +66,7 @@ impl ReplayLog {
         self.count += 1;
         self.size += size;
         self.history.append(place, publish, content);
-        repeated.map_or(0, |known| self.again.remove(&known).unwrap_or(self.since))
+        repeated.map_or(0, |known| self.cut_entries.remove(&known).unwrap_or(self.reset_entry))
     }
 
     pub(in crate::hub) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
@@ -76,18 +77,18 @@ impl ReplayLog {
         self.history.trim(base);
     }
 
-    /// Cuts what was delivered after a place, none of which the clients with the entry number `next` and higher have.
+    /// Cuts the entries after `after`. Clients whose entry number is at least `next` have none of them.
     pub(super) fn cut(&mut self, after: Seq, next: u64) {
-        if self.again.len() > AGAIN {
+        if self.cut_entries.len() > MAX_CUT {
             self.forget(next);
         }
         let cut = self.history.cut(after);
-        self.again.extend(cut.into_iter().map(|publish| (publish, next)));
+        self.cut_entries.extend(cut.into_iter().map(|publish| (publish, next)));
     }
 
     pub(super) fn forget(&mut self, next: u64) {
-        self.again.clear();
-        self.since = next;
+        self.cut_entries.clear();
+        self.reset_entry = next;
     }
 
     #[cfg(test)]
@@ -96,11 +97,13 @@ impl ReplayLog {
     }
 
     #[cfg(test)]
-    pub(in crate::hub) fn tell_at_once(&mut self) {
+    pub(in crate::hub) fn send_positions_at_once(&mut self) {
         self.interval = Duration::ZERO;
     }
 
-    pub(super) fn telling_is_due(&self) -> bool {
-        self.count > self.turn.0 || self.size > self.turn.1 || (self.count > 0 && self.told.elapsed() >= self.interval)
+    pub(super) fn positions_are_due(&self) -> bool {
+        self.count > self.limits.0
+            || self.size > self.limits.1
+            || (self.count > 0 && self.last_sent.elapsed() >= self.interval)
     }
 }

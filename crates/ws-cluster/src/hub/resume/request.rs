@@ -1,15 +1,15 @@
-//! What a client brings along in the query of its upgrade: `?resume=`, `&state=` and `&heartbeat=`.
+//! The parameters that a client brings in the query of its upgrade: `?resume=`, `&state=` and `&heartbeat=`.
 
 use std::ops::RangeInclusive;
 
 use crate::auth::Handshake;
 
-/// What a client brings along. Not in `Debug`: with it goes who the client is.
+/// The resume parameters of a client. Not `Debug`, because the token is a secret.
 pub(crate) struct ResumeRequest {
-    /// Empty where it begins.
+    /// The client's position; empty if the client begins.
     pub(super) position: String,
     pub(super) state: String,
-    /// In seconds; how often it wants to hear something at least. 0 if it does not say.
+    /// The longest interval between two messages that the client asks for, in seconds; 0 if it does not ask.
     pub(super) heartbeat: u16,
 }
 
@@ -17,9 +17,10 @@ pub(crate) struct ResumeRequest {
 const HEARTBEATS: RangeInclusive<u64> = 5..=300;
 
 impl ResumeRequest {
-    /// Takes it out of the request, where nobody else needs it: `None` from a client that keeps no position.
+    /// Takes the parameters out of the request, since only the resume needs them. Returns `None` if the client does not
+    /// track its position.
     pub(crate) fn take(handshake: &mut Handshake) -> Option<Self> {
-        // An application may have a parameter `state` of its own where nothing is resumed.
+        // Without `resume`, `state` may be a parameter of the application.
         let [position] = handshake.take_query(["resume"]);
         let position = position?;
         let [state, heartbeat] = handshake.take_query(["state", "heartbeat"]);
@@ -30,7 +31,7 @@ impl ResumeRequest {
         Some(Self { position, state: state.unwrap_or_default(), heartbeat })
     }
 
-    /// How often the client wants to hear something at least, in seconds; 0 if it does not say.
+    /// Returns the longest interval between two messages that the client asks for, in seconds; 0 if it does not ask.
     pub(crate) fn heartbeat(&self) -> u16 {
         self.heartbeat
     }

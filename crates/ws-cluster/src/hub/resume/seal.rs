@@ -1,6 +1,6 @@
-//! What belongs to a connection rather than to the order of messages, so that it survives a hop to another node: the
-//! client carries it, sealed with the cluster's key, so that it can neither read nor change it, and bound to its user
-//! and session. It is what a client is believed by on its return: a position alone proves nothing.
+//! Seals and opens resume tokens. A token contains what belongs to a connection rather than to the order of messages,
+//! so that it survives a change of nodes. It is encrypted with a key of the cluster, so the client can neither read nor
+//! change it, and is bound to the client's user and session. A position alone proves nothing.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -22,29 +22,29 @@ use crate::{
 };
 use ws_cluster_core::{NodeId, Seq};
 
-/// Longest sealed state, in bytes: it travels in a URL, beside cookies.
+/// Maximum size of a resume token, in bytes. It travels in a URL, beside cookies.
 const SIZE: usize = 2048;
 
 const NONCE: usize = 24;
 
-/// What a client brings is no state that this cluster gave to this user.
+/// The error if a token was not made by this cluster for this user and session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a state of this user's session")]
 pub(crate) struct StateError;
 
-/// Seals and opens states. Shows no key.
+/// Seals and opens resume tokens. Its `Debug` shows no key.
 pub(crate) struct StateSealer {
     cluster: String,
-    /// The first seals, all open.
+    /// The first cipher seals; all of them open.
     ciphers: Vec<XChaCha20Poly1305>,
 }
 
 impl StateSealer {
-    /// With the cluster's keys, of which there is at least one.
+    /// Returns a sealer with the cluster's keys, of which there is at least one.
     pub(crate) fn new(cluster: &str, keys: &[Vec<u8>]) -> Self {
         let cipher = |key: &Vec<u8>| {
-            // A key of its own, so that nothing sealed here says anything of what links prove. HMAC takes keys of any
-            // length and makes 32 bytes, which is what the cipher takes.
+            // A derived key, so that no token reveals anything about the proofs on links. HMAC takes keys of any length
+            // and returns the 32 bytes that the cipher needs.
             let mut derived = <Hmac<Sha256> as hmac::KeyInit>::new_from_slice(key).expect("a key of any length");
             derived.update(b"ws-cluster state of a connection");
             XChaCha20Poly1305::new(&derived.finalize().into_bytes())
@@ -52,8 +52,8 @@ impl StateSealer {
         Self { cluster: cluster.to_owned(), ciphers: keys.iter().map(cipher).collect() }
     }
 
-    /// The state as a client carries it; empty where it is too large to be carried, which makes a return a new
-    /// beginning.
+    /// Returns the resume token of a state. The token is empty if it would be too large, and the client's next resume
+    /// is a reset then.
     pub(crate) fn seal(&self, user: Option<&str>, session: Option<&str>, state: &ResumeState) -> String {
         self.try_seal(user, session, state).filter(|text| text.len() <= SIZE).unwrap_or_default()
     }
@@ -68,7 +68,7 @@ impl StateSealer {
         Some(BASE64URL_NOPAD.encode(&sealed))
     }
 
-    /// The state that was sealed for this user in this session.
+    /// Opens a token that was sealed for this user in this session.
     pub(crate) fn open(
         &self,
         user: Option<&str>,
@@ -87,7 +87,7 @@ impl StateSealer {
         pb::State::decode(&plain[..]).map_err(|_| StateError)?.try_into()
     }
 
-    /// The cluster, the user and the session, each with its size before it.
+    /// Returns the cluster, the user and the session, each with its size before it.
     fn bound_to(&self, user: Option<&str>, session: Option<&str>) -> Vec<u8> {
         let mut bound = Vec::new();
         for part in [Some(&*self.cluster), user, session] {
@@ -251,7 +251,7 @@ mod tests {
 
     fn state(groups: usize) -> ResumeState {
         let groups = (0..groups).map(|number| (format!("room {number}").into(), number % 2 == 0)).collect();
-        // A number that a quick conversion of its digits changes.
+        // A number that changes if it is parsed quickly instead of exactly.
         let length = ("length".into(), json!(117.63331139400017));
         let properties = [("colour".into(), json!("red")), ("gone".into(), Value::Null), length].into();
         let id = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
@@ -265,7 +265,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_comes_back_to_its_user_only() {
+    fn a_token_is_opened_for_its_user_only() {
         let sealer = sealer(&["key"]);
         let sealed = sealer.seal(Some("ann"), Some("s"), &state(2));
         assert_eq!(sealer.open(Some("ann"), Some("s"), &sealed), Ok(state(2)));
@@ -281,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_without_the_key_makes_or_reads_one() {
+    fn a_token_is_not_opened_or_made_without_the_key() {
         let sealed = sealer(&["key"]).seal(None, None, &state(2));
         assert!(!BASE64URL_NOPAD.decode(sealed.as_bytes()).unwrap().windows(4).any(|part| part == b"room"));
         assert_eq!(sealer(&["another"]).open(None, None, &sealed), Err(StateError));
@@ -292,27 +292,27 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_state_gives_nothing() {
+    fn a_hostile_token_is_refused() {
         let sealer = sealer(&["key"]);
         let sealed = sealer.seal(Some("ann"), Some("s"), &state(3));
         let other = sealer.seal(None, None, &state(0));
         crate::fuzz::search(&[sealed.as_bytes(), other.as_bytes(), b""], |input| {
             let text = String::from_utf8_lossy(input);
             match sealer.open(Some("ann"), Some("s"), &text) {
-                Ok(_) if text != sealed.as_str() => Err("what was changed is opened".into()),
+                Ok(_) if text != sealed.as_str() => Err("a changed token is opened".into()),
                 _ => Ok(()),
             }
         });
     }
 
     #[test]
-    fn a_key_that_is_on_its_way_out_still_opens() {
+    fn an_outgoing_key_still_opens() {
         let sealed = sealer(&["old"]).seal(None, None, &state(1));
         assert_eq!(sealer(&["new", "old"]).open(None, None, &sealed), Ok(state(1)));
     }
 
     #[test]
-    fn what_is_too_large_is_not_carried() {
+    fn a_state_that_is_too_large_gives_no_token() {
         assert!(sealer(&["key"]).seal(None, None, &state(80)).len() <= SIZE);
         assert_eq!(sealer(&["key"]).seal(None, None, &state(200)), "");
     }

@@ -1,4 +1,4 @@
-//! What a client carries from one connection to the next.
+//! The contents of a resume token.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -8,24 +8,24 @@ use crate::{
 };
 use ws_cluster_core::Seq;
 
-/// What a client carries from one connection to the next.
+/// The contents of a resume token.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct ResumeState {
     pub(crate) id: ConnectionId,
     pub(crate) changes: Changes,
-    /// Grows whenever something is taken away from it; the nodes know the lowest that is valid.
+    /// The version of the membership. Every node knows the lowest valid one.
     pub(crate) version: u64,
-    /// Nothing is replayed that is not behind this place.
+    /// Messages up to this sequence number are not replayed.
     pub(crate) began: Seq,
     pub(crate) since: Since,
     pub(crate) given: Given,
-    /// How far its node had come when it was sealed.
+    /// The position up to which the node had delivered when it sealed the token.
     pub(crate) at: Position,
-    /// When that was, in seconds of Unix time.
+    /// The time of sealing, in seconds of Unix time.
     pub(crate) time: u64,
 }
 
-/// Seconds of Unix time.
+/// Returns the seconds of Unix time.
 pub(crate) fn unix_time() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
 }

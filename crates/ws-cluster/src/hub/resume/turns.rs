@@ -1,5 +1,5 @@
-//! The turns of clients that are sent what they missed: few at a time, a part of them for one user or address, and so many
-//! bytes a minute for one address. A reconnect costs a client some hundred bytes, and this node much more.
+//! Limits replays: few run at a time, one user or address may have a part of them, and one address may get a number of
+//! bytes per minute. A reconnect costs a client some hundred bytes, and costs this node much more.
 
 use std::{collections::HashMap, net::IpAddr, sync::Arc, time::Duration};
 
@@ -11,37 +11,38 @@ use tokio::{
 
 use crate::{ConnectionConfig, address, hub::Client};
 
-/// The part of all turns that one user or one address may have.
-const SHARE: usize = 4;
+/// One user or one address may have one turn in this many.
+const SHARE_DIVISOR: usize = 4;
 
-/// Time that the bytes for one address are counted for.
+/// The time over which the bytes for one address are counted.
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Addresses that are counted before those are looked for that need not be any more.
-const COUNTED: usize = 1024;
+/// Number of counted addresses above which outdated ones are removed.
+const MAX_COUNTED: usize = 1024;
 
 pub(crate) struct Replays {
     all: Arc<Semaphore>,
     share: usize,
-    /// The turns of those who have some, or wait for one. A synchronous lock, held for a few instructions.
-    shares: Mutex<HashMap<Key, Arc<Semaphore>>>,
+    /// The turns of the users and addresses that have or wait for one. A synchronous lock, held for a few instructions.
+    shares: Mutex<HashMap<Sharer, Arc<Semaphore>>>,
     bytes_per_minute: u64,
-    /// When what was sent to an address would all have been sent at the average rate. A synchronous lock as well.
+    /// For each address, the time at which its bytes would have been sent at the average rate. A synchronous lock, held
+    /// for a few instructions.
     bytes: Mutex<HashMap<IpAddr, Instant>>,
 }
 
-/// Who shares turns.
+/// The clients that share turns.
 #[derive(Clone, PartialEq, Eq, Hash)]
-enum Key {
+enum Sharer {
     Address(IpAddr),
     User(Arc<str>),
     Session(Arc<str>),
 }
 
-/// A turn; given back when dropped.
-pub(crate) struct Turn {
+/// A turn, which is given back when dropped.
+pub(crate) struct ReplayTurn {
     replays: Arc<Replays>,
-    keys: Vec<Key>,
+    keys: Vec<Sharer>,
     permits: Vec<OwnedSemaphorePermit>,
 }
 
@@ -49,40 +50,41 @@ impl Replays {
     pub(crate) fn new(config: &ConnectionConfig) -> Self {
         Self {
             all: Arc::new(Semaphore::new(config.replays.min(Semaphore::MAX_PERMITS))),
-            share: config.replays.div_ceil(SHARE).min(Semaphore::MAX_PERMITS),
+            share: config.replays.div_ceil(SHARE_DIVISOR).min(Semaphore::MAX_PERMITS),
             shares: Mutex::default(),
             bytes_per_minute: config.replay_bytes_per_minute as u64,
             bytes: Mutex::default(),
         }
     }
 
-    /// Waits for a turn: among those of the same address and user first, so that the others do not wait for them.
-    pub(crate) async fn turn(self: &Arc<Self>, client: &Client) -> Turn {
+    /// Waits for a turn. It waits for the shares of the client's address and user first, so that other clients do not
+    /// wait for these.
+    pub(crate) async fn turn(self: &Arc<Self>, client: &Client) -> ReplayTurn {
         let mut keys: Vec<_> =
-            client.handshake.remote_ip().map(address::counted).map(Key::Address).into_iter().collect();
+            client.handshake.remote_ip().map(address::counted).map(Sharer::Address).into_iter().collect();
         {
             let membership = client.membership();
-            let session = membership.session.clone().map(Key::Session);
-            keys.extend(membership.user.clone().map(Key::User).or(session));
+            let session = membership.session.clone().map(Sharer::Session);
+            keys.extend(membership.user.clone().map(Sharer::User).or(session));
         }
         self.turn_of(keys).await
     }
 
-    async fn turn_of(self: &Arc<Self>, keys: Vec<Key>) -> Turn {
-        // Made first, so that whoever gives up waiting leaves nothing behind.
-        let mut turn = Turn { replays: self.clone(), keys: Vec::new(), permits: Vec::new() };
+    async fn turn_of(self: &Arc<Self>, keys: Vec<Sharer>) -> ReplayTurn {
+        // Created first, so that a caller that gives up waiting leaves nothing behind.
+        let mut turn = ReplayTurn { replays: self.clone(), keys: Vec::new(), permits: Vec::new() };
         for key in keys {
             let share =
                 self.shares.lock().entry(key.clone()).or_insert_with(|| Semaphore::new(self.share).into()).clone();
             turn.keys.push(key);
-            // No semaphore of these is ever closed.
+            // The semaphore is never closed.
             turn.permits.extend(share.acquire_owned().await);
         }
         turn.permits.extend(self.all.clone().acquire_owned().await);
         turn
     }
 
-    /// Fails if an address was sent too many bytes lately.
+    /// Fails if too many bytes were sent to an address lately.
     pub(crate) fn check(&self, ip: Option<IpAddr>) -> Result<(), &'static str> {
         let due = ip.and_then(|ip| self.bytes.lock().get(&address::counted(ip)).copied());
         match due.is_some_and(|due| due >= Instant::now() + MINUTE) {
@@ -91,28 +93,29 @@ impl Replays {
         }
     }
 
-    /// Counts bytes that are sent to an address, once they are: who does not read has not been sent what it missed.
+    /// Counts bytes that are sent to an address. They are counted as they are sent, because a client that does not read
+    /// has not got them.
     pub(crate) fn count(&self, ip: Option<IpAddr>, size: usize) {
         let Some(ip) = ip.map(address::counted) else { return };
         let now = Instant::now();
         let mut bytes = self.bytes.lock();
-        if bytes.len() >= COUNTED && !bytes.contains_key(&ip) {
+        if bytes.len() >= MAX_COUNTED && !bytes.contains_key(&ip) {
             bytes.retain(|_, due| *due > now);
         }
         let due = bytes.entry(ip).or_insert(now);
         let nanos = u128::from(size as u64) * MINUTE.as_nanos() / u128::from(self.bytes_per_minute);
-        // More than a day is too long anyway.
+        // The cap of one day only prevents an overflow.
         let lasts = Duration::from_nanos(u64::try_from(nanos).unwrap_or(u64::MAX)).min(MINUTE * 1440);
         *due = (*due).max(now) + lasts;
     }
 }
 
-impl Drop for Turn {
+impl Drop for ReplayTurn {
     fn drop(&mut self) {
         self.permits.clear();
         let mut shares = self.replays.shares.lock();
         for key in &self.keys {
-            // Nobody has one of these turns, and nobody waits for one.
+            // The share is in nobody's use and can be removed.
             if shares.get(key).is_some_and(|share| Arc::strong_count(share) == 1) {
                 shares.remove(key);
             }
@@ -131,17 +134,17 @@ mod tests {
         Arc::new(Replays::new(&config))
     }
 
-    fn address(last: u8) -> Key {
-        Key::Address(IpAddr::from([10, 0, 0, last]))
+    fn address(last: u8) -> Sharer {
+        Sharer::Address(IpAddr::from([10, 0, 0, last]))
     }
 
     #[tokio::test]
     async fn one_address_or_user_has_a_quarter_of_the_turns() {
         let replays = replays();
-        let user = |name: &str| Key::User(name.into());
+        let user = |name: &str| Sharer::User(name.into());
         let one = replays.turn_of(vec![address(1), user("ann")]).await;
         let _two = replays.turn_of(vec![address(1), user("bob")]).await;
-        // Hundreds that wait keep nobody else from a turn.
+        // Hundreds of waiting clients keep no other client from a turn.
         let mut waiting: Vec<_> = (0..300).map(|_| Box::pin(replays.turn_of(vec![address(1), user("ann")]))).collect();
         assert!(waiting.iter_mut().all(|turn| turn.now_or_never().is_none()));
         let _three = replays.turn_of(vec![address(2), user("ann")]).await;
@@ -156,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_is_sent_so_much_a_minute() {
+    async fn the_bytes_per_minute_of_an_address_are_limited() {
         let replays = replays();
         let ip = |last| Some(IpAddr::from([10, 0, 0, last]));
         replays.count(ip(1), 400);

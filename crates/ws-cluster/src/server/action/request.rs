@@ -200,7 +200,7 @@ impl Request {
     }
 
     pub(in crate::server) fn answer(&self, details: &RawDetails) {
-        self.0.server.resumption().tell_changes(&self.0.client);
+        self.0.server.resumption().send_new_token(&self.0.client);
         self.0.client.send_details(&self.0.action, details);
     }
 
@@ -226,7 +226,7 @@ impl Request {
     /// As for [`Server::publish`].
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         // Before its client can hear of what it asked for.
-        self.0.server.resumption().tell_changes(&self.0.client);
+        self.0.server.resumption().send_new_token(&self.0.client);
         self.0.server.publish(message).await
     }
 }

@@ -1,5 +1,5 @@
-//! The hub's half of resuming, under the hub's lock: where clients that keep their position begin, what they missed, what
-//! a fault of the cluster means for them, and a word now and then if nothing comes for them.
+//! The part of resuming that happens under the hub's lock: it decides where clients that track their position begin,
+//! finds what they missed, handles cuts and restarts of the order, and tells quiet clients their position.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
@@ -22,34 +22,34 @@ use crate::{
 };
 use ws_cluster_core::{LogPosition, Seq};
 
-/// Messages that are sent to a client while everybody else waits, in the moment in which it joins the rest; so few that
-/// nobody has to wait for a turn.
-pub(crate) const AT_ONCE: usize = 64;
+/// Maximum number of messages that are sent under the hub's lock, at the moment when a client joins. So few need no
+/// turn.
+pub(crate) const MAX_UNDER_LOCK: usize = 64;
 
-/// Messages that a client missed.
+/// The messages that a client missed.
 pub(crate) struct Missed {
     pub(crate) messages: Vec<(LogPosition, Content)>,
-    /// It missed no others up to here.
+    /// The sequence number up to which these are all that the client missed.
     pub(crate) until: Seq,
 }
 
 impl Missed {
-    /// About as many bytes as they take on the wire.
+    /// Returns about the number of bytes that the messages take on the wire.
     pub(crate) fn size(&self) -> usize {
         self.messages.iter().map(|(_, content)| content.size()).sum()
     }
 }
 
 impl Hub {
-    /// Waits until this node has come as far as a client that comes from another one, but not longer than `limit`, and
-    /// says which epoch of its order that is; fails where it cannot be told what came after the client's position.
+    /// Waits at most `limit` until this node has reached the position of a client that comes from another node. Returns
+    /// the epoch of its order. Fails if it is unknown what came after the position.
     pub(crate) async fn reach(&self, position: &Position, limit: Duration) -> Result<u64, &'static str> {
         self.until_known(|| self.position_status(position), limit).await
     }
 
     async fn until_known<T>(
         &self,
-        standing: impl Fn() -> (PositionStatus, T),
+        status: impl Fn() -> (PositionStatus, T),
         limit: Duration,
     ) -> Result<T, &'static str> {
         let deadline = Instant::now() + limit;
@@ -57,55 +57,57 @@ impl Hub {
         loop {
             let mut advanced = std::pin::pin!(self.advanced.notified());
             advanced.as_mut().enable();
-            match standing() {
+            match status() {
                 (PositionStatus::Known, known) => return Ok(known),
                 (PositionStatus::Lost(why), _) => return Err(why),
-                (PositionStatus::Ahead, _) if overdue => return Err("this node has not come so far"),
+                (PositionStatus::Ahead, _) if overdue => return Err("this node has not reached the position"),
                 (PositionStatus::Ahead, _) => {}
             }
             overdue = timeout_at(deadline, advanced).await.is_err();
         }
     }
 
-    /// Where a position stands in what this node delivered, and which epoch of the order that is: another one after each
-    /// fault that cut it.
+    /// Returns the status of a position in what this node delivered, and the epoch of the order. Each fault that cuts
+    /// the order begins a new epoch.
     pub(crate) fn position_status(&self, position: &Position) -> (PositionStatus, u64) {
         let log = self.replay_log.lock();
         (log.history.position_status(position), log.history.epoch())
     }
 
-    /// How far this node has come.
+    /// Returns the position up to which this node has delivered.
     pub(crate) fn position(&self) -> Position {
         self.replay_log.lock().history.position()
     }
 
-    /// Waits until this node has come as far as the one that sealed what a client carries, but not longer than `limit`; fails
-    /// where it cannot tell whether that is still valid.
+    /// Waits at most `limit` until this node has reached the position at which a resume token was sealed. Fails if the
+    /// node cannot tell whether the token is still valid.
     pub(crate) async fn reach_seal(&self, at: &Position, limit: Duration) -> Result<(), &'static str> {
-        let standing = || {
+        let status = || {
             let log = self.replay_log.lock();
             (log.history.seal_status(at), ())
         };
-        self.until_known(standing, limit).await
+        self.until_known(status, limit).await
     }
 
-    /// Makes a client what it was, if what it carries is still valid.
+    /// Makes a client what it was before, if its resume token is still valid.
     pub(crate) fn resume(&self, client: &Client, state: ResumeState) -> Result<(), &'static str> {
-        // Not while something is delivered: then all that was revoked is known, or closes this client.
+        // Under the write lock nothing is being delivered. So each revocation is known already, or will close this
+        // client.
         let _index = self.index.write();
         let (lowest, at) = {
             let log = self.replay_log.lock();
             (log.history.lowest_version(state.id), log.history.position().seq)
         };
         if state.version < lowest {
-            return Err("what belongs to its connection was taken back since");
+            return Err("the resume token was revoked");
         }
         client.begin_behind(state.began);
         let resumed = client.membership_lock().write().resume(state, at);
-        resumed.map_err(|_| "its groups and properties are other ones, and too many to be told apart")
+        resumed.map_err(|_| "the groups and properties have changed, and are too many to tell which are new")
     }
 
-    /// What was delivered for a client after a place, at most `limit` messages, in the order of this epoch.
+    /// Returns what was delivered for a client after a sequence number, at most `limit` messages. Fails if the order is
+    /// not in the given epoch any more.
     pub(crate) fn missed(&self, client: &Client, after: Seq, epoch: u64, limit: usize) -> Result<Missed, Missing> {
         let membership = client.membership();
         let (candidates, until) = {
@@ -118,40 +120,40 @@ impl Hub {
         let member = Member(client.id, &membership);
         let meant = candidates.into_iter().filter_map(|(place, content)| {
             let content = Content::decode(content).ok()?;
-            let meant = |target: &Target| target.matches(&member) && membership.was_meant(target, place.seq);
+            let meant = |target: &Target| target.matches(&member) && membership.was_target_of(target, place.seq);
             matches!(&content, Content::Message { target, .. } if meant(target)).then_some((place, content))
         });
         let messages: Vec<_> = meant.collect();
         if messages.len() > limit { Err(Missing::TooMany) } else { Ok(Missed { messages, until }) }
     }
 
-    /// Delivers to a client that has arrived from now on, after this first message with the present position.
+    /// Begins to deliver to a client. `first` is its first message, with the present position.
     pub(crate) fn begin(&self, client: &Client, first: &[Value], sealer: &StateSealer, heartbeat: u16) {
         let mut index = self.index.write();
         let at = self.position();
         client.begin_behind(at.seq);
         let state = {
             let mut membership = client.membership_lock().write();
-            membership.take_untold();
+            membership.note_token_sent();
             client.seal(&membership, at, sealer)
         };
         client.begin(first, at, &state, heartbeat);
         self.register(&mut index, client);
     }
 
-    /// Delivers to a client from now on, if it lacks but few messages of those after `after`, for which there is room;
-    /// whether it did.
+    /// Begins to deliver to a client if it lacks only a few messages after `after` and there is room for them. Returns
+    /// true if it did.
     pub(crate) fn catch_up(&self, client: &Client, after: Seq, epoch: u64) -> Result<bool, Missing> {
         let mut index = self.index.write();
-        // More than a few are looked for, and sent, while nobody waits.
-        let missed = match self.missed(client, after, epoch, AT_ONCE) {
+        // More messages are looked up and sent without the lock.
+        let missed = match self.missed(client, after, epoch, MAX_UNDER_LOCK) {
             Err(Missing::TooMany) => return Ok(false),
             missed => missed?,
         };
         let size = missed.size();
         let room = match missed.messages.len() {
             0 => true,
-            // However large it is.
+            // A single message may be of any size.
             1 => client.queue.has_room(size),
             _ => client.queue.fits(size),
         };
@@ -163,9 +165,12 @@ impl Hub {
         Ok(true)
     }
 
-    /// What was delivered after a place is no longer there: whoever got some of it cannot go on from where it is.
+    /// Handles a cut of the entries after `after`. A client that got some of them cannot continue from its position.
     pub(in crate::hub) fn cut_back(&self, after: Seq) {
-        tracing::warn!(after, "messages that were delivered have lost their place; they come again in another one");
+        tracing::warn!(
+            after,
+            "delivered messages have lost their log positions; they may be delivered again at other ones"
+        );
         let index = self.index.read();
         let at = {
             let mut log = self.replay_log.lock();
@@ -174,22 +179,22 @@ impl Hub {
         };
         let cut = Missing::Cut.why();
         let frame = position(&["reset".into(), cut.into()], Some(at), None);
-        for client in index.clients.values().filter(|client| client.tracks() && client.told() > after) {
+        for client in index.clients.values().filter(|client| client.tracks() && client.known_seq() > after) {
             if client.began() > after {
-                // It came in the middle of what was cut, and has a part of it: on its next connection it gets all.
+                // The client began inside the part that was cut. On its next connection it gets everything.
                 client.queue.close(CloseCode::TryAgainLater, cut);
             } else {
-                self.fan_out.lock().tell(client, &frame, at.seq);
-                // What it carries was sealed in an order that is no more: its own task seals it anew.
-                client.membership_lock().write().renew();
-                client.queue.ring();
+                self.fan_out.lock().add_position(client, &frame, at.seq);
+                // The resume token was sealed in an order that no longer exists. The connection's task sends a new one.
+                client.membership_lock().write().outdate_token();
+                client.queue.wake_for_timer();
             }
         }
         drop(index);
         self.advanced.notify_waiters();
     }
 
-    /// What is delivered next follows another place than the last.
+    /// Continues the deliveries after `base` instead of after the last entry.
     pub(in crate::hub) fn reset_to(&self, base: Option<LogPosition>, missed: bool) {
         let index = self.index.read();
         {
@@ -198,53 +203,53 @@ impl Hub {
             log.forget(self.entered.load(Ordering::Relaxed));
         }
         if missed {
-            // Clients that know no positions cannot be told.
-            tracing::warn!("messages were lost for this node's clients: it was away longer than the log reaches");
-            // Another node may have all that they missed.
+            // A client without a position cannot be told what it missed.
+            tracing::warn!("this node's clients missed messages: the node was away for longer than the log reaches");
+            // Another node may have everything that the clients missed.
             let tracking = index.clients.values().filter(|client| client.tracks());
             tracking.for_each(|client| client.queue.close(CloseCode::TryAgainLater, "this node was away for too long"));
         }
     }
 
-    /// Lets those look who wait for this node to come as far as they did. Not at each delivery, or many of them would cost
-    /// more than what is delivered.
-    pub(in crate::hub) fn look_again(&self) {
+    /// Wakes the clients that wait for this node to reach their position. It is not called at each delivery, because
+    /// many waiting clients would cost more than the delivery.
+    pub(in crate::hub) fn wake_waiting(&self) {
         let advanced = std::mem::take(&mut self.replay_log.lock().advanced);
         if advanced {
             self.advanced.notify_waiters();
         }
     }
 
-    /// Tells a client that the server lives, and its position if nothing is being delivered: a message that is may be one
-    /// for this client which has not reached its queue.
-    /// `sealer`: given if what it is to carry is due as well.
-    pub(crate) fn tell_position(&self, client: &Client, sealer: Option<&StateSealer>) {
+    /// Tells a client that the server is alive. The position is left out while something is being delivered, because a
+    /// message may have the position and not be in the client's queue yet. `sealer`: present if a new resume token is
+    /// due as well.
+    pub(crate) fn send_position(&self, client: &Client, sealer: Option<&StateSealer>) {
         let state = sealer.map(|sealer| {
             let at = self.position();
             let mut membership = client.membership_lock().write();
-            membership.take_untold();
+            membership.note_token_sent();
             client.seal(&membership, at, sealer)
         });
         let index = self.index.try_write();
         let at = index.is_some().then(|| self.position());
-        client.tell_now(at, state.as_deref());
+        client.send_now(at, state.as_deref());
     }
 
-    /// Tells quiet clients their position, so that it stays within what is kept.
-    pub(in crate::hub) fn tell_positions(&self) {
+    /// Tells quiet clients their position, so that it does not become older than the log.
+    pub(in crate::hub) fn send_positions(&self) {
         let index = self.index.read();
         let at = {
             let mut log = self.replay_log.lock();
-            if !log.telling_is_due() {
+            if !log.positions_are_due() {
                 return;
             }
-            (log.told, log.count, log.size) = (Instant::now(), 0, 0);
+            (log.last_sent, log.count, log.size) = (Instant::now(), 0, 0);
             log.history.position()
         };
         let frame = position(&["now".into()], Some(at), None);
-        let behind = index.clients.values().filter(|client| client.tracks() && client.told() < at.seq);
+        let behind = index.clients.values().filter(|client| client.tracks() && client.known_seq() < at.seq);
         let mut fan_out = self.fan_out.lock();
-        behind.for_each(|client| fan_out.tell(client, &frame, at.seq));
+        behind.for_each(|client| fan_out.add_position(client, &frame, at.seq));
     }
 }
 
