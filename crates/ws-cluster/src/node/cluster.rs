@@ -1,4 +1,4 @@
-//! The handle that the rest of the node has on its cluster, and how the node joins.
+//! The rest of the node's handle on its cluster, and the start of the node.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -14,7 +14,7 @@ use tokio::{
 
 use super::{
     Cause, DeliverySink, Failure, Settings, Shared,
-    driver::{Driver, Event, Waiting},
+    driver::{Driver, Event, WaitingCaller},
     greetings::Greetings,
     ingest,
     link::{self, Keys, LinkError, LinkIdentity, Purpose},
@@ -30,10 +30,10 @@ use crate::{
 };
 use ws_cluster_core::{Core, Degraded, Status};
 
-/// Events that wait for the core; whoever has more waits.
-const EVENTS: usize = 4096;
+/// Maximum number of events that wait for the core. A sender beyond that waits.
+const MAX_EVENTS: usize = 4096;
 
-/// A handle on the running driver, which ends when it was shut down or the last handle is dropped.
+/// A handle on the running driver. The driver ends after its shutdown, or when the last handle is dropped.
 #[derive(Clone)]
 pub(crate) struct Cluster {
     events: mpsc::Sender<Event>,
@@ -43,16 +43,16 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Publishes, and waits until the message is accepted, but no longer than the publish's time limit.
+    /// Publishes a message and waits until it is accepted, at most for the publish's time limit.
     pub(crate) async fn publish(&self, content: &Content, key: Option<Bytes>) -> Result<(), PublishError> {
         let limit = self.shared.config.cluster.publish_timeout;
-        // Beyond that the driver knows when it waited for too long: no timer for each publish.
+        // Once submitted, the driver watches the deadline, so a publish needs no timer of its own.
         let submitted = timeout(limit, self.submit(content.encode(), key)).await;
         submitted.unwrap_or(Err(PublishError::OutcomeUnknown))?.await.unwrap_or(Err(PublishError::OutcomeUnknown))
     }
 
-    /// Hands a publish to the core, after all that were handed to it before; the receiver tells its acceptance, or that
-    /// it took longer than the time limit.
+    /// Passes a publish to the core, in the order of the calls. The receiver gets its acceptance, or the error that the
+    /// time limit is over.
     pub(crate) async fn submit(
         &self,
         content: Bytes,
@@ -60,7 +60,7 @@ impl Cluster {
     ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
         let (accepted, acceptance) = oneshot::channel();
         let until = now() + self.shared.config.cluster.publish_timeout;
-        let event = Event::Publish { content, key, waiting: Waiting { accepted, until } };
+        let event = Event::Publish { content, key, waiting: WaitingCaller { accepted, until } };
         self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
         Ok(acceptance)
     }
@@ -69,7 +69,7 @@ impl Cluster {
         self.status.clone()
     }
 
-    /// Resolves when this node cannot go on, with the reason.
+    /// Resolves with the reason if this node cannot continue.
     pub(crate) async fn failure(&self) -> Failure {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await.ok().and_then(|failure| failure.clone()) {
@@ -78,21 +78,21 @@ impl Cluster {
         }
     }
 
-    /// Serves one accepted link, of another node or a publisher, on an upgraded stream until it ends.
-    /// `ip`: where it comes from, if that tells anything about who it is.
+    /// Serves one accepted link of another node or a publisher, on an upgraded stream, until the link ends. `ip`: the
+    /// peer's address, if it tells peers apart.
     pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>) {
         let (mut greeting, full) = self.shared.greetings.begin(ip);
-        if full && let Some(line) = self.shared.logs.due(Cause::GivenUp, now()) {
+        if full && let Some(line) = self.shared.logs.due(Cause::Dropped, now()) {
             let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
-            tracing::warn!(ip, left_out, "more links come than may be greeted: those that wait longest are given up");
+            tracing::warn!(ip, left_out, "too many links wait for a proof of the key: the oldest are dropped");
         }
         let limit = self.shared.config.links.greeting_timeout;
         let accepted = tokio::select! {
-            // Twice the time for both of the dialler's messages, and for ours to be read.
+            // Twice the limit: the dialler sends two messages, and has to read ours in between.
             accepted = timeout(2 * limit, link::accept(stream, &self.shared.identity, limit)) => {
                 accepted.unwrap_or(Err(LinkError::Silent))
             }
-            () = greeting.given_up() => return,
+            () = greeting.dropped() => return,
         };
         match &accepted {
             Ok(Some(_)) => greeting.prove(),
@@ -111,30 +111,30 @@ impl Cluster {
         }
     }
 
-    /// Says that the node is not ready, since it shuts down soon. It goes on until then.
+    /// Reports the node as not ready, since it shuts down soon. It works until then.
     pub(crate) async fn drain(&self) {
-        // An error means that it is over already.
+        // An error means that the driver has ended already.
         let _ = self.events.send(Event::Drain).await;
     }
 
-    /// Hands over what the cluster needs of this node, and leaves the pool.
+    /// Passes on what the cluster needs from this node, and leaves the pool.
     pub(crate) async fn shut_down(&self) {
         let (done, through) = oneshot::channel();
         if self.events.send(Event::ShutDown(done)).await.is_ok() {
-            // An error means that another shutdown came first and is through.
+            // An error means that an earlier shutdown has finished.
             let _ = through.await;
         }
     }
 }
 
-/// Joins or founds the cluster, in the background.
+/// Starts the node, which joins or founds the cluster in the background.
 pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Result<Cluster, StartError> {
     let Settings { node, cluster, address, keys, config, pool } = settings;
-    // Without a key it is a cluster of one, which nobody dials.
+    // A cluster without a key has one node, which is never dialled.
     let is_dialled = address.is_some() && !keys.is_empty();
     let address = match address {
         Some(address) => address,
-        // Nobody else can be there: an address that is never dialled.
+        // The pool is not shared, so there is no other node to dial this address.
         None if !pool.is_shared() => format!("ws://{node}.invalid"),
         None => {
             return Err(StartError::Config {
@@ -151,7 +151,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
         Err(_) => tracing::warn!("the pool's database does not answer; it is tried again"),
         Ok(Ok(())) => {}
     }
-    let (events, received) = mpsc::channel(EVENTS);
+    let (events, received) = mpsc::channel(MAX_EVENTS);
     let (status, status_receiver) = watch::channel(Status::default());
     let (failure, failure_receiver) = watch::channel(None);
     let failure = Arc::new(failure);
@@ -175,7 +175,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
         unreachable: HashSet::new(),
         failure: failure_receiver.clone(),
         cause: None,
-        causes: LogLimits::default(),
+        cause_limits: LogLimits::default(),
         waiting: HashMap::new(),
         draining: false,
         leaving: Vec::new(),
@@ -184,8 +184,8 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
     let (stopped, hub) = (driver.status.clone(), driver.hub.clone());
     tokio::spawn(async move {
         if tokio::spawn(driver.run(received)).await.is_err() {
-            // Nothing of this node works without it: clients are better off elsewhere. The log comes last, since it
-            // may be what panicked.
+            // The node cannot work without its driver, so its clients are sent to other nodes. The log line comes last,
+            // since the log may be what panicked.
             stopped.send_modify(|status| {
                 (status.ready, status.master, status.degraded) = (false, None, Some(Degraded::Stopped));
             });
@@ -209,7 +209,7 @@ mod tests {
     };
     use ws_cluster_core::{LogPosition, NodeId, Seq};
 
-    /// Panics when it is to deliver a message, and tells when the clients are sent away.
+    /// A sink that panics when it gets a message, and notes that the clients are sent away.
     #[derive(Default)]
     struct Panicking(Notify);
 

@@ -1,6 +1,6 @@
-//! What goes over a link: the greeting, packets of frames between nodes, and a publisher's requests. Protocol
-//! Buffers: fields that a later version adds are skipped by an earlier one. What the frames mean is in
-//! [`ws_cluster_core`], how a greeting is judged in [`link`](crate::node::link).
+//! The encoding of a link: the greeting, packets of frames between nodes, and a publisher's requests. It is Protocol
+//! Buffers, so an earlier version skips the fields that a later version adds. [`ws_cluster_core`] defines what the
+//! frames mean, and [`link`](crate::node::link) checks a greeting.
 
 use bytes::Bytes;
 use prost::Message;
@@ -16,13 +16,13 @@ pub(crate) use schema::{Greeting, Outcome, Packet, Proof, Publish, Welcome};
 /// packets, so no node speaks it any more.
 pub(crate) const VERSIONS: (u16, u16) = (2, 2);
 
-/// The newest version that both sides speak.
+/// Returns the newest version that both sides speak.
 pub(crate) fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
     let version = ours.1.min(theirs.1);
     (version >= ours.0 && version >= theirs.0).then_some(version)
 }
 
-/// Bytes from a peer that are no packet of this protocol. The link is closed.
+/// The error for bytes from a peer that are no packet of this protocol. The link is closed.
 #[derive(Debug, thiserror::Error)]
 #[error("a peer sent what is no packet: {0}")]
 pub(crate) struct PacketError(String);
@@ -37,19 +37,19 @@ fn absent(what: &str) -> PacketError {
     PacketError(format!("no {what}"))
 }
 
-/// What gathered for a link, as one message.
+/// Joins frames into one packet.
 pub(crate) fn packet(frames: Vec<Frame>) -> Packet {
     Packet { frames: into_all(frames) }
 }
 
-/// The frames of a packet. Contents are copied out of it, so that none keeps a whole packet in memory. Bodies of a
-/// kind that this version does not know are skipped.
+/// Decodes the frames of a packet. Contents are copied, so that none keeps a whole packet in memory. Bodies of kinds
+/// that this version does not know are skipped.
 pub(crate) fn decode_packet(packet: &[u8]) -> Result<Vec<Frame>, PacketError> {
     let packet = pb::Packet::decode(packet)?;
     packet.frames.into_iter().filter(|frame| frame.body.is_some()).map(TryInto::try_into).collect()
 }
 
-/// Terms and places stay so far below the end of their numbers that sums do not run over.
+/// Refuses terms and sequence numbers that are so large that sums could overflow.
 fn plausible(number: u64) -> Result<u64, PacketError> {
     if number < 1 << 62 { Ok(number) } else { Err(PacketError("a number beyond all terms and places".into())) }
 }
@@ -157,7 +157,7 @@ impl TryFrom<pb::Span> for Span {
     type Error = PacketError;
 
     fn try_from(span: pb::Span) -> Result<Self, PacketError> {
-        // Places are counted from 1; what precedes a span's first is computed from it.
+        // Sequence numbers begin with 1. The predecessor of a span's first one is computed from it.
         let first = Some(span.first).filter(|first| *first > 0).ok_or_else(|| absent("first place of a span"))?;
         Ok(Self { term: plausible(span.term)?, master: node(&span.master)?, first: plausible(first)? })
     }
@@ -239,7 +239,7 @@ mod tests {
 
     const NODE: NodeId = NodeId::from_bytes([3; 16]);
 
-    /// One frame of each kind.
+    /// Returns one frame of each kind.
     fn frames() -> Vec<Frame> {
         let span = Span { term: 2, master: NODE, first: 1 };
         let proposal = Proposal {
@@ -300,7 +300,7 @@ mod tests {
 
     #[test]
     fn frames_of_a_later_version_are_skipped() {
-        // Field 1 (frames), holding field 1 (term) and an unknown field 99.
+        // Field 1 (frames), which contains field 1 (term) and an unknown field 99.
         let packet = [0x0a, 0x06, 0x08, 0x07, 0x9a, 0x06, 0x01, 0x00];
         assert_eq!(decode_packet(&packet).ok(), Some(Vec::new()));
         assert!(decode_packet(b"\xff\xff").is_err());

@@ -1,5 +1,5 @@
-//! Feeds the core: one task owns it, carries out what it says (frames, dials, queries, deliveries) and passes in
-//! what came of it. Nothing is decided here.
+//! The task that drives the core: it carries out the core's outputs (frames, dials, queries, deliveries) and feeds the
+//! results back. It decides nothing.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -15,25 +15,26 @@ use tokio::{
 
 use super::{
     Delivery, DeliverySink, Failure, Shared,
-    link::{LinkError, Outgoing},
+    link::{FrameSender, LinkError},
 };
 use crate::{clock::now, error::PublishError, log_limit::LogLimits, pool::Pool};
 use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
 
-/// Events that are passed in before the outputs are carried out: what gathers goes out together.
+/// Maximum number of events that the core handles before its outputs are carried out, so that more frames leave
+/// together.
 const BATCH: usize = 256;
 
 pub(super) enum Event {
     Publish {
         content: Bytes,
         key: Option<Bytes>,
-        waiting: Waiting,
+        waiting: WaitingCaller,
     },
     LinkUp {
         link: LinkId,
         peer: NodeId,
         dialled: bool,
-        outgoing: Outgoing,
+        sender: FrameSender,
     },
     LinkDown(LinkId),
     Frames(LinkId, Vec<Frame>),
@@ -42,14 +43,14 @@ pub(super) enum Event {
         address: String,
         error: LinkError,
     },
-    /// With the cause, if the query failed.
+    /// The answer to a query, with the cause if the query failed.
     Answer(Answer, Option<String>),
     Drain,
     ShutDown(oneshot::Sender<()>),
 }
 
-/// Who waits for the acceptance of a publish, and until when.
-pub(super) struct Waiting {
+/// The caller that waits for a publish to be accepted, and its deadline.
+pub(super) struct WaitingCaller {
     pub(super) accepted: oneshot::Sender<Result<(), PublishError>>,
     pub(super) until: Instant,
 }
@@ -59,23 +60,23 @@ pub(super) struct Driver {
     pub(super) pool: Arc<dyn Pool>,
     pub(super) hub: Arc<dyn DeliverySink>,
     pub(super) status: Arc<watch::Sender<Status>>,
-    /// Weak: the driver ends with the last handle, and tasks that it started do not keep it.
+    /// A weak sender: the driver ends with the last handle, and the tasks that it started do not keep it running.
     pub(super) events: mpsc::WeakSender<Event>,
     pub(super) shared: Arc<Shared>,
-    pub(super) links: HashMap<LinkId, Outgoing>,
-    /// Nodes whose last dial failed.
+    pub(super) links: HashMap<LinkId, FrameSender>,
+    /// The nodes whose last dial failed.
     pub(super) unreachable: HashSet<NodeId>,
-    /// Why this node cannot go on, if it cannot.
+    /// The reason why this node cannot continue, if there is one.
     pub(super) failure: watch::Receiver<Option<Failure>>,
-    /// Why the pool failed last.
+    /// The cause of the pool's last failure.
     pub(super) cause: Option<String>,
-    /// Causes that the log was told of.
-    pub(super) causes: LogLimits<String>,
-    /// Who waits for the acceptance of an own publish.
-    pub(super) waiting: HashMap<u64, Waiting>,
-    /// The clients are sent away, and the shutdown follows.
+    /// Limits how often each cause is logged.
+    pub(super) cause_limits: LogLimits<String>,
+    /// The callers that wait for an own publish to be accepted, by its counter.
+    pub(super) waiting: HashMap<u64, WaitingCaller>,
+    /// True once the clients are being sent away. The shutdown follows.
     pub(super) draining: bool,
-    /// Who waits for the end of the shutdown.
+    /// The callers that wait for the end of the shutdown.
     pub(super) leaving: Vec<oneshot::Sender<()>>,
     pub(super) ended: bool,
 }
@@ -84,7 +85,7 @@ impl Driver {
     pub(super) async fn run(mut self, mut received: mpsc::Receiver<Event>) {
         let mut batch = Vec::with_capacity(BATCH);
         loop {
-            self.carry_out().await;
+            self.carry_out_outputs().await;
             let deadline = tokio::time::Instant::from_std(self.core.poll_timeout());
             tokio::select! {
                 biased;
@@ -92,7 +93,8 @@ impl Driver {
                     let now = now();
                     self.core.handle_timeout(now);
                     self.hub.tick();
-                    // Who waited for too long finds out by the dropped sender, and some publishes are never settled.
+                    // The dropped sender tells a caller that the time is over. The outcome of some publishes is never
+                    // known.
                     self.waiting.retain(|_, waiting| !waiting.accepted.is_closed() && waiting.until > now);
                 }
                 count = received.recv_many(&mut batch, BATCH) => {
@@ -119,11 +121,11 @@ impl Driver {
                 Ok(counter) => drop(self.waiting.insert(counter, waiting)),
                 Err(_) => drop(waiting.accepted.send(Err(PublishError::Busy))),
             },
-            Event::LinkUp { link, peer, dialled, outgoing } => {
+            Event::LinkUp { link, peer, dialled, sender } => {
                 if !self.ended {
                     tracing::info!(?peer, dialled, "linked");
                     self.unreachable.remove(&peer);
-                    self.links.insert(link, outgoing);
+                    self.links.insert(link, sender);
                     self.core.handle_link_up(now, link, peer, dialled);
                 }
             }
@@ -135,7 +137,7 @@ impl Driver {
                 frames.into_iter().for_each(|frame| self.core.handle_frame(now, link, frame));
             }
             Event::DialFailed { node, address, error } => {
-                // Once for each loss: it is dialled again twice a second.
+                // Logged once for each loss, because the core dials again twice a second.
                 if self.unreachable.insert(node) {
                     match &error {
                         LinkError::Mismatch(why) => tracing::error!(?node, address, why, "a node refuses this one"),
@@ -160,11 +162,11 @@ impl Driver {
         }
     }
 
-    async fn carry_out(&mut self) {
+    async fn carry_out_outputs(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { link, frame } => {
-                    if self.links.get(&link).is_some_and(|outgoing| !outgoing.send(frame)) {
+                    if self.links.get(&link).is_some_and(|sender| !sender.send(frame)) {
                         tracing::warn!(link, "a peer reads too slowly and is cut");
                         self.links.remove(&link);
                         self.core.handle_link_down(now(), link);
@@ -191,7 +193,7 @@ impl Driver {
                 Output::Restarted { base, missed } => self.hub.restarted(base, missed),
                 Output::Accepted { counter } => {
                     if let Some(waiting) = self.waiting.remove(&counter) {
-                        // Whoever gave up waiting does not mind.
+                        // The caller may have stopped waiting.
                         let _ = waiting.accepted.send(Ok(()));
                     }
                 }
@@ -203,7 +205,7 @@ impl Driver {
                     self.ended = true;
                     self.links.clear();
                     self.leave_pool().await;
-                    // They may or may not be in the log of others.
+                    // These publishes may or may not be in the logs of other nodes.
                     for (_, waiting) in self.waiting.drain() {
                         let _ = waiting.accepted.send(Err(PublishError::OutcomeUnknown));
                     }
@@ -220,23 +222,23 @@ impl Driver {
             if known.master != status.master || known.term != status.term {
                 tracing::info!(term = status.term, master = ?status.master, "the cluster changed");
             }
-            // Every node begins without a master, which is no news.
+            // Every node begins without a master, so that is not logged.
             if *known != Status::default() {
-                self.tell_degradation(known, &status);
+                self.log_degradation(known, &status);
             }
             *known = status;
             changed
         });
     }
 
-    /// Writes to the log why the node is degraded, if that is another reason than before, and that it no longer is.
-    fn tell_degradation(&self, known: &Status, status: &Status) {
+    /// Logs why the node is degraded if the reason is new, and that it is no longer degraded.
+    fn log_degradation(&self, known: &Status, status: &Status) {
         let is_news = known.degraded != status.degraded;
         match (status.degraded, &status.cause) {
             (Some(why), Some(cause)) => {
-                // Another cause tells what to do now: a database that is started again may still refuse. Causes that
-                // alternate get one line per interval.
-                let is_due = known.cause != status.cause && self.causes.due(cause.clone(), now()).is_some();
+                // A new cause for the same reason is worth a line: a database that is started again may still refuse.
+                // Causes that alternate get one line per interval.
+                let is_due = known.cause != status.cause && self.cause_limits.due(cause.clone(), now()).is_some();
                 if is_news || is_due {
                     tracing::warn!(why = why.as_str(), cause, "degraded");
                 }
@@ -247,7 +249,7 @@ impl Driver {
         }
     }
 
-    /// Returns the core's status with what only the driver knows.
+    /// Returns the core's status, with the facts that only the driver knows.
     fn present_status(&self) -> Status {
         let mut status = self.core.status();
         if self.core.has_pool_trouble() {
@@ -262,7 +264,7 @@ impl Driver {
         status
     }
 
-    /// Tells the driver what became of something, unless it is gone.
+    /// Sends the event that a future results in to the driver, unless the driver is gone.
     pub(super) fn report(&self, event: impl Future<Output = Event> + Send + 'static) {
         let events = self.events.clone();
         tokio::spawn(async move {

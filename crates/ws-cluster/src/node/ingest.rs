@@ -1,4 +1,4 @@
-//! What a node takes in from publishers outside of the cluster, on the links that they dialled.
+//! Serves the publishers outside of the cluster, on the links that they dialled.
 
 use std::sync::Arc;
 
@@ -16,16 +16,16 @@ use super::{
 };
 use crate::{ClusterConfig, error::PublishError, io::Stream, message::publish};
 
-/// Publishes of one publisher whose outcomes are not on their way to it; its next requests wait for them.
-const OUTCOMES: usize = 1024;
+/// Maximum number of publishes of one publisher whose outcomes have not been sent. The publisher's next requests wait.
+const MAX_OUTCOMES: usize = 1024;
 
-/// A node's end: submits what comes in its order, and answers as each is accepted.
+/// Submits what a publisher sends, in its order, and answers as each publish is settled.
 pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
     let (mut writer, mut reader) = link.split();
     // `None` answers a heartbeat.
-    let (outcomes, mut answers) = mpsc::channel::<Option<Outcome>>(OUTCOMES);
-    let places = Arc::new(Semaphore::new(OUTCOMES));
-    // A publisher is not told of the node's settings: its own are the defaults.
+    let (outcomes, mut answers) = mpsc::channel::<Option<Outcome>>(MAX_OUTCOMES);
+    let slots = Arc::new(Semaphore::new(MAX_OUTCOMES));
+    // The publisher does not know this node's settings, so it uses the default interval.
     let interval = ClusterConfig::default().heartbeat_interval;
     let silence = cluster.shared.config.cluster.heartbeat_timeout.max(2 * interval);
     let answering = async {
@@ -39,7 +39,7 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
     };
     let reading = async {
         loop {
-            // Publishers send heartbeats; one that does not is gone.
+            // Publishers send heartbeats, so a silent publisher is gone.
             let packet = match timeout(silence, reader.read()).await {
                 Ok(Ok(Some(packet))) => packet,
                 Ok(Ok(None)) => return Ok(()),
@@ -47,14 +47,14 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
                 Err(_) => return Err(LinkError::Silent),
             };
             if packet.is_empty() {
-                // A full channel has outcomes in it, by which the publisher hears of this node as well.
+                // If the channel is full, the outcomes in it tell the publisher that this node is alive.
                 let _ = outcomes.try_send(None);
                 continue;
             }
             let Publish { id, content, key } = Publish::decode(packet)?;
-            let Ok(place) = places.clone().acquire_owned().await else { return Ok(()) };
+            let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
             let checked = publish::check(&content, key.as_deref());
-            // Copied: the message's buffer is larger, and the log keeps what it is given.
+            // The buffers are copied, because the link's buffer is larger and the log keeps what it gets.
             let (content, key) = (Bytes::copy_from_slice(&content), key.as_deref().map(Bytes::copy_from_slice));
             let submitted = match checked {
                 Ok(()) => cluster.submit(content, key).await,
@@ -68,7 +68,7 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
                 };
                 let (error, text) = publish::encode_outcome(&outcome);
                 let _ = outcomes.send(Some(Outcome { id, error, text })).await;
-                drop(place);
+                drop(slot);
             });
         }
     };
@@ -94,7 +94,7 @@ mod tests {
         node::{Delivery, DeliverySink, Settings, link::pair, start},
     };
 
-    /// Has no clients.
+    /// A sink without clients.
     struct Nobody;
 
     impl DeliverySink for Nobody {

@@ -1,5 +1,5 @@
-//! One WebSocket between two nodes, or between a publisher and a node: the mutual proof of the key, authenticated
-//! packets both ways, heartbeats. What the frames mean is decided in [`ws_cluster_core`].
+//! A WebSocket between two nodes, or between a publisher and a node: the mutual proof of the key, authenticated packets
+//! in both directions, and heartbeats. [`ws_cluster_core`] defines what the frames mean.
 
 use std::{
     fmt,
@@ -38,28 +38,28 @@ mod mac;
 
 use mac::{PacketOpener, PacketSealer};
 
-/// Where links are served; on the nodes' listener, never on the clients' path.
+/// The path of links, on the nodes' listener. It is never on the clients' path.
 pub(crate) const PATH: &str = "/_cluster/v1";
 
-/// Bytes of frames that are joined into one packet, beyond the first: little enough to be through well before a link
-/// counts as dead.
+/// Number of bytes from which a packet takes no more frames. A packet of this size is sent well before a link counts as
+/// dead.
 const PACKET_BYTES: usize = 512 * 1024;
 
-/// Largest packet that is taken from a peer that proved the key, in bytes. A snapshot with all the idempotency keys
-/// that a log remembers is what comes near.
+/// Maximum size of a packet from a peer that has proved the key, in bytes. A snapshot with all the idempotency keys
+/// that a log remembers comes near it.
 const PACKET_SIZE: usize = 32 * 1024 * 1024;
 
-/// The same for a peer that did not: a greeting or a proof.
+/// Maximum size of a message from a peer that has not proved the key: a greeting or a proof.
 const GREETING_SIZE: usize = 4 * 1024;
 
 const NONCE_SIZE: usize = 32;
 
-/// The keys of a cluster, which never leave the process and never show.
+/// The keys of a cluster. They never leave the process, and `Debug` does not show them.
 #[derive(Clone)]
 pub(crate) struct Keys(Arc<[Vec<u8>]>);
 
 impl Keys {
-    /// The first is used to dial, all are accepted.
+    /// Returns the keys. The first is used to dial; all are accepted.
     pub(crate) fn new(keys: Vec<Vec<u8>>) -> Self {
         Self(keys.into())
     }
@@ -71,25 +71,25 @@ impl fmt::Debug for Keys {
     }
 }
 
-/// Why there is no link.
+/// The reason why there is no link.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum LinkError {
-    /// Nothing listens at the address.
+    /// No process listens at the address.
     #[error("nothing listens there")]
     Refused,
-    /// Another node listens there than the one that was meant.
+    /// Another node than the expected one answers at the address.
     #[error("another node answers there")]
     OtherNode,
-    /// The two sides do not have the same key, cluster or versions; the text says which.
+    /// The two sides differ in their keys, clusters or versions. The text says in which.
     #[error("{0}")]
     Mismatch(String),
-    /// The other side does not keep to the protocol, or the network failed.
+    /// The other side breaks the protocol, or the network failed.
     #[error("{0}")]
     Broken(String),
     #[error("no answer in time")]
     Silent,
-    /// Somebody on the network interferes with the link: what came is not what the peer sent next. Nothing of it was
-    /// used.
+    /// A third party on the network interferes with the link: a packet is not the one that the peer sent next. The
+    /// packet was not used.
     #[error(
         "a packet was changed, inserted, repeated, reordered or dropped on its way; use wss:// or a private network"
     )]
@@ -111,7 +111,7 @@ impl From<prost::DecodeError> for LinkError {
     }
 }
 
-/// A publisher comes and goes as it likes, but one whose packets are forged is news.
+/// Logs the loss of a publisher's link. Publishers come and go, so only forged packets are worth a warning.
 pub(crate) fn log_publisher_loss(error: &LinkError) {
     match error {
         LinkError::Forged => tracing::warn!(%error, "a publisher's link was cut"),
@@ -119,18 +119,18 @@ pub(crate) fn log_publisher_loss(error: &LinkError) {
     }
 }
 
-/// What the dialler wants.
+/// The purpose of a dialled link.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Purpose {
-    /// To take part: frames both ways.
+    /// To be a node of the cluster: frames in both directions.
     Node = 0,
     /// To publish from outside of the cluster.
     Publisher = 1,
-    /// To see who answers, and no more: the link ends after the greeting.
+    /// To find out which node answers. The link ends after the greeting.
     Probe = 2,
 }
 
-/// Who one is in a greeting.
+/// The identity of one side in a greeting.
 #[derive(Clone, Debug)]
 pub(crate) struct LinkIdentity {
     pub(crate) node: NodeId,
@@ -141,8 +141,8 @@ pub(crate) struct LinkIdentity {
 pub(crate) type Socket<S> = WebSocketStream<S>;
 pub(crate) type Dialled = Link<MaybeTlsStream<tokio::net::TcpStream>>;
 
-/// A link whose two sides proved the key to each other. Every packet is authenticated with a key of its direction, so
-/// that an attacker on the way can end the link, and no more.
+/// A link whose two sides have proved the key to each other. Every packet is authenticated with a key of its direction,
+/// so an attacker on the network can only end the link.
 pub(crate) struct Link<S> {
     socket: Socket<S>,
     sealer: PacketSealer,
@@ -150,7 +150,7 @@ pub(crate) struct Link<S> {
 }
 
 impl Link<MaybeTlsStream<tokio::net::TcpStream>> {
-    /// The address that was dialled, unless TLS hides it.
+    /// Returns the address that was dialled, unless TLS hides it.
     pub(crate) fn remote_ip(&self) -> Option<IpAddr> {
         match self.socket.get_ref() {
             MaybeTlsStream::Plain(stream) => stream.peer_addr().ok().map(|address| address.ip()),
@@ -160,13 +160,13 @@ impl Link<MaybeTlsStream<tokio::net::TcpStream>> {
 }
 
 impl<S: Stream> Link<S> {
-    /// The link of this side, `own`, with the other side, after the greeting of these words.
-    fn new(socket: Socket<S>, key: &[u8], [own, other]: [&str; 2], words: &[Bytes; 2]) -> Self {
-        let [own, other] = [own, other].map(|side| packet_key(key, side, words));
+    /// Returns the link of the side `own` to the side `other`, after the greeting with this transcript.
+    fn new(socket: Socket<S>, key: &[u8], [own, other]: [&str; 2], transcript: &[Bytes; 2]) -> Self {
+        let [own, other] = [own, other].map(|side| packet_key(key, side, transcript));
         Self { socket, sealer: PacketSealer::new(own), opener: PacketOpener::new(other) }
     }
 
-    /// Both directions, for two tasks.
+    /// Splits the link into its two directions, for two tasks.
     pub(crate) fn split(self) -> (LinkWriter<S>, LinkReader<S>) {
         let (sink, stream) = self.socket.split();
         (LinkWriter { sink, sealer: self.sealer }, LinkReader { stream, opener: self.opener })
@@ -185,14 +185,14 @@ impl<S: Stream> LinkWriter<S> {
         Ok(self.sink.send(Message::Binary(self.sealer.seal(packet))).await?)
     }
 
-    /// Sends an empty packet, by which the peer hears of this side.
+    /// Sends an empty packet, which tells the peer that this side is alive.
     pub(crate) async fn write_heartbeat(&mut self) -> Result<(), LinkError> {
         self.write(&()).await
     }
 
-    /// Says farewell.
+    /// Closes the link.
     pub(crate) async fn close(&mut self) {
-        // The peer finds out by the end of the stream as well.
+        // An error can be ignored: the end of the stream tells the peer too.
         let _ = self.sink.close().await;
     }
 }
@@ -204,9 +204,8 @@ pub(crate) struct LinkReader<S> {
 }
 
 impl<S: Stream> LinkReader<S> {
-    /// The next packet, which is the one that the peer sent next; `None` if the link ended. Pings and pongs are
-    /// skipped, since they are not authenticated: they do not show that the peer lives. Dropping the future loses
-    /// nothing.
+    /// Returns the packet that the peer sent next, or `None` if the link ended. Pings and pongs are skipped: they are
+    /// not authenticated, so they do not show that the peer is alive. The future can be dropped without loss.
     pub(crate) async fn read(&mut self) -> Result<Option<Bytes>, LinkError> {
         loop {
             match self.stream.next().await {
@@ -220,14 +219,17 @@ impl<S: Stream> LinkReader<S> {
     }
 }
 
-/// Both ends of a link that was proved, over a stream in memory.
+/// Returns both ends of a proved link, over a stream in memory.
 #[cfg(test)]
 pub(super) async fn pair() -> [Link<tokio::io::DuplexStream>; 2] {
     let (near, far) = tokio::io::duplex(64 * 1024);
-    let words = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
+    let transcript = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
     let near = WebSocketStream::from_raw_socket(near, Side::Client, None).await;
     let far = WebSocketStream::from_raw_socket(far, Side::Server, None).await;
-    [Link::new(near, &[7; 32], [DIALLER, ACCEPTOR], &words), Link::new(far, &[7; 32], [ACCEPTOR, DIALLER], &words)]
+    [
+        Link::new(near, &[7; 32], [DIALLER, ACCEPTOR], &transcript),
+        Link::new(far, &[7; 32], [ACCEPTOR, DIALLER], &transcript),
+    ]
 }
 
 const DIALLER: &str = "dialler";
@@ -238,7 +240,7 @@ fn config(size: usize) -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(buffer).max_message_size(Some(size)).max_frame_size(Some(size))
 }
 
-/// The dialler's side of the greeting. `expected`: the node that is meant, if one is.
+/// Greets as the dialler. `expected`: the node that has to answer, if it matters.
 pub(crate) async fn dial(
     address: &str,
     expected: Option<NodeId>,
@@ -256,8 +258,8 @@ pub(crate) async fn dial(
         role: purpose as u32,
         nonce,
     };
-    let said = write(&mut socket, &greeting).await?;
-    let (welcome, answered): (Welcome, _) = read(&mut socket).await?;
+    let sent_greeting = write(&mut socket, &greeting).await?;
+    let (welcome, sent_welcome): (Welcome, _) = read(&mut socket).await?;
     if !welcome.refusal.is_empty() {
         return Err(LinkError::Mismatch(welcome.refusal));
     }
@@ -266,28 +268,29 @@ pub(crate) async fn dial(
         return Err(LinkError::OtherNode);
     }
     let key = own.keys.0.first().ok_or_else(|| LinkError::Mismatch("this node has no key".into()))?;
-    let words = [said, answered];
-    write(&mut socket, &Proof { mac: prove(key, DIALLER, &words), refusal: String::new() }).await?;
+    let transcript = [sent_greeting, sent_welcome];
+    write(&mut socket, &Proof { mac: prove(key, DIALLER, &transcript), refusal: String::new() }).await?;
     let (proof, _): (Proof, _) = read(&mut socket).await?;
     if !proof.refusal.is_empty() {
         return Err(LinkError::Mismatch(proof.refusal));
     }
-    if !is_proof(key, ACCEPTOR, &words, &proof.mac) {
+    if !is_proof(key, ACCEPTOR, &transcript, &proof.mac) {
         let why = "the node that answers does not have this cluster's key, or the greeting was changed on its way";
         return Err(LinkError::Mismatch(why.into()));
     }
-    Ok((peer, Link::new(socket, key, [DIALLER, ACCEPTOR], &words)))
+    Ok((peer, Link::new(socket, key, [DIALLER, ACCEPTOR], &transcript)))
 }
 
-/// The acceptor's side of the greeting, on an upgraded stream. `None` for a peer that knows what it wanted to know.
-/// `limit`: the time for the dialler's first message.
+/// Greets as the acceptor, on an upgraded stream. Returns `None` for a probe, which ends after the greeting. `limit`:
+/// the time for the dialler's first message.
 pub(crate) async fn accept<S: Stream>(
     stream: S,
     own: &LinkIdentity,
     limit: Duration,
 ) -> Result<Option<(NodeId, Purpose, Link<S>)>, LinkError> {
     let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(GREETING_SIZE))).await;
-    let (greeting, said): (Greeting, _) = timeout(limit, read(&mut socket)).await.unwrap_or(Err(LinkError::Silent))?;
+    let (greeting, sent_greeting): (Greeting, _) =
+        timeout(limit, read(&mut socket)).await.unwrap_or(Err(LinkError::Silent))?;
     let theirs = (narrow(greeting.oldest), narrow(greeting.newest));
     let refusal = if greeting.cluster != own.cluster {
         format!("this node is in the cluster {:?}, not in {:?}", own.cluster, greeting.cluster)
@@ -299,7 +302,7 @@ pub(crate) async fn accept<S: Stream>(
         String::new()
     };
     let welcome = Welcome { node: Bytes::copy_from_slice(own.node.as_bytes()), nonce: nonce()?, refusal };
-    let answered = write(&mut socket, &welcome).await?;
+    let sent_welcome = write(&mut socket, &welcome).await?;
     if !welcome.refusal.is_empty() {
         return Err(LinkError::Mismatch(welcome.refusal));
     }
@@ -309,25 +312,26 @@ pub(crate) async fn accept<S: Stream>(
         _ => Purpose::Probe,
     };
     let peer = node(&greeting.node)?;
-    let words = [said, answered];
+    let transcript = [sent_greeting, sent_welcome];
     let (proof, _): (Proof, _) = read(&mut socket).await?;
-    let key = own.keys.0.iter().find(|key| is_proof(key, DIALLER, &words, &proof.mac));
+    let key = own.keys.0.iter().find(|key| is_proof(key, DIALLER, &transcript, &proof.mac));
     let Some(key) = key else {
         let refusal = "the key is not this cluster's, or the greeting was changed on its way".to_owned();
         write(&mut socket, &Proof { mac: Bytes::new(), refusal: refusal.clone() }).await?;
         return Err(LinkError::Mismatch(refusal));
     };
-    // From here on it may send large packets. Before our own proof it sends nothing, so nothing is lost on the way.
+    // From here on the peer may send large packets. It waits for our proof, so no bytes of it are lost with the old
+    // socket.
     let stream = socket.into_inner();
     let mut socket = WebSocketStream::from_raw_socket(stream, Side::Server, Some(config(PACKET_SIZE))).await;
-    write(&mut socket, &Proof { mac: prove(key, ACCEPTOR, &words), refusal: String::new() }).await?;
+    write(&mut socket, &Proof { mac: prove(key, ACCEPTOR, &transcript), refusal: String::new() }).await?;
     if purpose == Purpose::Probe {
         return Ok(None);
     }
-    Ok(Some((peer, purpose, Link::new(socket, key, [ACCEPTOR, DIALLER], &words))))
+    Ok(Some((peer, purpose, Link::new(socket, key, [ACCEPTOR, DIALLER], &transcript))))
 }
 
-/// A version number that no node has becomes one that none speaks.
+/// Converts a version number. One beyond the range becomes a version that no node speaks.
 fn narrow(version: u32) -> u16 {
     u16::try_from(version).unwrap_or(u16::MAX)
 }
@@ -342,10 +346,10 @@ fn node(bytes: &[u8]) -> Result<NodeId, LinkError> {
     bytes.try_into().map(NodeId::from_bytes).map_err(|_| LinkError::Broken("a node's id has 16 bytes".into()))
 }
 
-/// All that was said, to the byte, so that fields of a later version and the versions on offer are covered as well; and
-/// by which side the proof is given, so that none can be sent back. Each side's nonce makes the result unique to this
-/// link.
-fn transcript(key: &[u8], side: &str, [greeting, welcome]: &[Bytes; 2]) -> Hmac<Sha256> {
+/// Returns the MAC of the greeting's exact bytes, which covers the versions on offer and the fields of later versions.
+/// It also covers the side that proves, so that a proof cannot be sent back. The nonces of both sides make the MAC
+/// unique to this link.
+fn transcript_mac(key: &[u8], side: &str, [greeting, welcome]: &[Bytes; 2]) -> Hmac<Sha256> {
     let mut mac = match Hmac::<Sha256>::new_from_slice(key) {
         Ok(mac) => mac,
         Err(_) => unreachable!("HMAC takes keys of any length"),
@@ -357,28 +361,28 @@ fn transcript(key: &[u8], side: &str, [greeting, welcome]: &[Bytes; 2]) -> Hmac<
     mac
 }
 
-/// The key of the packets that this side sends. What is proved to the other side tells nothing of it.
-fn packet_key(key: &[u8], side: &str, words: &[Bytes; 2]) -> [u8; 32] {
-    transcript(key, &format!("packets of the {side}"), words).finalize().into_bytes().into()
+/// Returns the key for the packets of one side. The proofs reveal nothing about this key.
+fn packet_key(key: &[u8], side: &str, transcript: &[Bytes; 2]) -> [u8; 32] {
+    transcript_mac(key, &format!("packets of the {side}"), transcript).finalize().into_bytes().into()
 }
 
-fn prove(key: &[u8], side: &str, words: &[Bytes; 2]) -> Bytes {
-    Bytes::copy_from_slice(&transcript(key, side, words).finalize().into_bytes())
+fn prove(key: &[u8], side: &str, transcript: &[Bytes; 2]) -> Bytes {
+    Bytes::copy_from_slice(&transcript_mac(key, side, transcript).finalize().into_bytes())
 }
 
-/// In constant time.
-fn is_proof(key: &[u8], side: &str, words: &[Bytes; 2], proof: &[u8]) -> bool {
-    transcript(key, side, words).verify_slice(proof).is_ok()
+/// Checks a proof in constant time.
+fn is_proof(key: &[u8], side: &str, transcript: &[Bytes; 2], proof: &[u8]) -> bool {
+    transcript_mac(key, side, transcript).verify_slice(proof).is_ok()
 }
 
-/// Sends a message of the greeting, and returns it as it was sent.
+/// Sends a message of the greeting, and returns its bytes.
 async fn write<S: Stream>(socket: &mut Socket<S>, message: &impl prost::Message) -> Result<Bytes, LinkError> {
     let bytes = Bytes::from(message.encode_to_vec());
     socket.send(Message::Binary(bytes.clone())).await?;
     Ok(bytes)
 }
 
-/// The next message of the greeting, and as what it came.
+/// Returns the next message of the greeting, decoded and as bytes.
 async fn read<S: Stream, M: prost::Message + Default>(socket: &mut Socket<S>) -> Result<(M, Bytes), LinkError> {
     loop {
         match socket.next().await {
@@ -390,38 +394,38 @@ async fn read<S: Stream, M: prost::Message + Default>(socket: &mut Socket<S>) ->
     }
 }
 
-/// How frames get onto a link. Dropping it closes the link after what waits.
+/// The sending end of a link's queue of frames. When it is dropped, the link is closed after the frames that wait.
 #[derive(Debug)]
-pub(crate) struct Outgoing {
-    /// Unbounded, since the core must not wait; `queue` bounds it, by cutting the link.
+pub(crate) struct FrameSender {
+    /// Unbounded, since the core must not wait. `queue` limits the bytes by cutting the link.
     frames: mpsc::UnboundedSender<Frame>,
     queue: Arc<Queue>,
 }
 
-/// The other end of [`Outgoing`].
-pub(crate) struct Waiting {
+/// The receiving end of a link's queue of frames.
+pub(crate) struct FrameReceiver {
     frames: mpsc::UnboundedReceiver<Frame>,
     queue: Arc<Queue>,
 }
 
 #[derive(Debug)]
 struct Queue {
-    /// Bytes that wait, and how many may.
+    /// The number of bytes that wait, and their limit.
     size: AtomicUsize,
     limit: usize,
-    /// The link is to end at once, whatever waits.
+    /// Notified if the link has to end at once, without the frames that wait.
     cut: Notify,
 }
 
-/// A queue for a link that takes about `limit` bytes.
-pub(crate) fn queue(limit: usize) -> (Outgoing, Waiting) {
+/// Returns a queue for a link in which about `limit` bytes may wait.
+pub(crate) fn queue(limit: usize) -> (FrameSender, FrameReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let queue = Arc::new(Queue { size: AtomicUsize::new(0), limit, cut: Notify::new() });
-    (Outgoing { frames: sender, queue: queue.clone() }, Waiting { frames: receiver, queue })
+    (FrameSender { frames: sender, queue: queue.clone() }, FrameReceiver { frames: receiver, queue })
 }
 
-impl Outgoing {
-    /// Puts a frame in the queue; `false` where the link is gone, or its peer reads too slowly and was cut.
+impl FrameSender {
+    /// Adds a frame to the queue. Returns false if the link is gone, or is cut because its peer reads too slowly.
     pub(crate) fn send(&self, frame: Frame) -> bool {
         let size = frame.size();
         let waiting = self.queue.size.fetch_add(size, Ordering::Relaxed);
@@ -433,8 +437,8 @@ impl Outgoing {
     }
 }
 
-impl Waiting {
-    /// The frames that gathered, as many as make a packet; `None` where no more come.
+impl FrameReceiver {
+    /// Returns the waiting frames, as many as fit into a packet, or `None` if no more come.
     async fn gather(&mut self) -> Option<Vec<Frame>> {
         let mut frames = vec![self.frames.recv().await?];
         let mut size = frames[0].size();
@@ -448,11 +452,11 @@ impl Waiting {
     }
 }
 
-/// Runs a link until either side ends it or no packet comes from the peer for `dead`. Frames that come go to
-/// `arrived`, which holds reading back where it waits; heartbeats do not wait for it.
+/// Runs a link until either side ends it, or until no packet has come from the peer for `dead`. Frames go to `arrived`.
+/// While `arrived` waits, nothing is read, but heartbeats are still sent.
 pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
     link: Link<S>,
-    mut outgoing: Waiting,
+    mut outgoing: FrameReceiver,
     heartbeat: Duration,
     dead: Duration,
     arrived: impl Fn(Vec<Frame>) -> F,
@@ -503,33 +507,33 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_proof_holds_for_its_key_its_side_and_its_words_only() {
+    fn a_proof_holds_for_its_key_its_side_and_its_transcript_only() {
         let (key, other) = ([7; 32], [8; 32]);
-        let words = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
-        let proof = prove(&key, "dialler", &words);
-        assert!(is_proof(&key, "dialler", &words, &proof));
-        assert!(!is_proof(&other, "dialler", &words, &proof));
-        assert!(!is_proof(&key, "acceptor", &words, &proof), "sent back");
-        let replayed = [words[0].clone(), Bytes::from_static(b"another")];
+        let transcript = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
+        let proof = prove(&key, "dialler", &transcript);
+        assert!(is_proof(&key, "dialler", &transcript, &proof));
+        assert!(!is_proof(&other, "dialler", &transcript, &proof));
+        assert!(!is_proof(&key, "acceptor", &transcript, &proof), "sent back");
+        let replayed = [transcript[0].clone(), Bytes::from_static(b"another")];
         assert!(!is_proof(&key, "dialler", &replayed, &proof), "replayed");
         let shifted = [Bytes::from_static(b"greetingw"), Bytes::from_static(b"elcome")];
-        assert!(!is_proof(&key, "dialler", &shifted, &proof), "words moved from one to the other");
+        assert!(!is_proof(&key, "dialler", &shifted, &proof), "bytes moved from one to the other");
     }
 
     #[test]
     fn packets_of_each_direction_of_each_link_have_a_key_of_their_own() {
-        let words = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
-        let other_words = [words[0].clone(), Bytes::from_static(b"another")];
+        let transcript = [Bytes::from_static(b"greeting"), Bytes::from_static(b"welcome")];
+        let other_transcript = [transcript[0].clone(), Bytes::from_static(b"another")];
         let keys = [
-            packet_key(&[7; 32], DIALLER, &words),
-            packet_key(&[7; 32], ACCEPTOR, &words),
-            packet_key(&[7; 32], DIALLER, &other_words),
-            packet_key(&[8; 32], DIALLER, &words),
+            packet_key(&[7; 32], DIALLER, &transcript),
+            packet_key(&[7; 32], ACCEPTOR, &transcript),
+            packet_key(&[7; 32], DIALLER, &other_transcript),
+            packet_key(&[8; 32], DIALLER, &transcript),
         ];
         for (index, key) in keys.iter().enumerate() {
             assert!(!keys[..index].contains(key), "key {index}");
-            assert_ne!(key[..], prove(&[7; 32], DIALLER, &words)[..]);
-            assert_ne!(key[..], prove(&[7; 32], ACCEPTOR, &words)[..]);
+            assert_ne!(key[..], prove(&[7; 32], DIALLER, &transcript)[..]);
+            assert_ne!(key[..], prove(&[7; 32], ACCEPTOR, &transcript)[..]);
         }
     }
 

@@ -1,4 +1,4 @@
-//! Links of this node: dialled, accepted, run until their end, and the dial to the own address.
+//! The links of this node: dialled or accepted, run until their end, and the probe of the node's own address.
 
 use std::{
     panic::AssertUnwindSafe,
@@ -21,9 +21,9 @@ use super::{
 use crate::io::Stream;
 use ws_cluster_core::{LinkId, NodeId};
 
-/// Room of a link's queue beside what the log holds.
+/// Size that a link's queue may have beyond the log's size, in bytes.
 const QUEUE_ROOM: usize = 16 * 1024 * 1024;
-/// Time between two tries of a node to reach itself.
+/// Time between two attempts of a node to reach itself.
 const PROBE_INTERVAL: Duration = Duration::from_secs(5);
 
 impl Driver {
@@ -33,13 +33,13 @@ impl Driver {
         tokio::spawn(async move {
             let limit = shared.config.cluster.heartbeat_timeout;
             let dialled = timeout(limit, link::dial(&address, Some(node), Purpose::Node, &shared.identity));
-            // A dial that panics is one that fails: the core waits for its outcome.
+            // A dial that panics counts as failed, because the core waits for the outcome.
             let dialled = AssertUnwindSafe(dialled).catch_unwind().await;
             let panicked = |_| Ok(Err(LinkError::Broken("the dial panicked".into())));
             match dialled.unwrap_or_else(panicked).unwrap_or(Err(LinkError::Silent)) {
                 Ok((peer, link)) => {
-                    // It dials back from there.
-                    link.remote_ip().into_iter().for_each(|ip| shared.greetings.know(ip));
+                    // The peer will dial from this address too.
+                    link.remote_ip().into_iter().for_each(|ip| shared.greetings.remember(ip));
                     run_link(&events, &shared, peer, true, link).await;
                 }
                 Err(error) => drop(events.send(Event::DialFailed { node, address, error }).await),
@@ -48,7 +48,7 @@ impl Driver {
     }
 }
 
-/// Runs a link that was proved, and tells the driver of its frames and its end.
+/// Runs a proved link, and reports its frames and its end to the driver.
 pub(super) async fn run_link<S: Stream>(
     events: &mpsc::Sender<Event>,
     shared: &Shared,
@@ -59,7 +59,7 @@ pub(super) async fn run_link<S: Stream>(
     let link = shared.next_link.fetch_add(1, Ordering::Relaxed);
     let (outgoing, waiting) = link::queue(shared.config.log.size + QUEUE_ROOM);
     let end = LinkEnd { link, events: events.clone() };
-    if events.send(Event::LinkUp { link, peer, dialled, outgoing }).await.is_err() {
+    if events.send(Event::LinkUp { link, peer, dialled, sender: outgoing }).await.is_err() {
         return;
     }
     let cluster = &shared.config.cluster;
@@ -75,8 +75,8 @@ pub(super) async fn run_link<S: Stream>(
     drop(end);
 }
 
-/// Tells the driver that a link has ended when it is dropped, also by a panic of the link's task: the core would take
-/// the link for a living one for ever.
+/// Reports the end of a link to the driver when dropped. This also happens if the link's task panics; otherwise the
+/// core would treat the link as alive for ever.
 struct LinkEnd {
     link: LinkId,
     events: mpsc::Sender<Event>,
@@ -94,7 +94,8 @@ impl Drop for LinkEnd {
     }
 }
 
-/// Dials the own address until this node answers there. Another's answer is a conflict that only people can solve.
+/// Dials this node's own address until this node answers there. If another node answers, the addresses conflict, which
+/// an administrator has to solve.
 pub(super) async fn probe_self(address: String, shared: Arc<Shared>, failure: Arc<watch::Sender<Option<Failure>>>) {
     loop {
         let probed = link::dial(&address, None, Purpose::Probe, &shared.identity);

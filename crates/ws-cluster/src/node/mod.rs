@@ -1,5 +1,5 @@
-//! This process as a node of the cluster: the task that feeds the core, the links to other nodes, the questions to the
-//! pool, and what publishers bring in. Everything here acts; the core decides.
+//! This process as a node of the cluster: the task that drives the core, the links to other nodes, the queries to the
+//! pool, and the publishes of publishers. Everything here acts; the core decides.
 
 use std::{sync::Arc, sync::atomic::AtomicU64};
 
@@ -20,38 +20,39 @@ mod queries;
 
 pub(crate) use cluster::{Cluster, start};
 
-/// Where delivered entries go: the hub. Called from the driver's task only, so nothing here may block.
+/// The receiver of delivered entries, which is the hub. Only the driver's task calls it, so it must not block.
 pub(crate) trait DeliverySink: Send + Sync + 'static {
-    /// One entry, in the cluster's order.
+    /// Delivers one entry, in the cluster's order.
     fn deliver(&self, delivery: Delivery);
-    /// Writes what was delivered since the last time.
+    /// Writes to the clients what was delivered since the last call.
     fn write(&self);
-    /// The log no longer holds what is up to this place.
+    /// Notes that the log no longer holds the entries up to `base`.
     fn trimmed(&self, base: Seq);
-    /// What was delivered after this place has lost its own; it may come again, as repeated.
+    /// Notes that the entries after `after` have lost their log positions. They may be delivered again, as repeated.
     fn cut(&self, after: Seq);
-    /// What is delivered next follows this place. `missed`: entries are missing before it, since this node was away for
+    /// Notes that the next entry follows `base`. `missed`: entries before it are missing, since this node was away for
     /// longer than the log reaches.
     fn restarted(&self, base: Option<LogPosition>, missed: bool);
-    /// Time passed: some times a second.
+    /// Handles the passage of time. Called some times per second.
     fn tick(&self);
-    /// The node has been without a master for 30 s while there is one: send the clients elsewhere (1013).
+    /// Sends the clients to other nodes (1013), because this node has had no master for 30 s while the cluster has one.
     fn cut_off(&self);
 }
 
-/// An entry at its place in the cluster's one order.
+/// An entry at its log position.
 pub(crate) struct Delivery {
     pub(crate) position: LogPosition,
     pub(crate) id: PublishId,
-    /// Bytes that it counts in the log.
+    /// The number of bytes that the entry counts in the log.
     pub(crate) size: usize,
-    /// Delivered by this node before, at a place that was cut away: only connections that came later may still get it.
+    /// Present if this node has delivered the publish before, at a log position that was cut. Only connections that
+    /// came later may get it.
     pub(crate) repeated: Option<PublishId>,
-    /// Encoded; `None` where there is nothing to deliver at this place.
+    /// The encoded content; `None` if there is nothing to deliver at this log position.
     pub(crate) content: Option<Bytes>,
 }
 
-/// What the server hands to the cluster.
+/// The server's settings for its node.
 pub(crate) struct Settings {
     pub(crate) node: NodeId,
     pub(crate) cluster: String,
@@ -61,7 +62,7 @@ pub(crate) struct Settings {
     pub(crate) pool: Arc<dyn Pool>,
 }
 
-/// Why a node cannot go on.
+/// The reason why a node cannot continue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Failure {
     /// Another node answers at this node's address.
@@ -71,7 +72,7 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
-    /// Returns what the node's status says.
+    /// Returns the state that the node's status reports.
     pub(super) fn degraded(&self) -> Degraded {
         match self {
             Self::AddressTaken(_) => Degraded::AddressTaken,
@@ -89,20 +90,20 @@ impl From<Failure> for ServeError {
     }
 }
 
-/// What links need to know.
+/// The state that the links of a node share.
 struct Shared {
     identity: LinkIdentity,
     config: Config,
     next_link: AtomicU64,
-    /// Links whose peers have not proved the key.
+    /// Limits the links whose peers have not proved the key.
     greetings: Arc<Greetings>,
-    /// Bounds the log lines that strangers can bring about.
+    /// Limits the log lines that strangers can cause.
     logs: LogLimits<Cause>,
 }
 
-/// Causes of log lines that strangers can bring about as often as they like.
+/// The causes of log lines that strangers can trigger as often as they like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 enum Cause {
     Refused,
-    GivenUp,
+    Dropped,
 }

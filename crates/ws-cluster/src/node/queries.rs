@@ -1,4 +1,4 @@
-//! The driver's questions to the pool.
+//! The driver's queries to the pool.
 
 use tokio::time::timeout;
 
@@ -17,7 +17,7 @@ impl Driver {
         self.report(async move {
             let limit = shared.config.cluster.query_timeout;
             let asked = query.clone();
-            // A task of its own, so that a pool that panics is one that fails.
+            // The query runs in a task of its own, so that a panic of the pool counts as a failure.
             let answer = tokio::spawn(async move { timeout(limit, ask(&*pool, &shared, &asked)).await }).await;
             let why = match answer {
                 Ok(Ok(Ok(answer))) => return Event::Answer(answer, None),
@@ -30,7 +30,7 @@ impl Driver {
         });
     }
 
-    /// Takes the own row out of the pool, if its database answers.
+    /// Removes this node's row from the pool, if the database answers.
     pub(super) async fn leave_pool(&self) {
         let LinkIdentity { node, cluster, .. } = &self.shared.identity;
         let removed = timeout(self.shared.config.cluster.query_timeout, self.pool.remove(cluster, *node)).await;
@@ -75,9 +75,9 @@ async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, 
     })
 }
 
-/// Cuts a text of the database to what a log line and a status page can carry.
+/// Shortens a database's text for a log line and the status page.
 fn shortened(mut text: String) -> String {
-    const LONGEST: usize = 300;
-    text.truncate(text.floor_char_boundary(LONGEST));
+    const MAX_LENGTH: usize = 300;
+    text.truncate(text.floor_char_boundary(MAX_LENGTH));
     text
 }

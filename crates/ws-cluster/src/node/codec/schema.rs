@@ -1,4 +1,5 @@
-//! The schema of a link. A tag is never given another meaning; what goes is left out, what comes is optional.
+//! The schema of a link. A tag is never given another meaning; removed fields keep their tags, and added fields are
+//! optional.
 
 use bytes::Bytes;
 use prost::{Message, Oneof};
@@ -20,7 +21,7 @@ pub(crate) struct Greeting {
     pub(crate) nonce: Bytes,
 }
 
-/// The acceptor's answer; `refusal` says why there is no more.
+/// The acceptor's answer. `refusal` gives the reason if the acceptor refuses the link.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Welcome {
     #[prost(bytes = "bytes", tag = "2")]
@@ -31,7 +32,7 @@ pub(crate) struct Welcome {
     pub(crate) refusal: String,
 }
 
-/// That the sender has the key. The dialler's comes first.
+/// The proof that the sender has the key. The dialler sends its proof first.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Proof {
     #[prost(bytes = "bytes", tag = "1")]
@@ -51,7 +52,7 @@ pub(crate) struct Publish {
     pub(crate) key: Option<Bytes>,
 }
 
-/// The answer to it: 0 accepted, otherwise why not.
+/// The answer to a request: 0 for accepted, otherwise the error.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Outcome {
     #[prost(uint64, tag = "1")]
@@ -62,7 +63,7 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
 }
 
-/// What gathered for a link. An empty packet is a heartbeat.
+/// The frames that are sent together. An empty packet is a heartbeat.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Packet {
     #[prost(message, repeated, tag = "1")]
@@ -101,7 +102,7 @@ pub(super) enum Body {
     Propose(Propose),
 }
 
-/// No master: empty.
+/// The sender's term. `master` is empty if there is no master.
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct Term {
     #[prost(bytes = "bytes", tag = "1")]

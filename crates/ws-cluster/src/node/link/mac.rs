@@ -1,20 +1,18 @@
-//! Authenticates the packets of one direction of a link, so that they arrive as they were sent: each one, once, in
-//! order.
+//! Authenticates the packets of one direction of a link: each packet arrives unchanged, once, and in order.
 //!
-//! The MAC is BLAKE3 in its keyed mode, since it is fast without special instructions of the CPU. Measured side by side,
-//! it takes as long as HMAC-SHA256 with SHA instructions for 200 bytes (0.3 to 0.7 µs) and less than half as long for
-//! 512 KiB; ChaCha20-Poly1305, which would also encrypt, takes six times as long for 200 bytes. Encryption is left to
-//! `wss://`.
+//! The MAC is keyed BLAKE3, because it is fast without special instructions of the CPU. Measured side by side, it takes
+//! as long as HMAC-SHA256 with SHA instructions for 200 bytes (0.3 to 0.7 µs), and less than half as long for 512 KiB.
+//! ChaCha20-Poly1305, which would also encrypt, takes six times as long for 200 bytes. Encryption is left to `wss://`.
 
 use bytes::Bytes;
 
 use super::LinkError;
 
-/// What a MAC adds to a packet, in bytes.
+/// Size of the MAC of a packet, in bytes.
 const MAC_SIZE: usize = blake3::OUT_LEN;
 
-/// The key of one direction, and how many packets went that way. The number of a packet is part of its MAC, and is not
-/// sent.
+/// The key of one direction, and the number of packets in that direction. A packet's number is part of its MAC and is
+/// not sent.
 struct Direction {
     key: [u8; blake3::KEY_LEN],
     count: u64,
@@ -32,12 +30,12 @@ impl Direction {
 pub(super) struct PacketSealer(Direction);
 
 impl PacketSealer {
-    /// The key must be unique to this direction of this link.
+    /// Returns a sealer. The key must be unique to this direction of this link.
     pub(super) fn new(key: [u8; blake3::KEY_LEN]) -> Self {
         Self(Direction { key, count: 0 })
     }
 
-    /// The encoded packet with its MAC.
+    /// Returns the encoded packet with its MAC.
     pub(super) fn seal(&mut self, packet: &impl prost::Message) -> Bytes {
         let mut bytes = Vec::with_capacity(packet.encoded_len() + MAC_SIZE);
         packet.encode(&mut bytes).expect("a Vec has room for every packet");
@@ -51,15 +49,16 @@ impl PacketSealer {
 pub(super) struct PacketOpener(Direction);
 
 impl PacketOpener {
-    /// The key that the other side's sealer has.
+    /// Returns an opener. The key is the one of the other side's sealer.
     pub(super) fn new(key: [u8; blake3::KEY_LEN]) -> Self {
         Self(Direction { key, count: 0 })
     }
 
-    /// The packet without its MAC.
+    /// Returns the packet without its MAC.
     ///
     /// # Errors
-    /// [`LinkError::Forged`] for all but the packet that the other side sent next. The link must end then.
+    /// Returns [`LinkError::Forged`] for any packet other than the one that the other side sent next. The link must end
+    /// then.
     pub(super) fn open(&mut self, mut packet: Bytes) -> Result<Bytes, LinkError> {
         let size = packet.len().checked_sub(MAC_SIZE).ok_or(LinkError::Forged)?;
         let mac: [u8; MAC_SIZE] = packet.split_off(size)[..].try_into().map_err(|_| LinkError::Forged)?;
