@@ -138,7 +138,6 @@
 
 mod address;
 mod auth;
-pub mod client;
 mod clock;
 mod close;
 mod config;
@@ -171,13 +170,11 @@ pub use auth::{
 };
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
-pub use client::Client;
-pub use close::{Close, CloseCode};
+pub use close::Close;
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
-pub use error::{ActionError, PublishError, ServeError, StartError};
+pub use error::{PublishError, ServeError, StartError};
 pub use message::{
-    ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDetailsError, ParseDialectError, ParseTargetError,
-    RawDetails, Target,
+    ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError, Target,
 };
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;
@@ -190,4 +187,7 @@ pub use server::{
     Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
 };
 pub use ws::RawMessage;
+/// The client of a cluster, a crate of its own.
+pub use ws_cluster_client as client;
+pub use ws_cluster_client::{ActionError, Client, CloseCode, ParseDetailsError, RawDetails};
 pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, Status, Term};

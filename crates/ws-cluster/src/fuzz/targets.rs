@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 use http::HeaderValue;
 
 use serde_json::Value;
+use ws_cluster_client::ACTION_SIZE;
 
 use super::search;
 use crate::{
     Handshake, Origin, RawDetails, Target, TrustedProxies,
-    message::client::{ACTION_SIZE, Form, Incoming, Outgoing, parse},
+    message::client::{Form, Incoming, Outgoing, parse},
 };
 
 /// Returns the input as text, as far as it is UTF-8.

@@ -17,10 +17,9 @@ use super::{
     resume::{ResumeState, StateSealer, unix_time},
 };
 use crate::{
-    RawDetails,
+    CloseCode, RawDetails,
     auth::Handshake,
     clock::now,
-    close::CloseCode,
     log_limit::LogLimits,
     message::{
         client::{Dialect, Form, Outgoing, beginning, encode, position},

@@ -12,8 +12,8 @@ use serde_json::Value;
 use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
-    Config,
-    close::{Close, CloseCode, Subject},
+    CloseCode, Config,
+    close::{Close, Subject},
     message::{
         client::Outgoing,
         content::{Content, ContentError},

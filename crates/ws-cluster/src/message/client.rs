@@ -8,14 +8,9 @@ use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
 use super::position::Position;
-use crate::{
-    message::details::{RawDetails, mend},
-    ws::frame,
-};
+use crate::{RawDetails, ws::frame};
+use ws_cluster_client::{ACTION_SIZE, replace_lone_surrogates};
 use ws_cluster_core::Seq;
-
-/// Longest name of an action, in bytes.
-pub(crate) const ACTION_SIZE: usize = 255;
 
 /// In which of the two forms a connection speaks. A client is answered in the form of its first message; before that,
 /// in the one that [`ServerBuilder::dialect`](crate::ServerBuilder::dialect) says. Its text is `object` or `array`.
@@ -96,7 +91,7 @@ pub(crate) fn parse(text: &str) -> Result<Incoming, Malformed> {
 fn incoming(text: &str, Either { action, details }: Either<'_>) -> Result<Incoming, Malformed> {
     let dialect = if text.trim_start().starts_with('[') { Dialect::Array } else { Dialect::Object };
     let action = check_action(action.into_owned())?;
-    match details.map(|details| RawDetails::from_valid(details.get())).transpose() {
+    match details.map(RawDetails::from_raw).transpose() {
         Ok(details) => Ok(Incoming { dialect, action, details: details.unwrap_or_default() }),
         Err(error) => Err(Malformed::Details { dialect, action, why: error.to_string() }),
     }
@@ -114,7 +109,7 @@ fn check_action(action: String) -> Result<String, Malformed> {
 /// malformed behind or around its action, that much is found out.
 #[cold]
 fn parse_leniently(text: &str) -> Result<Incoming, Malformed> {
-    let mended = mend(text.trim_start_matches('\u{feff}'));
+    let mended = replace_lone_surrogates(text.trim_start_matches('\u{feff}'));
     let error = match serde_json::from_str::<Either<'_>>(&mended) {
         Ok(either) => return incoming(&mended, either),
         Err(error) => error,

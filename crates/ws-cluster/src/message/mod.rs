@@ -3,13 +3,11 @@
 
 pub(crate) mod client;
 pub(crate) mod content;
-pub(crate) mod details;
 pub(crate) mod order;
 pub(crate) mod position;
 pub(crate) mod publish;
 pub(crate) mod target;
 
 pub use client::{Dialect, ParseDialectError};
-pub use details::{ParseDetailsError, RawDetails};
 pub use publish::Message;
 pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

@@ -5,10 +5,8 @@ use std::{borrow::Cow, fmt};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{
-    ConnectionId, Target,
-    message::details::{RawDetails, mend},
-};
+use crate::{ConnectionId, RawDetails, Target};
+use ws_cluster_client::replace_lone_surrogates;
 
 /// Why an order cannot be obeyed, for who posted it.
 pub(crate) type Why = String;
@@ -40,7 +38,7 @@ impl Publish {
         let mut members = Members::of_body(body, &["action", "details", "to", "except", "key"])?;
         let action = members.required("action")?.text()?;
         let details = match members.take("details") {
-            Some(details) => RawDetails::from_valid(details.json).map_err(|error| format!("`details` are {error}"))?,
+            Some(details) => RawDetails::from_raw(details.raw).map_err(|error| format!("`details` are {error}"))?,
             None => RawDetails::default(),
         };
         let target = target(members.required("to")?, members.optional("except"))?;
@@ -229,7 +227,7 @@ fn id(name: &str, json: &str) -> Result<String, Why> {
 
 /// What a JSON string says.
 fn string(json: &str) -> Option<String> {
-    json.starts_with('"').then(|| serde_json::from_str(&mend(json)).ok()).flatten()
+    json.starts_with('"').then(|| serde_json::from_str(&replace_lone_surrogates(json)).ok()).flatten()
 }
 
 /// JSON without the spaces between what it consists of.

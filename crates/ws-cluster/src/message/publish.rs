@@ -2,11 +2,9 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use ws_cluster_client::ACTION_SIZE;
 
-use crate::{
-    ConnectionId, PublishError, RawDetails, Target,
-    message::{client::ACTION_SIZE, content::Content},
-};
+use crate::{ConnectionId, PublishError, RawDetails, Target, message::content::Content};
 
 /// Largest publish in bytes: action and encoded details.
 pub(crate) const PUBLISH_SIZE: usize = 1024 * 1024;

@@ -4,6 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use url::Url;
+use ws_cluster_client::ACTION_SIZE;
 
 use super::{ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, http::PublishKey, socket::Gate};
 use crate::{
@@ -15,7 +16,6 @@ use crate::{
         resume::{Resumption, StateSealer},
     },
     log_limit::LogLimits,
-    message::client::ACTION_SIZE,
     node::{self, link::PATH as LINK},
     secret,
 };

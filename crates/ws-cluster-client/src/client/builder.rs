@@ -1,18 +1,21 @@
 //! A client's settings, checked before it starts.
 
-use std::{error::Error, fmt, sync::Arc, time::Duration};
+use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
 use serde_json::Value;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{Notify, mpsc, watch},
+};
 use url::Url;
 
 use super::{
     Client, Events, Shared,
     backoff::Backoff,
-    task::{Dial, Task, Tcp},
+    task::{Dial, Over, Task, Tcp},
 };
 
 /// Largest message that a server takes by default.
@@ -134,7 +137,7 @@ impl Builder {
     ///
     /// ```no_run
     /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
-    /// let builder = ws_cluster::Client::builder(["ws://10.0.0.1:8080/WebSockets"])
+    /// let builder = ws_cluster_client::Client::builder(["ws://10.0.0.1:8080/WebSockets"])
     ///     .credentials_with(|| async { Ok(fresh_token().await?.into()) });
     /// ```
     pub fn credentials_with<F>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
@@ -202,7 +205,36 @@ impl Builder {
         self.connect_by(Tcp)
     }
 
-    /// The same over other streams.
+    /// Starts to connect over streams that `dial` opens: a Unix socket, a tunnel, or a server of the same process.
+    ///
+    /// `dial` is given the URL and is called for each attempt. What it returns carries HTTP and then WebSocket frames as
+    /// they are: TLS is its own affair.
+    ///
+    /// ```
+    /// # async fn f(path: &'static str) -> Result<(), Box<dyn std::error::Error>> {
+    /// use tokio::net::UnixStream;
+    /// use ws_cluster_client::Client;
+    ///
+    /// let builder = Client::builder(["ws://localhost/WebSockets"]);
+    /// let (client, events) = builder.connect_over(move |_url| UnixStream::connect(path))?;
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// A setting cannot work.
+    ///
+    /// # Panics
+    /// Outside of a Tokio runtime.
+    pub fn connect_over<S, F, C>(self, dial: F) -> Result<(Client, Events), SetupError>
+    where
+        S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        F: Fn(String) -> C + Send + Sync + 'static,
+        C: Future<Output = io::Result<S>> + Send + 'static,
+    {
+        self.connect_by(Over(dial))
+    }
+
+    /// The same with any way of making connections.
     pub(super) fn connect_by(self, dial: impl Dial) -> Result<(Client, Events), SetupError> {
         let mut settings = self.settings;
         settings.headers = self.headers?;

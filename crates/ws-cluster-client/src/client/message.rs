@@ -41,7 +41,7 @@ impl Message {
     /// All arguments, as a tuple or a list.
     ///
     /// ```
-    /// # fn f(message: ws_cluster::client::Message) -> Result<(), serde_json::Error> {
+    /// # fn f(message: ws_cluster_client::Message) -> Result<(), serde_json::Error> {
     /// let (room, text): (u64, &str) = message.parse()?;
     /// # Ok(()) }
     /// ```

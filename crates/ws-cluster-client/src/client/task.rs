@@ -13,11 +13,12 @@ use http::Request;
 use parking_lot::Mutex;
 use serde_json::Value;
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     sync::mpsc,
     time::{Instant, error::Elapsed, sleep, sleep_until, timeout},
 };
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_with_config};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, client_async_with_config, connect_async_with_config};
 use tungstenite::{
     Message as Frame,
     client::IntoClientRequest,
@@ -31,7 +32,7 @@ use super::{
     message::{Incoming, Position},
     renewal,
 };
-use crate::{close::reconnects, io::Stream};
+use crate::close::reconnects;
 
 /// Time after which an open connection counts as good even if authentication was never answered.
 const PROVEN_AFTER: Duration = Duration::from_secs(5);
@@ -44,6 +45,11 @@ const READ_BUFFER: usize = 8 * 1024;
 const ABNORMAL: u16 = 1006;
 /// Code of a close frame without one.
 const NO_STATUS: u16 = 1005;
+
+/// The byte stream under a connection.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
 /// How connections are made.
 pub(super) trait Dial: Send + Sync + 'static {
@@ -63,6 +69,23 @@ impl Dial for Tcp {
 
     async fn dial(&self, request: Request<()>) -> tungstenite::Result<WebSocketStream<Self::Stream>> {
         Ok(connect_async_with_config(request, Some(config()), true).await?.0)
+    }
+}
+
+/// Over streams that the application opens.
+pub(super) struct Over<F>(pub(super) F);
+
+impl<F, C, S> Dial for Over<F>
+where
+    F: Fn(String) -> C + Send + Sync + 'static,
+    C: Future<Output = io::Result<S>> + Send,
+    S: Stream,
+{
+    type Stream = S;
+
+    async fn dial(&self, request: Request<()>) -> tungstenite::Result<WebSocketStream<S>> {
+        let stream = (self.0)(request.uri().to_string()).await?;
+        Ok(client_async_with_config(request, stream, Some(config())).await?.0)
     }
 }
 

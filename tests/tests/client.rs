@@ -1,4 +1,4 @@
-//! A client at a server of this process, over streams in memory and on virtual time.
+//! The Rust client at a server of this process: over streams in memory and on virtual time, and once over the network.
 
 use std::{
     convert::Infallible,
@@ -7,44 +7,21 @@ use std::{
 };
 
 use async_trait::async_trait;
-use http::Request;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
-use tokio::{
-    io::{DuplexStream, duplex},
-    time::Instant,
+use tokio::{io::duplex, net::TcpListener, sync::oneshot, time::Instant};
+use ws_cluster::{
+    ActionError, ActionHandler, AuthenticationError, Authenticator, Client, Credentials, Handshake, Identity,
+    MemoryPool, Request, Server, SessionCookie,
+    client::{Event, Events},
 };
-use tokio_tungstenite::{WebSocketStream, client_async_with_config};
 
-use super::{
-    super::{
-        Client, Event, Events,
-        task::{Dial, config},
-    },
-    ROOM,
-};
-use crate::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, MemoryPool, Server};
+/// Bytes that are under way between the two.
+const ROOM: usize = 16 * 1024;
 
 /// How long a token is good for.
 const GOOD_FOR: Duration = Duration::from_secs(600);
-
-/// Connections to this server.
-struct Direct(Server);
-
-impl Dial for Direct {
-    type Stream = DuplexStream;
-
-    async fn dial(&self, request: Request<()>) -> tungstenite::Result<WebSocketStream<DuplexStream>> {
-        let (near, far) = duplex(ROOM);
-        let server = self.0.clone();
-        tokio::spawn(async move {
-            let answer = service_fn(|request| async { Ok::<_, Infallible>(server.upgrade(request).await) });
-            http1::Builder::new().serve_connection(TokioIo::new(far), answer).with_upgrades().await
-        });
-        Ok(client_async_with_config(request, near, Some(config())).await?.0)
-    }
-}
 
 /// Takes the name of a user as a token.
 struct Tokens;
@@ -75,7 +52,15 @@ async fn client(second: &'static str) -> (Client, Events) {
             let user = if asked.fetch_add(1, Ordering::Relaxed) == 0 { "ann" } else { second };
             async move { Ok(user.into()) }
         })
-        .connect_by(Direct(server))
+        .connect_over(move |_| {
+            let (near, far) = duplex(ROOM);
+            let server = server.clone();
+            tokio::spawn(async move {
+                let answer = service_fn(|request| async { Ok::<_, Infallible>(server.upgrade(request).await) });
+                http1::Builder::new().serve_connection(TokioIo::new(far), answer).with_upgrades().await
+            });
+            async { Ok(near) }
+        })
         .unwrap()
 }
 
@@ -121,4 +106,53 @@ async fn a_token_of_another_user_changes_nothing_and_the_expiry_brings_a_new_con
     }
     answer(&mut events).await;
     assert_eq!(client.user(), Some("bob".into()));
+}
+
+#[tokio::test]
+async fn it_speaks_with_a_server_over_the_network() {
+    struct Hello;
+
+    #[async_trait]
+    impl ActionHandler for Hello {
+        async fn handle(&self, request: Request) -> Result<(), ActionError> {
+            request.reply_to_user(request.details()).await
+        }
+    }
+
+    let look_up = |name: String| async { Ok(Some(Identity::user(name))) };
+    let server = Server::builder(MemoryPool::default())
+        .authenticator(SessionCookie::new("user", look_up))
+        .action("hello", Hello)
+        .start()
+        .await
+        .unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = server.clone();
+    let serving =
+        tokio::spawn(
+            async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
+        );
+    let builder = Client::builder([format!("http://{address}/WebSockets")]).cookie("user=ann");
+    let (client, mut events) = builder.connect().unwrap();
+    client.send("hello", json!(["world"])).unwrap();
+    let hello = loop {
+        match events.next().await.unwrap() {
+            Event::Message(message) if message.action == "hello" => break message,
+            Event::Closed { reason, .. } => panic!("{reason}"),
+            _ => {}
+        }
+    };
+    assert_eq!(hello.parse::<(String,)>().unwrap().0, "world");
+    // Whoever is closed by name stays away.
+    server.close_user("ann").await.unwrap();
+    loop {
+        if let Event::Closed { code, retry_in, .. } = events.next().await.unwrap() {
+            assert_eq!((code, retry_in), (1000, None));
+            break;
+        }
+    }
+    drop(stop);
+    serving.await.unwrap().unwrap();
 }

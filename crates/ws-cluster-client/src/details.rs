@@ -27,7 +27,7 @@ const DEPTH: usize = 128;
 /// not fit at all (`1e400`) reads as `null`. [`detail`](Self::detail) and [`parse`](Self::parse) read from the text.
 ///
 /// ```
-/// use ws_cluster::RawDetails;
+/// use ws_cluster_client::RawDetails;
 ///
 /// let details: RawDetails = r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#.parse()?;
 /// assert_eq!(details.as_str(), r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#);
@@ -61,7 +61,7 @@ impl RawDetails {
     /// What is written goes into the text as it is: a [`RawValue`], a `u128`, or the order of a structure's fields.
     ///
     /// ```
-    /// use ws_cluster::RawDetails;
+    /// use ws_cluster_client::RawDetails;
     /// assert_eq!(RawDetails::of(&("room", u128::MAX))?.as_str(), r#"["room",340282366920938463463374607431768211455]"#);
     /// # Ok::<_, serde_json::Error>(())
     /// ```
@@ -72,12 +72,16 @@ impl RawDetails {
         Ok(Self::wrap(serde_json::to_string(value)?.into()))
     }
 
-    /// RawDetails of JSON text that is known to be valid, without spaces around it.
-    pub(crate) fn from_valid(json: &str) -> Result<Self, ParseDetailsError> {
+    /// Makes details of JSON text that serde has checked already, by the same rules as [`str::parse`].
+    ///
+    /// # Errors
+    /// Arrays and objects are nested too deeply.
+    pub fn from_raw(json: &RawValue) -> Result<Self, ParseDetailsError> {
+        let json = json.get();
         if is_too_deep(json, DEPTH - usize::from(!json.starts_with('['))) {
             return Err(ParseDetailsError::TooDeep);
         }
-        Ok(Self::wrap(mend(json)))
+        Ok(Self::wrap(replace_lone_surrogates(json)))
     }
 
     fn wrap(json: Cow<'_, str>) -> Self {
@@ -95,13 +99,13 @@ impl RawDetails {
         self.text.as_str()
     }
 
-    /// The JSON array, to be sent.
-    pub(crate) fn bytes(&self) -> Bytes {
+    /// Returns the JSON array as bytes, which are shared rather than copied.
+    pub fn bytes(&self) -> Bytes {
         self.text.clone().into()
     }
 
-    /// The same JSON with text written plainly, as UTF-8 without `\uXXXX` where it can be.
-    pub(crate) fn plain(&self) -> Self {
+    /// Returns the same JSON with text in UTF-8: `\uXXXX` stays only if JSON requires it.
+    pub fn plain(&self) -> Self {
         Self { text: plain(self.as_str()).into(), values: OnceLock::new() }
     }
 
@@ -167,8 +171,12 @@ impl RawDetails {
         })
     }
 
-    /// The same, but a single argument may also be the whole value: an object for a struct, or text for a `String`.
-    pub(crate) fn parse_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+    /// Reads all arguments like [`parse`](Self::parse), but a single argument may also be the whole value: an object for
+    /// a struct, or text for a `String`.
+    ///
+    /// # Errors
+    /// They are of another number or shape.
+    pub fn parse_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         let &[single] = &*self.raw() else { return self.parse() };
         let object = single.get().starts_with('{');
         let (first, second) = if object { (single.get(), self.as_str()) } else { (self.as_str(), single.get()) };
@@ -254,7 +262,7 @@ impl FromStr for RawDetails {
 
     /// Reads JSON text of any kind: an array is one argument for each element, `null` is none, anything else is one.
     fn from_str(text: &str) -> Result<Self, ParseDetailsError> {
-        Self::from_valid(serde_json::from_str::<&RawValue>(text)?.get())
+        Self::from_raw(serde_json::from_str(text)?)
     }
 }
 
@@ -278,7 +286,7 @@ impl Serialize for RawDetails {
 
 impl<'de> Deserialize<'de> for RawDetails {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        Ok(Self::wrap(mend(Box::<RawValue>::deserialize(deserializer)?.get())))
+        Ok(Self::wrap(replace_lone_surrogates(Box::<RawValue>::deserialize(deserializer)?.get())))
     }
 }
 
@@ -321,8 +329,8 @@ fn escaped(bytes: &[u8]) -> Option<(Option<char>, usize)> {
     })
 }
 
-/// The JSON text with each half of a surrogate pair as U+FFFD.
-pub(crate) fn mend(json: &str) -> Cow<'_, str> {
+/// Returns the JSON text with each half of a surrogate pair as U+FFFD.
+pub fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     rewrite(json, |bytes| match escaped(bytes) {
         Some((None, size)) => Some((char::REPLACEMENT_CHARACTER, size)),
         _ => None,

@@ -1,5 +1,4 @@
-//! A client on virtual time, against a server that plays a script over streams in memory; and once against a real
-//! server over the network.
+//! A client on virtual time, against a server that plays a script over streams in memory.
 
 use std::{
     sync::atomic::{AtomicU32, Ordering},
@@ -24,7 +23,6 @@ use super::{
 };
 
 mod identity;
-mod server;
 mod silence;
 
 /// Bytes that are under way between the two.
@@ -466,51 +464,14 @@ async fn what_is_no_message_is_passed_over() {
     script.expect(message("after", json!([]), None)).await;
 }
 
-#[tokio::test]
-async fn it_speaks_with_a_server_over_the_network() {
-    struct Hello;
-
-    #[async_trait::async_trait]
-    impl crate::ActionHandler for Hello {
-        async fn handle(&self, request: crate::Request) -> Result<(), crate::ActionError> {
-            request.reply_to_user(request.details()).await
-        }
-    }
-
-    let look_up = |name: String| async { Ok(Some(crate::Identity::user(name))) };
-    let server = crate::Server::builder(crate::MemoryPool::default())
-        .authenticator(crate::SessionCookie::new("user", look_up))
-        .action("hello", Hello)
-        .start()
-        .await
-        .unwrap();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let serving = server.clone();
-    let serving =
-        tokio::spawn(
-            async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
-        );
-    let builder = Client::builder([format!("http://{address}/WebSockets")]).cookie("user=ann");
-    let (client, mut events) = builder.connect().unwrap();
-    client.send("hello", json!(["world"])).unwrap();
-    let hello = loop {
-        match events.next().await.unwrap() {
-            Event::Message(message) if message.action == "hello" => break message,
-            Event::Closed { reason, .. } => panic!("{reason}"),
-            _ => {}
-        }
-    };
-    assert_eq!(hello.parse::<(String,)>().unwrap().0, "world");
-    // Whoever is closed by name stays away.
-    server.close_user("ann").await.unwrap();
-    loop {
-        if let Event::Closed { code, retry_in, .. } = events.next().await.unwrap() {
-            assert_eq!((code, retry_in), (1000, None));
-            break;
-        }
-    }
-    drop(stop);
-    serving.await.unwrap().unwrap();
+#[tokio::test(start_paused = true)]
+async fn events_are_a_stream() {
+    let mut script = Script::plain();
+    let mut peer = script.connected().await;
+    peer.say("a", json!([1])).await;
+    peer.say("b", json!([2])).await;
+    let actions = script
+        .events
+        .filter_map(|event| async { if let Event::Message(message) = event { Some(message.action) } else { None } });
+    assert_eq!(actions.take(2).collect::<Vec<_>>().await, ["a", "b"]);
 }

@@ -12,8 +12,15 @@ mod task;
 #[cfg(test)]
 mod tests;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
+use futures_core::Stream;
 use parking_lot::Mutex;
 use serde::Serialize;
 use tokio::sync::{Notify, mpsc, watch};
@@ -22,7 +29,7 @@ use url::Url;
 pub use builder::{Builder, SetupError};
 pub use message::Message;
 
-use crate::{RawDetails, message::client::ACTION_SIZE};
+use crate::{ACTION_SIZE, RawDetails};
 
 /// A handle on a lasting connection to a cluster, cheap to clone. What comes is in the [`Events`] beside it.
 ///
@@ -35,7 +42,7 @@ use crate::{RawDetails, message::client::ACTION_SIZE};
 ///
 /// ```no_run
 /// use serde_json::json;
-/// use ws_cluster::{Client, client::Event};
+/// use ws_cluster_client::{Client, Event};
 ///
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
 /// let (client, mut events) = Client::builder(["ws://10.0.0.1:8080/WebSockets", "ws://10.0.0.2:8080/WebSockets"])
@@ -178,6 +185,15 @@ impl Events {
     /// waits, and nothing is lost.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
+    }
+}
+
+/// The events as a stream, for the combinators of `futures`. It ends after the last event.
+impl Stream for Events {
+    type Item = Event;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Event>> {
+        self.0.poll_recv(context)
     }
 }
 

@@ -1,0 +1,41 @@
+//! A client of a [ws-cluster](https://docs.rs/ws-cluster), for programs in Rust: it keeps one connection, comes back
+//! after a loss and goes on where it was. It behaves like the browser client, and compiles neither server nor database.
+//!
+//! [`Client`] sends, [`Events`] yields what comes, [`Builder`] has the settings.
+//!
+//! ```no_run
+//! use ws_cluster_client::{Client, Event};
+//!
+//! # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+//! let (client, mut events) = Client::builder(["ws://127.0.0.1:8080/WebSockets"]).cookie("user=ann").connect()?;
+//! client.send("hello", "world")?;
+//! while let Some(event) = events.next().await {
+//!     if let Event::Message(message) = event {
+//!         println!("{} {}", message.action, message.details);
+//!     }
+//! }
+//! # Ok(()) }
+//! ```
+//!
+//! The crate `ws-cluster` re-exports this one as `ws_cluster::client`. What servers and clients have in common is defined
+//! here: [`RawDetails`], [`ActionError`], [`CloseCode`].
+//!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `tls` | no | `wss://` addresses (rustls) |
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+mod client;
+mod close;
+mod details;
+mod error;
+
+pub use client::{Builder, Client, Event, Events, Message, SendError, SetupError};
+pub use close::CloseCode;
+pub use details::{ParseDetailsError, RawDetails, replace_lone_surrogates};
+pub use error::ActionError;
+
+/// Longest name of an action, in bytes.
+pub const ACTION_SIZE: usize = 255;
