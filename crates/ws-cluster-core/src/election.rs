@@ -1,5 +1,5 @@
-//! Who is master: following a term, standing for it slowly or fast, handing it over. The lease row decides; what is
-//! here decides when to ask it.
+//! Leader election: a node follows the master of a term, becomes a candidate, and takes or hands over the lease. The
+//! pool's lease decides who is master; this file decides when to ask for it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -9,20 +9,21 @@ use std::{
 use super::{Body, Core, LinkId, NodeId, Query, Role, Term, follower::Follower, master::Master};
 use crate::{Lease, NodeRow, PoolView};
 
-/// What a follower without a link to its master does about it.
+/// The state of a follower that has lost its link to the master.
 #[derive(Default)]
 pub(super) struct Candidacy {
-    /// To whom it has promised itself, and when.
+    /// The candidate to which this node has promised itself, and when.
     promised: Option<(NodeId, Instant)>,
-    /// The master's address refused a dial since the link was lost.
+    /// True if the master's address has refused a dial since the link was lost.
     refused: bool,
-    /// The master ran at this node's own address.
+    /// The node that had this node's address before it; it is gone.
     replaced: Option<NodeId>,
-    /// When the master was dialled last.
+    /// When this node last dialled the master.
     dialled: Option<Instant>,
-    /// Since when the pool's lease has been behind what this node knows: an older term, or its own with another master.
+    /// Since when the pool's lease has been older than what this node knows: an older term, or the same term with
+    /// another master.
     behind: Option<Instant>,
-    /// Since when the pool shows a master whom this node cannot reach.
+    /// Since when the pool has shown a master that this node cannot reach.
     cut_off: Option<Instant>,
 }
 
@@ -32,11 +33,11 @@ impl Candidacy {
     }
 }
 
-/// Promises to this node, each of the present term.
+/// The promises of the present term that this node has got, and when.
 pub(super) type Promises = BTreeMap<NodeId, Instant>;
 
 impl Core {
-    /// Steps into a higher term, whoever owns it.
+    /// Enters a higher term, as a follower of `master` if it is known.
     pub(super) fn follow(&mut self, term: Term, master: Option<NodeId>) {
         debug_assert!(term > self.term, "terms only grow");
         self.term = term;
@@ -51,13 +52,13 @@ impl Core {
         links.into_iter().for_each(|link| self.send_term(link));
     }
 
-    /// Learns who owns the present term.
+    /// Notes the master of the present term.
     pub(super) fn set_master(&mut self, master: Option<NodeId>) {
         if master.is_none() || master == self.master {
             return;
         }
         if master == Some(self.me) {
-            // Told by a peer before the pool's answer came: the read that follows makes it true.
+            // A peer knows it before the pool has answered. The next read confirms it.
             self.pool.read_soon();
         } else {
             self.master = master;
@@ -66,7 +67,7 @@ impl Core {
         }
     }
 
-    /// Joins over a link that stands, or dials.
+    /// Joins over an open link to the master, or dials the master.
     pub(super) fn seek_master(&mut self) {
         let Some(master) = self.master else { return };
         if let Some(link) = self.link_to(master) {
@@ -88,12 +89,12 @@ impl Core {
         if self.master.is_none() {
             self.set_master(Some(master));
         } else if master == peer && self.master == Some(master) && self.may_join(link) {
-            // An master says so when it has become one: what was asked before that was not heard.
+            // A node says that it is master when it becomes one. It did not hear joins that came before that.
             self.join(link);
         }
     }
 
-    /// The pool has this node as the master of `term`.
+    /// Becomes the master of `term`, as the pool says.
     pub(super) fn become_master(&mut self, term: Term) {
         let last_term_members = self.last_term_members();
         self.term = term;
@@ -112,7 +113,7 @@ impl Core {
         self.collect();
     }
 
-    /// The members of the last term that had a master, but for that master and this node.
+    /// Returns the members of the last term that had a master, without that master and this node.
     fn last_term_members(&self) -> BTreeSet<NodeId> {
         let limit = self.config.member_timeout;
         let live = || self.pool.view().nodes.iter().filter(|row| row.age <= limit && row.joined.is_some());
@@ -137,23 +138,23 @@ impl Core {
         }
     }
 
-    /// Whether this node has a link to the master, and so never stands.
+    /// Returns true if this node has a link to the master. Then it is no candidate.
     fn is_linked_to_master(&self) -> bool {
         self.master.is_some_and(|master| self.link_to(master).is_some())
     }
 
-    /// The first view, before this node announced itself: who had this node's address.
+    /// Notes which node had this node's address, as the first view shows before this node announces itself.
     pub(super) fn note_predecessor(&mut self, view: &PoolView) {
         let same = view.nodes.iter().find(|row| row.address == self.address && row.node != self.me);
         self.candidacy.replaced = same.map(|row| row.node);
     }
 
-    /// Stands for master, if it is time.
+    /// Asks for the lease, if this node is a candidate and it is time.
     pub(super) fn consider_candidacy(&mut self) {
         let Role::Follower(_) = self.role else { return };
         let Some(&lease) = self.observation.lease() else { return };
-        // An master that this node has a link to, but that does not serve, may not know, or not be able to learn, that
-        // it is one: then the lease has to stand still, whatever the link says.
+        // A linked node may not know yet, or may be unable to learn, that it is the master. Then the link does not hold
+        // this node off once the lease has expired.
         let linked = self.is_linked_to_master();
         let held_off = linked && (self.is_welcomed() || self.observation.unchanged_for() < self.config.lease);
         if self.draining.is_some()
@@ -169,7 +170,8 @@ impl Core {
         }
     }
 
-    /// The lease stood still for its time, or nobody has it; the first in the pool goes first.
+    /// Returns true if the lease has expired or is free, and it is this node's turn: nodes try in their order in the
+    /// pool.
     fn lease_has_expired(&self, lease: &Lease) -> bool {
         let wait = match lease.master {
             None => Duration::ZERO,
@@ -179,7 +181,8 @@ impl Core {
             && self.observation.unchanged_for() >= wait + self.config.rank_delay * self.rank(lease)
     }
 
-    /// The lease fell behind, as after the loss of the tables, and its master does not know what this node knows.
+    /// Returns true if the pool's lease has been older than what this node knows for long enough, as after a restore of
+    /// the tables, and the master has not corrected it.
     fn lease_is_stale(&mut self, lease: &Lease) -> bool {
         let behind = lease.term < self.term
             || (lease.term == self.term
@@ -195,7 +198,7 @@ impl Core {
         self.now.saturating_duration_since(since) >= wait
     }
 
-    /// How many live nodes stand before this one: members first, then by their order in the pool.
+    /// Returns how many live nodes try before this one: members first, and then in their order in the pool.
     fn rank(&self, lease: &Lease) -> u32 {
         let limit = self.config.member_timeout;
         let mut order: Vec<_> = self
@@ -210,14 +213,16 @@ impl Core {
         order.iter().take_while(|(.., node)| *node != self.me).count() as u32
     }
 
-    /// All other members agree that the master is gone.
+    /// Returns true if all other members have promised themselves to this node, so that it need not wait for the lease
+    /// to expire.
     fn members_agree(&self, lease: &Lease) -> bool {
         if lease.master.is_none() || lease.master != self.master || lease.term != self.term {
             return false;
         }
         if self.candidacy.replaced == lease.master {
-            // Rows of any age count: after an outage of the database all are old, and whoever was there knows more
-            // than this node, which has only just begun. The dial shows that the address is not the master's any more.
+            // Rows of any age count here. After an outage of the database all rows are old, and every older node knows
+            // more than this one, which has just started. The refused dial shows that the master is no longer at its
+            // address.
             let other = |row: &NodeRow| row.node != self.me && Some(row.node) != lease.master;
             let others = self.pool.view().nodes.iter().any(other);
             return !others && self.candidacy.refused && self.row(self.me).is_some();
@@ -241,7 +246,7 @@ impl Core {
         }
     }
 
-    /// Keeps trying to reach the master, and promises itself to the first who might take over.
+    /// Tries to reach the master again, and promises this node to the first candidate.
     pub(super) fn tick_election(&mut self) {
         let lease = self.config.lease;
         let now = self.now;
@@ -252,8 +257,8 @@ impl Core {
         if !matches!(self.role, Role::Follower(_)) || self.draining.is_some() {
             return;
         }
-        // A link to the master may stand although this node has not joined over it: two nodes that dialled each other
-        // have two, and the other one has ended.
+        // An open link to the master may be one over which this node has not joined: two nodes that dialled each other
+        // have two links, and the one it had joined over has ended.
         let sought = self.candidacy.dialled.map_or(Duration::MAX, |at| now.saturating_duration_since(at));
         if self.is_apart() && sought >= self.config.redial_interval {
             self.seek_master();
@@ -261,7 +266,7 @@ impl Core {
         }
         if self.is_linked_to_master() {
             self.candidacy.refused = false;
-            // A link over which nobody is let in is none for the clients.
+            // A link over which the master does not let this node in is of no use to its clients.
             if self.is_welcomed() {
                 self.candidacy.cut_off = None;
             } else {
@@ -275,7 +280,7 @@ impl Core {
         self.consider_candidacy();
     }
 
-    /// A member that lost its master promises itself to the first of the others in the pool.
+    /// Promises this node, a member that has lost its master, to the first other member in the pool.
     fn promise(&mut self) {
         let Some(master) = self.master.filter(|_| self.candidacy.promised.is_none()) else { return };
         if self.row(self.me).is_none_or(|row| row.joined != Some(self.term)) {
@@ -294,7 +299,8 @@ impl Core {
         }
     }
 
-    /// Sends the clients elsewhere once the pool has shown a living master for long that this node cannot reach.
+    /// Sends the clients to other nodes once the pool has shown a live master for `cut_off_timeout` that this node
+    /// cannot reach.
     fn note_cut_off(&mut self) {
         let moves = self.observation.lease().is_some_and(|lease| lease.master.is_some())
             && self.observation.unchanged_for() < self.config.renew_interval * 3
@@ -310,8 +316,8 @@ impl Core {
         }
     }
 
-    /// Leaving as the master: once a follower holds everything, it gets the lease; nobody there, the lease is
-    /// released. Whether it is done.
+    /// Hands the lease over during a shutdown: to a follower that holds every entry, or to no node if there is no
+    /// follower. Returns true if it is done.
     pub(super) fn hand_over(&mut self) -> bool {
         let last = self.log.last();
         let Role::Master(master) = &mut self.role else { return true };
@@ -322,7 +328,7 @@ impl Core {
             return false;
         }
         let Some(successor) = master.successor(last) else { return false };
-        // Without the pool nothing can be handed over; the time limit of the shutdown ends the wait for it.
+        // A hand-over needs the pool. The shutdown's time limit ends the wait for it.
         let owned = |lease: &&Lease| lease.master == Some(self.me) && lease.term == self.term;
         if self.observation.lease().filter(owned).is_some() && !self.pool.is_deciding() {
             self.pool.urgent = Some(Query::HandOver { term: self.term, successor });
@@ -335,7 +341,8 @@ impl Core {
         if term == self.term {
             master.set_handed_over();
             if successor.is_some() {
-                // No frame of this node's has the new term but this one: the followers leave for the successor.
+                // This frame is the only one that this node sends in the new term. It makes the followers join the
+                // successor.
                 self.term = term + 1;
                 self.master = successor;
                 let links: Vec<LinkId> = self.links.keys().copied().collect();

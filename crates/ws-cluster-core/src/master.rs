@@ -1,5 +1,5 @@
-//! The master's side: letting nodes in, giving publishes their places, passing entries on, and delivering what
-//! enough nodes hold. How a node becomes a serving master is in `takeover`.
+//! The master's side: it lets nodes join, appends publishes to the log, sends entries to followers, and delivers the
+//! entries that enough nodes hold. `takeover` is how a node becomes a serving master.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -8,27 +8,27 @@ use std::{
 
 use super::{Body, Core, Entry, Fault, Join, LinkId, NodeId, Proposal, Role, Seq, Span, TICK, Term};
 
-/// Bytes on their way to a follower that it has not acknowledged. Enough to keep a link busy over a slow network,
-/// little beside the ring.
+/// Most bytes that are sent to a follower and not acknowledged. Enough to keep a link busy over a slow network, and
+/// little compared with the log.
 pub(super) const WINDOW: usize = 4 * 1024 * 1024;
 
-/// How old the last view is before a publish that waits for it asks for another.
+/// Age of the last view from which a waiting publish asks for another read.
 const SOON: Duration = Duration::from_millis(100);
 
-/// The master's side.
+/// The state of a master.
 #[derive(Debug)]
 pub(super) struct Master {
     pub(super) stage: MasterPhase,
     pub(super) followers: BTreeMap<NodeId, Progress>,
-    /// Joins that came before this master served.
+    /// Joins that arrived before this master served.
     pub(super) waiting: BTreeMap<NodeId, (LinkId, Join)>,
-    /// Members of the last term that are on their way in: while there are any, this master is not alone.
+    /// Members of the last term that have not joined yet. While there are any, this master is not alone.
     pub(super) expected: BTreeSet<NodeId>,
     /// When the last link to a follower was lost.
     pub(super) deserted: Instant,
-    /// Nodes that took part, in this term or the last, and do not now.
+    /// Nodes that were members in this term or the last, and are not now.
     pub(super) absent: BTreeSet<NodeId>,
-    /// Own publishes up to this counter have their places.
+    /// Own publishes up to this counter are in the log.
     pub(super) proposed: u64,
 }
 
@@ -45,27 +45,27 @@ pub(super) enum MasterPhase {
         until: Instant,
     },
     Serving,
-    /// The lease is another's, by this node's own will.
+    /// This node has handed the lease over.
     HandedOver,
 }
 
-/// A follower as the master sees it.
+/// What the master knows of a follower.
 #[derive(Debug)]
 pub(super) struct Progress {
     pub(super) link: LinkId,
-    /// Which of its joins this is.
+    /// Counts the follower's joins.
     pub(super) attempt: u64,
-    /// It was sent, and has acknowledged, all up to here.
+    /// The last entry that was sent, and the last that was acknowledged.
     pub(super) sent: Seq,
     pub(super) acked: Seq,
-    /// The last place and the size of each frame that it has not acknowledged.
+    /// The last entry and the size of each frame that it has not acknowledged.
     pub(super) flight: VecDeque<(Seq, usize)>,
-    /// For how many ticks it has owed an acknowledgement. Ticks, since only time in which this node was awake counts.
+    /// For how many ticks it has owed an acknowledgement. Ticks count only the time in which this process ran.
     pub(super) owing: u32,
-    /// What it has to hold to be a member.
+    /// The entry that it must hold to become a member.
     pub(super) goal: Seq,
     pub(super) joined: bool,
-    /// The mark of what all members hold that it was told.
+    /// The last `held` that it was sent.
     pub(super) held: Seq,
 }
 
@@ -101,17 +101,17 @@ impl Master {
         self.stage = MasterPhase::HandedOver;
     }
 
-    /// Whether this node is linked to it, or on its way in.
+    /// Returns true if this node follows it, or has asked to join.
     pub(super) fn leads(&self, node: NodeId) -> bool {
         self.followers.contains_key(&node) || self.expected.contains(&node)
     }
 
-    /// Returns true if no node has joined, and none is on its way in.
+    /// Returns true if no node has joined or is about to join.
     pub(super) fn has_no_follower(&self) -> bool {
         self.followers.values().all(|follower| !follower.joined) && self.expected.is_empty()
     }
 
-    /// A node that was waited for cannot be reached.
+    /// Stops waiting for a node that cannot be reached.
     pub(super) fn miss(&mut self, node: NodeId) {
         self.expected.remove(&node);
         if let MasterPhase::Collecting { missing, .. } = &mut self.stage {
@@ -119,7 +119,8 @@ impl Master {
         }
     }
 
-    /// Who can take over: `Some(None)` where there is nobody to wait for, `None` while the best is behind.
+    /// Returns the node that gets the lease: `Some(None)` if there is no follower, `None` while no follower holds every
+    /// entry.
     pub(super) fn successor(&self, last: Seq) -> Option<Option<NodeId>> {
         let mut members = self.followers.iter().filter(|(_, follower)| follower.joined).peekable();
         if members.peek().is_none() {
@@ -135,7 +136,7 @@ impl Core {
         let follows = master.followers.get(&peer).map(|follower| follower.attempt);
         let waits = master.waiting.get(&peer).map(|(_, join)| join.attempt);
         if follows.max(waits).is_some_and(|latest| join.attempt < latest) {
-            // A link held it back while its sender joined over another.
+            // The join was delayed on this link, and its sender has joined over another.
             return;
         }
         match master.stage {
@@ -161,14 +162,14 @@ impl Core {
             sent: begin,
             acked: 0,
             flight: VecDeque::new(),
-            // Asking again is no acknowledgement.
+            // A repeated join is no acknowledgement.
             owing: master.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owing),
             goal: last,
             joined: false,
             held: 0,
         };
         if master.followers.insert(peer, progress).is_some_and(|before| before.joined) {
-            // Until a later view shows nobody, it counts as alive: it was a member a moment ago.
+            // The node was a member a moment ago, so it counts as alive until a later view shows no member.
             master.deserted = self.now;
         }
         self.send(link, Body::Welcome { attempt: join.attempt, agreed, snapshot });
@@ -202,14 +203,14 @@ impl Core {
             {
                 self.sequence(proposals);
             }
-            // Sent again to whoever lets its sender in.
+            // The sender proposes them again to the master that lets it join.
             _ => {}
         }
     }
 
-    /// Gives each proposal its place, unless the log has it.
+    /// Appends each proposal to the log, unless the log has it.
     pub(super) fn sequence(&mut self, proposals: Vec<Proposal>) {
-        // A master that leaves gives no more places: its successor does.
+        // A master that shuts down appends no more entries; its successor does.
         if self.draining.is_some() {
             return;
         }
@@ -228,7 +229,7 @@ impl Core {
         self.advance();
     }
 
-    /// The entries after `seq` that make one frame, the spans they need and their size.
+    /// Returns the entries after `seq` that fit into one frame, their spans, and their size.
     pub(super) fn batch(&self, seq: Seq, room: usize) -> (Vec<Span>, Vec<Entry>, usize) {
         let mut size = 0;
         let entries: Vec<Entry> = self
@@ -246,7 +247,7 @@ impl Core {
         (spans, entries, size)
     }
 
-    /// Sends a follower what it lacks, as far as the window allows.
+    /// Sends a follower the entries that it lacks, as far as the window allows.
     pub(super) fn pump(&mut self, peer: NodeId) {
         let (base, last) = (self.log.base(), self.log.last());
         loop {
@@ -256,7 +257,7 @@ impl Core {
             let in_flight: usize = follower.flight.iter().map(|(_, size)| size).sum();
             let (link, sent) = (follower.link, follower.sent);
             if sent < base {
-                // It fell behind the ring.
+                // The log no longer has the entries that it needs next.
                 return self.hang_up(link);
             }
             if sent >= last || in_flight >= self.window {
@@ -281,26 +282,26 @@ impl Core {
         peers.into_iter().for_each(|peer| self.pump(peer));
     }
 
-    /// Up to where all members hold the log.
+    /// Returns the last entry that all members hold.
     pub(super) fn held(&self) -> Seq {
         let Role::Master(master) = &self.role else { return self.delivered };
         let members = master.followers.values().filter(|follower| follower.joined);
         members.map(|follower| follower.acked).min().unwrap_or(self.log.last()).min(self.delivered)
     }
 
-    /// Returns true if this master counts as the only holder that there can be. A pool that does not answer shows
-    /// nothing: the others may have elected another master, which does not know what this one accepts.
+    /// Returns true if this master may accept entries that only it holds. A pool that does not answer proves nothing:
+    /// the other nodes may have elected another master, which does not know what this one accepts.
     pub(super) fn is_alone(&self, master: &Master) -> bool {
         let isolated = self.config.accept_when_isolated && self.pool.failed_since(master.deserted);
         master.has_no_follower() && (self.is_provably_alone() || isolated)
     }
 
-    /// Returns true if this master can neither count a follower nor show by the pool that there is none.
+    /// Returns true if this master has no follower and cannot prove by the pool that there is none.
     pub(super) fn is_isolated(&self, master: &Master) -> bool {
         master.is_serving() && master.has_no_follower() && !self.is_provably_alone()
     }
 
-    /// Delivers and accepts, on the master, what enough nodes hold.
+    /// Delivers and accepts the entries that enough nodes hold.
     pub(super) fn advance(&mut self) {
         let Role::Master(master) = &self.role else { return };
         if !(master.is_serving() || master.is_handed_over()) {
@@ -317,7 +318,7 @@ impl Core {
         self.deliver_to(if alone { last } else { held });
     }
 
-    /// Trims the master's log; a follower that holds it back, or acknowledges nothing, is let go.
+    /// Trims the master's log. Ends the link of a follower that holds the trimming back or acknowledges nothing.
     pub(super) fn enforce_retention(&mut self) {
         let surplus = self.log.surplus(self.now);
         let patience = self.config.lease;
@@ -327,7 +328,7 @@ impl Core {
             let owes = !follower.flight.is_empty() || !follower.joined;
             follower.owing = if owes { follower.owing + 1 } else { 0 };
         }
-        // Heartbeats may be heard of a node that does nothing else, and nothing is accepted while it counts as alive.
+        // A node may send heartbeats and do nothing else. While it counts as alive, this master accepts nothing.
         let behind =
             |follower: &&Progress| (follower.joined && follower.acked < surplus) || TICK * follower.owing > patience;
         let laggards: Vec<LinkId> = master.followers.values().filter(behind).map(|follower| follower.link).collect();

@@ -1,4 +1,4 @@
-//! The pool as the core sees it: the last view, when it was taken, and what to ask next.
+//! Membership: the last view of the pool, its age, and the next query.
 
 use std::{
     collections::BTreeSet,
@@ -8,62 +8,62 @@ use std::{
 use super::{Answer, Core, NodeId, Output, Query, Role, sightings::Sightings};
 use crate::{Announcement, Lease, NodeRow, PoolView};
 
-/// How often the pool is read: several times within a third of the lease, so that one slow read does not break the
-/// count of how long the lease stood still.
+/// Interval between reads of the pool: several reads within a third of the lease, so that one slow read does not
+/// restart the count of how long the lease has not changed.
 const READ_INTERVAL: Duration = Duration::from_millis(500);
-/// A node that loses its row so often within twice the time of a member shares its address with another one.
+/// A node that loses its row this often within twice `member_timeout` shares its address with another node.
 const DISPLACEMENTS: usize = 3;
-/// How soon after a failure the pool is asked again.
+/// Time after a failed query before the next one.
 const RETRY_INTERVAL: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
 pub(super) struct PoolSide {
     view: PoolView,
-    /// When the view was asked for; `None` before the first.
+    /// When the last view was asked for; `None` before the first.
     viewed: Option<Instant>,
-    /// The query under way, and since when.
+    /// The query that waits for its answer, and when it was asked.
     asked: Option<(Query, Instant)>,
     sightings: Sightings,
-    /// The number of this node's row, and when a read showed lately that it had lost its row to another node.
+    /// The number of this node's row, and the recent reads that showed that another node had replaced the row.
     own_row: Option<u64>,
     displacements: Vec<Instant>,
     /// When another node was last seen to announce itself at this node's address.
     displaced: Option<Instant>,
     announced: Option<Instant>,
     renewed: Option<Instant>,
-    /// When this master's last successful renewal was asked for.
+    /// When the last successful renewal of this master was asked for.
     held: Option<Instant>,
-    /// When the lease was changed by this master after it had cleared the last lost follower: a candidate that still
-    /// thinks itself a member compares with a lease that is no more.
+    /// When this master changed the lease after it had cleared the last lost follower. A candidate that still counts as
+    /// a member compares with an older lease and fails.
     proved: Option<Instant>,
-    /// When the last failed query was asked; `None` once one was answered.
+    /// When the last query was asked, if it failed.
     failing: Option<Instant>,
-    /// The reads and the writes that failed without a success since. They are kept apart because a database that
-    /// became read-only still answers every read.
+    /// The reads and the writes that have failed since the last success of their kind. A read-only database still
+    /// answers every read.
     failed_reads: Option<Failures>,
     failed_writes: Option<Failures>,
-    /// When the last failure was told.
+    /// When the last failed query was reported.
     failed: Option<Instant>,
-    /// A read is wanted at once.
+    /// True if the next query is to be a read.
     stale: bool,
-    /// The last write failed, and the next query is a read: a database that refuses every write must not keep this
-    /// node from reading.
+    /// True after a failed write: the next query is a read, because a database that refuses every write must not keep
+    /// this node from reading.
     read_first: bool,
-    /// A conditional write that goes before all else.
+    /// A conditional write that is asked before any other query.
     pub(super) urgent: Option<Query>,
-    /// Nodes whose link was lost, to be cleared by the master.
+    /// Nodes whose link was lost. The master clears their membership.
     pub(super) lost: BTreeSet<NodeId>,
 }
 
-/// When the first and the last of several failed queries were asked.
+/// Several failed queries in a row.
 struct Failures {
     first: Instant,
     last: Instant,
-    /// A read succeeded since the first of them.
+    /// True if a read has succeeded since the first of them.
     read_since: bool,
 }
 
-/// What the pool's database does not do.
+/// How the pool's database fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trouble {
     /// It answers nothing.
@@ -81,7 +81,7 @@ impl PoolSide {
         self.failing.is_some()
     }
 
-    /// Returns what the pool has refused for longer than `patience`: one query that takes too long is no news.
+    /// Returns how the pool has failed for longer than `patience`. One slow query does not count.
     pub(super) fn trouble(&self, now: Instant, patience: Duration) -> Option<Trouble> {
         let lasts = |failures: &Option<Failures>| {
             failures.as_ref().is_some_and(|failures| now.saturating_duration_since(failures.first) > patience)
@@ -113,25 +113,25 @@ impl PoolSide {
         self.stale = true;
     }
 
-    /// Whether a conditional write is under way or wanted.
+    /// Returns true if a conditional write waits to be asked or answered.
     pub(super) fn is_deciding(&self) -> bool {
         self.urgent.is_some()
             || matches!(self.asked, Some((Query::TakeOver { .. } | Query::HandOver { .. } | Query::Restore { .. }, _)))
     }
 
-    /// How old the view is.
+    /// Returns the age of the last view.
     pub(super) fn age(&self, now: Instant) -> Duration {
         self.viewed.map_or(Duration::MAX, |viewed| now.saturating_duration_since(viewed))
     }
 
-    /// A follower was lost: its row is to be cleared, and nothing proves this master alone until then.
+    /// Notes that a follower was lost. Until its membership is cleared, this master is not provably alone.
     pub(super) fn lose(&mut self, node: NodeId) {
         self.lost.insert(node);
         self.proved = None;
         self.stale = true;
     }
 
-    /// This node has just become the master, by a change of the lease.
+    /// Notes that this node has become the master by a change of the lease.
     pub(super) fn begin_term(&mut self, now: Instant) {
         self.lost.clear();
         self.urgent = None;
@@ -142,7 +142,7 @@ impl PoolSide {
 }
 
 impl Core {
-    /// The next query, where none is under way.
+    /// Asks the next query, unless one waits for its answer.
     pub(super) fn ask_pool(&mut self) {
         if self.pool.asked.is_some() {
             return;
@@ -175,9 +175,10 @@ impl Core {
             self.pool.renewed = Some(now);
             return renewal;
         }
-        // The first look comes before the first announcement: it shows whose address this one was.
+        // The first read comes before the first announcement: it shows which node had this address before.
         if self.pool.viewed.is_some() && self.draining.is_none() {
-            // Announced once between two reads: a row that is lost again and again must not keep this node from reading.
+            // A node announces itself once between two reads, so that a row that is replaced again and again does not
+            // keep it from reading.
             let joined = self.unannounced_join().filter(|_| !self.pool.stale);
             if joined.is_some() || due(self.pool.announced, self.config.seen_interval) {
                 self.pool.announced = Some(now);
@@ -196,7 +197,8 @@ impl Core {
         })
     }
 
-    /// The renewal that this node owes: for itself, or for the master that it is linked to and whose beat stands.
+    /// Returns the renewal that is due: of this master's own lease, or, on a follower, of the linked master's lease if
+    /// it has not been renewed.
     fn renewal(&self) -> Option<Query> {
         let owed = match &self.role {
             Role::Master(master) => !master.is_handed_over(),
@@ -211,7 +213,7 @@ impl Core {
         Some(Query::Renew { term: self.term, master })
     }
 
-    /// The term to announce: this node has joined, and its row does not say so.
+    /// Returns the term to announce if this node has joined and its row does not say so.
     fn unannounced_join(&self) -> Option<u64> {
         let joined = match &self.role {
             Role::Master(master) => master.is_serving() && !master.is_handed_over(),
@@ -221,7 +223,8 @@ impl Core {
         (joined && !announced).then_some(self.term)
     }
 
-    /// A row that nobody refreshes. After an outage of the database all are old; those who live get time to say so.
+    /// Returns a node whose row is too old. After an outage of the database all rows are old; live nodes get time to
+    /// announce themselves.
     fn dead_node(&self) -> Option<NodeId> {
         let Role::Master(master) = &self.role else { return None };
         let recovering = |failed| self.now.saturating_duration_since(failed) <= self.config.member_timeout;
@@ -250,8 +253,8 @@ impl Core {
             return self.advance();
         }
         self.pool.failing = None;
-        // A write that succeeds shows that the database answers. A read shows nothing about writes, but writes that
-        // failed while reads failed as well tell nothing of a database that is back.
+        // A successful write shows that the database works. A successful read says nothing about writes. But if reads
+        // failed too, the earlier failures of writes say nothing about the database that is back.
         if self.pool.failed_reads.take().is_some() || query != Query::Read {
             self.pool.failed_writes = None;
         }
@@ -260,13 +263,13 @@ impl Core {
             (Query::Read, Answer::View(view)) => self.handle_view(asked, view),
             (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > self.term => self.become_master(term),
             (Query::TakeOver { .. }, Answer::Term(None)) => {
-                // The lease is another than was read: nothing is decided upon the old reading any more.
+                // The lease has changed since it was read, so the old reading decides nothing any more.
                 self.observation.failed();
                 self.pool.stale = true;
             }
             (Query::HandOver { term, successor }, Answer::Held(true)) => self.handed_over(term, successor),
             (Query::Announce(announcement), Answer::Done) => {
-                // Until the next read says it, so that a join is not announced twice.
+                // The view is corrected until the next read, so that a join is not announced twice.
                 if let Some(row) = self.pool.view.nodes.iter_mut().find(|row| row.node == announcement.node) {
                     row.joined = announcement.joined.or(row.joined);
                 }
@@ -278,7 +281,7 @@ impl Core {
                 }
             }
             (Query::ClearJoined(_), Answer::Done) => {
-                // The lease is renewed next, and read after that.
+                // The next queries are a renewal and then a read.
                 self.pool.proved = None;
                 self.pool.renewed = None;
                 self.pool.stale = true;
@@ -289,7 +292,7 @@ impl Core {
     }
 
     fn handle_view(&mut self, asked: Instant, mut view: PoolView) {
-        // Just too old for a member, so that the master does not take it for dead at once.
+        // Just too old for a member, but not so old that the master removes the row at once.
         let oldest = self.config.member_timeout + Duration::from_millis(1);
         self.pool.sightings.read(asked, oldest, &mut view.nodes);
         self.note_displacement(&view);
@@ -315,8 +318,8 @@ impl Core {
         self.advance();
     }
 
-    /// Notes that another node has this node's address: an announcement removes the row of every other node at its
-    /// address, so that each of the two loses its row again and again. Once may happen to any node.
+    /// Notes that another node has this node's address. An announcement removes the row of every other node at its
+    /// address, so each of the two loses its row again and again. A single loss may happen to any node.
     fn note_displacement(&mut self, view: &PoolView) {
         let own = view.nodes.iter().find(|row| row.node == self.me).map(|row| row.ord);
         let renewed = own.is_some_and(|own| self.pool.own_row.replace(own).is_some_and(|before| before != own));
@@ -344,11 +347,12 @@ impl Core {
         if lease.term > self.term {
             if mine { self.become_master(lease.term) } else { self.follow(lease.term, lease.master) }
         } else if lease.term == self.term && lease.master == self.master {
-            // As it should be.
+            // The lease and this node agree.
         } else if lease.term == self.term && self.master.is_none() {
             if mine { self.become_master(lease.term) } else { self.set_master(lease.master) }
         } else if (master || mine) && !self.pool.is_deciding() && self.draining.is_none() {
-            // The row fell behind: it was restored from an old copy, or another began anew. Its master puts it right.
+            // The pool's lease is older than what this node knows, as after a restore from a backup. The master
+            // corrects it.
             self.pool.urgent = Some(Query::TakeOver { seen: lease, max_seen: self.term });
         }
     }
@@ -357,7 +361,7 @@ impl Core {
         self.pool.view.nodes.iter().find(|row| row.node == node)
     }
 
-    /// The nodes that had joined the master of `term` and were seen lately, but for this one and `master`.
+    /// Returns the live nodes that have joined the master of `term`, without this node and `master`.
     pub(super) fn members(&self, term: u64, master: Option<NodeId>) -> impl Iterator<Item = NodeId> {
         let limit = self.config.member_timeout;
         self.pool
@@ -369,9 +373,9 @@ impl Core {
             .filter(move |node| *node != self.me && Some(*node) != master)
     }
 
-    /// Whether the pool shows that nobody but this master can have joined it, and that nobody can have taken over:
-    /// by the fast way, since the lease changed after the last follower was cleared, and a read after that shows no
-    /// member; by the slow way, since the lease was renewed a moment ago.
+    /// Returns true if the pool shows that this master has no member and that no other node can have taken the lease.
+    /// The others cannot have agreed on a candidate, because the lease changed after the last follower was cleared and
+    /// a later read shows no member. And the lease cannot have expired, because it was renewed a moment ago.
     pub(super) fn is_provably_alone(&self) -> bool {
         let PoolSide { view, viewed, held, proved, .. } = &self.pool;
         let renewed = |held| self.now.saturating_duration_since(held) <= self.config.lease * 3 / 4;
@@ -382,7 +386,7 @@ impl Core {
             && self.members(self.term, None).next().is_none()
     }
 
-    /// Members without a link to this master: their announcement came late, after they had been cleared.
+    /// Clears members without a link to this master. Their announcement took effect after they had been cleared.
     fn clear_strays(&mut self) {
         let Role::Master(master) = &self.role else { return };
         let strays: Vec<NodeId> =

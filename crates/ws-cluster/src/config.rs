@@ -2,16 +2,23 @@
 
 use std::time::Duration;
 
-use ws_cluster_core::{ClusterConfig, LogConfig};
+use ws_cluster_core::{ClusterConfig, LogConfig, setters};
 
 use crate::descriptors::Budget;
 
-/// All settings of a server that have a sensible default. Change the fields that matter:
+/// All settings of a server that have a default. Set those that matter:
 ///
 /// ```
-/// let mut config = ws_cluster::Config::default();
-/// config.connection.message_size = 16 * 1024;
+/// use std::time::Duration;
+///
+/// use ws_cluster::{ClusterConfig, Config, ConnectionConfig};
+///
+/// let config = Config::default()
+///     .connection(ConnectionConfig::default().message_size(16 * 1024))
+///     .cluster(ClusterConfig::default().lease(Duration::from_secs(10)));
 /// ```
+///
+/// The fields can be changed as well: `config.connection.message_size = 16 * 1024`.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Config {
@@ -26,6 +33,14 @@ pub struct Config {
     /// Limits of the log of recent messages that every node keeps.
     pub log: LogConfig,
 }
+
+setters!(Config {
+    connection: ConnectionConfig,
+    http: HttpConfig,
+    cluster: ClusterConfig,
+    links: LinkConfig,
+    log: LogConfig,
+});
 
 impl Config {
     /// What cannot work, with what to give instead.
@@ -174,6 +189,29 @@ pub struct ConnectionConfig {
     pub blocking_warning: Duration,
 }
 
+setters!(ConnectionConfig {
+    handshake_timeout: Duration,
+    message_size: usize,
+    queue_size: usize,
+    ping_interval: Duration,
+    ping_timeout: Duration,
+    close_timeout: Duration,
+    messages_per_second: u32,
+    message_burst: u32,
+    authentication_burst: u32,
+    authentication_interval: Duration,
+    look_ups_per_ip: usize,
+    rechecks_per_second: u32,
+    connections_per_ip: usize,
+    connections: usize,
+    position_interval: Duration,
+    resume_timeout: Duration,
+    replay_count: usize,
+    replays: usize,
+    replay_bytes_per_minute: usize,
+    blocking_warning: Duration,
+});
+
 impl Default for ConnectionConfig {
     fn default() -> Self {
         Self {
@@ -223,6 +261,8 @@ pub struct HttpConfig {
     pub write_timeout: Duration,
 }
 
+setters!(HttpConfig { sockets: usize, sockets_per_ip: usize, request_head_size: usize, write_timeout: Duration });
+
 impl Default for HttpConfig {
     fn default() -> Self {
         let sockets = Budget::now().sockets;
@@ -249,6 +289,8 @@ pub struct LinkConfig {
     /// The same for one address that is not known, an IPv6 network (/64) counting as one. Default 8.
     pub greetings_per_ip: usize,
 }
+
+setters!(LinkConfig { greeting_timeout: Duration, greetings: usize, greetings_per_ip: usize });
 
 impl Default for LinkConfig {
     fn default() -> Self {

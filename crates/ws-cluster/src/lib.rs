@@ -8,34 +8,24 @@
 //! same back. The program is whole; [`MemoryPool`] makes it a cluster of one.
 //!
 //! ```
-//! use async_trait::async_trait;
-//! use ws_cluster::{ActionError, ActionHandler, Identity, MemoryPool, Request, Server, SessionCookie};
+//! use ws_cluster::{ActionError, Identity, MemoryPool, Request, Server, SessionCookie, shutdown_signal};
 //!
-//! struct Hello;
-//!
-//! #[async_trait]
-//! impl ActionHandler for Hello {
-//!     async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-//!         if request.details().is_empty() {
-//!             return Err(ActionError::bad_request("No hello message:("));
-//!         }
-//!         request.reply(request.details()).await
+//! async fn hello(request: Request) -> Result<(), ActionError> {
+//!     if request.details().is_empty() {
+//!         return Err(ActionError::bad_request("No hello message:("));
 //!     }
+//!     request.reply_to_user(request.details()).await
 //! }
 //!
 //! #[tokio::main]
 //! async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//!     let server = Server::builder(MemoryPool::default())
-//!         // Believes whoever says to be ann. A site looks the cookie up in its sessions.
-//!         .authenticator(SessionCookie::new("user", |name| async { Ok(Some(Identity::user(name))) }))
-//!         .action("hello", Hello)
-//!         .start()
-//!         .await?;
+//!     // Believes the cookie. A site looks it up in its sessions.
+//!     let users = SessionCookie::new("user", async |name| Ok(Some(Identity::user(name))));
+//!     let server = Server::builder(MemoryPool::default()).authenticator(users).action("hello", hello).start().await?;
 //!     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
 //!     println!("http://{}", listener.local_addr()?);
-//!     let stop = async { drop(tokio::signal::ctrl_c().await) };
-//! #   let stop = async {};
-//!     server.serve(listener, stop).await?;
+//!     # let shutdown_signal = || async {};
+//!     server.serve(listener).with_graceful_shutdown(shutdown_signal()).await?;
 //!     Ok(())
 //! }
 //! ```
@@ -48,43 +38,34 @@
 //!
 //! # The parts
 //!
-//! - A [`Server`] is one node of a cluster, and a cheap handle on it. It serves a [port of its own](Server::serve), or
+//! - A [`Server`] is one node of a cluster, and a cheap handle on it. It serves a [listener of its own](Server::serve), or
 //!   is mounted in an axum or hyper application by [`Server::handle`] or [`Server::upgrade`] (feature `axum`:
 //!   `Server::routes`). [`ServerBuilder`] has its settings, [`Config`] its intervals and limits.
-//! - A [`Pool`] is where the nodes find each other and agree on the master, through which every message is relayed:
-//!   `MySqlPool` for servers on many machines, `SqlitePool` for processes on one, [`MemoryPool`] for a single one.
-//!   Nodes of a shared pool need an [address](ServerBuilder::address) and a [key](ServerBuilder::key).
-//! - An [`Authenticator`] says who a connection is: `SessionTable` by the sessions that a site keeps in MySQL,
-//!   [`SessionCookie`] by a look-up in Rust, [`GuestsOnly`] nobody in particular.
-//! - An [`ActionHandler`] handles an action that clients send. Its [`Request`] answers: [`reply`](Request::reply) to
-//!   the user, [`respond`](Request::respond) to the one connection; joins groups; publishes.
-//! - A [`Target`] is whom a message is for: all, users, groups, a session, a property.
-//! - [`Server::publish`] sends from anywhere in a server's process, a [`Publisher`] from any other, and with a
-//!   [publish key](ServerBuilder::publish_key) a site's pages send over HTTP.
-//! - A [`Client`] is the browser client's equal for programs: it keeps a connection to a cluster and sends and gets
-//!   messages as a browser does.
+//! - In a [`Pool`] the nodes find each other and agree on the master, through which every message is relayed: `MySqlPool`
+//!   for nodes on many hosts, `SqlitePool` for processes on one host, [`MemoryPool`] for a single process. Nodes of a
+//!   shared pool need an [address](ServerBuilder::address) and a [key](ServerBuilder::key).
+//! - An [`Authenticator`] tells who a connection is: `SessionTable` by the sessions that a site keeps in MySQL,
+//!   [`SessionCookie`] by a look-up in Rust. [`GuestsOnly`] knows no users.
+//! - An async function handles an [action](ServerBuilder::action) of clients. Its arguments are made from the
+//!   [`Request`] ([`FromRequest`]), and what it returns answers the client ([`IntoHandler`]). A [`Layer`] is code around
+//!   handlers.
+//! - A [`Message`] is published to a [`Target`]: all, users, groups, a session, a connection, or a property.
+//!   [`Server::publish`] publishes from anywhere in a server's process, and a [`Publisher`] from any other process. With a
+//!   [publish key](ServerBuilder::publish_key), a site's pages publish over HTTP.
+//! - A [`Client`] does for programs what the browser client does for pages: it keeps a connection to a cluster, and sends
+//!   and receives messages.
 //!
 //! # Handlers that block
 //!
-//! A handler shares its thread with thousands of connections. What computes for long or waits without `await` goes to
-//! a thread of its own; where one is held for longer than 100 ms, the log warns.
+//! A handler shares its thread with thousands of connections. Move long computations and blocking calls to a thread of
+//! their own. If a handler holds its thread for longer than 100 ms, the log warns.
 //!
 //! ```
-//! # use async_trait::async_trait;
-//! # use ws_cluster::{ActionError, ActionHandler, Request};
+//! # use ws_cluster::{ActionError, Details};
 //! # fn render(text: &str) -> String { text.to_owned() }
-//! struct Render;
-//!
-//! #[async_trait]
-//! impl ActionHandler for Render {
-//!     async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
-//!         let text: String = request.detail(0)?;
-//!         let rendered = tokio::task::spawn_blocking(move || render(&text))
-//!             .await
-//!             .map_err(|_| ActionError::internal("This could not be rendered"))?;
-//!         request.respond(rendered);
-//!         Ok(())
-//!     }
+//! async fn preview(Details(text): Details<String>) -> Result<String, ActionError> {
+//!     let rendered = tokio::task::spawn_blocking(move || render(&text)).await;
+//!     rendered.map_err(|_| ActionError::internal("The text could not be rendered"))
 //! }
 //! ```
 //!
@@ -97,7 +78,7 @@
 //! - A client that comes back within the log's reach, to any node, gets what it missed, or is told `reset`. Both the
 //!   browser client and [`Client`] do it by themselves.
 //! - While the database is down, the cluster goes on relaying; only the master cannot change.
-//! - At most once, and not repeated after a loss: [`Request::respond`], [`Target::connection`], and what clients send.
+//! - At most once, and not repeated after a loss: [`Request::reply`], [`Target::connection`], and what clients send.
 //! - Not survived: the loss of every node that holds a message, and a restart of all nodes at once.
 //!
 //! | limit | default | |

@@ -1,14 +1,15 @@
-//! Whom a message is for, and whether a connection is one of them. Pure: the one definition that the Rust API, the
-//! command line, HTTP and the links share. Finding the connections quickly is the hub's job.
+//! The connections that a message is for, and the test whether a connection is one of them. Pure: the Rust API, the
+//! command line, HTTP and the links share this definition. The hub finds the connections quickly.
 
 use std::{borrow::Cow, fmt, str::FromStr};
 
+use percent_encoding::percent_decode_str;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
-
 use ws_cluster_core::NodeId;
 
-/// One connection, unique in the cluster for as long as the node that serves it runs. Its text form
-/// (`NODE-NUMBER`, hexadecimal) is stable while the connection lives, and can be parsed.
+/// Identifies one connection in the cluster, for as long as the connection lives. Its text form (`NODE-NUMBER`,
+/// hexadecimal) can be parsed, and is its form in serde.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     /// The node that serves it.
@@ -23,27 +24,48 @@ impl fmt::Display for ConnectionId {
     }
 }
 
-/// Whom a message is for. Several users or groups mean any of them, none means nobody; membership is looked at when
-/// the message is delivered. Guests have no user; [`all`](Self::all) means them too, and so does a group or property
-/// that they were given.
+impl Serialize for ConnectionId {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for ConnectionId {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}
+
+/// The connections that a message is for. Several users or groups mean a connection of any of them; an empty list means no
+/// connection. The node looks at users, groups and properties when it delivers the message. Guests have no user; they are
+/// among [`all`](Self::all), and in groups and properties that they were given.
 ///
-/// Its text form, for command lines and HTTP, is `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID` or
-/// `property:NAME=VALUE`. A comma separates ids of users and groups, and none begins or ends with a space. The text form
-/// cannot express ids that contain a comma, exceptions or a connection; HTTP takes those
-/// [as JSON](crate::ServerBuilder::publish_key).
+/// Its text form, for command lines and HTTP, is `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID`,
+/// `connection:ID` or `property:NAME=VALUE`, and after that ` except user:ID` or ` except connection:ID` or both. A comma
+/// separates ids of users and groups. In an id, a name or a value, `%` with two hexadecimal digits stands for a byte: `%2C`
+/// for a comma, `%20` for a space at the beginning or the end. `Display` writes that form. In serde, and over HTTP
+/// ([JSON](crate::ServerBuilder::publish_key)), a target is structured and needs no escapes.
 ///
 /// ```
 /// use ws_cluster::Target;
-/// assert_eq!("group:editors,admins".parse::<Target>().unwrap(), Target::groups(["editors", "admins"]));
+///
+/// let target = Target::groups(["editors", "a, b"]).except_user("ann");
+/// assert_eq!(target.to_string(), "group:editors,a%2C%20b except user:ann");
+/// assert_eq!(target.to_string().parse(), Ok(target));
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Target {
+    #[serde(rename = "to")]
     pub(crate) selection: Selection,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) except_connection: Option<ConnectionId>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) except_user: Option<String>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Selection {
     All,
     Registered,
@@ -158,8 +180,51 @@ pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
     }
 }
 
-/// The text is none of the forms `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID` and
-/// `property:NAME=VALUE`; it shows the text and says why.
+/// Writes a part of a target's text with `%` and two digits for what would end the part.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|character| match character {
+            '%' | ',' | '=' => write!(f, "%{:02X}", u32::from(character)),
+            _ if character.is_whitespace() || character.is_control() => {
+                let mut bytes = [0; 4];
+                character.encode_utf8(&mut bytes).bytes().try_for_each(|byte| write!(f, "%{byte:02X}"))
+            }
+            _ => write!(f, "{character}"),
+        })
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let list = |f: &mut fmt::Formatter<'_>, kind, ids: &[String]| {
+            ids.iter().enumerate().try_for_each(|(index, id)| {
+                let before = if index == 0 { kind } else { "," };
+                write!(f, "{before}{}", Escaped(id))
+            })
+        };
+        match &self.selection {
+            Selection::All => f.write_str("all")?,
+            Selection::Registered => f.write_str("registered")?,
+            Selection::Users(ids) | Selection::Groups(ids) if ids.is_empty() => f.write_str("none")?,
+            Selection::Users(ids) => list(f, "user:", ids)?,
+            Selection::Groups(names) => list(f, "group:", names)?,
+            Selection::Session(id) => write!(f, "session:{}", Escaped(id))?,
+            Selection::Connection(id) => write!(f, "connection:{id}")?,
+            Selection::Property { name, value } => write!(f, "property:{}={}", Escaped(name), Escaped(value))?,
+        }
+        if let Some(user) = &self.except_user {
+            write!(f, "{EXCEPT}user:{}", Escaped(user))?;
+        }
+        self.except_connection.iter().try_for_each(|id| write!(f, "{EXCEPT}connection:{id}"))
+    }
+}
+
+/// Separates the exceptions in a target's text.
+const EXCEPT: &str = " except ";
+
+/// The text is no [`Target`]. The error shows the text and says why.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown target {text:?}: {why}")]
 pub struct ParseTargetError {
@@ -171,29 +236,61 @@ impl FromStr for Target {
     type Err = ParseTargetError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const FORMS: &str = "use all, registered, user:ID[,ID], group:ID[,ID], session:ID or property:NAME=VALUE";
-        let because = |why| ParseTargetError { text: text.to_owned(), why };
-        let id = |id: &str| match id {
-            "" => Err(because("an id is empty")),
-            _ if id.trim() != id => Err(because("an id begins or ends with a space")),
-            _ => Ok(id.to_owned()),
-        };
-        let list = |ids: &str| ids.split(',').map(id).collect::<Result<Vec<String>, _>>();
-        match text.split_once(':') {
-            None if text == "all" => Ok(Self::all()),
-            None if text == "registered" => Ok(Self::registered()),
-            None if text.is_empty() => Err(because("it is empty")),
-            Some(("user", ids)) => Ok(Self::users(list(ids)?)),
-            Some(("group", names)) => Ok(Self::groups(list(names)?)),
-            Some(("session", text)) => Ok(Self::session(id(text)?)),
-            Some(("property", pair)) => match pair.split_once('=') {
-                Some((name, value)) => Ok(Self::property(id(name)?, value)),
-                None => Err(because("a property is property:NAME=VALUE")),
-            },
-            Some(("users" | "groups", _)) => Err(because("several ids are user:ID,ID or group:ID,ID")),
-            _ => Err(because(FORMS)),
-        }
+        let mut parts = text.split(EXCEPT);
+        let target = selection(parts.next().unwrap_or_default());
+        let excepted = parts.try_fold(target, |target, part| Ok(target.and_then(|target| except(target, part))));
+        excepted.and_then(|target| target).map_err(|why| ParseTargetError { text: text.to_owned(), why })
     }
+}
+
+fn selection(text: &str) -> Result<Target, &'static str> {
+    const FORMS: &str =
+        "use all, registered, user:ID[,ID], group:ID[,ID], session:ID, connection:ID or property:NAME=VALUE";
+    let list = |ids: &str| ids.split(',').map(id).collect::<Result<Vec<String>, _>>();
+    match text.split_once(':') {
+        None if text == "all" => Ok(Target::all()),
+        None if text == "registered" => Ok(Target::registered()),
+        None if text == "none" => Ok(Target::users(Vec::<String>::new())),
+        None if text.is_empty() => Err("it is empty"),
+        Some(("user", ids)) => Ok(Target::users(list(ids)?)),
+        Some(("group", names)) => Ok(Target::groups(list(names)?)),
+        Some(("session", text)) => Ok(Target::session(id(text)?)),
+        Some(("connection", text)) => Ok(Target::connection(connection(text)?)),
+        Some(("property", pair)) => match pair.split_once('=') {
+            Some((name, value)) => Ok(Target::property(id(name)?, unescaped(value)?)),
+            None => Err("a property is property:NAME=VALUE"),
+        },
+        Some(("users" | "groups", _)) => Err("several ids are user:ID,ID or group:ID,ID"),
+        _ => Err(FORMS),
+    }
+}
+
+fn except(target: Target, text: &str) -> Result<Target, &'static str> {
+    match text.split_once(':') {
+        Some(("user", text)) if target.except_user.is_none() => Ok(target.except_user(id(text)?)),
+        Some(("connection", text)) if target.except_connection.is_none() => {
+            Ok(target.except_connection(connection(text)?))
+        }
+        _ => Err("an exception is ` except user:ID` or ` except connection:ID`, each once"),
+    }
+}
+
+fn id(text: &str) -> Result<String, &'static str> {
+    match text {
+        "" => Err("an id is empty"),
+        _ if text.trim() != text => Err("an id begins or ends with a space"),
+        _ => unescaped(text),
+    }
+}
+
+fn connection(text: &str) -> Result<ConnectionId, &'static str> {
+    text.parse()
+        .map_err(|ParseConnectionIdError| "the id of a connection is NODE-NUMBER, as in the client's connectionId")
+}
+
+/// Returns the text with each `%` and two digits replaced by the byte that they stand for. Any other `%` stays.
+fn unescaped(text: &str) -> Result<String, &'static str> {
+    percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| "its percent-encoding is not UTF-8")
 }
 
 /// The text is not the id of a connection.
@@ -234,9 +331,42 @@ mod tests {
             ("property:page=7", Target::property("page", "7")),
             ("property:a=", Target::property("a", "")),
             ("property:a=b= c ", Target::property("a", "b= c ")),
+            ("user:doe%2Cjohn,50%,%20x", Target::users(["doe,john", "50%", " x"])),
+            ("all except user:ann", Target::all().except_user("ann")),
+            ("none", Target::users(Vec::<String>::new())),
         ] {
             assert_eq!(text.parse(), Ok(target), "{text}");
         }
+    }
+
+    #[test]
+    fn a_target_is_found_again_by_its_text_and_by_serde() {
+        let id = ConnectionId { node: NodeId::from_bytes([0x0f; 16]), local: 7 };
+        let odd = ["a,b", " a ", "50%", "%2C", "a except user:b", "x=y", "tab\t", "ü\u{a0}", "a:b", "\n", "100%20"];
+        let mut targets: Vec<_> = odd
+            .iter()
+            .flat_map(|text| {
+                [Target::user(*text), Target::group(*text), Target::session(*text), Target::property(*text, *text)]
+            })
+            .collect();
+        targets.extend([Target::all(), Target::registered(), Target::connection(id), Target::users(odd)]);
+        targets.extend([Target::property("a", ""), Target::users(Vec::<String>::new())]);
+        for target in targets {
+            for target in [
+                target.clone(),
+                target.clone().except_user(" a, b"),
+                target.clone().except_connection(id),
+                target.except_user("x except connection:y").except_connection(id),
+            ] {
+                let text = target.to_string();
+                assert_eq!(text.parse().as_ref(), Ok(&target), "{text}");
+                let json = serde_json::to_string(&target).unwrap();
+                assert_eq!(serde_json::from_str::<Target>(&json).unwrap(), target, "{json}");
+            }
+        }
+        let json = serde_json::to_value(Target::users(["a,b"]).except_connection(id)).unwrap();
+        let expected = serde_json::json!({"to": {"users": ["a,b"]}, "except_connection": id.to_string()});
+        assert_eq!(json, expected);
     }
 
     #[test]
@@ -257,7 +387,12 @@ mod tests {
             ("session:x\n", "begins or ends with a space"),
             ("property:page", "NAME=VALUE"),
             ("property:=7", "an id is empty"),
-            ("connection:7", "use all"),
+            ("connection:7", "NODE-NUMBER"),
+            ("all except", "use all"),
+            ("all except all", "each once"),
+            ("all except user:", "an id is empty"),
+            ("all except user:a except user:b", "each once"),
+            ("user:%FF", "not UTF-8"),
         ] {
             let error = text.parse::<Target>().unwrap_err().to_string();
             assert!(error.starts_with(&format!("unknown target {text:?}: ")) && error.contains(why), "{error}");

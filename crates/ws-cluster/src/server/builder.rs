@@ -24,7 +24,7 @@ use crate::{
 const ADDRESS_SIZE: usize = 255;
 
 /// The actions that are the server's own.
-const OWN: [&str; 2] = [AUTHENTICATION, DISCONNECTION];
+pub(super) const OWN_ACTIONS: [&str; 2] = [AUTHENTICATION, DISCONNECTION];
 
 /// Settings of a server before its start. Made by [`Server::builder`]; each setting replaces the one before, except
 /// where it says that it adds.
@@ -302,7 +302,7 @@ impl ServerBuilder {
             if layers.is_empty() { handler } else { Arc::new(Stack { layers: layers.clone(), handler }) }
         };
         let around = |(name, handler): (String, _)| {
-            let handler = if OWN.contains(&&*name) { handler } else { layered(handler) };
+            let handler = if OWN_ACTIONS.contains(&&*name) { handler } else { layered(handler) };
             (name, handler)
         };
         let actions = actions.into_iter().map(around).collect();
@@ -407,8 +407,8 @@ fn check_action(name: &str) -> Result<(), StartError> {
     if !(1..=ACTION_SIZE).contains(&name.len()) {
         return Err(config(format!("the action {name:?} has not 1 to {ACTION_SIZE} bytes")));
     }
-    if name.starts_with("Client/") && !OWN.contains(&name) {
-        let [authentication, disconnection] = OWN;
+    if name.starts_with("Client/") && !OWN_ACTIONS.contains(&name) {
+        let [authentication, disconnection] = OWN_ACTIONS;
         return Err(config(format!(
             "there is no action {name:?}: of those that begin with Client/ there are {authentication} and {disconnection}"
         )));

@@ -6,14 +6,18 @@ use async_trait::async_trait;
 use serde::Serialize;
 
 use super::{ActionHandler, FromRequest, Layer, Request, layer::Layered};
-use crate::{ActionError, RawDetails, server::States};
+use crate::{
+    ActionError, RawDetails,
+    server::{States, builder::OWN_ACTIONS},
+};
 
 /// What [`ServerBuilder::action`](crate::ServerBuilder::action) takes: an async function, an async closure, or a value
 /// whose type implements [`ActionHandler`].
 ///
 /// The arguments of a function are made from the request ([`FromRequest`]). What it returns answers the connection that
 /// asked, in a message with the name of the action: any value that is [`Serialize`], or a `Result` of one with an error
-/// that converts into [`ActionError`]. `()` and `None` answer nothing.
+/// that converts into [`ActionError`]. `()` and `None` answer nothing, and so do handlers of
+/// [`on_connect`](crate::ServerBuilder::on_connect) and [`on_disconnect`](crate::ServerBuilder::on_disconnect).
 ///
 /// ```
 /// use ws_cluster::{ActionError, Details, Server, User};
@@ -153,7 +157,8 @@ macro_rules! functions {
                 // The future is made before the first await, so that only it has to be `Send`.
                 let called = (self.function)($($argument::from_request(&request)?,)*);
                 let answer = called.await.into_answer()?;
-                if !answer.is_empty() {
+                // Nobody asked for the server's own actions.
+                if !answer.is_empty() && !OWN_ACTIONS.contains(&request.action()) {
                     request.answer(&answer);
                 }
                 Ok(())
