@@ -1,5 +1,5 @@
-//! What this node has handed to its own clients, so that they get nothing twice: neither an entry that was cut after
-//! they got it and has another place now, nor another one of its key.
+//! What this node has delivered to its own clients, so that it delivers nothing twice: neither an entry that was cut
+//! after its delivery and appended again, nor another entry with the same idempotency key.
 
 use std::{
     collections::{HashMap, VecDeque, hash_map::Entry},
@@ -15,27 +15,28 @@ use super::{
 
 #[derive(Default)]
 pub(super) struct Delivered {
-    /// The highest counter of each origin.
+    /// The highest delivered counter of each origin.
     marks: Marks,
-    /// The keys of what lost its place after the clients got it, with the publishes as which they did where those are
-    /// known, and from the oldest on.
+    /// The keys of entries that were cut after their delivery, each with the publish that the clients got, if it is
+    /// known. Oldest first.
     keys: HashMap<Bytes, Option<PublishId>>,
     order: VecDeque<(Bytes, Instant)>,
 }
 
 impl Delivered {
-    /// The clients get this now. The publish as which they have it already: this one, or another with its key.
+    /// Notes a delivery. Returns the publish as which the clients have the message already: this one, or another with
+    /// the same key.
     pub(super) fn record(&mut self, now: Instant, proposal: &Proposal) -> Option<PublishId> {
         let id = proposal.id;
-        // Of one origin nothing new comes after what it published later.
+        // An origin's publishes are delivered in their order.
         let covered = self.marks.covers(id).then_some(id);
         self.marks.raise(id, now);
         let key = proposal.key.as_ref().filter(|_| proposal.content.is_some());
         covered.or_else(|| self.keys.get(key?).map(|known| known.unwrap_or(id)))
     }
 
-    /// What the clients got with a key has lost its place. A master that did not know of it may have taken another
-    /// publish of that key.
+    /// Notes that a delivered entry with a key was cut. A master that did not know the entry may have appended another
+    /// publish with that key.
     pub(super) fn lose(&mut self, now: Instant, key: &Bytes, id: Option<PublishId>) {
         if let Entry::Vacant(entry) = self.keys.entry(key.clone()) {
             entry.insert(id);
@@ -43,7 +44,7 @@ impl Delivered {
         }
     }
 
-    /// Forgets what is older than this.
+    /// Forgets deliveries that are older than `after`.
     pub(super) fn forget(&mut self, now: Instant, after: Duration) {
         self.marks.forget(now, after);
         while let Some((_, lost)) = self.order.front()

@@ -1,19 +1,20 @@
-//! The follower's side: asking to be let in, taking entries in their order, proposing publishes.
+//! The follower's side: it joins the master, appends the master's entries, and proposes publishes.
 
 use std::time::Instant;
 
 use super::{Body, Core, Entry, Fault, Join, LinkId, NodeId, Proposal, Role, Seq, Snapshot, Span};
 
-/// A node that is not master: how far it is with joining.
+/// The state of a node that is not master.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
     /// The link over which it joins or has joined.
     pub(super) link: Option<LinkId>,
     pub(super) stage: JoinStage,
-    /// Which of this node's joins this is: the answer to an earlier one is no answer to it.
+    /// Counts this node's joins. An answer to an earlier join is ignored.
     pub(super) attempt: u64,
     pub(super) asked: Option<Instant>,
-    /// Since its welcome it proposed all own publishes up to this counter, and acknowledged all up to this place.
+    /// Since its welcome it has proposed its own publishes up to this counter, and acknowledged the entries up to this
+    /// one.
     pub(super) proposed: u64,
     pub(super) acked: Seq,
 }
@@ -22,11 +23,11 @@ pub(super) struct Follower {
 pub(super) enum JoinStage {
     #[default]
     Apart,
-    /// Asked to be let in.
+    /// It has asked to join.
     Asked,
-    /// In the stream, perhaps far behind.
+    /// The master has let it in. It gets entries and may be far behind.
     Welcomed,
-    /// A member.
+    /// It is a member.
     Joined,
 }
 
@@ -37,7 +38,7 @@ impl Follower {
 }
 
 impl Core {
-    /// Asks the master to be let in.
+    /// Asks the master to let this node join.
     pub(super) fn join(&mut self, link: LinkId) {
         self.joins += 1;
         let attempt = self.joins;
@@ -59,23 +60,24 @@ impl Core {
         self.send(link, Body::Join(join));
     }
 
-    /// Whether a join over this link would not disturb another: there is none yet, or it was unheard on this link.
+    /// Returns true if a join over this link disturbs no other: none was sent, or one was sent over this link and not
+    /// answered.
     pub(super) fn may_join(&self, link: LinkId) -> bool {
         matches!(&self.role, Role::Follower(follower)
             if follower.stage < JoinStage::Welcomed && follower.link.is_none_or(|over| over == link))
     }
 
-    /// Whether this node has not even asked to be let in.
+    /// Returns true if this node has not asked to join.
     pub(super) fn is_apart(&self) -> bool {
         matches!(&self.role, Role::Follower(follower) if follower.stage == JoinStage::Apart)
     }
 
-    /// Whether the master has let this node in.
+    /// Returns true if the master has let this node in.
     pub(super) fn is_welcomed(&self) -> bool {
         matches!(&self.role, Role::Follower(follower) if follower.stage >= JoinStage::Welcomed)
     }
 
-    /// Whether a frame comes from the master over the link of this follower's last join.
+    /// Returns true if a frame on this link comes from the master over which this follower last joined.
     pub(super) fn is_upstream(&self, link: LinkId, at_least: JoinStage) -> bool {
         matches!(&self.role, Role::Follower(follower) if follower.link == Some(link) && follower.stage >= at_least)
     }
@@ -89,12 +91,12 @@ impl Core {
         if let Some(snapshot) = snapshot {
             self.reset_to(agreed, snapshot);
         } else if agreed < self.log.base() || agreed > self.log.last() {
-            // Not an answer to what was asked.
+            // It answers another join.
             return self.hang_up(link);
         } else {
             self.cut(agreed);
         }
-        // What the master has, two nodes hold.
+        // The master and this node hold these entries.
         self.deliver_to(self.log.last());
         self.send(link, Body::Ack { seq: self.log.last() });
         let returned: Vec<Proposal> = self.pending.returned().cloned().collect();
@@ -139,7 +141,8 @@ impl Core {
         }
     }
 
-    /// A new master wants this node's log after a place: in pieces, from its base if it no longer reaches that far.
+    /// Sends a new master this node's log after `after`, in pieces; from the base if the log no longer has what follows
+    /// `after`.
     pub(super) fn handle_fetch(&mut self, link: LinkId, peer: NodeId, after: Seq) {
         if self.master != Some(peer) && self.master.is_some() {
             return;
@@ -157,7 +160,7 @@ impl Core {
         }
     }
 
-    /// Ends links that this node made and that serve nothing any more.
+    /// Ends links that this node dialled and that are of no use any more.
     pub(super) fn leave_idle_links(&mut self) {
         let Role::Follower(follower) = &self.role else { return };
         if !follower.is_joined() {

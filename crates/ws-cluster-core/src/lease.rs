@@ -1,10 +1,10 @@
-//! What a node makes of the lease row: how long it has stood still, judged on the node's own monotonic clock.
+//! How long the pool's lease has not changed, measured on this node's own monotonic clock.
 
 use std::time::{Duration, Instant};
 
 use crate::Lease;
 
-/// The last lease read, and since when it has read the same.
+/// The last lease that was read, and since when reads have shown the same.
 #[derive(Debug, Default)]
 pub(crate) struct Observation {
     seen: Option<Seen>,
@@ -18,8 +18,8 @@ struct Seen {
 }
 
 impl Observation {
-    /// A read that was asked at `asked` and showed `lease`. Reads that are further apart than `gap` prove nothing of
-    /// the time between them: the count starts anew.
+    /// Notes a read that was asked at `asked` and showed `lease`. Two reads that are further apart than `gap` say
+    /// nothing about the time between them, so the count starts again.
     pub(crate) fn read(&mut self, asked: Instant, lease: Option<Lease>, gap: Duration) {
         self.seen = match (lease, self.seen.take()) {
             (None, _) => None,
@@ -30,7 +30,7 @@ impl Observation {
         };
     }
 
-    /// A read failed: nothing is known of the time since.
+    /// Notes that a read failed, so that the count starts again.
     pub(crate) fn failed(&mut self) {
         self.seen = None;
     }
@@ -39,7 +39,7 @@ impl Observation {
         self.seen.as_ref().map(|seen| &seen.lease)
     }
 
-    /// How long it stood still, over reads.
+    /// Returns how long successive reads have shown the same lease.
     pub(crate) fn unchanged_for(&self) -> Duration {
         self.seen.as_ref().map_or(Duration::ZERO, |seen| seen.until.saturating_duration_since(seen.since))
     }

@@ -75,11 +75,11 @@ use master::Master;
 use membership::PoolSide;
 use pending::PendingPublishes;
 
-/// A link that stands.
+/// An open link.
 #[derive(Debug)]
 struct Link {
     peer: NodeId,
-    /// This node made it, and ends it when it is of no more use.
+    /// True if this node dialled it. This node then ends it if it is of no use any more.
     dialled: bool,
 }
 
@@ -93,7 +93,7 @@ pub struct Core {
     me: NodeId,
     address: String,
     config: ClusterConfig,
-    /// The highest term seen, and its master where known.
+    /// The highest known term, and its master if known.
     term: Term,
     master: Option<NodeId>,
     /// The last master that was not this node.
@@ -102,13 +102,13 @@ pub struct Core {
     /// Counts the joins of this node.
     joins: u64,
     log: Log,
-    /// All up to here went to the own clients.
+    /// The last entry that was delivered to the own clients.
     delivered: Seq,
-    /// What went to the own clients, whatever was cut or trimmed since.
+    /// What the own clients have got, including entries that were cut or trimmed since.
     clients_have: Delivered,
     pending: PendingPublishes,
     links: BTreeMap<LinkId, Link>,
-    /// Nodes that are being dialled.
+    /// Nodes that this node is dialling.
     dialling: BTreeSet<NodeId>,
     addresses: BTreeMap<NodeId, String>,
     pool: PoolSide,
@@ -116,23 +116,23 @@ pub struct Core {
     candidacy: Candidacy,
     promises: Promises,
     ready: bool,
-    /// Since when this node is shutting down.
+    /// When the shutdown of this node began.
     draining: Option<Instant>,
     ended: bool,
-    /// Messages that were dropped when the log was cut.
+    /// How many messages were dropped when the log was cut.
     dropped: u64,
     outputs: VecDeque<Output>,
-    /// Bytes in one frame, and on their way to one follower.
+    /// Most bytes in one frame, and most unacknowledged bytes to one follower.
     batch: usize,
     window: usize,
-    /// A rule that this core leaves out; `None` but for tests of the simulator.
+    /// A rule that this core leaves out; only tests of the simulator set it.
     fault: Option<Fault>,
-    /// The latest time that was passed in, and the time of the last tick.
+    /// The time of the last event, and the time of the last tick.
     now: Instant,
     ticked: Instant,
 }
 
-/// How often the core looks after things that no event announces.
+/// Interval of the work that no event triggers.
 const TICK: Duration = Duration::from_millis(100);
 
 impl Core {
@@ -210,7 +210,7 @@ impl Core {
         self.now = now;
         let Some(peer) = self.links.get(&link).map(|link| link.peer) else { return };
         if frame.term < self.term {
-            // The answer lets the sender see that it was left behind.
+            // The answer tells the sender that its term is over.
             return self.send_term(link);
         }
         if frame.term > self.term {
@@ -258,7 +258,7 @@ impl Core {
     pub fn shut_down(&mut self, now: Instant) {
         self.now = now;
         if self.draining.is_none() {
-            // What was published before goes before.
+            // Earlier publishes come first.
             self.flush();
             self.draining = Some(now);
             self.ready = false;
@@ -304,7 +304,7 @@ impl Core {
         }
     }
 
-    /// Reaches for a node, unless that is under way already.
+    /// Dials a node, unless this node is linked to it or is dialling it.
     fn dial(&mut self, node: NodeId) {
         if let Some(address) = self.addresses.get(&node)
             && self.link_to(node).is_none()
@@ -314,7 +314,7 @@ impl Core {
         }
     }
 
-    /// Leaving, step by step: called whenever something moved.
+    /// Ends the shutdown if everything is handed over, or its time is over. Called after each step.
     fn tick_shutdown(&mut self) {
         let Some(since) = self.draining.filter(|_| !self.ended) else { return };
         let overdue = self.now.saturating_duration_since(since) >= self.config.shutdown_timeout;

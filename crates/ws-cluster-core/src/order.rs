@@ -1,10 +1,10 @@
-//! What every node does with the one order: extend its log, cut it where the master's differs, begin anew behind it,
-//! deliver it to the own clients.
+//! What every node does with its log: it extends it, cuts what differs from the master's log, replaces it, and delivers
+//! its entries to the own clients.
 
 use super::{Core, Entry, Fault, Output, PublishId, Seq, Snapshot, Span};
 
 impl Core {
-    /// Appends entries that follow the last one; `false` where they do not.
+    /// Appends entries. Returns false if one does not follow the last entry.
     pub(super) fn extend(&mut self, spans: &[Span], entries: Vec<Entry>) -> bool {
         for entry in entries {
             let master = spans.iter().find(|span| span.term == entry.term).map(|span| span.master);
@@ -16,14 +16,14 @@ impl Core {
         true
     }
 
-    /// Cuts what the master never saw, to propose it anew.
+    /// Cuts the entries after `agreed`, which the master does not have, to propose them again.
     pub(super) fn cut(&mut self, agreed: Seq) {
         let aged = self.log.aged(self.now);
         let cut = self.log.truncate(agreed);
         self.repropose(cut, aged);
     }
 
-    /// Drops the log for the master's. What lies after `agreed` the master never saw.
+    /// Replaces the log by the master's. The master does not have this log's entries after `agreed`.
     pub(super) fn reset_to(&mut self, agreed: Seq, snapshot: Snapshot) {
         let base = snapshot.base;
         let fresh = self.log.last() == 0;
@@ -39,7 +39,7 @@ impl Core {
         self.delivered = base;
         let base = self.log.lineage().position(base);
         self.outputs.push_back(Output::Restarted { base, missed: !fresh });
-        // What was sequenced before the base will not be seen in order any more.
+        // This node will not see the entries up to the base in order any more.
         let known: Vec<_> = self.pending.ids().collect();
         for id in known {
             if settled.iter().any(|mark| mark.origin == id.origin && mark.counter >= id.counter) {
@@ -48,7 +48,7 @@ impl Core {
         }
     }
 
-    /// What was cut is proposed anew, but for the entries up to `aged`.
+    /// Makes the publishes of cut entries pending again, without the entries up to `aged`, which are dropped.
     pub(super) fn repropose(&mut self, cut: Vec<Entry>, aged: Seq) {
         for Entry { proposal, .. } in cut.iter().take_while(|entry| entry.seq <= self.delivered) {
             if let Some(key) = proposal.key.as_ref().filter(|_| proposal.content.is_some()) {
@@ -59,8 +59,8 @@ impl Core {
             self.delivered = after;
             self.outputs.push_back(Output::Cut { after });
         }
-        // An entry without content stands for one that had the same key: there is nothing to propose, but whoever
-        // waits for it must still learn of it.
+        // An entry without content repeats the key of another. It is pending all the same, because the publishing node
+        // must learn that it is in the log.
         if self.has_fault(Fault::ForgetsCut) {
             return;
         }
@@ -75,7 +75,7 @@ impl Core {
         self.pending.repropose(self.now, young.into_iter().map(|entry| entry.proposal));
     }
 
-    /// Delivers all up to `seq`, in order.
+    /// Delivers the entries up to `seq`, in order.
     pub(super) fn deliver_to(&mut self, seq: Seq) {
         while self.delivered < seq {
             let next = self.delivered + 1;
@@ -95,7 +95,7 @@ impl Core {
         }
     }
 
-    /// Trims what the limits want gone, as far as all members hold it.
+    /// Trims the entries that exceed the limits, as far as all members hold them.
     pub(super) fn trim(&mut self, held: Seq) {
         let before = self.log.base();
         let surplus = self.log.surplus(self.now).min(held).min(self.delivered);

@@ -1,5 +1,5 @@
-//! What a node still has to see in the cluster's order: its own publishes, and entries that were cut from its log,
-//! whoever published them. All of it is proposed anew to every new master, in an order that keeps each publisher's.
+//! The publishes that this node still has to see in the log: its own, and those of entries that were cut from its log.
+//! It proposes them again to each new master, and keeps the order of each publisher.
 
 use std::{
     collections::BTreeMap,
@@ -15,9 +15,9 @@ pub(crate) struct PendingPublishes {
     limit: usize,
     size: usize,
     last: u64,
-    /// Own publishes that this node has not delivered, by counter.
+    /// This node's own publishes that it has not delivered, by counter.
     pending: BTreeMap<u64, Waiting>,
-    /// Entries cut from the log after they had been delivered or came from others, by origin and counter.
+    /// The publishes of entries that were cut from the log, by origin and counter.
     returned: BTreeMap<PublishId, Waiting>,
 }
 
@@ -26,7 +26,7 @@ struct Waiting {
     since: Instant,
 }
 
-/// The outbox is full.
+/// Too many bytes of publishes are pending.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Busy;
 
@@ -39,7 +39,7 @@ impl PendingPublishes {
         let counter = self.last + 1;
         let id = PublishId { origin: self.me, counter };
         let proposal = Proposal { id, key, content: Some(content) };
-        // A single publish always fits, or one of the size of the limit could never be sent.
+        // A single publish always fits. Otherwise one as large as the limit could never be sent.
         if self.size > 0 && self.size + proposal.size() > self.limit {
             return Err(Busy);
         }
@@ -49,21 +49,21 @@ impl PendingPublishes {
         Ok(counter)
     }
 
-    /// Takes back entries that were cut from the log.
+    /// Takes back the publishes of entries that were cut from the log.
     pub(crate) fn repropose(&mut self, now: Instant, proposals: impl IntoIterator<Item = Proposal>) {
         for proposal in proposals {
             let id = proposal.id;
-            // Own ones that were never delivered still wait here, in their place.
+            // Own publishes that were never delivered are still pending.
             if id.origin != self.me || !self.pending.contains_key(&id.counter) {
                 self.returned.insert(id, Waiting { proposal, since: now });
             }
         }
     }
 
-    /// Drops what the log has: an entry was delivered here, or is known to be before the log's base. Whether it was
-    /// an own publish that somebody waits for.
+    /// Removes a publish that the log has: its entry was delivered here, or was trimmed. Returns true if it was pending
+    /// and an own publish.
     pub(crate) fn settle(&mut self, id: PublishId) -> bool {
-        // Of one origin nothing gets a place after what it published later: what is older was dropped as known.
+        // The log takes the publishes of one origin in their order, so older ones are in the log or will never be.
         let older = PublishId { counter: 0, ..id };
         while let Some((&covered, _)) = self.returned.range(older..=id).next() {
             self.returned.remove(&covered);
@@ -73,37 +73,37 @@ impl PendingPublishes {
         }
         let settled = self.pending.remove(&id.counter);
         self.size -= settled.as_ref().map_or(0, |waiting| waiting.proposal.size());
-        // Nor do own ones: where those who had them trimmed them before a master that had not took over, what became of
-        // them stays unknown.
+        // The same holds for own publishes. If the nodes that held one trimmed it before another node became master,
+        // its outcome stays unknown.
         while let Some(first) = self.pending.first_entry().filter(|first| *first.key() < id.counter) {
             self.size -= first.remove().proposal.size();
         }
         settled.is_some()
     }
 
-    /// Drops what has waited for so long. It may have been given a place that its node never saw, and is not known by
-    /// it for ever; nobody waits for its acceptance any more.
+    /// Removes publishes that have been pending for longer than `after`. One may be in the log without this node's
+    /// knowledge, and logs recognise it only for a limited time. No caller waits for it any more.
     pub(crate) fn forget(&mut self, now: Instant, after: Duration) {
         let waits = |waiting: &Waiting| now.saturating_duration_since(waiting.since) <= after;
         self.returned.retain(|_, waiting| waits(waiting));
-        // In the order of their counters they are in that of time.
+        // The order of their counters is the order of their times.
         while let Some(first) = self.pending.first_entry().filter(|first| !waits(first.get())) {
             self.size -= first.remove().proposal.size();
         }
     }
 
-    /// What was cut, by origin and counter: proposed before the pending, so that no publish overtakes an earlier one
-    /// of the same publisher.
+    /// Returns the publishes of cut entries, by origin and counter. They are proposed before the own ones, so that no
+    /// publish overtakes an earlier one of the same publisher.
     pub(crate) fn returned(&self) -> impl Iterator<Item = &Proposal> {
         self.returned.values().map(|waiting| &waiting.proposal)
     }
 
-    /// Own publishes after the one with this counter, in their order.
+    /// Returns the own publishes after the one with this counter, in their order.
     pub(crate) fn pending_after(&self, counter: u64) -> impl Iterator<Item = &Proposal> {
         self.pending.range(counter + 1..).map(|(_, waiting)| &waiting.proposal)
     }
 
-    /// All that is not settled.
+    /// Returns the ids of all pending publishes.
     pub(crate) fn ids(&self) -> impl Iterator<Item = PublishId> {
         self.returned.keys().copied().chain(self.pending.values().map(|waiting| waiting.proposal.id))
     }

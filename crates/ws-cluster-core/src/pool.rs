@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{NodeId, Term};
 
-/// The lease row of a cluster: who is master.
+/// The lease of a cluster: it says who is master.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lease {
     /// Grows by one or more with every change of the master.
@@ -20,9 +20,9 @@ pub struct Lease {
 /// The row of one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeRow {
-    /// Its place in the pool: the order of first announcement. The first stands first for master.
+    /// Its number in the order of first announcement. The node with the lowest number tries first to become master.
     pub ord: u64,
-    /// Which run of a server this is.
+    /// The id of the node.
     pub node: NodeId,
     /// Where other nodes reach it: `ws://HOST:PORT` or `wss://HOST:PORT`, at most 255 bytes.
     pub address: String,
@@ -31,27 +31,27 @@ pub struct NodeRow {
     /// Changes with every announcement of the node, whatever the pool's clock does. Compare it for equality only: a
     /// node whose stamp stands still has fallen silent.
     pub stamp: u64,
-    /// Time since it last announced itself, on the pool's own clock; zero if that clock was set back since. For
-    /// display: the servers of a replicated database may have different clocks.
+    /// Time since it last announced itself, on the pool's own clock; zero if that clock was set back since. It is for
+    /// display, because the servers of a replicated database may have different clocks.
     pub age: Duration,
 }
 
-/// One consistent-enough look at the pool: the lease is read before the nodes.
+/// The rows of the pool. The lease is read before the nodes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PoolView {
-    /// `None` where the cluster has no lease row yet, or lost it.
+    /// `None` if the cluster has no lease yet or has lost it.
     pub lease: Option<Lease>,
     /// All rows of the cluster, by `ord`.
     pub nodes: Vec<NodeRow>,
 }
 
-/// What a node says of itself.
+/// What a node announces about itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Announcement {
     /// Which run of a server this is.
     pub node: NodeId,
     /// Where other nodes reach it; at most 255 bytes of ASCII.
     pub address: String,
-    /// The term in which it joined; `None` leaves what the row says.
+    /// The term in which it joined; `None` leaves the row's value.
     pub joined: Option<Term>,
 }

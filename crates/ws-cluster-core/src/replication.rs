@@ -1,5 +1,4 @@
-//! What drives the relay, whichever role this node has: lost links, the passing of time, and the flush that joins
-//! what gathered.
+//! Replication in either role: lost links, time that passes, and the flush that sends what gathered.
 
 use super::{
     Body, Core, LinkId, NodeId, Proposal, Role,
@@ -7,7 +6,7 @@ use super::{
     master::MasterPhase,
 };
 
-/// Bytes of entries or proposals in one frame, beyond the first.
+/// Bytes of entries or proposals after which a frame is full.
 pub(super) const BATCH: usize = 256 * 1024;
 
 impl Core {
@@ -16,7 +15,7 @@ impl Core {
             Role::Follower(follower) if follower.link == Some(link) => {
                 let asked = std::mem::take(follower).asked;
                 self.pool.read_soon();
-                // A join that failed at once is not repeated at once.
+                // A join that failed at once is repeated only at the next tick.
                 if asked.is_none_or(|asked| self.now.saturating_duration_since(asked) >= self.config.redial_interval) {
                     self.seek_master();
                 }
@@ -45,7 +44,7 @@ impl Core {
         }
     }
 
-    /// Passes on what gathered while the last outputs were carried out: the more there was, the fewer frames.
+    /// Sends what gathered while the driver carried out the last outputs. A busy node so sends fewer and larger frames.
     pub(super) fn flush(&mut self) {
         match &mut self.role {
             Role::Follower(Follower { link: Some(link), stage, proposed, acked, .. })
@@ -76,20 +75,21 @@ impl Core {
         }
     }
 
-    /// What no event announces: repeated joins, the end of a collection, trimming, the mark of what all hold.
+    /// Does what no event triggers: repeats a join, ends a collection, trims, and tells followers what all members
+    /// hold.
     pub(super) fn tick_relay(&mut self) {
         let now = self.now;
         match &self.role {
             Role::Follower(Follower { link: Some(link), stage: JoinStage::Asked, asked: Some(asked), .. })
                 if now.saturating_duration_since(*asked) >= self.config.lease =>
             {
-                // An master that was none yet says so when it is; this is for what nobody thought of.
+                // A node says when it becomes master. This is for cases that are not thought of.
                 self.join(*link);
             }
             Role::Follower(_) => {}
             Role::Master(_) => {
                 self.tick_takeover();
-                // First, since a follower that is let go here may be what shows that this master is not alone.
+                // This comes first, because a follower that it removes may be what shows that this master is not alone.
                 self.enforce_retention();
                 self.advance();
             }

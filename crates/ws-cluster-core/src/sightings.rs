@@ -1,5 +1,6 @@
-//! How long ago each node of the pool announced itself, counted on this node's own clock. The pool's clock cannot tell:
-//! after a fail-over, or on a cluster of database servers, one clock writes a row and another one reads its age.
+//! How long ago each node of the pool announced itself, measured on this node's own clock. The pool's clock is of no
+//! use for it: after a fail-over, or on a cluster of database servers, one clock writes a row and another clock reads
+//! its age.
 
 use std::{
     collections::HashMap,
@@ -9,23 +10,23 @@ use std::{
 use super::NodeId;
 use crate::NodeRow;
 
-/// When the stamp of each row was seen to change.
+/// When the stamp of each row changed.
 #[derive(Debug, Default)]
 pub(super) struct Sightings(HashMap<NodeId, Sighting>);
 
 #[derive(Debug)]
 struct Sighting {
     stamp: u64,
-    /// When a read that showed this stamp for the first time was asked for.
+    /// When the first read that showed this stamp was asked for.
     since: Instant,
-    /// The age that the row had then. Only the pool's clock can say so for a row that is seen for the first time; a
-    /// stamp that changes between two reads is new.
+    /// The age of the row at that time. For the first stamp of a row only the pool's clock knows it. It is zero if the
+    /// stamp changed between two reads.
     before: Duration,
 }
 
 impl Sightings {
-    /// Gives the rows of a read that was asked for at `asked` the ages that this node has counted. A row that is seen for
-    /// the first time is at most `oldest` old: its node may live, and gets the time to announce itself once.
+    /// Sets the ages of the rows of a read that was asked for at `asked`. A row that is read for the first time gets at
+    /// most the age `oldest`: its node may be alive, and gets time to announce itself once.
     pub(super) fn read(&mut self, asked: Instant, oldest: Duration, rows: &mut [NodeRow]) {
         self.0.retain(|node, _| rows.iter().any(|row| row.node == *node));
         for row in rows {

@@ -1,4 +1,4 @@
-//! The tables of a pool in memory: the rules that every pool keeps, in their plainest form.
+//! The tables of a pool in memory: the reference for every pool.
 
 use std::time::Duration;
 
@@ -10,10 +10,10 @@ use crate::{Announcement, Lease, NodeId, NodeRow, PoolView, Term};
 #[derive(Clone, Debug, Default)]
 pub struct Tables {
     lease: Option<Lease>,
-    /// By `ord`, since rows are only ever appended.
+    /// Ordered by `ord`, because rows are only appended.
     nodes: Vec<Row>,
     last_ord: u64,
-    /// How many announcements there were. Survives [`clear`](Self::clear), so that no stamp comes twice.
+    /// The number of announcements. [`clear`](Self::clear) keeps it, so that no stamp is used twice.
     stamps: u64,
 }
 
@@ -95,7 +95,7 @@ impl Tables {
         self.nodes.retain(|row| row.node != node);
     }
 
-    /// Loses everything, the order of first announcement included: what dropping and making the tables does.
+    /// Loses everything, the order of first announcement included, as dropping and creating the tables does.
     pub fn clear(&mut self) {
         *self = Self { stamps: self.stamps, ..Self::default() };
     }

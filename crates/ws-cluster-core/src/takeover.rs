@@ -1,5 +1,5 @@
-//! From the lease to serving: a new master gathers the logs of the last term's members, adopts the best and opens
-//! its term.
+//! How a node with the lease becomes a serving master: it collects the logs of the last term's members, adopts the best
+//! one, and opens its term.
 
 use super::{
     Body, Core, Entry, NodeId, Proposal, PublishId, Role, Snapshot, Span,
@@ -7,14 +7,14 @@ use super::{
 };
 
 impl Core {
-    /// Gathers the logs of the members of the last term.
+    /// Asks the members of the last term for their logs.
     pub(super) fn collect(&mut self) {
         let Role::Master(Master { stage: MasterPhase::Collecting { missing, .. }, .. }) = &self.role else { return };
         missing.clone().into_iter().for_each(|node| self.dial(node));
         self.tick_takeover();
     }
 
-    /// Looks whether the collection is over.
+    /// Ends the collection if it is complete or its time is over.
     pub(super) fn tick_takeover(&mut self) {
         let now = self.now;
         let Role::Master(master) = &mut self.role else { return };
@@ -25,7 +25,7 @@ impl Core {
                 self.adopt_best();
             }
             MasterPhase::Fetching { from, until } if now >= *until => {
-                // It answered once and no more: its log stays out, and it joins when it can.
+                // The node stopped answering. Its log is left out, and it joins when it can.
                 if let Some((link, _)) = master.waiting.remove(&from.clone()) {
                     self.hang_up(link);
                 }
@@ -35,7 +35,7 @@ impl Core {
         }
     }
 
-    /// Fetches the best of the collected logs, or opens the term where that is this node's own.
+    /// Fetches the best of the collected logs, or opens the term if this node's own is the best.
     pub(super) fn adopt_best(&mut self) {
         let (mine, lineage) = ((self.log.last_term(), self.log.last()), self.log.lineage().clone());
         let until = self.now + self.config.collect_timeout;
@@ -70,7 +70,7 @@ impl Core {
         let agreed = self.log.lineage().agreement(self.log.last(), &lineage, last);
         match snapshot {
             Some(snapshot) => self.reset_to(agreed, snapshot),
-            // The first piece begins where the logs part; the others follow it.
+            // The first piece begins after the last common entry. The other pieces follow it.
             None if entries.first().is_some_and(|entry| entry.seq <= self.log.last()) => {
                 if agreed < self.log.base() {
                     return self.hang_up(link);
@@ -84,7 +84,7 @@ impl Core {
         }
         let promised = (join_term, last);
         if done && (self.log.last_term(), self.log.last()) < promised {
-            // Less than it said it had: without this it would be fetched again and again.
+            // The node sent less than it said it had. Without this check it would be fetched again and again.
             return self.hang_up(link);
         }
         if done {
@@ -92,7 +92,7 @@ impl Core {
         }
     }
 
-    /// Serves: lets in who waits, and gives their places to what this node has waiting itself.
+    /// Opens the term: welcomes the nodes that wait to join, and appends this node's own pending publishes.
     pub(super) fn open_term(&mut self) {
         let Role::Master(master) = &mut self.role else { return };
         master.stage = MasterPhase::Serving;
@@ -103,12 +103,12 @@ impl Core {
             self.welcome(link, peer, &join);
         }
         if self.log.last() == 0 {
-            // The order begins with an entry for nobody, so that whoever comes before the first message has a position
-            // as well. No publish is counted 0.
+            // The log begins with an entry without content, so that a client that connects before the first message has
+            // a position. No publish has the counter 0.
             let id = PublishId { origin: self.me, counter: 0 };
             self.sequence(vec![Proposal { id, key: None, content: None }]);
         }
-        // Returned ones first; the pending follow with the next flush.
+        // Cut entries come first. The own pending publishes follow with the next flush.
         let returned: Vec<Proposal> = self.pending.returned().cloned().collect();
         self.sequence(returned);
     }
