@@ -1,5 +1,5 @@
-//! What an authenticator may look at: the upgrade request without its transport. What authenticators ask for is kept for
-//! as long as the connection lives, since they are asked again when a session ends.
+//! The upgrade request as an authenticator sees it, without its transport. A connection keeps what its authenticator
+//! reads, because the authenticator is asked again when a session ends.
 
 use std::{
     borrow::Cow,
@@ -13,16 +13,16 @@ use parking_lot::Mutex;
 
 use super::{Origin, TrustedProxies};
 
-/// The request with which a client came. Its text is copied out of the request once, so that it does not hold the
-/// buffer into which the request was read; headers that only the transport needs (`Connection`, `Upgrade`,
-/// `Sec-WebSocket-Key`, `-Version` and `-Extensions`) are left out. Shows no header and no query in `Debug`.
+/// The request with which a client connected. Its text is copied out of the request once, so that it does not hold the
+/// buffer into which the request was read. Headers that only the transport needs (`Connection`, `Upgrade`,
+/// `Sec-WebSocket-Key`, `-Version` and `-Extensions`) are left out. `Debug` shows neither headers nor the query.
 ///
 /// At the upgrade the authenticator sees all headers. Afterwards the connection keeps these: `Accept-Language`,
 /// `Authorization`, `Cookie`, `Host`, `Origin`, `Sec-WebSocket-Protocol`, `User-Agent`, those that the authenticator
-/// asked for at the upgrade, and those that it [names](crate::Authenticator::headers). So a handler finds no others in
+/// read at the upgrade, and those that it [names](crate::Authenticator::headers). A handler finds only these in
 /// [`Request::handshake`](crate::Request::handshake).
 ///
-/// An application tests its own authenticator with one made from a request of its own:
+/// An application tests its own authenticator with a handshake that it makes from a request:
 ///
 /// ```
 /// use ws_cluster::{Handshake, TrustedProxies};
@@ -34,40 +34,40 @@ use super::{Origin, TrustedProxies};
 /// ```
 #[derive(Clone)]
 pub struct Handshake {
-    /// Lines: the path and query, the peer, the client's address, the scheme (empty where unknown), and each header as
-    /// `name: value` in the order sent. One text, since most of it is looked at once or twice, and kept for every
-    /// connection.
+    /// Lines: the path and query, the peer, the client's address, the scheme (empty if unknown), and each header as
+    /// `name: value` in the order sent. It is one text, since every connection keeps it and reads most of it once or
+    /// twice.
     text: Text,
 }
 
-/// As large as a `Box<str>`, since every connection has one.
+/// The text of a handshake. As large as a `Box<str>`, since every connection has one.
 #[derive(Clone)]
 enum Text {
     Kept(Box<str>),
-    /// Until the upgrade is over, it is noted which headers are asked for.
-    Noting(Box<Noting>),
+    /// The text until the upgrade is over, with the names of the headers that are read.
+    Recording(Box<Recording>),
 }
 
 #[derive(Clone)]
-struct Noting {
+struct Recording {
     text: Box<str>,
-    /// Names of headers, in lower case. Clones note in the same place.
+    /// The names of the headers that were read, in lower case. Clones share this list.
     asked: Arc<Mutex<Vec<Box<str>>>>,
 }
 
-/// The lines before the headers.
-const HEAD: usize = 4;
+/// Number of lines before the headers.
+const HEAD_LINES: usize = 4;
 
-/// Headers that a connection keeps besides those that its authenticator asks for or names.
-const KEPT: [&str; 7] =
+/// The headers that a connection keeps besides those that its authenticator reads or names.
+const KEPT_HEADERS: [&str; 7] =
     ["accept-language", "authorization", "cookie", "host", "origin", "sec-websocket-protocol", "user-agent"];
 
-/// Different headers of which it is noted that they were asked for; more than that are not kept.
-const ASKED: usize = 64;
+/// Maximum number of different headers that are noted as read. Others are not kept.
+const MAX_READ: usize = 64;
 
 impl Handshake {
-    /// The handshake of a request that came from `peer` (`None` where that is not an IP address, or unknown),
-    /// through `proxies`.
+    /// Returns the handshake of a request from `peer`, through `proxies`. `peer` is `None` if it is not an IP address
+    /// or is unknown.
     pub fn new(request: &Parts, peer: Option<SocketAddr>, proxies: &TrustedProxies) -> Self {
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
         let ip = proxies.remote_ip(peer, &request.headers);
@@ -79,7 +79,7 @@ impl Handshake {
             }
             for chunk in value.utf8_chunks() {
                 text.push_str(chunk.valid());
-                // One for a run of bytes, or a value would take three times its size.
+                // One replacement character for a run of bytes. Otherwise a value could take three times its size.
                 let continues = chunk.valid().is_empty() && text.ends_with('\u{fffd}');
                 if !(chunk.invalid().is_empty() || continues) {
                     text.push('\u{fffd}');
@@ -87,39 +87,38 @@ impl Handshake {
             }
         };
         let headers = request.headers.iter().filter(|(name, _)| !is_transport(name));
-        // No value has a line break in it.
+        // A header value contains no line break.
         headers.for_each(|(name, value)| add(name, value.as_bytes()));
         if let (None, Some(authority)) = (request.headers.get(header::HOST), request.uri.authority()) {
             add(&header::HOST, authority.as_str().as_bytes());
         }
-        Self { text: Text::Noting(Box::new(Noting { text: text.into(), asked: Arc::default() })) }
+        Self { text: Text::Recording(Box::new(Recording { text: text.into(), asked: Arc::default() })) }
     }
 
-    /// Keeps what may be asked for from now on: the usual headers, those that were asked for until now, and `named` ones.
+    /// Keeps only what may be read from now on: the usual headers, those that were read until now, and `named` ones.
     pub(crate) fn keep(&mut self, named: &[&str]) {
         let asked = match &self.text {
-            Text::Noting(noting) => std::mem::take(&mut *noting.asked.lock()),
+            Text::Recording(recording) => std::mem::take(&mut *recording.asked.lock()),
             Text::Kept(_) => Vec::new(),
         };
         let kept = |name: &str| {
-            KEPT.contains(&name)
+            KEPT_HEADERS.contains(&name)
                 || asked.iter().any(|asked| **asked == *name)
                 || named.iter().any(|named| named.eq_ignore_ascii_case(name))
         };
-        let lines = self
-            .text()
-            .split('\n')
-            .enumerate()
-            .filter(|(number, line)| *number < HEAD || line.split_once(": ").is_some_and(|(name, _)| kept(name)));
+        let lines =
+            self.text().split('\n').enumerate().filter(|(number, line)| {
+                *number < HEAD_LINES || line.split_once(": ").is_some_and(|(name, _)| kept(name))
+            });
         let lines: Vec<&str> = lines.map(|(_, line)| line).collect();
         self.text = Text::Kept(lines.join("\n").into());
     }
 
-    /// Notes that headers of this name are asked for.
-    fn note(&self, name: &str) {
-        let Text::Noting(noting) = &self.text else { return };
-        let mut asked = noting.asked.lock();
-        if asked.len() < ASKED && !asked.iter().any(|asked| asked.eq_ignore_ascii_case(name)) {
+    /// Notes that headers of this name are read.
+    fn record(&self, name: &str) {
+        let Text::Recording(recording) = &self.text else { return };
+        let mut asked = recording.asked.lock();
+        if asked.len() < MAX_READ && !asked.iter().any(|asked| asked.eq_ignore_ascii_case(name)) {
             asked.push(name.to_ascii_lowercase().into());
         }
     }
@@ -127,7 +126,7 @@ impl Handshake {
     fn text(&self) -> &str {
         match &self.text {
             Text::Kept(text) => text,
-            Text::Noting(noting) => &noting.text,
+            Text::Recording(recording) => &recording.text,
         }
     }
 
@@ -139,31 +138,32 @@ impl Handshake {
         self.line(0)
     }
 
-    /// Name, in lower case, and value of each.
+    /// Returns the name, in lower case, and the value of each header.
     fn all_headers(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.text().split('\n').skip(HEAD).filter_map(|line| line.split_once(": "))
+        self.text().split('\n').skip(HEAD_LINES).filter_map(|line| line.split_once(": "))
     }
 
-    /// The first header of this name, in any case. Bytes that are not UTF-8 read as U+FFFD, several in a row as one.
+    /// Returns the first header of this name, in any case. Bytes that are not UTF-8 become U+FFFD, several in a row
+    /// become one.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers(name).next()
     }
 
-    /// All headers of this name, in the order sent.
+    /// Returns all headers of this name, in the order sent.
     pub fn headers(&self, name: &str) -> impl Iterator<Item = &str> {
-        self.note(name);
+        self.record(name);
         self.all_headers().filter(move |(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// The first cookie of this name (in this very case), as it was sent: nothing is percent-decoded, since that is
-    /// a convention of each site's framework. The ids of PHP's sessions are plain; a framework that signs or encodes
-    /// its ids is undone by the authenticator.
+    /// Returns the first cookie of this name (case-sensitive), as it was sent. The value is not percent-decoded, since
+    /// that is a convention of each site's framework. The ids of PHP's sessions are plain. If a framework signs or
+    /// encodes its ids, the authenticator has to undo that.
     pub fn cookie(&self, name: &str) -> Option<&str> {
         self.cookies(name).next()
     }
 
-    /// All cookies of this name, each as [`cookie`](Self::cookie) gives the first. Browsers send the one with the longest
-    /// path first, and of equal paths the oldest.
+    /// Returns all cookies of this name, in the form of [`cookie`](Self::cookie). Browsers send the cookie with the
+    /// longest path first, and of equal paths the oldest.
     pub fn cookies(&self, name: &str) -> impl Iterator<Item = &str> {
         self.headers("cookie")
             .flat_map(|line| line.split(';'))
@@ -175,14 +175,14 @@ impl Handshake {
             })
     }
 
-    /// The first parameter of this name in the URL's query, decoded. URLs end up in logs and histories: nothing
-    /// that opens a session belongs there.
+    /// Returns the first parameter of this name in the URL's query, decoded. URLs end up in logs and histories, so they
+    /// must not contain anything that opens a session.
     pub fn query(&self, name: &str) -> Option<Cow<'_, str>> {
         let (_, query) = self.path_and_query().split_once('?')?;
         form_urlencoded::parse(query.as_bytes()).find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
-    /// Takes parameters out of the query, the first of each name, decoded; the rest stays as it was sent.
+    /// Takes parameters out of the query and returns the first of each name, decoded. The rest stays as it was sent.
     pub(crate) fn take_query<const N: usize>(&mut self, names: [&str; N]) -> [Option<String>; N] {
         let Some((path, query)) = self.path_and_query().split_once('?') else { return [const { None }; N] };
         let name = |pair: &str| form_urlencoded::parse(pair.as_bytes()).next().map(|(name, _)| name.into_owned());
@@ -200,20 +200,21 @@ impl Handshake {
         let text = format!("{target}{}", &self.text()[self.path_and_query().len()..]).into();
         match &mut self.text {
             Text::Kept(kept) => *kept = text,
-            Text::Noting(noting) => noting.text = text,
+            Text::Recording(recording) => recording.text = text,
         }
         values
     }
 
-    /// The path of the URL, not decoded.
+    /// Returns the path of the URL, not decoded.
     pub fn path(&self) -> &str {
         let target = self.path_and_query();
         target.split_once('?').map_or(target, |(path, _)| path)
     }
 
-    /// The token of `Authorization: Bearer TOKEN`, or else of the subprotocol `bearer.TOKEN`, which is how a browser
-    /// sends one: `new WebSocket(url, ["ws-cluster.v1", "bearer." + token])`. The server never selects that subprotocol,
-    /// so the token is not sent back. Browsers allow letters, digits and ``!#$%&'*+-.^_`|~`` in it, which JWTs consist of.
+    /// Returns the token of `Authorization: Bearer TOKEN`, or else of the subprotocol `bearer.TOKEN`, which is how a
+    /// browser sends one: `new WebSocket(url, ["ws-cluster.v1", "bearer." + token])`. The server never selects that
+    /// subprotocol, so the token is not sent back. Browsers allow letters, digits and ``!#$%&'*+-.^_`|~`` in it, which
+    /// JWTs consist of.
     pub fn bearer_token(&self) -> Option<&str> {
         let authorization = self.headers("authorization").filter_map(|line| line.trim().split_once([' ', '\t']));
         let mut tokens = authorization.filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
@@ -224,35 +225,35 @@ impl Handshake {
         })
     }
 
-    /// The address of the other end of the socket: the client or the last proxy.
+    /// Returns the address of the other end of the socket: the client or the last proxy.
     pub fn peer(&self) -> Option<SocketAddr> {
         self.line(1).parse().ok()
     }
 
-    /// The client's address, through trusted proxies ([`TrustedProxies::remote_ip`]). An IPv4 address that was
-    /// mapped into IPv6 is IPv4 here. `None` where the peer is no IP address.
+    /// Returns the client's address, through trusted proxies ([`TrustedProxies::remote_ip`]). An IPv4 address that is
+    /// mapped into IPv6 is returned as IPv4. Returns `None` if the peer has no IP address.
     pub fn remote_ip(&self) -> Option<IpAddr> {
         self.line(2).parse().ok()
     }
 
-    /// The scheme of the client's request, `https` or `http`, as a trusted proxy tells it with `X-Forwarded-Proto` or
-    /// `Forwarded`. `None` if none does: then it is unknown.
+    /// Returns the scheme of the client's request, `https` or `http`, as a trusted proxy states it in
+    /// `X-Forwarded-Proto` or `Forwarded`. Returns `None` if no trusted proxy states it.
     pub fn scheme(&self) -> Option<&str> {
         Some(self.line(3)).filter(|scheme| !scheme.is_empty())
     }
 
-    /// The client's software as it names itself.
+    /// Returns the client's software, as the client names it.
     pub fn user_agent(&self) -> Option<&str> {
         self.header("user-agent")
     }
 
-    /// The language that the client likes best, as a tag like `de-CH`.
+    /// Returns the language that the client prefers, as a tag such as `de-CH`.
     pub fn language(&self) -> Option<&str> {
         self.languages().first().copied()
     }
 
-    /// The languages that the client accepts, the best liked first; those of equal weight in the order sent. "Any
-    /// other" (`*`) is left out.
+    /// Returns the languages that the client accepts, the preferred first, and those of equal weight in the order sent.
+    /// `*` ("any other") is left out.
     pub fn languages(&self) -> Vec<&str> {
         let mut weighted: Vec<(&str, f32)> = self
             .headers("accept-language")
@@ -271,13 +272,13 @@ impl Handshake {
         weighted.into_iter().map(|(tag, _)| tag).collect()
     }
 
-    /// The host that the client asked for: `HOST` or `HOST:PORT`.
+    /// Returns the host that the client asked for: `HOST` or `HOST:PORT`.
     pub fn host(&self) -> Option<&str> {
         self.header("host")
     }
 
-    /// The origin of the page that opened the connection, as the browser states it. Absent where the client is no
-    /// browser.
+    /// Returns the origin of the page that opened the connection, as the browser states it. Other clients than browsers
+    /// send none.
     pub fn origin(&self) -> Option<&str> {
         self.header("origin")
     }
@@ -285,16 +286,17 @@ impl Handshake {
     /// Returns true if the page that opened the connection is one of the host's own, or of an allowed origin, so that
     /// its cookies may count.
     ///
-    /// A client without an `Origin` is no browser and passes. Host and port must be those of the `Host` header, with
-    /// default ports alike whether written or not; `X-Forwarded-Host` is never believed, so a proxy has to hand on
-    /// `Host` with its port (nginx: `proxy_set_header Host $http_host`). If the [scheme](Self::scheme) is known, the
-    /// page must have the same (nginx: `proxy_set_header X-Forwarded-Proto $scheme`); otherwise a page of
-    /// `http://HOST` passes for `https://HOST` as well. The origin `null` of sandboxed pages is foreign.
+    /// A client without an `Origin` is no browser and passes. Host and port must be those of the `Host` header; a
+    /// default port may be written or left out. `X-Forwarded-Host` is ignored, so a proxy has to pass on `Host` with
+    /// its port (nginx: `proxy_set_header Host $http_host`). If the [scheme](Self::scheme) is known, the page must have
+    /// the same one (nginx: `proxy_set_header X-Forwarded-Proto $scheme`). Otherwise a page of `http://HOST` passes for
+    /// `https://HOST` as well. The origin `null` of sandboxed pages is foreign.
     pub fn origin_allowed(&self, allowed: &[Origin]) -> bool {
         self.may_connect(allowed, true)
     }
 
-    /// The same, but the host's own pages pass only if `own` is true.
+    /// Returns true as [`origin_allowed`](Self::origin_allowed) does, but the host's own pages pass only if `own` is
+    /// true.
     pub(crate) fn may_connect(&self, allowed: &[Origin], own: bool) -> bool {
         self.headers("origin").all(|origin| {
             origin.parse().is_ok_and(|origin: Origin| {
@@ -371,7 +373,7 @@ mod tests {
     }
 
     #[test]
-    fn bytes_that_are_no_text_do_not_grow() {
+    fn bytes_that_are_not_text_do_not_grow() {
         let value = HeaderValue::from_bytes(&[b"a".as_slice(), &[0xff; 4_000], b"b"].concat()).unwrap();
         let request = Request::get("/")
             .header("user-agent", value)
@@ -411,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_taken_out_of_the_query_is_gone() {
+    fn parameters_taken_out_of_the_query_are_gone() {
         let mut whole = handshake("/WebSockets?resume=a%2Db&user=J%C3%B6rg&state=s&x&resume=second", &[]);
         assert_eq!(whole.take_query(["resume", "state"]), [Some("a-b".into()), Some("s".into())]);
         assert_eq!(whole.path_and_query(), "/WebSockets?user=J%C3%B6rg&x");

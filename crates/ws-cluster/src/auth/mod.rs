@@ -1,5 +1,5 @@
-//! Who a connection is: the seam between the site's own sessions and a connection. One file for each ready-made
-//! authenticator; what a connection does with its identity is in [`connection`](crate::connection).
+//! Who a connection's client is: the boundary between the site's own sessions and a connection. Each ready-made
+//! authenticator has its own file. [`connection`](crate::connection) uses the identity.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,7 +26,7 @@ pub use session_cookie::SessionCookie;
 #[cfg(feature = "mysql")]
 pub use session_table::{SessionTable, SessionTableError};
 
-/// Who a connection is. Ids are text: a number in JSON or SQL means its decimal text.
+/// The identity of a connection's client. Ids are text: a number in JSON or SQL means its decimal text.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Identity {
@@ -34,57 +34,57 @@ pub struct Identity {
     pub user: Option<String>,
     /// The session, which [`close_session`](crate::Server::close_session) and session targets name.
     pub session: Option<String>,
-    /// When the session ends. The authenticator is asked again then; if nobody renewed the session, the connection is
-    /// closed with [`CloseCode::Expired`](crate::CloseCode::Expired), after which clients come again.
+    /// The time at which the session ends. The authenticator is asked again then. If the session was not renewed, the
+    /// connection is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), after which clients connect again.
     pub expires: Option<SystemTime>,
-    /// The groups it starts in; handlers can change them.
+    /// The groups in which the client starts. Handlers can change them.
     pub groups: BTreeSet<String>,
-    /// The properties it starts with; handlers can change them.
+    /// The properties with which the client starts. Handlers can change them.
     pub properties: BTreeMap<String, Value>,
 }
 
 impl Identity {
-    /// Nobody in particular: gets what goes to all, and may call the actions that guests may call.
+    /// Returns the identity of a guest, who gets the messages for all and may call the actions for guests.
     pub fn guest() -> Self {
         Self::default()
     }
 
-    /// This user.
+    /// Returns the identity of a user.
     pub fn user(id: impl Into<String>) -> Self {
         Self { user: Some(id.into()), ..Self::default() }
     }
 
-    /// With this session.
+    /// Sets the session.
     pub fn session(mut self, id: impl Into<String>) -> Self {
         self.session = Some(id.into());
         self
     }
 
-    /// Until this time.
+    /// Sets the time at which the session ends.
     pub fn expires(mut self, at: SystemTime) -> Self {
         self.expires = Some(at);
         self
     }
 
-    /// In these groups.
+    /// Adds groups.
     pub fn groups(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.groups.extend(names.into_iter().map(Into::into));
         self
     }
 
-    /// With this property.
+    /// Adds a property.
     pub fn property(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.properties.insert(name.into(), value.into());
         self
     }
 }
 
-/// What a client sends as the details of `Client/authentication`. Shows nothing of itself in `Debug`.
+/// The details of a client's `Client/authentication`. `Debug` does not show them.
 #[derive(Clone, Copy)]
 pub struct Credentials<'a>(pub(crate) &'a [Value]);
 
 impl<'a> Credentials<'a> {
-    /// The details, one element for each argument; never empty.
+    /// Returns the details, one element for each argument. There is at least one.
     pub fn details(&self) -> &'a [Value] {
         self.0
     }
@@ -96,26 +96,26 @@ impl fmt::Debug for Credentials<'_> {
     }
 }
 
-/// Why nobody can say who a connection is. Not for wrong credentials: those are `Ok(None)`.
+/// The reason why an authenticator cannot answer. Wrong credentials are no error but `Ok(None)`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticationError {
-    /// The store of sessions does not answer. Nothing is known of the session; an upgrade is refused with 503, which
-    /// clients answer by coming again, and an authenticated connection lives on until it can be asked.
+    /// The session store does not answer, so nothing is known of the session. An upgrade is refused with 503, after
+    /// which clients try again. An authenticated connection stays open until the store answers.
     #[error("the session store does not answer: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
-    /// The store answered something that is no session, as with a query of the wrong columns: a fault of the
-    /// configuration, logged; the upgrade is refused with 503 and an authenticated connection lives on as well.
+    /// The store's answer is no session, as with a query of the wrong columns. This is a mistake in the configuration
+    /// and is logged. An upgrade is refused with 503, and an authenticated connection stays open.
     #[error("the session store is misconfigured: {0}")]
     Misconfigured(String),
 }
 
-/// Tells who a connection is.
+/// Identifies the clients of connections.
 ///
-/// The server asks it at the upgrade without credentials, on `Client/authentication` with those the client sent,
-/// and [again](Self::recheck) when an identity's `expires` has come. It is asked within the handshake's time
-/// limit (10 s by default). Fresh credentials of the same user on an authenticated connection extend it and replace its
-/// groups and properties; those of another user are refused and change nothing.
+/// The server asks it at the upgrade without credentials, on `Client/authentication` with the credentials that the
+/// client sent, and [again](Self::recheck) when an identity's `expires` has come. It has to answer within the
+/// handshake's time limit (10 s by default). Fresh credentials of the same user on an authenticated connection extend
+/// it and replace its groups and properties. Credentials of another user are refused and change nothing.
 ///
 /// ```
 /// use async_trait::async_trait;
@@ -136,7 +136,7 @@ pub enum AuthenticationError {
 /// ```
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {
-    /// The identity, or `None` where the handshake and the credentials name no valid session.
+    /// Returns the identity, or `None` if the handshake and the credentials name no valid session.
     async fn authenticate(
         &self,
         handshake: &Handshake,
@@ -145,67 +145,70 @@ pub trait Authenticator: Send + Sync + 'static {
 
     /// Asks again about an open connection that was authenticated by its handshake: when
     /// [`recheck_interval`](Self::recheck_interval) is over, when its identity's `expires` has come, and when the
-    /// application [refreshes](crate::Server::refresh_user) it. Fresh groups and properties replace those of the identity
-    /// before; `None` or another user ends the connection with [`CloseCode::Expired`](crate::CloseCode::Expired).
+    /// application [refreshes](crate::Server::refresh_user) it. Fresh groups and properties replace those of the
+    /// previous identity. `None` or another user ends the connection with
+    /// [`CloseCode::Expired`](crate::CloseCode::Expired).
     ///
-    /// Default: [`authenticate`](Self::authenticate) without credentials. An authenticator that remembers answers
-    /// overrides it to ask its store, or the age of what it remembers adds to the interval.
+    /// Default: [`authenticate`](Self::authenticate) without credentials. An authenticator with a cache overrides it to
+    /// ask its store. Otherwise the age of a cached answer adds to the interval.
     async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
         self.authenticate(handshake, None).await
     }
 
-    /// How often it is asked again about an open connection whose handshake named a user, so that groups that the site
-    /// revoked, and sessions that it removed without [closing](crate::Server::close_session) them, do not last. Default
-    /// `None`: only when the identity's `expires` has come or the application asks for it.
+    /// Returns the interval at which it is asked again about an open connection whose handshake named a user. Rechecks
+    /// end groups that the site revoked, and sessions that it removed without [closing](crate::Server::close_session)
+    /// them. Default `None`: it is asked again only when the identity's `expires` has come or the application asks for
+    /// it.
     ///
     /// The load is one [`recheck`](Self::recheck) for each connection and interval, spread evenly, and at most
-    /// [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) on each node: beyond, the interval grows.
+    /// [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) on each node. With more connections the
+    /// interval grows.
     fn recheck_interval(&self) -> Option<Duration> {
         None
     }
 
-    /// Whether the credentials come by cookie, which browsers send from any page: then the `Origin` of an upgrade
-    /// must be the host's own or an allowed one.
+    /// Returns true if credentials come in cookies, which browsers send from any page. The `Origin` of an upgrade must
+    /// then be the host's own or an allowed one.
     fn uses_cookies(&self) -> bool {
         true
     }
 
-    /// Whether it takes credentials in `Client/authentication`. A client whose upgrade named no valid session then has
-    /// the handshake's time to send them: where guests are not welcome, instead of being refused at once; where it keeps
-    /// its position, before it is told what it missed as a guest.
+    /// Returns true if it takes credentials in `Client/authentication`. A client whose upgrade named no valid session
+    /// then has the handshake's time to send them. If guests are not allowed, it is not refused before that. If it
+    /// tracks its position, it is not sent what it missed as a guest before that.
     fn in_band(&self) -> bool {
         false
     }
 
-    /// Names the headers that it asks for later than at the upgrade, in any case. A connection keeps the usual ones
-    /// ([`Handshake`]) and those that were asked for at the upgrade anyway. Default: none.
+    /// Returns the names, in any case, of the headers that it reads later than at the upgrade. A connection keeps the
+    /// usual headers ([`Handshake`]) and those that were read at the upgrade anyway. Default: none.
     fn headers(&self) -> &[&str] {
         &[]
     }
 
-    /// Returns true if it logs by itself that it cannot answer, and that it can again. The server logs it otherwise: once when
-    /// it begins, at most once a minute while it goes on, and once when it is over. Default: false.
+    /// Returns true if it logs its own failures and recoveries. Otherwise the server logs them: once when a failure
+    /// begins, at most once a minute while it lasts, and once when it is over. Default: false.
     fn logs_failures(&self) -> bool {
         false
     }
 
-    /// Called on every node when the application closes or refreshes a session or a user's connections: whatever is
-    /// remembered of them is to be forgotten, so that the next question reaches the store and does not join one that was
-    /// put before. Must return at once. An answer to a question that was put before is not used: the server asks once more.
+    /// Called on every node when the application closes or refreshes a session or a user's connections. It must drop
+    /// what it remembers of them, so that the next question reaches the store and does not join an earlier question. It
+    /// must return at once. The server discards an answer to an earlier question and asks once more.
     fn forget(&self, _closed: Revoked<'_>) {}
 }
 
-/// Whose connections the application closed or refreshed.
+/// The session or user whose connections the application closed or refreshed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked<'a> {
-    /// Those of this session.
+    /// The connections of this session.
     Session(&'a str),
-    /// Those of this user, in all sessions.
+    /// The connections of this user, in all sessions.
     User(&'a str),
 }
 
 impl<'a> From<&'a Subject> for Revoked<'a> {
-    /// A session that the order spares is among them, which costs a look-up.
+    /// If the order excepts a session, that session is included, which only costs a look-up.
     fn from(subject: &'a Subject) -> Self {
         match subject {
             Subject::Session(id) => Self::Session(id),
@@ -215,7 +218,7 @@ impl<'a> From<&'a Subject> for Revoked<'a> {
 }
 
 impl Revoked<'_> {
-    /// Whether they are this identity's.
+    /// Returns true if the identity is of this session or user.
     pub fn is(&self, identity: &Identity) -> bool {
         match self {
             Self::Session(id) => identity.session.as_deref() == Some(id),
@@ -224,7 +227,7 @@ impl Revoked<'_> {
     }
 }
 
-/// Everybody is a guest: the default.
+/// An authenticator for which every client is a guest. It is the default.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GuestsOnly;
 

@@ -1,16 +1,16 @@
-//! The origin of a web page, as browsers state it in `Origin` and operators in the allowed list. Pure.
+//! The origin of a web page, as browsers state it in `Origin` and operators in the list of allowed origins. Pure.
 
 use std::{fmt, str::FromStr};
 
 use url::{Host, Url};
 
-/// Where a page comes from: scheme, host and port, as in `https://example.org`. A default port may be left out or
-/// written; `ws` and `wss` mean `http` and `https`. Applications outside the web have schemes of their own
+/// The origin of a page: scheme, host and port, as in `https://example.org`. A default port may be left out or written;
+/// `ws` and `wss` mean `http` and `https`. Applications outside the web have schemes of their own
 /// (`capacitor://localhost`).
 ///
 /// In a list of allowed origins, `https://*.example.org` means all subdomains of `example.org`, of any depth, but not
-/// `example.org` itself. `*` stands for nothing else: neither for every origin, nor for a part of a label, a port or a
-/// scheme.
+/// `example.org` itself. `*` has no other meaning: it cannot stand for every origin, or for a part of a label, a port
+/// or a scheme.
 ///
 /// ```
 /// use ws_cluster::Origin;
@@ -24,14 +24,14 @@ use url::{Host, Url};
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Origin {
     scheme: String,
-    /// All subdomains of the host are meant, instead of the host.
+    /// True if all subdomains of the host are meant instead of the host.
     subdomains: bool,
     host: String,
-    /// The scheme's default where none was written; `None` where the scheme has no default.
+    /// The port, or the scheme's default if no port was written; `None` if the scheme has no default.
     port: Option<u16>,
 }
 
-/// Names below which anybody can only have hosts of an own network, so that `*.NAME` is not half of the web.
+/// Names below which only hosts of a private network exist, so that `*.NAME` does not cover half of the web.
 const LOCAL: [&str; 4] = ["internal", "local", "localhost", "test"];
 
 impl Origin {
@@ -49,8 +49,8 @@ impl Origin {
     }
 
     /// Returns true if a request to `host` (a `Host` header: `HOST` or `HOST:PORT`) stays on this origin. `scheme` is
-    /// that of the request, if a proxy told it; otherwise `http` and `https` both pass, and a host without a port has
-    /// this origin's default one.
+    /// the scheme of the request, if a proxy states it. Otherwise `http` and `https` both pass, and a host without a
+    /// port has this origin's default port.
     pub(super) fn is_host(&self, host: &str, scheme: Option<&str>) -> bool {
         self.is_web()
             && !self.subdomains
@@ -63,7 +63,7 @@ impl Origin {
     }
 }
 
-/// The text is no origin. Says what to write instead.
+/// The error for a text that is no origin. It says what to write instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no origin: {hint}")]
 pub struct ParseOriginError {
@@ -79,7 +79,7 @@ impl FromStr for Origin {
     }
 }
 
-/// The origin, or what to write instead.
+/// Parses an origin. The error says what to write instead.
 fn parse(text: &str) -> Result<Origin, String> {
     const EVERY: &str = "every page of the web could act with its visitors' cookies; name each origin, like \
                          https://example.org or https://*.example.org";
@@ -89,7 +89,9 @@ fn parse(text: &str) -> Result<Origin, String> {
     match text {
         "" => return Err("it is empty; use SCHEME://HOST or SCHEME://HOST:PORT, like https://example.org".into()),
         "null" => {
-            return Err("it is that of sandboxed pages and of files, whoever made them, and cannot be allowed".into());
+            return Err(
+                "it is the origin of sandboxed pages and of files, so it names no site and cannot be allowed".into()
+            );
         }
         "*" => return Err(EVERY.into()),
         _ => {}
@@ -99,7 +101,7 @@ fn parse(text: &str) -> Result<Origin, String> {
         return Err(format!("the scheme is missing; write https://{host}"));
     };
     if scheme.eq_ignore_ascii_case("file") {
-        return Err("pages from files have the origin null, whoever made them, which cannot be allowed".into());
+        return Err("pages from files have the origin null, which names no site and cannot be allowed".into());
     }
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     if scheme.contains('*') {
@@ -139,7 +141,7 @@ fn parse(text: &str) -> Result<Origin, String> {
         "wss" => "https",
         scheme => scheme,
     };
-    // One dot at the end makes no other host.
+    // A dot at the end does not change the host.
     let host = url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host)).filter(|host| !host.is_empty());
     let host = host.filter(|host| !host.split('.').any(str::is_empty)).ok_or_else(malformed)?;
     if subdomains {
@@ -183,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_with_what_to_write() {
+    fn a_malformed_origin_is_refused_with_a_hint() {
         for (text, hint) in [
             ("", "it is empty"),
             (" ", "it is empty"),
@@ -240,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn what_people_write_works() {
+    fn common_ways_to_write_an_origin_are_accepted() {
         for (text, shown) in [
             ("HTTPS://EXAMPLE.ORG", "https://example.org"),
             (" https://example.org\n", "https://example.org"),

@@ -1,5 +1,5 @@
-//! Which peers may say on whose behalf they connect, and what address a client has behind them. Pure; the limits
-//! for each address and the session table's `:ip` build on it.
+//! The proxies that may state a client's address, and the address of a client behind them. Pure. The limits for each
+//! address and the session table's `:ip` use it.
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
@@ -9,11 +9,11 @@ use std::{
 use http::HeaderMap;
 use ipnet::IpNet;
 
-/// The reverse proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are believed. The default trusts loopback only (127.0.0.0/8 and
-/// ::1): a proxy on the same machine.
+/// The reverse proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` are trusted. The default trusts
+/// loopback only (127.0.0.0/8 and ::1): a proxy on the same machine.
 ///
-/// Read from text as a list of networks or single addresses with commas between; lists are joined by `collect`. Names
-/// are not looked up. IPv4 addresses that are mapped into IPv6 mean the IPv4 addresses:
+/// It is parsed from a list of networks or single addresses with commas between them; `collect` joins lists. Names are
+/// not resolved. IPv4 addresses that are mapped into IPv6 mean the IPv4 addresses:
 ///
 /// ```
 /// use ws_cluster::TrustedProxies;
@@ -34,28 +34,28 @@ impl Default for TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// No proxy at all: a client's address is always the peer's.
+    /// Returns an empty list: a client's address is always the peer's.
     pub fn none() -> Self {
         Self(Vec::new())
     }
 
-    /// Whether `address` is a trusted proxy. An IPv4 address that is mapped into IPv6 counts as IPv4.
+    /// Returns true if `address` is a trusted proxy. An IPv4 address that is mapped into IPv6 counts as IPv4.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client's address: the peer's own, or, where the peer is a trusted proxy, the rightmost entry of
-    /// `X-Forwarded-For` that is not a trusted proxy as well. Several header lines count as one list. An entry that
-    /// is no address ends the walk at the proxy that wrote it, since what stands further left is not vouched for.
-    /// `None` only where there is no peer, as on a Unix socket.
+    /// Returns the client's address: the peer's own, or, if the peer is a trusted proxy, the rightmost entry of
+    /// `X-Forwarded-For` that is not a trusted proxy. Several header lines count as one list. If an entry is no
+    /// address, the result is the proxy that wrote it, since entries further left cannot be trusted. Returns `None`
+    /// only if there is no peer, as on a Unix socket.
     pub fn remote_ip(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<IpAddr> {
         let mut address = peer?.ip().to_canonical();
         let entries = headers
             .get_all("x-forwarded-for")
             .iter()
             .rev()
-            // A line that is not text reads as one entry that is no address.
+            // A line that is not text counts as one entry that is no address.
             .flat_map(|line| line.to_str().unwrap_or_default().rsplit(','));
         for entry in entries {
             if !self.contains(address) {
@@ -69,35 +69,35 @@ impl TrustedProxies {
 }
 
 impl TrustedProxies {
-    /// The scheme of the client's request, `http` or `https`, as a trusted proxy tells it: the first entry of
-    /// `X-Forwarded-Proto`, or else the `proto` of the first element of `Forwarded`. `None` if the peer is not a trusted
-    /// proxy, or tells nothing.
+    /// Returns the scheme of the client's request, `http` or `https`, as a trusted proxy states it: the first entry of
+    /// `X-Forwarded-Proto`, or else the `proto` of the first element of `Forwarded`. Returns `None` if the peer is not
+    /// a trusted proxy or does not state it.
     pub(super) fn scheme(&self, peer: Option<SocketAddr>, headers: &HeaderMap) -> Option<&'static str> {
         if !self.contains(peer?.ip()) {
             return None;
         }
         let first = |name: &str| {
-            // A line that is not text tells nothing.
+            // A line that is not text states nothing.
             let line = headers.get(name)?.to_str().unwrap_or_default();
             Some(line.split(',').next().unwrap_or_default().trim())
         };
-        let told = match first("x-forwarded-proto") {
-            Some(told) => told,
+        let stated = match first("x-forwarded-proto") {
+            Some(stated) => stated,
             None => {
                 let mut pairs = first("forwarded")?.split(';').filter_map(|pair| pair.split_once('='));
-                let (_, told) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("proto"))?;
-                told.trim().trim_matches('"')
+                let (_, stated) = pairs.find(|(name, _)| name.trim().eq_ignore_ascii_case("proto"))?;
+                stated.trim().trim_matches('"')
             }
         };
         ["http", "https"]
             .into_iter()
             .zip(["ws", "wss"])
-            .find(|(http, ws)| told.eq_ignore_ascii_case(http) || told.eq_ignore_ascii_case(ws))
+            .find(|(http, ws)| stated.eq_ignore_ascii_case(http) || stated.eq_ignore_ascii_case(ws))
             .map(|(http, _)| http)
     }
 }
 
-/// The address in an entry of `X-Forwarded-For`, which proxies write with or without a port and brackets.
+/// Returns the address in an entry of `X-Forwarded-For`, which proxies write with or without a port and brackets.
 fn forwarded(entry: &str) -> Option<IpAddr> {
     let bare = entry.strip_prefix('[').and_then(|entry| entry.strip_suffix(']')).unwrap_or(entry);
     bare.parse()
@@ -112,7 +112,8 @@ impl FromIterator<TrustedProxies> for TrustedProxies {
     }
 }
 
-/// The text is no list of networks (`10.0.0.0/8`) and addresses (`192.0.2.7`). Says what to write instead.
+/// The error for a text that is no list of networks (`10.0.0.0/8`) and addresses (`192.0.2.7`). It says what to write
+/// instead.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is no network: {hint}")]
 pub struct ParseProxiesError {
@@ -124,7 +125,7 @@ impl FromStr for TrustedProxies {
     type Err = ParseProxiesError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        // A comma at the end, as templates leave it, means nothing.
+        // Templates may leave a comma at the end.
         let items = || text.split(',').map(str::trim).filter(|item| !item.is_empty());
         if items().next().is_none() {
             let hint = "the list is empty; leave the setting out to trust proxies on the same machine".to_owned();
@@ -137,7 +138,7 @@ impl FromStr for TrustedProxies {
     }
 }
 
-/// One network, or what to write instead.
+/// Parses one network. The error says what to write instead.
 fn network(item: &str) -> Result<IpNet, String> {
     const USAGE: &str = "use ADDRESS or ADDRESS/BITS, like 192.0.2.7 or 10.0.0.0/8";
     let bare = item.strip_prefix('[').and_then(|item| item.strip_suffix(']')).unwrap_or(item);
@@ -155,7 +156,7 @@ fn network(item: &str) -> Result<IpNet, String> {
         return Err(format!("it has a port, which a proxy's address has not; {USAGE}"));
     }
     if matches!(item, "*" | "all" | "any") {
-        return Err("whoever connects could say any address; name the proxies' networks, \
+        return Err("any client could claim any address; name the proxies' networks, \
                     or 0.0.0.0/0,::/0 if no stranger can connect"
             .into());
     }
@@ -172,7 +173,7 @@ fn network(item: &str) -> Result<IpNet, String> {
     Err(USAGE.into())
 }
 
-/// A network of IPv4 addresses that are mapped into IPv6, as the IPv4 network that it means.
+/// Converts a network of IPv4 addresses that are mapped into IPv6 to the IPv4 network that it means.
 fn unmapped(network: IpNet) -> IpNet {
     match network {
         IpNet::V6(mapped) if mapped.prefix_len() >= 96 => match mapped.addr().to_ipv4_mapped() {
@@ -189,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    /// The client's address as text, for a peer and the lines of `X-Forwarded-For` it sent.
+    /// Returns the client's address as text, for a peer and its lines of `X-Forwarded-For`.
     fn remote(proxies: &TrustedProxies, peer: &str, lines: &[&str]) -> String {
         let mut headers = HeaderMap::new();
         for line in lines {
@@ -206,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn a_local_proxy_is_believed_by_default() {
+    fn a_local_proxy_is_trusted_by_default() {
         let proxies = TrustedProxies::default();
         assert_eq!(remote(&proxies, "127.0.0.9", &["1.2.3.4"]), "1.2.3.4");
         assert_eq!(remote(&proxies, "::1", &["1.2.3.4"]), "1.2.3.4");
@@ -219,12 +220,12 @@ mod tests {
         let proxies: TrustedProxies = "127.0.0.0/8,10.0.0.0/8".parse().unwrap();
         assert_eq!(remote(&proxies, "127.0.0.1", &["6.6.6.6, 1.2.3.4, 10.0.0.2"]), "1.2.3.4");
         assert_eq!(remote(&proxies, "127.0.0.1", &["6.6.6.6", "1.2.3.4", "10.0.0.2,10.0.0.3"]), "1.2.3.4");
-        // All of them trusted: the leftmost is where the request began.
+        // Every entry is trusted, so the leftmost is where the request began.
         assert_eq!(remote(&proxies, "127.0.0.1", &["10.0.0.1, 10.0.0.2"]), "10.0.0.1");
     }
 
     #[test]
-    fn garbage_ends_the_walk() {
+    fn an_entry_that_is_no_address_ends_the_search() {
         let proxies: TrustedProxies = "127.0.0.0/8,10.0.0.0/8".parse().unwrap();
         for garbage in ["1.2.3.4, unknown, 10.0.0.2", "1.2.3.4,,10.0.0.2", "1.2.3.4, _hidden, 10.0.0.2"] {
             assert_eq!(remote(&proxies, "127.0.0.1", &[garbage]), "10.0.0.2");
@@ -252,14 +253,14 @@ mod tests {
     }
 
     #[test]
-    fn without_a_peer_nobody_is_believed() {
+    fn without_a_peer_no_header_is_trusted() {
         let mut headers = HeaderMap::new();
         headers.append("x-forwarded-for", HeaderValue::from_static("1.2.3.4"));
         assert_eq!(TrustedProxies::default().remote_ip(None, &headers), None);
     }
 
     #[test]
-    fn a_malformed_network_is_refused_with_what_to_write() {
+    fn a_malformed_network_is_refused_with_a_hint() {
         for (text, item, hint) in [
             ("10.0.0.0/8,10.0.0.0/33", "10.0.0.0/33", "use ADDRESS or ADDRESS/BITS"),
             ("", "", "the list is empty"),
@@ -268,7 +269,7 @@ mod tests {
             ("2001:db8::1/32", "2001:db8::1/32", "write 2001:db8::/32"),
             ("localhost", "localhost", "write 127.0.0.0/8,::1"),
             ("example.org", "example.org", "names are not looked up"),
-            ("*", "*", "whoever connects"),
+            ("*", "*", "any client could"),
             ("10.0.0.1:8080", "10.0.0.1:8080", "it has a port"),
             ("[::1]:8080", "[::1]:8080", "it has a port"),
             ("fe80::1%eth0", "fe80::1%eth0", "zone"),
@@ -285,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn lists_as_people_write_them_work() {
+    fn common_ways_to_write_a_list_are_accepted() {
         let proxies: TrustedProxies =
             "10.0.0.0/8, [2001:db8::1] ,::ffff:192.0.2.7,::ffff:172.16.0.0/108,".parse().unwrap();
         for address in ["10.1.2.3", "2001:db8::1", "192.0.2.7", "::ffff:192.0.2.7", "172.31.255.255"] {

@@ -1,5 +1,5 @@
-//! The authenticator of an application that keeps its sessions in Rust: a cookie's name and a look-up. Sessions in
-//! the site's MySQL are `session_table`'s.
+//! The authenticator of an application that keeps its sessions in Rust: the name of a cookie and a look-up.
+//! `session_table` handles sessions in the site's MySQL.
 
 use std::{borrow::Cow, fmt, future::Future};
 
@@ -8,27 +8,27 @@ use percent_encoding::percent_decode_str;
 
 use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity};
 
-/// Longest session id that is looked up, in bytes: more than any framework makes (PHP allows 256).
-const LONGEST_ID: usize = 256;
+/// Maximum size of a session id that is looked up, in bytes. Every framework's ids are shorter (PHP allows 256).
+const MAX_ID_SIZE: usize = 256;
 
-/// Cookies of one name that are looked at.
-const COOKIES: usize = 3;
+/// Maximum number of cookies with one name that are looked at.
+const MAX_COOKIES: usize = 3;
 
-/// Session ids that are looked up for one connection.
-const LOOK_UPS: usize = 4;
+/// Maximum number of session ids that are looked up for one connection.
+const MAX_LOOK_UPS: usize = 4;
 
-/// The session ids that the cookies of this name may mean, in the order in which they are to be looked up until one is
-/// found: of each cookie the value as it was sent, and decoded if that differs. At most 4, of the first 3 cookies, and only
-/// those that are fit to be looked up: 1 to 256 bytes of ASCII without control characters.
+/// Returns the session ids that the cookies of this name may mean, in the order of their look-ups: for each cookie the
+/// value as it was sent, and the decoded value if that differs. There are at most 4, of the first 3 cookies, and each
+/// consists of 1 to 256 bytes of ASCII without control characters.
 pub(super) fn session_ids<'a>(handshake: &'a Handshake, cookie: &str) -> Vec<Cow<'a, str>> {
     let mut ids = Vec::new();
-    for sent in handshake.cookies(cookie).take(COOKIES) {
+    for sent in handshake.cookies(cookie).take(MAX_COOKIES) {
         for id in [Some(Cow::Borrowed(sent)), decoded(sent)].into_iter().flatten() {
-            let fit = (1..=LONGEST_ID).contains(&id.len())
+            let fit = (1..=MAX_ID_SIZE).contains(&id.len())
                 && id.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_control());
             if !fit {
-                tracing::debug!(cookie, "a session cookie whose value is no session id");
-            } else if ids.len() < LOOK_UPS && !ids.contains(&id) {
+                tracing::debug!(cookie, "the value of a session cookie is no session id");
+            } else if ids.len() < MAX_LOOK_UPS && !ids.contains(&id) {
                 ids.push(id);
             }
         }
@@ -36,8 +36,8 @@ pub(super) fn session_ids<'a>(handshake: &'a Handshake, cookie: &str) -> Vec<Cow
     ids
 }
 
-/// The value without percent-encoding, or without the `\054` for a comma and the like that Python writes; `None` if there
-/// is neither.
+/// Returns the value without percent-encoding, or without Python's escapes such as `\054` for a comma. Returns `None`
+/// if it has neither.
 fn decoded(sent: &str) -> Option<Cow<'_, str>> {
     if sent.contains('\\') {
         return unescaped(sent).map(Cow::Owned);
@@ -46,7 +46,7 @@ fn decoded(sent: &str) -> Option<Cow<'_, str>> {
     (decoded != sent).then_some(decoded)
 }
 
-/// Undoes what Python's `http.cookies` does within quotes.
+/// Undoes the escapes of Python's `http.cookies` in quoted values.
 fn unescaped(sent: &str) -> Option<String> {
     let mut parts = sent.split('\\');
     let mut text = parts.next()?.to_owned();
@@ -67,15 +67,15 @@ fn unescaped(sent: &str) -> Option<String> {
     Some(text)
 }
 
-/// Tells who a connection is by a session cookie and the application's own look-up, which answers the identity of a
-/// session id, or `None` where there is no such session (or it ran out). The identity's session is the cookie's
-/// value unless the look-up sets another. Credentials that a client sends (`Client/authentication` with details) are
-/// not known to it, and so wrong.
+/// Identifies clients by a session cookie and the application's own look-up. The look-up returns the identity of a
+/// session id, or `None` if there is no such session or it ran out. The identity's session is the cookie's value unless
+/// the look-up sets another. Credentials that a client sends (`Client/authentication` with details) are always wrong.
 ///
-/// The look-up is asked at every upgrade and whenever an identity's `expires` has come, within the handshake's time
-/// limit. It is asked for the cookie's value as it was sent, and if it knows no such session, for the value without
-/// percent-encoding if that differs. Of several cookies of the name the first 3 are asked for, in the order sent, with at
-/// most 4 questions in all. A value that is not 1 to 256 bytes of ASCII without control characters is no session.
+/// The look-up is called at every upgrade and whenever an identity's `expires` has come, within the handshake's time
+/// limit. It is called with the cookie's value as it was sent. If it knows no such session, it is called with the value
+/// without percent-encoding, if that differs. Of several cookies of the name the first 3 are tried in the order sent,
+/// with at most 4 look-ups in all. A value that is not 1 to 256 bytes of ASCII without control characters is no
+/// session.
 ///
 /// ```
 /// use ws_cluster::{Identity, SessionCookie};
@@ -95,7 +95,7 @@ where
     L: Fn(String) -> F + Send + Sync + 'static,
     F: Future<Output = Result<Option<Identity>, AuthenticationError>> + Send,
 {
-    /// With the cookie of this name, and the look-up of the session id in it.
+    /// Returns an authenticator for the cookie of this name, with the look-up of its session id.
     pub fn new(cookie: impl Into<String>, look_up: L) -> Self {
         Self { cookie: cookie.into(), look_up }
     }
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_id_is_not_looked_up() {
+    async fn a_value_that_is_no_id_is_not_looked_up() {
         assert!(ask(&format!("sid={}", "x".repeat(256)), None).await.is_some());
         assert!(ask(&format!("sid={}", "x".repeat(257)), None).await.is_none());
         assert!(ask("sid=", None).await.is_none());

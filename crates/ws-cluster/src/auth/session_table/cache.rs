@@ -1,6 +1,6 @@
-//! Remembers valid sessions for a short while, and what is no session for a shorter one, and asks the store once for all who want the same session at the same
-//! time, so that a whole site's clients coming back at once do not overrun the database. Which store is behind it is
-//! of no concern here.
+//! Caches valid sessions for a short while, and unknown ones for a shorter while. Callers that ask for the same session
+//! at the same time share one query, so that the clients of a whole site that come back at once do not overrun the
+//! database. It works with any store.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -22,21 +22,21 @@ use super::health::Health;
 use crate::auth::{AuthenticationError, Identity, Revoked};
 use crate::mysql::plain;
 
-/// A session nearer to its end than this is asked for afresh: the question may come for the very reason that it
-/// ends, on a clock that runs a little ahead of the one read here.
-const NEAR_ITS_END: Duration = Duration::from_secs(5);
+/// A session that ends sooner than this is looked up again. The question may come because the session ends, from a
+/// clock that is a little ahead.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(5);
 
-/// Times in a row that a session may be unknown before that is remembered. Fewer would hide a login from a page that asked
-/// just before.
+/// Number of times in a row that a session has to be unknown before that is cached. A smaller number would hide a login
+/// from a page that asked just before.
 const MISSES: u32 = 3;
 
-/// How long it is remembered that a session is unknown, and so the time between two questions about it.
+/// Time for which an unknown session is cached, and so the time between two queries for it.
 const MISS_TIME: Duration = Duration::from_secs(2);
 
-/// A session that was not asked for for so long may be unknown [`MISSES`] times again.
-const MISSES_FORGOTTEN: Duration = Duration::from_secs(10);
+/// Time without a question after which a session may be unknown [`MISSES`] times again.
+const MISS_MEMORY: Duration = Duration::from_secs(10);
 
-/// What is asked of a store. `ip` and `agent` are set only where its queries name them.
+/// A question to a store. `ip` and `agent` are set only if its queries use them.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Question {
     pub(super) session: String,
@@ -44,7 +44,7 @@ pub(super) struct Question {
     pub(super) agent: Option<String>,
 }
 
-/// A digest of a question: short, whatever a client sends, and no session ids lie about.
+/// A digest of a question. It is short whatever a client sends, and it reveals no session id.
 type Key = [u8; 32];
 
 impl Question {
@@ -53,7 +53,7 @@ impl Question {
         let parts = [Some(self.session.as_str()), ip.as_deref(), self.agent.as_deref()];
         let mut digest = Sha256::new();
         for part in parts {
-            // Lengths keep the parts apart; an absent part differs from an empty one.
+            // The lengths separate the parts. An absent part differs from an empty one.
             digest.update(part.map_or(u64::MAX, |part| part.len() as u64).to_le_bytes());
             digest.update(part.unwrap_or_default());
         }
@@ -61,14 +61,14 @@ impl Question {
     }
 }
 
-/// Why a store said nothing of a session. As [`AuthenticationError`], for as many askers as there are.
+/// The reason why a store could not answer: an [`AuthenticationError`] that several callers can share.
 #[derive(Clone, Debug)]
 pub(super) enum Failure {
     Unavailable(Arc<Outage>),
     Misconfigured(String),
 }
 
-/// Why a store does not answer.
+/// The reason why a store does not answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Outage {
     #[error("no answer within {0:?}")]
@@ -94,41 +94,44 @@ impl From<Failure> for AuthenticationError {
     }
 }
 
-/// The identity of a session, or `None` where there is no such session.
+/// The identity of a session, or `None` if there is no such session.
 pub(super) type Answer = Result<Option<Identity>, Failure>;
 
-/// Where sessions are looked up: the site's MySQL, or the double in the tests.
+/// A store of sessions: the site's MySQL, or the double in the tests.
 pub(super) trait Store: Clone + Send + Sync + 'static {
-    /// Looks a session up, in bounded time. It may have run out.
+    /// Looks a session up, in bounded time. The session may have run out.
     fn look_up(&self, question: &Question) -> impl Future<Output = Answer> + Send;
 }
 
-/// A store with its cache. Whoever logs in is known at once: that a session is unknown is remembered only if it is asked
-/// for again and again.
+/// A store with a cache. A login is noticed at once: an unknown session is cached only if it is asked for again and
+/// again.
 #[derive(Clone)]
 pub(super) struct Cached<S> {
     pub(super) store: S,
-    /// How long an answer counts, from the moment the question was put.
+    /// Time for which an answer counts, from the moment of the question.
     pub(super) time: Duration,
-    /// How many sessions are remembered; the oldest make room.
+    /// Maximum number of cached sessions. The oldest are dropped.
     pub(super) size: usize,
     health: Arc<Health>,
-    /// A plain lock: it is held for a few look-ups in maps, never across an await.
+    /// A synchronous lock, held for a few look-ups in maps and never across an await.
     memory: Arc<Mutex<Memory>>,
 }
 
 #[derive(Default)]
 struct Memory {
     known: HashMap<Key, Known>,
-    /// What was remembered when, the oldest first. May name what was replaced or forgotten since.
+    /// The keys of `known` by the time of their questions, the oldest first. It may name sessions that were replaced or
+    /// forgotten since.
     order: VecDeque<(Instant, Key)>,
     /// Sessions that were unknown lately.
     unknown: HashMap<Key, Unknown>,
-    /// The same when they were asked for, the oldest first. May name what was replaced or forgotten since.
+    /// The keys of `unknown` by the time of their questions, the oldest first. It may name sessions that were replaced
+    /// or forgotten since.
     misses: VecDeque<(Instant, Key)>,
-    /// Questions that the store has not answered yet. As many as there are askers at most.
-    asked: HashMap<Key, Asked>,
-    /// How often something was to be forgotten: what was asked before is not remembered after, and nobody joins it.
+    /// Questions that the store has not answered yet. There are at most as many as callers.
+    pending: HashMap<Key, PendingQuestion>,
+    /// Number of calls to forget. An answer to a question from before such a call is not cached, and later callers do
+    /// not share it.
     forgotten: u64,
 }
 
@@ -137,10 +140,10 @@ struct Unknown {
     at: Instant,
 }
 
-struct Asked {
+struct PendingQuestion {
     answer: Shared<BoxFuture<'static, Answer>>,
     at: Instant,
-    /// [`Memory::forgotten`] when it was put.
+    /// The value of [`Memory::forgotten`] at the time of the question.
     forgotten: u64,
 }
 
@@ -154,13 +157,13 @@ impl<S: Store> Cached<S> {
         Self { store, time, size, health: Arc::default(), memory: Arc::default() }
     }
 
-    /// The identity of a session that has not run out, from memory or from the store.
+    /// Returns the identity of a session that has not run out, from the cache or the store.
     pub(super) async fn look_up(&self, question: Question) -> Answer {
         let time = self.time;
         self.look_up_within(question, time).await
     }
 
-    /// The same with an answer that is not older than `age`.
+    /// Returns the identity like [`look_up`](Self::look_up), from an answer that is not older than `age`.
     pub(super) async fn look_up_within(&self, question: Question, age: Duration) -> Answer {
         let key = question.key();
         let answer = {
@@ -172,18 +175,18 @@ impl<S: Store> Cached<S> {
                 return Ok(None);
             }
             let forgotten = memory.forgotten;
-            match memory.asked.get(&key) {
-                // One that was answered and still stands here belongs to a task that did not end well. One from before a
-                // close may be answered by what was true before it.
+            match memory.pending.get(&key) {
+                // An answered question that is still here belongs to a task that panicked. A question from before a
+                // close may be answered with what was true before the close.
                 Some(asked) if asked.answer.peek().is_none() && asked.forgotten == forgotten => asked.answer.clone(),
                 _ => {
                     let at = Instant::now();
-                    // A task of its own: the question outlives the asker who happened to be the first, and a query
-                    // is never dropped half-way.
+                    // The question runs in a task of its own, so that it outlives its first caller, and no query is
+                    // dropped half-way.
                     let task = tokio::spawn(self.clone().ask(key, question, at, forgotten));
                     let answer = async { task.await.unwrap_or_else(|error| Err(Outage::Dropped(error).into())) };
                     let answer = answer.boxed().shared();
-                    memory.asked.insert(key, Asked { answer: answer.clone(), at, forgotten });
+                    memory.pending.insert(key, PendingQuestion { answer: answer.clone(), at, forgotten });
                     answer
                 }
             }
@@ -191,7 +194,7 @@ impl<S: Store> Cached<S> {
         answer.await
     }
 
-    /// Forgets what is known of whose connections were closed, and who is unknown.
+    /// Forgets the sessions whose connections were closed, and all unknown sessions.
     pub(super) fn forget(&self, closed: Revoked<'_>) {
         let mut memory = self.memory.lock();
         memory.forgotten += 1;
@@ -206,16 +209,16 @@ impl<S: Store> Cached<S> {
         let answer = answer.map(|identity| {
             let ended = identity.as_ref().is_some_and(|identity| ends_within(identity, Duration::ZERO));
             match (&identity, ended) {
-                (None, _) => tracing::debug!("a session that the session table does not know"),
-                (Some(_), true) => tracing::debug!("a session that has run out"),
+                (None, _) => tracing::debug!("the session table does not know a session"),
+                (Some(_), true) => tracing::debug!("a session has run out"),
                 (Some(_), false) => {}
             }
             identity.filter(|_| !ended)
         });
         let mut memory = self.memory.lock();
-        // A later question may have taken its place.
-        if memory.asked.get(&key).is_some_and(|asked| (asked.forgotten, asked.at) == (forgotten, at)) {
-            memory.asked.remove(&key);
+        // A later question may have replaced this one.
+        if memory.pending.get(&key).is_some_and(|asked| (asked.forgotten, asked.at) == (forgotten, at)) {
+            memory.pending.remove(&key);
         }
         match &answer {
             Ok(_) if memory.forgotten != forgotten => {}
@@ -236,7 +239,7 @@ impl<S: Store> Cached<S> {
 impl Memory {
     fn recall(&self, key: &Key, time: Duration) -> Option<Identity> {
         let known = self.known.get(key)?;
-        (known.at.elapsed() < time && !ends_within(&known.identity, NEAR_ITS_END)).then(|| known.identity.clone())
+        (known.at.elapsed() < time && !ends_within(&known.identity, EXPIRY_MARGIN)).then(|| known.identity.clone())
     }
 
     /// Returns true if the session was unknown so often, and so lately, that the store is not asked.
@@ -245,12 +248,12 @@ impl Memory {
     }
 
     fn miss(&mut self, key: Key, at: Instant, size: usize) {
-        let before = self.unknown.get(&key).filter(|miss| miss.at.elapsed() < MISSES_FORGOTTEN);
+        let before = self.unknown.get(&key).filter(|miss| miss.at.elapsed() < MISS_MEMORY);
         let count = before.map_or(0, |miss| miss.count).saturating_add(1);
         self.unknown.insert(key, Unknown { count, at });
         self.misses.push_back((at, key));
         while let Some(&(at, key)) = self.misses.front() {
-            if self.misses.len() <= size && at.elapsed() < MISSES_FORGOTTEN {
+            if self.misses.len() <= size && at.elapsed() < MISS_MEMORY {
                 break;
             }
             self.misses.pop_front();
@@ -287,7 +290,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers each question with the same answer, one permit an answer.
+    /// A store that gives the same answer to each question, one for each permit.
     #[derive(Clone)]
     struct Double {
         asked: Arc<Mutex<Vec<String>>>,
@@ -375,7 +378,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_joins_a_question_from_before_a_close() {
+    async fn a_question_from_before_a_close_is_not_shared() {
         let cached = cached(Ok(Some(Identity::user("7").session("a"))));
         cached.store.permits.forget_permits(1_000);
         let ask = || {
@@ -392,7 +395,7 @@ mod tests {
         while cached.count() < 2 {
             tokio::task::yield_now().await;
         }
-        // The first question ends, and those who come then still join the second.
+        // The first question ends. Later callers still share the second.
         *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
         cached.store.permits.add_permits(1);
         for asking in before {
@@ -407,11 +410,11 @@ mod tests {
             assert_eq!(asking.await.unwrap(), None);
         }
         assert_eq!(cached.count(), 2);
-        assert!(cached.memory.lock().asked.is_empty());
+        assert!(cached.memory.lock().pending.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_unknown_again_and_again_is_asked_for_once_in_two_seconds() {
+    async fn a_session_unknown_again_and_again_is_asked_for_once_in_two_seconds() {
         let cached = cached(Ok(None));
         for _ in 0..1_000 {
             assert_eq!(cached.user_of("a").await, None);
@@ -422,14 +425,14 @@ mod tests {
             cached.user_of("a").await;
         }
         assert_eq!(cached.count(), 4);
-        // An application that logs somebody in may say so.
+        // The application's refresh after a login clears it.
         cached.forget(Revoked::Session("a"));
         *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
         assert_eq!(cached.user_of("a").await.as_deref(), Some("7"));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_more_of_the_unknown_is_remembered_than_of_the_known() {
+    async fn as_many_unknown_sessions_are_cached_as_known_ones() {
         let cached = cached(Ok(None));
         for number in 0..100 {
             cached.user_of(&number.to_string()).await;
@@ -439,7 +442,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_fresh_answer_is_asked_for_where_the_remembered_one_is_too_old() {
+    async fn a_fresh_answer_is_asked_for_if_the_cached_one_is_too_old() {
         let cached = cached(Ok(Some(Identity::user("7"))));
         cached.user_of("a").await;
         tokio::time::advance(Duration::from_secs(10)).await;
@@ -450,7 +453,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_logs_in_is_known_at_once() {
+    async fn a_login_counts_at_once() {
         let cached = cached(Ok(None));
         assert_eq!(cached.user_of("a").await, None);
         *cached.store.answer.lock() = Ok(Some(Identity::user("7")));
@@ -477,16 +480,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn those_who_ask_the_same_are_answered_by_one_query() {
+    async fn callers_with_the_same_question_share_one_query() {
         let cached = cached(Ok(Some(Identity::user("7"))));
         let users = join_all((0..1_000).map(|_| cached.user_of("a"))).await;
         assert!(users.iter().all(|user| user.as_deref() == Some("7")));
         assert_eq!(cached.count(), 1);
-        assert!(cached.memory.lock().asked.is_empty());
+        assert!(cached.memory.lock().pending.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_others_are_answered_when_the_first_asker_leaves() {
+    async fn other_callers_are_answered_if_the_first_one_leaves() {
         let cached = cached(Ok(Some(Identity::user("7"))));
         cached.store.permits.forget_permits(1_000);
         let first = tokio::spawn({
@@ -512,7 +515,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_oldest_make_room() {
+    async fn the_oldest_sessions_are_dropped() {
         let cached = cached(Ok(Some(Identity::user("7"))));
         for session in ["a", "b", "c", "d", "d"] {
             cached.user_of(session).await;
@@ -523,7 +526,7 @@ mod tests {
         assert_eq!(cached.count(), 4);
         cached.user_of("a").await;
         assert_eq!(cached.count(), 5);
-        // Those whose time has passed go with the next that comes.
+        // Old entries are removed when the next one is added.
         tokio::time::advance(TIME).await;
         cached.user_of("e").await;
         assert_eq!(cached.memory.lock().known.len(), 1);

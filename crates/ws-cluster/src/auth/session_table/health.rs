@@ -1,5 +1,4 @@
-//! Says in the log when a store of sessions fails and when it answers again: once each, however many connections
-//! ask it meanwhile.
+//! Logs when a session store fails and when it answers again, once each, however many connections ask it meanwhile.
 
 use std::time::Duration;
 
@@ -8,22 +7,22 @@ use tokio::time::Instant;
 
 use super::cache::Failure;
 
-/// Time in which the same kind of failure is not logged twice, for a store that fails now and then: one bad row
-/// between good ones must not write a line for each connection.
-const QUIET: Duration = Duration::from_secs(60);
+/// Time in which the same kind of failure is not logged twice. A store may fail now and then: one bad row between good
+/// ones must not write a line for each connection.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// How a store fares, as far as the log knows.
+/// The state of a store, as far as the log knows it.
 #[derive(Debug, Default)]
 pub(super) struct Health {
-    /// A plain lock: it is held for a comparison, never across an await.
+    /// A synchronous lock, held for a comparison and never across an await.
     logged: Mutex<Logged>,
 }
 
 #[derive(Debug, Default)]
 struct Logged {
-    /// The failure that the log was told of and that has not passed.
+    /// The failure that was logged and is not over.
     failing: Option<Kind>,
-    /// The last failure that the log was told of.
+    /// The last failure that was logged.
     last: Option<(Kind, Instant)>,
 }
 
@@ -33,7 +32,7 @@ enum Kind {
     Misconfigured,
 }
 
-/// What the log is to be told.
+/// The line to log.
 #[derive(Debug, PartialEq, Eq)]
 enum Line {
     Failing,
@@ -41,7 +40,7 @@ enum Line {
 }
 
 impl Health {
-    /// Takes note of an answer of the store.
+    /// Notes an answer of the store.
     pub(super) fn observe<T>(&self, answer: &Result<T, Failure>) {
         let failure = answer.as_ref().err();
         let kind = failure.map(|failure| match failure {
@@ -71,8 +70,8 @@ impl Logged {
         let Some(kind) = outcome else {
             return self.failing.take().map(|_| Line::Recovered);
         };
-        let told = self.last.is_some_and(|(last, at)| last == kind && now.duration_since(at) < QUIET);
-        if self.failing == Some(kind) || told {
+        let logged_lately = self.last.is_some_and(|(last, at)| last == kind && now.duration_since(at) < LOG_INTERVAL);
+        if self.failing == Some(kind) || logged_lately {
             return None;
         }
         self.failing = Some(kind);
@@ -90,19 +89,19 @@ mod tests {
         let (mut logged, now) = (Logged::default(), Instant::now());
         assert_eq!(logged.next(None, now), None);
         assert_eq!(logged.next(Some(Unavailable), now), Some(Line::Failing));
-        assert_eq!(logged.next(Some(Unavailable), now + 2 * QUIET), None);
-        assert_eq!(logged.next(Some(Misconfigured), now + 2 * QUIET), Some(Line::Failing));
-        assert_eq!(logged.next(None, now + 2 * QUIET), Some(Line::Recovered));
-        assert_eq!(logged.next(None, now + 2 * QUIET), None);
+        assert_eq!(logged.next(Some(Unavailable), now + 2 * LOG_INTERVAL), None);
+        assert_eq!(logged.next(Some(Misconfigured), now + 2 * LOG_INTERVAL), Some(Line::Failing));
+        assert_eq!(logged.next(None, now + 2 * LOG_INTERVAL), Some(Line::Recovered));
+        assert_eq!(logged.next(None, now + 2 * LOG_INTERVAL), None);
     }
 
     #[test]
-    fn a_store_that_fails_now_and_then_stays_quiet_for_a_while() {
+    fn a_store_that_fails_now_and_then_is_logged_once_in_a_while() {
         let (mut logged, now) = (Logged::default(), Instant::now());
         assert_eq!(logged.next(Some(Misconfigured), now), Some(Line::Failing));
         assert_eq!(logged.next(None, now), Some(Line::Recovered));
         assert_eq!(logged.next(Some(Misconfigured), now), None);
         assert_eq!(logged.next(None, now), None);
-        assert_eq!(logged.next(Some(Misconfigured), now + QUIET), Some(Line::Failing));
+        assert_eq!(logged.next(Some(Misconfigured), now + LOG_INTERVAL), Some(Line::Failing));
     }
 }

@@ -1,5 +1,5 @@
-//! The authenticator of a site that keeps its sessions in MySQL or MariaDB: a cookie's name and an SQL query. What
-//! is remembered of the answers is in `cache`, what a row means in `row`.
+//! The authenticator of a site that keeps its sessions in MySQL or MariaDB: the name of a cookie and an SQL query.
+//! `cache` remembers answers, and `row` defines what a row means.
 
 use std::{fmt, time::Duration};
 
@@ -21,8 +21,8 @@ mod query;
 mod row;
 mod store;
 
-/// Why a [`SessionTable`] cannot be made of what was given. What only the database can tell, like an unknown table,
-/// [`SessionTable::check`] finds.
+/// The reason why a [`SessionTable`] cannot be made. [`SessionTable::check`] finds the mistakes that only the database
+/// can notice, such as an unknown table.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SessionTableError {
@@ -32,13 +32,13 @@ pub enum SessionTableError {
     /// No cookie can have this name.
     #[error("{0:?} cannot be the name of a cookie")]
     Cookie(String),
-    /// The query names nothing of the session, so that it would answer the same to everybody.
+    /// The query does not use the session, so its answer would be the same for every client.
     #[error("the {query} query names no session: write ? where its id belongs")]
     NoParameter {
-        /// Which query: `session` or `groups`.
+        /// The name of the query: `session` or `groups`.
         query: &'static str,
     },
-    /// The query names a parameter that it cannot have.
+    /// The query uses a parameter that does not exist.
     #[error(
         "the {query} query names an unknown parameter :{name}: there are :session, :ip, :ip6, :agent and, for groups, :user"
     )]
@@ -51,13 +51,13 @@ pub enum SessionTableError {
     /// The query has both `?` and named parameters.
     #[error("the {query} query mixes ? and named parameters: write :session (or :user) for ?")]
     MixedParameters {
-        /// Which query: `session` or `groups`.
+        /// The name of the query: `session` or `groups`.
         query: &'static str,
     },
 }
 
-/// Tells who a connection is by the session that a site already keeps in its MySQL or MariaDB: the users of a PHP
-/// site are known here as soon as they are known there.
+/// Identifies clients by the sessions that a site already keeps in its MySQL or MariaDB. The users of a PHP site are
+/// known here as soon as the site knows them.
 ///
 /// ```no_run
 /// # fn main() -> Result<(), ws_cluster::SessionTableError> {
@@ -75,8 +75,8 @@ pub enum SessionTableError {
 /// # The queries
 ///
 /// In the **session query**, `?` is the session id. Instead of `?` it may use `:session` (or `:id`), `:ip`, `:ip6` and
-/// `:agent`, for sites that bind a session to the client's address (as text, through trusted proxies) or its `User-Agent`;
-/// each is NULL if it is unknown. The first row counts, and its columns by their position:
+/// `:agent`, for sites that bind a session to the client's address (as text, through trusted proxies) or its
+/// `User-Agent`. Each of these is NULL if it is unknown. The first row counts, and its columns count by their position:
 ///
 /// 1. The user: text, or a number that stands for its decimal text. NULL, the empty text and no row mean that there
 ///    is no session, and so a guest. (A site that writes 0 for guests asks for `NULLIF(user, 0)`.)
@@ -99,15 +99,16 @@ pub enum SessionTableError {
 /// | `0000-00-00`, a day that does not exist | left out | left out |
 /// | TIME, other text, bytes that are no UTF-8 | left out | left out |
 ///
-/// A row that is "left out" counts as no row: its session is none, or its group is not joined. So does a row on which the
-/// database itself fails (a number out of range, say). The log says why, once a minute with the number of such rows.
+/// A row that is "left out" counts as no row: there is no session, or the group is not joined. The same applies to a
+/// row on which the database itself fails, for example with a number out of range. The log gives the reason, once a
+/// minute with the number of such rows.
 ///
 /// # Cookies and ids
 ///
-/// The cookie's value is looked up as it was sent, without quotes around it; if there is no such session, it is looked up
-/// without percent-encoding (or without the escapes within quotes that Python writes) if that differs. If a client sends
-/// several cookies of the name, the first 3 are tried in the order sent, with at most 4 look-ups in all. The session's id
-/// is the value that was found: [`Server::close_session`](crate::Server::close_session) wants that.
+/// The cookie's value is looked up as it was sent, without quotes around it. If there is no such session, it is looked
+/// up without percent-encoding (or without Python's escapes in quoted values) if that differs. If a client sends
+/// several cookies of the name, the first 3 are tried in the order sent, with at most 4 look-ups in all. The session's
+/// id is the value that was found: [`Server::close_session`](crate::Server::close_session) needs that value.
 ///
 /// A site that stores a digest of the id computes it in the query:
 ///
@@ -118,29 +119,28 @@ pub enum SessionTableError {
 ///     REPLACE(REPLACE(TRIM(TRAILING '=' FROM TO_BASE64(UNHEX(SHA2(?, 256)))), '+', '-'), '/', '_')
 /// ```
 ///
-/// `:ip` is an IPv4 address in the common form (`192.0.2.1`). If no row is found with it, the query is asked once more with
-/// `::ffff:192.0.2.1`, which a site stores whose server listens on IPv6 for both; `:ip6` is that form at once. For a client
-/// with IPv6 both are its address.
+/// `:ip` is an IPv4 address in the common form (`192.0.2.1`). If no row is found with it, the query is executed once
+/// more with `::ffff:192.0.2.1`, which a site stores if its server listens on IPv6 for both; `:ip6` has that form from
+/// the start. For a client with IPv6, `:ip` and `:ip6` are both its address.
 ///
-/// The connection's time zone is UTC, so `NOW()` is. A column that holds session ids should compare exactly (as
-/// `ascii_bin` does): where `a` equals `A`, a session has more than one id, and is not closed by each of them.
-/// Whatever is no session id (longer than 256 bytes, control characters, not ASCII) is no session, and the database
-/// is not asked. Credentials that a client sends (`Client/authentication` with details) are not known here, and so
-/// wrong.
+/// The connection's time zone is UTC, so `NOW()` is in UTC. A column of session ids should compare exactly (as
+/// `ascii_bin` does). If `a` equals `A`, a session has more than one id, and a close by one of them does not close all.
+/// A value that is no session id (longer than 256 bytes, control characters, not ASCII) is no session, and the database
+/// is not asked. Credentials that a client sends (`Client/authentication` with details) are always wrong.
 ///
-/// # What is remembered
+/// # What is cached
 ///
-/// A valid session is remembered for 30 s, so that one that was removed counts for so long, unless its connections
+/// A valid session is cached for 30 s, so a session that was removed counts for up to 30 s more, unless its connections
 /// are [closed](crate::Server::close_session) or [refreshed](crate::Server::refresh_session), which forgets it. Open
-/// connections are looked at again within [30 s](Self::recheck_time). A session that has run out or was not there is asked
-/// for again, so that whoever logs in is known at once; from the third time in a row on that is remembered for 2 s, for
-/// as many sessions as the valid ones. All who ask for the same session at the same time are answered by one query.
+/// connections are checked again within [30 s](Self::recheck_time). A session that has run out or is unknown is looked
+/// up each time, so a login counts at once. If it is unknown three times in a row, that is cached for 2 s, for as many
+/// sessions as valid ones are cached. Callers that ask for the same session at the same time share one query.
 ///
 /// # When the database fails
 ///
-/// [`AuthenticationError::Unavailable`] where it does not answer within 5 s or refuses more connections,
-/// [`AuthenticationError::Misconfigured`] where it refuses the password or the query, or the columns are wrong. The
-/// log says so once when it begins and once when it ends.
+/// It fails with [`AuthenticationError::Unavailable`] if the database does not answer within 5 s or refuses more
+/// connections, and with [`AuthenticationError::Misconfigured`] if the database refuses the password or the query, or
+/// if the columns are wrong. The log says so once when it begins and once when it ends.
 #[derive(Clone)]
 pub struct SessionTable {
     cookie: String,
@@ -149,9 +149,10 @@ pub struct SessionTable {
 }
 
 impl SessionTable {
-    /// Sessions in the database of this URL (`mysql://user:password@host:port/database`; its options are those of
-    /// [`MySqlPool::connect`](crate::pool::MySqlPool::connect)), whose id is in the cookie of this name, found by this
-    /// query. Connects when it is first asked.
+    /// Returns an authenticator for the sessions in the database of this URL
+    /// (`mysql://user:password@host:port/database`; its options are those of
+    /// [`MySqlPool::connect`](crate::pool::MySqlPool::connect)). The session's id is in the cookie of this name, and
+    /// `query` finds the session. It connects when it is first asked.
     pub fn new(url: &str, cookie: impl Into<String>, query: &str) -> Result<Self, SessionTableError> {
         let cookie = cookie.into();
         let database = mysql::parse(url).map_err(SessionTableError::Url)?;
@@ -163,53 +164,56 @@ impl SessionTable {
         Ok(Self { cookie, sessions, recheck_time: Some(Duration::from_secs(30)) })
     }
 
-    /// Also asks this query for the groups in which a user starts.
+    /// Adds a query for the groups in which a user starts.
     pub fn groups_query(mut self, query: &str) -> Result<Self, SessionTableError> {
         self.sessions.store.groups = Some(Query::groups(query)?.into());
         Ok(self)
     }
 
-    /// How long a valid session is remembered. Default 30 s: the longest time for which a session that was removed
-    /// still opens connections. Zero asks the database every time.
+    /// Sets how long a valid session is cached. Default 30 s: the longest time for which a session that was removed
+    /// still opens connections. With zero, the database is asked every time.
     pub fn cache_time(mut self, time: Duration) -> Self {
         self.sessions.time = time;
         self
     }
 
-    /// Longest time after which an open connection has lost the groups that the site revoked, or is closed because its
-    /// session is gone. Default 30 s. `None` looks at open connections again only when their session ends.
+    /// Sets the longest time after which an open connection loses the groups that the site revoked, or is closed
+    /// because its session is gone. Default 30 s. With `None`, open connections are checked again only when their
+    /// session ends.
     ///
-    /// The sessions are asked for again after two thirds of this time, less up to a fifth so that they spread, and an answer
-    /// that is not older than a third of it counts for all connections of a session. So 1,000 sessions cost about 60
-    /// look-ups a second with the default, of one or two statements each; a node makes at most
-    /// [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) (500) of them, and with more connections asks
-    /// less often. [`Server::refresh_user`](crate::Server::refresh_user) asks at once.
+    /// Each session is looked up again after two thirds of this time, less up to a fifth so that the look-ups spread.
+    /// An answer that is not older than a third of this time counts for all connections of a session. So 1,000 sessions
+    /// cost about 60 look-ups a second with the default, of one or two statements each. A node makes at most
+    /// [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) (500) look-ups, and with more connections
+    /// asks less often. [`Server::refresh_user`](crate::Server::refresh_user) asks at once.
     pub fn recheck_time(mut self, time: Option<Duration>) -> Self {
         self.recheck_time = time;
         self
     }
 
-    /// How many sessions are remembered. Default 10,000, of less than a kilobyte each where groups are few.
+    /// Sets the number of cached sessions. Default 10,000, of less than a kilobyte each if groups are few.
     pub fn cache_size(mut self, sessions: usize) -> Self {
         self.sessions.size = sessions;
         self
     }
 
-    /// Time limit of one look-up, the wait for a free connection included. Default 5 s; less than the handshake's
-    /// time limit (10 s by default).
+    /// Sets the time limit of one look-up, including the wait for a free connection. Default 5 s. It should be shorter
+    /// than the handshake's time limit (10 s by default).
     pub fn query_timeout(mut self, timeout: Duration) -> Self {
         self.sessions.store.timeout = timeout;
         self
     }
 
-    /// Connections to the database at most, and so queries at once; further look-ups wait. Default 8; at least 1.
+    /// Sets the maximum number of connections to the database, and so of queries at once. Further look-ups wait.
+    /// Default 8; at least 1.
     pub fn connections(mut self, connections: usize) -> Self {
         self.sessions.store.set_connections(connections);
         self
     }
 
-    /// Whether the database answers and takes the queries: asks for a session that nobody has. For the start of a
-    /// program, which can say more about a mistake than a log. Errors as in [`Authenticator::authenticate`].
+    /// Checks that the database answers and accepts the queries, by asking for a session that does not exist. A program
+    /// calls it at its start, where it can report a mistake better than a log. The errors are those of
+    /// [`Authenticator::authenticate`].
     pub async fn check(&self) -> Result<(), AuthenticationError> {
         let nobody = Question { session: String::new(), ip: None, agent: None };
         self.sessions.store.look_up(&nobody).await?;
@@ -270,7 +274,7 @@ impl Authenticator for SessionTable {
 
 impl fmt::Debug for SessionTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Not the options of the database, which hold its password.
+        // The options of the database are left out, because they contain its password.
         f.debug_struct("SessionTable")
             .field("cookie", &self.cookie)
             .field("session_query", &self.sessions.store.session.sql)

@@ -1,5 +1,5 @@
-//! A site's query and what stands for its parameters. Pure; whether the query fits the database is seen when the
-//! database prepares it.
+//! A site's query and the values of its parameters. Pure. Only the database can check whether the query fits, when it
+//! prepares it.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use mysql_common::named_params::ParsedNamedParams;
 
 use super::{SessionTableError, cache::Question};
 
-/// What a parameter stands for.
+/// The meaning of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Parameter {
     Session,
@@ -19,12 +19,12 @@ pub(super) enum Parameter {
     Agent,
 }
 
-/// How an IPv4 address is written for `:ip`.
+/// The form of an IPv4 address in `:ip`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Form {
     /// `192.0.2.1`.
     Canonical,
-    /// `::ffff:192.0.2.1`, as a site sees it whose server listens on IPv6 for both.
+    /// `::ffff:192.0.2.1`, as a site sees it if its server listens on IPv6 for both.
     Mapped,
 }
 
@@ -32,25 +32,25 @@ pub(super) enum Form {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Query {
     pub(super) sql: String,
-    /// What stands for each `?`, in order. Where the site wrote `?` itself, one is expected.
+    /// The meaning of each `?`, in order. If the site wrote `?` itself, there must be exactly one.
     pub(super) parameters: Vec<Parameter>,
 }
 
 impl Query {
-    /// The query for a session: `?`, `:session` and `:id` are the session id.
+    /// Parses the query for a session: `?`, `:session` and `:id` are the session id.
     pub(super) fn session(sql: &str) -> Result<Self, SessionTableError> {
         Self::parse("session", sql, Parameter::Session, |parameter| parameter == Parameter::Session)
     }
 
-    /// The query for groups: `?`, `:user` and `:id` are the user's id, `:session` the session's.
+    /// Parses the query for groups: `?`, `:user` and `:id` are the user's id, `:session` is the session's.
     pub(super) fn groups(sql: &str) -> Result<Self, SessionTableError> {
         Self::parse("groups", sql, Parameter::User, |parameter| {
             matches!(parameter, Parameter::User | Parameter::Session)
         })
     }
 
-    /// `subject` is what `?` and `:id` mean; without any parameter that `narrows`, every session would get the
-    /// same answer.
+    /// Parses a query. `subject` is the meaning of `?` and `:id`. The query must have a parameter that `narrows`,
+    /// because otherwise every session would get the same answer.
     fn parse(
         query: &'static str,
         sql: &str,
@@ -74,7 +74,7 @@ impl Query {
                 }
             })
             .collect::<Result<_, _>>()?;
-        // Whether a `?` is a parameter or part of a text, only the database knows for certain.
+        // Only the database knows whether a `?` is a parameter or part of a text.
         let parameters = if named.is_empty() && sql.contains('?') { vec![subject] } else { named };
         if !parameters.iter().copied().any(narrows) {
             return Err(SessionTableError::NoParameter { query });
@@ -91,7 +91,7 @@ impl Query {
         self.uses(Parameter::Ip) && matches!(question.ip, Some(IpAddr::V4(_)))
     }
 
-    /// The values for the `?`, in order. `user` is empty for a session's query, which does not name it.
+    /// Returns the values for the `?`, in order. `user` is empty for a session's query, which does not use it.
     pub(super) fn values(&self, question: &Question, user: &str, form: Form) -> Vec<Value> {
         self.parameters
             .iter()
@@ -106,7 +106,7 @@ impl Query {
     }
 }
 
-/// The address in the form of IPv6.
+/// Returns the address in the form of IPv6.
 fn mapped(ip: IpAddr) -> String {
     match ip {
         IpAddr::V4(ip) => ip.to_ipv6_mapped().to_string(),

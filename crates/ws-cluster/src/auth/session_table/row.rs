@@ -1,22 +1,22 @@
-//! What the columns of a session's row mean: a user or group as text, and the time at which a session ends. Pure.
+//! The meaning of the columns of a session's row: a user or group as text, and the time at which a session ends. Pure.
 
 use std::time::SystemTime;
 
 use mysql_async::Value;
 use time::{Date, Month, OffsetDateTime, PrimitiveDateTime, Time, format_description::well_known::Rfc3339};
 
-/// The end of the year 9999 as a Unix time: the end of what DATETIME can say. A number beyond it counts something else
+/// The end of the year 9999 as a Unix time, which is the end of DATETIME's range. A larger number is in another unit
 /// than seconds.
 const END_OF_SECONDS: f64 = 253_402_300_800.0;
 /// From here on, DATETIME means "never": its last day.
 const NEVER: f64 = END_OF_SECONDS - 86_400.0;
-/// From here on, a number means "never", whatever it counts: the largest that BIGINT holds.
+/// From here on, a number means "never" in any unit: the largest that BIGINT holds.
 const LARGEST: f64 = 9_223_372_036_854_775_807.0;
-/// The longest id or name in bytes.
-const LONGEST: usize = 1_024;
+/// Maximum size of an id or name, in bytes.
+const MAX_SIZE: usize = 1_024;
 
-/// An id or name: text as it stands, without the NULs that BINARY pads with; a number as its decimal text. `None` for
-/// NULL and for the empty text.
+/// Returns an id or name: text as it is, without the NULs that BINARY pads with, or the decimal text of a number.
+/// Returns `None` for NULL and for the empty text.
 pub(super) fn text(value: Value) -> Result<Option<String>, &'static str> {
     let text = match value {
         Value::NULL => return Ok(None),
@@ -30,7 +30,7 @@ pub(super) fn text(value: Value) -> Result<Option<String>, &'static str> {
         Value::Double(number) => number.to_string(),
         Value::Date(..) | Value::Time(..) => return Err("is a date or time, not an id"),
     };
-    if text.len() > LONGEST {
+    if text.len() > MAX_SIZE {
         return Err("is longer than 1024 bytes");
     }
     if text.contains(char::is_control) {
@@ -39,16 +39,17 @@ pub(super) fn text(value: Value) -> Result<Option<String>, &'static str> {
     Ok(Some(text).filter(|text| !text.is_empty()))
 }
 
-/// When a session ends: a Unix time as a number or numeric text, or a date and time in UTC; `None` for never.
+/// Returns the time at which a session ends: a Unix time as a number or numeric text, or a date and time in UTC. `None`
+/// means never.
 pub(super) fn expiry(value: Value) -> Result<Option<SystemTime>, &'static str> {
     match value {
         Value::NULL => Ok(None),
-        // The database counts in 64 bits and time in f64, which is exact far beyond the year 9999.
-        Value::Int(number) => Ok(unix(number as f64)),
-        Value::UInt(number) => Ok(unix(number as f64)),
-        Value::Float(number) => Ok(unix(number.into())),
-        Value::Double(number) => Ok(unix(number)),
-        Value::Bytes(bytes) => written(str::from_utf8(&bytes).map_err(|_| UNFIT)?.trim_matches(is_padding)),
+        // The conversion to f64 is exact far beyond the year 9999.
+        Value::Int(number) => Ok(from_unix(number as f64)),
+        Value::UInt(number) => Ok(from_unix(number as f64)),
+        Value::Float(number) => Ok(from_unix(number.into())),
+        Value::Double(number) => Ok(from_unix(number)),
+        Value::Bytes(bytes) => parse_text(str::from_utf8(&bytes).map_err(|_| UNFIT)?.trim_matches(is_padding)),
         Value::Date(year, month, day, hour, minute, second, micros) => {
             if (month, day) == (0, 0) {
                 return Err(ZERO);
@@ -69,12 +70,12 @@ fn is_padding(char: char) -> bool {
     char.is_whitespace() || char == '\0'
 }
 
-/// The end of a session that a number names. Which unit it counts is seen from its size: as seconds, what is meant as
-/// milliseconds would lie beyond the year 9999.
-fn unix(number: f64) -> Option<SystemTime> {
+/// Returns the time that a number means. The size shows the unit: a time in milliseconds, read as seconds, would lie
+/// beyond the year 9999.
+fn from_unix(number: f64) -> Option<SystemTime> {
     let unit = [1.0, 1e3, 1e6, 1e9].into_iter().find(|unit| number < END_OF_SECONDS * unit);
     let seconds = number / unit.filter(|_| number < LARGEST)?;
-    // What lies before 1970 has passed as well as 1970 has.
+    // Times before 1970 have passed, as 1970 has.
     Some(SystemTime::UNIX_EPOCH + std::time::Duration::from_secs_f64(seconds.max(0.0)))
 }
 
@@ -82,15 +83,15 @@ fn instant(time: OffsetDateTime) -> Option<SystemTime> {
     ((time.unix_timestamp() as f64) < NEVER).then(|| time.max(OffsetDateTime::UNIX_EPOCH).into())
 }
 
-/// A Unix time, or a date and time as the database writes it, which is what an expression like COALESCE makes of
-/// a DATETIME.
-fn written(text: &str) -> Result<Option<SystemTime>, &'static str> {
-    // Not all that is a number in Rust: "infinity" and "NaN" are words.
+/// Parses a Unix time, or a date and time as the database writes it, which is what an expression such as COALESCE makes
+/// of a DATETIME.
+fn parse_text(text: &str) -> Result<Option<SystemTime>, &'static str> {
+    // Rust also parses the words "infinity" and "NaN" as numbers.
     if text.contains(|char: char| char.is_ascii_digit())
         && !text.contains("inf")
         && let Ok(number) = text.parse()
     {
-        return Ok(unix(number));
+        return Ok(from_unix(number));
     }
     if text.starts_with("0000-00-00") {
         return Err(ZERO);
@@ -109,7 +110,7 @@ mod tests {
         Value::Bytes(text.into())
     }
 
-    /// What a column may hold that begins with these bytes.
+    /// Returns the values that a column with these bytes may have.
     fn values(input: &[u8]) -> Vec<Value> {
         let mut number = [0; 8];
         number.iter_mut().zip(input).for_each(|(own, byte)| *own = *byte);
@@ -153,7 +154,7 @@ mod tests {
         });
     }
 
-    /// The expiry in milliseconds since 1970.
+    /// Returns the expiry in milliseconds since 1970.
     fn millis(value: Value) -> Option<u128> {
         expiry(value).unwrap().map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_millis())
     }
@@ -174,7 +175,7 @@ mod tests {
             Value::Bytes(vec![0xff]),
             bytes("a\0b"),
             bytes("\u{1}"),
-            bytes(&"x".repeat(LONGEST + 1)),
+            bytes(&"x".repeat(MAX_SIZE + 1)),
             Value::Date(2026, 1, 1, 0, 0, 0, 0),
             Value::Time(false, 0, 1, 0, 0, 0),
         ] {
@@ -249,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_no_expiry() {
+    fn other_values_are_no_expiry() {
         for value in [
             Value::Date(0, 0, 0, 0, 0, 0, 0),
             Value::Date(2026, 0, 0, 0, 0, 0, 0),

@@ -1,5 +1,5 @@
-//! Asks the site's MySQL who a session belongs to: two prepared statements, within a time limit. What may be
-//! believed of an earlier answer is the cache's business.
+//! Looks up sessions in the site's MySQL with two prepared statements, within a time limit. The cache decides how long
+//! an answer counts.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     mysql::{self, Database, caught, guarded},
 };
 
-/// Time to take leave of a connection whose query took too long.
+/// Time to close a connection whose query took too long.
 const DISCONNECT_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The sessions in the site's MySQL.
@@ -28,8 +28,8 @@ pub(super) struct MySqlSessions {
     pub(super) session: Arc<Query>,
     pub(super) groups: Option<Arc<Query>>,
     pub(super) timeout: Duration,
-    /// Rows that are left out, by the server's code or by what is wrong with the value.
-    odd: Arc<LogLimits<(u16, &'static str)>>,
+    /// Limits the log lines about rows that are left out, by the server's code or the fault of the value.
+    row_limits: Arc<LogLimits<(u16, &'static str)>>,
 }
 
 impl MySqlSessions {
@@ -37,17 +37,17 @@ impl MySqlSessions {
         // TIMESTAMP is shown in the connection's time zone.
         let options = database.options.init(vec!["SET time_zone = '+00:00'"]);
         let pool = pool(options.clone(), connections);
-        Self { options, pool, session: Arc::new(session), groups: None, timeout, odd: Arc::default() }
+        Self { options, pool, session: Arc::new(session), groups: None, timeout, row_limits: Arc::default() }
     }
 
-    /// Keeps at most so many connections to the database, and so asks at most so many queries at once.
+    /// Limits the connections to the database, and so the queries at a time.
     pub(super) fn set_connections(&mut self, connections: usize) {
         self.pool = pool(self.options.clone(), connections);
     }
 
     async fn ask(&self, database: &mut Conn, question: &Question) -> Answer {
-        // Both are prepared before either is asked, so that a fault in the second shows at once and not with the
-        // first user. A connection prepares each only once.
+        // Both statements are prepared before either is executed, so that a mistake in the second is found at once and
+        // not with the first user. A connection prepares each only once.
         let session = prepare(database, &self.session, "session", 2).await?;
         let groups = match &self.groups {
             Some(query) => Some((query, prepare(database, query, "groups", 1).await?)),
@@ -91,11 +91,12 @@ impl MySqlSessions {
         Ok(Some(identity))
     }
 
-    /// The outcome of a statement. An error that comes of the values in a row leaves that row out, and so all.
+    /// Returns the result of a statement. If an error comes from the values in a row, the row is left out, and so the
+    /// result is empty.
     fn rows<T: Default>(&self, outcome: mysql_async::Result<T>) -> Result<T, Failure> {
         match outcome {
             Err(mysql_async::Error::Server(error)) if is_of_a_row(&error.state) => {
-                if let Some(line) = self.odd.due((error.code, ""), std::time::Instant::now()) {
+                if let Some(line) = self.row_limits.due((error.code, ""), std::time::Instant::now()) {
                     tracing::warn!(
                         left_out = line.left_out,
                         "a query of the session table fails on a row, which is left out: {}",
@@ -108,10 +109,10 @@ impl MySqlSessions {
         }
     }
 
-    /// Tells the log of a value that is of no use, once per interval and cause. The session's id is a secret, so the row
-    /// is not named.
+    /// Logs a value that cannot be used, once per interval and cause. The row is not named, because the session's id is
+    /// a secret.
     fn leave_out(&self, query: &'static str, column: &'static str, why: &'static str) {
-        if let Some(line) = self.odd.due((0, why), std::time::Instant::now()) {
+        if let Some(line) = self.row_limits.due((0, why), std::time::Instant::now()) {
             tracing::warn!(
                 left_out = line.left_out,
                 "a row of the {query} query is left out, as if it were not there: its {column} {why}"
@@ -131,22 +132,22 @@ impl Store for MySqlSessions {
             Ok(Err(panicked)) => failure(panicked),
             Err(elapsed) => timed_out(elapsed),
         };
-        // Back in the pool, it would wait for the rest of its answer, and hold a place there until it came.
-        // The outcome does not matter: either way it is not used again.
+        // A connection that goes back to the pool would wait there for the rest of its answer. It is closed instead,
+        // and the result does not matter.
         let _ = timeout(DISCONNECT_TIMEOUT, guarded(database.disconnect())).await;
         Err(failure)
     }
 }
 
 fn pool(options: OptsBuilder, connections: usize) -> Pool {
-    // At least one, and one kept open.
+    // At least one, of which one is kept open.
     let constraints = PoolConstraints::new(1, connections.max(1)).unwrap_or_default();
     // A reset at every return would forget the prepared statements and the time zone.
     let pool = PoolOpts::default().with_constraints(constraints).with_reset_connection(false);
     Pool::new(options.pool_opts(pool))
 }
 
-/// The statement of `query`, whose columns are one to `columns` and whose parameters are as many as meant.
+/// Prepares `query`, which must have one to `columns` columns and the expected number of parameters.
 async fn prepare(database: &mut Conn, query: &Query, name: &'static str, columns: usize) -> Result<Statement, Failure> {
     let statement = database.prep(query.sql.as_str()).await.map_err(failure)?;
     let (found, meant) = (usize::from(statement.num_params()), query.parameters.len());
@@ -163,7 +164,7 @@ async fn prepare(database: &mut Conn, query: &Query, name: &'static str, columns
     Ok(statement)
 }
 
-/// Whose fault an error is: the database's, which passes, or the configuration's.
+/// Classifies an error: a fault of the database is temporary, and a fault of the configuration is not.
 fn failure(error: mysql_async::Error) -> Failure {
     match error {
         mysql_async::Error::Server(error) if is_permanent(error.code, &error.state) => {
@@ -175,15 +176,15 @@ fn failure(error: mysql_async::Error) -> Failure {
 }
 
 fn is_permanent(code: u16, state: &str) -> bool {
-    /// Too many connections of this user, or too many queries in an hour: of class 42, yet they pass.
+    /// Too many connections of this user, or too many queries in an hour. These are of class 42, but temporary.
     const PASSING: [u16; 2] = [1203, 1226];
-    // Classes of SQLSTATE: not supported, cardinality, value, password, database, syntax or right.
+    // Classes of SQLSTATE: not supported, cardinality, value, password, database, syntax or privilege.
     const PERMANENT: [&str; 6] = ["0A", "21", "22", "28", "3D", "42"];
     !PASSING.contains(&code) && PERMANENT.iter().any(|class| state.starts_with(class))
 }
 
-/// Returns true if a statement that was prepared fails because of the values in a row: a number out of range, JSON that
-/// is none, a subquery that gives two rows.
+/// Returns true if a prepared statement fails because of the values in a row: a number out of range, invalid JSON, a
+/// subquery that gives two rows.
 fn is_of_a_row(state: &str) -> bool {
     state.starts_with("21") || state.starts_with("22")
 }
