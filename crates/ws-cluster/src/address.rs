@@ -1,9 +1,9 @@
-//! What counts as one address for the limits per address.
+//! The addresses that count as one for the limits per address.
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// The address under which a limit counts a client: an IPv4 address itself (mapped into IPv6 or not), and of an IPv6
-/// address its /64, since a single customer is given at least that many addresses. Every limit per address uses it.
+/// Returns the address under which a limit counts a client: an IPv4 address itself (mapped into IPv6 or not), or the
+/// /64 of an IPv6 address, since a single customer has at least that many addresses. Every limit per address uses it.
 pub(crate) fn counted(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V6(ip) => Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),

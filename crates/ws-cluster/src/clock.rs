@@ -1,4 +1,4 @@
-//! The one place where this crate reads the clock of log limits and of the cluster's core.
+//! The clock of log limits and of the cluster's core. This crate reads it only here.
 
 use std::time::Instant;
 

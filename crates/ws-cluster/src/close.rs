@@ -17,38 +17,39 @@ pub struct Close {
 }
 
 impl Close {
-    /// Every connection of this session.
+    /// Closes every connection of this session.
     pub fn session(id: impl Into<String>) -> Self {
         Self { subject: Subject::session(id), reconnect: false }
     }
 
-    /// Every connection of this user, in all sessions.
+    /// Closes every connection of this user, in all sessions.
     pub fn user(id: impl Into<String>) -> Self {
         Self { subject: Subject::user(id), reconnect: false }
     }
 
-    /// Spares the connections of this session. Connections of the user without a session are closed. Has no effect on
+    /// Excludes the connections of this session. The user's connections without a session are closed. Has no effect on
     /// [`Close::session`].
     pub fn except_session(mut self, id: impl Into<String>) -> Self {
         self.subject = self.subject.except(id);
         self
     }
 
-    /// Closes softly: without `Server/close` and with [`CloseCode::Expired`](crate::CloseCode::Expired), so that the clients come back at once and
-    /// authenticate anew. By default they get `Server/close`, are closed with [`CloseCode::Normal`](crate::CloseCode::Normal) and stay away.
+    /// Closes without `Server/close` and with [`CloseCode::Expired`](crate::CloseCode::Expired), so that the clients
+    /// come back at once and authenticate again. By default they get `Server/close`, are closed with
+    /// [`CloseCode::Normal`](crate::CloseCode::Normal) and stay away.
     pub fn reconnect(mut self) -> Self {
         self.reconnect = true;
         self
     }
 }
 
-/// Whose connections an order concerns.
+/// The session or user whose connections an order concerns.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Session(String),
     User {
         id: String,
-        /// A session of the user that is spared.
+        /// A session of the user that is excluded.
         except_session: Option<String>,
     },
 }

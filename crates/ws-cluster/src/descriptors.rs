@@ -1,25 +1,25 @@
-//! How many file descriptors the process may have, and what the limits on sockets make of it by default.
+//! The number of file descriptors that the process may have, and the default limits on sockets that follow from it.
 
-/// Defaults that follow from the limit on descriptors.
+/// The default limits that follow from the number of descriptors.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Budget {
-    /// Sockets that are accepted.
+    /// Maximum number of accepted sockets.
     pub(crate) sockets: usize,
-    /// WebSocket connections among them, so that some are left for plain HTTP.
+    /// Maximum number of WebSocket connections among them, so that some sockets are left for plain HTTP.
     pub(crate) connections: usize,
-    /// Links that may be greeted at once.
+    /// Maximum number of links that are greeted at once.
     pub(crate) greetings: usize,
 }
 
-/// What a node takes for itself at least: the runtime, the listener, the log, the pool, links, and the few requests that
-/// are answered beyond the limit on sockets.
+/// Number of descriptors that a node keeps for itself at least: the runtime, the listener, the log, the pool, links,
+/// and the few requests that are answered beyond the limit on sockets.
 const RESERVE: usize = 64;
 
-/// Connections that a node takes by default if nothing else bounds them: about 100 MB of memory when they are idle.
+/// Default maximum number of connections if nothing else limits them: about 100 MB of memory when they are idle.
 const CONNECTIONS: usize = 100_000;
 
 impl Budget {
-    /// What fits the process's soft limit as it is now.
+    /// Returns the limits for the process's present soft limit.
     pub(crate) fn now() -> Self {
         Self::of(limit())
     }
@@ -31,7 +31,7 @@ impl Budget {
     }
 }
 
-/// The soft limit, which may be no limit at all.
+/// Returns the soft limit, which may be unlimited.
 fn limit() -> usize {
     #[cfg(unix)]
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;

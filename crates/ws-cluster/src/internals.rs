@@ -1,4 +1,4 @@
-//! What the micro-benchmarks measure, by the names that they need. No part of the API: all of it may change at any time.
+//! The steps that the micro-benchmarks measure. This is no part of the API, and all of it may change at any time.
 
 use std::time::Instant;
 
@@ -8,7 +8,7 @@ use crate::{
     Config, Identity, NodeId, Target,
     hub::{Member, Membership},
     message::{
-        client::{Form, Outgoing, parse},
+        client::{Form, OutgoingMessage, parse},
         content::Content,
         target::ConnectionId,
     },
@@ -18,39 +18,39 @@ use ws_cluster_core::{Entry, Log, LogPosition, Proposal, PublishId};
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
-/// Decodes one frame of a client; the number of bytes of its message, if it is a text.
+/// Decodes one frame of a client. Returns the size of its message in bytes, if it is a text.
 pub fn decode(frame: &mut [u8]) -> Option<usize> {
     ws::decoded(frame)
 }
 
-/// Parses a client's message; the number of its arguments, if it is one.
+/// Parses a client's message. Returns the number of its arguments, if it is a message.
 pub fn arguments(text: &str) -> Option<usize> {
     parse(text).ok().map(|incoming| incoming.details.len())
 }
 
-/// Encodes a message with its position, as a frame; its size.
+/// Encodes a message with its position as a frame. Returns the frame's size.
 pub fn encode(action: &str, details: &[u8]) -> usize {
     let place = LogPosition { term: 1, master: NODE, seq: 1_000_000 };
-    Outgoing::new(action, details).at(place.into()).frame(Form::Positioned).len()
+    OutgoingMessage::new(action, details).at(place.into()).frame(Form::Positioned).len()
 }
 
-/// Encodes what travels between nodes, and decodes it again.
+/// Encodes the content of a relayed message, and decodes it again.
 pub fn relay(target: &Target, action: &str, details: &Bytes) -> bool {
     let content = Content::Message { target: target.clone(), action: action.to_owned(), details: details.clone() };
     Content::decode(content.encode()).is_ok()
 }
 
-/// Connections to be matched: user `uN` in the group `gN/100`.
+/// Connections for targets to match: user `uN` in the group `gN/100`.
 pub struct Connections(Vec<Membership>);
 
 impl Connections {
-    /// So many.
+    /// Returns `count` connections.
     pub fn new(count: usize) -> Self {
         let identity = |number: usize| Identity::user(format!("u{number}")).groups([format!("g{}", number / 100)]);
         Self((0..count).map(|number| Membership::of(identity(number))).collect())
     }
 
-    /// How many of them a target means, each looked at.
+    /// Returns the number of connections that a target means. It checks each of them.
     pub fn meant(&self, target: &Target) -> usize {
         let member = |(local, own)| Member(ConnectionId { node: NODE, local }, own);
         (0..).zip(&self.0).map(member).filter(|member| target.matches(member)).count()
@@ -70,7 +70,7 @@ impl Default for Appended {
 }
 
 impl Appended {
-    /// Appends an entry and trims what is too much.
+    /// Appends an entry and trims the log to its limits.
     pub fn append(&mut self, content: Bytes) {
         let seq = self.log.last() + 1;
         let publish = PublishId { origin: NODE, counter: seq };

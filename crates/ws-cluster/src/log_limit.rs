@@ -1,4 +1,4 @@
-//! Bounds what reaches the log: how often one cause may write a line, and how much of a stranger's text a line holds.
+//! Limits what is logged: how often one cause may write a line, and how much of a stranger's text a line contains.
 //! Pure: the time is an argument.
 
 use std::{
@@ -13,11 +13,11 @@ use parking_lot::Mutex;
 /// Time between two lines of one cause.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(60);
 
-/// Causes that are told apart. Further ones count as one cause, so that the memory stays bounded.
-const CAUSES: usize = 64;
+/// Maximum number of causes that are counted apart. Further ones count as one cause, so that the memory stays bounded.
+const MAX_CAUSES: usize = 64;
 
-/// Characters of a text that a log line holds.
-const EXCERPT: usize = 128;
+/// Maximum number of characters of a text in a log line.
+const MAX_EXCERPT: usize = 128;
 
 /// Lets each cause write one line per interval, and counts the lines that are left out.
 ///
@@ -29,22 +29,22 @@ const EXCERPT: usize = 128;
 #[derive(Debug)]
 pub(crate) struct LogLimits<C> {
     interval: Duration,
-    /// A synchronous lock, held for a look-up. `None` stands for all causes beyond [`CAUSES`].
+    /// A synchronous lock, held for a look-up. `None` stands for all causes beyond [`MAX_CAUSES`].
     causes: Mutex<HashMap<Option<C>, Cause>>,
 }
 
 #[derive(Debug)]
 struct Cause {
-    /// When its last line was written.
+    /// The time of the cause's last line.
     at: Instant,
-    /// Lines that were left out since then.
+    /// Number of lines that were left out since then.
     left_out: u64,
 }
 
 /// A line that may be written now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Line {
-    /// How many lines of this cause were left out since its last one; `None` for none. As a field of a `tracing` event,
+    /// Number of lines of this cause that were left out since its last one, or `None`. As a field of a `tracing` event,
     /// `None` writes nothing.
     pub(crate) left_out: Option<u64>,
 }
@@ -60,10 +60,10 @@ impl<C: Eq + Hash> LogLimits<C> {
     pub(crate) fn due(&self, cause: C, now: Instant) -> Option<Line> {
         let mut causes = self.causes.lock();
         let mut cause = Some(cause);
-        if !causes.contains_key(&cause) && causes.len() >= CAUSES {
-            // Those that have been quiet for an interval are forgotten first.
+        if !causes.contains_key(&cause) && causes.len() >= MAX_CAUSES {
+            // Causes without a line for an interval are forgotten first.
             causes.retain(|_, cause| now.saturating_duration_since(cause.at) < self.interval);
-            if causes.len() >= CAUSES {
+            if causes.len() >= MAX_CAUSES {
                 cause = None;
             }
         }
@@ -81,8 +81,8 @@ impl<C: Eq + Hash> LogLimits<C> {
     }
 }
 
-/// Follows something that fails and recovers: one line when it begins to fail, at most one per interval while it goes
-/// on, and one when it works again.
+/// Follows something that fails and recovers: one line when it begins to fail, at most one per interval while it fails,
+/// and one when it works again.
 #[derive(Debug, Default)]
 pub(crate) struct Outage {
     /// A synchronous lock, held for a comparison.
@@ -91,35 +91,35 @@ pub(crate) struct Outage {
 
 #[derive(Debug, Default)]
 struct OutageState {
-    /// When the failures began, once the log was told of them.
+    /// The time at which the logged outage began.
     since: Option<Instant>,
-    /// When the log was last told that it fails.
-    told: Option<Instant>,
-    /// Failures since `since`, or since the last line if it only fails now and then.
+    /// The time of the last line about a failure.
+    last_logged: Option<Instant>,
+    /// Number of failures since `since`, or since the last line if it only fails now and then.
     failures: u64,
 }
 
-/// What the log is to be told of an outage.
+/// The line to log about an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OutageLine {
-    /// It fails, for the first time or still. `failures`: how many there were before this one that the log was not told
-    /// of; `None` for none.
+    /// It fails, for the first time or still. `failures`: the number of earlier failures that were not logged, or
+    /// `None`.
     Failing { failures: Option<u64> },
     /// It works again, after this many failures.
     Over { failures: u64, lasted: Duration },
 }
 
 impl Outage {
-    /// Notes a failure. Returns the line that is due for it.
+    /// Notes a failure. Returns the line to log for it, if any.
     pub(crate) fn failed(&self, now: Instant) -> Option<OutageLine> {
         let mut state = self.state.lock();
-        // What fails now and then gets one line per interval as well.
-        let due = state.told.is_none_or(|told| now.saturating_duration_since(told) >= INTERVAL);
+        // Occasional failures get one line per interval too.
+        let due = state.last_logged.is_none_or(|last| now.saturating_duration_since(last) >= INTERVAL);
         state.failures += 1;
         if !due {
             return None;
         }
-        state.told = Some(now);
+        state.last_logged = Some(now);
         let failures = state.failures - 1;
         if state.since.is_none() {
             state.since = Some(now);
@@ -128,7 +128,7 @@ impl Outage {
         Some(OutageLine::Failing { failures: (failures > 0).then_some(failures) })
     }
 
-    /// Notes a success. Returns the line that is due if it ends an outage that the log was told of.
+    /// Notes a success. Returns the line to log if it ends a logged outage.
     pub(crate) fn succeeded(&self, now: Instant) -> Option<OutageLine> {
         let mut state = self.state.lock();
         let since = state.since.take()?;
@@ -137,15 +137,15 @@ impl Outage {
     }
 }
 
-/// Shows the first 128 characters of a text that came from outside, with control characters escaped.
+/// Shows the first 128 characters of a text from outside, with control characters escaped.
 #[derive(Clone, Copy)]
 pub(crate) struct Excerpt<'a>(pub(crate) &'a str);
 
 impl fmt::Display for Excerpt<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut characters = self.0.chars();
-        for character in characters.by_ref().take(EXCERPT) {
-            // Direction marks and other invisible characters could make a line read as something else.
+        for character in characters.by_ref().take(MAX_EXCERPT) {
+            // Direction marks and other invisible characters could make a line look different.
             if character.is_control()
                 || matches!(character, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
             {
@@ -176,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cause_gets_one_line_per_interval_with_the_number_of_those_left_out() {
+    fn a_cause_gets_one_line_per_interval_with_the_number_of_lines_left_out() {
         let (limits, now) = (LogLimits::default(), Instant::now());
         assert_eq!(limits.due("a", now), line(0));
         assert_eq!(limits.due("a", now), None);
@@ -190,16 +190,16 @@ mod tests {
     fn causes_beyond_the_bound_share_one_line() {
         let (limits, now) = (LogLimits::default(), Instant::now());
         let written = (0..10_000).filter(|cause| limits.due(*cause, now).is_some()).count();
-        assert_eq!(written, CAUSES + 1);
-        assert_eq!(limits.causes.lock().len(), CAUSES + 1);
+        assert_eq!(written, MAX_CAUSES + 1);
+        assert_eq!(limits.causes.lock().len(), MAX_CAUSES + 1);
         assert_eq!(limits.due(1, now), None);
-        // Those that are quiet make room.
+        // Causes that are quiet make room.
         assert_eq!(limits.due(20_000, now + INTERVAL), line(0));
         assert_eq!(limits.causes.lock().len(), 1);
     }
 
     #[test]
-    fn an_outage_is_told_at_its_beginning_and_at_its_end_with_the_number_of_failures() {
+    fn an_outage_is_logged_at_its_beginning_and_at_its_end_with_the_number_of_failures() {
         let (outage, now) = (Outage::default(), Instant::now());
         assert_eq!(outage.succeeded(now), None);
         assert_eq!(outage.failed(now), Some(OutageLine::Failing { failures: None }));
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fails_now_and_then_stays_quiet_for_a_while() {
+    fn occasional_failures_are_logged_once_per_interval() {
         let (outage, now) = (Outage::default(), Instant::now());
         outage.failed(now).unwrap();
         outage.succeeded(now).unwrap();

@@ -1,4 +1,4 @@
-//! Publishing from another process: a link to any node of the cluster that only carries publishes and their
+//! Publishes from another process, over a link to any node of the cluster. The link only carries publishes and their
 //! outcomes.
 
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
@@ -22,14 +22,14 @@ use crate::{
 };
 use ws_cluster_core::{ClusterConfig, NodeId};
 
-/// Requests that wait for the socket; whoever has more waits.
-const REQUESTS: usize = 1024;
-/// Nodes that are dialled before a publisher gives up; those seen last come first.
-const DIALS: usize = 16;
+/// Maximum number of requests that wait for the socket. Further ones wait before the queue.
+const MAX_REQUESTS: usize = 1024;
+/// Maximum number of nodes that are dialled before a publisher gives up. Those seen last come first.
+const MAX_DIALS: usize = 16;
 /// Time for one node to answer a dial, before the next is tried.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a publisher cannot connect. Nothing was published.
+/// The reason why a publisher cannot connect. Nothing was published.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConnectError {
@@ -42,23 +42,23 @@ pub enum ConnectError {
     /// The key contains a control character, or is the placeholder of the documentation. The text says what to give.
     #[error("{0}")]
     Key(String),
-    /// The pool lists no node: no server is running.
+    /// The pool lists no node, so no server is running.
     #[error("the pool has no running server")]
     NoServer,
-    /// A server answers, but refuses: another key, another cluster, or versions too far apart.
+    /// A server answers but refuses: the key, the cluster or the versions differ.
     #[error("the server at {address} refuses: {why}")]
     Refused {
-        /// Where it was reached.
+        /// The server's address.
         address: String,
-        /// Its reason.
+        /// The server's reason.
         why: String,
     },
     /// No server of the pool answers.
     #[error("no server of the pool answers; the last tried, {address}: {why}")]
     Unreachable {
-        /// The last one that was tried.
+        /// The address that was tried last.
         address: String,
-        /// What happened there.
+        /// The error there.
         why: String,
     },
 }
@@ -80,8 +80,8 @@ pub struct Publisher(Arc<Shared>);
 struct Shared {
     pool: Arc<dyn Pool>,
     identity: LinkIdentity,
-    /// The way to the present connection's task. Tokio's lock, since it is held while a new connection is made:
-    /// whoever else publishes meanwhile waits for the same one.
+    /// The sender to the present connection's task. Tokio's lock, since it is held while a new connection is made:
+    /// other publishes wait for the same connection.
     connection: Mutex<Option<mpsc::Sender<Request>>>,
 }
 
@@ -92,13 +92,13 @@ struct Request {
 }
 
 impl Publisher {
-    /// Connects to a node of the cluster `default` in `pool`. The key is the cluster's, of at least 32 bytes. Each
-    /// node that was seen lately is tried, for 2 s; the errors say what came of it.
+    /// Connects to a node of the cluster `default` in `pool`. `key` is the cluster's key, of at least 32 bytes. It
+    /// tries each node that was seen lately for 2 s. The errors give the result.
     pub async fn connect(pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
         Self::connect_to("default", pool, key).await
     }
 
-    /// The same for a cluster of another name.
+    /// Connects like [`connect`](Self::connect), to a cluster of another name.
     pub async fn connect_to(cluster: &str, pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
         let identity = identity(cluster, key)?;
         let shared = Shared { pool: pool.into_pool(), identity, connection: Mutex::new(None) };
@@ -107,22 +107,22 @@ impl Publisher {
         Ok(publisher)
     }
 
-    /// Makes a test connection to the node at `address` (`ws://HOST:PORT`), as a publisher of the cluster does. Asks no
-    /// pool.
+    /// Makes a test connection to the node at `address` (`ws://HOST:PORT`), as a publisher of the cluster does. It does
+    /// not use a pool.
     ///
     /// # Errors
-    /// [`ConnectError::Refused`] for another key or cluster, [`ConnectError::Unreachable`] if the node does not answer
-    /// within 2 s, and the errors of the key.
+    /// Returns [`ConnectError::Refused`] for another key or cluster, [`ConnectError::Unreachable`] if the node does not
+    /// answer within 2 s, and the errors of the key.
     pub async fn check_node(address: &str, cluster: &str, key: impl Into<Vec<u8>>) -> Result<(), ConnectError> {
         let identity = identity(cluster, key)?;
         reach(address, &identity).await.map(drop)
     }
 
-    /// Publishes a message on all nodes. Limits and errors are those of [`Server::publish`](crate::Server::publish), and
-    /// the time limit is 5 s.
+    /// Publishes a message on all nodes. Limits and errors are those of [`Server::publish`](crate::Server::publish),
+    /// and the time limit is 5 s.
     ///
-    /// If the connection is lost meanwhile, the publish is repeated on another node; the message is delivered once all the
-    /// same.
+    /// If the connection is lost meanwhile, the publish is repeated on another node. The message is still delivered
+    /// once.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let (content, key) = message.encode()?;
         // A random key lets the publish be repeated on another node.
@@ -135,7 +135,7 @@ impl Publisher {
         self.close(Close::session(id)).await
     }
 
-    /// The same for every connection of a user.
+    /// Closes every connection of a user, on all nodes, as [`Server::close_user`](crate::Server::close_user) does.
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::user(id)).await
     }
@@ -153,7 +153,9 @@ impl Publisher {
         self.order(Content::Refresh(Subject::session(id))).await
     }
 
-    /// The same for every connection of a user.
+    /// Asks the authenticator again about every connection of a user, on all nodes, as
+    /// [`Server::refresh_user`](crate::Server::refresh_user) does. A node of an older version answers
+    /// [`PublishError::Invalid`].
     pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
         self.order(Content::Refresh(Subject::user(id))).await
     }
@@ -172,13 +174,13 @@ impl Publisher {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                let (outcome, came) = oneshot::channel();
+                let (outcome, settled) = oneshot::channel();
                 let request = Request { content: content.clone(), key: key.clone(), outcome };
                 if connection.send(request).await.is_err() {
                     continue;
                 }
-                match came.await {
-                    // Another node takes it, unless it has it already: the key tells.
+                match settled.await {
+                    // The publish is repeated on another node. If the cluster has it already, the key shows that.
                     Err(_) | Ok(Err(PublishError::ShuttingDown | PublishError::OutcomeUnknown)) => {
                         self.forget(&connection).await
                     }
@@ -202,29 +204,29 @@ impl Publisher {
             return Ok(connection.clone());
         }
         let link = self.dial().await?;
-        let (requests, received) = mpsc::channel(REQUESTS);
+        let (requests, received) = mpsc::channel(MAX_REQUESTS);
         tokio::spawn(run_connection(link, received));
         *present = Some(requests.clone());
         Ok(requests)
     }
 
-    /// Links to the first node of the pool that answers, those seen last first.
+    /// Dials the nodes of the pool, those seen last first. Returns the link to the first that answers.
     async fn dial(&self) -> Result<Dialled, ConnectError> {
         let config = ClusterConfig::default();
         let LinkIdentity { cluster, .. } = &self.0.identity;
         let view = timeout(config.query_timeout, self.0.pool.read(cluster)).await;
         let view = view.unwrap_or_else(|_| Err(PoolError::Unreachable("no answer in time".into())))?;
         let mut nodes = view.nodes;
-        // The rows are old if the database takes no writes or its clock was set, and the nodes may be there all the
-        // same. The master removes rows that are really dead.
+        // The rows are old if the database takes no writes or its clock was set, but the nodes may still be there. The
+        // master removes the rows of nodes that are gone.
         nodes.sort_by_key(|row| row.age);
-        nodes.truncate(DIALS);
+        nodes.truncate(MAX_DIALS);
         let mut error = ConnectError::NoServer;
         for row in nodes {
             match reach(&row.address, &self.0.identity).await {
                 Ok(link) => return Ok(link),
                 Err(refused @ ConnectError::Refused { .. }) => error = refused,
-                // That one refuses says more than that another is gone.
+                // A refusal says more than a node that does not answer.
                 Err(_) if matches!(error, ConnectError::Refused { .. }) => {}
                 Err(other) => error = other,
             }
@@ -233,7 +235,7 @@ impl Publisher {
     }
 }
 
-/// Who a publisher is.
+/// Returns the identity of a new publisher.
 fn identity(cluster: &str, key: impl Into<Vec<u8>>) -> Result<LinkIdentity, ConnectError> {
     let key = secret::cluster_key(key.into()).map_err(|error| match error {
         KeyError::Short(_) => ConnectError::ShortKey,
@@ -243,7 +245,7 @@ fn identity(cluster: &str, key: impl Into<Vec<u8>>) -> Result<LinkIdentity, Conn
     Ok(LinkIdentity { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) })
 }
 
-/// A link to the node at an address.
+/// Dials the node at an address.
 async fn reach(address: &str, identity: &LinkIdentity) -> Result<Dialled, ConnectError> {
     let dialled = link::dial(address, None, Purpose::Publisher, identity);
     let address = address.to_owned();
@@ -262,20 +264,21 @@ impl fmt::Debug for Publisher {
 
 fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    // Without randomness no TLS and no nonce work either: there is nothing to fall back on.
+    // TLS and nonces need randomness too, so there is no fallback.
     getrandom::fill(&mut bytes).expect("the operating system has random numbers");
     bytes
 }
 
-/// The publisher's end of its link: ends when the link or all publishers are gone, or the node is silent for as long
-/// as makes a link between nodes dead. That is shorter than a publish waits, so another node may still take it.
+/// Runs the publisher's side of its link. It ends when the link or all publishers are gone, or when the node is silent
+/// for the time after which a link between nodes counts as dead. That is shorter than a publish waits, so another node
+/// may still take the publish.
 async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
     let ClusterConfig { heartbeat_interval, heartbeat_timeout, .. } = ClusterConfig::default();
     let (mut writer, mut reader) = link.split();
     let mut waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>> = HashMap::new();
     let mut last = 0;
     let mut beat = interval(heartbeat_interval);
-    let mut heard = Instant::now();
+    let mut last_heard = Instant::now();
     loop {
         tokio::select! {
             request = requests.recv() => {
@@ -288,14 +291,14 @@ async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
                 }
             }
             _ = beat.tick() => {
-                // Answered by the other end.
+                // The node answers each heartbeat.
                 let written = timeout(heartbeat_timeout, writer.write_heartbeat());
-                if heard.elapsed() >= heartbeat_timeout || !matches!(written.await, Ok(Ok(()))) {
+                if last_heard.elapsed() >= heartbeat_timeout || !matches!(written.await, Ok(Ok(()))) {
                     break;
                 }
             }
             packet = reader.read() => {
-                heard = Instant::now();
+                last_heard = Instant::now();
                 let packet = match packet {
                     Ok(Some(packet)) => packet,
                     Ok(None) => break,
@@ -314,8 +317,8 @@ async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
             }
         }
     }
-    // Dropping the rest tells their senders to try elsewhere.
+    // The dropped senders tell their publishes to try another node.
     drop((waiting, requests));
-    // A farewell that a silent node does not take is nobody's loss.
+    // A node that is gone need not get the close frame.
     let _ = timeout(heartbeat_timeout, writer.close()).await;
 }

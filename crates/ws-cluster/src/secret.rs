@@ -1,13 +1,13 @@
-//! The cluster's key and the publish key as people give them: from files with a newline at the end, from shells, from a
-//! page of the documentation.
+//! The cluster's key and the publish key as people give them: from files with a newline at the end, from shells, from
+//! the documentation.
 
-/// Shortest cluster key in bytes: as long as the hash that links make with it.
+/// Minimum size of a cluster key in bytes: the size of the hash that links compute with it.
 pub(crate) const CLUSTER_KEY_SIZE: usize = 32;
 
-/// What the project's own documentation shows in place of a key.
+/// The texts that the project's documentation shows in place of a key.
 const PLACEHOLDERS: [&str; 4] = ["at-least-32-bytes-the-same-for-both-servers", "another-one", "...", "…"];
 
-/// A key that cannot be used: why, and what to give.
+/// The reason why a key cannot be used, with a remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum KeyError {
     #[error("a key has at least {CLUSTER_KEY_SIZE} bytes, this one has {0}: make one with `openssl rand -hex 32`")]
@@ -16,13 +16,11 @@ pub(crate) enum KeyError {
     Empty,
     #[error("a key contains a line break or another control character: give each key on its own, without it")]
     Control,
-    #[error(
-        "a key is the placeholder of the documentation, which everybody knows: make one with `openssl rand -hex 32`"
-    )]
+    #[error("a key is the placeholder of the documentation, which is public: make one with `openssl rand -hex 32`")]
     Placeholder,
 }
 
-/// The cluster's key. Text loses the white space around it; bytes that are no text stay as they are.
+/// Returns the cluster's key. White space around a text is removed. Bytes that are not text stay unchanged.
 pub(crate) fn cluster_key(given: Vec<u8>) -> Result<Vec<u8>, KeyError> {
     let key = match std::str::from_utf8(&given) {
         Ok(text) => checked(text)?.as_bytes().to_vec(),
@@ -31,7 +29,7 @@ pub(crate) fn cluster_key(given: Vec<u8>) -> Result<Vec<u8>, KeyError> {
     if key.len() < CLUSTER_KEY_SIZE { Err(KeyError::Short(key.len())) } else { Ok(key) }
 }
 
-/// The publish key, without the white space around it.
+/// Returns the publish key, without the white space around it.
 pub(crate) fn publish_key(given: &str) -> Result<String, KeyError> {
     match checked(given)? {
         "" => Err(KeyError::Empty),
@@ -59,7 +57,7 @@ mod tests {
             assert_eq!(cluster_key(text.clone().into_bytes()).unwrap(), KEY.as_bytes());
             assert_eq!(publish_key(&text).unwrap(), KEY);
         }
-        // It does not count as a part of the size either.
+        // White space does not count as a part of the size either.
         let padded = format!("{}{}", &KEY[..31], "\n\n");
         assert_eq!(cluster_key(padded.into_bytes()), Err(KeyError::Short(31)));
         assert_eq!(publish_key(" \n"), Err(KeyError::Empty));

@@ -1,4 +1,4 @@
-//! What strangers and operators write as text: targets, origins, lists of proxies, headers.
+//! Texts from strangers and operators: targets, origins, lists of proxies, headers.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -10,7 +10,7 @@ use ws_cluster_client::ACTION_SIZE;
 use super::search;
 use crate::{
     Handshake, Origin, RawDetails, Target, TrustedProxies,
-    message::client::{Form, Incoming, Outgoing, parse},
+    message::client::{Form, Incoming, OutgoingMessage, parse},
 };
 
 /// Returns the input as text, as far as it is UTF-8.
@@ -18,7 +18,7 @@ fn text(input: &[u8]) -> String {
     String::from_utf8_lossy(input).into_owned()
 }
 
-/// A handshake with this header, if its value can be one.
+/// Returns a handshake with this header, if its value is valid.
 fn handshake(name: &'static str, value: &[u8]) -> Option<Handshake> {
     let value = HeaderValue::from_bytes(value).ok()?;
     let request = http::Request::get("/WebSockets").header(name, value).body(()).ok()?;
@@ -27,7 +27,7 @@ fn handshake(name: &'static str, value: &[u8]) -> Option<Handshake> {
 }
 
 #[test]
-fn a_hostile_target_is_refused_or_names_somebody() {
+fn a_hostile_target_is_refused_or_selects_connections() {
     let corpus: [&[u8]; 7] = [
         b"all",
         b"registered",
@@ -41,10 +41,10 @@ fn a_hostile_target_is_refused_or_names_somebody() {
         let text = text(input);
         match text.parse::<Target>() {
             Ok(target) if target == Target::users([""; 0]) || target == Target::groups([""; 0]) => {
-                Err("it names nobody".into())
+                Err("it selects no connection".into())
             }
             Ok(_) => Ok(()),
-            Err(error) if error.to_string().is_empty() => Err("nothing is said about it".into()),
+            Err(error) if error.to_string().is_empty() => Err("the error is empty".into()),
             Err(_) => Ok(()),
         }
     });
@@ -84,7 +84,7 @@ fn a_hostile_origin_header_passes_for_no_other_host() {
 }
 
 #[test]
-fn a_hostile_list_of_proxies_is_refused_or_trusts_what_it_says() {
+fn a_hostile_list_of_proxies_is_refused_or_trusts_only_its_networks() {
     let corpus: [&[u8]; 4] = [b"10.0.0.0/8, 192.0.2.7", b"2001:db8::/32", b"::ffff:10.0.0.1", b"127.0.0.0/8,::1,"];
     search(&corpus, |input| {
         let Ok(proxies) = text(input).parse::<TrustedProxies>() else { return Ok(()) };
@@ -92,7 +92,7 @@ fn a_hostile_list_of_proxies_is_refused_or_trusts_what_it_says() {
         let whole = text(input).contains("/0");
         let strangers: [IpAddr; 2] = [[203, 0, 113, 9].into(), [198, 51, 100, 77].into()];
         if !whole && strangers.iter().all(|ip| proxies.contains(*ip)) && !text(input).contains('/') {
-            return Err("it trusts everybody".into());
+            return Err("it trusts every address".into());
         }
         Ok(())
     });
@@ -175,7 +175,7 @@ fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(format!("an action of {} bytes", action.len()));
         }
-        let frame = Outgoing::new(&action, details.as_str().as_bytes()).frame(Form::Object);
+        let frame = OutgoingMessage::new(&action, details.as_str().as_bytes()).frame(Form::Object);
         // Behind the header, whose size depends on that of the message.
         let start = frame.windows(2).position(|bytes| bytes == b"{\"").ok_or("no object")?;
         let sent = std::str::from_utf8(&frame[start..]).map_err(|error| error.to_string())?;

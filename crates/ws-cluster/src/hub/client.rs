@@ -22,7 +22,7 @@ use crate::{
     clock::now,
     log_limit::LogLimits,
     message::{
-        client::{Dialect, Form, Outgoing, beginning, encode, position},
+        client::{Dialect, Form, OutgoingMessage, beginning, encode, position},
         position::Position,
         target::ConnectionId,
     },
@@ -113,7 +113,7 @@ impl Client {
         self.tracks && !self.array.load(Ordering::Relaxed)
     }
 
-    fn frame(&self, message: &Outgoing<'_>) -> Bytes {
+    fn frame(&self, message: &OutgoingMessage<'_>) -> Bytes {
         let array = self.array.load(Ordering::Relaxed);
         message.frame(match (array, self.tracks) {
             (true, _) => Form::Array,
@@ -123,20 +123,20 @@ impl Client {
     }
 
     /// Queues a message in a frame that clients share.
-    pub(crate) fn deliver(&self, message: &Outgoing<'_>) {
+    pub(crate) fn deliver(&self, message: &OutgoingMessage<'_>) {
         self.note_position(message);
         self.queue.push(self.frame(message));
     }
 
     /// Queues a message like [`deliver`](Self::deliver), but for a fan-out to write when it ends. Returns true if the
     /// fan-out has to list the client for that.
-    pub(crate) fn add(&self, message: &Outgoing<'_>) -> bool {
+    pub(crate) fn add(&self, message: &OutgoingMessage<'_>) -> bool {
         self.note_position(message);
         self.queue.add(self.frame(message))
     }
 
     /// Notes the position that the message tells the client.
-    fn note_position(&self, message: &Outgoing<'_>) {
+    fn note_position(&self, message: &OutgoingMessage<'_>) {
         if let Some(seq) = message.seq().filter(|_| self.tracks) {
             self.known_seq.store(seq, Ordering::Relaxed);
         }
@@ -265,12 +265,12 @@ impl Client {
 
     /// Sends a message to this client alone.
     pub(crate) fn send_details(&self, action: &str, details: &RawDetails) {
-        self.deliver(&Outgoing::new(action, details.as_str().as_bytes()));
+        self.deliver(&OutgoingMessage::new(action, details.as_str().as_bytes()));
     }
 
     /// Sends a message of the server's own to this client alone.
     pub(crate) fn send(&self, action: &str, details: &[Value]) {
-        self.deliver(&Outgoing::new(action, &encode(details)));
+        self.deliver(&OutgoingMessage::new(action, &encode(details)));
     }
 
     /// Answers an action with an error.
@@ -280,7 +280,7 @@ impl Client {
 
     /// Sends a last message and closes the connection.
     pub(crate) fn close_after(&self, action: &str, details: &[Value], code: CloseCode, reason: &'static str) {
-        let last = self.frame(&Outgoing::new(action, &encode(details)));
+        let last = self.frame(&OutgoingMessage::new(action, &encode(details)));
         self.queue.close_after(last, code, reason);
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use tokio::runtime::Handle;
 
-use crate::{hub::Client, message::client::Outgoing};
+use crate::{hub::Client, message::client::OutgoingMessage};
 use ws_cluster_core::Seq;
 
 /// Maximum number of clients that the cluster's task itself writes to. A larger round would keep the task from its
@@ -24,7 +24,7 @@ pub(super) struct FanOut(Vec<Arc<Client>>);
 
 impl FanOut {
     /// Queues a message for a client.
-    pub(super) fn add(&mut self, client: &Arc<Client>, message: &Outgoing<'_>) {
+    pub(super) fn add(&mut self, client: &Arc<Client>, message: &OutgoingMessage<'_>) {
         if client.add(message) {
             self.0.push(client.clone());
         }

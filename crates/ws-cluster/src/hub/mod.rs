@@ -15,7 +15,7 @@ use crate::{
     CloseCode, Config,
     close::{Close, Subject},
     message::{
-        client::Outgoing,
+        client::OutgoingMessage,
         content::{Content, ContentError},
         target::{ConnectionId, Target},
     },
@@ -277,14 +277,14 @@ impl Hub {
     }
 
     /// Sends a message to the matching clients, outside of the cluster's order.
-    pub(crate) fn message(&self, target: &Target, message: &Outgoing<'_>) {
+    pub(crate) fn message(&self, target: &Target, message: &OutgoingMessage<'_>) {
         self.fan_out_to(&self.index.read(), target, message, 0);
         self.write();
     }
 
     /// Queues a message for every matching client whose entry number is at least `since`. The fan-out writes it when it
     /// ends.
-    fn fan_out_to(&self, index: &Index, target: &Target, message: &Outgoing<'_>, since: u64) {
+    fn fan_out_to(&self, index: &Index, target: &Target, message: &OutgoingMessage<'_>, since: u64) {
         let certain = target.selects_exactly();
         let mut fan_out = self.fan_out.lock();
         index.select(target, |client| {
@@ -347,7 +347,7 @@ impl DeliverySink for Hub {
         }
         match &content {
             Some(Content::Message { target, action, details }) => {
-                self.fan_out_to(&index, target, &Outgoing::new(action, details).at(place.into()), since);
+                self.fan_out_to(&index, target, &OutgoingMessage::new(action, details).at(place.into()), since);
             }
             Some(Content::Close(close)) if order.is_some() => {
                 index.of(&close.subject).for_each(|client| match close {

@@ -1,5 +1,5 @@
-//! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients,
-//! `["action", details]`. What is sent to many is encoded once for each dialect.
+//! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients, `["action",
+//! details]`. A message to many clients is encoded once for each form.
 
 use std::{borrow::Cow, cell::OnceCell, str::FromStr};
 
@@ -12,8 +12,8 @@ use crate::{RawDetails, ws::frame};
 use ws_cluster_client::{ACTION_SIZE, replace_lone_surrogates};
 use ws_cluster_core::Seq;
 
-/// In which of the two forms a connection speaks. A client is answered in the form of its first message; before that,
-/// in the one that [`ServerBuilder::dialect`](crate::ServerBuilder::dialect) says. Its text is `object` or `array`.
+/// The form in which a connection speaks. A client is answered in the form of its first message. Before that the form
+/// is the one that [`ServerBuilder::dialect`](crate::ServerBuilder::dialect) sets. Its text is `object` or `array`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Dialect {
     /// `{"action": .., "details": [..]}`.
@@ -23,7 +23,7 @@ pub enum Dialect {
     Array,
 }
 
-/// The text is neither `object` nor `array`.
+/// The error for a text that is neither `object` nor `array`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown dialect: use object or array")]
 #[non_exhaustive]
@@ -41,7 +41,7 @@ impl FromStr for Dialect {
     }
 }
 
-/// A message of a client.
+/// A message from a client.
 #[derive(Debug, PartialEq)]
 pub(crate) struct Incoming {
     pub(crate) dialect: Dialect,
@@ -49,16 +49,16 @@ pub(crate) struct Incoming {
     pub(crate) details: RawDetails,
 }
 
-/// Why a client's text is not taken.
+/// The reason why a client's text is refused.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Malformed {
-    /// It is no message, so that the connection cannot go on.
+    /// The text is no message, so the connection cannot continue.
     Frame(BadFrame),
-    /// It says what it is for, but not in a way that can be read: its action is answered with an error.
+    /// The action can be read, but the rest cannot. The action is answered with an error.
     Details { dialect: Dialect, action: String, why: String },
 }
 
-/// What a client sent is no message. The text goes into the close frame, so it stays below 123 bytes.
+/// The error for a frame that is no message. The text goes into the close frame, so it stays below 123 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum BadFrame {
     #[error("not JSON")]
@@ -73,7 +73,7 @@ pub(crate) enum BadFrame {
     Binary,
 }
 
-/// Both forms: serde takes a structure from an array as well as from an object.
+/// Both forms: serde reads a structure from an array as well as from an object.
 #[derive(Deserialize)]
 struct Either<'a> {
     #[serde(borrow)]
@@ -105,8 +105,8 @@ fn check_action(action: String) -> Result<String, Malformed> {
     }
 }
 
-/// Reads what cannot be read as it is: half of a surrogate pair in the action is mended, and of a message that is
-/// malformed behind or around its action, that much is found out.
+/// Reads a text that is no valid message. Half of a surrogate pair in the action is replaced. If the message is
+/// malformed behind or around its action, the action is still found.
 #[cold]
 fn parse_leniently(text: &str) -> Result<Incoming, Malformed> {
     let mended = replace_lone_surrogates(text.trim_start_matches('\u{feff}'));
@@ -126,8 +126,8 @@ fn parse_leniently(text: &str) -> Result<Incoming, Malformed> {
     }
 }
 
-/// The action of a message that is no JSON as a whole: the first element, or the first member `action` that is not in
-/// anything else.
+/// Returns the action of a message that is not JSON as a whole: the first element, or the first member `action` at the
+/// top level.
 fn find_action(text: &str) -> Option<(Dialect, String)> {
     let text = text.trim_ascii();
     if let Some(elements) = text.strip_prefix('[') {
@@ -144,7 +144,7 @@ fn find_action(text: &str) -> Option<(Dialect, String)> {
     }
 }
 
-/// The text in quotes at the beginning, and what is behind it.
+/// Returns the text in quotes at the beginning, and the rest behind it.
 fn leading_text(json: &str) -> Option<(String, &str)> {
     let mut values = serde_json::Deserializer::from_str(json).into_iter();
     let text = values.next()?.ok()?;
@@ -152,7 +152,7 @@ fn leading_text(json: &str) -> Option<(String, &str)> {
     Some((text, behind))
 }
 
-/// Where the comma behind a member's value is, whatever the value looks like inside of its quotes and brackets.
+/// Returns the index of the comma after a member's value, whatever the value contains in its quotes and brackets.
 fn member_end(value: &str) -> Option<usize> {
     let (mut depth, mut text, mut escaped) = (0_usize, false, false);
     for (at, byte) in value.bytes().enumerate() {
@@ -170,23 +170,24 @@ fn member_end(value: &str) -> Option<usize> {
     None
 }
 
-/// Internal details as a JSON array.
+/// Encodes the server's own details as a JSON array.
 pub(crate) fn encode(details: &[Value]) -> Bytes {
-    // Values have text keys and finite numbers only, so writing them to memory cannot fail.
+    // Values have only text keys and finite numbers, so writing them to memory cannot fail.
     serde_json::to_vec(details).expect("a JSON value can be written").into()
 }
 
-/// In which form a connection is sent messages.
+/// The form of the messages that a connection gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Form {
     Object,
     Array,
-    /// The object with a member `at`, the position, where the message has one: for who asked for it (`?resume=`).
+    /// The object with a member `at`, the position, if the message has one. Used for clients that asked for it
+    /// (`?resume=`).
     Positioned,
 }
 
-/// A message for clients: encoded when the first connection of a form wants it, shared by all of them.
-pub(crate) struct Outgoing<'a> {
+/// A message for clients. It is encoded when the first connection needs a form, and all connections share the result.
+pub(crate) struct OutgoingMessage<'a> {
     action: &'a str,
     /// A JSON array.
     details: &'a [u8],
@@ -196,24 +197,24 @@ pub(crate) struct Outgoing<'a> {
     positioned: OnceCell<Bytes>,
 }
 
-impl<'a> Outgoing<'a> {
-    /// A message with details that are encoded already, as an array.
+impl<'a> OutgoingMessage<'a> {
+    /// Returns a message with encoded details, which are a JSON array.
     pub(crate) fn new(action: &'a str, details: &'a [u8]) -> Self {
         let (object, array, positioned) = Default::default();
         Self { action, details, at: None, object, array, positioned }
     }
 
-    /// The same as an entry of the cluster's order, at its position.
+    /// Sets the position of the message in the cluster's order.
     pub(crate) fn at(self, position: Position) -> Self {
         Self { at: Some(position), ..self }
     }
 
-    /// Its place in the cluster's order, if it has one.
+    /// Returns the sequence number of the message in the cluster's order, if it has one.
     pub(crate) fn seq(&self) -> Option<Seq> {
         self.at.map(|position| position.seq)
     }
 
-    /// The WebSocket frame with the message in a form.
+    /// Returns the WebSocket frame with the message in a form.
     pub(crate) fn frame(&self, form: Form) -> Bytes {
         let object = |after: &[u8]| self.encode(b"{\"action\":", b",\"details\":", after);
         match (form, self.at) {
@@ -232,8 +233,7 @@ impl<'a> Outgoing<'a> {
     }
 }
 
-/// The frame that tells a client where it is: `Server/position`, with its position and what belongs to its connection
-/// where they are news.
+/// Returns the frame `Server/position`, which tells a client its position and its resume token if these are given.
 pub(crate) fn position(details: &[Value], at: Option<Position>, state: Option<&str>) -> Bytes {
     let mut message = format!("{{\"action\":\"Server/position\",\"details\":{}", Value::from(details));
     at.iter().for_each(|at| message.push_str(&format!(",\"at\":\"{at}\"")));
@@ -242,7 +242,8 @@ pub(crate) fn position(details: &[Value], at: Option<Position>, state: Option<&s
     frame::text(&[message.as_bytes()])
 }
 
-/// The first of these on a connection: it also grants the heartbeat that the client asked for, in seconds (0 for none).
+/// Returns the first `Server/position` of a connection. It also grants the heartbeat that the client asked for, in
+/// seconds (0 for none).
 pub(crate) fn beginning(details: &[Value], at: Position, state: &str, heartbeat: u16) -> Bytes {
     let details = Value::from(details);
     let mut message =
@@ -291,7 +292,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_message_is_named() {
+    fn a_text_that_is_no_message_is_refused_with_the_reason() {
         let long = "x".repeat(256);
         for (sent, why) in [
             ("", BadFrame::NotJson),
@@ -367,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn half_of_a_surrogate_pair_is_mended_wherever_it_is() {
+    fn half_of_a_surrogate_pair_is_replaced_everywhere() {
         for (sent, action, details) in [
             (r#"{"action":"a","details":["\ud83c"]}"#, "a", "[\"\u{fffd}\"]"),
             (r#"{"action":"\ud83c","details":["\ud83c\udf89"]}"#, "\u{fffd}", r#"["\ud83c\udf89"]"#),
@@ -382,13 +383,13 @@ mod tests {
 
     #[test]
     fn a_message_is_encoded_once_for_each_form() {
-        let message = Outgoing::new("say \"x\"", b"[1]");
+        let message = OutgoingMessage::new("say \"x\"", b"[1]");
         let object = message.frame(Form::Object);
         assert_eq!(&object[2..], br#"{"action":"say \"x\"","details":[1]}"#);
         assert_eq!(object.as_ptr(), message.frame(Form::Object).as_ptr());
         assert_eq!(object.as_ptr(), message.frame(Form::Positioned).as_ptr(), "it has no position");
         assert_eq!(&message.frame(Form::Array)[2..], br#"["say \"x\"",[1]]"#);
-        let entry = Outgoing::new("a", b"[]").at(Position::START);
+        let entry = OutgoingMessage::new("a", b"[]").at(Position::START);
         let positioned = entry.frame(Form::Positioned);
         assert_eq!(&positioned[2..], br#"{"action":"a","details":[],"at":"AAAAAAAAAAAAAA"}"#);
         assert_eq!(positioned.as_ptr(), entry.frame(Form::Positioned).as_ptr());
@@ -396,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn a_position_says_what_is_news() {
+    fn a_position_frame_has_only_what_is_given() {
         let now = position(&["now".into()], Some(Position::START), None);
         assert_eq!(&now[2..], br#"{"action":"Server/position","details":["now"],"at":"AAAAAAAAAAAAAA"}"#);
         let recovered = position(&["recovered".into(), 3.into()], None, Some("x"));

@@ -1,5 +1,5 @@
-//! What an entry carries through the cluster: a message with its target, or the order to close connections. The
-//! core never looks into it. Protocol Buffers, so that a later version can add fields that this one skips.
+//! The content of an entry: a message with its target, or an order about connections. The core never reads it. It is
+//! Protocol Buffers, so that a later version can add fields that this one skips.
 
 use bytes::Bytes;
 use prost::Message;
@@ -13,17 +13,17 @@ use ws_cluster_core::NodeId;
 /// The content of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A message for clients. `details` is a JSON array, encoded.
+    /// A message for clients. `details` is an encoded JSON array.
     Message { target: Target, action: String, details: Bytes },
-    /// Close connections.
+    /// An order to close connections.
     Close(Close),
-    /// Ask the authenticator again about connections, at once.
+    /// An order to ask the authenticator again about connections, at once.
     Refresh(Subject),
-    /// Something was taken away from a connection: what its client carries is valid from this version on.
+    /// Revokes the resume tokens of a connection below `version`, because something was taken away from it.
     Revoked { connection: ConnectionId, version: u64 },
 }
 
-/// It was written by no version that this one understands.
+/// The error for a content that this version cannot read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ContentError {
     #[error("not a message of the cluster: {0}")]
@@ -51,7 +51,7 @@ impl Content {
         pb::Content { kind: Some(kind) }.encode_to_vec().into()
     }
 
-    /// About as many bytes as it takes on the wire to a client.
+    /// Returns about the number of bytes that the content takes on the wire to a client.
     pub(crate) fn size(&self) -> usize {
         const FRAME: usize = 96;
         match self {
@@ -60,7 +60,7 @@ impl Content {
         }
     }
 
-    /// Whose connections an order concerns. A message is no order.
+    /// Returns the session or user that an order concerns. A message is no order.
     pub(crate) fn subject(&self) -> Option<&Subject> {
         match self {
             Self::Message { .. } | Self::Revoked { .. } => None,
@@ -97,7 +97,7 @@ impl Content {
 impl From<&Close> for pb::Kind {
     fn from(close: &Close) -> Self {
         match &close.subject {
-            // The forms that every version understands, wherever they can say it.
+            // The forms that every version understands are used if they suffice.
             Subject::Session(id) if !close.reconnect => Self::CloseSession(id.clone()),
             Subject::User { id, except_session: None } if !close.reconnect => Self::CloseUser(id.clone()),
             subject => Self::Close(pb::Close { subject: Some(subject.into()), reconnect: close.reconnect }),
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_unknown_is_told() {
+    fn an_unknown_content_is_an_error_of_its_own() {
         let later = Bytes::from_static(b"\x72\x01x");
         assert!(matches!(Content::decode(later), Err(ContentError::Unknown)));
         assert!(matches!(Content::decode(Bytes::new()), Err(ContentError::Unknown)));

@@ -1,4 +1,4 @@
-//! The JSON that a site posts: what is read of it, and a text for everything in it that is wrong. Pure.
+//! The JSON that a site posts, and a text for each mistake in it. Pure.
 
 use std::{borrow::Cow, fmt};
 
@@ -8,13 +8,13 @@ use serde_json::value::RawValue;
 use crate::{ConnectionId, RawDetails, Target};
 use ws_cluster_client::replace_lone_surrogates;
 
-/// Why an order cannot be obeyed, for who posted it.
+/// The reason why an order is refused, for the site.
 pub(crate) type Why = String;
 
-/// The text of a body. A byte order mark is passed over.
+/// Returns the text of a body. A byte order mark is skipped.
 pub(crate) fn text(body: &[u8]) -> Result<&str, Why> {
     let body = body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body);
-    // JSON begins with two characters of ASCII, or one that is all of it.
+    // JSON begins with two ASCII characters, or is a single one.
     let wide =
         body.starts_with(b"\xff\xfe") || body.starts_with(b"\xfe\xff") || body.iter().take(2).any(|byte| *byte == 0);
     if wide {
@@ -24,7 +24,7 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Why> {
         .map_err(|error| format!("the body is not UTF-8 (byte {}): send it as UTF-8", error.valid_up_to() + 1))
 }
 
-/// A message to be published.
+/// A message to publish.
 #[derive(Debug)]
 pub(crate) struct Publish {
     pub(crate) action: String,
@@ -47,7 +47,7 @@ impl Publish {
     }
 }
 
-/// Whom a message is for: the text form of a target, or the same as JSON, which can say everything.
+/// Reads the target of a message: its text form, or JSON, which has no limits on ids.
 fn target(to: Member<'_>, except: Option<Member<'_>>) -> Result<Target, Why> {
     let mut target = match to.kind() {
         Kind::Text => to.text()?.parse().map_err(|error| format!("`to`: {error}"))?,
@@ -58,7 +58,8 @@ fn target(to: Member<'_>, except: Option<Member<'_>>) -> Result<Target, Why> {
         let mut members = except.members(&["connection", "user"])?;
         let (connection, user) = (members.take("connection"), members.take("user"));
         if connection.is_none() && user.is_none() {
-            return Err("`except` names nobody: give {\"connection\": ID} or {\"user\": ID}".to_owned());
+            return Err("`except` names neither a connection nor a user: give {\"connection\": ID} or {\"user\": ID}"
+                .to_owned());
         }
         if let Some(connection) = connection {
             target = target.except_connection(connection.connection()?);
@@ -95,20 +96,20 @@ fn selection(to: &Member<'_>) -> Result<Target, Why> {
 /// The members of an object.
 #[derive(Debug)]
 pub(crate) struct Members<'a> {
-    /// Before their names: `to.`, or nothing.
+    /// The text before their names in errors: `to.`, or nothing.
     prefix: String,
     members: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Members<'a> {
-    /// Those of a body that is one object. A member that is not among these is refused.
+    /// Reads the members of a body that is one object. A member that is not in `known` is refused.
     pub(crate) fn of_body(body: &'a [u8], known: &[&str]) -> Result<Self, Why> {
         let text = text(body)?;
         if text.trim_ascii().is_empty() {
             return Err("the body is empty: post a JSON object".to_owned());
         }
         let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        // The iterator has something, since the text is not empty.
+        // The iterator has an item, since the text is not empty.
         let value = values.next().transpose().map_err(|error| format!("the body is not JSON: {error}"))?;
         let value = value.unwrap_or(RawValue::NULL);
         if text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
@@ -133,19 +134,19 @@ impl<'a> Members<'a> {
         Ok(Self { prefix, members })
     }
 
-    /// A member, if it is there, whatever it is.
+    /// Returns a member of any kind, if it is there.
     pub(crate) fn take(&mut self, name: &str) -> Option<Member<'a>> {
         let at = self.members.iter().position(|(own, _)| own == name)?;
         let (name, json) = self.members.swap_remove(at);
         Some(Member { name: format!("{}{name}", self.prefix), json: json.get(), raw: json })
     }
 
-    /// A member, if it is there and not null.
+    /// Returns a member, if it is there and not null.
     pub(crate) fn optional(&mut self, name: &str) -> Option<Member<'a>> {
         self.take(name).filter(|member| member.kind() != Kind::Null)
     }
 
-    /// A member that has to be there.
+    /// Returns a member that has to be there.
     pub(crate) fn required(&mut self, name: &str) -> Result<Member<'a>, Why> {
         self.take(name).ok_or_else(|| format!("`{}{name}` is missing", self.prefix))
     }
@@ -168,22 +169,22 @@ impl<'a> Member<'a> {
         format!("`{}` must be {what}, not {}", self.name, self.kind())
     }
 
-    /// Text.
+    /// Reads the member as text.
     pub(crate) fn text(&self) -> Result<String, Why> {
         string(self.json).ok_or_else(|| self.must_be("text"))
     }
 
-    /// True or false.
+    /// Reads the member as true or false.
     pub(crate) fn flag(&self) -> Result<bool, Why> {
         serde_json::from_str(self.json).map_err(|_| self.must_be("true or false"))
     }
 
-    /// An id: text that is not empty. A whole number means its decimal text.
+    /// Reads the member as an id: text that is not empty. A whole number means its decimal text.
     pub(crate) fn id(&self) -> Result<String, Why> {
         id(&self.name, self.json)
     }
 
-    /// Several ids.
+    /// Reads the member as a list of ids.
     fn ids(&self) -> Result<Vec<String>, Why> {
         if self.kind() != Kind::Array {
             return Err(self.must_be("an array"));
@@ -197,7 +198,7 @@ impl<'a> Member<'a> {
         self.text()?.parse().map_err(|error| format!("`{}` is {error}", self.name))
     }
 
-    /// A property as targets compare it: a string as it is, anything else as compact JSON.
+    /// Reads a property's value as targets compare it: a string without its quotes, anything else as compact JSON.
     fn property(&self) -> Result<String, Why> {
         match self.kind() {
             Kind::Null => Err(self.must_be("the value of a property")),
@@ -225,12 +226,12 @@ fn id(name: &str, json: &str) -> Result<String, Why> {
     }
 }
 
-/// What a JSON string says.
+/// Returns the text of a JSON string.
 fn string(json: &str) -> Option<String> {
     json.starts_with('"').then(|| serde_json::from_str(&replace_lone_surrogates(json)).ok()).flatten()
 }
 
-/// JSON without the spaces between what it consists of.
+/// Returns the JSON without spaces between its tokens.
 fn compact(json: &str) -> String {
     let (mut text, mut escaped) = (false, false);
     let keep = |character: &char| {
@@ -246,7 +247,7 @@ fn compact(json: &str) -> String {
     json.chars().filter(keep).collect()
 }
 
-/// What a JSON value is.
+/// The kind of a JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Null,
@@ -258,7 +259,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Of valid JSON without spaces before it.
+    /// Returns the kind of valid JSON without spaces before it.
     fn of(json: &str) -> Self {
         match json.as_bytes().first() {
             Some(b'"') => Self::Text,
@@ -284,7 +285,7 @@ impl fmt::Display for Kind {
     }
 }
 
-/// All members of an object, in their order, repeated ones too.
+/// All members of an object, in their order, including repeated ones.
 struct Pairs<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
@@ -364,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named() {
+    fn each_mistake_is_named() {
         let deep = "[".repeat(200) + &"]".repeat(200);
         for (body, why) in [
             ("", "the body is empty"),
@@ -401,7 +402,7 @@ mod tests {
             (r#"{"action":"x","to":{"property":{"name":"a","value":null}}}"#, "`to.property.value` must be"),
             (r#"{"action":"x","to":{"connection":"7"}}"#, "`to.connection` is not the id of a connection"),
             (r#"{"action":"x","to":"all","except":"7"}"#, "`except` must be an object, not text"),
-            (r#"{"action":"x","to":"all","except":{}}"#, "`except` names nobody"),
+            (r#"{"action":"x","to":"all","except":{}}"#, "`except` names neither"),
             (r#"{"action":"x","to":"all","except":{"group":"a"}}"#, "unknown member `except.group`"),
             (
                 r#"{"action":"x","to":"all","except":{"user":[]}}"#,

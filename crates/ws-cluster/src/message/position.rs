@@ -1,5 +1,5 @@
-//! The position that clients are given with each message and bring back on their return: opaque to them, and the same
-//! for all of them, since it depends on nothing but the entry's place.
+//! The position that clients get with each message and bring back on their return. It is opaque to them. It is the same
+//! for all clients, since it depends only on the entry's log position.
 
 use std::{fmt, str::FromStr};
 
@@ -8,10 +8,10 @@ use prost::encoding::{decode_varint, encode_varint};
 
 use ws_cluster_core::{LogPosition, Seq, Term};
 
-/// Bytes of the master's id that a position carries: enough to tell apart two that used one term.
+/// Number of bytes of the master's id in a position: enough to distinguish two masters that used the same term.
 const MARK: usize = 8;
 
-/// A place as a client names it.
+/// A log position as a client names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Position {
     pub(crate) term: Term,
@@ -19,16 +19,16 @@ pub(crate) struct Position {
     mark: [u8; MARK],
 }
 
-/// The text is no position: another program's, or cut.
+/// The error for a text that is no position.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a position")]
 pub(crate) struct ParsePositionError;
 
 impl Position {
-    /// Before the first entry of any order.
+    /// The position before the first entry of any order.
     pub(crate) const START: Self = Self { term: 0, seq: 0, mark: [0; MARK] };
 
-    /// The place, where the master's id fits into a position.
+    /// Returns the log position, if the master's id fits into a position.
     #[cfg(test)]
     pub(crate) fn place(&self) -> LogPosition {
         let mut master = [0; 16];
@@ -51,7 +51,8 @@ impl Position {
         Ok(Self { term, seq, mark })
     }
 
-    /// Whether this is that place, and not another master's of the same number.
+    /// Returns true if this is the position of that log position, rather than of another master's with the same
+    /// numbers.
     pub(crate) fn is(&self, place: LogPosition) -> bool {
         *self == Self::from(place)
     }
@@ -88,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn it_comes_back_as_it_was() {
+    fn a_position_survives_its_text() {
         for place in [place(1, 7, 1), place(300, 0xff, 1_000_000), place(u64::MAX >> 2, 0, u64::MAX >> 2)] {
             let text = Position::from(place).to_string();
             let position: Position = text.parse().unwrap();

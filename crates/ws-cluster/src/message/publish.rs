@@ -1,4 +1,4 @@
-//! Messages to publish, what they may contain however they are published, and how the outcome of a publish travels.
+//! Messages to publish, the checks that every way of publishing shares, and the encoding of a publish's outcome.
 
 use bytes::Bytes;
 use serde::Serialize;
@@ -6,13 +6,13 @@ use ws_cluster_client::ACTION_SIZE;
 
 use crate::{ConnectionId, PublishError, RawDetails, Target, message::content::Content};
 
-/// Largest publish in bytes: action and encoded details.
+/// Maximum size of a publish in bytes: action and encoded details.
 pub(crate) const PUBLISH_SIZE: usize = 1024 * 1024;
 
-/// Longest idempotency key in bytes.
+/// Maximum size of an idempotency key in bytes.
 pub(crate) const IDEMPOTENCY_KEY_SIZE: usize = 64;
 
-/// What target and framing may add to a publish of the largest size.
+/// Number of bytes that target and framing may add to a publish of the maximum size.
 const ENVELOPE_SIZE: usize = 64 * 1024;
 
 /// A message to publish: an action, its details, and the connections that get it.
@@ -42,45 +42,45 @@ impl Message {
     /// Makes a message to every connection.
     ///
     /// The action has 1 to 255 bytes; clients take one that ends in `:error` for an error. `null` and `()` become no
-    /// argument, an array or a tuple becomes one argument for each element, and anything else becomes one argument. Action
-    /// and details together may have 1 MiB. If they have more, escape sequences that JSON does not need (`\uXXXX`) are
-    /// first replaced by what they stand for.
+    /// argument, an array or a tuple becomes one argument for each element, and anything else becomes one argument.
+    /// Action and details together may have 1 MiB. If they have more, escape sequences that JSON does not need
+    /// (`\uXXXX`) are first replaced by what they stand for.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. What is
-    /// too long or too large is found when the message is published.
+    /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. What
+    /// is too long or too large is found when the message is published.
     pub fn new(action: impl Into<String>, details: impl Serialize) -> Result<Self, PublishError> {
         let details = RawDetails::of(&details);
         let details = details.map_err(|error| PublishError::invalid(format!("the details are no JSON: {error}")))?;
         Ok(Self::raw(action, details))
     }
 
-    /// The same with details that are JSON already.
+    /// Makes a message with details that are JSON already.
     pub fn raw(action: impl Into<String>, details: impl Into<RawDetails>) -> Self {
         Self { action: action.into(), details: details.into(), target: Target::all(), key: None }
     }
 
-    /// Sets the connections that get it. Default: all.
+    /// Sets the connections that get the message. Default: all.
     pub fn to(mut self, target: Target) -> Self {
         self.target = target;
         self
     }
 
-    /// Spares one connection, such as the one that asked for the publish.
+    /// Excludes one connection, such as the one that asked for the publish.
     pub fn except_connection(mut self, id: ConnectionId) -> Self {
         self.target = self.target.except_connection(id);
         self
     }
 
-    /// Spares the connections of one user.
+    /// Excludes the connections of one user.
     pub fn except_user(mut self, id: impl Into<String>) -> Self {
         self.target = self.target.except_user(id);
         self
     }
 
-    /// Sets an idempotency key of 1 to 64 bytes: of several publishes with one key, one is delivered. With a key, a
-    /// publish whose outcome is [unknown](PublishError::OutcomeUnknown) can be repeated safely. The cluster remembers a
-    /// key for as long as its messages ([`LogConfig::age`](crate::LogConfig::age)), and at least as long again.
+    /// Sets an idempotency key of 1 to 64 bytes: of several publishes with the same key, one is delivered. With a key,
+    /// a publish whose outcome is [unknown](PublishError::OutcomeUnknown) can be repeated safely. The cluster remembers
+    /// a key for as long as its messages ([`LogConfig::age`](crate::LogConfig::age)), and at least as long again.
     pub fn idempotency_key(mut self, key: impl Into<String>) -> Self {
         self.key = Some(key.into());
         self
@@ -96,7 +96,7 @@ impl Message {
         &self.details
     }
 
-    /// Returns the connections that get it.
+    /// Returns the connections that get the message.
     pub fn target(&self) -> &Target {
         &self.target
     }
@@ -109,8 +109,8 @@ impl Message {
     }
 }
 
-/// The encoded details of a message that is fit to be sent. Text counts as what it says: if its escape sequences make
-/// it too large, it is written without them.
+/// Checks a message and returns its encoded details. If escape sequences make the text too large, it is encoded without
+/// them.
 pub(crate) fn details(action: &str, details: RawDetails) -> Result<Bytes, PublishError> {
     if !(1..=ACTION_SIZE).contains(&action.len()) {
         return Err(PublishError::invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
@@ -123,7 +123,7 @@ pub(crate) fn details(action: &str, details: RawDetails) -> Result<Bytes, Publis
     }
 }
 
-/// An idempotency key that is fit to be used.
+/// Checks an idempotency key.
 pub(crate) fn key(key: &str) -> Result<Bytes, PublishError> {
     check_key(key.as_bytes())?;
     Ok(Bytes::copy_from_slice(key.as_bytes()))
@@ -137,7 +137,7 @@ fn check_key(key: &[u8]) -> Result<(), PublishError> {
     }
 }
 
-/// What a node checks of a publish that another process encoded.
+/// Checks a publish that another process encoded.
 pub(crate) fn check(content: &Bytes, idempotency_key: Option<&[u8]>) -> Result<(), PublishError> {
     idempotency_key.map_or(Ok(()), check_key)?;
     let limit = PUBLISH_SIZE + ENVELOPE_SIZE;
@@ -147,7 +147,7 @@ pub(crate) fn check(content: &Bytes, idempotency_key: Option<&[u8]>) -> Result<(
     Content::decode(content.clone()).map(drop).map_err(|error| PublishError::invalid(error.to_string()))
 }
 
-/// An outcome as numbers; they are never given another meaning.
+/// Encodes an outcome as a number and a text. A number is never given another meaning.
 pub(crate) fn encode_outcome(outcome: &Result<(), PublishError>) -> (u32, String) {
     match outcome {
         Ok(()) => (0, String::new()),
@@ -163,7 +163,7 @@ pub(crate) fn encode_outcome(outcome: &Result<(), PublishError>) -> (u32, String
     }
 }
 
-/// The outcome that [`encode_outcome`] wrote. A number of a later version means that nothing is known.
+/// Decodes the outcome that [`encode_outcome`] wrote. A number of a later version counts as an unknown outcome.
 pub(crate) fn outcome(number: u32, text: &str) -> Result<(), PublishError> {
     match number {
         0 => Ok(()),

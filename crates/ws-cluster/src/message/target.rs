@@ -81,7 +81,7 @@ impl Target {
         Self { selection, except_connection: None, except_user: None }
     }
 
-    /// Every connection, guests included.
+    /// Every connection, including guests.
     pub fn all() -> Self {
         Self::of(Selection::All)
     }
@@ -116,7 +116,7 @@ impl Target {
         Self::of(Selection::Session(id.into()))
     }
 
-    /// One connection. At most once: it is not sent again after a loss.
+    /// One connection. The message is delivered at most once: it is not sent again after a loss.
     pub fn connection(id: ConnectionId) -> Self {
         Self::of(Selection::Connection(id))
     }
@@ -127,25 +127,26 @@ impl Target {
         Self::of(Selection::Property { name: name.into(), value: value.into() })
     }
 
-    /// The same without one connection.
+    /// Excludes one connection.
     pub fn except_connection(mut self, id: ConnectionId) -> Self {
         self.except_connection = Some(id);
         self
     }
 
-    /// The same without the connections of one user.
+    /// Excludes the connections of one user.
     pub fn except_user(mut self, id: impl Into<String>) -> Self {
         self.except_user = Some(id.into());
         self
     }
 
-    /// Whether who is found by its selection is meant for sure: no exception, and nothing else to look at.
+    /// Returns true if every connection that the selection finds is meant: there is no exception, and nothing else to
+    /// check.
     pub(crate) fn selects_exactly(&self) -> bool {
         let exactly = !matches!(self.selection, Selection::Registered | Selection::Connection(_));
         exactly && self.except_connection.is_none() && self.except_user.is_none()
     }
 
-    /// Whether a connection is meant.
+    /// Returns true if a connection is meant.
     pub(crate) fn matches(&self, candidate: &impl Candidate) -> bool {
         let chosen = match &self.selection {
             Selection::All => true,
@@ -162,17 +163,18 @@ impl Target {
     }
 }
 
-/// What a target looks at in a connection.
+/// The properties of a connection that a target looks at.
 pub(crate) trait Candidate {
     fn id(&self) -> ConnectionId;
     fn user(&self) -> Option<&str>;
     fn session(&self) -> Option<&str>;
     fn in_group(&self, name: &str) -> bool;
-    /// Whether the property, as text (a JSON string without its quotes, anything else as compact JSON), is `value`.
+    /// Returns true if the property, as text (a JSON string without its quotes, anything else as compact JSON), is
+    /// `value`.
     fn property_is(&self, name: &str, value: &str) -> bool;
 }
 
-/// A property as targets compare it: a string as it is, anything else as compact JSON.
+/// Returns a property's value as targets compare it: a string without its quotes, anything else as compact JSON.
 pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
     match value {
         Value::String(text) => text.into(),
@@ -180,7 +182,7 @@ pub(crate) fn property_text(value: &Value) -> Cow<'_, str> {
     }
 }
 
-/// Writes a part of a target's text with `%` and two digits for what would end the part.
+/// Writes a part of a target's text. A character that would end the part becomes `%` and two digits.
 struct Escaped<'a>(&'a str);
 
 impl fmt::Display for Escaped<'_> {
@@ -224,7 +226,7 @@ impl fmt::Display for Target {
 /// Separates the exceptions in a target's text.
 const EXCEPT: &str = " except ";
 
-/// The text is no [`Target`]. The error shows the text and says why.
+/// The error for a text that is no [`Target`]. It shows the text and the reason.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unknown target {text:?}: {why}")]
 pub struct ParseTargetError {
@@ -293,7 +295,7 @@ fn unescaped(text: &str) -> Result<String, &'static str> {
     percent_decode_str(text).decode_utf8().map(Cow::into_owned).map_err(|_| "its percent-encoding is not UTF-8")
 }
 
-/// The text is not the id of a connection.
+/// The error for a text that is not the id of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("not the id of a connection: 32 hexadecimal digits, a hyphen and a hexadecimal number")]
 #[non_exhaustive]
@@ -304,7 +306,7 @@ impl FromStr for ConnectionId {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (node, local) = text.split_once('-').ok_or(ParseConnectionIdError)?;
-        // `from_str_radix` takes a sign.
+        // `from_str_radix` accepts a sign.
         if node.len() != 32 || !node.bytes().chain(local.bytes()).all(|byte| byte.is_ascii_hexdigit()) {
             return Err(ParseConnectionIdError);
         }
@@ -340,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn a_target_is_found_again_by_its_text_and_by_serde() {
+    fn a_target_survives_its_text_and_serde() {
         let id = ConnectionId { node: NodeId::from_bytes([0x0f; 16]), local: 7 };
         let odd = ["a,b", " a ", "50%", "%2C", "a except user:b", "x=y", "tab\t", "ü\u{a0}", "a:b", "\n", "100%20"];
         let mut targets: Vec<_> = odd
@@ -370,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_target_is_told_why() {
+    fn a_malformed_target_is_refused_with_the_reason() {
         for (text, why) in [
             ("", "it is empty"),
             ("everyone", "use all, registered, user:ID"),
@@ -400,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_is_found_again_by_its_text() {
+    fn a_connection_id_survives_its_text() {
         for local in [0, 1, u64::MAX] {
             let id = ConnectionId { node: NodeId::from_bytes([0x0f; 16]), local };
             assert_eq!(id.to_string().parse(), Ok(id));

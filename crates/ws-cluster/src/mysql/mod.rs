@@ -1,5 +1,5 @@
-//! What the pool and the session table share of MySQL and MariaDB: the URL, the texts of errors, and a guard against
-//! panics of the driver.
+//! The parts that the pool and the session table share for MySQL and MariaDB: the URL, the texts of errors, and a guard
+//! against panics of the driver.
 
 use std::{any::Any, borrow::Cow, fmt, future::Future, panic::AssertUnwindSafe};
 
@@ -10,13 +10,13 @@ mod url;
 
 pub(crate) use self::url::{Database, parse};
 
-/// Runs a call of the driver and turns a panic within it into an error. The driver panics on some packets of a server
-/// that it did not expect. The connection on which that happened must not be used again.
+/// Runs a call of the driver and converts a panic into an error. The driver panics on some packets that it does not
+/// expect. The connection must not be used after that.
 pub(crate) async fn guarded<T>(call: impl Future<Output = mysql_async::Result<T>>) -> mysql_async::Result<T> {
     caught(call).await?
 }
 
-/// [`guarded`], for several calls of the driver that have an outcome of their own.
+/// Runs several calls of the driver like [`guarded`], with a result of their own.
 pub(crate) async fn caught<T>(calls: impl Future<Output = T>) -> mysql_async::Result<T> {
     let outcome = AssertUnwindSafe(calls).catch_unwind().await;
     outcome.map_err(|panic| Error::Other(Box::new(Panicked(text_of(&*panic)))))
@@ -33,7 +33,7 @@ fn text_of(panic: &(dyn Any + Send)) -> String {
     text.unwrap_or("a panic without a text").chars().take(200).collect()
 }
 
-/// The error as one short line: without the layers that the driver names before it, and with what to do if that is
+/// Formats the error as one short line, without the layers that the driver puts before it, and with a remedy if one is
 /// known.
 pub(crate) fn plain(error: &Error) -> impl fmt::Display {
     match error {
@@ -69,7 +69,7 @@ pub(crate) fn plain(error: &Error) -> impl fmt::Display {
     }
 }
 
-/// Returns true if another try gives the same error until someone changes the URL, the account or the server.
+/// Returns true if another attempt gives the same error until someone changes the URL, the account or the server.
 pub(crate) fn is_permanent(error: &Error) -> bool {
     match error {
         Error::Driver(error) => matches!(
@@ -90,7 +90,7 @@ pub(crate) fn is_permanent(error: &Error) -> bool {
 /// Returns true if the server refuses the account, the host or the database, which only an administrator can change.
 pub(crate) fn is_login_refusal(code: u16) -> bool {
     match code {
-        // No right, no password, no database, host blocked or not let in, socket account over TCP.
+        // No privilege, no password, no database, host blocked or not allowed, socket account over TCP.
         1044 | 1045 | 1049 | 1129 | 1130 | 1698 => true,
         // Old or unknown kind of password, expired password, locked account, TLS required.
         1251 | 1275 | 1524 | 1820 | 1862 | 3118 | 3159 | 4151 => true,
@@ -98,13 +98,13 @@ pub(crate) fn is_login_refusal(code: u16) -> bool {
     }
 }
 
-/// Returns true if the server's certificate was refused. The driver hands the TLS library's error on as this one.
+/// Returns true if the server's certificate was refused. The driver passes the TLS library's error on as this one.
 fn is_certificate(error: &std::io::Error) -> bool {
     error.get_ref().is_some_and(|error| error.to_string().contains("certificate"))
 }
 
-/// What a code of the server means, if its message is long or says it badly. Codes from the manuals of MySQL,
-/// MariaDB and Galera.
+/// Returns the meaning of a server's code, if the server's message is long or unclear. The codes are from the manuals
+/// of MySQL, MariaDB and Galera.
 fn cause(code: u16) -> Option<&'static str> {
     Some(match code {
         1040 | 1203 | 1226 => "too many connections",

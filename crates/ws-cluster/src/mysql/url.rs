@@ -1,5 +1,5 @@
-//! The URL of a database. It is read here and not by the driver: the driver's errors repeat parts of the URL, which may
-//! be parts of a password, and some of its options end in a panic or do nothing.
+//! The URL of a database. The driver does not read it, because the driver's errors repeat parts of the URL, which may
+//! be parts of a password, and some of its options cause a panic or do nothing.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -10,12 +10,12 @@ use url::{Host, Url};
 /// The form of the URL, for errors.
 pub(crate) const FORM: &str = "mysql://user:password@host:port/database";
 
-/// What the URL may have behind `?`, for errors.
+/// The options that may follow `?`, for errors.
 const OPTIONS: &str = "socket, require_ssl, ssl_ca, ssl_hostname, ssl_cert, ssl_key, built_in_roots, verify_ca, \
     verify_identity, enable_cleartext_plugin, compression, tcp_keepalive, tcp_nodelay, max_allowed_packet, \
     wait_timeout, stmt_cache_size and prefer_socket";
 
-/// After this much silence TCP asks whether the server is still there.
+/// Time of silence after which TCP checks that the server is still there.
 const KEEPALIVE: Duration = Duration::from_secs(10);
 
 /// A database that a URL names.
@@ -25,14 +25,14 @@ pub(crate) struct Database {
     pub(crate) server: String,
 }
 
-/// Reads the URL of a database. It dials nothing; of files it reads those with certificates.
+/// Reads the URL of a database. It dials nothing, and reads no files except those with certificates.
 ///
-/// The error says what is wrong and what to write instead, and repeats no value of the URL but the names of options.
+/// The error says what is wrong and what to write instead. It repeats no value of the URL, only the names of options.
 pub(crate) fn parse(text: &str) -> Result<Database, String> {
     read(text).map_err(|why| format!("{why}; give {FORM}"))
 }
 
-/// Says what is wrong.
+/// The text of a mistake.
 type Wrong = Cow<'static, str>;
 
 fn read(text: &str) -> Result<Database, Wrong> {
@@ -45,10 +45,10 @@ fn read(text: &str) -> Result<Database, Wrong> {
         error => error.to_string().into(),
     })?;
     if !matches!(url.scheme(), "mysql" | "mariadb") {
-        // What stands before the colon may be a user's name, but not a password.
+        // The text before the colon may be a user's name, but not a password.
         return Err(format!("unknown scheme `{}:`", shown(url.scheme())).into());
     }
-    // Of an unencoded `/`, `?` or `#` in the password, and all behind it is then somewhere else.
+    // An unencoded `/`, `?` or `#` in the password moves the rest of the URL into another part.
     let path = url.path().strip_prefix('/').unwrap_or_default();
     if url.fragment().is_some() || path.contains(['@', ':']) || url.query().is_some_and(|query| query.contains('@')) {
         return Err("percent-encode what is no letter or digit in user and password".into());
@@ -87,11 +87,11 @@ fn read(text: &str) -> Result<Database, Wrong> {
         None => format!("{host}:{port}"),
     };
     let mut builder = OptsBuilder::default()
-        // Told apart from the URL, the host is resolved without blocking the thread.
+        // Given apart from the URL, the host is resolved without blocking the thread.
         .ip_or_hostname(host)
         .tcp_port(port)
         .db_name(Some(decoded(database, "the database's name")?))
-        // A local address may be a tunnel or a container's port; the socket that its server names is then another
+        // A local address may be a tunnel or a container's port. The socket that its server names would then be another
         // server's.
         .prefer_socket(false)
         .tcp_keepalive(Some(options.keepalive.unwrap_or(KEEPALIVE)))
@@ -121,12 +121,12 @@ fn decoded(text: &str, part: &str) -> Result<String, Wrong> {
     Ok(text.into_owned())
 }
 
-/// A name out of the URL as an error repeats it.
+/// Returns a name from the URL as an error repeats it.
 fn shown(name: &str) -> String {
     name.chars().take(40).collect()
 }
 
-/// What stands behind `?`.
+/// The options after `?`.
 #[derive(Default)]
 struct Options {
     socket: Option<String>,
@@ -208,7 +208,7 @@ impl Options {
         Ok(options)
     }
 
-    /// The first option that has a meaning only with TLS.
+    /// Returns the first option that has a meaning only with TLS.
     fn needs_tls(&self) -> Option<&'static str> {
         [
             ("ssl_ca", self.ca.is_some()),
@@ -223,7 +223,8 @@ impl Options {
         .find_map(|(name, given)| given.then_some(name))
     }
 
-    /// The builder with TLS, if that is asked for. To ask for any check of the server's certificate asks for TLS.
+    /// Adds TLS to the builder if the URL asks for it. Any option that checks the server's certificate asks for TLS
+    /// too.
     fn secured(&self, builder: OptsBuilder) -> Result<OptsBuilder, Wrong> {
         match (self.require_ssl, self.needs_tls()) {
             (None, None) | (Some(false), None) => return Ok(builder),
@@ -255,12 +256,12 @@ impl Options {
             return Err("the option verify_ca=false contradicts ssl_ca and verify_identity=true".into());
         }
         if self.verify_identity == Some(false) && self.verify_ca != Some(false) {
-            // The driver takes this option, and then checks the name all the same.
+            // The driver accepts this option but checks the name anyway.
             return Err("the option verify_identity=false is not supported: give the name that the server's \
                         certificate has as ssl_hostname=NAME, or check nothing with verify_ca=false"
                 .into());
         }
-        // As `mysql --ssl-ca` does: those who name an authority mean this one.
+        // As with `mysql --ssl-ca`, a named authority replaces the built-in ones.
         let built_in_roots = self.built_in_roots.unwrap_or(self.ca.is_none());
         let mut tls = SslOpts::default()
             .with_danger_accept_invalid_certs(self.verify_ca == Some(false))
@@ -285,7 +286,7 @@ impl Options {
             }
             tls = tls.with_danger_tls_hostname_override(Some(name.clone()));
         }
-        // The driver panics if the program has two providers of cryptography and has chosen none. An error means that
+        // The driver panics if the program has two cryptography providers and has chosen none. An error means that
         // another thread has chosen one meanwhile.
         if CryptoProvider::get_default().is_none() {
             let _ = ring::default_provider().install_default();
@@ -308,7 +309,7 @@ fn number(name: &str, value: &str, range: std::ops::RangeInclusive<usize>) -> Re
     number.ok_or_else(|| format!("the option {name} is a number from {least} to {most}").into())
 }
 
-/// Reads a file of certificates or keys. Read when the URL is, so that a mistake shows at the start.
+/// Reads a file of certificates or keys. It is read together with the URL, so that a mistake is reported at the start.
 #[cfg(feature = "mysql-tls")]
 fn pem(option: &str, path: &str, holds: impl Fn(&[u8]) -> Result<(), &'static str>) -> Result<Vec<u8>, Wrong> {
     let content = std::fs::read(path).map_err(|error| format!("the file of {option} ({path}): {error}"))?;
@@ -331,7 +332,7 @@ fn holds_key(content: &[u8]) -> Result<(), &'static str> {
 
 impl fmt::Debug for Database {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The Debug of the driver's options shows the password.
+        // The `Debug` of the driver's options shows the password.
         f.debug_struct("Database").field("server", &self.server).finish_non_exhaustive()
     }
 }
@@ -392,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_and_no_password_shown() {
+    fn each_mistake_is_named_and_no_password_is_shown() {
         for (url, why) in [
             ("", "no scheme"),
             ("site", "no scheme"),
@@ -438,7 +439,7 @@ mod tests {
 
     #[cfg(feature = "mysql-tls")]
     #[test]
-    fn what_is_wrong_about_tls_is_named() {
+    fn each_mistake_about_tls_is_named() {
         for (options, why) in [
             ("require_ssl=true&built_in_roots=false", "needs ssl_ca"),
             ("ssl_ca=", "ssl_ca needs a path"),

@@ -24,7 +24,7 @@ pub(crate) fn negotiate(ours: (u16, u16), theirs: (u16, u16)) -> Option<u16> {
 
 /// The error for bytes from a peer that are no packet of this protocol. The link is closed.
 #[derive(Debug, thiserror::Error)]
-#[error("a peer sent what is no packet: {0}")]
+#[error("a peer sent an invalid packet: {0}")]
 pub(crate) struct PacketError(String);
 
 impl From<prost::DecodeError> for PacketError {

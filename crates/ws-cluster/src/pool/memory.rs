@@ -9,13 +9,13 @@ use tokio::time::Instant;
 use super::{Announcement, Lease, Pool, PoolError, PoolView, stride};
 use ws_cluster_core::{NodeId, Tables, Term};
 
-/// A pool in memory, for tests and for servers that never become more than one process. Clones share one store;
-/// it is empty at first and gone with the last clone.
+/// A pool in memory, for tests and for servers that always are a single process. Clones share one store, which is empty
+/// at first and dropped with the last clone.
 ///
-/// It never fails. Its clock is Tokio's, so that tests may pause it.
+/// It never fails. It uses Tokio's clock, so that tests may pause it.
 #[derive(Clone, Debug)]
 pub struct MemoryPool {
-    // Held for one statement at a time, never across an await.
+    // Locked for one statement at a time, never across an await.
     clusters: Arc<Mutex<HashMap<String, Tables>>>,
     start: Instant,
 }
@@ -27,19 +27,19 @@ impl Default for MemoryPool {
 }
 
 impl MemoryPool {
-    /// Loses all rows of all clusters, as a database does whose tables are dropped. For tests.
+    /// Removes all rows of all clusters, like a database whose tables are dropped. For tests.
     pub fn clear(&self) {
         self.clusters.lock().values_mut().for_each(Tables::clear);
     }
 
-    /// Overwrites the lease of `cluster`, as restoring a backup does. For tests.
+    /// Overwrites the lease of `cluster`, like a backup that is restored. For tests.
     pub fn set_lease(&self, cluster: &str, lease: Option<Lease>) {
         self.with(cluster, |tables, _| tables.set_lease(lease));
     }
 
     fn with<T>(&self, cluster: &str, statement: impl FnOnce(&mut Tables, Duration) -> T) -> T {
         let mut clusters = self.clusters.lock();
-        // Taken under the lock, so that no statement sees an earlier time than the one before it.
+        // Read under the lock, so that no statement sees an earlier time than the one before it.
         let now = self.start.elapsed();
         statement(clusters.entry(cluster.to_owned()).or_default(), now)
     }
@@ -64,8 +64,8 @@ impl Pool for MemoryPool {
         Ok(())
     }
 
-    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, _: Duration) -> Result<bool, PoolError> {
-        Ok(self.with(cluster, |tables, _| tables.renew(term, owner, stride())))
+    async fn renew(&self, cluster: &str, term: Term, master: NodeId, _: Duration) -> Result<bool, PoolError> {
+        Ok(self.with(cluster, |tables, _| tables.renew(term, master, stride())))
     }
 
     async fn take_over(
@@ -73,25 +73,25 @@ impl Pool for MemoryPool {
         cluster: &str,
         seen: &Lease,
         max_seen: Term,
-        owner: NodeId,
+        master: NodeId,
         _: Duration,
     ) -> Result<Option<Term>, PoolError> {
-        Ok(self.with(cluster, |tables, _| tables.take_over(seen, max_seen, owner, stride())))
+        Ok(self.with(cluster, |tables, _| tables.take_over(seen, max_seen, master, stride())))
     }
 
     async fn hand_over(
         &self,
         cluster: &str,
         term: Term,
-        owner: NodeId,
+        master: NodeId,
         successor: Option<NodeId>,
         _: Duration,
     ) -> Result<bool, PoolError> {
-        Ok(self.with(cluster, |tables, _| tables.hand_over(term, owner, successor, stride())))
+        Ok(self.with(cluster, |tables, _| tables.hand_over(term, master, successor, stride())))
     }
 
-    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
-        self.with(cluster, |tables, _| tables.restore(term, owner, stride()));
+    async fn restore(&self, cluster: &str, term: Term, master: Option<NodeId>) -> Result<(), PoolError> {
+        self.with(cluster, |tables, _| tables.restore(term, master, stride()));
         Ok(())
     }
 

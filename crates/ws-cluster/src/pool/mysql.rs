@@ -1,5 +1,5 @@
-//! The pool in MySQL or MariaDB: the statements, and what becomes of a session when one of them fails. Statements
-//! run one by one in autocommit; within a transaction a read would show a beat from the past.
+//! The pool in MySQL or MariaDB: the statements, and the handling of a session if one of them fails. Statements run one
+//! by one in autocommit, because a read in a transaction would show an old beat.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -11,7 +11,7 @@ use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, Refusal, st
 use crate::mysql::{Database, guarded, is_permanent, parse, plain};
 use ws_cluster_core::{NodeId, Term};
 
-/// InnoDB because a MEMORY table is emptied by a restart and replicates badly. Statements are split at `;`.
+/// InnoDB, because a MEMORY table is emptied by a restart and replicates badly. The statements are split at `;`.
 const SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS ws_lease (
   cluster    VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
@@ -36,7 +36,7 @@ CREATE TABLE IF NOT EXISTS ws_node (
 ) ENGINE=InnoDB;
 ";
 
-/// Asks for every column, so that tables of another version are found at once; reads no row.
+/// Selects every column, so that tables of another version are found at once. Reads no row.
 const PROBES: [&str; 2] = [
     "SELECT cluster, term, owner, beat, expires_at FROM ws_lease LIMIT 0",
     "SELECT ord, cluster, node, address, proto_min, proto_max, joined, seen_at FROM ws_node LIMIT 0",
@@ -48,8 +48,9 @@ SELECT ord, node, address, proto_min, proto_max, joined, TIMESTAMPDIFF(MICROSECO
   TIMESTAMPDIFF(MICROSECOND, seen_at, UTC_TIMESTAMP(6))
 FROM ws_node WHERE cluster = ? ORDER BY ord";
 
-// An upsert would take a number of AUTO_INCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp as
-// well: where the clock did not get past it, it moves on by itself, unless the clock was set back by more than a second.
+// An upsert would use a number of AUTO_INCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp
+// too: if the clock has not moved past it, `seen_at` moves on by itself, unless the clock was set back by more than a
+// second.
 const REFRESH_NODE: &str = "\
 UPDATE ws_node
 SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined),
@@ -73,22 +74,24 @@ const HAND_OVER: &str = "\
 UPDATE ws_lease
 SET term = term + 1, owner = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
 WHERE cluster = ? AND term = ? AND owner = ?";
-// IGNORE would hide every other failure as well.
+// IGNORE would also hide every other failure.
 const RESTORE: &str = "\
 INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6))
 ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
 
-/// What a session needs whatever the server's defaults are: each statement its own transaction, no silent truncation
-/// or other engine, and a statement that waits for a lock given up soon after its caller did.
+/// The settings of a session, whatever the server's defaults are: each statement is its own transaction, nothing is
+/// truncated silently, the engine is not replaced, and a statement that waits for a lock ends soon after its caller
+/// gave up.
 const SESSION: &str =
     "SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 2";
 
-/// Sessions at most: a node asks for one or two things at a time; the rest is for those that hang.
-const SESSIONS: usize = 4;
-/// How long a session beyond the first idles before it is closed.
-const IDLE: Duration = Duration::from_secs(60);
-/// How often a statement is tried that others kept from running: enough for twenty first starts at once.
-const ATTEMPTS: usize = 10;
+/// Maximum number of sessions. A node runs one or two statements at a time; the others replace sessions that hang.
+const MAX_SESSIONS: usize = 4;
+/// Time after which an idle session beyond the first is closed.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Number of attempts at a statement that other sessions kept from running. It is enough for twenty first starts at
+/// once.
+const MAX_ATTEMPTS: usize = 10;
 
 /// Error codes of the server, from the manuals of MySQL and MariaDB.
 mod code {
@@ -98,46 +101,46 @@ mod code {
     pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
     pub(super) const DEADLOCK: u16 = 1213;
 
-    /// The server cannot or will not serve us now, whatever the statement is.
+    /// Returns true if the server cannot or will not serve this node now, whatever the statement is.
     pub(super) fn is_refusal(code: u16) -> bool {
         match code {
-            // Too many connections, of all or of the user.
+            // Too many connections, in total or of the user.
             1040 | 1203 | 1226 => true,
             // Shutting down, read-only, session killed or timed out.
             1053 | 1290 | 1317 | 1792 | 1836 | 1927 | 4031 => true,
-            // Of Galera: not part of the primary component, commit refused.
+            // Galera: not part of the primary component, commit refused.
             1047 | 1180 => true,
             code => crate::mysql::is_login_refusal(code),
         }
     }
 
-    /// What creating a table fails with when another session creates it at the same moment: it exists, in one of the
-    /// forms that the storage engine reports that in, or locks.
+    /// Returns true if creating a table can fail with this code because another session creates it at the same time.
+    /// The table exists, which the storage engine reports in several forms, or is locked.
     pub(super) fn is_creation_race(code: u16) -> bool {
         matches!(code, 1005 | 1007 | 1412 | 1684 | DUPLICATE_KEY | LOCK_WAIT_TIMEOUT | DEADLOCK)
     }
 }
 
-/// A pool in MySQL 5.7 and later or MariaDB 10.2 and later, in two tables, `ws_lease` and `ws_node`, which it makes
-/// where they are missing, at any time. Its account needs SELECT, INSERT, UPDATE and DELETE on them, and CREATE
-/// unless they were made by hand from [`schema`](Self::schema).
+/// A pool in MySQL 5.7 and later or MariaDB 10.2 and later. It uses two tables, `ws_lease` and `ws_node`, which it
+/// creates whenever they are missing. Its account needs SELECT, INSERT, UPDATE and DELETE on them, and CREATE unless
+/// the tables were created by hand from [`schema`](Self::schema).
 ///
-/// A server that is down or comes back is no reason to make another pool: each call dials anew where it has to. On a
-/// replicated database, all nodes of a cluster have to name the server that takes writes.
+/// A pool survives a server that is down or restarts: each call dials again if it has to. On a replicated database, all
+/// nodes of a cluster have to name the server that takes writes.
 #[derive(Clone)]
 pub struct MySqlPool {
     sessions: mysql_async::Pool,
-    /// `host:port` or the socket's path, for errors; not known of a pool that was given to us.
+    /// `host:port` or the socket's path, for errors; `None` for a pool of the application's.
     server: Option<Arc<str>>,
-    /// Whether missing tables are made.
+    /// True if missing tables are created.
     creates: bool,
 }
 
 impl MySqlPool {
-    /// A pool at `mysql://user:password@host:port/database` (port 3306 where none is given; percent-encode what is
-    /// not a letter or digit in user and password). `mariadb://` is the same. Nothing is dialled yet, so a database
-    /// that is down does not fail here: the first statement does, with [`PoolError::Unreachable`], and may be tried
-    /// again.
+    /// Returns a pool at `mysql://user:password@host:port/database`. The default port is 3306. In user and password,
+    /// percent-encode everything but letters and digits. `mariadb://` is the same. The server is not dialled yet, so a
+    /// database that is down does not cause an error here. The first statement then fails with
+    /// [`PoolError::Unreachable`] and may be repeated.
     ///
     /// Options follow the database as `?name=value&name=value`:
     ///
@@ -155,44 +158,45 @@ impl MySqlPool {
     /// | `max_allowed_packet`, `wait_timeout`, `stmt_cache_size`, `tcp_nodelay` | as in the driver, `mysql_async` |
     ///
     /// Accounts may use `mysql_native_password`, `caching_sha2_password`, `ed25519`, `parsec` and, on a socket,
-    /// `unix_socket`; any other plug-in is named in the error.
+    /// `unix_socket`. The error names any other plug-in.
     ///
-    /// At most 4 connections at a time; usually it is one.
+    /// It uses at most 4 connections at a time, and usually one.
     ///
     /// # Errors
-    /// [`PoolError::Url`] if the URL is malformed, names no database or has an option that does not exist, and if a
+    /// Returns [`PoolError::Url`] if the URL is malformed, names no database or has an unknown option, or if a file of
+    /// certificates cannot be read. The text never repeats the password.
     /// file of certificates cannot be read. It never repeats the password.
     pub async fn connect(url: &str) -> Result<Self, PoolError> {
         let Database { options, server } = parse(url).map_err(PoolError::Url)?;
         let pool = PoolOpts::new()
-            // Otherwise each check-in forgets the prepared statements.
+            // A reset would drop the prepared statements at each return of a connection.
             .with_reset_connection(false)
-            .with_constraints(PoolConstraints::new(1, SESSIONS).expect("1 is at most SESSIONS"))
-            .with_inactive_connection_ttl(IDLE);
+            .with_constraints(PoolConstraints::new(1, MAX_SESSIONS).expect("1 is at most MAX_SESSIONS"))
+            .with_inactive_connection_ttl(IDLE_TIMEOUT);
         let opts: Opts = options.pool_opts(pool).setup(vec![SESSION]).into();
         Ok(Self { sessions: mysql_async::Pool::new(opts), server: Some(server.into()), creates: true })
     }
 
-    /// A pool over connections that the application has already. They must be in autocommit, and at least two must
-    /// be free at any time: a lease that is not renewed for want of a connection is lost. Connections are left as
-    /// they were found; one whose statement was abandoned is closed.
+    /// Returns a pool over connections that the application already has. They must be in autocommit, and at least two
+    /// must be free at any time: a lease that cannot be renewed for want of a connection is lost. Connections are
+    /// returned unchanged. A connection whose statement was abandoned is closed.
     pub fn from_pool(pool: mysql_async::Pool) -> Self {
         Self { sessions: pool, server: None, creates: true }
     }
 
-    /// The same pool for a process that only reads it: missing tables are read as empty, and not created.
+    /// Returns the same pool for a process that only reads it: missing tables are read as empty and not created.
     #[must_use]
     pub fn creating_nothing(self) -> Self {
         Self { creates: false, ..self }
     }
 
-    /// The statements that make the tables, separated by `;`, for a database whose account may not CREATE.
+    /// Returns the statements that create the tables, separated by `;`, for a database whose account may not CREATE.
     pub fn schema() -> &'static str {
         SCHEMA
     }
 
-    /// Runs one statement. Where the tables are gone it makes them and tries once more; where the server rolled the
-    /// statement back for others' sake it tries again.
+    /// Runs one statement. If the tables are missing, it creates them and tries once more. If the server rolled the
+    /// statement back because of other sessions, it tries again.
     async fn run(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
         let mut created = false;
         let mut attempt = 1;
@@ -202,7 +206,7 @@ impl MySqlPool {
                     created = true;
                     self.create(error).await?;
                 }
-                Err(error) if error.code() == Some(code::DEADLOCK) && attempt < ATTEMPTS => attempt += 1,
+                Err(error) if error.code() == Some(code::DEADLOCK) && attempt < MAX_ATTEMPTS => attempt += 1,
                 outcome => return outcome,
             }
         }
@@ -211,7 +215,7 @@ impl MySqlPool {
     async fn run_once(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
         let mut session = Session::open(self).await?;
         let outcome = guarded(session.run(sql, params)).await.map_err(|error| Failure::of(self, error));
-        // After an answer of the server, be it an error of the statement, the session is at rest again.
+        // After an answer of the server, even an error of the statement, the session can be used again.
         match &outcome {
             Ok(_) => session.close(),
             Err(error) if error.code().is_some_and(|code| !code::is_refusal(code)) => session.close(),
@@ -220,14 +224,14 @@ impl MySqlPool {
         outcome
     }
 
-    /// Makes the tables; `missing` is the error that told that they are.
+    /// Creates the tables. `missing` is the error that reported them missing.
     async fn create(&self, missing: Failure) -> Result<(), Failure> {
         for statement in SCHEMA.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
             let mut attempt = 1;
             while let Err(error) = self.run_once(statement, Params::Empty).await {
                 match error.code() {
                     Some(code::TABLE_EXISTS) => break,
-                    Some(code) if code::is_creation_race(code) && attempt < ATTEMPTS => attempt += 1,
+                    Some(code) if code::is_creation_race(code) && attempt < MAX_ATTEMPTS => attempt += 1,
                     Some(code) if !code::is_refusal(code) => {
                         return Err(Failure::Tables { missing: Box::new(missing), cause: Box::new(error) });
                     }
@@ -238,7 +242,8 @@ impl MySqlPool {
         Ok(())
     }
 
-    /// Runs a conditional UPDATE of the lease, each of which changes `beat`: whether its condition held.
+    /// Runs a conditional UPDATE of the lease. Returns true if its condition held, since every such UPDATE changes
+    /// `beat`.
     async fn change_lease(&self, sql: &str, params: Vec<Value>) -> Result<bool, PoolError> {
         Ok(self.run(sql, Params::Positional(params)).await?.affected > 0)
     }
@@ -246,7 +251,7 @@ impl MySqlPool {
 
 impl fmt::Debug for MySqlPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // The Debug of the driver's pool shows the password.
+        // The driver's `Debug` shows the password.
         f.debug_struct("MySqlPool").field("server", &self.server).finish_non_exhaustive()
     }
 }
@@ -254,7 +259,8 @@ impl fmt::Debug for MySqlPool {
 #[async_trait]
 impl Pool for MySqlPool {
     async fn prepare(&self) -> Result<(), PoolError> {
-        // Not CREATE TABLE IF NOT EXISTS at once: it fails without the privilege even where the table exists.
+        // CREATE TABLE IF NOT EXISTS fails without the privilege even if the table exists, so the tables are probed
+        // first.
         for probe in PROBES {
             self.run(probe, Params::Empty).await?;
         }
@@ -280,9 +286,9 @@ impl Pool for MySqlPool {
         let Announcement { node, address, joined } = announcement;
         let (oldest, newest) = (0_u16, 0_u16);
         let row = (address, oldest, newest, joined, cluster, node.as_bytes());
-        for _ in 0..ATTEMPTS {
+        for _ in 0..MAX_ATTEMPTS {
             let missing = match self.run(REFRESH_NODE, row.into()).await {
-                // No row changed, so it is not there: `seen_at` changes in any case.
+                // The row does not exist: `seen_at` changes in any other case.
                 Ok(outcome) if outcome.affected == 0 => true,
                 Ok(_) => return Ok(()),
                 Err(error) if error.code() == Some(code::DUPLICATE_KEY) => false,
@@ -300,9 +306,9 @@ impl Pool for MySqlPool {
         Err(PoolError::Failed(format!("two nodes announce themselves at {address}").into()))
     }
 
-    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
-        let owner = owner.as_bytes();
-        let params = vec![stride().into(), micros(lease).into(), cluster.into(), term.into(), owner.into()];
+    async fn renew(&self, cluster: &str, term: Term, master: NodeId, lease: Duration) -> Result<bool, PoolError> {
+        let master = master.as_bytes();
+        let params = vec![stride().into(), micros(lease).into(), cluster.into(), term.into(), master.into()];
         self.change_lease(RENEW, params).await
     }
 
@@ -311,14 +317,14 @@ impl Pool for MySqlPool {
         cluster: &str,
         seen: &Lease,
         max_seen: Term,
-        owner: NodeId,
+        master: NodeId,
         lease: Duration,
     ) -> Result<Option<Term>, PoolError> {
-        // The condition fixes the stored term, so the next one can be told here.
+        // The condition fixes the stored term, so the next one is known here.
         let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
-        let set = [term.into(), owner.as_bytes().into(), stride().into(), micros(lease).into()];
-        let seen_owner = seen.master.map(|node| *node.as_bytes()).into();
-        let condition = [cluster.into(), seen.term.into(), seen.beat.into(), seen_owner];
+        let set = [term.into(), master.as_bytes().into(), stride().into(), micros(lease).into()];
+        let seen_master = seen.master.map(|node| *node.as_bytes()).into();
+        let condition = [cluster.into(), seen.term.into(), seen.beat.into(), seen_master];
         let won = self.change_lease(TAKE_OVER, set.into_iter().chain(condition).collect()).await?;
         Ok(won.then_some(term))
     }
@@ -327,17 +333,17 @@ impl Pool for MySqlPool {
         &self,
         cluster: &str,
         term: Term,
-        owner: NodeId,
+        master: NodeId,
         successor: Option<NodeId>,
         lease: Duration,
     ) -> Result<bool, PoolError> {
         let set = [successor.map(|node| *node.as_bytes()).into(), stride().into(), micros(lease).into()];
-        let condition = [cluster.into(), term.into(), owner.as_bytes().into()];
+        let condition = [cluster.into(), term.into(), master.as_bytes().into()];
         self.change_lease(HAND_OVER, set.into_iter().chain(condition).collect()).await
     }
 
-    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
-        self.run(RESTORE, (cluster, term, owner.map(|node| *node.as_bytes()), stride()).into()).await?;
+    async fn restore(&self, cluster: &str, term: Term, master: Option<NodeId>) -> Result<(), PoolError> {
+        self.run(RESTORE, (cluster, term, master.map(|node| *node.as_bytes()), stride()).into()).await?;
         Ok(())
     }
 
@@ -352,21 +358,22 @@ impl Pool for MySqlPool {
     }
 }
 
-/// What a statement gave.
+/// The result of a statement.
 struct Outcome {
     rows: Vec<Row>,
     affected: u64,
 }
 
-/// A connection while a statement runs on it. Dropped before [`close`](Self::close), by an error or because the
-/// caller's time ran out, it is cut at once. The driver would do so before the answer begins; within it, it reads the
-/// rest first, without a limit, and a server that falls silent there would use up the pool.
+/// A connection while a statement runs on it. If it is dropped before [`close`](Self::close), by an error or because
+/// the caller's time is over, the connection is cut at once. The driver only does so before the answer begins. Within
+/// an answer the driver reads the rest first, without a limit, and a server that falls silent there would use up the
+/// pool.
 struct Session(Option<Conn>);
 
 impl Session {
     async fn open(pool: &MySqlPool) -> Result<Self, Failure> {
         let mut conn = guarded(pool.sessions.get_conn()).await.map_err(|error| Failure::of(pool, error))?;
-        // We change nothing in a session, and a reset forgets the prepared statements.
+        // This pool changes nothing in a session, and a reset would drop the prepared statements.
         conn.reset_connection(false);
         Ok(Self(Some(conn)))
     }
@@ -380,7 +387,7 @@ impl Session {
         Ok(Outcome { rows, affected })
     }
 
-    /// Gives the connection back.
+    /// Returns the connection to the driver's pool.
     fn close(mut self) {
         drop(self.0.take());
     }
@@ -389,14 +396,14 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         if let Some(conn) = self.0.take() {
-            // The first poll marks it as disconnected, which keeps it out of the pool even if the farewell to the
-            // server would have to wait.
+            // The first poll marks the connection as disconnected, which keeps it out of the pool even if the driver's
+            // quit message cannot be sent at once.
             let _ = guarded(conn.disconnect()).now_or_never();
         }
     }
 }
 
-/// Why a statement failed, before it is sorted into a [`PoolError`].
+/// The reason why a statement failed, before it is converted to a [`PoolError`].
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error("{server}: {}", plain(.cause))]
@@ -413,7 +420,7 @@ impl Failure {
         Self::Statement { server: pool.server.clone().unwrap_or_else(|| "MySQL".into()), cause }
     }
 
-    /// The server's code, where it was the server that answered so.
+    /// Returns the server's code, if the server answered with an error.
     fn code(&self) -> Option<u16> {
         match self {
             Self::Statement { cause: mysql_async::Error::Server(error), .. } => Some(error.code),
@@ -444,14 +451,14 @@ impl From<Failure> for PoolError {
 }
 
 fn lease_of(row: Row) -> Result<Lease, PoolError> {
-    let (term, owner, beat): (_, Option<Vec<u8>>, _) = mysql_async::from_row_opt(row).map_err(malformed)?;
-    Ok(Lease { term, master: owner.map(node_id).transpose()?, beat })
+    let (term, master, beat): (_, Option<Vec<u8>>, _) = mysql_async::from_row_opt(row).map_err(malformed)?;
+    Ok(Lease { term, master: master.map(node_id).transpose()?, beat })
 }
 
 fn node_of(row: Row) -> Result<NodeRow, PoolError> {
     let (ord, node, address, _, _, joined, stamp, age): (_, _, _, u16, u16, _, i64, i64) =
         mysql_async::from_row_opt(row).map_err(malformed)?;
-    // Negative where the server's clock was set back.
+    // Negative if the server's clock was set back.
     let age = Duration::from_micros(age.try_into().unwrap_or(0));
     Ok(NodeRow { ord, node: node_id(node)?, address, joined, stamp: stamp.cast_unsigned(), age })
 }
@@ -465,6 +472,6 @@ fn malformed(error: mysql_async::FromRowError) -> PoolError {
 }
 
 fn micros(duration: Duration) -> u64 {
-    // Of use to people only, so that an absurd lease need not be exact. Within the range of DATETIME.
+    // For people only, so an absurd lease need not be exact. It stays in the range of DATETIME.
     duration.as_micros().min(1 << 50) as u64
 }

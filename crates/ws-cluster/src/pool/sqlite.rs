@@ -1,5 +1,5 @@
-//! The pool in an SQLite file, for processes on one machine: they share its clock, and the file's locks are what
-//! makes a statement one. The file may be removed or replaced under a running server.
+//! The pool in an SQLite file, for processes on one machine. They share its clock, and the file's locks make each
+//! statement atomic. The file may be removed or replaced while a server runs.
 
 use std::{
     fs, io,
@@ -44,8 +44,9 @@ const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster =
 const READ_NODES: &str = "\
 SELECT ord, node, address, proto_min, proto_max, joined, seen_at FROM ws_node WHERE cluster = ? ORDER BY ord";
 const DISPLACE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND address = ? AND node <> ?";
-// An upsert would take a number of AUTOINCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp as
-// well: where the clock did not get past it, it moves on by itself, unless the clock was set back by more than a second.
+// An upsert would use a number of AUTOINCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp
+// too: if the clock has not moved past it, `seen_at` moves on by itself, unless the clock was set back by more than a
+// second.
 const REFRESH_NODE: &str = "\
 UPDATE ws_node
 SET address = ?1, proto_min = ?2, proto_max = ?3, joined = COALESCE(?4, joined),
@@ -66,47 +67,47 @@ WHERE cluster = ? AND term = ? AND owner = ?";
 const RESTORE: &str = "\
 INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
-/// How long a statement waits for other processes; less than the caller's limit of a query.
+/// Time for which a statement waits for other processes. It is shorter than the caller's limit of a query.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-/// How long, and with what pause between, an open is tried anew while others open: turning the journal to WAL fails
-/// at once, without regard to the time above, when another process does the same.
+/// Time for which an open is repeated while other processes open the file, and the pause between attempts. Switching
+/// the journal to WAL fails at once, without regard to the time above, if another process does the same.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
 const OPEN_PAUSE: Duration = Duration::from_millis(10);
 
-/// A pool in an SQLite file. All processes that open it must run on one machine, the file on a disk of its own (not
-/// on NFS). Statements run on Tokio's threads for blocking work, one at a time.
+/// A pool in an SQLite file. All processes that open it must run on one machine, and the file must be on a local disk
+/// (not on NFS). Statements run on Tokio's threads for blocking work, one at a time.
 ///
-/// A file that was removed is made anew and one that was replaced is opened anew at the next statement.
+/// The next statement creates a file that was removed, and opens a file that was replaced.
 #[derive(Clone, Debug)]
 pub struct SqlitePool {
     path: Arc<Path>,
-    // Held for one statement by a thread that may block, never across an await. Empty after an error that another
-    // statement on the same connection would not survive.
+    // Locked for one statement by a thread that may block, never across an await. Empty after an error that makes the
+    // connection unusable.
     file: Arc<Mutex<Option<File>>>,
-    /// Whether a missing file or table is made.
+    /// True if a missing file or table is created.
     creates: bool,
 }
 
 impl SqlitePool {
-    /// The pool in the file at `path`. A missing file is made, for its user only (0600), with the directories above
-    /// it; one that exists keeps its permissions.
+    /// Opens the pool in the file at `path`. If the file is missing, it is created for its user only (0600), with the
+    /// directories above it. An existing file keeps its permissions.
     ///
     /// # Errors
-    /// [`PoolError::Unreachable`] where the file can neither be opened nor made, [`PoolError::Failed`] where it is
-    /// no SQLite file or holds other tables of these names.
+    /// Returns [`PoolError::Unreachable`] if the file can neither be opened nor created, and [`PoolError::Failed`] if
+    /// it is no SQLite file or has other tables of these names.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, PoolError> {
-        // Absolute, so that a later change of directory does not lead elsewhere.
+        // Absolute, so that a later change of directory does not matter.
         let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
         let pool = Self { path: path.into(), file: Arc::default(), creates: true };
         pool.prepare().await?;
         Ok(pool)
     }
 
-    /// The pool in the file at `path`, for a process that only reads it: nothing is created, now or later. Missing
-    /// tables are read as empty.
+    /// Opens the pool in the file at `path` for a process that only reads it. It never creates anything. Missing tables
+    /// are read as empty.
     ///
     /// # Errors
-    /// As for [`open`](Self::open), and [`PoolError::Unreachable`] if the file is missing.
+    /// Returns the errors of [`open`](Self::open), and [`PoolError::Unreachable`] if the file is missing.
     pub async fn open_existing(path: impl AsRef<Path>) -> Result<Self, PoolError> {
         let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
         let pool = Self { path: path.into(), file: Arc::default(), creates: false };
@@ -114,7 +115,7 @@ impl SqlitePool {
         Ok(pool)
     }
 
-    /// Runs `statement` on a thread that may block. If the caller stops waiting it is finished nevertheless, so the
+    /// Runs `statement` on a thread that may block. The statement is finished even if the caller stops waiting, so the
     /// connection is never left half-used.
     async fn run<T: Send + 'static>(
         &self,
@@ -148,7 +149,7 @@ impl Pool for SqlitePool {
     async fn prepare(&self) -> Result<(), PoolError> {
         self.run(|connection| {
             connection.execute_batch(SCHEMA)?;
-            // These tell whether tables that were there before have the same columns.
+            // These statements fail if tables that existed before have other columns.
             connection.prepare(RESTORE)?;
             connection.prepare(INSERT_NODE).map(|_| ())
         })
@@ -189,12 +190,12 @@ impl Pool for SqlitePool {
         .await
     }
 
-    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
+    async fn renew(&self, cluster: &str, term: Term, master: NodeId, lease: Duration) -> Result<bool, PoolError> {
         let cluster = cluster.to_owned();
         self.change_lease(move |connection| {
             let (stride, expires_at) = (integer(stride())?, now().saturating_add(micros(lease)));
             let mut renew = connection.prepare_cached(RENEW)?;
-            renew.execute(params![stride, expires_at, cluster, integer(term)?, owner.as_bytes()])
+            renew.execute(params![stride, expires_at, cluster, integer(term)?, master.as_bytes()])
         })
         .await
     }
@@ -204,18 +205,18 @@ impl Pool for SqlitePool {
         cluster: &str,
         seen: &Lease,
         max_seen: Term,
-        owner: NodeId,
+        master: NodeId,
         lease: Duration,
     ) -> Result<Option<Term>, PoolError> {
         let (cluster, seen) = (cluster.to_owned(), *seen);
-        // The condition fixes the stored term, so the next one can be told here.
+        // The condition fixes the stored term, so the next one is known here.
         let Some(term) = seen.term.max(max_seen).checked_add(1) else { return Ok(None) };
         let won = self.change_lease(move |connection| {
             let (stride, expires_at) = (integer(stride())?, now().saturating_add(micros(lease)));
             let mut take_over = connection.prepare_cached(TAKE_OVER)?;
             take_over.execute(params![
                 integer(term)?,
-                owner.as_bytes(),
+                master.as_bytes(),
                 stride,
                 expires_at,
                 cluster,
@@ -231,7 +232,7 @@ impl Pool for SqlitePool {
         &self,
         cluster: &str,
         term: Term,
-        owner: NodeId,
+        master: NodeId,
         successor: Option<NodeId>,
         lease: Duration,
     ) -> Result<bool, PoolError> {
@@ -240,17 +241,17 @@ impl Pool for SqlitePool {
             let successor = successor.as_ref().map(NodeId::as_bytes);
             let (stride, expires_at) = (integer(stride())?, now().saturating_add(micros(lease)));
             let mut hand_over = connection.prepare_cached(HAND_OVER)?;
-            hand_over.execute(params![successor, stride, expires_at, cluster, integer(term)?, owner.as_bytes()])
+            hand_over.execute(params![successor, stride, expires_at, cluster, integer(term)?, master.as_bytes()])
         })
         .await
     }
 
-    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
+    async fn restore(&self, cluster: &str, term: Term, master: Option<NodeId>) -> Result<(), PoolError> {
         let cluster = cluster.to_owned();
         self.run(move |connection| {
-            let owner = owner.as_ref().map(NodeId::as_bytes);
+            let master = master.as_ref().map(NodeId::as_bytes);
             let stride = integer(stride())?;
-            connection.prepare_cached(RESTORE)?.execute(params![cluster, integer(term)?, owner, stride, now()])
+            connection.prepare_cached(RESTORE)?.execute(params![cluster, integer(term)?, master, stride, now()])
         })
         .await
         .map(|_| ())
@@ -271,7 +272,7 @@ impl Pool for SqlitePool {
     }
 }
 
-/// An open file and which one it was.
+/// An open file and its identity.
 #[derive(Debug)]
 struct File {
     connection: Connection,
@@ -279,7 +280,7 @@ struct File {
 }
 
 impl File {
-    /// Opens the file at `path`, makes what is missing, and waits for others that do so at the same time.
+    /// Opens the file at `path`, creates what is missing, and waits for other processes that do so at the same time.
     fn open(path: &Path, creates: bool) -> Result<Self, Failure> {
         let start = Instant::now();
         loop {
@@ -298,7 +299,7 @@ impl File {
         } else {
             fs::metadata(path).map_err(Failure::File)?;
         }
-        // Asked before the open: a file that is replaced in between is then found out at the next statement.
+        // Read before the open, so that a replacement in between is noticed at the next statement.
         let identity = identity(path);
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let connection = Connection::open_with_flags(path, flags)?;
@@ -306,9 +307,9 @@ impl File {
         if !creates {
             return Ok(Self { connection, identity });
         }
-        // Where a file system cannot do WAL, SQLite stays with what it can, which is slower and as safe.
+        // If a file system cannot do WAL, SQLite keeps its default, which is slower and as safe.
         connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        // A power failure may take the last writes; it takes all nodes as well.
+        // A power failure may lose the last writes. It also ends all nodes.
         connection.pragma_update(None, "synchronous", "NORMAL")?;
         connection.execute_batch(SCHEMA)?;
         Ok(Self { connection, identity })
@@ -321,7 +322,8 @@ fn run<T>(
     slot: &mut Option<File>,
     statement: impl Fn(&mut Connection) -> rusqlite::Result<T>,
 ) -> Result<T, Failure> {
-    // Otherwise this process would go on alone in a file that nobody else can open, with a lease of its own.
+    // Without this check, the process would continue alone in a file that no other process can open, with a lease of
+    // its own.
     if slot.as_ref().is_some_and(|file| file.identity.is_none() || file.identity != identity(path)) {
         *slot = None;
     }
@@ -338,11 +340,11 @@ fn run<T>(
     }
 }
 
-/// Makes the file and the directories above it, for this user only, where they are missing.
+/// Creates the file and the directories above it, for this user only, if they are missing.
 fn create(path: &Path) -> io::Result<()> {
     let mut directories = fs::DirBuilder::new();
     let mut options = fs::OpenOptions::new();
-    // Not truncated: it may be there, and others may be writing to it.
+    // Not truncated, because the file may exist and others may be writing to it.
     options.append(true).create(true);
     #[cfg(unix)]
     {
@@ -365,13 +367,13 @@ fn identity(path: &Path) -> Option<Identity> {
     fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
 }
 
-/// An open file cannot be removed or replaced there.
+/// On these systems an open file cannot be removed or replaced.
 #[cfg(not(unix))]
 fn identity(_: &Path) -> Option<Identity> {
     Some((0, 0))
 }
 
-/// Why a statement failed, before it is sorted into a [`PoolError`].
+/// The reason why a statement failed, before it is converted to a [`PoolError`].
 #[derive(Debug, thiserror::Error)]
 enum Failure {
     #[error(transparent)]
@@ -381,7 +383,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// Whether the file has to be opened anew.
+    /// Returns true if the file has to be opened again.
     fn is_fatal(&self) -> bool {
         use ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure};
         let Self::Sqlite(error) = self else { return true };
@@ -419,15 +421,15 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// SQLite has no code of its own for this. The text stands first in each of the variants that different versions of the
-/// driver have for it.
+/// Returns true if a table is missing. SQLite has no code for this. The driver's versions have different variants for
+/// it, but the text always begins in the same way.
 fn is_missing_table(error: &rusqlite::Error) -> bool {
     error.to_string().starts_with("no such table")
 }
 
 fn lease_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
-    let owner: Option<[u8; 16]> = row.get(1)?;
-    Ok(Lease { term: natural(row, 0)?, master: owner.map(NodeId::from_bytes), beat: natural(row, 2)? })
+    let master: Option<[u8; 16]> = row.get(1)?;
+    Ok(Lease { term: natural(row, 0)?, master: master.map(NodeId::from_bytes), beat: natural(row, 2)? })
 }
 
 fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
@@ -439,19 +441,19 @@ fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
         address: row.get(2)?,
         joined: joined.map(|_| natural(row, 5)).transpose()?,
         stamp: seen_at.cast_unsigned(),
-        // Negative where the clock was set back.
+        // Negative if the clock was set back.
         age: Duration::from_micros(now.saturating_sub(seen_at).try_into().unwrap_or(0)),
     })
 }
 
-/// A column that is never negative.
+/// Reads a column that is never negative.
 fn natural(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
     let value: i64 = row.get(column)?;
     u64::try_from(value)
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
 }
 
-/// SQLite's integers are signed.
+/// Converts to SQLite's integers, which are signed.
 fn integer(value: u64) -> rusqlite::Result<i64> {
     i64::try_from(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
@@ -460,8 +462,8 @@ fn micros(duration: Duration) -> i64 {
     duration.as_micros().try_into().unwrap_or(i64::MAX)
 }
 
-/// Microseconds since 1970, by the clock that all processes on the machine share.
+/// Returns microseconds since 1970, by the clock that all processes on the machine share.
 fn now() -> i64 {
-    // Before 1970 on a machine whose clock was never set: all rows are then of age zero until it is.
+    // A machine whose clock was never set may be before 1970. All rows have age zero until the clock is set.
     micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }

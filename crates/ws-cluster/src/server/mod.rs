@@ -19,7 +19,7 @@ use crate::{
     connection::{Context, Raw},
     hub::{Hub, resume::Resumption},
     log_limit::LogLimits,
-    message::{client::Outgoing, content::Content},
+    message::{client::OutgoingMessage, content::Content},
     node::Cluster,
 };
 
@@ -329,7 +329,7 @@ impl Server {
     pub fn deliver(&self, message: Message) -> Result<(), PublishError> {
         let (content, _) = message.encode()?;
         if let Content::Message { target, action, details } = content {
-            self.hub().message(&target, &Outgoing::new(&action, &details));
+            self.hub().message(&target, &OutgoingMessage::new(&action, &details));
         }
         Ok(())
     }

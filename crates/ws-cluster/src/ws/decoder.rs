@@ -1,6 +1,6 @@
-//! Bytes of a client in, messages out. A frame that is a message by itself is read where it lies; everything else
-//! (fragments, closing, what is wrong) goes frame by frame through tungstenite, whose context is held only while a
-//! message is incomplete, so that an idle connection has no buffer.
+//! Decodes a client's bytes into messages. A frame that is a whole message is read in place. Everything else
+//! (fragments, close frames, errors) goes frame by frame through tungstenite, whose context exists only while a message
+//! is incomplete. So an idle connection has no buffer.
 
 use std::{
     borrow::Cow,
@@ -22,13 +22,13 @@ use tungstenite::{
 use super::frame;
 use crate::CloseCode;
 
-/// What tungstenite reads at a time, and allocates for it: more than most messages of clients.
-const CHUNK: usize = 4 * 1024;
+/// Size of tungstenite's reads and of its buffer. Most messages of clients are smaller.
+const BUFFER_SIZE: usize = 4 * 1024;
 
-/// Most bytes of a control frame's payload.
-const CONTROL_SIZE: u64 = 125;
+/// Maximum size of a control frame's payload, in bytes.
+const MAX_CONTROL_SIZE: u64 = 125;
 
-/// What a client sent.
+/// A decoded event of a client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Event<'a> {
     /// A whole text message.
@@ -39,20 +39,20 @@ pub(crate) enum Event<'a> {
     Ping(Bytes),
     /// A pong.
     Pong,
-    /// A close frame, with the one that answers it, should we not have closed first.
+    /// A close frame, with the frame that answers it if we have not closed first.
     Close(Bytes),
 }
 
-/// Why a client's bytes cannot be read on: nothing after them makes sense.
+/// The reason why a client's bytes cannot be decoded. The bytes after them have no meaning.
 #[derive(Debug)]
 pub(crate) struct Broken {
     /// The code to close with.
     pub(crate) code: CloseCode,
-    /// What is wrong, for the close frame.
+    /// The reason for the close frame.
     pub(crate) reason: String,
 }
 
-/// Decodes what one client sends.
+/// Decodes the bytes of one client.
 #[derive(Default)]
 pub(crate) struct Decoder {
     /// `None` between messages.
@@ -61,18 +61,18 @@ pub(crate) struct Decoder {
 
 #[derive(Default)]
 struct Partial {
-    /// What came and is not decoded yet.
+    /// The bytes that came and are not decoded yet.
     kept: Vec<u8>,
-    /// So many of the first of these are whole frames of messages.
+    /// Number of bytes at the beginning of `kept` that are whole frames of messages.
     scanned: usize,
-    /// Within a message of several frames.
+    /// The context within a message of several frames.
     context: Option<WebSocketContext>,
 }
 
 impl Decoder {
-    /// Decodes one frame at the beginning of `bytes`, which say nothing any more after an error. The number of bytes that
-    /// it took, 0 where more are needed, and what it completed. A client masks what it sends: that is undone in place.
-    /// `limit`: the most bytes of a message.
+    /// Decodes one frame at the beginning of `bytes`. Returns the number of bytes of the frame, which is 0 if more
+    /// bytes are needed, and the event that the frame completes. The client's mask is removed in place. After an error
+    /// the content of `bytes` is unspecified. `limit`: the maximum size of a message in bytes.
     pub(crate) fn decode<'a>(
         &mut self,
         bytes: &'a mut [u8],
@@ -94,10 +94,10 @@ impl Decoder {
             (OpCode::Data(Data::Binary), Some(mask)) if plain && self.is_between_messages() => {
                 Some(Event::Binary((&*unmask(&mut frame[start..], mask)).into()))
             }
-            (OpCode::Control(Control::Ping), Some(mask)) if plain && payload <= CONTROL_SIZE => {
+            (OpCode::Control(Control::Ping), Some(mask)) if plain && payload <= MAX_CONTROL_SIZE => {
                 Some(Event::Ping(frame::pong(unmask(&mut frame[start..], mask))))
             }
-            (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= CONTROL_SIZE => Some(Event::Pong),
+            (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => Some(Event::Pong),
             (opcode, _) => {
                 let event = self.decode_in_context(frame, limit)?;
                 if header.is_final && matches!(opcode, OpCode::Data(_)) {
@@ -117,7 +117,7 @@ impl Decoder {
     fn decode_in_context<'a>(&mut self, frame: &[u8], limit: usize) -> Result<Option<Event<'a>>, Broken> {
         let context = self.partial.get_or_insert_default().context.get_or_insert_with(|| {
             let config = WebSocketConfig::default()
-                .read_buffer_size(CHUNK)
+                .read_buffer_size(BUFFER_SIZE)
                 .write_buffer_size(0)
                 .max_message_size(Some(limit))
                 .max_frame_size(Some(limit));
@@ -128,8 +128,8 @@ impl Decoder {
             Ok(Message::Text(text)) => Ok(Some(Event::Text(text.as_str().to_owned().into()))),
             Ok(Message::Binary(bytes)) => Ok(Some(Event::Binary(Vec::from(bytes).into()))),
             Ok(_) => {
-                // A close frame: all others that are complete were decoded before. Formats the answer; after a close
-                // tungstenite reports the end, which is no failure here.
+                // This is a close frame, because other complete control frames were decoded before. The flush writes
+                // the answer; after it tungstenite reports the end of the connection, which is no error here.
                 let _ = context.flush(&mut pipe);
                 Ok(Some(Event::Close(pipe.output.into())))
             }
@@ -138,26 +138,26 @@ impl Decoder {
         }
     }
 
-    /// A message of several frames is complete.
+    /// Drops the context after a message of several frames.
     fn leave_context(&mut self) {
         if let Some(partial) = &mut self.partial {
             partial.context = None;
         }
     }
 
-    /// Keeps bytes that come after those that are kept already.
+    /// Keeps bytes, after those that are kept already.
     pub(crate) fn keep(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
             self.partial.get_or_insert_default().kept.extend_from_slice(bytes);
         }
     }
 
-    /// Hands out what was kept, to be decoded; [`put_back`](Self::put_back) takes it again.
+    /// Takes the kept bytes out, to be decoded. [`put_back`](Self::put_back) returns the rest.
     pub(crate) fn take_kept(&mut self) -> Vec<u8> {
         self.partial.as_mut().map(|partial| std::mem::take(&mut partial.kept)).unwrap_or_default()
     }
 
-    /// Goes on keeping what was kept, but for the first bytes, which are decoded.
+    /// Keeps the rest of the bytes, without the first ones, which are decoded.
     pub(crate) fn put_back(&mut self, mut kept: Vec<u8>, decoded: usize) {
         let Some(partial) = &mut self.partial else { return };
         partial.scanned = partial.scanned.saturating_sub(decoded);
@@ -169,9 +169,9 @@ impl Decoder {
         }
     }
 
-    /// Takes pings and pongs out of what is kept, although messages before them are not decoded yet, and offers `answer` the
-    /// frame that answers each ping; it says whether it took it, and no further ones are taken if not. A close frame, and
-    /// what breaks the protocol, ends the search: that is for its turn.
+    /// Takes pings and pongs out of the kept bytes, although messages before them are not decoded yet. It offers each
+    /// ping's answer to `answer`, which returns true if it has sent the answer; after a false the search ends. The
+    /// search also ends at a close frame and at invalid bytes, which are handled in their order.
     pub(crate) fn take_pings(&mut self, limit: usize, mut answer: impl FnMut(Bytes) -> bool) {
         let Some(partial) = &mut self.partial else { return };
         let Partial { kept, scanned, context } = &mut **partial;
@@ -188,13 +188,13 @@ impl Decoder {
                     kept.copy_within(from..from + size, to);
                     to += size;
                 }
-                (OpCode::Control(Control::Ping), Some(mask)) if plain && payload <= CONTROL_SIZE => {
+                (OpCode::Control(Control::Ping), Some(mask)) if plain && payload <= MAX_CONTROL_SIZE => {
                     let mut payload = kept[from + start..from + size].to_vec();
                     if !answer(frame::pong(unmask(&mut payload, mask))) {
                         break;
                     }
                 }
-                (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= CONTROL_SIZE => {}
+                (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => {}
                 _ => break,
             }
             from += size;
@@ -206,17 +206,17 @@ impl Decoder {
         }
     }
 
-    /// Number of bytes that are kept.
+    /// Returns the number of kept bytes.
     pub(crate) fn kept(&self) -> usize {
         self.partial.as_ref().map_or(0, |partial| partial.kept.len())
     }
 
-    /// Whether it is between two messages, with nothing of the next.
+    /// Returns true if no bytes are kept and no message is incomplete.
     pub(crate) fn is_empty(&self) -> bool {
         !self.keeps() && self.is_between_messages()
     }
 
-    /// Whether bytes were kept.
+    /// Returns true if bytes are kept.
     pub(crate) fn keeps(&self) -> bool {
         self.kept() > 0
     }
@@ -235,14 +235,14 @@ fn not_utf8() -> Broken {
     Broken { code: CloseCode::NotUtf8, reason: "not UTF-8".to_owned() }
 }
 
-/// The header at the beginning, the size of its payload, and its own.
+/// Parses a frame's header. Returns the header, the size of the payload and the size of the header.
 fn parse(bytes: &[u8]) -> Result<Option<(FrameHeader, u64, usize)>, Error> {
     let mut cursor = Cursor::new(bytes);
     let parsed = FrameHeader::parse(&mut cursor)?;
     Ok(parsed.map(|(header, payload)| (header, payload, cursor.position() as usize)))
 }
 
-/// Eight bytes at a time, as far as they go.
+/// Removes the mask, eight bytes at a time as far as possible.
 fn unmask(payload: &mut [u8], mask: [u8; 4]) -> &mut [u8] {
     let [a, b, c, d] = mask;
     let wide = u64::from_ne_bytes([a, b, c, d, a, b, c, d]);
@@ -252,7 +252,7 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) -> &mut [u8] {
     payload
 }
 
-/// The socket as tungstenite sees it: one frame, and room for its answer.
+/// The socket as tungstenite sees it: the bytes of one frame, and a buffer for the answer.
 struct Pipe<'a> {
     input: &'a [u8],
     output: Vec<u8>,
@@ -283,7 +283,7 @@ mod tests {
 
     const LIMIT: usize = 1000;
 
-    /// A frame as a client sends it.
+    /// Returns a frame as a client sends it.
     fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [7, 0, 200, 31];
         let mut frame = vec![first];
@@ -299,7 +299,7 @@ mod tests {
         frame
     }
 
-    /// What the bytes say, when they come with those that were kept.
+    /// Returns the events of the bytes, decoded after the kept ones.
     fn all(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Event<'static>>, Broken> {
         decoder.keep(bytes);
         let mut kept = decoder.take_kept();
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_held_between_messages() {
+    fn no_buffer_is_held_between_messages() {
         let mut decoder = Decoder::default();
         let bytes = [frame(0x01, b"hello "), frame(0x89, b"ping"), frame(0x80, &[b'x'; 200])].concat();
         for byte in &bytes[..bytes.len() - 1] {
@@ -336,7 +336,7 @@ mod tests {
     }
 
     #[test]
-    fn fragments_that_come_whole_leave_nothing_behind() {
+    fn whole_fragments_leave_no_buffer_behind() {
         let mut decoder = Decoder::default();
         assert!(matches!(decoder.decode(&mut frame(0x01, b"a"), LIMIT), Ok((7, None))));
         assert!(!decoder.is_empty());
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn pings_are_taken_out_of_what_waits_and_the_rest_stays_as_it_is() {
+    fn pings_are_taken_out_of_the_kept_bytes_and_the_rest_stays() {
         let mut decoder = Decoder::default();
         let ping = |text: &[u8]| frame(0x89, text);
         let messages = [frame(0x01, b"a"), frame(0x80, &[b'x'; 300]), frame(0x82, b"b"), frame(0x88, b"\x03\xe8")];
@@ -380,7 +380,7 @@ mod tests {
         }
         assert_eq!(pongs, [&b"\x8a\x011"[..], b"\x8a\x012"]);
         assert_eq!(decoder.take_kept(), [&messages.concat()[..], &ping(b"after the close")].concat());
-        // One that is not answered stays.
+        // A ping that is not answered stays.
         let mut decoder = Decoder::default();
         decoder.keep(&[ping(b"1"), ping(b"2")].concat());
         let mut count = 0;
@@ -389,7 +389,7 @@ mod tests {
         assert_eq!(decoder.kept(), ping(b"2").len());
         decoder.take_pings(LIMIT, |_| true);
         assert!(decoder.partial.is_none());
-        // What is wrong, too large, or not all there is for its turn.
+        // Invalid, too large and incomplete frames are handled in their order.
         for bytes in
             [frame(0x83, b"x"), frame(0x09, b"x"), frame(0x81, &[0; 1001])[..8].to_vec(), ping(b"x")[..6].to_vec()]
         {
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn what_breaks_the_protocol_has_its_close_code() {
+    fn an_error_of_the_protocol_has_its_close_code() {
         for (bytes, code) in [
             (frame(0x81, b"\xff"), CloseCode::NotUtf8),
             ([frame(0x01, b"\xc3"), frame(0x80, b"x")].concat(), CloseCode::NotUtf8),
@@ -428,8 +428,8 @@ mod tests {
         assert_eq!(events, [Event::Close(Bytes::from_static(b"\x88\x05\x03\xe8bye"))]);
     }
 
-    /// The events as text, up to a close frame, and the code of what cannot be read on.
-    fn told(pieces: impl Iterator<Item = Vec<u8>>) -> (Vec<String>, Option<CloseCode>) {
+    /// Returns the events as text, up to a close frame, and the code of the error.
+    fn events_of(pieces: impl Iterator<Item = Vec<u8>>) -> (Vec<String>, Option<CloseCode>) {
         let (mut decoder, mut told) = (Decoder::default(), Vec::new());
         for piece in pieces {
             decoder.keep(&piece);
@@ -464,8 +464,8 @@ mod tests {
         ];
         let corpus: Vec<&[u8]> = corpus.iter().map(Vec::as_slice).collect();
         crate::fuzz::search(&corpus, |input| {
-            let (whole, broken) = told(std::iter::once(input.to_vec()));
-            let (pieces, broken_in_pieces) = told(input.iter().map(|byte| vec![*byte]));
+            let (whole, broken) = events_of(std::iter::once(input.to_vec()));
+            let (pieces, broken_in_pieces) = events_of(input.iter().map(|byte| vec![*byte]));
             let same = broken == broken_in_pieces && whole == pieces;
             same.then_some(()).ok_or_else(|| format!("{whole:?} {broken:?}, in pieces {pieces:?} {broken_in_pieces:?}"))
         });

@@ -1,4 +1,4 @@
-//! WebSocket frames as a server sends them, formatted by tungstenite, to be shared by all connections.
+//! WebSocket frames as a server sends them, encoded by tungstenite. Connections share them.
 
 use bytes::Bytes;
 use tungstenite::protocol::{
@@ -11,15 +11,15 @@ use tungstenite::protocol::{
 
 use crate::CloseCode;
 
-/// Longest reason of a close frame, in bytes: a control frame carries 125, the code takes two.
+/// Maximum size of a close frame's reason, in bytes: a control frame carries 125, of which the code takes two.
 const REASON_SIZE: usize = 123;
 
-/// One text message, from parts.
+/// Returns the frame of a text message, joined from parts.
 pub(crate) fn text(parts: &[&[u8]]) -> Bytes {
     data(Data::Text, parts)
 }
 
-/// One binary message.
+/// Returns the frame of a binary message.
 pub(crate) fn binary(bytes: &[u8]) -> Bytes {
     data(Data::Binary, &[bytes])
 }
@@ -34,17 +34,17 @@ fn data(kind: Data, parts: &[&[u8]]) -> Bytes {
     frame.into()
 }
 
-/// A ping without payload: any bytes of the client count as its answer.
+/// Returns a ping without payload. Any bytes from the client count as its answer.
 pub(crate) fn ping() -> Bytes {
     Bytes::from_static(&[0x89, 0x00])
 }
 
-/// The answer to a ping.
+/// Returns the answer to a ping.
 pub(crate) fn pong(payload: &[u8]) -> Bytes {
     format(Frame::pong(payload.to_vec()))
 }
 
-/// A close frame; a reason over 123 bytes is cut.
+/// Returns a close frame. A reason over 123 bytes is cut.
 pub(crate) fn close(code: CloseCode, reason: &str) -> Bytes {
     let reason = &reason[..reason.floor_char_boundary(REASON_SIZE)];
     format(Frame::close(Some(CloseFrame { code: (code as u16).into(), reason: reason.into() })))

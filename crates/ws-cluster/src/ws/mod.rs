@@ -1,9 +1,9 @@
-//! WebSocket frames as RFC 6455 has them: encoding what is sent, decoding what comes. Pure.
+//! WebSocket frames as in RFC 6455: encoding and decoding. Pure.
 
 pub(crate) mod decoder;
 pub(crate) mod frame;
 
-/// A whole message as WebSockets carry it, for [`ServerBuilder::raw`](crate::ServerBuilder::raw).
+/// A whole WebSocket message, for [`ServerBuilder::raw`](crate::ServerBuilder::raw).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RawMessage {
     /// A text message.
@@ -12,7 +12,7 @@ pub enum RawMessage {
     Binary(Vec<u8>),
 }
 
-/// Returns the size of the text message that a client's frame is, for the micro-benchmarks.
+/// Returns the size of a client's text message, for the micro-benchmarks.
 #[cfg(feature = "internals")]
 pub(crate) fn decoded(frame: &mut [u8]) -> Option<usize> {
     match decoder::Decoder::default().decode(frame, usize::MAX) {

@@ -14,7 +14,7 @@ use crate::{
     CloseCode,
     hub::{Client, Hub, Member},
     message::{
-        client::{Outgoing, position},
+        client::{OutgoingMessage, position},
         content::Content,
         position::Position,
         target::Target,
@@ -256,6 +256,6 @@ impl Hub {
 /// Sends a client a message that it missed.
 pub(crate) fn replay(client: &Client, place: LogPosition, content: &Content) {
     if let Content::Message { action, details, .. } = content {
-        client.deliver(&Outgoing::new(action, details).at(place.into()));
+        client.deliver(&OutgoingMessage::new(action, details).at(place.into()));
     }
 }
