@@ -44,7 +44,7 @@ setters!(Config {
 
 impl Config {
     /// What cannot work, with what to give instead.
-    pub(crate) fn check(&self) -> Result<(), String> {
+    pub(crate) fn find_mistake(&self) -> Result<(), String> {
         let Self { connection, http, cluster, links, log } = self;
         let durations = [
             ("connection.handshake_timeout", connection.handshake_timeout),

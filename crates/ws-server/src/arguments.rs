@@ -1,22 +1,26 @@
-//! The command line and the environment, read together: a variable counts for its own command only, and an empty one
-//! counts as unset.
+//! The command line, the environment and the file of `--config`, read together: a variable counts for its own command
+//! only, and an empty one counts as unset. The file's values take the place of defaults.
 
 use std::{
-    collections::BTreeMap,
     env,
     ffi::{OsStr, OsString},
+    path::PathBuf,
 };
 
-use clap::{
-    Arg, ArgMatches, CommandFactory, FromArgMatches, builder::Resettable, error::ErrorKind, parser::ValueSource,
-};
+use clap::{Arg, ArgMatches, CommandFactory, FromArgMatches, builder::Resettable, error::ErrorKind};
 
-use crate::cli::Cli;
+use crate::{
+    cli::Cli,
+    config::{File, Sources},
+};
 
 /// What was asked for.
 pub(crate) struct Parsed {
     pub(crate) cli: Cli,
-    pub(crate) variables: Variables,
+    pub(crate) sources: Sources,
+    /// The values of the command that is used, and where each comes from.
+    pub(crate) matches: ArgMatches,
+    pub(crate) file: Option<File>,
 }
 
 /// Why nothing was asked for.
@@ -37,59 +41,71 @@ impl Misuse {
     }
 }
 
-/// The flags whose values come from the environment, each with its variable.
-#[derive(Default)]
-pub(crate) struct Variables(BTreeMap<String, String>);
-
-impl Variables {
-    /// Says of each flag in an error that its value comes from a variable.
-    pub(crate) fn named_in(&self, text: String) -> String {
-        let is_flag = |word: &str, flag: &str| word.trim_end_matches([':', ',', ';', '.', ')']) == flag;
-        let named = |(flag, _): &(&String, &String)| text.split_whitespace().any(|word| is_flag(word, flag));
-        let named: Vec<_> =
-            self.0.iter().filter(named).map(|(flag, variable)| format!("{variable} sets {flag}")).collect();
-        if named.is_empty() { text } else { format!("{text} ({})", named.join(", ")) }
-    }
-
-    fn of(command: &clap::Command, matches: &ArgMatches) -> Self {
-        let from_environment = |arg: &&Arg| {
-            let id = arg.get_id().as_str();
-            matches.try_contains_id(id).is_ok() && matches.value_source(id) == Some(ValueSource::EnvVariable)
-        };
-        let names = command
-            .get_arguments()
-            .filter(from_environment)
-            .filter_map(|arg| Some((format!("--{}", arg.get_long()?), arg.get_env()?.to_string_lossy().into_owned())));
-        Self(names.collect())
-    }
-}
-
-/// Reads the command line, and the environment for what it leaves out.
+/// Reads the command line, and the environment and the file for what it leaves out.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Misuse> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = Cli::command();
     // Flags of `run` do not mix with another command, so that stands first if there is one.
     let used = arguments.get(1).and_then(|name| command.find_subcommand(name)).map(|used| used.get_name().to_owned());
     let mut unreadable = None;
-    let mut command = select(command, used.is_none(), &mut unreadable);
-    let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
-    for name in names {
-        let is_used = used.as_deref() == Some(&*name);
-        command = command.mut_subcommand(name, |command| select(command, is_used, &mut unreadable));
-    }
+    let command = edit(command, used.as_deref(), |command, is_used| select(command, is_used, &mut unreadable));
     if let Some(name) = unreadable {
         return Err(Misuse::Line(format!("{name} is not UTF-8: give it as text, or unset it")));
     }
-    let matches =
-        command.clone().try_get_matches_from(&arguments).map_err(|error| misuse(&command, &arguments, error))?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| misuse(&command, &arguments, error))?;
-    let variables = match matches.subcommand() {
-        Some((name, matches)) => {
-            command.find_subcommand(name).map(|command| Variables::of(command, matches)).unwrap_or_default()
-        }
-        None => Variables::of(&command, &matches),
+    let read = |command: &clap::Command, file: Option<&File>| {
+        let misuse = |error| misuse(command, &arguments, file, error);
+        let matches = command.clone().try_get_matches_from(&arguments).map_err(misuse)?;
+        let cli = Cli::from_arg_matches(&matches).map_err(misuse)?;
+        Ok::<_, Misuse>((cli, matches))
     };
-    Ok(Parsed { cli, variables })
+    let (cli, matches) = read(&command, None)?;
+    let path = of_used(&matches).try_get_one::<PathBuf>("config").ok().flatten();
+    let file = path.map(|path| File::read(path)).transpose().map_err(Misuse::Line)?;
+    let (cli, command, matches) = match &file {
+        Some(file) => {
+            let command = edit(command, used.as_deref(), |command, is_used| fill(command, is_used, file));
+            let (cli, matches) = read(&command, Some(file))?;
+            (cli, command, matches)
+        }
+        None => (cli, command, matches),
+    };
+    let used = matches.subcommand_name().and_then(|name| command.find_subcommand(name)).unwrap_or(&command);
+    let sources = Sources::new(used, of_used(&matches), file.as_ref());
+    Ok(Parsed { cli, sources, matches: of_used(&matches).clone(), file })
+}
+
+/// The values of the command that is used.
+fn of_used(matches: &ArgMatches) -> &ArgMatches {
+    matches.subcommand().map_or(matches, |(_, matches)| matches)
+}
+
+/// Changes the command itself and each of its subcommands; the closure is told which of them is used.
+fn edit(
+    command: clap::Command,
+    used: Option<&str>,
+    mut change: impl FnMut(clap::Command, bool) -> clap::Command,
+) -> clap::Command {
+    let mut command = change(command, used.is_none());
+    let names: Vec<_> = command.get_subcommands().map(|command| command.get_name().to_owned()).collect();
+    for name in names {
+        let is_used = used == Some(&*name);
+        command = command.mut_subcommand(name, |command| change(command, is_used));
+    }
+    command
+}
+
+/// Puts the file's values in the place of defaults.
+fn fill(command: clap::Command, is_used: bool, file: &File) -> clap::Command {
+    if !is_used {
+        return command;
+    }
+    command.mut_args(|arg| match arg.get_long().and_then(|flag| file.of_flag(flag)) {
+        Some(values) => {
+            let values = values.to_vec();
+            arg.default_values(values)
+        }
+        None => arg,
+    })
 }
 
 /// Takes the variables away that must not count: all, if the command is not the one that is used, and empty ones.
@@ -106,29 +122,33 @@ fn select(command: clap::Command, is_used: bool, unreadable: &mut Option<String>
     })
 }
 
-/// An error of clap as a person needs it: a value that is wrong in one line, with the variable if it came from there.
-fn misuse(command: &clap::Command, arguments: &[OsString], error: clap::Error) -> Misuse {
+/// An error of clap as a person needs it: a value that is wrong in one line, with the place that it came from if that is
+/// not the command line.
+fn misuse(command: &clap::Command, arguments: &[OsString], file: Option<&File>, error: clap::Error) -> Misuse {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return Misuse::Usage(error);
     }
     let text = error.to_string();
     let line = text.lines().next().unwrap_or_default();
     let line = line.strip_prefix("error: ").unwrap_or(line);
-    // Without the environment the same command line is in order, if it was the environment's value.
-    let without = without_environment(command.clone());
-    let from_environment = without.try_get_matches_from(arguments).is_ok();
-    let flag = line.split_once("for '").and_then(|(_, rest)| rest.split([' ', '\'']).next());
+    let flag = line.split_once("for '--").and_then(|(_, rest)| rest.split([' ', '\'']).next());
     let used = arguments.get(1).and_then(|name| command.find_subcommand(name)).unwrap_or(command);
-    let is_meant = |arg: &&Arg| flag.is_some_and(|flag| flag.strip_prefix("--") == arg.get_long());
-    let variable = used.get_arguments().find(is_meant).and_then(Arg::get_env).filter(|_| from_environment);
-    match variable {
-        Some(variable) => Misuse::Line(format!("{}: {line}", variable.to_string_lossy())),
+    let source = flag.filter(|flag| !is_given(arguments, flag)).and_then(|flag| {
+        let variable = used.get_arguments().find(|arg| arg.get_long() == Some(flag)).and_then(Arg::get_env);
+        let variable = variable.filter(|name| env::var_os(name).is_some());
+        variable.map(|name| name.to_string_lossy().into_owned()).or_else(|| file?.place_of_flag(flag))
+    });
+    match source {
+        Some(source) => Misuse::Line(format!("{source}: {line}")),
         None => Misuse::Line(line.to_owned()),
     }
 }
 
-fn without_environment(command: clap::Command) -> clap::Command {
-    command
-        .mut_args(|arg| arg.env(Resettable::Reset))
-        .mut_subcommands(|command| command.mut_args(|arg| arg.env(Resettable::Reset)))
+/// Returns true if the command line has this flag.
+fn is_given(arguments: &[OsString], flag: &str) -> bool {
+    arguments.iter().any(|argument| {
+        let argument = argument.to_string_lossy();
+        let rest = argument.strip_prefix("--").and_then(|argument| argument.strip_prefix(flag));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+    })
 }

@@ -1,19 +1,18 @@
 //! What can be asked of the program: commands, flags and the environment variables that stand for them.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "the comments are help texts for a terminal")]
 
+use std::path::PathBuf;
+
 use clap::{Args, Parser, Subcommand};
 use ws_cluster::{Dialect, Target};
 
-use crate::{Failure, Outcome};
-
-/// Largest value of a limit: more is a mistake.
-const LARGEST: u64 = 1 << 30;
+use crate::values::{count, dialect, size, switch, text};
 
 /// A node of a WebSocket cluster, and commands to a running one.
 ///
-/// Without a command it runs a node. Every flag has an environment variable, shown beside it; the flag wins, and an
-/// empty variable counts as unset. Logs go to standard error; RUST_LOG says how much (error, warn, info, debug; default
-/// info).
+/// Without a command it runs a node. Every flag has an environment variable, shown beside it, and a key in the file of
+/// --config. A flag wins over its variable, the variable over the file; an empty variable counts as unset. Logs go to
+/// standard error; RUST_LOG says how much (error, warn, info, debug; default info).
 ///
 /// Exit status: 0 for success, 1 where no server answers or a message is not accepted, 2 where something has to be set
 /// up differently first.
@@ -30,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a node (what happens without a command)
     Run(Box<Run>),
+    /// Show, check or explain the settings of a node, with the file of --config
+    Config(Box<Settings>),
     /// Publish a message, from outside of the cluster
     Send(Send),
     /// Close all connections of a session or user, for good
@@ -69,6 +70,9 @@ pub(crate) struct Place {
     /// pool. (Other users of the machine see a process's flags, but not its environment.)
     #[arg(long = "key", value_name = "KEY", env = "WS_CLUSTER_KEY", hide_env_values = true, help_heading = "Cluster")]
     pub(crate) keys: Vec<String>,
+    /// A file with settings, in TOML: see ws-server config
+    #[arg(long, value_name = "FILE", env = "WS_SERVER_CONFIG", help_heading = "Configuration")]
+    pub(crate) config: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]
@@ -193,6 +197,18 @@ pub(crate) struct Limits {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct Settings {
+    /// Only check the settings: exit status 0 if they are in order, 2 with a line that names the mistake if not
+    #[arg(long, conflicts_with = "example", help_heading = "Configuration")]
+    pub(crate) check: bool,
+    /// Print a file with every setting, its default and its meaning
+    #[arg(long, help_heading = "Configuration")]
+    pub(crate) example: bool,
+    #[command(flatten)]
+    pub(crate) run: Run,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct Check {
     /// Check the node at this address and no other
     #[arg(long, value_name = "ws://HOST:PORT", value_parser = text, conflicts_with = "all", help_heading = "Cluster")]
@@ -261,62 +277,6 @@ impl std::str::FromStr for Closed {
     }
 }
 
-/// A value without the white space that files and secrets have at their end.
-fn text(text: &str) -> Result<String, &'static str> {
-    Ok(text.trim().to_owned())
-}
-
-fn dialect(text: &str) -> Result<Dialect, ws_cluster::ParseDialectError> {
-    text.trim().parse()
-}
-
-/// A flag's value, which only a variable gives it.
-fn switch(text: &str) -> Result<bool, &'static str> {
-    match text.trim().to_ascii_lowercase().as_str() {
-        "1" | "true" | "yes" | "on" => Ok(true),
-        "0" | "false" | "no" | "off" => Ok(false),
-        _ => Err("use 1, true, yes or on, or 0, false, no or off"),
-    }
-}
-
-fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
-    let number = text.trim().parse().ok().filter(|number: &u64| *number > 0);
-    let fits = |number: u64| T::try_from(number).ok().filter(|_| number <= LARGEST);
-    number.and_then(fits).ok_or_else(|| format!("use a whole number from 1 to {LARGEST}"))
-}
-
-/// Bytes, or a number with one of the units K, M and G, which are powers of 1024.
-fn size(text: &str) -> Result<usize, String> {
-    let text = text.trim();
-    let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
-    let unit = match text[digits.len()..].to_ascii_uppercase().as_str() {
-        "" | "B" => Some(1),
-        "K" | "KB" | "KIB" => Some(1 << 10),
-        "M" | "MB" | "MIB" => Some(1 << 20),
-        "G" | "GB" | "GIB" => Some(1 << 30),
-        _ => None,
-    };
-    let number: Option<u64> = digits.trim_end().parse().ok().filter(|number| *number > 0);
-    let bytes = number.zip(unit).and_then(|(number, unit)| number.checked_mul(unit));
-    let bytes = bytes.filter(|bytes| *bytes <= LARGEST).and_then(|bytes| usize::try_from(bytes).ok());
-    bytes.ok_or_else(|| format!("use a number of bytes from 1 to {LARGEST}, or one with a unit, as 64K or 1M"))
-}
-
-/// The items of a flag that may be repeated, or have several separated by commas. The last comma may have nothing
-/// after it.
-pub(crate) fn items(given: &[String], flag: &str) -> Outcome<Vec<String>> {
-    let split = |text: &String| {
-        let text = text.trim();
-        let text = text.strip_suffix(',').unwrap_or(text);
-        text.split(',').map(|item| item.trim().to_owned()).collect::<Vec<_>>()
-    };
-    let items: Vec<_> = given.iter().flat_map(split).collect();
-    match items.iter().any(String::is_empty) {
-        true => Err(Failure::setup(format!("{flag} has an empty item: give a value, or leave the flag out"))),
-        false => Ok(items),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory;
@@ -326,32 +286,6 @@ mod tests {
     #[test]
     fn the_flags_fit_together() {
         Cli::command().debug_assert();
-    }
-
-    #[test]
-    fn sizes_have_units_and_limits() {
-        assert_eq!(size("65536"), Ok(65_536));
-        assert_eq!(size("64K"), Ok(65_536));
-        assert_eq!(size(" 1 MiB\n"), Ok(1 << 20));
-        for wrong in ["", "0", "K", "-1", "1T", "1.5M", "2G", "18446744073709551616", "0x10", "1 0"] {
-            assert!(size(wrong).is_err(), "{wrong}");
-        }
-        assert_eq!(count::<u32>("7"), Ok(7));
-        for wrong in ["", "0", "-1", "1e3", "4294967296", "7K"] {
-            assert!(count::<u32>(wrong).is_err(), "{wrong}");
-        }
-    }
-
-    #[test]
-    fn items_are_trimmed_and_the_last_comma_does_not_count() {
-        let items = |given: &[&str]| {
-            items(&given.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>(), "--key").map_err(|why| why.text)
-        };
-        assert_eq!(items(&["a, b ,c,\n", "d"]).unwrap(), ["a", "b", "c", "d"]);
-        assert_eq!(items(&[]).unwrap(), [""; 0]);
-        for wrong in ["", ",", "a,,b", ",a", "a,,", " "] {
-            assert!(items(&[wrong]).unwrap_err().contains("--key has an empty item"), "{wrong:?}");
-        }
     }
 
     #[test]

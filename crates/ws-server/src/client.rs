@@ -21,6 +21,7 @@ use crate::{
     pool::{self, Kind, Opened},
     say,
     stderr::Stderr,
+    values,
 };
 
 /// Longest text of details that is read. Escapes can make it several times as large as the message, which is limited
@@ -167,7 +168,7 @@ fn reason(error: &ConnectError) -> String {
 }
 
 fn given_keys(place: &Place) -> Outcome<Vec<Vec<u8>>> {
-    Ok(crate::cli::items(&place.keys, "--key")?.into_iter().map(String::into_bytes).collect())
+    Ok(values::items(&place.keys, "--key")?.into_iter().map(String::into_bytes).collect())
 }
 
 /// The pool of a place, if other processes can share it.

@@ -13,13 +13,15 @@ use ws_cluster::NodeId;
 
 use crate::{
     arguments::{Misuse, Parsed},
-    cli::{Cli, Command},
+    cli::Command,
+    config::Settings,
     stderr::Stderr,
 };
 
 mod arguments;
 mod cli;
 mod client;
+mod config;
 mod demo;
 mod descriptors;
 mod key;
@@ -28,6 +30,7 @@ mod pool;
 mod run;
 mod signals;
 mod stderr;
+mod values;
 
 /// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a
 /// burst needed back after some seconds.
@@ -70,27 +73,41 @@ async fn run_command() -> ExitCode {
 
 /// Does what the command line says; the exit status.
 async fn start() -> u8 {
-    let Parsed { cli, variables } = match arguments::parse(std::env::args_os()) {
+    let parsed = match arguments::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
         Err(misuse) => return misused(&misuse),
     };
+    let sources = parsed.sources.clone();
     let outcome = match log() {
-        Ok(()) => obey(cli).await,
+        Ok(()) => obey(parsed).await,
         Err(failure) => Err(failure),
     };
     match outcome {
         Ok(()) => 0,
         Err(Failure { status, text }) => {
-            let text = variables.named_in(text.split_whitespace().collect::<Vec<_>>().join(" "));
+            let text = sources.named_in(text.split_whitespace().collect::<Vec<_>>().join(" "));
             Stderr::get().line(format_args!("error: {text}"));
             status
         }
     }
 }
 
-async fn obey(cli: Cli) -> Outcome {
+async fn obey(parsed: Parsed) -> Outcome {
+    let Parsed { cli, sources, matches, file } = parsed;
+    for warning in file.iter().flat_map(|file| &file.warnings) {
+        tracing::warn!("{warning}");
+    }
     match cli.command.unwrap_or(Command::Run(Box::new(cli.run))) {
-        Command::Run(run) => run::run(*run).await,
+        Command::Run(run) => run::run(Settings::new(*run, file.as_ref())).await,
+        Command::Config(asked) if asked.example => say(config::example().trim_end()),
+        Command::Config(asked) => {
+            let settings = Settings::new(asked.run, file.as_ref());
+            run::check(&settings)?;
+            if asked.check {
+                return Ok(());
+            }
+            say(config::effective(&matches, &sources, file.as_ref(), &settings.config).trim_end())
+        }
         Command::Send(send) => client::send(send).await,
         Command::Close(close) => client::close(close).await,
         Command::Check(check) => client::check(check).await,

@@ -13,11 +13,7 @@ use ws_cluster::{
     pool::{PoolView, open, open_existing},
 };
 
-use crate::{
-    Failure, Outcome,
-    cli::{self, Place},
-    key,
-};
+use crate::{Failure, Outcome, cli::Place, key, values};
 
 /// Shortest key in bytes, as the library asks for.
 const KEY_SIZE: usize = 32;
@@ -102,7 +98,7 @@ impl Opened {
 
     /// The keys that were given, or that of the pool's file, which is made if it is missing and this is for a node.
     pub(crate) fn keys(&self, given: &[String]) -> Outcome<Vec<Vec<u8>>> {
-        let given = cli::items(given, "--key")?;
+        let given = values::items(given, "--key")?;
         let keys = match (&*given, &self.path) {
             ([], Some(path)) => vec![key::beside(path, self.creates)?],
             ([], None) if self.kind == Kind::MySql => {
@@ -113,12 +109,8 @@ impl Opened {
             }
             (given, _) => given.iter().map(|key| key.clone().into_bytes()).collect(),
         };
-        match keys.iter().map(Vec::len).find(|size| *size < KEY_SIZE) {
-            Some(size) => Err(Failure::setup(format!(
-                "the cluster's key has {size} bytes: give one of at least {KEY_SIZE}, as from `openssl rand -hex 32`"
-            ))),
-            None => Ok(keys),
-        }
+        check_sizes(keys.iter().map(Vec::len))?;
+        Ok(keys)
     }
 
     /// What the pool says of a cluster: the proof that its database is there.
@@ -127,6 +119,20 @@ impl Opened {
             Ok(read) => read.map_err(failure),
             Err(_) => Err(failure(PoolError::Unreachable(format!("no answer in {PATIENCE:?}").into()))),
         }
+    }
+}
+
+/// Finds mistakes in the keys that were given.
+pub(crate) fn check_keys(given: &[String]) -> Outcome {
+    check_sizes(values::items(given, "--key")?.iter().map(String::len))
+}
+
+fn check_sizes(mut sizes: impl Iterator<Item = usize>) -> Outcome {
+    match sizes.find(|size| *size < KEY_SIZE) {
+        Some(size) => Err(Failure::setup(format!(
+            "the cluster's key has {size} bytes: give one of at least {KEY_SIZE}, as from `openssl rand -hex 32`"
+        ))),
+        None => Ok(()),
     }
 }
 

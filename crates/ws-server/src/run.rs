@@ -8,24 +8,38 @@ use std::{
 use tokio::net::TcpListener;
 use url::{Host, Url};
 use ws_cluster::{
-    AuthenticationError, ClusterConfig, Config, Origin, ServeError, Server, ServerBuilder, SessionTable,
-    TrustedProxies, pool::PoolView,
+    AuthenticationError, ClusterConfig, Origin, ServeError, Server, ServerBuilder, SessionTable, TrustedProxies,
+    pool::PoolView,
 };
 
 use crate::{
     Failure, Outcome,
-    cli::{Run, items},
+    cli::Run,
+    config::Settings,
     demo::Demo,
-    pool::{Kind, Opened},
+    pool::{self, Kind, Opened},
     say,
     signals::Signals,
+    values::items,
 };
 
-pub(crate) async fn run(run: Run) -> Outcome {
-    let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
+/// Finds the mistakes in the settings that show without a database and a listener.
+pub(crate) fn check(settings: &Settings) -> Outcome {
+    let Settings { run, config } = settings;
+    config.check().map_err(Failure::setup)?;
     if run.publish_key.as_deref() == Some("") {
         return Err(Failure::setup("--publish-key is empty: give a long random key, or leave it out"));
     }
+    trusted_proxies(&run.trusted_proxy)?;
+    allowed_origins(&run.allowed_origin)?;
+    pool::check_keys(&run.place.keys)?;
+    Ok(())
+}
+
+pub(crate) async fn run(settings: Settings) -> Outcome {
+    let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
+    check(&settings)?;
+    let Settings { run, config } = settings;
     let trusted_proxies = trusted_proxies(&run.trusted_proxy)?;
     let allowed_origins = allowed_origins(&run.allowed_origin)?;
     let opened = Opened::for_node(&run.place).await?;
@@ -61,13 +75,13 @@ pub(crate) async fn run(run: Run) -> Outcome {
         .allowed_origins(allowed_origins)
         .own_origin(!run.no_own_origin)
         .trusted_proxies(trusted_proxies)
-        .config(config(&run));
+        .config(config);
     builder = keys.into_iter().fold(builder, ServerBuilder::key);
     if let Some(key) = run.publish_key {
         builder = builder.publish_key(key);
     }
     if let Some(sessions) = sessions {
-        check(&sessions).await?;
+        check_queries(&sessions).await?;
         builder = builder.authenticator(sessions);
     }
     let demo = run.demo.then(Demo::new);
@@ -125,27 +139,6 @@ fn apart<'a>(own: &str, view: &'a PoolView) -> Option<&'a str> {
     let living = view.nodes.iter().filter(|node| node.age <= timeout && node.address != own);
     let mut addresses = living.map(|node| node.address.as_str());
     addresses.find(|address| Reach::of(address) != Reach::of(own))
-}
-
-/// The settings that have flags; the rest is as it is.
-fn config(run: &Run) -> Config {
-    let limits = &run.limits;
-    let mut config = Config::default();
-    config.cluster.accept_when_isolated = run.accept_when_isolated;
-    let set = |limit: &mut usize, given: Option<usize>| *limit = given.unwrap_or(*limit);
-    set(&mut config.http.sockets, limits.sockets);
-    set(&mut config.http.sockets_per_ip, limits.sockets_per_ip);
-    set(&mut config.http.request_head_size, limits.request_head_size);
-    let connection = &mut config.connection;
-    set(&mut connection.connections, limits.connections);
-    set(&mut connection.connections_per_ip, limits.connections_per_ip);
-    set(&mut connection.message_size, limits.message_size);
-    set(&mut connection.queue_size, limits.queue_size);
-    set(&mut connection.look_ups_per_ip, limits.look_ups_per_ip);
-    set(&mut connection.replay_bytes_per_minute, limits.replay_bytes_per_minute);
-    connection.messages_per_second = limits.messages_per_second.unwrap_or(connection.messages_per_second);
-    connection.message_burst = limits.message_burst.unwrap_or(connection.message_burst);
-    config
 }
 
 async fn listen(address: &str) -> Outcome<TcpListener> {
@@ -244,7 +237,7 @@ fn sessions(run: &Run, opened: &Opened) -> Outcome<Option<SessionTable>> {
 }
 
 /// Finds a mistake in the queries before clients do. A database that is down comes back.
-async fn check(sessions: &SessionTable) -> Outcome {
+async fn check_queries(sessions: &SessionTable) -> Outcome {
     match sessions.check().await {
         Ok(()) => Ok(()),
         Err(error @ AuthenticationError::Unavailable(_)) => {

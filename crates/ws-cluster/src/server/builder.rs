@@ -258,7 +258,7 @@ impl ServerBuilder {
     /// [`StartError::Config`] and [`StartError::Pool`] for what cannot work. A database that does not answer is no
     /// error: it is tried again until it does, while clients are refused with 503.
     pub async fn start(self) -> Result<Server, StartError> {
-        self.config.check().map_err(config)?;
+        self.config.check()?;
         check_path(&self.path)?;
         check_prefix(&self.prefix)?;
         if !self.own_origin && self.allowed_origins.is_empty() {
@@ -337,6 +337,16 @@ impl ServerBuilder {
             publish_key: publish_key.map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?))).transpose()?,
             pages,
         })))
+    }
+}
+
+impl Config {
+    /// Finds a setting that cannot work. [`ServerBuilder::start`] does so itself.
+    ///
+    /// # Errors
+    /// [`StartError::Config`], which says what to give instead.
+    pub fn check(&self) -> Result<(), StartError> {
+        self.find_mistake().map_err(config)
     }
 }
 

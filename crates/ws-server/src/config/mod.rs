@@ -1,0 +1,54 @@
+//! The settings of a node: from flags, the environment and a file. `keys` says what can be set, `library` what of it is
+//! the library's, `file` reads the file, and `show` writes what is in effect.
+
+mod file;
+mod keys;
+mod library;
+mod show;
+mod sources;
+
+use ws_cluster::Config;
+
+pub(crate) use self::{
+    file::File,
+    show::{effective, example},
+    sources::Sources,
+};
+use crate::cli::Run;
+
+/// What `run` was told, from all sources.
+pub(crate) struct Settings {
+    pub(crate) run: Run,
+    pub(crate) config: Config,
+}
+
+impl Settings {
+    /// Combines the flags, which the file has already filled up, with the settings that have no flag.
+    pub(crate) fn new(run: Run, file: Option<&File>) -> Self {
+        let mut config = Config::default();
+        file.into_iter().for_each(|file| file.apply(&mut config));
+        run.apply(&mut config);
+        Self { run, config }
+    }
+}
+
+impl Run {
+    /// Sets those of the library's settings that have flags.
+    fn apply(&self, config: &mut Config) {
+        let limits = &self.limits;
+        config.cluster.accept_when_isolated = self.accept_when_isolated;
+        let set = |limit: &mut usize, given: Option<usize>| *limit = given.unwrap_or(*limit);
+        set(&mut config.http.sockets, limits.sockets);
+        set(&mut config.http.sockets_per_ip, limits.sockets_per_ip);
+        set(&mut config.http.request_head_size, limits.request_head_size);
+        let connection = &mut config.connection;
+        set(&mut connection.connections, limits.connections);
+        set(&mut connection.connections_per_ip, limits.connections_per_ip);
+        set(&mut connection.message_size, limits.message_size);
+        set(&mut connection.queue_size, limits.queue_size);
+        set(&mut connection.look_ups_per_ip, limits.look_ups_per_ip);
+        set(&mut connection.replay_bytes_per_minute, limits.replay_bytes_per_minute);
+        connection.messages_per_second = limits.messages_per_second.unwrap_or(connection.messages_per_second);
+        connection.message_burst = limits.message_burst.unwrap_or(connection.message_burst);
+    }
+}

@@ -1,0 +1,175 @@
+//! Writes settings as TOML: those that are in effect with their sources, or an example of all.
+
+use std::fmt::Write;
+
+use clap::{ArgMatches, parser::ValueSource};
+use url::Url;
+use ws_cluster::Config;
+
+use super::{
+    File, Sources,
+    keys::{Expects, Key},
+};
+
+/// Columns of a comment.
+const COLUMNS: usize = 100;
+const HIDDEN: &str = "(hidden)";
+
+/// The settings in effect, with what they mean and where each comes from. Secrets are hidden.
+pub(crate) fn effective(matches: &ArgMatches, sources: &Sources, file: Option<&File>, config: &Config) -> String {
+    let mut text = String::from("# The settings in effect, and the source of each.\n");
+    for_each(&mut text, |text, key| {
+        let place = || file.and_then(|file| file.place(&key.name));
+        let id = key.flag.as_deref().map(id);
+        let source = id.as_deref().and_then(|id| matches.value_source(id));
+        let source = match (source, &key.flag) {
+            (Some(ValueSource::CommandLine), Some(flag)) => format!("--{flag}"),
+            (Some(ValueSource::EnvVariable), Some(flag)) => sources.of_flag(flag).unwrap_or_default(),
+            _ => place().unwrap_or_else(|| "default".to_owned()),
+        };
+        let value = match (key.setting, &id) {
+            (Some(setting), _) => Some(setting.show(config)),
+            (None, Some(id)) => given(matches, id, key),
+            (None, None) => None,
+        };
+        let (_, name) = key.parts();
+        let _ = match value {
+            Some(value) => writeln!(text, "{name} = {value}  # {source}"),
+            None => writeln!(text, "# {name} is not set"),
+        };
+    });
+    text
+}
+
+/// A file with every key, its default and its meaning. All are comments.
+pub(crate) fn example() -> String {
+    let mut text = String::from(
+        "# Settings of ws-server. Every line is the default: remove the # to change it.\n\
+         # A flag wins over its environment variable, and the variable over this file.\n\
+         # Sizes have units (\"64 KiB\", \"1 MiB\"), and so have times (\"500ms\", \"25s\", \"5min\").\n",
+    );
+    let config = Config::default();
+    for_each(&mut text, |text, key| {
+        let (_, name) = key.parts();
+        let value = match (key.setting, key.expects, &key.default) {
+            (Some(setting), ..) => setting.show(&config),
+            (None, Expects::Switch, _) => "false".to_owned(),
+            (None, Expects::Number, Some(default)) => default.clone(),
+            (None, _, Some(default)) => quoted(default),
+            (None, Expects::Texts, None) => "[]".to_owned(),
+            (None, _, None) => "\"\"".to_owned(),
+        };
+        let _ = writeln!(text, "#{name} = {value}");
+    });
+    text
+}
+
+/// Writes all keys: those at the top first, and each section once.
+fn for_each(text: &mut String, mut write: impl FnMut(&mut String, &Key)) {
+    let keys = Key::all();
+    let mut sections = Vec::new();
+    for key in &keys {
+        let (section, _) = key.parts();
+        if !sections.contains(&section) {
+            sections.push(section);
+        }
+    }
+    sections.sort_by_key(|section| !section.is_empty());
+    for section in sections {
+        if !section.is_empty() {
+            let _ = write!(text, "\n[{section}]\n");
+        }
+        for key in keys.iter().filter(|key| key.parts().0 == section) {
+            text.push('\n');
+            comment(text, &key.help);
+            write(text, key);
+        }
+    }
+}
+
+fn comment(text: &mut String, help: &str) {
+    let mut line = String::from("#");
+    for word in help.split_whitespace() {
+        if line.len() + word.len() >= COLUMNS {
+            let _ = writeln!(text, "{line}");
+            "#".clone_into(&mut line);
+        }
+        line.push(' ');
+        line.push_str(word);
+    }
+    let _ = writeln!(text, "{line}");
+}
+
+/// What clap calls the flag: the field's name.
+fn id(flag: &str) -> String {
+    match flag {
+        "key" => "keys".to_owned(),
+        flag => flag.replace('-', "_"),
+    }
+}
+
+/// The value of a flag in TOML.
+fn given(matches: &ArgMatches, id: &str, key: &Key) -> Option<String> {
+    if key.expects == Expects::Switch {
+        return Some(matches.get_flag(id).to_string());
+    }
+    let texts = matches.get_raw(id)?.map(|text| text.to_string_lossy().trim().to_owned());
+    let texts = texts.map(|text| if key.is_secret { hidden(&text) } else { text });
+    let mut texts: Vec<_> = texts.map(|text| quoted(&text)).collect();
+    match key.expects {
+        Expects::Texts => Some(format!("[{}]", texts.join(", "))),
+        _ => texts.pop(),
+    }
+}
+
+/// A secret as it may be shown: a URL without its password, and nothing of a key.
+pub(super) fn hidden(text: &str) -> String {
+    match Url::parse(text) {
+        Ok(mut url) if text.contains("://") => {
+            if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
+                return HIDDEN.to_owned();
+            }
+            url.to_string().replace("%28hidden%29", HIDDEN)
+        }
+        // A path of SQLite, or `memory:`.
+        _ if ["sqlite:", "memory:"].iter().any(|scheme| text.starts_with(scheme)) => text.to_owned(),
+        _ => HIDDEN.to_owned(),
+    }
+}
+
+/// A text as a string of TOML.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::from("\"");
+    for letter in text.chars() {
+        match letter {
+            '"' | '\\' => quoted.extend(['\\', letter]),
+            letter if letter.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(letter));
+            }
+            letter => quoted.push(letter),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_hidden_and_the_rest_of_a_url_is_not() {
+        assert_eq!(hidden("a key of thirty-two bytes"), HIDDEN);
+        assert_eq!(hidden("mysql://ann:secret@db:3306/site"), "mysql://ann:(hidden)@db:3306/site");
+        assert_eq!(hidden("mysql://db/site"), "mysql://db/site");
+        assert_eq!(hidden("sqlite:/var/lib/pool"), "sqlite:/var/lib/pool");
+    }
+
+    #[test]
+    fn texts_are_quoted_for_toml() {
+        let text = "a \"b\" \\ c\n";
+        let toml = format!("a = {}", quoted(text));
+        let table = toml::de::DeTable::parse(&toml).unwrap();
+        assert_eq!(table.get_ref()["a"].get_ref().as_str(), Some(text));
+    }
+}
