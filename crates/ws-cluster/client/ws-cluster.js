@@ -1,65 +1,65 @@
 /*
- * The browser client of ws-cluster: keeps one connection to a cluster and passes messages both ways. What each
- * member does, and what an application may rely on, stands in ws-cluster.d.ts.
+ * The browser client of ws-cluster. It keeps one connection to a cluster and passes messages in both directions.
+ * ws-cluster.d.ts documents each member and what an application may rely on.
  *
- * This file is a plain script, so that `<script src="/ws-cluster.js"></script>` is all a page needs; the class
- * becomes the global `WsCluster`. It exports nothing, hence it loads as a module as well, and index.mjs gives
- * `import { WsCluster } from "ws-cluster"` the same class.
+ * This file is a plain script, so that a page only needs `<script src="/ws-cluster.js"></script>`. The class becomes
+ * the global `WsCluster`. The file exports nothing, so it also loads as a module: index.mjs provides the same class
+ * to `import { WsCluster } from "ws-cluster"`.
  */
 globalThis.WsCluster = class WsCluster {
-  /** Milliseconds after which an open connection counts as good even if authentication was never answered. */
-  static #provenAfter = 5_000;
+  /** Milliseconds after which an open connection counts as good, even if authentication was not answered. */
+  static #goodAfter = 5_000;
 
-  /** Milliseconds within which a message comes that is due or already waits for the page. */
+  /** Milliseconds within which a message arrives that is due, or that already waits for the page. */
   static #grace = 3_000;
 
-  /** A timer that is late by more milliseconds says that the page slept, or that its thread was busy. */
-  static #late = 1_000;
+  /** Milliseconds of delay from which a late timer means that the page slept or its thread was busy. */
+  static #lateAfter = 1_000;
 
-  /** The shortest time in milliseconds after which credentials are asked for again. */
-  static #soonest = 5_000;
+  /** Minimum number of milliseconds until credentials are asked for again. */
+  static #minRenewal = 5_000;
 
   #options;
   #urls;
   #url;
 
-  /** The connection that is being made or is open. Whatever an earlier one still reports is ignored. */
+  /** The connection that is being made or is open. Events of earlier connections are ignored. */
   #socket = null;
-  /** Authentication is answered: messages go out, behind those that waited. */
+  /** True once authentication is answered. Messages are then sent, after those that waited. */
   #ready = false;
-  /** The server said `Server/close`: the next close is the last. */
+  /** True once the server has sent `Server/close`. The next close is then the last. */
   #dismissed = false;
   #closed = false;
   /**
-   * The one thing that time brings next: the end of an attempt, the proof of an open connection, or the next
-   * attempt. A client is in only one of these phases.
+   * The timer of the present phase: the end of an attempt, the moment at which an open connection counts as good, or
+   * the next attempt. A client is in only one of these phases.
    */
   #timer;
-  /** When something was last heard of the present connection, or its attempt began. */
-  #heard = 0;
-  /** Milliseconds within which this connection's server lets the client hear from it. 0: it has not promised that. */
+  /** The time of the last message on the present connection, or the start of its attempt. */
+  #lastHeard = 0;
+  /** The longest interval between two messages that the server has granted, in milliseconds; 0 if it has not. */
   #heartbeat = 0;
-  /** Gives up a connection of which nothing is heard. */
+  /** The timer that ends a connection on which no message comes. */
   #watchdog;
-  /** When the browser went offline, if that is so. */
+  /** The time at which the browser went offline, if it is offline. */
   #offlineSince;
-  /** When the credentials of this connection expire; NaN if they do not. */
+  /** The time at which the credentials of this connection expire; NaN if they do not. */
   #expiry = NaN;
-  /** Asks for credentials again before that. */
+  /** The timer that asks for credentials again before that. */
   #renewal;
-  /** Fresh credentials are being asked for, or wait for the server's answer. */
+  /** True while fresh credentials are being asked for, or wait for the server's answer. */
   #renewing = false;
   #connectionId = null;
   #user = null;
-  /** Connections lost since one proved itself. */
+  /** Number of connections lost since the last good one. */
   #attempts = 0;
 
-  /** Messages that wait for a connection, encoded when they were sent: later changes to details don't matter. */
+  /** Messages that wait for a connection. They are encoded at once, so later changes to their details don't matter. */
   #queue = [];
   #registrations = new Map();
   #listening = new AbortController();
 
-  /** Where this client is in the cluster's order, and what belongs to its connection. Opaque, given back on return. */
+  /** The client's position and its resume token. Both are opaque, and the client brings them back to resume. */
   #at = "";
   #state;
 
@@ -80,8 +80,8 @@ globalThis.WsCluster = class WsCluster {
     }
     this.#options = {
       credentials, resume, queueSize, messageSize, connectTimeout, reconnectDelay, reconnectDelayMax, WebSocket,
-      // In seconds from here on.
-      heartbeat: heartbeat > 0 ? WsCluster.#granted(Math.round(heartbeat / 1_000)) : 0,
+      // Converted to seconds.
+      heartbeat: heartbeat > 0 ? WsCluster.#clampHeartbeat(Math.round(heartbeat / 1_000)) : 0,
     };
     this.urls = url ?? "/WebSockets";
 
@@ -92,7 +92,7 @@ globalThis.WsCluster = class WsCluster {
     listen(globalThis, "pageshow", ({ persisted }) => persisted && this.#replace("The page was away"));
     const { document } = globalThis;
     listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.#check());
-    // Later than the caller's chain of on(), so that it hears of the first attempt.
+    // Deferred, so that callbacks from the caller's chain of on() are called for the first attempt.
     queueMicrotask(() => this.#connect());
   }
 
@@ -158,16 +158,16 @@ globalThis.WsCluster = class WsCluster {
 
   #connect() {
     if (this.#closed || this.#socket) return;
-    // From a URL that has left the list, this goes on with the first.
+    // If the present URL has left the list, the first one is next.
     this.#url = this.#urls[(this.#urls.indexOf(this.#url) + 1) % this.#urls.length];
     this.#after(this.#options.connectTimeout, () => this.#lost(1006, "No answer in time"));
-    this.#heard = Date.now();
+    this.#lastHeard = Date.now();
 
     let socket;
     try {
       socket = new this.#options.WebSocket(this.#target());
     } catch (error) {
-      // A page may not open this URL (ws: from https:, say). Another one of the list may do.
+      // A page may not open this URL (for example ws: from https:). Another URL of the list may work.
       WsCluster.#report(error);
       this.#lost(1006, "Not allowed");
       return;
@@ -176,7 +176,7 @@ globalThis.WsCluster = class WsCluster {
     socket.onopen = current(() => this.#opened());
     socket.onmessage = current(({ data }) => this.#received(data));
     socket.onclose = current(({ code, reason }) => this.#lost(code, reason));
-    // Says nothing that the close event behind it doesn't; but the `ws` package throws when nobody listens.
+    // The close event that follows says the same. But the `ws` package throws if there is no handler.
     socket.onerror = () => {};
     this.#socket = socket;
     this.#dispatch("Client/connecting", [this.#url]);
@@ -194,12 +194,12 @@ globalThis.WsCluster = class WsCluster {
 
   async #opened() {
     const socket = this.#socket;
-    this.#after(WsCluster.#provenAfter, () => { this.#attempts = 0; });
+    this.#after(WsCluster.#goodAfter, () => { this.#attempts = 0; });
     this.#dispatch("Client/open", [this.#url]);
     try {
       let credentials = this.#credentials();
       if (typeof this.#options.credentials === "function") credentials = await credentials;
-      // A callback or the wait for credentials may have outlived the connection.
+      // The connection may have been lost during a callback or the wait for credentials.
       if (socket === this.#socket) this.#authenticate(credentials);
     } catch (error) {
       WsCluster.#report(error);
@@ -211,12 +211,12 @@ globalThis.WsCluster = class WsCluster {
     const frame = WsCluster.#encode("Client/authentication", credentials);
     if (this.#isTooLarge(frame)) throw new RangeError(`Credentials larger than ${this.#options.messageSize} bytes`);
     this.#socket.send(frame);
-    // Every server answers the first one, whatever it knows of heartbeats.
+    // Every server answers the first authentication, even if it does not know heartbeats.
     if (!this.#ready) this.#watchFrom(Date.now());
   }
 
   #received(data) {
-    this.#heard = Date.now();
+    this.#lastHeard = Date.now();
     let message;
     try {
       message = JSON.parse(data);
@@ -231,17 +231,17 @@ globalThis.WsCluster = class WsCluster {
     switch (action) {
       case "Client/authentication":
         this.#attempts = 0;
-        this.#identified(details[1] ?? {});
+        this.#setIdentity(details[1] ?? {});
         this.#flush();
         break;
-      // A guest who is welcome keeps the connection; one who is not is closed by the server.
+      // If guests are allowed, the connection stays open. Otherwise the server closes it.
       case "Client/authentication:error":
         this.#refused(details[0]);
         this.#flush();
         break;
       case "Server/position":
-        this.#positioned(details, at, state);
-        if (heartbeat > 0) this.#promised(heartbeat);
+        this.#setPosition(details, at, state);
+        if (heartbeat > 0) this.#heartbeatGranted(heartbeat);
         break;
       case "Server/close":
         this.#dismissed = true;
@@ -250,8 +250,8 @@ globalThis.WsCluster = class WsCluster {
     this.#dispatch(action, details);
   }
 
-  #positioned([kind, value], at, state) {
-    // A new beginning: nothing of the old one is true any more.
+  #setPosition([kind, value], at, state) {
+    // The client begins anew, so the old position does not count any more.
     if (kind === "new" || kind === "reset") this.#at = at ?? "";
     if (state !== undefined) this.#state = state;
     if (kind === "recovered") this.#dispatch("Client/recovered", [value]);
@@ -260,9 +260,9 @@ globalThis.WsCluster = class WsCluster {
 
   #flush() {
     this.#ready = true;
-    // What silence means from here on is up to the server's promise.
+    // From here on, silence only counts if the server has granted a heartbeat.
     if (!this.#heartbeat) clearTimeout(this.#watchdog);
-    // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
+    // Removed from the queue before it is sent: a message that a dying socket took must not be sent twice.
     while (this.connected && this.#queue.length > 0) this.#socket.send(this.#queue.shift().frame);
   }
 
@@ -271,8 +271,8 @@ globalThis.WsCluster = class WsCluster {
       this.#finish(code, reason);
       return;
     }
-    this.#abandon();
-    // Full jitter keeps the clients of a lost node from coming back in step. A round of all URLs is one attempt.
+    this.#dropSocket();
+    // Full jitter spreads the reconnects of a lost node's clients. A round of all URLs counts as one attempt.
     const { reconnectDelay, reconnectDelayMax } = this.#options;
     const round = Math.floor(this.#attempts++ / this.#urls.length);
     const delay = Math.random() * Math.min(reconnectDelayMax, reconnectDelay * 2 ** round);
@@ -280,7 +280,7 @@ globalThis.WsCluster = class WsCluster {
     this.#dispatch("Client/close", [code, reason, true, delay]);
   }
 
-  /** Connects at once. The present connection is dead, whatever its socket says. */
+  /** Drops the present connection, whatever its socket reports, and connects at once. */
   #replace(why) {
     if (this.#socket) this.#lost(1006, why);
     this.#connect();
@@ -288,13 +288,13 @@ globalThis.WsCluster = class WsCluster {
 
   #finish(code, reason) {
     this.#closed = true;
-    this.#abandon();
+    this.#dropSocket();
     this.#listening.abort();
     for (const { action } of this.#queue.splice(0)) this.#refuse(action, 503, "Closed");
-    this.#later("Client/close", [code, reason, false, 0]);
+    this.#dispatchLater("Client/close", [code, reason, false, 0]);
   }
 
-  #abandon() {
+  #dropSocket() {
     for (const timer of [this.#timer, this.#watchdog, this.#renewal]) clearTimeout(timer);
     const socket = this.#socket;
     this.#socket = null;
@@ -309,24 +309,24 @@ globalThis.WsCluster = class WsCluster {
     this.#timer = setTimeout(act, delay);
   }
 
-  // ---- silence: a browser sees no pings, and a host that vanished closes nothing
+  // ---- silence: a browser does not show pings, and a host that is gone closes no connection
 
-  /** The server promises a message at least every so many seconds. One that knows no heartbeats never does. */
-  #promised(seconds) {
-    this.#heartbeat = WsCluster.#granted(seconds) * 1_000;
-    this.#watchFrom(this.#heard);
+  /** Notes the heartbeat that the server granted, in seconds. A server that does not know heartbeats grants none. */
+  #heartbeatGranted(seconds) {
+    this.#heartbeat = WsCluster.#clampHeartbeat(seconds) * 1_000;
+    this.#watchFrom(this.#lastHeard);
   }
 
-  /** Gives the connection up after silence for twice the heartbeat. The time before it gives up is the last look's. */
+  /** Drops the connection after silence for twice the heartbeat. The last part of that time is for the last look. */
   #watchFrom(heard) {
     const silence = 2 * (this.#heartbeat || this.#options.heartbeat * 1_000);
     this.#watch(Math.min(heard, Date.now()) + silence - WsCluster.#grace, 0);
   }
 
   /**
-   * Looks at `due` whether anything came meanwhile. Times are those of the clock, since the timers of a page that is
-   * in the background, or slept, are late. What came while it slept may run behind the timers. So the connection is
-   * given up at a second look only, and at a fourth if the page slept on.
+   * Checks at `due` whether a message has come meanwhile. It compares times of the clock, since timers are late in a
+   * page that is in the background or slept. Messages that came while the page slept may be handled after its timers.
+   * So the connection is dropped only at the second look, and at the fourth if the page slept longer.
    */
   #watch(due, looks) {
     clearTimeout(this.#watchdog);
@@ -334,31 +334,31 @@ globalThis.WsCluster = class WsCluster {
     const since = Date.now();
     this.#watchdog = setTimeout(() => {
       const late = Date.now() - due;
-      // A clock that was set back proves nothing.
-      if (this.#heard >= since || late < -WsCluster.#late) this.#watchFrom(this.#heard);
-      else if (looks < (late > WsCluster.#late ? 3 : 1)) this.#watch(Date.now() + WsCluster.#grace, looks + 1);
+      // If the clock was set back, the times cannot be compared.
+      if (this.#lastHeard >= since || late < -WsCluster.#lateAfter) this.#watchFrom(this.#lastHeard);
+      else if (looks < (late > WsCluster.#lateAfter ? 3 : 1)) this.#watch(Date.now() + WsCluster.#grace, looks + 1);
       else this.#lost(1006, "Nothing was heard from the server");
     }, Math.max(0, due - since));
   }
 
-  /** Looks soon if the server should have been heard by now. */
+  /** Looks soon if a message is overdue. */
   #check() {
     const now = Date.now();
-    if (this.#heartbeat && now - this.#heard > this.#heartbeat) this.#watch(now + WsCluster.#grace, 1);
+    if (this.#heartbeat && now - this.#lastHeard > this.#heartbeat) this.#watch(now + WsCluster.#grace, 1);
   }
 
   #online() {
     const since = this.#offlineSince;
     this.#offlineSince = undefined;
-    // Few connections survive the loss of their network, and those that do cannot be told from the others in time.
-    if (!this.#socket || this.#heard <= since) this.#replace("The network was away");
+    // Few connections survive the loss of their network, and it takes too long to find out which.
+    if (!this.#socket || this.#lastHeard <= since) this.#replace("The network was away");
     else this.#check();
   }
 
   // ---- who this is, and for how long
 
-  /** The server's word on an authenticated connection. A server of another version says less. */
-  #identified({ connection, user, expires_in: seconds }) {
+  /** Notes the server's answer about an authenticated connection. A server of an older version says less. */
+  #setIdentity({ connection, user, expires_in: seconds }) {
     this.#connectionId = connection ?? null;
     this.#user = user ?? null;
     this.#renewing = false;
@@ -367,7 +367,7 @@ globalThis.WsCluster = class WsCluster {
     if (this.#options.credentials !== undefined) this.#renewInTime();
   }
 
-  /** Refused credentials change nothing on a connection that has others. */
+  /** Handles refused credentials. They change nothing on a connection that is authenticated already. */
   #refused(code) {
     if (!this.#ready) {
       this.#connectionId = null;
@@ -378,13 +378,13 @@ globalThis.WsCluster = class WsCluster {
     this.#renewing = false;
   }
 
-  /** Asks for credentials before those of now expire: early enough to try again, and not all clients at once. */
+  /** Asks for credentials before the present ones expire: early enough to try again, and spread over all clients. */
   #renewInTime() {
     clearTimeout(this.#renewal);
     const left = this.#expiry - Date.now();
     const wait = left - Math.min(left / 4, 60_000) * (2 - Math.random());
-    // What is all but over is left to the next connection. Without an expiry this compares with NaN.
-    if (!(wait >= WsCluster.#soonest)) return;
+    // If the time is almost over, the next connection gets fresh credentials. Without an expiry, `wait` is NaN.
+    if (!(wait >= WsCluster.#minRenewal)) return;
     const longest = 2 ** 31 - 1;
     this.#renewal = setTimeout(() => (wait > longest ? this.#renewInTime() : this.#renew()), Math.min(wait, longest));
   }
@@ -403,7 +403,7 @@ globalThis.WsCluster = class WsCluster {
     }
   }
 
-  /** The details that authenticate, or a promise of them. */
+  /** Returns the details that authenticate, or a promise of them. */
   #credentials() {
     const { credentials } = this.#options;
     return typeof credentials === "function" ? credentials() : credentials;
@@ -428,7 +428,7 @@ globalThis.WsCluster = class WsCluster {
     const failed = message.endsWith(":error");
     const action = failed ? message.slice(0, -":error".length) : message;
     const registered = this.#registrations.get(action) ?? new Set();
-    // A copy, since a callback that registers itself again must wait for the next message.
+    // A copy: a callback that registers itself again is only called for the next message.
     for (const registration of [...registered]) {
       const callback = failed ? registration.error : registration.callback;
       if (!callback || !registered.has(registration)) continue;
@@ -441,26 +441,26 @@ globalThis.WsCluster = class WsCluster {
     }
   }
 
-  /** For what happens within a call of the application: its callbacks never run before that call returns. */
-  #later(action, details) {
+  /** Dispatches after the application's present call, since callbacks never run before that call returns. */
+  #dispatchLater(action, details) {
     queueMicrotask(() => this.#dispatch(action, details));
   }
 
   #refuse(action, code, why) {
-    this.#later(`${action}:error`, [code, why]);
+    this.#dispatchLater(`${action}:error`, [code, why]);
   }
 
-  /** Whether the server would close the connection for a message of this size. */
+  /** Returns true if the server would close the connection because of the message's size. */
   #isTooLarge(frame) {
     const { messageSize } = this.#options;
-    // A unit of UTF-16 has one to three bytes in UTF-8, so most messages need no count.
+    // A UTF-16 code unit has one to three bytes in UTF-8, so most messages need not be counted.
     if (frame.length * 3 <= messageSize) return false;
     return frame.length > messageSize || WsCluster.#bytes(frame) > messageSize;
   }
 
   // ---- pure
 
-  /** The absolute URL of a WebSocket. */
+  /** Returns the absolute URL of a WebSocket. */
   static #absolute(url) {
     const base = WsCluster.#base();
     let absolute;
@@ -476,15 +476,15 @@ globalThis.WsCluster = class WsCluster {
   }
 
   /**
-   * What a relative URL is relative to: the address of the page or worker. A `srcdoc` frame has that of the page
-   * around it; what was made from a blob knows only the origin of its maker. Undefined if no host is known.
+   * Returns the base of relative URLs: the address of the page or worker. A `srcdoc` frame has the address of the
+   * page around it. A page or worker from a blob only knows the origin of its creator. Undefined if no host is known.
    */
   static #base() {
     const { location, document, origin } = globalThis;
     return [location?.href, document?.baseURI, origin].find((base) => /^https?:/.test(base));
   }
 
-  /** The text of a message. Throws if the caller's values have none. */
+  /** Returns the text of a message. Throws if the caller's values cannot be encoded. */
   static #encode(action, details) {
     if (typeof action !== "string") throw new TypeError("An action is a string");
     const length = WsCluster.#bytes(action);
@@ -498,25 +498,25 @@ globalThis.WsCluster = class WsCluster {
     return WsCluster.#wellFormed(frame);
   }
 
-  /** Nothing is no argument, an array is its elements, anything else is one argument. */
+  /** Returns the arguments: none for undefined or null, an array's elements, and anything else as one argument. */
   static #asArray(details) {
     if (details === undefined || details === null) return [];
     return Array.isArray(details) ? details : [details];
   }
 
   /**
-   * Replaces what is half of a character (a lone surrogate) by U+FFFD, wherever it stands: UTF-8 has no bytes for it.
-   * JSON.stringify has escaped it, and writes both halves of a whole character as they are.
+   * Replaces each half of a character (a lone surrogate) by U+FFFD, because UTF-8 cannot encode it. JSON.stringify
+   * has escaped the half, and writes both halves of a whole character as they are.
    */
   static #wellFormed(json) {
     if (!/\\ud/i.test(json)) return json;
-    // Takes escapes one by one, since the backslash before a "u" may itself be escaped. Both halves side by side, which
-    // JSON.rawJSON can bring, are a character.
+    // Matches escapes one by one, since the backslash before a "u" may itself be escaped. Two escaped halves side by
+    // side, which JSON.rawJSON can contain, are a character.
     const escapes = /\\(?:ud[89ab][0-9a-f]{2}\\ud[c-f][0-9a-f]{2}|ud[89a-f][0-9a-f]{2}|.)/gi;
     return json.replace(escapes, (escape) => (/^\\ud.{3}$/i.test(escape) ? "\ufffd" : escape));
   }
 
-  /** The size of a text in UTF-8. */
+  /** Returns the size of a text in UTF-8. */
   static #bytes(text) {
     let bytes = text.length;
     for (let i = 0; i < text.length; i++) {
@@ -527,17 +527,17 @@ globalThis.WsCluster = class WsCluster {
     return bytes;
   }
 
-  /** The heartbeat that a server grants to one who asks for this, in seconds. */
-  static #granted(seconds) {
+  /** Returns the heartbeat that a server grants if a client asks for `seconds`. */
+  static #clampHeartbeat(seconds) {
     return Math.min(Math.max(seconds, 5), 300);
   }
 
-  /** Close codes after which the same client would meet the same end. */
+  /** Returns true for close codes after which another attempt of the same client would be closed in the same way. */
   static #isFinal(code) {
     return [1000, 1002, 1003].includes(code) || (code >= 1007 && code <= 1010) || (code >= 4400 && code <= 4999);
   }
 
-  /** As an uncaught error would be shown, without stopping anything. Node has no reportError. */
+  /** Reports an error like an uncaught one, without throwing it. Node has no reportError. */
   static #report(error) {
     (globalThis.reportError ?? console.error)(error);
   }

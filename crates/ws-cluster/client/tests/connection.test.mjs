@@ -80,7 +80,7 @@ describe("the URL", () => {
     assert.equal(client.url, "ws://c/");
   });
 
-  test("that the page may not open is passed over", async () => {
+  test("that the page may not open is skipped", async () => {
     const report = mock.method(console, "error", () => {});
     class Strict extends FakeSocket {
       constructor(url) {
@@ -254,7 +254,7 @@ describe("reconnecting", () => {
     assert.deepEqual(delays, [500, 500, 1_000, 1_000]);
   });
 
-  /** The delay after two failed attempts and a connection that `last` made good or not. */
+  /** Returns the delay after two failed attempts and a connection that `last` handles. */
   async function delayAfter(last) {
     let delay;
     (await connect()).on("Client/close", (code, reason, willReconnect, next) => { delay = next; });
@@ -267,19 +267,19 @@ describe("reconnecting", () => {
     return delay;
   }
 
-  test("delays start anew after a connection that authenticated", async () => {
+  test("delays start again from the first after a connection that authenticated", async () => {
     assert.equal(await delayAfter((socket) => socket.say(OK)), 500);
   });
 
-  test("delays start anew after a connection that stayed up", async () => {
+  test("delays start again from the first after a connection that stayed up", async () => {
     assert.equal(await delayAfter(() => mock.timers.tick(5_000)), 500);
   });
 
-  test("delays go on growing after a connection that only opened", async () => {
+  test("delays continue to grow after a connection that only opened", async () => {
     assert.equal(await delayAfter(() => mock.timers.tick(4_999)), 2_000);
   });
 
-  test("an attempt that takes too long is given up, and what becomes of it is ignored", async () => {
+  test("an attempt that takes too long is dropped, and its later events are ignored", async () => {
     const { calls, record } = recorder();
     const client = await connect();
     client.on("Client/close", record("close")).on("Client/open", record("open"));
@@ -297,7 +297,7 @@ describe("reconnecting", () => {
     assert.equal(FakeSocket.all.length, 2, "an open connection has no time limit");
   });
 
-  test("is told from attempt to loss", async () => {
+  test("reports events from attempt to loss", async () => {
     const { calls, record } = recorder();
     const client = create({}, "ws://host/");
     for (const event of ["Client/connecting", "Client/open", "Client/close"]) client.on(event, record(event));
@@ -349,7 +349,7 @@ describe("in a page", () => {
 describe("resuming", () => {
   const position = (details, rest) => ({ action: "Server/position", details, ...rest });
 
-  /** What the URL of the next connection says. */
+  /** Returns the query of the next connection's URL. */
   function next() {
     FakeSocket.last.end();
     mock.timers.tick(30_000);
@@ -361,7 +361,7 @@ describe("resuming", () => {
     assert.deepEqual([...FakeSocket.last.url.searchParams], [["user", "ann"], ["resume", ""], ["heartbeat", "25"]]);
   });
 
-  test("goes on from the last position that a message carried", async () => {
+  test("continues from the last position in a message", async () => {
     await authenticated();
     FakeSocket.last.say({ action: "a", at: "1" }, { action: "b", at: "2+/=&" }, { action: "c" });
     assert.deepEqual(next(), [["resume", "2+/=&"]]);
@@ -369,7 +369,7 @@ describe("resuming", () => {
     assert.deepEqual(next(), [["resume", "3"]]);
   });
 
-  test("gives back the state until another comes", async () => {
+  test("brings back the state until another comes", async () => {
     await authenticated();
     FakeSocket.last.say(position(["new"], { at: "1", state: "s1" }), position(["now"], { at: "2" }));
     assert.deepEqual(next(), [["resume", "2"], ["state", "s1"]]);
@@ -391,7 +391,7 @@ describe("resuming", () => {
     });
   }
 
-  test("is told as client events; the server's own word is passed on as well", async () => {
+  test("is reported as client events, beside the server's own message", async () => {
     const { calls, record } = recorder();
     const client = await authenticated();
     client.on("Client/recovered", record("recovered")).on("Client/reset", record("reset"));

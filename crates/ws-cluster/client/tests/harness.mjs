@@ -1,4 +1,4 @@
-// What the tests of the client share: the other end of its WebSocket, a page around it, and time that stands still.
+// The harness of the client's tests: the other end of its WebSocket, a page around it, and a clock that stands still.
 import assert from "node:assert/strict";
 import { afterEach, beforeEach, mock } from "node:test";
 import { WsCluster } from "../index.mjs";
@@ -30,14 +30,14 @@ export class FakeSocket {
     this.closedWith ??= code;
   }
 
-  /** The server accepts. */
+  /** Accepts the connection, as the server. */
   open() {
     this.readyState = 1;
     this.onopen({});
     return this;
   }
 
-  /** The server says this. */
+  /** Sends a message, as the server. */
   say(...messages) {
     for (const message of messages) {
       this.onmessage({ data: typeof message === "string" ? message : JSON.stringify(message) });
@@ -45,7 +45,7 @@ export class FakeSocket {
     return this;
   }
 
-  /** The connection ends. */
+  /** Ends the connection. */
   end(code = 1006, reason = "") {
     this.readyState = 3;
     this.onclose({ code, reason });
@@ -64,24 +64,24 @@ export function recorder() {
   return { calls, record: (name) => (...details) => calls.push([name, ...details]) };
 }
 
-/** Closed after each test. */
+/** The clients that are closed after each test. */
 let clients;
 
-/** A client that has not begun to connect. */
+/** Returns a client that has not begun to connect. */
 export function create(options = {}, url = "ws://host/WebSockets") {
   const client = new WsCluster(url, { WebSocket: FakeSocket, ...options });
   clients.push(client);
   return client;
 }
 
-/** A client whose first attempt is under way. */
+/** Returns a client whose first attempt is under way. */
 export async function connect(options, url) {
   const client = create(options, url);
   await settle();
   return client;
 }
 
-/** A client whose first connection is open and authenticated. */
+/** Returns a client whose first connection is open and authenticated. */
 export async function authenticated(options, url) {
   const client = await connect(options, url);
   FakeSocket.last.open().say(OK);
@@ -92,7 +92,7 @@ beforeEach(() => {
   clients = [];
   FakeSocket.all = [];
   mock.timers.enable({ apis: ["setTimeout", "Date"] });
-  // The longest delay that jitter allows, so that delays can be told.
+  // The longest delay that jitter allows, so that delays are known.
   mock.method(Math, "random", () => 1);
 });
 
@@ -107,7 +107,7 @@ afterEach(() => {
   delete globalThis.reportError;
 });
 
-/** A page: its location, its document with its base, its origin, and the events of its window. */
+/** Makes a page: its location, its document with its base, its origin, and the events of its window. */
 export function page(href, { baseURI = href, origin } = {}) {
   globalThis.location = { href };
   globalThis.document = Object.assign(new EventTarget(), { baseURI, visibilityState: "visible" });

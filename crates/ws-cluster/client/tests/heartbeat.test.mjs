@@ -1,15 +1,15 @@
-// Silence: when it ends a connection, and when it does not.
+// Silence of the server: when it ends a connection, and when it does not.
 import assert from "node:assert/strict";
 import { describe, mock, test } from "node:test";
 import { FakeSocket, OK, authenticated, connect, page, recorder, settle } from "./harness.mjs";
 
 const SILENT = "Nothing was heard from the server";
 
-/** The server's first word to a client that resumes, with its promise. */
+/** Returns the server's first message to a client that resumes, with the heartbeat that it grants. */
 const promise = (heartbeat = 25) => ({ action: "Server/position", details: ["new"], at: "1", heartbeat });
 const BEAT = { action: "Server/position", details: ["now"], at: "1" };
 
-/** A client that is authenticated at a server that has promised heartbeats, and what it reports. */
+/** Returns an authenticated client whose server has granted heartbeats, and the client's events. */
 async function alive(options, url) {
   const { calls, record } = recorder();
   const client = await authenticated(options, url);
@@ -18,12 +18,12 @@ async function alive(options, url) {
   return { client, calls, socket: FakeSocket.last };
 }
 
-/** Time passes, and each timer runs in time. A tick moves the clock before it runs what is due. */
+/** Lets time pass, with each timer in time. A tick moves the clock before it runs the due timers. */
 function pass(milliseconds) {
   for (let i = 0; i < milliseconds; i++) mock.timers.tick(1);
 }
 
-/** The page sleeps: the clock goes on, and no timer. */
+/** Lets the page sleep: the clock moves on, and no timer runs. */
 function sleep(milliseconds) {
   const { now } = Date;
   mock.method(Date, "now", () => now() + milliseconds);
@@ -40,7 +40,7 @@ describe("a heartbeat", () => {
     });
   }
 
-  test("is not asked for where nothing is resumed, since its messages tell positions", async () => {
+  test("is not asked for without resuming, since its messages tell positions", async () => {
     await connect({ resume: false });
     assert.equal(FakeSocket.last.url.searchParams.get("heartbeat"), null);
   });
@@ -72,7 +72,7 @@ describe("a heartbeat", () => {
     assert.equal(FakeSocket.all.length, 2, "what becomes of the old one is ignored");
   });
 
-  test("comes as often as the server has promised, not as the client has asked", async () => {
+  test("comes as often as the server has granted, not as the client has asked", async () => {
     const { calls } = await alive();
     FakeSocket.last.say(promise(100));
     pass(199_999);
@@ -101,12 +101,12 @@ describe("a heartbeat", () => {
     });
   }
 
-  test("is not missed from a server that has not promised it, however long it is silent", async () => {
+  test("is not expected from a server that has not granted it, however long it is silent", async () => {
     const { calls, record } = recorder();
     (await authenticated()).on("Client/close", record("close"));
     FakeSocket.last.say({ action: "Server/position", details: ["new"], at: "1" }, BEAT);
     pass(600_000);
-    // Nor does a promise of another connection count.
+    // A heartbeat granted on another connection does not count either.
     FakeSocket.last.say(promise()).end();
     pass(500);
     FakeSocket.last.open().say(OK, { action: "Server/position", details: ["recovered", 0] });
@@ -122,7 +122,7 @@ describe("a heartbeat", () => {
     assert.equal(socket.closedWith, undefined);
   });
 
-  test("a server that hangs before it answers authentication is given up, whatever it promised", async () => {
+  test("a server that hangs before it answers authentication is dropped, whatever it granted", async () => {
     const { calls, record } = recorder();
     const client = await connect({ heartbeat: 10_000 }, ["ws://a/", "ws://b/"]);
     client.on("Client/close", record("close"));
@@ -146,7 +146,7 @@ describe("a heartbeat", () => {
     assert.equal(FakeSocket.all.length, 1);
   });
 
-  test("a promise before the answer to authentication holds", async () => {
+  test("a heartbeat granted before the answer to authentication counts", async () => {
     const { calls, record } = recorder();
     (await connect()).on("Client/close", record("close"));
     FakeSocket.last.open().say(promise(), { action: "Client/authentication:error", details: [403, "Forbidden"] });
@@ -164,7 +164,7 @@ describe("a heartbeat", () => {
 });
 
 describe("a page that slept", () => {
-  test("hears first what came meanwhile, and keeps a connection that was well", async () => {
+  test("handles first what came meanwhile, and keeps a working connection", async () => {
     const { calls, socket } = await alive();
     sleep(600_000);
     pass(49_999);
@@ -192,7 +192,7 @@ describe("a page that slept", () => {
     assert.deepEqual(calls, []);
   });
 
-  test("gives up a connection of which nothing came meanwhile, though its timers stay late", async () => {
+  test("drops a connection on which nothing came meanwhile, though its timers stay late", async () => {
     const { calls } = await alive();
     for (let minute = 0; minute < 3; minute++) {
       sleep(60_000);
@@ -217,7 +217,7 @@ describe("a page that slept", () => {
 });
 
 describe("a page that is looked at again", () => {
-  /** The page comes to the front. */
+  /** Brings the page to the front. */
   function show() {
     globalThis.document.visibilityState = "visible";
     globalThis.document.dispatchEvent(new Event("visibilitychange"));
@@ -251,7 +251,7 @@ describe("a page that is looked at again", () => {
     assert.deepEqual(calls, []);
   });
 
-  test("leaves alone a connection whose server promised nothing", async () => {
+  test("keeps a connection whose server granted no heartbeat", async () => {
     page("http://host/");
     await authenticated();
     pass(100_000);
@@ -299,7 +299,7 @@ describe("the browser's network", () => {
     assert.equal(FakeSocket.all.length, 1);
   });
 
-  test("that changed has the connection looked at", async () => {
+  test("that changed makes the client check the connection", async () => {
     const dispatch = page("http://host/");
     const { calls } = await alive();
     pass(26_000);

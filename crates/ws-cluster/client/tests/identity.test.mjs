@@ -1,4 +1,4 @@
-// What the server says of who the client is, and credentials that expire.
+// The server's answer about the client's identity, and credentials that expire.
 import assert from "node:assert/strict";
 import { describe, mock, test } from "node:test";
 import { FakeSocket, OK, authenticated, connect, create, recorder, settle } from "./harness.mjs";
@@ -41,7 +41,7 @@ describe("the answer to authentication", () => {
 });
 
 describe("credentials that expire", () => {
-  /** A client whose credentials are numbered, and count as asked for. */
+  /** Returns a client with numbered credentials, which counts the calls for them. */
   async function expiring(seconds, options) {
     const { calls, record } = recorder();
     const credentials = mock.fn(() => credentials.mock.callCount() + 1);
@@ -86,7 +86,7 @@ describe("credentials that expire", () => {
     assert.deepEqual(sent(), [1, 2]);
   });
 
-  test("that are all but over are left to the next connection", async () => {
+  test("that are almost over are left to the next connection", async () => {
     const { sent, pass } = await expiring(6);
     await pass(6_000);
     assert.deepEqual(sent(), [1]);
@@ -103,13 +103,13 @@ describe("credentials that expire", () => {
     assert.deepEqual(never(), [1]);
   });
 
-  test("that stay the same are shown again, since the site may have extended them", async () => {
+  test("that stay the same are sent again, since the site may have extended them", async () => {
     const { sent, pass } = await expiring(240, { credentials: "token" });
     await pass(180_000);
     assert.deepEqual(sent(), ["token", "token"]);
   });
 
-  test("without credentials the server looks for itself", async () => {
+  test("without credentials the server checks by itself", async () => {
     await authenticated();
     FakeSocket.last.say(ok({ connection: "7", user: "ann", expires_in: 60 }));
     mock.timers.tick(60_000);

@@ -98,7 +98,7 @@ describe("messages", () => {
   test("both halves of a character that come as escapes stay together", async () => {
     const raw = { toJSON: () => "raw" };
     const { stringify } = JSON;
-    // What JSON.rawJSON brings, which this Node may not have.
+    // As JSON.rawJSON writes it, which this Node may not have.
     mock.method(JSON, "stringify", (...args) => stringify(...args).replace('"raw"', '"\\uD83C\\uDF89\\uD83C"'));
     (await authenticated()).send("a", raw);
     assert.deepEqual(FakeSocket.last.sent[1], { action: "a", details: ["🎉\ufffd"] });
@@ -130,7 +130,7 @@ describe("messages", () => {
     assert.equal(FakeSocket.last.sent[1].details[0][0], "y");
   });
 
-  test("frames that are no messages are reported or passed over", async () => {
+  test("frames that are no messages are reported or skipped", async () => {
     const report = mock.method(console, "error", () => {});
     const { calls, record } = recorder();
     (await authenticated()).on("news", record("news"));
@@ -153,7 +153,7 @@ describe("messages", () => {
 });
 
 describe("registrations", () => {
-  /** Four registrations of one action; what is left of them after `remove`. */
+  /** Makes four registrations of one action, and returns those that are left after `remove`. */
   async function left(remove) {
     const { calls, record } = recorder();
     const [a, b, failed, other] = ["a", "b", "failed", "other"].map(record);
@@ -182,7 +182,7 @@ describe("registrations", () => {
     ]);
   });
 
-  test("off of what is not there is left alone", async () => {
+  test("off without a match does nothing", async () => {
     const all = ["a", "a", "b", "failed", "other", "failed", "failed"];
     assert.deepEqual(await left((client, { b, other }) => client.off("x", b, other).off("y").off("y", b)), all);
   });
@@ -291,7 +291,7 @@ describe("the queue", () => {
     assert.equal(FakeSocket.last.sent[1].action, "later");
   });
 
-  test("what waits when the client closes, and what is sent afterwards, is refused with 503", async () => {
+  test("messages that wait when the client closes, or are sent afterwards, are refused with 503", async () => {
     const { calls, record } = recorder();
     const client = await connect();
     client.on("x", null, record("x")).send("x").close().send("x");
