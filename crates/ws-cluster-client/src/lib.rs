@@ -37,5 +37,10 @@ pub use close::CloseCode;
 pub use details::{ParseDetailsError, RawDetails, replace_lone_surrogates};
 pub use error::ActionError;
 
+/// The blocks of the README, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// Longest name of an action, in bytes.
 pub const ACTION_SIZE: usize = 255;

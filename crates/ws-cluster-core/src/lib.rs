@@ -21,6 +21,7 @@
 //! | `master`, `follower`, `order`, `replication` | the way of a message into and through the log |
 //! | `tables` | the pool's rules in memory |
 //! | `simulator` (feature `simulator`) | many cores on a virtual clock, with faults from a seed |
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{Announcement, Lease, NodeId, NodeRow, PoolView, Term};
 
-/// The rows of one cluster, with one method for each statement of [`Pool`]. No lock, no clock, no randomness:
+/// The rows of one cluster, with one method for each statement of `Pool`. No lock, no clock, no randomness:
 /// `now` is the time since any fixed moment, the same for all calls, and `stride` says how far the beat of the lease
 /// moves.
 #[derive(Clone, Debug, Default)]
@@ -29,7 +29,7 @@ struct Row {
 }
 
 impl Tables {
-    /// [`Pool::read`].
+    /// `Pool::read`.
     pub fn read(&self, now: Duration) -> PoolView {
         let nodes = self.nodes.iter().map(|row| NodeRow {
             ord: row.ord,
@@ -42,7 +42,7 @@ impl Tables {
         PoolView { lease: self.lease, nodes: nodes.collect() }
     }
 
-    /// [`Pool::announce`].
+    /// `Pool::announce`.
     pub fn announce(&mut self, now: Duration, announcement: &Announcement) {
         let Announcement { node, ref address, joined } = *announcement;
         self.nodes.retain(|row| row.node == node || row.address != *address);
@@ -56,14 +56,14 @@ impl Tables {
         }
     }
 
-    /// [`Pool::renew`].
+    /// `Pool::renew`.
     pub fn renew(&mut self, term: Term, master: NodeId, stride: u64) -> bool {
         let Some(lease) = self.owned(term, master) else { return false };
         lease.beat += stride;
         true
     }
 
-    /// [`Pool::take_over`].
+    /// `Pool::take_over`.
     pub fn take_over(&mut self, seen: &Lease, max_seen: Term, master: NodeId, stride: u64) -> Option<Term> {
         let lease = self.lease.as_mut().filter(|lease| **lease == *seen)?;
         let term = lease.term.max(max_seen).checked_add(1)?;
@@ -71,26 +71,26 @@ impl Tables {
         Some(term)
     }
 
-    /// [`Pool::hand_over`].
+    /// `Pool::hand_over`.
     pub fn hand_over(&mut self, term: Term, master: NodeId, successor: Option<NodeId>, stride: u64) -> bool {
         let Some(lease) = self.owned(term, master) else { return false };
         *lease = Lease { term: term + 1, master: successor, beat: lease.beat + stride };
         true
     }
 
-    /// [`Pool::restore`].
+    /// `Pool::restore`.
     pub fn restore(&mut self, term: Term, master: Option<NodeId>, stride: u64) {
         self.lease.get_or_insert(Lease { term, master, beat: stride });
     }
 
-    /// [`Pool::clear_joined`].
+    /// `Pool::clear_joined`.
     pub fn clear_joined(&mut self, node: NodeId) {
         if let Some(row) = self.nodes.iter_mut().find(|row| row.node == node) {
             row.joined = None;
         }
     }
 
-    /// [`Pool::remove`].
+    /// `Pool::remove`.
     pub fn remove(&mut self, node: NodeId) {
         self.nodes.retain(|row| row.node != node);
     }

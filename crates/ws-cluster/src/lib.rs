@@ -116,6 +116,7 @@
 //!
 //! What it logs goes through `tracing`, and holds no key, password or cookie.
 #![warn(missing_docs)]
+#![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod address;
 mod auth;
