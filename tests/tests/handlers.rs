@@ -373,3 +373,44 @@ async fn one_message_is_published_and_delivered_alike() {
     let error = Message::new("map", BTreeMap::from([((1, 2), 3)])).unwrap_err();
     assert_eq!((error.status_code(), error.is_retryable()), (400, false));
 }
+
+#[tokio::test]
+async fn the_test_kit_calls_a_handler_without_sockets() {
+    use ws_cluster::testing;
+
+    async fn enter(
+        request: Request,
+        State(limit): State<u8>,
+        Details(room): Details<String>,
+    ) -> Result<u8, ActionError> {
+        if room.is_empty() {
+            return Err(ActionError::bad_request("Which room?"));
+        }
+        request.join(&room);
+        request.set_property("room", room.clone());
+        request.reply_to_user("x".repeat(70_000)).await?;
+        request.publish(Message::new("entered", room)?.except_connection(request.connection())).await?;
+        Ok(limit)
+    }
+
+    let outcome = testing::request("enter", "lobby").user("ann").state(3_u8).call(enter).await;
+    assert_eq!(outcome.error(), None);
+    let published: Vec<_> = outcome.published().iter().map(|message| (message.action(), message.target())).collect();
+    assert_eq!(published[0], ("enter", &Target::user("ann")));
+    assert_eq!(published[1].0, "entered");
+    assert_eq!(outcome.groups().iter().map(String::as_str).collect::<Vec<_>>(), ["lobby"]);
+    assert_eq!(outcome.properties()["room"], "lobby");
+    assert_eq!(outcome.replies().last(), Some(&json!([3])));
+
+    let outcome = testing::request("enter", [""]).user("ann").state(3_u8).call(enter).await;
+    assert_eq!(outcome.error().map(|error| error.code), Some(400));
+    assert_eq!(outcome.replies(), [json!(null); 0]);
+
+    let outcome = testing::request("enter", "lobby").state(3_u8).call(enter).await;
+    assert_eq!(outcome.error().map(|error| error.code), Some(403), "a guest");
+    let outcome = testing::request("who", ()).call((async |request: Request| request.is_guest()).with_guests()).await;
+    assert_eq!(outcome.reply(), json!([true]));
+    let identity = Identity::user("ann").groups(["editors"]);
+    let outcome = testing::request("who", ()).identity(identity).call(async |request: Request| request.groups()).await;
+    assert_eq!(outcome.reply(), json!(["editors"]));
+}

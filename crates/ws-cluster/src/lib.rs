@@ -113,6 +113,7 @@
 //! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses of nodes, and for clients (rustls) |
+//! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |
 //!
 //! What it logs goes through `tracing`, and holds no key, password or cookie.
 #![warn(missing_docs)]
@@ -143,6 +144,8 @@ mod publisher;
 mod secret;
 mod send_queue;
 mod server;
+#[cfg(feature = "testing")]
+pub mod testing;
 mod ws;
 
 pub use async_trait::async_trait;

@@ -10,6 +10,7 @@ use std::{
 
 use serde_json::Value;
 
+use crate::ws::frame::texts;
 use crate::{
     Config, Handshake, Identity, Target, TrustedProxies,
     hub::{
@@ -239,7 +240,8 @@ impl SimulatedClients {
             if frames.is_empty() {
                 break;
             }
-            for message in messages(&frames) {
+            for text in texts(&frames) {
+                let message: Value = serde_json::from_str(&text).expect("a message is JSON");
                 self.check(client_state, &message, checks)?;
             }
         }
@@ -323,22 +325,6 @@ fn published(message: &Value) -> Option<PublishId> {
 fn place_of(position: &Position) -> (u64, NodeId, Seq) {
     let LogPosition { term, master, seq } = position.place();
     (term, master, seq)
-}
-
-/// Returns the texts of a server's frames.
-fn messages(mut frames: &[u8]) -> Vec<Value> {
-    let mut messages = Vec::new();
-    while let [first, size, rest @ ..] = frames {
-        let (size, rest) = match size {
-            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
-            size => (usize::from(*size), rest),
-        };
-        let (payload, behind) = rest.split_at(size);
-        // Close frames are skipped.
-        messages.extend((*first == 0x81).then(|| serde_json::from_slice(payload).expect("a message is JSON")));
-        frames = behind;
-    }
-    messages
 }
 
 #[test]

@@ -95,6 +95,22 @@ struct Shared {
     handler_logs: LogLimits<(Fault, String)>,
 }
 
+/// The messages that a server of the test kit publishes.
+#[cfg(feature = "testing")]
+#[derive(Clone, Default)]
+pub(crate) struct Recorder(Arc<parking_lot::Mutex<Vec<Message>>>);
+
+#[cfg(feature = "testing")]
+impl Recorder {
+    fn note(&self, message: &Message) {
+        self.0.lock().push(message.clone());
+    }
+
+    pub(crate) fn take(&self) -> Vec<Message> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
 /// Values that handlers share, one of each type.
 pub(crate) type States = ::http::Extensions;
 
@@ -283,6 +299,8 @@ impl Server {
     /// # Errors
     /// Each [`PublishError`] says whether the message may still be delivered.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
+        #[cfg(feature = "testing")]
+        self.state::<Recorder>().into_iter().for_each(|recorder| recorder.note(&message));
         let (content, key) = message.encode()?;
         self.0.cluster.publish(&content, key).await
     }

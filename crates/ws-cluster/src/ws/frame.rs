@@ -34,6 +34,23 @@ fn data(kind: Data, parts: &[&[u8]]) -> Bytes {
     frame.into()
 }
 
+/// Returns the text messages among frames of a server.
+#[cfg(any(test, feature = "testing"))]
+pub(crate) fn texts(mut frames: &[u8]) -> Vec<String> {
+    let mut texts = Vec::new();
+    while let [first, size, rest @ ..] = frames {
+        let (size, rest) = match size {
+            126 => (usize::from(u16::from_be_bytes([rest[0], rest[1]])), &rest[2..]),
+            127 => (u64::from_be_bytes(rest[..8].try_into().expect("eight bytes")) as usize, &rest[8..]),
+            size => (usize::from(*size), rest),
+        };
+        let (payload, behind) = rest.split_at(size);
+        texts.extend((*first == 0x81).then(|| String::from_utf8_lossy(payload).into_owned()));
+        frames = behind;
+    }
+    texts
+}
+
 /// Returns a ping without payload. Any bytes from the client count as its answer.
 pub(crate) fn ping() -> Bytes {
     Bytes::from_static(&[0x89, 0x00])
