@@ -370,8 +370,8 @@ impl Pool for Reach {
         self.pool().await.announce(cluster, announcement).await
     }
 
-    async fn renew(&self, cluster: &str, term: Term, owner: NodeId, lease: Duration) -> Result<bool, PoolError> {
-        self.pool().await.renew(cluster, term, owner, lease).await
+    async fn renew(&self, cluster: &str, term: Term, master: NodeId, lease: Duration) -> Result<bool, PoolError> {
+        self.pool().await.renew(cluster, term, master, lease).await
     }
 
     async fn take_over(
@@ -379,25 +379,25 @@ impl Pool for Reach {
         cluster: &str,
         seen: &Lease,
         max_seen: Term,
-        owner: NodeId,
+        master: NodeId,
         lease: Duration,
     ) -> Result<Option<Term>, PoolError> {
-        self.pool().await.take_over(cluster, seen, max_seen, owner, lease).await
+        self.pool().await.take_over(cluster, seen, max_seen, master, lease).await
     }
 
     async fn hand_over(
         &self,
         cluster: &str,
         term: Term,
-        owner: NodeId,
+        master: NodeId,
         successor: Option<NodeId>,
         lease: Duration,
     ) -> Result<bool, PoolError> {
-        self.pool().await.hand_over(cluster, term, owner, successor, lease).await
+        self.pool().await.hand_over(cluster, term, master, successor, lease).await
     }
 
-    async fn restore(&self, cluster: &str, term: Term, owner: Option<NodeId>) -> Result<(), PoolError> {
-        self.pool().await.restore(cluster, term, owner).await
+    async fn restore(&self, cluster: &str, term: Term, master: Option<NodeId>) -> Result<(), PoolError> {
+        self.pool().await.restore(cluster, term, master).await
     }
 
     async fn clear_joined(&self, cluster: &str, node: NodeId) -> Result<(), PoolError> {

@@ -77,7 +77,7 @@ impl Store for Sqlite {
 
     async fn rewind(&self, Lease { term, master, beat }: Lease) {
         let master = master.map_or("NULL".into(), |node| format!("x'{node}'"));
-        self.execute(&format!("UPDATE ws_lease SET term = {term}, owner = {master}, beat = {beat}"));
+        self.execute(&format!("UPDATE ws_lease SET term = {term}, master = {master}, beat = {beat}"));
     }
 }
 
@@ -113,6 +113,6 @@ impl Store for MySql {
 
     async fn rewind(&self, Lease { term, master, beat }: Lease) {
         let master = master.map_or("NULL".into(), |node| format!("x'{node}'"));
-        self.execute(&format!("UPDATE ws_lease SET term = {term}, owner = {master}, beat = {beat}")).await;
+        self.execute(&format!("UPDATE ws_lease SET term = {term}, master = {master}, beat = {beat}")).await;
     }
 }

@@ -66,7 +66,7 @@ pub trait Pool: Send + Sync + 'static {
     /// Reads the lease and all nodes of `cluster`.
     async fn read(&self, cluster: &str) -> Result<PoolView, PoolError>;
 
-    /// Inserts the node's row, or updates its `seen_at`, address, protocols and `joined`; the row keeps its `ord`.
+    /// Inserts the node's row, or updates its `seen_at`, address and `joined`; the row keeps its `ord`.
     /// Gives the row a new [`stamp`](NodeRow::stamp), even if the clock stood still or went back. Removes the row of
     /// another node with the same address, because the process of that node is gone.
     async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError>;

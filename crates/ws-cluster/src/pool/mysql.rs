@@ -16,10 +16,9 @@ const SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS ws_lease (
   cluster    VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL PRIMARY KEY,
   term       BIGINT UNSIGNED NOT NULL,
-  owner      BINARY(16) NULL,
+  master      BINARY(16) NULL,
   beat       BIGINT UNSIGNED NOT NULL,
-  expires_at DATETIME(6) NOT NULL COMMENT 'UTC, for people: the election does not read it',
-  proto      SMALLINT UNSIGNED NOT NULL DEFAULT 1
+  expires_at DATETIME(6) NOT NULL COMMENT 'UTC, for people: the election does not read it'
 ) ENGINE=InnoDB;
 
 CREATE TABLE IF NOT EXISTS ws_node (
@@ -27,8 +26,6 @@ CREATE TABLE IF NOT EXISTS ws_node (
   cluster    VARCHAR(64) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
   node       BINARY(16) NOT NULL,
   address    VARCHAR(255) CHARACTER SET ascii COLLATE ascii_bin NOT NULL,
-  proto_min  SMALLINT UNSIGNED NOT NULL,
-  proto_max  SMALLINT UNSIGNED NOT NULL,
   joined     BIGINT UNSIGNED NULL,
   seen_at    DATETIME(6) NOT NULL COMMENT 'UTC',
   UNIQUE KEY ws_node_node (cluster, node),
@@ -38,13 +35,13 @@ CREATE TABLE IF NOT EXISTS ws_node (
 
 /// Selects every column, so that tables of another version are found at once. Reads no row.
 const PROBES: [&str; 2] = [
-    "SELECT cluster, term, owner, beat, expires_at FROM ws_lease LIMIT 0",
-    "SELECT ord, cluster, node, address, proto_min, proto_max, joined, seen_at FROM ws_node LIMIT 0",
+    "SELECT cluster, term, master, beat, expires_at FROM ws_lease LIMIT 0",
+    "SELECT ord, cluster, node, address, joined, seen_at FROM ws_node LIMIT 0",
 ];
 
-const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster = ?";
+const READ_LEASE: &str = "SELECT term, master, beat FROM ws_lease WHERE cluster = ?";
 const READ_NODES: &str = "\
-SELECT ord, node, address, proto_min, proto_max, joined, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', seen_at),
+SELECT ord, node, address, joined, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', seen_at),
   TIMESTAMPDIFF(MICROSECOND, seen_at, UTC_TIMESTAMP(6))
 FROM ws_node WHERE cluster = ? ORDER BY ord";
 
@@ -53,30 +50,30 @@ FROM ws_node WHERE cluster = ? ORDER BY ord";
 // second.
 const REFRESH_NODE: &str = "\
 UPDATE ws_node
-SET address = ?, proto_min = ?, proto_max = ?, joined = COALESCE(?, joined),
+SET address = ?, joined = COALESCE(?, joined),
   seen_at = IF(seen_at BETWEEN UTC_TIMESTAMP(6) AND UTC_TIMESTAMP(6) + INTERVAL 1 SECOND,
     seen_at + INTERVAL 1 MICROSECOND, UTC_TIMESTAMP(6))
 WHERE cluster = ? AND node = ?";
 const INSERT_NODE: &str = "\
-INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, node)
-VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6), ?, ?)";
+INSERT INTO ws_node (address, joined, seen_at, cluster, node)
+VALUES (?, ?, UTC_TIMESTAMP(6), ?, ?)";
 const DISPLACE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND address = ? AND node <> ?";
 const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? AND node = ?";
 const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
 
 const RENEW: &str = "\
 UPDATE ws_lease SET beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
-WHERE cluster = ? AND term = ? AND owner = ?";
+WHERE cluster = ? AND term = ? AND master = ?";
 const TAKE_OVER: &str = "\
-UPDATE ws_lease SET term = ?, owner = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
-WHERE cluster = ? AND term = ? AND beat = ? AND owner <=> ?";
+UPDATE ws_lease SET term = ?, master = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE cluster = ? AND term = ? AND beat = ? AND master <=> ?";
 const HAND_OVER: &str = "\
 UPDATE ws_lease
-SET term = term + 1, owner = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
-WHERE cluster = ? AND term = ? AND owner = ?";
+SET term = term + 1, master = ?, beat = beat + ?, expires_at = UTC_TIMESTAMP(6) + INTERVAL ? MICROSECOND
+WHERE cluster = ? AND term = ? AND master = ?";
 // IGNORE would also hide every other failure.
 const RESTORE: &str = "\
-INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6))
+INSERT INTO ws_lease (cluster, term, master, beat, expires_at) VALUES (?, ?, ?, ?, UTC_TIMESTAMP(6))
 ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
 
 /// The settings of a session, whatever the server's defaults are: each statement is its own transaction, nothing is
@@ -284,8 +281,7 @@ impl Pool for MySqlPool {
 
     async fn announce(&self, cluster: &str, announcement: &Announcement) -> Result<(), PoolError> {
         let Announcement { node, address, joined } = announcement;
-        let (oldest, newest) = (0_u16, 0_u16);
-        let row = (address, oldest, newest, joined, cluster, node.as_bytes());
+        let row = (address, joined, cluster, node.as_bytes());
         for _ in 0..MAX_ATTEMPTS {
             let missing = match self.run(REFRESH_NODE, row.into()).await {
                 // The row does not exist: `seen_at` changes in any other case.
@@ -456,7 +452,7 @@ fn lease_of(row: Row) -> Result<Lease, PoolError> {
 }
 
 fn node_of(row: Row) -> Result<NodeRow, PoolError> {
-    let (ord, node, address, _, _, joined, stamp, age): (_, _, _, u16, u16, _, i64, i64) =
+    let (ord, node, address, joined, stamp, age): (_, _, _, _, i64, i64) =
         mysql_async::from_row_opt(row).map_err(malformed)?;
     // Negative if the server's clock was set back.
     let age = Duration::from_micros(age.try_into().unwrap_or(0));

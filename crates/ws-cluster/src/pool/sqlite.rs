@@ -21,18 +21,15 @@ const SCHEMA: &str = "\
 CREATE TABLE IF NOT EXISTS ws_lease (
   cluster    TEXT NOT NULL PRIMARY KEY,
   term       INTEGER NOT NULL,
-  owner      BLOB,
+  master      BLOB,
   beat       INTEGER NOT NULL,
-  expires_at INTEGER NOT NULL,
-  proto      INTEGER NOT NULL DEFAULT 1
+  expires_at INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS ws_node (
   ord        INTEGER PRIMARY KEY AUTOINCREMENT,
   cluster    TEXT NOT NULL,
   node       BLOB NOT NULL,
   address    TEXT NOT NULL,
-  proto_min  INTEGER NOT NULL,
-  proto_max  INTEGER NOT NULL,
   joined     INTEGER,
   seen_at    INTEGER NOT NULL,
   UNIQUE (cluster, node),
@@ -40,32 +37,32 @@ CREATE TABLE IF NOT EXISTS ws_node (
 ) STRICT;
 ";
 
-const READ_LEASE: &str = "SELECT term, owner, beat FROM ws_lease WHERE cluster = ?";
+const READ_LEASE: &str = "SELECT term, master, beat FROM ws_lease WHERE cluster = ?";
 const READ_NODES: &str = "\
-SELECT ord, node, address, proto_min, proto_max, joined, seen_at FROM ws_node WHERE cluster = ? ORDER BY ord";
+SELECT ord, node, address, joined, seen_at FROM ws_node WHERE cluster = ? ORDER BY ord";
 const DISPLACE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND address = ? AND node <> ?";
 // An upsert would use a number of AUTOINCREMENT at every refresh, so a refresh is an UPDATE. `seen_at` is the stamp
 // too: if the clock has not moved past it, `seen_at` moves on by itself, unless the clock was set back by more than a
 // second.
 const REFRESH_NODE: &str = "\
 UPDATE ws_node
-SET address = ?1, proto_min = ?2, proto_max = ?3, joined = COALESCE(?4, joined),
-  seen_at = CASE WHEN seen_at BETWEEN ?5 AND ?5 + 1000000 THEN seen_at + 1 ELSE ?5 END
-WHERE cluster = ?6 AND node = ?7";
+SET address = ?1, joined = COALESCE(?2, joined),
+  seen_at = CASE WHEN seen_at BETWEEN ?3 AND ?3 + 1000000 THEN seen_at + 1 ELSE ?3 END
+WHERE cluster = ?4 AND node = ?5";
 const INSERT_NODE: &str = "\
-INSERT INTO ws_node (address, proto_min, proto_max, joined, seen_at, cluster, node) VALUES (?, ?, ?, ?, ?, ?, ?)";
+INSERT INTO ws_node (address, joined, seen_at, cluster, node) VALUES (?, ?, ?, ?, ?)";
 const CLEAR_JOINED: &str = "UPDATE ws_node SET joined = NULL WHERE cluster = ? AND node = ?";
 const REMOVE_NODE: &str = "DELETE FROM ws_node WHERE cluster = ? AND node = ?";
 const RENEW: &str = "\
-UPDATE ws_lease SET beat = beat + ?, expires_at = ? WHERE cluster = ? AND term = ? AND owner = ?";
+UPDATE ws_lease SET beat = beat + ?, expires_at = ? WHERE cluster = ? AND term = ? AND master = ?";
 const TAKE_OVER: &str = "\
-UPDATE ws_lease SET term = ?, owner = ?, beat = beat + ?, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?
-  AND owner IS ?";
+UPDATE ws_lease SET term = ?, master = ?, beat = beat + ?, expires_at = ? WHERE cluster = ? AND term = ? AND beat = ?
+  AND master IS ?";
 const HAND_OVER: &str = "\
-UPDATE ws_lease SET term = term + 1, owner = ?, beat = beat + ?, expires_at = ?
-WHERE cluster = ? AND term = ? AND owner = ?";
+UPDATE ws_lease SET term = term + 1, master = ?, beat = beat + ?, expires_at = ?
+WHERE cluster = ? AND term = ? AND master = ?";
 const RESTORE: &str = "\
-INSERT INTO ws_lease (cluster, term, owner, beat, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
+INSERT INTO ws_lease (cluster, term, master, beat, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
 /// Time for which a statement waits for other processes. It is shorter than the caller's limit of a query.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
@@ -177,9 +174,7 @@ impl Pool for SqlitePool {
         let (cluster, announcement) = (cluster.to_owned(), announcement.clone());
         self.run(move |connection| {
             let Announcement { node, address, joined } = &announcement;
-            let (oldest, newest) = (0, 0);
-            let row =
-                params![address, oldest, newest, joined.map(integer).transpose()?, now(), cluster, node.as_bytes()];
+            let row = params![address, joined.map(integer).transpose()?, now(), cluster, node.as_bytes()];
             let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
             transaction.prepare_cached(DISPLACE_NODE)?.execute(params![cluster, address, node.as_bytes()])?;
             if transaction.prepare_cached(REFRESH_NODE)?.execute(row)? == 0 {
@@ -433,13 +428,13 @@ fn lease_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
 }
 
 fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
-    let joined: Option<i64> = row.get(5)?;
-    let seen_at: i64 = row.get(6)?;
+    let joined: Option<i64> = row.get(3)?;
+    let seen_at: i64 = row.get(4)?;
     Ok(NodeRow {
         ord: natural(row, 0)?,
         node: NodeId::from_bytes(row.get(1)?),
         address: row.get(2)?,
-        joined: joined.map(|_| natural(row, 5)).transpose()?,
+        joined: joined.map(|_| natural(row, 3)).transpose()?,
         stamp: seen_at.cast_unsigned(),
         // Negative if the clock was set back.
         age: Duration::from_micros(now.saturating_sub(seen_at).try_into().unwrap_or(0)),
