@@ -544,12 +544,15 @@ async fn who_means_another_cluster_is_refused() {
     let _alone = alone().await;
     let nodes = Nodes::start(1).await;
     let pool = nodes.pool();
-    assert!(matches!(Publisher::connect_to("other", pool.clone(), KEY).await, Err(ConnectError::NoServer)));
+    assert!(matches!(
+        Publisher::builder(pool.clone()).cluster("other").key(KEY).connect().await,
+        Err(ConnectError::NoServer)
+    ));
     // A row that leads astray, as after a port was given to somebody else.
     let node = NodeId::from_bytes([7; 16]);
     let address = format!("ws://{}", nodes[0].proxy.address());
     pool.announce("other", &Announcement { node, address, joined: None }).await.unwrap();
-    match Publisher::connect_to("other", pool, KEY).await {
+    match Publisher::builder(pool).cluster("other").key(KEY).connect().await {
         Err(ConnectError::Refused { why, .. }) => assert!(why.contains("\"default\""), "{why}"),
         other => panic!("{other:?}"),
     }

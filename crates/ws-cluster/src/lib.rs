@@ -166,7 +166,7 @@ pub use pool::MySqlPool;
 #[cfg(feature = "sqlite-system")]
 pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
-pub use publisher::{ConnectError, Publisher};
+pub use publisher::{ConnectError, Publisher, PublisherBuilder};
 pub use server::{
     ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, Next, RemoteAddress,
     Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,

@@ -77,9 +77,58 @@ pub enum ConnectError {
 #[derive(Clone)]
 pub struct Publisher(Arc<Shared>);
 
+/// The settings of a [`Publisher`]. Made by [`Publisher::builder`].
+#[must_use = "a publisher connects in `connect`"]
+pub struct PublisherBuilder {
+    pool: Arc<dyn Pool>,
+    cluster: String,
+    key: Vec<u8>,
+    publish_timeout: Duration,
+}
+
+impl PublisherBuilder {
+    /// Sets the cluster's key, of at least 32 bytes. It is required.
+    pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
+        self.key = key.into();
+        self
+    }
+
+    /// Sets the name of the cluster. Default: `default`.
+    pub fn cluster(mut self, name: impl Into<String>) -> Self {
+        self.cluster = name.into();
+        self
+    }
+
+    /// Sets how long a publish waits to be accepted. Default: 5 s.
+    pub fn publish_timeout(mut self, limit: Duration) -> Self {
+        self.publish_timeout = limit;
+        self
+    }
+
+    /// Connects to a node of the cluster. It tries each node that the pool has seen lately, for 2 s.
+    ///
+    /// # Errors
+    /// [`ConnectError`] says whether the key, the pool or the nodes are the cause.
+    pub async fn connect(self) -> Result<Publisher, ConnectError> {
+        let identity = identity(&self.cluster, self.key)?;
+        let (pool, publish_timeout) = (self.pool, self.publish_timeout);
+        let shared = Shared { pool, identity, publish_timeout, connection: Mutex::new(None) };
+        let publisher = Publisher(Arc::new(shared));
+        publisher.connection().await?;
+        Ok(publisher)
+    }
+}
+
+impl std::fmt::Debug for PublisherBuilder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublisherBuilder").field("cluster", &self.cluster).finish_non_exhaustive()
+    }
+}
+
 struct Shared {
     pool: Arc<dyn Pool>,
     identity: LinkIdentity,
+    publish_timeout: Duration,
     /// The sender to the present connection's task. Tokio's lock, since it is held while a new connection is made:
     /// other publishes wait for the same connection.
     connection: Mutex<Option<mpsc::Sender<Request>>>,
@@ -92,19 +141,31 @@ struct Request {
 }
 
 impl Publisher {
-    /// Connects to a node of the cluster `default` in `pool`. `key` is the cluster's key, of at least 32 bytes. It
-    /// tries each node that was seen lately for 2 s. The errors give the result.
+    /// Connects to the cluster `default` in `pool`, with the cluster's key of at least 32 bytes.
+    ///
+    /// # Errors
+    /// As for [`PublisherBuilder::connect`].
     pub async fn connect(pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
-        Self::connect_to("default", pool, key).await
+        Self::builder(pool).key(key).connect().await
     }
 
-    /// Connects like [`connect`](Self::connect), to a cluster of another name.
-    pub async fn connect_to(cluster: &str, pool: impl IntoPool, key: impl Into<Vec<u8>>) -> Result<Self, ConnectError> {
-        let identity = identity(cluster, key)?;
-        let shared = Shared { pool: pool.into_pool(), identity, connection: Mutex::new(None) };
-        let publisher = Self(Arc::new(shared));
-        publisher.connection().await?;
-        Ok(publisher)
+    /// Makes a builder, for a cluster of another name or another time limit.
+    ///
+    /// ```no_run
+    /// # use std::time::Duration;
+    /// # use ws_cluster::{MemoryPool, Publisher};
+    /// # async fn f(pool: MemoryPool, key: String) -> Result<(), ws_cluster::ConnectError> {
+    /// let builder = Publisher::builder(pool).key(key).cluster("chat");
+    /// let publisher = builder.publish_timeout(Duration::from_secs(2)).connect().await?;
+    /// # Ok(()) }
+    /// ```
+    pub fn builder(pool: impl IntoPool) -> PublisherBuilder {
+        PublisherBuilder {
+            pool: pool.into_pool(),
+            cluster: "default".to_owned(),
+            key: Vec::new(),
+            publish_timeout: ClusterConfig::default().publish_timeout,
+        }
     }
 
     /// Makes a test connection to the node at `address` (`ws://HOST:PORT`), as a publisher of the cluster does. It does
@@ -119,7 +180,7 @@ impl Publisher {
     }
 
     /// Publishes a message on all nodes. Limits and errors are those of [`Server::publish`](crate::Server::publish),
-    /// and the time limit is 5 s.
+    /// and the time limit is that of [`PublisherBuilder::publish_timeout`].
     ///
     /// If the connection is lost meanwhile, the publish is repeated on another node. The message is still delivered
     /// once.
@@ -165,7 +226,7 @@ impl Publisher {
     }
 
     async fn send(&self, content: Content, key: Bytes) -> Result<(), PublishError> {
-        let deadline = Instant::now() + ClusterConfig::default().publish_timeout;
+        let deadline = Instant::now() + self.0.publish_timeout;
         let content = content.encode();
         let sending = async {
             loop {

@@ -183,7 +183,7 @@ async fn reachable(place: &Place) -> Outcome<Opened> {
 async fn connect(place: &Place) -> Outcome<Publisher> {
     let opened = reachable(place).await?;
     let key = opened.keys(&place.keys)?.swap_remove(0);
-    Publisher::connect_to(&place.cluster, opened.pool, key).await.map_err(not_connected)
+    Publisher::builder(opened.pool).cluster(&*place.cluster).key(key).connect().await.map_err(not_connected)
 }
 
 fn not_connected(error: ConnectError) -> Failure {
