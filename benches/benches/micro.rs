@@ -15,7 +15,7 @@ const MESSAGE: &str =
     r#"{"action":"chat/say","details":["room 7",{"text":"good morning, and a long day to all","number":12345}]}"#;
 const DETAILS: &[u8] = br#"["room 7",{"text":"good morning, and a long day to all","number":12345}]"#;
 
-/// The message as a client's frame.
+/// Returns the message as a client's frame.
 fn frame() -> Vec<u8> {
     let mask = [7, 0, 200, 31];
     let masked = MESSAGE.bytes().zip(mask.into_iter().cycle()).map(|(byte, mask)| byte ^ mask);

@@ -1,5 +1,5 @@
-//! A chart of bars as SVG, which browsers and README pages show as it is. One panel for each series, with a scale of
-//! its own, since a delivery of one message and one of sixteen lie an order apart.
+//! A bar chart as SVG, which browsers and README pages show directly. Each series has a panel with a scale of its own,
+//! since a delivery of one message and one of sixteen differ by an order of magnitude.
 
 use crate::table::figure;
 
@@ -15,7 +15,7 @@ const BARS: usize = 420;
 const NUMBERS: usize = 70;
 const COLOURS: [&str; 4] = ["#4878a8", "#d8843c", "#5a9a68", "#a86a9a"];
 
-/// Bars from left to right, shorter is better.
+/// Draws bars from left to right. Shorter is better.
 pub(crate) fn bars(title: &str, series: &[String], rows: &[Row]) -> String {
     let width = NAMES + BARS + NUMBERS;
     let panel = (rows.len() + 2) * LINE;

@@ -1,5 +1,5 @@
-//! `compare`: every server that is installed, each in a process of its own on the same core, in turn and several
-//! times, so that what a noisy machine does to one round it does to all of them.
+//! `compare` measures every server that is installed, each in a process of its own on the same core. It measures them
+//! in turn and several times, so that a noisy machine affects all of them.
 
 use std::{fs, time::Instant};
 
@@ -16,7 +16,7 @@ use crate::{
     table::{NOTHING, Table, figure},
 };
 
-/// What one server has shown, a value for each round.
+/// The figures of one server, a value for each round.
 struct Shown {
     peer: Box<dyn Peer>,
     fan_out: Vec<(Load, Figures)>,
@@ -45,7 +45,7 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
             }
         }
     }
-    let mut text = format!("{}\n\n{}\n{}", machine::describe(), table(&shown, options), standing(&shown, options));
+    let mut text = format!("{}\n\n{}\n{}", machine::describe(), table(&shown, options), ratios(&shown, options));
     text.extend(skipped.iter().map(|line| format!("\n{line}")));
     println!("{text}");
     fs::create_dir_all(&options.output)?;
@@ -62,7 +62,7 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
     Ok(())
 }
 
-/// All of them, the floor first and ours next.
+/// Returns all servers, the floor first and ours next.
 fn peers() -> Vec<Box<dyn Peer>> {
     vec![
         Box::new(Floor),
@@ -78,7 +78,7 @@ fn peers() -> Vec<Box<dyn Peer>> {
     ]
 }
 
-/// Whether a name given on the command line means this server.
+/// Returns true if a name on the command line means this server.
 fn chosen(name: &str, given: &str) -> bool {
     let given = match given {
         "ours" => "ws-cluster",
@@ -111,7 +111,7 @@ fn measure(server: &mut Shown, options: &Compare) -> Result<()> {
 
 fn table(shown: &[Shown], options: &Compare) -> String {
     let loads = loads(options);
-    // Where throughput and latency are shown: the most clients, one message.
+    // The figures for throughput and latency are those with the most clients and one message.
     let shown_at = loads[loads.len() - 2];
     let name = |name: &str| shown.iter().find(|server| server.peer.name() == name);
     let (floor, ours) = (name(Floor.name()), name(Ours::default().name()));
@@ -136,8 +136,8 @@ fn table(shown: &[Shown], options: &Compare) -> String {
     format!("{table}\nIn parentheses: how many times the floor's figure, and how many times ours.\n")
 }
 
-/// How we stand to what is nearest, a line for each load; nothing where some of it is not measured.
-fn standing(shown: &[Shown], options: &Compare) -> String {
+/// Returns our ratios to the nearest servers, a line for each load, or nothing if one of them was not measured.
+fn ratios(shown: &[Shown], options: &Compare) -> String {
     let is = |server: &Shown, name: &str| server.peer.name() == name;
     let (floor, ours) = (Floor.name(), Ours::default().name());
     let mut table = Table::new(["ws-cluster", "the floor's", "at most", "the best peer's", "at most", "which is"]);
@@ -167,7 +167,7 @@ fn middle(server: &Shown, load: Load, figure: impl Fn(&Figures) -> f64) -> Optio
     median(server.fan_out.iter().filter(|(of, _)| *of == load).map(|(_, figures)| figure(figures)).collect())
 }
 
-/// A figure, with its ratio to the floor and to us.
+/// Returns a figure with its ratios to the floor and to ours.
 fn beside(server: &Shown, floor: Option<&Shown>, ours: Option<&Shown>, of: impl Fn(&Shown) -> Option<f64>) -> String {
     let Some(value) = of(server) else { return NOTHING.to_owned() };
     let ratios: Vec<String> =

@@ -1,15 +1,15 @@
-//! How the servers of this crate are told what to do: HTTP/1.1 on a port of its own, kept alive and pipelined, in one
-//! form for all of them. `POST /publish?count=16` with a text as its body publishes that text sixteen times at once.
+//! The control port of the servers of this crate: HTTP/1.1, kept alive and pipelined, in one form for all of them.
+//! `POST /publish?count=16` with a text as its body publishes that text sixteen times at once.
 
 use crate::Result;
 
-/// The answer to a request that is carried out.
+/// The answer to a request that was carried out.
 pub const DONE: &[u8] = b"HTTP/1.1 204 No Content\r\n\r\n";
 
-/// More header lines than any client of ours sends.
+/// Maximum number of header lines, which is more than any client of the benches sends.
 const HEADERS: usize = 32;
 
-/// One request: a path, parameters, a text.
+/// A request: a path, parameters and a text.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Request {
     path: String,
@@ -19,41 +19,41 @@ pub struct Request {
 }
 
 impl Request {
-    /// What is asked for, as `/publish`.
+    /// Returns the path, such as `/publish`.
     #[must_use]
     pub fn path(&self) -> &str {
         &self.path
     }
 
-    /// A parameter by its name. It is not decoded: none needs it.
+    /// Returns a parameter by its name. It is not decoded, since no parameter needs that.
     #[must_use]
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
     }
 
-    /// A number by its name, 1 where it is left out.
+    /// Returns a number by its name, or 1 if it is left out.
     #[must_use]
     pub fn number(&self, name: &str) -> usize {
         self.parameter(name).and_then(|text| text.parse().ok()).unwrap_or(1)
     }
 }
 
-/// Takes requests out of what came on a connection.
+/// Parses the requests of a connection.
 #[derive(Debug, Default)]
 pub struct Requests {
     buffer: Vec<u8>,
 }
 
 impl Requests {
-    /// Adds what was read.
+    /// Adds bytes that were read.
     pub fn push(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next whole request.
+    /// Returns the next complete request.
     ///
     /// # Errors
-    /// Where it is no HTTP.
+    /// Fails if the bytes are no HTTP.
     pub fn next_request(&mut self) -> Result<Option<Request>> {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS];
         let mut head = httparse::Request::new(&mut headers);
@@ -76,7 +76,7 @@ impl Requests {
     }
 }
 
-/// The bytes of a request.
+/// Returns the bytes of a request.
 #[must_use]
 pub fn request(target: &str, text: &str) -> String {
     format!("POST {target} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: {}\r\n\r\n{text}", text.len())

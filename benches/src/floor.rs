@@ -1,5 +1,5 @@
-//! The floor: what no server can go below. Sockets that have been upgraded, and for each publish one `send()` of the
-//! ready frames to each of them, by one thread that does nothing else.
+//! The floor: upgraded sockets, and for each publish one `send()` of the ready frames to each socket, in one thread
+//! that does nothing else.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -26,7 +26,7 @@ const LISTENER: Token = Token(usize::MAX);
 const CONTROL_LISTENER: Token = Token(usize::MAX - 1);
 
 enum Connection {
-    /// What came of its upgrade request.
+    /// A connection whose upgrade request is not complete.
     Upgrading(TcpStream, Vec<u8>),
     Client(TcpStream),
     Control(TcpStream, Requests),
@@ -66,7 +66,7 @@ pub(crate) fn run(port: u16, control: u16) -> Result<()> {
                     for request in requests {
                         publish(&mut connections, &request, &mut turn);
                         if let Some(Connection::Control(stream, _)) = &mut connections[index] {
-                            // The one who asked reads its answers, or is not there any more.
+                            // The sender of the request reads its answers, or is gone.
                             let _ = stream.write(DONE);
                         }
                     }
@@ -86,7 +86,7 @@ fn accept(
         match listener.accept() {
             Ok((mut stream, _)) => {
                 stream.set_nodelay(true)?;
-                // Places are not used again: a run has no more connections than it has descriptors.
+                // Indices are not used again: a run has no more connections than descriptors.
                 poll.registry().register(&mut stream, Token(connections.len()), Interest::READABLE)?;
                 connections.push(Some(make(stream)));
             }
@@ -96,7 +96,7 @@ fn accept(
     }
 }
 
-/// What becomes of a connection that has something to say, and what it asks for.
+/// Reads a connection. Returns it in its next state, and its requests.
 fn read(mut connection: Connection) -> (Option<Connection>, Vec<Request>) {
     let mut buffer = [0; 64 * 1024];
     let mut requests = Vec::new();
@@ -128,7 +128,7 @@ fn read(mut connection: Connection) -> (Option<Connection>, Vec<Request>) {
     }
 }
 
-/// The response to an upgrade request, once it is whole.
+/// Returns the response to an upgrade request, if the request is complete.
 fn upgraded(head: &[u8]) -> Option<String> {
     let mut headers = [httparse::EMPTY_HEADER; 32];
     let mut request = httparse::Request::new(&mut headers);
@@ -140,7 +140,7 @@ fn upgraded(head: &[u8]) -> Option<String> {
     ))
 }
 
-/// One `send()` for each client, or, with `to=some:N`, for N of them in turn.
+/// Calls `send()` once for each client, or, with `to=some:N`, for the next N clients in turn.
 fn publish(connections: &mut [Option<Connection>], request: &Request, turn: &mut usize) {
     let mut frame = Vec::new();
     Frame::message(request.text.clone(), OpCode::Data(Data::Text), true)

@@ -1,4 +1,4 @@
-//! `goals`: what ws-cluster is to reach, a line for each, with the reference it is measured by in the same run.
+//! `goals` measures ws-cluster by its goals. Each goal is a line, with the reference that was measured in the same run.
 
 use std::fs;
 
@@ -15,19 +15,19 @@ use crate::{
     table::{NOTHING, Table, figure},
 };
 
-/// A figure beside what it is to be.
+/// A figure beside its goal.
 struct Line {
     what: String,
     figure: String,
     reference: String,
     ratio: String,
     goal: String,
-    /// Nothing where there is no goal.
+    /// `None` if there is no goal.
     reached: Option<bool>,
 }
 
 impl Line {
-    /// A figure that is to be at most so many times another.
+    /// Returns a line for a figure that has to be at most `most` times a reference.
     fn times(what: impl Into<String>, value: f64, unit: &str, reference: f64, of: &str, most: f64) -> Self {
         Self {
             what: what.into(),
@@ -39,7 +39,7 @@ impl Line {
         }
     }
 
-    /// A figure that has its bound in itself.
+    /// Returns a line for a figure with an absolute goal.
     fn bound(what: impl Into<String>, value: f64, unit: &str, goal: String, reached: bool) -> Self {
         let (reference, ratio) = (NOTHING.to_owned(), NOTHING.to_owned());
         Self {
@@ -97,7 +97,7 @@ pub(crate) fn run(options: &Goals) -> Result<()> {
     Ok(())
 }
 
-/// The middle of what some rounds show, each of which measures all that is to be compared.
+/// Returns the medians of several rounds, each of which measures all figures that are compared.
 fn rounds<const N: usize>(options: &Goals, mut measure: impl FnMut() -> Result<[f64; N]>) -> Result<[f64; N]> {
     let rounds: Vec<[f64; N]> = (0..options.rounds()).map(|_| measure()).collect::<Result<_>>()?;
     Ok(std::array::from_fn(|index| median(rounds.iter().map(|round| round[index]).collect()).unwrap_or(f64::NAN)))
@@ -209,7 +209,7 @@ fn slow(options: &Goals) -> Result<Vec<Line>> {
         (true, None) => "it was cut off".to_owned(),
         (true, Some(code)) => format!("it was closed with {code}"),
     };
-    // Its queue's cap, twice for what grows beside it.
+    // The cap of its queue, twice for what grows beside it.
     let taken = figures.growth_with - figures.growth_without;
     let memory = Line::at_most("memory that the slow client takes", taken, "MB", 2.0);
     let reached = memory.reached.map(|reached| reached && figures.closed);

@@ -1,4 +1,4 @@
-//! What the figures were measured on, in a line: without it they mean nothing.
+//! Describes the machine in a line. Figures have no meaning without it.
 
 use std::{fs, process::Command};
 

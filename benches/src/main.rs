@@ -1,5 +1,5 @@
-//! `benches compare` measures servers beside each other and prints one table, `benches goals` measures ours by what it
-//! is to reach. The rest are the programs that both of them start: the load generator, the floor, a plain server.
+//! `benches compare` measures servers beside each other and prints one table. `benches goals` measures ours by its
+//! goals. The other commands are the programs that these two start: the load generator, the floor, a plain server.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -18,7 +18,7 @@ mod process;
 mod scenario;
 mod table;
 
-/// What a delivery, a connection and an action cost, beside the bare system call and beside other servers.
+/// Measures the cost of a delivery, a connection and an action, beside the bare system call and other servers.
 #[derive(Parser)]
 #[command(version)]
 struct Options {
@@ -30,12 +30,12 @@ struct Options {
 enum Command {
     /// Measures servers in turn and prints one table.
     Compare(Compare),
-    /// Measures ws-cluster by what it is to reach.
+    /// Measures ws-cluster by its goals.
     Goals(Goals),
     /// The load generator, which reads its orders from the standard input.
     #[command(hide = true)]
     Load,
-    /// One `send()` a socket.
+    /// Calls one `send()` for each socket.
     #[command(hide = true)]
     Floor(Ports),
     /// A plain tokio-tungstenite server.
@@ -43,7 +43,7 @@ enum Command {
     Plain {
         #[command(flatten)]
         ports: Ports,
-        /// Bytes of its read buffer; the library's default without.
+        /// Size of its read buffer in bytes; default: the library's.
         #[arg(long)]
         buffer: Option<usize>,
     },
@@ -59,42 +59,42 @@ struct Ports {
 
 #[derive(Args)]
 struct Compare {
-    /// Rounds in which each server is measured once; figures are their medians.
+    /// Number of rounds in which each server is measured once; figures are their medians.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Clients for the fan-out; both 1,000 and 5,000 by default.
+    /// Number of clients for the fan-out; default: both 1,000 and 5,000.
     #[arg(long)]
     clients: Option<usize>,
-    /// Idle connections.
+    /// Number of idle connections.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
     /// Servers whose names begin with one of these, separated by commas.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// One round, for a first look.
+    /// Runs one round, for a first look.
     #[arg(long)]
     quick: bool,
-    /// Where `compare.md` and `compare.svg` are written.
+    /// Directory of `compare.md` and `compare.svg`.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }
 
 #[derive(Args)]
 struct Goals {
-    /// Times that a figure is measured; the middle one counts.
+    /// Number of times that a figure is measured; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Those of these names, separated by commas: fan-out, targets, actions, memory, latency, relay, connect, slow,
+    /// Goals with these names, separated by commas: fan-out, targets, actions, memory, latency, relay, connect, slow,
     /// churn.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
-    /// Connections that come and go in one run.
+    /// Number of connections that come and go in one run.
     #[arg(long, default_value_t = 1_000_000)]
     connections: usize,
-    /// Once each and shorter, for a first look.
+    /// Runs once each and shorter, for a first look.
     #[arg(long)]
     quick: bool,
-    /// Where `goals.md` is written.
+    /// Directory of `goals.md`.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }

@@ -1,6 +1,6 @@
-//! A plain tokio-tungstenite server, as many write it: a task and a channel for each connection, `send` in the task.
-//! What a client says comes back to it. With a read buffer of 4 KB it also writes what waits for a connection at
-//! once.
+//! A plain tokio-tungstenite server as many people write it: a task and a channel for each connection, and `send` in
+//! the task. It echoes what a client sends. With a read buffer of 4 KB it also writes everything that waits for a
+//! connection at once.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -21,13 +21,13 @@ use tokio_tungstenite::{
     tungstenite::{Message, Utf8Bytes, protocol::WebSocketConfig},
 };
 
-/// Messages that may wait for a client; those of one that is slower are dropped.
+/// Maximum number of messages that wait for a client. The messages of a slower client are dropped.
 const WAITING: usize = 256;
 
-/// Channels to all clients. A mutex, since it is held for no longer than a message takes to be handed out.
+/// The channels to all clients. A mutex, since it is held only while a message is passed to the channels.
 type Clients = Arc<Mutex<Vec<mpsc::Sender<Utf8Bytes>>>>;
 
-/// Serves until it is killed; with the library's defaults where no size of its buffers is given.
+/// Serves until it is killed, with the library's default buffers unless a size is given.
 #[tokio::main]
 pub(crate) async fn run(port: u16, control: u16, buffer: Option<usize>) -> Result<()> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).await?;
@@ -47,7 +47,7 @@ pub(crate) async fn run(port: u16, control: u16, buffer: Option<usize>) -> Resul
     }
 }
 
-/// The end of a connection, in whatever way, is not worth a word.
+/// Serves a connection. Its end is not reported.
 async fn serve(stream: TcpStream, clients: Clients, buffer: Option<usize>) -> Result<()> {
     stream.set_nodelay(true)?;
     let config = buffer.map(|size| {

@@ -1,6 +1,6 @@
-//! The processes of a server under test: started on one core, asked what they have cost, stopped. What a process tree
-//! costs is its CPU time by the scheduler's clock and its anonymous memory, which is what it has asked the system for;
-//! the kernel's own memory for sockets is the same for all servers.
+//! The processes of a server under test: started on one core, measured, stopped. The cost of a process tree is its CPU
+//! time by the scheduler's clock and its anonymous memory, which is the memory that it asked the system for. The
+//! kernel's own memory for sockets is the same for all servers.
 
 use std::{
     ffi::OsStr,
@@ -17,7 +17,7 @@ use benches::Result;
 /// Time for a server to answer at its port.
 const START: Duration = Duration::from_secs(20);
 
-/// Time for a server to end when asked to.
+/// Time for a server to end after a signal.
 const STOP: Duration = Duration::from_secs(3);
 
 pub(crate) struct Process {
@@ -25,7 +25,7 @@ pub(crate) struct Process {
 }
 
 impl Process {
-    /// Starts a program on this core, or anywhere. What it says goes to files in `directory`.
+    /// Starts a program on this core, or on any core. Its output goes to files in `directory`.
     pub(crate) fn start(core: Option<usize>, command: &Command, directory: &Path) -> Result<Self> {
         let mut pinned = on_core(core, command.get_program());
         pinned.args(command.get_args());
@@ -43,7 +43,7 @@ impl Process {
         Ok(Self { child })
     }
 
-    /// Waits until something listens there.
+    /// Waits until a process listens at the port.
     pub(crate) fn listening(&mut self, port: u16, directory: &Path) -> Result<()> {
         let began = Instant::now();
         while TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_err() {
@@ -57,12 +57,12 @@ impl Process {
         Ok(())
     }
 
-    /// CPU time so far, of the process and those that it started.
+    /// Returns the CPU time so far of the process and its descendants.
     pub(crate) fn cpu(&self) -> Duration {
         tree(self.child.id()).into_iter().map(cpu).sum()
     }
 
-    /// Bytes of anonymous memory of the same.
+    /// Returns the bytes of anonymous memory of the process and its descendants.
     pub(crate) fn memory(&self) -> u64 {
         tree(self.child.id()).into_iter().map(memory).sum()
     }
@@ -71,7 +71,7 @@ impl Process {
 impl Drop for Process {
     fn drop(&mut self) {
         let tree = tree(self.child.id());
-        // A script puts away its files at that. Whoever has ended already needs no signal.
+        // A script removes its files on this signal. A process that has ended needs none.
         signal("-TERM", self.child.id());
         let began = Instant::now();
         while began.elapsed() < STOP && matches!(self.child.try_wait(), Ok(None)) {
@@ -80,12 +80,12 @@ impl Drop for Process {
         tree.into_iter()
             .filter(|pid| Path::new("/proc").join(pid.to_string()).exists())
             .for_each(|pid| signal("-KILL", pid));
-        // It has ended.
+        // The process has ended.
         let _ = self.child.wait();
     }
 }
 
-/// A program on this core, or anywhere.
+/// Returns the command of a program on this core, or on any core.
 pub(crate) fn on_core(core: Option<usize>, program: impl AsRef<OsStr>) -> Command {
     match core {
         Some(core) => {
@@ -98,11 +98,11 @@ pub(crate) fn on_core(core: Option<usize>, program: impl AsRef<OsStr>) -> Comman
 }
 
 fn signal(name: &str, pid: u32) {
-    // Fails where there is no such process any more, which is what is wanted.
+    // It fails if the process is gone, which is the aim.
     let _ = Command::new("kill").arg(name).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
-/// CPU time of one process: the sum over the threads that it has now.
+/// Returns the CPU time of one process: the sum over its present threads.
 pub(crate) fn cpu(pid: u32) -> Duration {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
     threads
@@ -123,7 +123,7 @@ fn memory(pid: u32) -> u64 {
         .map_or(0, |kilobytes| kilobytes * 1024)
 }
 
-/// A process and all that descend from it.
+/// Returns a process and all its descendants.
 fn tree(root: u32) -> Vec<u32> {
     let parents: Vec<(u32, u32)> = fs::read_dir("/proc")
         .into_iter()
@@ -132,7 +132,7 @@ fn tree(root: u32) -> Vec<u32> {
         .filter_map(|entry| {
             let pid = entry.file_name().to_str()?.parse().ok()?;
             let stat = fs::read_to_string(entry.path().join("stat")).ok()?;
-            // The name, in parentheses, may hold anything.
+            // The name, in parentheses, may contain anything.
             let parent = stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()?;
             Some((pid, parent))
         })
@@ -147,7 +147,7 @@ fn tree(root: u32) -> Vec<u32> {
     tree
 }
 
-/// A port that nobody uses now.
+/// Returns a port that is free now.
 pub(crate) fn free_port() -> Result<u16> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }

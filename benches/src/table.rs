@@ -1,6 +1,6 @@
 //! Tables in Markdown, padded so that they can be read as text too.
 
-/// In place of a figure that there is none of.
+/// The text for a missing figure.
 pub(crate) const NOTHING: &str = "–";
 
 pub(crate) struct Table {
@@ -12,7 +12,7 @@ impl Table {
         Self { rows: vec![heads.into_iter().map(Into::into).collect()] }
     }
 
-    /// Whether it has no row but its heads.
+    /// Returns true if it has no row besides its heads.
     pub(crate) fn is_empty(&self) -> bool {
         self.rows.len() < 2
     }
@@ -43,7 +43,7 @@ impl std::fmt::Display for Table {
     }
 }
 
-/// Three digits that count.
+/// Formats a number with three significant digits.
 pub(crate) fn figure(value: f64) -> String {
     match value.abs() {
         size if size >= 100.0 => format!("{value:.0}"),

@@ -1,5 +1,5 @@
-//! A headless Chromium, driven over WebDriver: one chromedriver for the test process, a fresh browser with a profile
-//! of its own for each test, one at a time. None outlives its test process, however that ends.
+//! A headless Chromium, driven over WebDriver: one chromedriver for the test process, and for each test a new browser
+//! with a profile of its own, one at a time. None outlives the test process, however that ends.
 
 use std::{
     io::{BufRead, BufReader, Read, Write},
@@ -20,9 +20,9 @@ use tokio::{
     task::spawn_blocking,
 };
 
-/// Starts chromedriver and, when its owner is gone, ends it with all its browsers and removes what they wrote. The
-/// test process cannot do that, since statics are not dropped. Chromium's parent may die without it, hence a process
-/// group, which `setsid` makes.
+/// Starts chromedriver. When the test process is gone, it ends chromedriver with all its browsers and removes their
+/// files. The test process cannot do that, since statics are not dropped. Chromium's parent may die before Chromium, so
+/// `setsid` makes a process group.
 const GUARD: &str = r#"
 directory=$1
 # Chromium writes below both, whatever its profile.
@@ -40,7 +40,7 @@ for attempt in 1 2 3 4 5; do
 done
 "#;
 
-/// As root Chromium has no sandbox; and nothing but the pages is to use the network or the processor.
+/// As root, Chromium has no sandbox. Only the pages shall use the network and the processor.
 const ARGUMENTS: [&str; 12] = [
     "--headless",
     "--no-sandbox",
@@ -51,24 +51,24 @@ const ARGUMENTS: [&str; 12] = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
-    // A page in another tab reconnects as quickly as the one in front.
+    // A page in a background tab reconnects as quickly as the one in front.
     "--disable-background-timer-throttling",
     "--disable-renderer-backgrounding",
     "--window-size=1000,1000",
 ];
 
-/// For a start on a machine where everything else starts as well; usually it takes less than a second.
+/// Time for a start on a machine that starts many things at once. Usually it takes less than a second.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Longest time for a script or a page. Only a failing test waits as long.
+/// Maximum time for a script or a page. Only a failing test waits for so long.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A browser of one test, with no cookies and nothing cached. Dropped, it ends.
+/// A browser of one test, without cookies and with an empty cache. It ends when dropped.
 ///
-/// There is one at a time: heartbeats starve where several run on few cores.
+/// There is one at a time, because heartbeats starve if several browsers run on few cores.
 #[derive(Debug)]
 pub struct Browser {
-    /// A lock, since "switch to a tab" and what is done there are two commands, and the state between is the
-    /// browser's.
+    /// A lock, since switching to a tab and acting in it are two commands, and the browser keeps the state between
+    /// them.
     client: Mutex<Client>,
     driver: SocketAddr,
     session: String,
@@ -79,7 +79,7 @@ impl Browser {
     /// Waits for its turn and starts.
     ///
     /// # Panics
-    /// If chromium or chromedriver is not installed or does not start.
+    /// Panics if chromium or chromedriver is not installed or does not start.
     pub async fn start() -> Self {
         static TURN: Mutex<()> = Mutex::const_new(());
         let turn = TURN.lock().await;
@@ -114,18 +114,18 @@ impl Browser {
 }
 
 impl Drop for Browser {
-    /// Waits for its end, so that the next test has the machine for itself. Fantoccini would not when a test panics:
-    /// its task ends with the runtime.
+    /// Waits for the browser's end, so that the next test has the machine for itself. Fantoccini does not wait if a
+    /// test panics, because its task ends with the runtime.
     fn drop(&mut self) {
         let end = || -> std::io::Result<()> {
             let mut stream = TcpStream::connect(self.driver)?;
             stream.set_read_timeout(Some(PATIENCE))?;
             let (driver, session) = (self.driver, &self.session);
             write!(stream, "DELETE /session/{session} HTTP/1.1\r\nhost: {driver}\r\n\r\n")?;
-            // It answers when the browser has ended, and keeps the connection.
+            // The driver answers when the browser has ended, and keeps the connection open.
             stream.read_exact(&mut [0])
         };
-        // The driver ends what it still has when the process does.
+        // Chromedriver's own end also ends its remaining browsers.
         let _ = end();
     }
 }
@@ -138,11 +138,10 @@ pub struct Tab<'a> {
 }
 
 impl Tab<'_> {
-    /// Runs the body of an asynchronous function in the page, with `args` as given here, and waits for what it
-    /// returns.
+    /// Runs the body of an asynchronous function in the page, with the given `args`. Returns the function's result.
     ///
     /// # Panics
-    /// If it throws, or does not end in time.
+    /// Panics if the function throws, or does not end in time.
     pub async fn run(&self, body: &str, args: Value) -> Value {
         let script = format!(
             "const [args, done] = arguments;
@@ -155,12 +154,12 @@ impl Tab<'_> {
         }
     }
 
-    /// The page as it is seen, as PNG.
+    /// Returns a picture of the page as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
         self.client().await.screenshot().await.expect("a screenshot")
     }
 
-    /// The browser, with this tab in front.
+    /// Returns the browser, with this tab in front.
     async fn client(&self) -> MutexGuard<'_, Client> {
         let client = self.browser.client.lock().await;
         client.switch_to_window(self.window.clone()).await.expect("the tab is there");
@@ -177,7 +176,7 @@ struct Driver {
 }
 
 impl Driver {
-    /// The one of this process; the first call starts it.
+    /// Returns the chromedriver of this process. The first call starts it.
     async fn shared() -> &'static Self {
         static SHARED: OnceCell<Driver> = OnceCell::const_new();
         SHARED.get_or_init(|| async { spawn_blocking(Self::start).await.expect("no panic") }).await
@@ -191,7 +190,7 @@ impl Driver {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
-            // Otherwise ctrl-c ends the guard before the browsers.
+            // Without this, ctrl-c ends the guard before the browsers.
             .process_group(0)
             .spawn()
             .expect("a shell");
@@ -209,13 +208,13 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // The end of its input is what the guard waits for.
+        // The guard waits for the end of its input.
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
     }
 }
 
-/// Reads the driver's log to its end, so that it never waits for us; reports once, the port or why there is none.
+/// Reads the driver's log to its end, so that the driver never blocks. Reports once: the port, or why there is none.
 fn follow(log: ChildStdout) -> mpsc::Receiver<Result<u16, String>> {
     let (report, reports) = mpsc::sync_channel(1);
     thread::spawn(move || {

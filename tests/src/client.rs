@@ -1,4 +1,4 @@
-//! A client that speaks the wire itself, so that tests see every frame.
+//! A client that speaks the protocol itself, so that tests see every frame.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -11,22 +11,22 @@ use tokio_tungstenite::{
     tungstenite::{self, Message, client::IntoClientRequest},
 };
 
-/// Longest wait for anything. Only a failing test waits as long.
+/// Maximum wait for anything. Only a failing test waits for so long.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// What comes within the time that a test has.
+/// Waits for a future within the time that a test has.
 ///
 /// # Panics
-/// Nothing comes.
+/// Panics if the time is over.
 pub async fn soon<F: Future>(what: F) -> F::Output {
-    tokio::time::timeout(PATIENCE, what).await.expect("nothing came in time")
+    tokio::time::timeout(PATIENCE, what).await.expect("the time of a test step is over")
 }
 
 /// One connection.
 pub struct Client(pub WebSocketStream<TcpStream>);
 
 impl Client {
-    /// Connects, with headers; the status where the server refuses.
+    /// Connects with headers. Fails with the status if the server refuses.
     pub async fn try_connect(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<Self, StatusCode> {
         let mut request: Request<()> = format!("ws://{address}{path}").into_client_request().unwrap();
         for (name, value) in headers {
@@ -42,12 +42,12 @@ impl Client {
         }
     }
 
-    /// The same without headers.
+    /// Connects without headers.
     pub async fn connect_to(address: SocketAddr, path: &str) -> Self {
         Self::try_connect(address, path, &[]).await.expect("no refusal")
     }
 
-    /// The same at the usual path.
+    /// Connects at the usual path.
     pub async fn connect(address: SocketAddr, headers: &[(&str, &str)]) -> Self {
         Self::try_connect(address, "/WebSockets", headers).await.expect("no refusal")
     }
@@ -57,7 +57,7 @@ impl Client {
         self.text(&json!({ "action": action, "details": details }).to_string()).await;
     }
 
-    /// Sends text as it is.
+    /// Sends text unchanged.
     pub async fn text(&mut self, text: &str) {
         self.message(Message::text(text)).await;
     }
@@ -67,7 +67,7 @@ impl Client {
         soon(self.0.send(message)).await.expect("sent");
     }
 
-    /// The next message that is no ping or pong.
+    /// Returns the next message that is no ping or pong.
     pub async fn message_in(&mut self) -> Message {
         loop {
             match soon(self.0.next()).await.expect("no end").expect("no error") {
@@ -77,7 +77,7 @@ impl Client {
         }
     }
 
-    /// The next message as it came.
+    /// Returns the next message as text.
     pub async fn text_in(&mut self) -> String {
         match self.message_in().await {
             Message::Text(text) => text.as_str().to_owned(),
@@ -85,12 +85,12 @@ impl Client {
         }
     }
 
-    /// The next message as JSON.
+    /// Returns the next message as JSON.
     pub async fn json(&mut self) -> Value {
         serde_json::from_str(&self.text_in().await).unwrap()
     }
 
-    /// The next message must be this, in the object form.
+    /// Asserts that the next message is this one, in the object form.
     #[track_caller]
     pub fn expect(&mut self, action: &str, details: Value) -> impl Future<Output = ()> {
         let caller = std::panic::Location::caller();
@@ -101,25 +101,25 @@ impl Client {
         }
     }
 
-    /// The next message must say that the client is authenticated. What it says besides.
+    /// Asserts that the next message says that the client is authenticated. Returns its second argument.
     pub async fn authenticated(&mut self) -> Value {
         let mut came = self.json().await;
         assert_eq!((&came["action"], &came["details"][0]), (&json!("Client/authentication"), &json!("ok")), "{came}");
         came["details"][1].take()
     }
 
-    /// The next message, which moves a place.
+    /// Returns the next message, and moves `place` to its position.
     pub async fn moved(&mut self, place: &mut Place) -> Value {
         let message = self.json().await;
         place.take(&message);
         message
     }
 
-    /// The connection must be closed next; the code and the reason.
+    /// Asserts that the connection is closed next. Returns the code and the reason.
     pub async fn closed(&mut self) -> (u16, String) {
         match self.message_in().await {
             Message::Close(Some(frame)) => {
-                // Answers; the server may have dropped the socket for good.
+                // Answers the close. The server may have dropped the socket already.
                 let _ = soon(self.0.flush()).await;
                 (frame.code.into(), frame.reason.to_string())
             }
@@ -128,17 +128,17 @@ impl Client {
     }
 }
 
-/// What a client that keeps its position brings along when it comes back.
+/// The position and state that a client brings back to resume.
 #[derive(Clone, Debug, Default)]
 pub struct Place {
     /// The position.
     pub at: String,
-    /// What belongs to its connection.
+    /// The resume token.
     pub state: Option<String>,
 }
 
 impl Place {
-    /// Goes on to a message.
+    /// Moves to the position of a message.
     pub fn take(&mut self, message: &Value) {
         if let Some(at) = message["at"].as_str() {
             self.at = at.to_owned();

@@ -1,4 +1,4 @@
-//! One address in front of servers that come and go, as a site's proxy is.
+//! One address in front of servers that come and go, like a site's proxy.
 
 use std::net::{Ipv4Addr, SocketAddr};
 
@@ -9,11 +9,11 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// Forwards TCP connections to the server of the moment. Dropped, it is gone with all its connections.
+/// Forwards TCP connections to the present server. When dropped, it closes its port and all its connections.
 #[derive(Debug)]
 pub struct Forwarder {
     address: SocketAddr,
-    /// A watch, since a connection that is on its way through ends when this changes.
+    /// A watch, since connections end when the server changes.
     server: watch::Sender<Option<SocketAddr>>,
     accepting: AbortHandle,
 }
@@ -32,12 +32,12 @@ impl Forwarder {
         Self { address, server, accepting: accepting.abort_handle() }
     }
 
-    /// Where clients connect.
+    /// Returns the address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Cuts every connection, and forwards those that come to this server; to none, they end at once.
+    /// Cuts every connection, and forwards new ones to `server`. Without a server, they end at once.
     pub fn switch(&self, server: Option<SocketAddr>) {
         self.server.send_replace(server);
     }
@@ -58,9 +58,9 @@ async fn forward(mut client: TcpStream, mut server: watch::Receiver<Option<Socke
         copy_bidirectional(&mut client, &mut backend).await
     };
     tokio::select! {
-        // Either end is gone, and so are both.
+        // If either side is gone, both connections end.
         _ = through => {}
-        // Whether switched or dropped.
+        // The server was switched, or the forwarder dropped.
         _ = server.changed() => {}
     }
 }

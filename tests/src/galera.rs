@@ -1,4 +1,4 @@
-//! A Galera cluster of private MariaDB servers on loopback, any of which can be killed, started again and bootstrapped.
+//! A Galera cluster of private MariaDB servers on loopback. Any of them can be killed, started again and bootstrapped.
 
 use std::{
     collections::HashSet,
@@ -15,29 +15,29 @@ use tokio::time::{interval, timeout};
 
 use crate::{MariaDb, mariadb::free_ports};
 
-/// Turns the tests on Galera on.
+/// The variable that turns the tests on Galera on.
 const SWITCH: &str = "WS_CLUSTER_GALERA";
-/// Names the provider, if it is in none of the [`PROVIDERS`].
+/// The variable with the path of the provider, if it is in none of the [`PROVIDERS`].
 const PROVIDER: &str = "WS_CLUSTER_GALERA_PROVIDER";
-/// Where Debian and others put the provider.
+/// The paths of the provider on Debian and others.
 const PROVIDERS: [&str; 3] =
     ["/usr/lib/galera/libgalera_smm.so", "/usr/lib64/galera-4/libgalera_smm.so", "/usr/lib64/galera/libgalera_smm.so"];
 /// The database that every server has.
 const DATABASE: &str = "site";
-/// Longest wait for a server's state: a dead server is given up after 5 s, and a state transfer may follow.
+/// Maximum wait for a server's state: the others drop a dead server after 5 s, and a state transfer may follow.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Time between two looks at a server's state, of which nothing tells.
+/// Time between two looks at a server's state, which sends no notice.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The servers of one Galera cluster.
 pub struct Galera {
     servers: Vec<MariaDb>,
-    /// The options with which each one joins.
+    /// The options with which each server joins.
     joining: Vec<Vec<String>>,
 }
 
 impl Galera {
-    /// Returns true if the tests on Galera are turned on, and otherwise prints how to do so.
+    /// Returns true if the tests on Galera are turned on, and otherwise prints how to turn them on.
     pub fn is_wanted() -> bool {
         let wanted = env::var_os(SWITCH).is_some_and(|value| value == "1");
         if !wanted {
@@ -46,10 +46,10 @@ impl Galera {
         wanted
     }
 
-    /// Starts as many servers, and waits until all are synced.
+    /// Starts `count` servers, and waits until all are synced.
     ///
     /// # Panics
-    /// They do not start; with the log of the one that does not.
+    /// Panics with the server's log if one does not start.
     pub async fn start(count: usize) -> Self {
         let mut seen = HashSet::new();
         let ports: Vec<u16> = free_ports().filter(|port| seen.insert(*port)).take(3 * count).collect();
@@ -60,7 +60,7 @@ impl Galera {
         let mut first = MariaDb::start_with(|_| bootstrapping).await;
         let mut conn = first.connect().await;
         conn.query_drop(format!("CREATE DATABASE {DATABASE}")).await.expect("a database");
-        // Nothing depends on the farewell.
+        // The result does not matter.
         let _ = conn.disconnect().await;
         first.stop().await;
         let data = first.directory().join("data");
@@ -72,7 +72,8 @@ impl Galera {
         let mut this = Self { servers: vec![first], joining };
         for index in 1..count {
             let options = this.joining[index].clone();
-            // As after a restore: a transfer of the whole state takes seconds, and root cannot receive one by rsync.
+            // As after a restored backup: a transfer of the whole state takes seconds, and root cannot receive one by
+            // rsync.
             let seed = seed.path().to_owned();
             let server = MariaDb::start_with(move |directory| {
                 copy(&seed, &directory.join("data"));
@@ -87,7 +88,7 @@ impl Galera {
         this
     }
 
-    /// The URL of the database at each server.
+    /// Returns the URL of the database at each server.
     pub fn urls(&self) -> Vec<String> {
         self.servers.iter().map(|server| server.url(MariaDb::USER, MariaDb::PASSWORD, DATABASE)).collect()
     }
@@ -100,9 +101,9 @@ impl Galera {
     /// Starts a killed server again, and waits until it is synced.
     ///
     /// # Panics
-    /// It does not start; with its log.
+    /// Panics with the server's log if it does not start.
     pub async fn start_again(&mut self, server: usize) {
-        // What systemd does before it starts a server that crashed: then the others send only what it missed.
+        // Systemd does this before it starts a server that crashed. The others then send only what the server missed.
         let log = self.servers[server].run("--wsrep-recover").await;
         let position =
             log.lines().find_map(|line| line.split_once("Recovered position: ")).map(|(_, position)| position);
@@ -117,11 +118,11 @@ impl Galera {
     /// Makes the component of this server the primary one.
     ///
     /// # Panics
-    /// The server refuses.
+    /// Panics if the server refuses.
     pub async fn bootstrap(&self, server: usize) {
         let mut conn = self.servers[server].connect().await;
         conn.query_drop("SET GLOBAL wsrep_provider_options = 'pc.bootstrap=YES'").await.expect("a statement");
-        // Nothing depends on the farewell.
+        // The result does not matter.
         let _ = conn.disconnect().await;
     }
 
@@ -148,18 +149,18 @@ impl Galera {
         reached.unwrap_or_else(|_| panic!("{variable} of server {server} is {last:?}, not {wanted:?}"));
     }
 
-    /// The value of a status variable of a server that runs.
+    /// Returns the value of a status variable of a running server.
     async fn status(&self, server: usize, variable: &str) -> String {
         let mut conn = self.servers[server].connect().await;
         let row = conn.query_first(format!("SHOW GLOBAL STATUS LIKE '{variable}'")).await;
-        // Nothing depends on the farewell.
+        // The result does not matter.
         let _ = conn.disconnect().await;
         let row: Option<(String, String)> = row.expect("SHOW is always answered");
         row.unwrap_or_else(|| panic!("the server does not know {variable}")).1
     }
 }
 
-/// What a server needs to be part of a cluster: ports for the group, for incremental and for whole state transfers.
+/// Returns the options of a server in a cluster: ports for the group, for incremental and for whole state transfers.
 fn options(ports: &[u16], peers: &str) -> Vec<String> {
     let &[group, incremental, whole] = ports else { unreachable!("three ports for each server") };
     let provider = [
@@ -181,7 +182,7 @@ fn options(ports: &[u16], peers: &str) -> Vec<String> {
     ]
 }
 
-/// Copies the data of a stopped server, but not the last messages and members of its cluster.
+/// Copies the data of a stopped server, except for the last messages and members of its cluster.
 fn copy(from: &Path, to: &Path) {
     fs::create_dir_all(to).expect("a directory");
     for entry in fs::read_dir(from).expect("a directory") {
@@ -195,8 +196,8 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// Lets the daemon of rsync write a file to the data directory, by which the sender of a state transfer tells that it is
-/// complete: started by root, the daemon becomes `nobody`.
+/// Lets the rsync daemon write a file to the data directory, with which the sender of a state transfer reports that it
+/// is complete. If root starts the daemon, it becomes `nobody`.
 fn open_to_rsync(directory: &Path) {
     let mode = |path: &Path, mode| fs::set_permissions(path, Permissions::from_mode(mode)).expect("an own directory");
     if fs::metadata(directory).expect("the directory was made").uid() == 0 {

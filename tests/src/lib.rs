@@ -1,4 +1,4 @@
-//! The harness of the tests under `tests/`: what they start, and wait for, outside their own process.
+//! The harness of the tests under `tests/`: the programs and servers that they start outside their own process.
 
 pub mod browser;
 pub mod client;
@@ -23,10 +23,10 @@ pub use mariadb::MariaDb;
 pub use programs::program;
 pub use server::WsServer;
 
-/// Makes a message of details that are JSON.
+/// Makes a message with details that are JSON.
 ///
 /// # Panics
-/// If they are not.
+/// Panics if the details are not JSON.
 pub fn message(
     action: impl Into<String>,
     details: impl serde::Serialize,

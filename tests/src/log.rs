@@ -1,4 +1,4 @@
-//! What the code under test logs, in tests that run on one thread.
+//! The log of the code under test, in tests that run on one thread.
 
 use std::io;
 
@@ -14,7 +14,7 @@ pub struct Log {
 }
 
 impl Log {
-    /// Listens to what is logged on this thread, INFO and above.
+    /// Listens to the log of this thread, INFO and above.
     pub fn listen() -> Self {
         let (tell, lines) = mpsc::unbounded_channel();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Lines(tell.clone())).finish();
@@ -35,7 +35,7 @@ impl Log {
     }
 }
 
-/// Hands each line to the test.
+/// Passes each line to the test.
 struct Lines(mpsc::UnboundedSender<String>);
 
 impl io::Write for Lines {

@@ -1,5 +1,5 @@
-//! A private MariaDB server in a temporary directory, on a port of its own: one that all tests of a process share,
-//! and own ones for the tests that stop them. None outlives its test process, however that ends.
+//! A private MariaDB server in a temporary directory, on a port of its own. All tests of a process share one server.
+//! Tests that stop a server have one of their own. None outlives its test process, however that ends.
 
 use std::{
     fs,
@@ -21,9 +21,9 @@ use mysql_async::{Conn, OptsBuilder, prelude::Queryable};
 use tempfile::TempDir;
 use tokio::{sync::OnceCell, task::spawn_blocking};
 
-/// Makes the data directory at the first start, starts the server, and ends it: with the signal that a line on standard
-/// input names, or, when its owner is gone, at once and with everything that it wrote. The test process cannot do the
-/// latter, since statics are not dropped.
+/// Creates the data directory at the first start, starts the server, and ends it: with the signal that a line on
+/// standard input names, or, when the test process is gone, at once and with all its files. The test process cannot do
+/// the latter, since statics are not dropped.
 const GUARD: &str = r#"
 directory=$1
 program=$2
@@ -69,7 +69,8 @@ else
 fi
 "#;
 
-/// Small and quick. No sync to the disk: what a killed process wrote is in the system's cache, which survives it.
+/// Small and quick. There is no sync to the disk: the writes of a killed process are in the system's cache, which
+/// survives it.
 const OPTIONS: [&str; 18] = [
     "--bind-address=127.0.0.1",
     "--character-set-server=utf8mb4",
@@ -87,54 +88,54 @@ const OPTIONS: [&str; 18] = [
     "--pid-file=pid",
     "--skip-log-bin",
     "--skip-name-resolve",
-    // Relative to the data directory, since the path of a socket may have 107 bytes only.
+    // Relative to the data directory, since the path of a socket is limited to 107 bytes.
     "--socket=socket",
     "--thread-cache-size=16",
 ];
 
-/// For a start on a machine where everything else starts as well; usually it takes less than a second.
+/// Time for a start on a machine that starts many things at once. Usually it takes less than a second.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How many ports are tried before a start fails.
+/// Number of ports that are tried before a start fails.
 const PORTS: usize = 20;
-/// Where Debian and others put the server, outside an ordinary user's PATH.
+/// The directories of the server on Debian and others, which are not in an ordinary user's PATH.
 const SERVER_PLACES: [&str; 3] = ["/usr/sbin", "/usr/libexec", "/usr/local/sbin"];
 
-/// A MariaDB server of this test process. Dropped, it is killed and its data removed.
+/// A MariaDB server of this test process. When it is dropped, it is killed and its data is removed.
 #[derive(Debug)]
 pub struct MariaDb {
     directory: TempDir,
     port: u16,
-    /// Options of this server beside those of all.
+    /// Options of this server in addition to the common ones.
     options: Vec<String>,
     databases: AtomicUsize,
-    /// `None` while it is stopped.
+    /// `None` while the server is stopped.
     server: Option<Server>,
 }
 
 impl MariaDb {
-    /// The user in every URL, who may do everything.
+    /// The user in every URL, who has all privileges.
     pub const USER: &str = "tests";
-    /// The user's password as it is; in URLs it is percent-encoded, which shows who forgets to decode it.
+    /// The user's password. In URLs it is percent-encoded, so that a missing decoding is noticed.
     pub const PASSWORD: &str = "s3cret@db/pw";
 
-    /// The server that all tests of this process share; the first call starts it. Never stop it.
+    /// Returns the server that all tests of this process share. The first call starts it. It must not be stopped.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceCell<MariaDb> = OnceCell::const_new();
         SHARED.get_or_init(Self::start).await
     }
 
-    /// Starts a server of one's own, for a test that stops it.
+    /// Starts a server for a test that stops it.
     ///
     /// # Panics
-    /// If MariaDB is not installed or does not start; with its log.
+    /// Panics with the server's log if MariaDB is not installed or does not start.
     pub async fn start() -> Self {
         Self::start_with(|_| Vec::new()).await
     }
 
-    /// Starts a server of one's own with more options, which may name files that are made in its directory.
+    /// Starts a server with more options, which may name files that are made in its directory.
     ///
     /// # Panics
-    /// As [`start`](Self::start).
+    /// Panics as [`start`](Self::start) does.
     pub async fn start_with(options: impl FnOnce(&Path) -> Vec<String> + Send + 'static) -> Self {
         blocking(|| {
             let directory = tempfile::Builder::new().prefix("mariadb-").tempdir().expect("a temporary directory");
@@ -145,7 +146,7 @@ impl MariaDb {
                     Ok(server) => {
                         return Self { directory, port, options, databases: AtomicUsize::new(0), server: Some(server) };
                     }
-                    // Somebody else was quicker.
+                    // Another process has taken the port.
                     Err(log) if log.contains("Bind on TCP/IP port") => {}
                     Err(log) => panic!("MariaDB (package mariadb-server) does not start:\n{log}"),
                 }
@@ -155,13 +156,13 @@ impl MariaDb {
         .await
     }
 
-    /// Returns true if the tests run on MySQL of Oracle's make, which the variable `WS_CLUSTER_MYSQLD` names by the path of
-    /// its `mysqld`. Tests of what only MariaDB has are then left out.
+    /// Returns true if the tests run on Oracle's MySQL. The variable `WS_CLUSTER_MYSQLD` has the path of its `mysqld`.
+    /// Tests of features that only MariaDB has are then skipped.
     pub fn is_mysql() -> bool {
         oracles().is_some()
     }
 
-    /// Makes an empty database and returns its URL, `mysql://user:password@127.0.0.1:port/database`.
+    /// Creates an empty database and returns its URL, `mysql://user:password@127.0.0.1:port/database`.
     pub async fn database(&self) -> String {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut conn = self.connect().await;
@@ -170,16 +171,16 @@ impl MariaDb {
         self.url(Self::USER, Self::PASSWORD, &name)
     }
 
-    /// The URL of a database here, for this user.
+    /// Returns the URL of a database of this server, for this user.
     pub fn url(&self, user: &str, password: &str, database: &str) -> String {
         let password = password.replace('@', "%40").replace('/', "%2F");
         format!("mysql://{user}:{password}@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// A connection as [`USER`](Self::USER), with no database chosen.
+    /// Returns a connection as [`USER`](Self::USER), with no database chosen.
     ///
     /// # Panics
-    /// If the server is stopped.
+    /// Panics if the server is stopped.
     pub async fn connect(&self) -> Conn {
         let opts = OptsBuilder::default()
             .ip_or_hostname("127.0.0.1")
@@ -190,27 +191,27 @@ impl MariaDb {
         Conn::new(opts).await.expect("a connection to MariaDB")
     }
 
-    /// The port on 127.0.0.1; the same for the server's whole life.
+    /// Returns the port on 127.0.0.1, which stays the same for the server's whole life.
     pub fn port(&self) -> u16 {
         self.port
     }
 
-    /// Where its files are: what the options named, and its data in `data`.
+    /// Returns the directory of the server's files: those that the options name, and its data in `data`.
     pub fn directory(&self) -> &Path {
         self.directory.path()
     }
 
-    /// Its Unix socket.
+    /// Returns the path of the server's Unix socket.
     pub fn socket(&self) -> PathBuf {
         self.directory.path().join("data/socket")
     }
 
-    /// Shuts the server down in order and waits for it. Does nothing where it is stopped.
+    /// Shuts the server down in order and waits for its end. Does nothing if it is stopped.
     pub async fn stop(&mut self) {
         self.end("TERM").await;
     }
 
-    /// Kills the server (SIGKILL), as a crash does, and waits until it is gone. Does nothing where it is stopped.
+    /// Kills the server (SIGKILL), as a crash does, and waits until it is gone. Does nothing if it is stopped.
     pub async fn kill(&mut self) {
         self.end("KILL").await;
     }
@@ -218,7 +219,7 @@ impl MariaDb {
     /// Starts the stopped server on the same port with the same data, and waits until it answers.
     ///
     /// # Panics
-    /// If it runs already or does not start; with its log.
+    /// Panics with the server's log if it runs already or does not start.
     pub async fn start_again(&mut self) {
         assert!(self.server.is_none(), "MariaDB runs already");
         let (directory, port, options) = (self.directory.path().to_owned(), self.port, self.options.clone());
@@ -226,12 +227,12 @@ impl MariaDb {
         self.server = Some(server.unwrap_or_else(|log| panic!("MariaDB does not start again:\n{log}")));
     }
 
-    /// Sets the options that [`start_again`](Self::start_again) starts the server with, beside those of all servers.
+    /// Sets the options for [`start_again`](Self::start_again), in addition to the common ones.
     pub(crate) fn set_options(&mut self, options: Vec<String>) {
         self.options = options;
     }
 
-    /// Runs the stopped server's program with one more option, which makes it do something and end; its log.
+    /// Runs the stopped server's program with one more option, which makes it do something and end. Returns its log.
     pub(crate) async fn run(&self, option: &str) -> String {
         assert!(self.server.is_none(), "MariaDB runs");
         let mut command = Command::new(server_program());
@@ -261,7 +262,7 @@ struct Server {
 }
 
 impl Server {
-    /// Starts the server and waits until it answers; its log if it does not.
+    /// Starts the server and waits until it answers. Fails with the server's log if it does not.
     fn start(directory: &Path, port: u16, options: &[String]) -> Result<Self, String> {
         let mut guard = Command::new("sh")
             .env("MYSQLD", oracles().unwrap_or_default())
@@ -275,7 +276,7 @@ impl Server {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
-            // Otherwise ctrl-c ends the guard before the server.
+            // Without this, ctrl-c ends the guard before the server.
             .process_group(0)
             .spawn()
             .expect("a shell");
@@ -286,16 +287,16 @@ impl Server {
         if let Ok(Ok(())) = report {
             return Ok(server);
         }
-        // Not dropped, which would remove the directory that the next try needs.
+        // Not dropped, because that would remove the directory that the next attempt needs.
         server.end("KILL");
-        // The log of a server that was too slow is complete now.
+        // By now the log of a server that was too slow is complete.
         let report = report.or_else(|_| reports.recv_timeout(START_TIMEOUT));
         Err(report.unwrap_or_else(|error| Err(error.to_string())).err().unwrap_or_default())
     }
 
     fn end(mut self, signal: &str) {
         let mut stdin = self.guard.stdin.take().expect("only `end` and `drop` take it");
-        // The guard may be gone with a server that ended by itself.
+        // The guard may be gone, together with a server that ended by itself.
         let _ = writeln!(stdin, "{signal}");
         self.guard.wait().expect("the guard ends");
     }
@@ -303,13 +304,13 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // The end of its input is what the guard waits for. After `end` this does nothing.
+        // The guard waits for the end of its input. After `end` this does nothing.
         drop(self.guard.stdin.take());
         let _ = self.guard.wait();
     }
 }
 
-/// Reads the server's log to its end, so that it never waits for us; reports once, whether it answers or ended.
+/// Reads the server's log to its end, so that the server never blocks. Reports once that it answers or has ended.
 fn follow(log: ChildStderr) -> mpsc::Receiver<Result<(), String>> {
     let (report, reports) = mpsc::sync_channel(1);
     thread::spawn(move || {
@@ -328,11 +329,11 @@ fn follow(log: ChildStderr) -> mpsc::Receiver<Result<(), String>> {
     reports
 }
 
-/// What the server runs at each start: lets the user of the URLs in.
+/// Returns the statements that the server runs at each start. They create the user of the URLs.
 fn init_sql() -> String {
     let (user, password) = (MariaDb::USER, MariaDb::PASSWORD);
     if MariaDb::is_mysql() {
-        // 5.6 does not know CREATE USER IF NOT EXISTS, and lets everybody create tables in databases named test.
+        // MySQL 5.6 does not know CREATE USER IF NOT EXISTS, and lets every user create tables in databases named test.
         return format!(
             "GRANT ALL ON *.* TO '{user}'@'%' IDENTIFIED BY '{password}' WITH GRANT OPTION;\n\
              DELETE FROM mysql.db WHERE Db LIKE 'test%';\n\
@@ -345,7 +346,7 @@ fn init_sql() -> String {
     )
 }
 
-/// The `mysqld` of Oracle's make that the tests are to run on in MariaDB's place, if the environment names one.
+/// Returns Oracle's `mysqld` that the tests use instead of MariaDB, if the environment names one.
 fn oracles() -> Option<PathBuf> {
     std::env::var_os("WS_CLUSTER_MYSQLD").filter(|path| !path.is_empty()).map(PathBuf::from)
 }
@@ -362,14 +363,14 @@ fn server_program() -> PathBuf {
         .expect("mariadbd is installed (package mariadb-server)")
 }
 
-/// MariaDB runs as root only when told to.
+/// Returns the user option. MariaDB runs as root only if it is told to.
 fn user_option(directory: &Path) -> &'static str {
     let owner = fs::metadata(directory).expect("the directory was made").uid();
     if owner == 0 { "--user=root" } else { "" }
 }
 
-/// Free ports below those that the system gives to outgoing connections: while the server is stopped, a client that
-/// dials its port in vain might otherwise be given this very port to dial from, and hold it.
+/// Returns free ports below those that the system gives to outgoing connections. Otherwise a client that dials the port
+/// of a stopped server could get this very port as its own, and hold it.
 pub(crate) fn free_ports() -> impl Iterator<Item = u16> {
     let random = RandomState::new();
     (0_u64..)

@@ -1,5 +1,5 @@
-//! A cluster of servers in one process: each with a listener of its own and a [`Proxy`] before it that the other
-//! nodes dial, so that the network between any two of them can fail.
+//! A cluster of servers in one process. Each server has a listener of its own and a [`Proxy`] in front of it that the
+//! other nodes dial, so that the network between any two of them can fail.
 
 use crate::message;
 use std::{
@@ -25,10 +25,10 @@ use crate::{
     proxy::{Proxy, Way},
 };
 
-/// The key of all clusters here.
+/// The key of all clusters in this harness.
 pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
 
-/// Quicker than the defaults, with room for a machine that is busy.
+/// Returns settings that are quicker than the defaults, with a margin for a busy machine.
 pub fn config() -> Config {
     let mut config = Config::default();
     let cluster = &mut config.cluster;
@@ -46,28 +46,28 @@ pub fn config() -> Config {
 pub struct Node {
     /// The server itself.
     pub server: Server,
-    /// Where clients connect.
+    /// The address for clients.
     pub address: SocketAddr,
-    /// What the other nodes dial.
+    /// The proxy that the other nodes dial.
     pub proxy: Proxy,
-    /// Whether it reaches the pool.
+    /// True if the node reaches the pool.
     reaches_pool: watch::Sender<bool>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<Result<(), ServeError>>,
 }
 
 impl Node {
-    /// A client without a session.
+    /// Connects a client without a session.
     pub async fn guest(&self) -> Client {
         Client::connect(self.address, &[]).await
     }
 
-    /// A client of this user; see [`Sessions`] for more headers.
+    /// Connects a client of this user; see [`Sessions`] for more headers.
     pub async fn user(&self, name: &str) -> Client {
         Client::connect(self.address, &[("x-user", name)]).await
     }
 
-    /// A client of this user that keeps its position: with that and the state that it brings along, if any.
+    /// Connects a client of this user that tracks its position, with the position and state of `place`, if any.
     pub async fn tracking(&self, name: &str, place: &Place) -> Client {
         let mut path = format!("/WebSockets?resume={}", place.at);
         if let Some(state) = &place.state {
@@ -87,7 +87,7 @@ impl Node {
         soon(&mut self.serving).await.expect("no panic")
     }
 
-    /// Waits until the node's status is like this.
+    /// Waits until the node's status meets the condition.
     pub async fn until(&self, condition: impl FnMut(&Status) -> bool) -> Status {
         let mut status = self.server.subscribe_status();
         soon(status.wait_for(condition)).await.expect("the server lives").clone()
@@ -99,20 +99,20 @@ pub struct Nodes {
     nodes: Vec<Node>,
     pool: Arc<dyn Pool>,
     config: Config,
-    tell: mpsc::UnboundedSender<ConnectionId>,
-    told: mpsc::UnboundedReceiver<ConnectionId>,
+    sender: mpsc::UnboundedSender<ConnectionId>,
+    connections: mpsc::UnboundedReceiver<ConnectionId>,
 }
 
 impl Nodes {
-    /// Starts as many servers on a pool in memory, and waits until all are members.
+    /// Starts `count` servers on a pool in memory, and waits until all are members.
     pub async fn start(count: usize) -> Self {
         Self::with(count, Arc::new(MemoryPool::default()), config()).await
     }
 
-    /// The same with one's own pool and settings.
+    /// Starts servers like [`start`](Self::start), with the given pool and settings.
     pub async fn with(count: usize, pool: Arc<dyn Pool>, config: Config) -> Self {
-        let (tell, told) = mpsc::unbounded_channel();
-        let mut nodes = Self { nodes: Vec::new(), pool, config, tell, told };
+        let (sender, connections) = mpsc::unbounded_channel();
+        let mut nodes = Self { nodes: Vec::new(), pool, config, sender, connections };
         for _ in 0..count {
             nodes.add().await;
         }
@@ -120,7 +120,7 @@ impl Nodes {
         nodes
     }
 
-    /// Starts one more, without waiting until it is a member.
+    /// Starts one more server, without waiting until it is a member.
     pub async fn add(&mut self) -> usize {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let address = listener.local_addr().expect("a bound socket");
@@ -132,7 +132,7 @@ impl Nodes {
             .key(KEY)
             .config(self.config.clone())
             .action("hello", Hello)
-            .action("where", Where(self.tell.clone()))
+            .action("where", Where(self.sender.clone()))
             .action("join", Join)
             .action("leave", Leave)
             .action("paint", Paint)
@@ -150,7 +150,7 @@ impl Nodes {
         self.nodes.len() - 1
     }
 
-    /// Waits until all nodes that were not stopped are members of one master; its index.
+    /// Waits until all nodes that were not stopped are members of one master. Returns the master's index.
     pub async fn settled(&self) -> usize {
         let running: Vec<&Node> = self.nodes.iter().filter(|node| node.stop.is_some()).collect();
         let whole = |status: &Status| {
@@ -163,37 +163,37 @@ impl Nodes {
         self.master()
     }
 
-    /// The index of the node that the first running one takes for the master.
+    /// Returns the index of the node that the first running node takes for the master.
     pub fn master(&self) -> usize {
         let first = self.nodes.iter().find(|node| node.stop.is_some()).expect("a running node");
         let master = first.server.status().master.expect("a master");
         self.nodes.iter().position(|node| node.server.node_id() == master).expect("one of these")
     }
 
-    /// The indices of the others that run.
+    /// Returns the indices of the other running nodes.
     pub fn followers(&self) -> Vec<usize> {
         let master = self.master();
         (0..self.nodes.len()).filter(|&index| index != master && self.nodes[index].stop.is_some()).collect()
     }
 
-    /// The pool.
+    /// Returns the pool.
     pub fn pool(&self) -> Arc<dyn Pool> {
         self.pool.clone()
     }
 
-    /// Holds all that goes from one node to another, whoever dialled.
+    /// Holds everything that one node sends to another, whichever of them dialled.
     pub fn cut_one_way(&self, from: usize, to: usize) {
         self.nodes[to].proxy.hold(self.nodes[from].server.node_id(), Way::In);
         self.nodes[from].proxy.hold(self.nodes[to].server.node_id(), Way::Out);
     }
 
-    /// The same both ways.
+    /// Holds everything between two nodes.
     pub fn cut(&self, one: usize, other: usize) {
         self.cut_one_way(one, other);
         self.cut_one_way(other, one);
     }
 
-    /// Lets a node's queries to the pool go unanswered.
+    /// Leaves a node's queries to the pool without an answer.
     pub fn cut_from_pool(&self, node: usize) {
         self.nodes[node].reaches_pool.send_replace(false);
     }
@@ -206,11 +206,11 @@ impl Nodes {
         }
     }
 
-    /// The id of a connection.
+    /// Returns the id of a connection.
     pub async fn connection_of(&mut self, client: &mut Client) -> ConnectionId {
         client.send("where", serde_json::json!([])).await;
         client.expect("where", serde_json::json!([])).await;
-        self.told.recv().await.expect("a sender is kept")
+        self.connections.recv().await.expect("a sender is kept")
     }
 }
 
@@ -232,7 +232,8 @@ fn url(node: &Node) -> String {
     format!("ws://{}", node.proxy.address())
 }
 
-/// Believes the headers `x-user`, `x-session`, `x-groups` (with commas between) and `x-colour`, a property.
+/// An authenticator that trusts the headers `x-user`, `x-session`, `x-groups` (separated by commas) and `x-colour`, a
+/// property.
 pub struct Sessions;
 
 #[async_trait]
@@ -261,7 +262,7 @@ impl Authenticator for Sessions {
     }
 }
 
-/// Comes back to every tab of its sender.
+/// A handler that answers every tab of its sender.
 struct Hello;
 
 #[async_trait]
@@ -271,13 +272,13 @@ impl ActionHandler for Hello {
     }
 }
 
-/// Tells the test which connection asks.
+/// A handler that tells the test which connection asks.
 struct Where(mpsc::UnboundedSender<ConnectionId>);
 
 #[async_trait]
 impl ActionHandler for Where {
     async fn handle(&self, request: Request) -> Result<(), ActionError> {
-        // A test that ended does not want to know.
+        // An error means that the test has ended.
         let _ = self.0.send(request.connection());
         request.reply(())?;
         Ok(())
@@ -288,7 +289,7 @@ impl ActionHandler for Where {
     }
 }
 
-/// Puts its sender into a room.
+/// A handler that adds its sender to a room.
 struct Join;
 
 #[async_trait]
@@ -300,7 +301,7 @@ impl ActionHandler for Join {
     }
 }
 
-/// Takes its sender out of a room.
+/// A handler that removes its sender from a room.
 struct Leave;
 
 #[async_trait]
@@ -312,7 +313,7 @@ impl ActionHandler for Leave {
     }
 }
 
-/// Gives its sender a colour.
+/// A handler that gives its sender a colour.
 struct Paint;
 
 #[async_trait]
@@ -324,7 +325,7 @@ impl ActionHandler for Paint {
     }
 }
 
-/// Tells the others in a room.
+/// A handler that sends a message to the others in a room.
 struct Say;
 
 #[async_trait]
@@ -344,7 +345,7 @@ struct Reach {
 }
 
 impl Reach {
-    /// The pool, as soon as it is reached. The one who asks gives up before.
+    /// Returns the pool once it can be reached. Callers stop waiting before that.
     async fn pool(&self) -> &dyn Pool {
         // An error means that the test is over.
         let _ = self.reachable.clone().wait_for(|reachable| *reachable).await;

@@ -1,5 +1,5 @@
-//! A cluster of `ws-server` processes on a MariaDB of their own, each with a [`Proxy`] as its address, so that every
-//! process, every link and the database can fail.
+//! A cluster of `ws-server` processes on a MariaDB of their own. Each process has a [`Proxy`] as its address, so that
+//! every process, every link and the database can fail.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -27,51 +27,51 @@ use crate::{
 
 /// The cluster's key.
 pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
-/// Longest wait for a cluster to be whole again: leases, heartbeats and joins, on a machine with other work.
+/// Maximum wait until a cluster is whole again: leases, heartbeats and joins, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
-/// Time between two looks at the pool, of which nothing tells.
+/// Time between two looks at the pool, which sends no notice.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// The database and the nodes.
 pub struct Processes {
-    /// Its server.
+    /// The database server.
     pub database: MariaDb,
     url: String,
     pool: MySqlPool,
     state: TempDir,
     nodes: Vec<Node>,
     names: Arc<Mutex<Vec<String>>>,
-    /// Logs of processes that are gone.
+    /// The logs of processes that are gone.
     logs: Vec<(String, String)>,
 }
 
 struct Node {
-    /// The same for every process of this node, as is its proxy's.
+    /// The node's port, which is the same for all its processes, like its proxy's port.
     port: u16,
     proxy: Proxy,
     process: Option<WsServer>,
-    /// How many processes it had before this one.
+    /// Number of processes of this node before the present one.
     runs: usize,
-    /// What the pool says that it is.
+    /// The node's id in the pool.
     id: Option<NodeId>,
-    /// What the process before it was: the pool may still say so.
+    /// The id of the node's previous process, which may still be in the pool.
     former: Option<NodeId>,
 }
 
 /// A cluster whose nodes are all members.
 #[derive(Clone, Copy, Debug)]
 pub struct Settled {
-    /// Which node is the master.
+    /// The index of the master.
     pub master: usize,
     /// The lease.
     pub lease: Lease,
 }
 
 impl Processes {
-    /// Starts as many nodes, and waits until they are members.
+    /// Starts `count` nodes, and waits until they are members.
     ///
     /// # Panics
-    /// They do not start.
+    /// Panics if they do not start.
     pub async fn start(count: usize) -> Self {
         let database = MariaDb::start().await;
         let url = database.database().await;
@@ -79,7 +79,8 @@ impl Processes {
         let state = tempfile::tempdir().expect("a temporary directory");
         let names = Arc::new(Mutex::new(Vec::new()));
         let mut processes = Self { database, url, pool, state, nodes: Vec::new(), names, logs: Vec::new() };
-        // Below those that the system gives to outgoing connections, so that a node finds its port free again.
+        // These ports are below those that the system gives to outgoing connections, so a node finds its port free
+        // again.
         for port in free_ports().take(count) {
             let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await;
             processes.nodes.push(Node { port, proxy, process: None, runs: 0, id: None, former: None });
@@ -90,30 +91,30 @@ impl Processes {
         processes
     }
 
-    /// How many nodes there are, whether they run or not.
+    /// Returns the number of nodes, running or not.
     pub fn count(&self) -> usize {
         self.nodes.len()
     }
 
-    /// Where clients and publishers reach a node.
+    /// Returns the address of a node for clients and publishers.
     pub fn address(&self, node: usize) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.nodes[node].port).into()
     }
 
-    /// A publisher over a link.
+    /// Returns a publisher over a link.
     ///
     /// # Errors
-    /// No node answers.
+    /// Fails if no node answers.
     pub async fn publisher(&self) -> Result<Publisher, ConnectError> {
         Publisher::connect(MySqlPool::connect(&self.url).await?, KEY).await
     }
 
-    /// The name of each node's present or last process; it changes with every start.
+    /// Returns the name of each node's present or last process, which changes with every start.
     pub fn names(&self) -> Arc<Mutex<Vec<String>>> {
         self.names.clone()
     }
 
-    /// Whether a node's process lives, frozen or not.
+    /// Returns true if a node's process lives, frozen or not.
     pub fn is_running(&self, node: usize) -> bool {
         self.nodes[node].process.is_some()
     }
@@ -121,7 +122,7 @@ impl Processes {
     /// Starts a node that does not run, without waiting until it is a member.
     ///
     /// # Panics
-    /// It does not start; with its log.
+    /// Panics with the node's log if it does not start.
     pub async fn start_node(&mut self, node: usize) {
         let this = &mut self.nodes[node];
         assert!(this.process.is_none(), "node {node} runs already");
@@ -129,7 +130,7 @@ impl Processes {
         command.args(["run", "--demo", "--listen", &format!("127.0.0.1:{}", this.port)]);
         command.args(["--address", &url(&this.proxy), "--pool", &self.url]);
         command.args(["--key", KEY, "--publish-key", PUBLISH_KEY]);
-        // Before it listens, so that nobody who reaches it takes it for its predecessor.
+        // Set before the process listens, so that it is never taken for its predecessor.
         self.names.lock()[node] = format!("node {node} run {}", this.runs);
         this.process = Some(WsServer::spawn(command).await);
         this.runs += 1;
@@ -158,12 +159,13 @@ impl Processes {
         self.process(node).stop();
     }
 
-    /// Lets a frozen node go on.
+    /// Lets a frozen node continue.
     pub fn thaw(&self, node: usize) {
         self.process(node).cont();
     }
 
-    /// Holds all that goes from one node to another, whoever dialled. Nothing where one of them is not known.
+    /// Holds everything that one node sends to another, whichever of them dialled. Does nothing if one of them is
+    /// unknown.
     pub fn cut_one_way(&self, from: usize, to: usize) {
         if let (Some(sender), Some(receiver)) = (self.nodes[from].id, self.nodes[to].id) {
             self.nodes[to].proxy.hold(sender, Way::In);
@@ -171,7 +173,7 @@ impl Processes {
         }
     }
 
-    /// Ends such a cut.
+    /// Ends such a hold.
     pub fn mend_one_way(&self, from: usize, to: usize) {
         if let (Some(sender), Some(receiver)) = (self.nodes[from].id, self.nodes[to].id) {
             self.nodes[to].proxy.release(sender, Way::In);
@@ -179,7 +181,7 @@ impl Processes {
         }
     }
 
-    /// Makes what goes over links that others dialled to this node take so much longer, both ways.
+    /// Delays everything on links that others dialled to this node, in both directions.
     pub fn slow(&self, node: usize, delay: Duration) {
         self.nodes[node].proxy.delay(delay);
     }
@@ -195,17 +197,17 @@ impl Processes {
         let database = self.url.rsplit('/').next().expect("a path");
         let mut conn = self.database.connect().await;
         for table in ["ws_lease", "ws_node"] {
-            // Nothing to delete from a table that is not there.
+            // The table may be missing, and then there is nothing to delete.
             let _ = conn.query_drop(format!("{statement} {database}.{table}")).await;
         }
-        // Nothing depends on the farewell.
+        // The result does not matter.
         let _ = conn.disconnect().await;
     }
 
     /// Waits until all running nodes are members.
     ///
     /// # Errors
-    /// They are not in time: the pool as it is, and the end of each node's log.
+    /// Fails with the state of the pool and the end of each node's log if they are not members in time.
     pub async fn settled(&mut self) -> Result<Settled, String> {
         let mut last = None;
         let looking = async {
@@ -250,11 +252,11 @@ impl Processes {
         Some((Settled { master: master?, lease }, ids))
     }
 
-    /// Publishes a message for nobody through each running node: a node sends what it held back from the cluster before
-    /// that.
+    /// Publishes a message without recipients through each running node. Before it, a node sends what it held back from
+    /// the cluster.
     ///
     /// # Errors
-    /// One does not accept in time.
+    /// Fails if a node does not accept in time.
     pub async fn flushed(&self, number: usize) -> Result<(), String> {
         for node in (0..self.count()).filter(|node| self.is_running(*node)) {
             let details = json!([]);
@@ -265,7 +267,7 @@ impl Processes {
                     match publish(self.address(node), message, Duration::from_secs(8)).await {
                         Ok(()) => return Ok(()),
                         Err(Refusal::Wrong(why)) => return Err(why),
-                        // It says 503 at once where it has no room.
+                        // A node without room answers 503 at once.
                         Err(_) => tokio::time::sleep(LOOK).await,
                     }
                 }
@@ -277,7 +279,7 @@ impl Processes {
         Ok(())
     }
 
-    /// The logs of all processes that there were, by their names.
+    /// Returns the logs of all processes so far, with their names.
     pub fn logs(&self) -> Vec<(String, String)> {
         let names = self.names.lock();
         let running = self.nodes.iter().zip(&*names);

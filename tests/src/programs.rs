@@ -1,4 +1,4 @@
-//! The workspace's own programs, as the tests start them: Cargo builds no other package's binaries for a test.
+//! The workspace's own programs, as the tests start them. Cargo builds no other package's binaries for a test.
 
 use std::{
     path::{Path, PathBuf},
@@ -6,8 +6,8 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where the program of this name is, in the profile of the test or program that asks; all are built by the first who
-/// does.
+/// Returns the path of the program with this name, in the profile of the present test or program. The first call builds
+/// all programs.
 pub fn program(name: &str) -> PathBuf {
     static DIRECTORY: OnceLock<PathBuf> = OnceLock::new();
     DIRECTORY.get_or_init(build).join(name)
@@ -23,14 +23,15 @@ fn build() -> PathBuf {
         Some(profile) => profile,
     };
     let mut cargo = Command::new(env!("CARGO"));
-    // What Cargo tells a test of its package. Build scripts that look at it (ring's) would take it for a change, and all
-    // that depends on them would be built again, here and by the next Cargo outside of a test.
+    // The variables that describe a test's package to it. Build scripts that read them (ring's) would take them for a
+    // change. Everything that depends on these scripts would then be built again, here and by the next Cargo outside of
+    // a test.
     let of_package = |name: &str| ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|start| name.starts_with(start));
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_str().is_some_and(of_package)) {
         cargo.env_remove(name);
     }
     let built = cargo
-        // The whole workspace, as `.ci/test` does, so that nothing is built a second time for other features.
+        // The whole workspace, as in `.ci/test`, so that nothing is built a second time with other features.
         .args(["build", "--quiet", "--workspace", "--bins", "--profile", profile, "--target-dir"])
         .arg(directory.parent().unwrap_or(Path::new(".")))
         .current_dir(env!("CARGO_MANIFEST_DIR"))

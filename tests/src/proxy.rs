@@ -1,5 +1,5 @@
-//! A TCP proxy that fails as a network does: it holds bytes while connections stay open, one way or both, slows them
-//! down, or is gone. In front of a node it knows who dials, since all nodes dial one address of a peer.
+//! A TCP proxy that fails like a network: it holds bytes while connections stay open, in one direction or both, slows
+//! them down, or is gone. In front of a node it knows which node dials, since all nodes dial one address of a peer.
 
 use std::{
     collections::HashSet,
@@ -20,7 +20,7 @@ use tokio::{
 };
 use ws_cluster::NodeId;
 
-/// Which way bytes go, as seen from the server behind the proxy.
+/// The direction of bytes, as seen from the server behind the proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Way {
     /// From the dialler to the server.
@@ -29,12 +29,12 @@ pub enum Way {
     Out,
 }
 
-/// What is wrong with the network at present.
+/// The present faults of the network.
 #[derive(Clone, Debug, Default)]
 struct Faults {
     held: HashSet<(Option<NodeId>, Way)>,
     delay: Duration,
-    /// Connections are ended and new ones refused.
+    /// True if connections are ended and new ones refused.
     down: bool,
 }
 
@@ -44,11 +44,11 @@ impl Faults {
     }
 }
 
-/// A proxy in front of one server. Dropped, it ends all its connections.
+/// A proxy in front of one server. When dropped, it ends all its connections.
 #[derive(Debug)]
 pub struct Proxy {
     address: SocketAddr,
-    // A watch, since every connection looks at the latest state only, and waits for it to change.
+    // A watch, since every connection only needs the latest state, and waits until it changes.
     faults: watch::Sender<Faults>,
     accepting: AbortHandle,
 }
@@ -63,37 +63,37 @@ impl Proxy {
         Self { address, faults, accepting }
     }
 
-    /// Where to dial.
+    /// Returns the address to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Holds what goes between this dialler and the server, one way. Connections stay open, as in a partition.
+    /// Holds what goes between this dialler and the server, in one direction. Connections stay open, as in a partition.
     pub fn hold(&self, dialler: NodeId, way: Way) {
         self.faults.send_modify(|faults| faults.held.extend([(Some(dialler), way)]));
     }
 
-    /// Ends such a hold; what was held goes on.
+    /// Ends such a hold. Bytes that were held continue.
     pub fn release(&self, dialler: NodeId, way: Way) {
         self.faults.send_if_modified(|faults| faults.held.remove(&(Some(dialler), way)));
     }
 
-    /// Holds everything, both ways.
+    /// Holds everything, in both directions.
     pub fn stall(&self) {
         self.faults.send_modify(|faults| faults.held.extend([(None, Way::In), (None, Way::Out)]));
     }
 
-    /// Ends all connections and those to come, as a machine that is up without its server.
+    /// Ends all present and future connections, like a machine that is up without its server.
     pub fn cut(&self) {
         self.faults.send_modify(|faults| faults.down = true);
     }
 
-    /// Makes every piece of a stream take this much longer, both ways.
+    /// Delays every piece of a stream by this time, in both directions.
     pub fn delay(&self, delay: Duration) {
         self.faults.send_modify(|faults| faults.delay = delay);
     }
 
-    /// All is well again; what was held goes on.
+    /// Ends all faults. Bytes that were held continue.
     pub fn heal(&self) {
         self.faults.send_replace(Faults::default());
     }
@@ -106,7 +106,7 @@ impl Drop for Proxy {
 }
 
 async fn accept(listener: TcpListener, target: SocketAddr, faults: watch::Receiver<Faults>) {
-    // Dropped with this task, it ends the connections.
+    // When dropped with this task, it ends the connections.
     let mut connections = JoinSet::new();
     loop {
         while connections.try_join_next().is_some() {}
@@ -117,7 +117,7 @@ async fn accept(listener: TcpListener, target: SocketAddr, faults: watch::Receiv
     }
 }
 
-/// One connection, until both ways ended or the proxy is cut.
+/// Runs one connection, until both directions have ended or the proxy is cut.
 async fn pass(client: TcpStream, target: SocketAddr, faults: watch::Receiver<Faults>) -> io::Result<()> {
     let server = TcpStream::connect(target).await?;
     client.set_nodelay(true)?;
@@ -145,13 +145,13 @@ async fn pump(
     let mut buffer = vec![0; 64 * 1024];
     let mut gone = false;
     loop {
-        // An end that is lost takes the same way as bytes.
+        // A lost end is passed on like bytes.
         let size = from.read(&mut buffer).await.unwrap_or(0);
         if let Some(begun) = &mut greeting {
             begun.extend_from_slice(&buffer[..size]);
             match dialler_of(begun) {
                 Greeting::Of(node) => {
-                    // Nobody else sets it.
+                    // Only this task sets it.
                     let _ = dialler.set(node);
                     greeting = None;
                 }
@@ -168,7 +168,7 @@ async fn pump(
         if size == 0 {
             return to.shutdown().await;
         }
-        // That this end is gone is news which may not get through: the rest is read and lost.
+        // The end of this side may not get through, so the rest is read and lost.
         gone = gone || to.write_all(&buffer[..size]).await.is_err();
     }
 }
@@ -176,12 +176,12 @@ async fn pump(
 enum Greeting {
     Of(NodeId),
     Incomplete,
-    /// No link of a node.
+    /// The connection is no link of a node.
     None,
 }
 
-/// The link's first frame, after the upgrade request, is a masked binary one that holds a greeting, whose field 4
-/// is the dialler's id.
+/// Returns the dialler of a link. The link's first frame, after the upgrade request, is a masked binary one with a
+/// greeting. Field 4 of the greeting is the dialler's id.
 fn dialler_of(stream: &[u8]) -> Greeting {
     const LONGEST: usize = 16 * 1024;
     if !b"GET /_cluster/".iter().zip(stream).all(|(expected, byte)| expected == byte) || stream.len() > LONGEST {
@@ -195,7 +195,7 @@ fn dialler_of(stream: &[u8]) -> Greeting {
     }
 }
 
-/// The first frame's payload, once it is there.
+/// Returns the first frame's payload, if it has come.
 fn greeting(stream: &[u8]) -> Option<Vec<u8>> {
     let head = stream.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let frame = &stream[head + 4..];
@@ -208,7 +208,7 @@ fn greeting(stream: &[u8]) -> Option<Vec<u8>> {
     Some(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask).collect())
 }
 
-/// A length-delimited field of a protobuf message.
+/// Returns a length-delimited field of a protobuf message.
 fn field(mut message: &[u8], wanted: u64) -> Option<&[u8]> {
     while !message.is_empty() {
         let key = varint(&mut message)?;

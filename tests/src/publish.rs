@@ -1,4 +1,4 @@
-//! Publishing as a site does: over HTTP, to one node after the other until one accepts.
+//! Publishes as a site does: over HTTP, at one node after another until one accepts.
 
 use std::{io, net::SocketAddr, time::Duration};
 
@@ -9,30 +9,31 @@ use tokio::{
     time::timeout,
 };
 
-/// The key that opens `/_publish` on all nodes here.
+/// The key that opens `/_publish` on all nodes of the tests.
 pub const PUBLISH_KEY: &str = "a key to publish";
 
-/// Why a node did not accept.
+/// The reason why a node did not accept.
 #[derive(Debug)]
 pub enum Refusal {
-    /// Nothing listens there: it did not get the message.
+    /// No process listens there, so the node did not get the message.
     NotThere,
-    /// It says no, in this way, and will say so again.
+    /// The node refuses with this answer, and would refuse again.
     Wrong(String),
-    /// It gave no answer in time, the connection broke, or it knows no more: the message may be delivered or not.
+    /// The node gave no answer in time, the connection broke, or the outcome is unknown. The message may be delivered
+    /// or not.
     Unclear(String),
 }
 
-/// What is published.
+/// A message to publish.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
-    /// Its action.
+    /// The action.
     pub action: &'a str,
-    /// Its details.
+    /// The details.
     pub details: &'a Value,
     /// The target as text.
     pub to: &'a str,
-    /// The idempotency key, which lets it be tried again elsewhere.
+    /// The idempotency key, with which the publish can be repeated at another node.
     pub key: Option<&'a str>,
 }
 
@@ -64,7 +65,7 @@ pub async fn publish(address: SocketAddr, message: Message<'_>, limit: Duration)
     let status = answer.get(9..12).and_then(|status| status.parse::<u16>().ok());
     match status {
         Some(200..=299) => Ok(()),
-        // Not now, or not known.
+        // Not possible now, or unknown.
         Some(status @ (500..=599 | 429)) => Err(Refusal::Unclear(status.to_string())),
         Some(_) => Err(Refusal::Wrong(answer)),
         None => Err(Refusal::Unclear("the connection broke off".into())),

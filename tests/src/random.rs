@@ -1,23 +1,23 @@
-//! Numbers from a seed, so that what goes wrong can go wrong again.
+//! Numbers from a seed, so that a failure can be repeated.
 
 /// A small generator of the splitmix family: runs need repeatability, not quality.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
 impl Random {
-    /// The same numbers for the same seed.
+    /// Returns a generator, which gives the same numbers for the same seed.
     pub fn new(seed: u64) -> Self {
         Self(seed)
     }
 
-    /// A seed that nobody chose.
+    /// Returns a random seed.
     pub fn seed() -> u64 {
         use std::hash::{BuildHasher, RandomState};
         // Short enough to be typed.
         RandomState::new().hash_one(0) % 1_000_000_000
     }
 
-    /// A number from 0 to below `bound`.
+    /// Returns a number from 0 to below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut z = self.0;
@@ -26,21 +26,21 @@ impl Random {
         (z ^ (z >> 31)) % bound
     }
 
-    /// One of several things.
+    /// Returns one of several items.
     ///
     /// # Panics
-    /// There are none.
+    /// Panics if there are none.
     pub fn choose<'a, T>(&mut self, among: &'a [T]) -> &'a T {
         &among[self.index(among.len())]
     }
 
-    /// An index into a list of this length.
+    /// Returns an index into a list of this length.
     pub fn index(&mut self, length: usize) -> usize {
-        // What came from a usize fits into one.
+        // The number is below a usize, so it fits into one.
         self.below(length as u64) as usize
     }
 
-    /// True in so many of a hundred cases.
+    /// Returns true in `percent` of a hundred cases.
     pub fn percent(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }

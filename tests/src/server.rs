@@ -21,21 +21,21 @@ use crate::{
     program,
 };
 
-/// Time between two looks at whether a node takes clients, of which nothing outside of it tells.
+/// Time between two looks at whether a node takes clients, since it sends no notice.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// A running `ws-server`. Dropped, it is killed.
+/// A running `ws-server`. It is killed when dropped.
 #[derive(Debug)]
 pub struct WsServer {
     child: Child,
     address: SocketAddr,
-    /// Kept open, or its next line would fail.
+    /// Kept open, because the process's next line would fail otherwise.
     output: Lines<BufReader<ChildStdout>>,
     log: watch::Receiver<String>,
 }
 
 impl WsServer {
-    /// A `ws-server` with its state in this directory and none of this process's settings.
+    /// Returns the command of a `ws-server` with its state in this directory and without this process's settings.
     pub fn command(state: &Path) -> Command {
         let mut command = Command::new(program("ws-server"));
         for (name, _) in std::env::vars_os() {
@@ -47,7 +47,7 @@ impl WsServer {
         command
     }
 
-    /// Runs one to its end.
+    /// Runs a `ws-server` to its end.
     pub async fn run(state: &Path, arguments: &[&str]) -> Output {
         soon(Self::command(state).args(arguments).output()).await.expect("the binary runs")
     }
@@ -55,14 +55,14 @@ impl WsServer {
     /// Starts a node on a free port, with the state of this directory, and waits until it listens.
     ///
     /// # Panics
-    /// If it does not start; with its log.
+    /// Panics with the node's log if it does not start.
     pub async fn start(state: &Path, arguments: &[&str]) -> Self {
         let mut command = Self::command(state);
         command.args(["run", "--listen", "127.0.0.1:0"]).args(arguments);
         Self::spawn(command).await
     }
 
-    /// The same with a command of one's own.
+    /// Starts a node like [`start`](Self::start), with the given command.
     pub async fn spawn(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (log, lines) = (child.stderr.take().expect("piped"), child.stdout.take().expect("piped"));
@@ -77,31 +77,31 @@ impl WsServer {
         Self { address: address.parse().expect("an address"), child, output, log }
     }
 
-    /// Where it listens.
+    /// Returns the address on which the node listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// The next line of its standard output.
+    /// Returns the next line of the node's standard output.
     pub async fn line(&mut self) -> String {
         soon(self.output.next_line()).await.expect("text").expect("a line")
     }
 
-    /// What it logged until now.
+    /// Returns the node's log until now.
     pub fn log(&self) -> String {
         self.log.borrow().clone()
     }
 
-    /// Waits until it has logged this text.
+    /// Waits until the node has logged this text.
     pub async fn logged(&self, text: &str) {
         let mut log = self.log.clone();
         soon(log.wait_for(|log| log.contains(text))).await.expect("the process runs");
     }
 
-    /// Waits until it takes clients.
+    /// Waits until the node takes clients.
     pub async fn ready(&self) {
         soon(async {
-            // Degraded ones take clients as well.
+            // Degraded nodes take clients as well.
             while self.http("GET", "/ready", &[], "").await.1.starts_with("not ready") {
                 tokio::time::sleep(LOOK).await;
             }
@@ -109,20 +109,20 @@ impl WsServer {
         .await;
     }
 
-    /// Connects a client of the demo, once it takes clients: as a user, or as a guest. It is told `demo/node`, now and
-    /// whenever the cluster changes.
+    /// Connects a client of the demo as a user or a guest, once the node takes clients. The client gets `demo/node`,
+    /// now and whenever the cluster changes.
     pub async fn client(&self, user: Option<&str>) -> Client {
         self.ready().await;
         let path = user.map_or("/WebSockets".to_owned(), |user| format!("/WebSockets?user={user}"));
         let mut client = Client::try_connect(self.address, &path, &[]).await.expect("no refusal");
         if user.is_none() {
-            // Users are told without asking.
+            // Users get it without asking.
             client.send("demo/node", serde_json::Value::Null).await;
         }
         client
     }
 
-    /// The answer to an HTTP request: its status and its text.
+    /// Returns the answer to an HTTP request: its status and its text.
     pub async fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, String) {
         let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
         for (name, value) in headers {
@@ -142,46 +142,46 @@ impl WsServer {
         (status, text.to_owned())
     }
 
-    /// Kills it (SIGKILL), as a crash does, and waits until it is gone.
+    /// Kills the node (SIGKILL), as a crash does, and waits until it is gone.
     pub async fn kill(&mut self) {
         self.signal(Signal::KILL);
         self.wait().await;
     }
 
-    /// SIGTERM.
+    /// Sends SIGTERM.
     pub fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
-    /// Ctrl-c.
+    /// Sends SIGINT, like ctrl-c.
     pub fn interrupt(&self) {
         self.signal(Signal::INT);
     }
 
-    /// Freezes it (SIGSTOP): its sockets stay open, and nothing answers.
+    /// Freezes the node (SIGSTOP): its sockets stay open, and it does not answer.
     pub fn stop(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets a frozen one go on.
+    /// Lets a frozen node continue.
     pub fn cont(&self) {
         self.signal(Signal::CONT);
     }
 
-    /// Its end.
+    /// Waits for the end of the process.
     pub async fn wait(&mut self) -> ExitStatus {
         soon(self.child.wait()).await.expect("a child")
     }
 
-    /// Its process.
+    /// Returns the process id.
     ///
     /// # Panics
-    /// It was waited for.
+    /// Panics if the process was waited for.
     pub fn id(&self) -> u32 {
         self.child.id().expect("the process was not waited for")
     }
 
-    /// Any signal.
+    /// Sends any signal.
     pub fn signal(&self, signal: Signal) {
         let id =
             self.child.id().and_then(|id| Pid::from_raw(id.cast_signed())).expect("the process was not waited for");
@@ -189,7 +189,7 @@ impl WsServer {
     }
 }
 
-/// What a process logs, for as long as it does. The log ends with the process.
+/// Collects the log of a process until the process ends.
 fn collect(mut lines: Lines<BufReader<tokio::process::ChildStderr>>) -> watch::Receiver<String> {
     let (log, receiver) = watch::channel(String::new());
     tokio::spawn(async move {

@@ -1,4 +1,4 @@
-//! One server on a port of its own, for what needs no cluster, and requests to it as bytes.
+//! One server on a port of its own, for tests that need no cluster, and requests to it as bytes.
 
 use std::net::SocketAddr;
 
@@ -11,11 +11,11 @@ use ws_cluster::{Server, ServerBuilder};
 
 use crate::client::{Client, soon};
 
-/// A server that is served until this is dropped.
+/// A server that runs until it is dropped.
 pub struct Solo {
     /// The server itself.
     pub server: Server,
-    /// Where clients connect.
+    /// The address for clients.
     pub address: SocketAddr,
     _stop: oneshot::Sender<()>,
 }
@@ -35,15 +35,15 @@ impl Solo {
         Self { server, address, _stop: stop }
     }
 
-    /// A client without a session.
+    /// Connects a client without a session.
     pub async fn guest(&self) -> Client {
         Client::connect(self.address, &[]).await
     }
 
-    /// Posts bytes, as a client that reads the answer once all of them are written; the status and the text.
+    /// Posts bytes like a client that reads the answer after all bytes are written. Returns the status and the text.
     ///
     /// # Panics
-    /// The server takes not all of them, or does not answer.
+    /// Panics if the server does not take all bytes, or does not answer.
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
         let size = body.len().to_string();
         let mut all = vec![("connection", "close"), ("content-length", &size)];
@@ -53,7 +53,7 @@ impl Solo {
         answer(stream).await
     }
 
-    /// Begins a `POST`: its head is written, and the body is the caller's.
+    /// Begins a `POST` by writing its head. The caller writes the body.
     pub async fn head(&self, path: &str, headers: &[(&str, &str)]) -> TcpStream {
         let mut head = format!("POST {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
         for (name, value) in headers {
@@ -66,10 +66,10 @@ impl Solo {
     }
 }
 
-/// The rest of what a server answers: the status and the text.
+/// Reads the rest of a server's answer. Returns the status and the text.
 ///
 /// # Panics
-/// It does not answer.
+/// Panics if the server does not answer.
 pub async fn answer(mut stream: TcpStream) -> (u16, String) {
     let mut answer = String::new();
     soon(stream.read_to_string(&mut answer)).await.expect("an answer");

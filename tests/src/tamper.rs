@@ -21,39 +21,39 @@ use crate::proxy::Way;
 /// A WebSocket message, which is one frame.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Frame {
-    /// 2 for binary, 9 for ping.
+    /// The opcode: 2 for binary, 9 for ping.
     pub opcode: u8,
-    /// Not masked.
+    /// The payload, not masked.
     pub payload: Vec<u8>,
 }
 
 impl Frame {
-    /// A binary message.
+    /// Returns a binary message.
     pub fn binary(payload: impl Into<Vec<u8>>) -> Self {
         Self { opcode: 2, payload: payload.into() }
     }
 
-    /// A ping.
+    /// Returns a ping.
     pub fn ping() -> Self {
         Self { opcode: 9, payload: Vec::new() }
     }
 }
 
-/// What passes in place of a binary message. Gets the way that the message goes, and how many binary messages went that
-/// way on the same connection before it.
+/// Returns the frames that pass instead of a binary message. It gets the direction of the message, and the number of
+/// binary messages before it in that direction on the same connection.
 type Rule = Box<dyn FnMut(Way, usize, Frame) -> Vec<Frame> + Send>;
 
-/// What all attackers of a test do. Clones share it.
+/// The rule that all attackers of a test follow. Clones share it.
 #[derive(Clone, Default)]
 pub struct Tampering(Arc<Mutex<Option<Rule>>>);
 
 impl Tampering {
-    /// Changes binary messages from now on.
+    /// Changes binary messages with `rule` from now on.
     pub fn set(&self, rule: impl FnMut(Way, usize, Frame) -> Vec<Frame> + Send + 'static) {
         *self.0.lock() = Some(Box::new(rule));
     }
 
-    /// Passes all on as it is from now on.
+    /// Passes everything unchanged from now on.
     pub fn clear(&self) {
         *self.0.lock() = None;
     }
@@ -66,7 +66,7 @@ impl Tampering {
     }
 }
 
-/// One attacker, in front of one server. Dropped, it ends all its connections.
+/// One attacker, in front of one server. When dropped, it ends all its connections.
 #[derive(Debug)]
 pub struct Attacker {
     address: SocketAddr,
@@ -82,7 +82,7 @@ impl Attacker {
         Self { address, accepting }
     }
 
-    /// Where to dial.
+    /// Returns the address to dial.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -95,7 +95,7 @@ impl Drop for Attacker {
 }
 
 async fn accept(listener: TcpListener, target: SocketAddr, tampering: Tampering) {
-    // Dropped with this task, it ends the connections.
+    // When dropped with this task, it ends the connections.
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
         while connections.try_join_next().is_some() {}
@@ -142,7 +142,7 @@ async fn pump(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, way: Way, tamperi
     to.shutdown().await
 }
 
-/// The first frame, and how many bytes it takes, once it is there whole.
+/// Returns the first frame and its size in bytes, if it is complete.
 fn decode(bytes: &[u8]) -> Option<(Frame, usize)> {
     let (&first, &second) = (bytes.first()?, bytes.get(1)?);
     let (size, mut start) = match second & 0x7f {
@@ -161,7 +161,7 @@ fn decode(bytes: &[u8]) -> Option<(Frame, usize)> {
     Some((Frame { opcode: first & 0x0f, payload }, end))
 }
 
-/// A frame as the sender of this way writes it: the dialler masks.
+/// Encodes a frame as its sender writes it: the dialler masks.
 fn encode(frame: &Frame, way: Way) -> Vec<u8> {
     let masked = if way == Way::In { 0x80 } else { 0 };
     let mut bytes = vec![0x80 | frame.opcode];

@@ -1,5 +1,6 @@
-//! `ws-server` processes with messages flowing through them, and what must hold whatever happens to them: a message
-//! whose publish was accepted reaches every client that lived through it exactly once, in one order.
+//! `ws-server` processes with publishers and clients, and the property that must hold whatever happens to the
+//! processes: a message whose publish was accepted reaches every client that lived through it exactly once, in one
+//! order.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -28,16 +29,16 @@ use crate::{WsServer, client::Client};
 /// The key of the cluster.
 pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
 const PUBLISH_KEY: &str = "a key to publish";
-/// Longest wait for a step: a lease, a heartbeat's time and a database's start, on a machine with other work.
+/// Maximum wait for a step: a lease, a heartbeat's time and a database's start, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two messages of one publisher.
-const PACE: Duration = Duration::from_millis(10);
-/// What comes within the time that a step has.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
+/// Waits for a future within the time that a step has.
 ///
 /// # Panics
-/// Nothing comes.
+/// Panics if the time is over.
 pub async fn in_time<F: Future>(what: &str, future: F) -> F::Output {
-    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("not in time: {what}"))
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("{what} took too long"))
 }
 
 /// A message as publishers number them.
@@ -45,35 +46,35 @@ type Numbered = (String, u64);
 
 /// The processes, their clients and their publishers.
 pub struct World {
-    /// Where nodes find the pool: the first node at the first, and so on in turn.
+    /// The URLs of the pool: the first node uses the first one, and so on in turn.
     urls: Vec<String>,
-    /// The same pool as each of the URLs shows it.
+    /// The same pool through each of the URLs.
     pools: Vec<MySqlPool>,
     state: TempDir,
     nodes: Vec<Option<WsServer>>,
     /// The clients, each with the index of its node.
     tabs: Vec<(usize, Tab)>,
     flow: Option<Flow>,
-    /// What all publishers did.
+    /// The publishes of all publishers.
     published: Vec<Published>,
 }
 
-/// A client that reads all the time.
+/// A client that always reads.
 struct Tab {
     seen: watch::Receiver<Vec<Numbered>>,
 }
 
 struct Flow {
     stop: watch::Sender<bool>,
-    /// How many each node accepted, and did not accept in time.
+    /// For each node, the numbers of publishes that it accepted, and did not accept in time.
     accepted: HashMap<usize, watch::Receiver<usize>>,
     failed: HashMap<usize, watch::Receiver<usize>>,
     publishers: Vec<JoinHandle<Published>>,
 }
 
-/// What one publisher did.
+/// The publishes of one publisher.
 pub struct Published {
-    /// Its name.
+    /// The publisher's name.
     pub by: String,
     /// The numbers of its messages that were accepted.
     pub accepted: Vec<u64>,
@@ -82,13 +83,13 @@ pub struct Published {
 }
 
 impl World {
-    /// Time between two looks at what tells nothing by itself: the pool, and a node's `/ready`.
+    /// Time between two looks at states that send no notice: the pool, and a node's `/ready`.
     pub const LOOK: Duration = Duration::from_millis(50);
 
-    /// Starts three nodes on the pool at these URLs and waits until they are members. Two clients are on each.
+    /// Starts three nodes on the pool at these URLs, each with two clients, and waits until they are members.
     ///
     /// # Panics
-    /// They do not start; with their logs.
+    /// Panics with the nodes' logs if they do not start.
     pub async fn start(urls: &[String]) -> Self {
         let mut pools = Vec::new();
         for url in urls {
@@ -128,28 +129,29 @@ impl World {
         self.tabs.push((node, Tab::read(Client::connect(address, &[]).await)));
     }
 
-    /// A node that runs.
+    /// Returns a running node.
     ///
     /// # Panics
-    /// It was killed.
+    /// Panics if the node was killed.
     pub fn node(&self, node: usize) -> &WsServer {
         self.nodes[node].as_ref().expect("a running node")
     }
 
-    /// Where clients reach a node.
+    /// Returns the address for clients of a node.
     pub fn address(&self, node: usize) -> SocketAddr {
         self.node(node).address()
     }
 
-    /// The indices of the nodes that run.
+    /// Returns the indices of the running nodes.
     pub fn running(&self) -> Vec<usize> {
         (0..self.nodes.len()).filter(|&node| self.nodes[node].is_some()).collect()
     }
 
-    /// Waits until all running nodes are members, wherever the pool is read; the master's index and the lease.
+    /// Waits until all running nodes are members, through every URL of the pool. Returns the master's index and the
+    /// lease.
     ///
     /// # Panics
-    /// They are not in time; with their logs.
+    /// Panics with the nodes' logs if they are not members in time.
     pub async fn settled(&self) -> (usize, Lease) {
         let mut last = None;
         let looking = async {
@@ -174,7 +176,7 @@ impl World {
         }
     }
 
-    /// The master's index and the lease, if this view of the pool shows all running nodes as members.
+    /// Returns the master's index and the lease, if this view of the pool shows all running nodes as members.
     fn judge(&self, view: &PoolView) -> Option<(usize, Lease)> {
         let lease = view.lease?;
         let mut master = None;
@@ -196,7 +198,7 @@ impl World {
         panic!("{why}");
     }
 
-    /// Lets these nodes' publishers begin.
+    /// Starts the publishers of these nodes.
     pub fn flow(&mut self, nodes: &[usize]) {
         let (stop, stopped) = watch::channel(false);
         let mut flow = Flow { stop, accepted: HashMap::new(), failed: HashMap::new(), publishers: Vec::new() };
@@ -210,10 +212,10 @@ impl World {
         assert!(self.flow.replace(flow).is_none(), "the flow before was ended");
     }
 
-    /// Waits until each of these nodes accepted so many more.
+    /// Waits until each of these nodes has accepted `more` further publishes.
     pub async fn flows(&self, nodes: &[usize], more: usize) {
         let flow = self.flow.as_ref().expect("messages flow");
-        // All count from now on, not from the end of the wait for the one before.
+        // All nodes are counted from now on, not from the end of the wait for the previous one.
         let begin = |node| {
             let accepted: &watch::Receiver<usize> = &flow.accepted[node];
             let count = *accepted.borrow();
@@ -228,7 +230,7 @@ impl World {
         }
     }
 
-    /// Waits until each of these nodes left a publish without an answer.
+    /// Waits until each of these nodes has left a publish without an answer.
     pub async fn fails(&self, nodes: &[usize]) {
         let flow = self.flow.as_ref().expect("messages flow");
         for node in nodes {
@@ -247,14 +249,14 @@ impl World {
         }
     }
 
-    /// Kills a node; its clients are lost with it.
+    /// Kills a node. Its clients are lost too.
     pub async fn kill(&mut self, node: usize) {
         let mut process = self.nodes[node].take().expect("a running node");
         process.kill().await;
         self.tabs.retain(|(on, _)| *on != node);
     }
 
-    /// The publishers that ended since the last [`afresh`](Self::afresh).
+    /// Returns the publishers that have ended since the last [`afresh`](Self::afresh).
     pub fn published(&self) -> &[Published] {
         &self.published
     }
@@ -268,10 +270,10 @@ impl World {
         }
     }
 
-    /// Publishes a last message, waits until all clients have it, and asserts the promise at the top of the file.
+    /// Publishes a last message, waits until all clients have it, and asserts the property at the top of this file.
     ///
     /// # Panics
-    /// It does not hold.
+    /// Panics if the property does not hold.
     pub async fn check(&mut self) {
         let last = self.running()[0];
         let end = format!("end {}", self.published.len());
@@ -315,7 +317,7 @@ impl Tab {
     fn read(mut client: Client) -> Self {
         let (sender, seen) = watch::channel(Vec::new());
         tokio::spawn(async move {
-            // Ends with the node, or with the test.
+            // The stream ends with the node, or with the test.
             while let Some(Ok(message)) = client.0.next().await {
                 let Message::Text(text) = message else { continue };
                 let message: Value = serde_json::from_str(&text).expect("JSON");
@@ -330,7 +332,7 @@ impl Tab {
     }
 }
 
-/// Publishes one after the other, whatever becomes of them; counts those that were accepted, and the others.
+/// Publishes one message after another, whatever their outcome. Counts those that were accepted, and the others.
 async fn publish(
     by: String,
     address: SocketAddr,
@@ -338,8 +340,8 @@ async fn publish(
     stopped: watch::Receiver<bool>,
 ) -> Published {
     let mut published = Published { by, accepted: Vec::new(), tried: 0 };
-    let mut pace = interval(PACE);
-    // Never faster, so that a number of messages stands for a time.
+    let mut pace = interval(PUBLISH_INTERVAL);
+    // Missed ticks are delayed, so that a number of messages stands for a time.
     pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !*stopped.borrow() {
         pace.tick().await;
@@ -355,7 +357,7 @@ async fn publish(
     published
 }
 
-/// One publish over HTTP; `Ok` where it was accepted.
+/// Publishes one message over HTTP. Returns `Ok` if it was accepted.
 async fn send(address: SocketAddr, by: &str, number: u64) -> Result<(), String> {
     /// Longer than the server waits.
     const LIMIT: Duration = Duration::from_secs(8);

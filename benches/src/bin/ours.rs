@@ -1,5 +1,5 @@
-//! A server that embeds ws-cluster, as the benches measure it: jemalloc as its allocator, sessions by cookie out of a
-//! cache, each user in a group with 99 others, two actions, and a port by which it is told to publish.
+//! A server that embeds ws-cluster, as the benches measure it: jemalloc as its allocator, sessions by cookie from a
+//! cache, each user in a group with 99 others, two actions, and a control port on which it is told to publish.
 
 use std::{error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -24,13 +24,13 @@ use ws_cluster::{
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Sessions in the cache: as many as there can be connections.
+/// Number of sessions in the cache: as many as there can be connections.
 const SESSIONS: usize = 20_000;
 
-/// Users of one group.
+/// Number of users in one group.
 const GROUP: usize = 100;
 
-/// More than any client of the benches sends in a second: what is measured is not to be the pace limit.
+/// More messages per second than any client of the benches sends, since the rate limiter is not measured.
 const UNLIMITED: u32 = 1_000_000;
 
 #[derive(Parser)]
@@ -44,7 +44,7 @@ struct Options {
     pool: Option<PathBuf>,
 }
 
-/// Answers the connection that asked.
+/// A handler that answers the connection that asked.
 struct Echo;
 
 #[async_trait]
@@ -59,7 +59,7 @@ impl ActionHandler for Echo {
     }
 }
 
-/// Answers the user who asked, through the cluster's order.
+/// A handler that answers the user who asked, through the cluster's order.
 struct Reply;
 
 #[async_trait]
@@ -87,7 +87,7 @@ async fn main() -> Result<()> {
     };
     let server = builder
         .authenticator(SessionCookie::new("session", move |id: String| {
-            // A client's number, of which there may be more than sessions.
+            // The client's number, which may be higher than the number of sessions.
             let number = id.parse::<usize>().ok().map(|number| number % SESSIONS);
             let identity = number.and_then(|number| sessions.get(number)).cloned();
             async move { Ok(identity) }
@@ -98,7 +98,7 @@ async fn main() -> Result<()> {
         .start()
         .await?;
     server.wait_ready().await;
-    // Connecting clients come by the hundred.
+    // Clients connect by the hundred.
     let listener = listen(options.port)?;
     let controls = TcpListener::bind((Ipv4Addr::LOCALHOST, options.control)).await?;
     spawn(obey_all(server.clone(), controls));
@@ -142,14 +142,14 @@ async fn obey(server: &Server, mut stream: TcpStream) -> Result<()> {
                     let accepted = flood(server, &order).await?;
                     stream.write_all(answer(&accepted.to_string()).as_bytes()).await?;
                 }
-                // Whether it is the master, and how many nodes have joined.
-                "/standing" => {
+                // Answers true if the node is the master, and the number of nodes that have joined.
+                "/status" => {
                     let status = server.status();
                     let master = status.master == Some(server.node_id());
                     let members = status.nodes.iter().filter(|node| node.member).count();
                     stream.write_all(answer(&format!("{master} {members}")).as_bytes()).await?;
                 }
-                path => return Err(format!("nothing is at {path}").into()),
+                path => return Err(format!("unknown path {path}").into()),
             }
         }
     }
@@ -163,7 +163,7 @@ fn target(order: &Order) -> Result<Target> {
     Ok(order.parameter("to").unwrap_or("all").parse()?)
 }
 
-/// So many at the same time, which therefore enter the order together.
+/// Publishes messages at the same time, so that they enter the order together.
 async fn publish(server: &Server, order: &Order) -> Result<()> {
     let target = target(order)?;
     let publishes =
@@ -172,7 +172,7 @@ async fn publish(server: &Server, order: &Order) -> Result<()> {
     Ok(())
 }
 
-/// Publishers that each publish a batch after the other for some time; how many messages were accepted.
+/// Lets publishers each publish one batch after another for some time. Returns the number of accepted messages.
 async fn flood(server: &Server, order: &Order) -> Result<usize> {
     let (batch, target) = (order.number("batch"), target(order)?);
     let end = Instant::now() + Duration::from_secs(order.number("seconds") as u64);

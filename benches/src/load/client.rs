@@ -1,4 +1,4 @@
-//! One connection of the load generator: its socket, how far its handshake has come, what it has received.
+//! One connection of the load generator: its socket, the state of its handshake, and what it has received.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -15,21 +15,21 @@ use super::{
     walker::{Seen, Walker, push_frame},
 };
 
-/// Any key will do: nothing between the two could cache an answer.
+/// The key of the upgrade. It may be constant, since there is no cache between the two sides.
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
-/// A response head longer than this is none.
+/// Maximum size of a response head.
 const LONGEST_HEAD: usize = 16 * 1024;
 
-/// How far a connection has come.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     Connecting,
     Upgrading,
-    /// So many frames are awaited still.
+    /// Waits for this many further frames.
     Greeting(usize),
     Open,
-    /// A close frame was sent or came.
+    /// A close frame was sent or has come.
     Closing,
 }
 
@@ -37,25 +37,25 @@ pub(super) struct Client {
     pub(super) stream: TcpStream,
     pub(super) stage: Stage,
     pub(super) walker: Walker,
-    /// Messages in the round of this number.
+    /// Number of messages in the round with this number.
     pub(super) marks: usize,
     pub(super) round: usize,
-    /// Nothing is read.
+    /// True if nothing is read.
     pub(super) stalled: bool,
     recipe: Rc<Recipe>,
     number: usize,
     head: Vec<u8>,
 }
 
-/// What a read brought about.
+/// The result of a read.
 pub(super) enum Progress {
     /// Nothing that matters.
     None,
-    /// It is connected now.
+    /// The client is connected now.
     Opened,
-    /// So many messages came.
+    /// This many messages came.
     Messages(usize),
-    /// It is over, with the code of the close frame if there was one.
+    /// The connection is over, with the code of the close frame if there was one.
     Ended(Option<u16>),
 }
 
@@ -65,7 +65,7 @@ impl Client {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
-        // 127.1.0.1 and up, so that no port and no limit of an address runs out.
+        // Addresses from 127.1.0.1 up, so that neither ports nor the limits of an address are exhausted.
         let [_, high, middle, low] = (u32::try_from(number % 4_000_000)? * 2 + 0x0001_0001).to_be_bytes();
         let source = SocketAddrV4::new(Ipv4Addr::new(127, high, middle, low), 0);
         socket.bind(&SocketAddr::from(source).into())?;
@@ -103,11 +103,11 @@ impl Client {
         text.replace("{n}", &self.number.to_string())
     }
 
-    /// What is sent is small and never fills a socket's buffer, so it is written at once or not at all.
+    /// Writes bytes. They are few and never fill a socket's buffer, so they are written completely or not at all.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
         match self.stream.write(bytes)? {
             size if size == bytes.len() => Ok(()),
-            _ => Err("a socket did not take what was sent".into()),
+            _ => Err("a socket did not take all bytes".into()),
         }
     }
 
@@ -118,7 +118,7 @@ impl Client {
         self.write(&frame)
     }
 
-    /// Begins to close; the server closes the socket.
+    /// Begins to close. The server closes the socket.
     pub(super) fn close(&mut self) -> Result<()> {
         let mut frame = Vec::new();
         push_frame(&mut frame, 8, &1000u16.to_be_bytes());
@@ -126,7 +126,7 @@ impl Client {
         self.write(&frame)
     }
 
-    /// Reads all that is there.
+    /// Reads everything that has come.
     pub(super) fn read(&mut self, buffer: &mut [u8], ending: bool) -> Result<Progress> {
         let (mut seen, mut opened) = (Seen::default(), false);
         let ended = loop {
@@ -139,7 +139,7 @@ impl Client {
                 Err(error) => return Err(error.into()),
             };
             opened |= self.take(&buffer[..size], &mut seen)?;
-            // Less than was asked for is all there is; what comes later raises another event.
+            // A short read means that there is no more. Later bytes raise another event.
             if size < buffer.len() && !ending {
                 break false;
             }
@@ -158,7 +158,7 @@ impl Client {
         })
     }
 
-    /// Whether it is open with this.
+    /// Handles bytes. Returns true if they open the connection.
     fn take(&mut self, bytes: &[u8], seen: &mut Seen) -> Result<bool> {
         let recipe = self.recipe.clone();
         let head;

@@ -1,4 +1,4 @@
-//! The load generator as the rest of the program holds it: a process of its own that carries out one order at a time.
+//! The load generator's handle: the generator is a process of its own that carries out one order at a time.
 
 use std::{
     io::{BufRead, BufReader, Write},
@@ -17,7 +17,7 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// Starts one on this core; anywhere without.
+    /// Starts a load generator on this core, or on any core.
     pub(crate) fn start(core: Option<usize>) -> Result<Self> {
         let mut command = on_core(core, std::env::current_exe()?);
         let mut process = command.arg("load").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -26,19 +26,19 @@ impl Load {
         Ok(Self { process, orders, reports })
     }
 
-    /// Has an order carried out. An error where nothing at all came of it.
+    /// Carries out an order and returns its report. Fails if it had no result at all.
     pub(crate) fn order(&mut self, order: &Order) -> Result<Report> {
         self.begin(order)?;
         self.end()
     }
 
-    /// The same without waiting for its end.
+    /// Begins an order without waiting for its end.
     pub(crate) fn begin(&mut self, order: &Order) -> Result<()> {
         serde_json::to_writer(&self.orders, order)?;
         Ok(self.orders.write_all(b"\n")?)
     }
 
-    /// Waits for the end of what was begun.
+    /// Waits for the end of the order that was begun.
     pub(crate) fn end(&mut self) -> Result<Report> {
         let mut line = String::new();
         self.reports.read_line(&mut line)?;
@@ -53,7 +53,7 @@ impl Load {
 
 impl Drop for Load {
     fn drop(&mut self) {
-        // It may have ended already, which is as good.
+        // It may have ended already.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }

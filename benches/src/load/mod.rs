@@ -1,6 +1,6 @@
-//! The load generator: one thread that holds all clients of a run, counts what they receive and when, and writes the
-//! publishes itself, so that one clock tells how long a message took. A process of its own, told what to do by
-//! [`order`]s through a [`handle`]; what a connection is stands in [`client`], how frames are read in [`walker`].
+//! The load generator: one thread that has all clients of a run, counts what they receive and when, and writes the
+//! publishes itself, so that one clock measures how long a message took. It is a process of its own that gets
+//! [`order`]s through a [`handle`]. [`client`] is one connection, and [`walker`] reads frames.
 
 use std::{
     io::{ErrorKind, Read, Write},
@@ -30,10 +30,10 @@ pub(crate) use handle::Load;
 const CONTROL: Token = Token(usize::MAX);
 const WAKE: Token = Token(usize::MAX - 1);
 
-/// Shared by all connections: more than a round brings to one of them.
+/// The buffer that all connections share. It is larger than what a round brings to one of them.
 const BUFFER: usize = 256 * 1024;
 
-/// Time without any progress after which what is missing counts as lost.
+/// Time without progress after which missing messages count as lost.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Carries out orders from the standard input until its end.
@@ -48,7 +48,7 @@ pub(crate) fn run() -> Result<()> {
             }
         }
         drop(sender);
-        // Nobody is left to tell where this fails.
+        // If this fails, the generator has ended.
         let _ = waker.wake();
     });
     let mut generator = Generator::new(poll);
@@ -60,7 +60,7 @@ pub(crate) fn run() -> Result<()> {
                     .unwrap_or_else(|error| Report { trouble: Some(error.to_string()), ..Report::default() });
                 println!("{}", serde_json::to_string(&report)?);
             }
-            // Idle clients answer pings all the same.
+            // Idle clients answer pings too.
             Err(mpsc::TryRecvError::Empty) => drop(generator.turn(None)?),
             Err(mpsc::TryRecvError::Disconnected) => return Ok(()),
         }
@@ -70,26 +70,26 @@ pub(crate) fn run() -> Result<()> {
 struct Generator {
     poll: Poll,
     events: Events,
-    /// By token.
+    /// The clients by their tokens.
     clients: Vec<Option<Client>>,
     control: Option<(SocketAddr, TcpStream)>,
     buffer: Box<[u8]>,
-    /// Said by every client that has connected, which closes once it has an answer.
+    /// The message that every new client sends. It closes once it has an answer.
     churn: Option<String>,
     tally: Tally,
 }
 
-/// What happened since it was last set to nothing.
+/// The events since the last reset.
 #[derive(Default)]
 struct Tally {
     round: usize,
-    /// When each tick of the round was published, and how many messages each brings.
+    /// The time at which each tick of the round was published, and the number of messages of each.
     ticks: Vec<Instant>,
     messages: usize,
-    /// How long after its tick a client had all messages of it, in nanoseconds.
+    /// For each client and tick, the time until the client had all messages of the tick, in nanoseconds.
     arrivals: Vec<u64>,
     marks: usize,
-    /// Ends of response heads on the control connection.
+    /// Number of ends of response heads on the control connection.
     answers: usize,
     opened: usize,
     ended: usize,
@@ -137,7 +137,7 @@ impl Generator {
         Ok(report)
     }
 
-    /// Waits for something to happen and deals with all of it. Whether anything did.
+    /// Waits for events and handles all of them. Returns true if there were any.
     fn turn(&mut self, wait: Option<Duration>) -> Result<bool> {
         let mut events = std::mem::replace(&mut self.events, Events::with_capacity(0));
         match self.poll.poll(&mut events, wait) {
@@ -159,7 +159,7 @@ impl Generator {
         Ok(any)
     }
 
-    /// Something is to be done for this client.
+    /// Handles an event of a client.
     fn attend(&mut self, index: usize, readable: bool, ending: bool) {
         let Some(client) = self.clients.get_mut(index).and_then(Option::as_mut) else { return };
         if client.stalled {
@@ -188,7 +188,7 @@ impl Generator {
                 let before = client.marks;
                 client.marks += count;
                 tally.marks += count;
-                // None where nobody asks when they came.
+                // `None` if arrival times are not measured.
                 let ticks = before.checked_div(tally.messages).zip(client.marks.checked_div(tally.messages));
                 if let Some((from, to)) = ticks {
                     let now = Instant::now();
@@ -220,7 +220,7 @@ impl Generator {
         self.clients[index] = None;
     }
 
-    /// Begins a connection in this place.
+    /// Begins a connection with this index.
     fn open(&mut self, index: usize, number: usize, recipe: Rc<Recipe>) -> Result<()> {
         let mut client = Client::connect(number, recipe)?;
         self.poll.registry().register(&mut client.stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
@@ -232,7 +232,7 @@ impl Generator {
         Ok(())
     }
 
-    /// Opens the control connection, where it is not open.
+    /// Opens the control connection, unless it is open.
     fn introduce(&mut self, address: SocketAddr, introduction: &str) -> Result<()> {
         if self.control.as_ref().is_none_or(|(open, _)| *open != address) {
             let stream = std::net::TcpStream::connect(address)?;
@@ -253,7 +253,7 @@ impl Generator {
             let (_, stream) = self.control.as_mut().ok_or("the control connection was closed")?;
             match stream.write(bytes) {
                 Ok(size) => bytes = &bytes[size..],
-                // It takes the rest once its answers are read.
+                // The server takes the rest once its answers are read.
                 Err(error) if error.kind() == ErrorKind::WouldBlock => drop(self.turn(Some(Duration::ZERO))?),
                 Err(error) => return Err(error.into()),
             }
@@ -261,7 +261,7 @@ impl Generator {
         Ok(())
     }
 
-    /// Reads the answers to publishes, which matter as such only.
+    /// Reads the answers to publishes. Only their number matters.
     fn drain_control(&mut self) -> Result<()> {
         let Some((_, stream)) = &mut self.control else { return Ok(()) };
         loop {
@@ -273,7 +273,7 @@ impl Generator {
                 Ok(size) => {
                     let answer = &self.buffer[..size];
                     self.tally.answers += memmem::find_iter(answer, b"\r\n\r\n").count();
-                    // NATS asks whether its publishers are alive.
+                    // NATS checks that its publishers are alive.
                     if memmem::find(answer, b"PING\r\n").is_some() {
                         stream.write_all(b"PONG\r\n")?;
                     }

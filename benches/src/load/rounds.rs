@@ -1,4 +1,4 @@
-//! What the load generator does for each order.
+//! The load generator's actions for each order.
 
 use std::{
     rc::Rc,
@@ -13,10 +13,10 @@ use super::{
     order::{FanOut, Pace, Recipe, Report},
 };
 
-/// Events are waited for so long before it is seen whether enough has happened.
+/// Time for which it waits for events before it checks whether enough has happened.
 const STEP: Duration = Duration::from_millis(1);
 
-/// Time for a server to part with a client that reads again.
+/// Time for a server to close a client that reads again.
 const CLOSING: Duration = Duration::from_secs(10);
 
 impl Generator {
@@ -159,7 +159,7 @@ impl Generator {
             self.poll.registry().register(&mut client.stream, Token(index), interest)?;
             stalled += 1;
         }
-        // A close frame may wait behind what is read first.
+        // A close frame may wait behind other frames.
         let began = Instant::now();
         while self.tally.ended < stalled && began.elapsed() < CLOSING {
             self.turn(Some(STEP))?;
@@ -176,7 +176,7 @@ impl Generator {
         Ok(Report { done: self.tally.marks, failed: self.tally.failed, ..Report::default() })
     }
 
-    /// Until all is there, or nothing comes any more.
+    /// Waits until everything has come, or nothing comes any more.
     fn wait(&mut self, spin: bool, done: impl Fn(&super::Tally) -> bool) -> Result<()> {
         let mut progress = Instant::now();
         while !done(&self.tally) {

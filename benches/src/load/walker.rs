@@ -1,19 +1,19 @@
-//! Reads a server's WebSocket frames without copying them: counts frames and marks, keeps only what has to be
-//! answered or tells how the connection ends. Pure; how the bytes come is not its concern.
+//! Reads a server's WebSocket frames without copying them. It counts frames and marks, and keeps only the frames that
+//! need an answer or end the connection. Pure.
 
 use benches::MARK;
 use memchr::memchr_iter;
 use tungstenite::protocol::frame::FrameHeader;
 
-/// Longest payload that is kept to see whether it asks for an answer; control frames have at most 125 bytes.
+/// Maximum size of a payload that is kept to check whether it needs an answer. Control frames have at most 125 bytes.
 const KEPT: u64 = 125;
 
-/// What a stretch of bytes held.
+/// The contents of a piece of the stream.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
-    /// Text and binary frames that ended.
+    /// Number of text and binary frames that ended.
     pub(super) frames: usize,
-    /// Marks in them: messages.
+    /// Number of marks in them, which is the number of messages.
     pub(super) marks: usize,
     /// Frames to send back.
     pub(super) answers: Vec<u8>,
@@ -21,7 +21,7 @@ pub(super) struct Seen {
     pub(super) closed: Option<u16>,
 }
 
-/// Where in a frame the bytes so far have ended.
+/// The state within a frame at the end of the bytes so far.
 #[derive(Debug, Default)]
 pub(super) struct Walker {
     header: [u8; 10],
@@ -32,7 +32,8 @@ pub(super) struct Walker {
 }
 
 impl Walker {
-    /// Goes on with what was read. A text frame that equals the first of a pair in `pings` is answered by the second.
+    /// Continues with bytes that were read. A text frame that equals the first of a pair in `pings` is answered with
+    /// the second.
     pub(super) fn walk(&mut self, mut bytes: &[u8], pings: &[(String, String)], seen: &mut Seen) {
         while !bytes.is_empty() || self.inside && self.left == 0 {
             if !self.inside {
@@ -62,7 +63,7 @@ impl Walker {
         self.header[0] & 15
     }
 
-    /// Whether the header is whole; then how much comes after it is known.
+    /// Returns true if the header is complete. Then the size of the rest is known.
     fn header_ends(&mut self) -> bool {
         let have = usize::from(self.have);
         if have < 2 {
@@ -104,7 +105,7 @@ impl Walker {
     }
 }
 
-/// Appends a client's frame. It is masked with nothing, which servers cannot tell from any other mask.
+/// Appends a client's frame. Its mask is zero, which is valid like any other mask.
 pub(super) fn push_frame(to: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     let header = FrameHeader { opcode: opcode.into(), mask: Some([0; 4]), ..FrameHeader::default() };
     header.format(payload.len() as u64, to).expect("a header can be written to memory");

@@ -1,4 +1,4 @@
-//! Servers of others, as their scripts in `benches/peers` start them: one publish of the README there for each.
+//! Other servers, as their scripts in `benches/peers` start them. The README there describes one publish for each.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,7 +10,7 @@ use benches::{Result, control, marked};
 use super::{MESSAGE, Peer, Place};
 use crate::load::order::Recipe;
 
-/// Where the scripts are.
+/// Returns the directory of the scripts.
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }
@@ -21,7 +21,7 @@ fn script(name: &str, place: &Place) -> Command {
     command
 }
 
-/// Whether a program is there; an environment variable may name another.
+/// Returns true if a program is installed. An environment variable may name another one.
 fn installed(variable: &str, program: &str) -> bool {
     let program = std::env::var(variable).unwrap_or_else(|_| program.to_owned());
     let found = Command::new("sh")
@@ -32,7 +32,7 @@ fn installed(variable: &str, program: &str) -> bool {
     found.is_ok_and(|status| status.success())
 }
 
-/// What all that `install` brings is got by.
+/// Returns how to get the packages that `install` installs.
 fn install(packages: &str) -> Option<String> {
     Some(format!("benches/peers/install, which takes {packages}"))
 }
@@ -123,7 +123,7 @@ impl Peer for SocketIo {
     }
 }
 
-/// Clients of Socket.IO's protocol, to whom so many packets come before they are in.
+/// Returns the recipe for clients of Socket.IO's protocol, which get `ready` packets before they have joined.
 fn socket_io(ready: usize) -> Recipe {
     Recipe {
         path: "/socket.io/?EIO=4&transport=websocket".to_owned(),

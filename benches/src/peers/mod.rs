@@ -1,5 +1,5 @@
-//! The servers that are compared: how each is started, how its clients connect, how it is told to publish. One file
-//! for each.
+//! The servers that are compared: how each is started, how its clients connect, and how it is told to publish. Each has
+//! its own file.
 
 use std::{net::SocketAddr, process::Command, time::Duration};
 
@@ -17,10 +17,10 @@ mod own;
 pub(crate) use foreign::{Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide};
 pub(crate) use own::{Floor, Ours, Plain};
 
-/// Bytes of a message as its client sees it.
+/// Size of a message as its client sees it, in bytes.
 pub(crate) const MESSAGE: usize = 100;
 
-/// Where a server is to listen.
+/// The ports on which a server listens.
 pub(crate) struct Place {
     pub(crate) port: u16,
     pub(crate) control: u16,
@@ -30,39 +30,39 @@ pub(crate) struct Place {
 pub(crate) trait Peer {
     fn name(&self) -> &'static str;
 
-    /// How to get it, where it is not installed.
+    /// Returns how to install it, if it is missing.
     fn missing(&self) -> Option<String> {
         None
     }
 
-    /// The program and its arguments; it goes on until it is killed.
+    /// Returns the program and its arguments. It runs until it is killed.
     fn command(&self, place: &Place) -> Result<Command>;
 
-    /// How its clients connect, the port left out.
+    /// Returns how its clients connect, without the port.
     fn recipe(&self) -> Recipe;
 
-    /// What is written to publish a text to all clients so many times at once.
+    /// Returns the bytes that publish a text to all clients several times at once.
     fn publish(&self, messages: usize) -> String {
         benches::control::request(&format!("/publish?count={messages}"), &marked(MESSAGE))
     }
 
-    /// What the control connection begins with.
+    /// Returns the first bytes on the control connection.
     fn introduction(&self) -> &'static str {
         ""
     }
 
-    /// A message of a client that the server answers with one of the same size.
+    /// Returns a client's message that the server answers with one of the same size.
     fn echo(&self) -> Option<String> {
         None
     }
 
-    /// Whether publishes go to the port of the clients.
+    /// Returns true if publishes go to the clients' port.
     fn one_port(&self) -> bool {
         false
     }
 }
 
-/// A server that runs.
+/// A running server.
 pub(crate) struct Running {
     pub(crate) port: u16,
     pub(crate) control: SocketAddr,
@@ -71,7 +71,7 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts a server on this core, or anywhere.
+    /// Starts a server on this core, or on any core.
     pub(crate) fn start(peer: &dyn Peer, core: Option<usize>) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
         let port = free_port()?;

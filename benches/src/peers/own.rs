@@ -7,7 +7,7 @@ use benches::{Result, control, marked};
 use super::{Peer, Place};
 use crate::load::order::Recipe;
 
-/// One `send()` a socket.
+/// One `send()` per socket.
 pub(crate) struct Floor;
 
 impl Peer for Floor {
@@ -24,7 +24,7 @@ impl Peer for Floor {
     }
 }
 
-/// tokio-tungstenite, with its defaults or with a read buffer of so many bytes.
+/// tokio-tungstenite, with its defaults or with a read buffer of this size.
 pub(crate) struct Plain {
     pub(crate) buffer: Option<usize>,
 }
@@ -55,23 +55,23 @@ fn own(name: &str, place: &Place) -> Result<Command> {
     Ok(command)
 }
 
-/// ws-cluster. Its clients are what browsers are: authenticated by a cookie, resumable, in a group.
+/// ws-cluster. Its clients are like browsers: authenticated by a cookie, resumable, in a group.
 #[derive(Default)]
 pub(crate) struct Ours {
     /// The file in which several nodes find each other.
     pub(crate) pool: Option<PathBuf>,
 }
 
-/// Bytes of `{"action":"m","details":[""],"at":"AQ1234567890123"}`, which is around a text.
+/// Number of bytes around a text: `{"action":"m","details":[""],"at":"AQ1234567890123"}`.
 const AROUND: usize = 52;
 
 impl Ours {
-    /// What is written to publish to a target, with parameters of its own.
+    /// Returns the bytes that publish to a target, with parameters of its own.
     pub(crate) fn publish_to(target: &str, messages: usize) -> String {
         control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - AROUND))
     }
 
-    /// An action of a client, 100 bytes as its answer is.
+    /// Returns a client's action, of 100 bytes like its answer.
     pub(crate) fn action(name: &str) -> String {
         let around = format!("{{\"action\":\"{name}\",\"details\":[\"\"]}}").len();
         format!("{{\"action\":\"{name}\",\"details\":[\"{}\"]}}", marked(super::MESSAGE - around))
@@ -108,7 +108,8 @@ impl Peer for Ours {
     }
 }
 
-/// Our server is a program of its own for the sake of its allocator; `cargo run` builds the one it runs only.
+/// Returns the path of our server's program. It is a program of its own because of its allocator, and `cargo run` only
+/// builds the program that it runs.
 fn program() -> Result<PathBuf> {
     static BUILT: OnceLock<std::result::Result<PathBuf, String>> = OnceLock::new();
     BUILT.get_or_init(|| build().map_err(|error| error.to_string())).clone().map_err(Into::into)

@@ -1,5 +1,5 @@
-//! Three nodes on one machine, in one SQLite file: what the way through the master adds to a delivery, and how many
-//! messages it takes.
+//! Three nodes on one machine, in one SQLite file: what the master adds to the latency of a delivery, and how many
+//! messages it handles.
 
 use std::{
     io::{Read, Write},
@@ -24,25 +24,25 @@ const NODES: usize = 3;
 /// Time for the nodes to find each other.
 const JOIN: Duration = Duration::from_secs(30);
 
-/// Clients of the node whose latency is measured.
+/// Number of clients of the node whose latency is measured.
 const CLIENTS: usize = 10;
 
 /// Pause between two publishes of a light load.
 const PAUSE: u64 = 5_000;
 
-/// Publishers, and messages that each publishes at once.
+/// Number of publishers, and of messages that each publishes at once.
 const PUBLISHERS: usize = 64;
 const BATCH: usize = 64;
 
 struct Cluster {
-    /// The master first.
+    /// The nodes, the master first.
     nodes: Vec<Running>,
     load: Load,
     _directory: TempDir,
 }
 
 impl Cluster {
-    /// Starts nodes; the scheduler puts them where it likes, as on a machine that serves other things too.
+    /// Starts nodes. The scheduler decides about their cores, as on a machine with other services.
     fn start(size: usize) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
         let peer = match size {
@@ -52,17 +52,17 @@ impl Cluster {
         let mut nodes: Vec<Running> = (0..size).map(|_| Running::start(&peer, None)).collect::<Result<_>>()?;
         let began = Instant::now();
         loop {
-            let standings: Vec<String> =
-                nodes.iter().map(|node| ask(node.control, "/standing", "")).collect::<Result<_>>()?;
-            let whole = standings.iter().all(|standing| standing.ends_with(&format!(" {size}")));
-            if let Some(master) = standings.iter().position(|standing| standing.starts_with("true"))
+            let statuses: Vec<String> =
+                nodes.iter().map(|node| ask(node.control, "/status", "")).collect::<Result<_>>()?;
+            let whole = statuses.iter().all(|status| status.ends_with(&format!(" {size}")));
+            if let Some(master) = statuses.iter().position(|status| status.starts_with("true"))
                 && (whole || size == 1)
             {
                 nodes.swap(0, master);
                 break;
             }
             if began.elapsed() > JOIN {
-                return Err(format!("the nodes do not find each other: {standings:?}").into());
+                return Err(format!("the nodes do not find each other: {statuses:?}").into());
             }
             sleep(Duration::from_millis(100));
         }
@@ -75,7 +75,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Latency at the clients of one node for what is published on another.
+    /// Measures the latency at the clients of one node for publishes on another.
     fn latency(&mut self, published: usize, received: usize, rounds: usize) -> Result<Report> {
         self.connect(received, 0, CLIENTS)?;
         let order = |rounds| {
@@ -95,14 +95,15 @@ impl Cluster {
     }
 }
 
-/// Latency of a single node, and from one follower to another's clients.
+/// Measures the latency of a single node, and from one follower to another's clients.
 pub(crate) fn latency(rounds: usize) -> Result<(Report, Report)> {
     let local = Cluster::start(1)?.latency(0, 0, rounds)?;
     let relayed = Cluster::start(NODES)?.latency(1, 2, rounds)?;
     Ok((local, relayed))
 }
 
-/// Messages accepted in a second, those delivered to each of three clients, and how many of the clients were lost.
+/// Returns the messages accepted per second, the messages delivered to each of three clients per second, and the number
+/// of clients that were lost.
 pub(crate) fn throughput(seconds: usize) -> Result<[f64; 3]> {
     let mut cluster = Cluster::start(NODES)?;
     for node in 0..NODES {
@@ -126,7 +127,7 @@ pub(crate) fn throughput(seconds: usize) -> Result<[f64; 3]> {
     Ok([accepted as f64 / seconds, report.done as f64 / NODES as f64 / seconds, report.failed as f64])
 }
 
-/// Asks a server of ours over its control port; what it answers.
+/// Sends a request to the control port of a server of ours. Returns the answer.
 fn ask(control: SocketAddr, target: &str, text: &str) -> Result<String> {
     let mut stream = TcpStream::connect(control)?;
     stream.write_all(control::request(target, text).as_bytes())?;

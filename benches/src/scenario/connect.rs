@@ -1,4 +1,5 @@
-//! Many who come at once, and many who come and go: how quickly they are let in, and whether memory stays what it was.
+//! Many clients that come at once, and many that come and go: how quickly they are accepted, and whether the memory
+//! stays the same.
 
 use std::{thread::sleep, time::Duration};
 
@@ -13,18 +14,18 @@ use crate::{
 pub(crate) const CLIENTS: usize = 15_000;
 pub(crate) const IN_FLIGHT: usize = 512;
 
-/// Time for a server to part with clients that are gone.
+/// Time for a server to drop clients that are gone.
 const REST: Duration = Duration::from_secs(3);
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rush {
     pub(crate) per_second: f64,
-    /// Memory with all clients there, the first and the last time, in MB.
+    /// Memory with all clients connected, the first and the last time, in MB.
     pub(crate) first: f64,
     pub(crate) last: f64,
 }
 
-/// All of them come, go, and come again, a few times over.
+/// Connects all clients, disconnects them, and repeats that several times.
 pub(crate) fn rush(times: usize) -> Result<Rush> {
     let mut stage = Stage::set(&Ours::default())?;
     let (mut rates, mut memory) = (Vec::new(), Vec::new());
@@ -40,10 +41,10 @@ pub(crate) fn rush(times: usize) -> Result<Rush> {
     Ok(Rush { per_second, first: memory[0], last: memory[memory.len() - 1] })
 }
 
-/// Memory after a tenth of so many connections and at their end, in MB, and connections a second.
+/// Returns the memory after a tenth of the connections and at their end, in MB, and the connections per second.
 pub(crate) fn churn(connections: usize) -> Result<(f64, f64, f64)> {
     let mut stage = Stage::set(&Ours::default())?;
-    // Sessions are those of the cache again and again.
+    // The sessions of the cache are used again and again.
     let recipe = Recipe { port: stage.server.port, ..Ours::default().recipe() };
     let part = connections / 10;
     let order = Order::Churn { recipe, message: Ours::action("echo"), count: part, in_flight: IN_FLIGHT };

@@ -1,4 +1,4 @@
-//! Messages of clients that the server answers: what one costs, from the socket to the handler and back.
+//! Messages of clients that the server answers: the cost of one, from the socket to the handler and back.
 
 use benches::Result;
 
@@ -9,7 +9,7 @@ const CLIENTS: usize = 1_000;
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 200;
 
-/// Microseconds of the server's CPU for each message.
+/// Returns the microseconds of the server's CPU time for each message.
 pub(crate) fn measure(stage: &mut Stage, message: &str) -> Result<f64> {
     stage.connect(CLIENTS)?;
     stage.settle();

@@ -1,4 +1,4 @@
-//! One message, or several at once, to every client: what a delivery costs the server, and how long it takes.
+//! One message, or several at once, to every client: the cost of a delivery, and how long it takes.
 
 use std::fmt;
 
@@ -7,11 +7,11 @@ use benches::Result;
 use super::Stage;
 use crate::{load::order::Order, peers::Peer};
 
-/// Messages delivered while the server gets warm, and while it is measured.
+/// Number of messages delivered to warm up the server, and to measure it.
 const WARM_UP: usize = 20_000;
 const MEASURED: usize = 200_000;
 
-/// So many clients, so many messages at once.
+/// A number of clients, and of messages at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Load {
     pub(crate) clients: usize,
@@ -24,7 +24,7 @@ impl fmt::Display for Load {
     }
 }
 
-/// The figures of the table.
+/// The loads of the table.
 pub(crate) const LOADS: [Load; 4] = [
     Load { clients: 1_000, messages: 1 },
     Load { clients: 1_000, messages: 16 },
@@ -41,7 +41,7 @@ pub(crate) struct Figures {
     pub(crate) p99: f64,
 }
 
-/// Measures with the clients that are there.
+/// Measures with the clients that are connected.
 pub(crate) fn measure(stage: &mut Stage, peer: &dyn Peer, load: Load) -> Result<Figures> {
     stage.connect(load.clients)?;
     stage.settle();

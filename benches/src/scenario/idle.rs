@@ -1,4 +1,4 @@
-//! What a connection that says nothing takes: anonymous memory of the server, before and after clients have come.
+//! The cost of an idle connection: anonymous memory of the server, before and after clients have connected.
 
 use std::{thread::sleep, time::Duration};
 
@@ -10,16 +10,16 @@ use crate::{
     peers::{Ours, Peer},
 };
 
-/// Time for a server to return what only its handshakes took: allocators wait for ten seconds.
+/// Time for a server to return memory that only its handshakes needed. Allocators wait for ten seconds.
 const REST: Duration = Duration::from_secs(12);
 
-/// Time after a burst at which memory is to be what it was.
+/// Time after a burst after which memory should be as before.
 const AFTER_BURST: Duration = Duration::from_secs(30);
 
-/// Rounds of sixteen messages to every client.
+/// Number of rounds of sixteen messages to every client.
 const BURST: usize = 50;
 
-/// Kilobytes (1024 bytes) per connection. The clients must not have come yet.
+/// Returns the kilobytes (1024 bytes) per connection. The clients must not be connected yet.
 pub(crate) fn measure(stage: &mut Stage, clients: usize) -> Result<f64> {
     let before = stage.server.memory();
     stage.connect(clients)?;
@@ -27,7 +27,7 @@ pub(crate) fn measure(stage: &mut Stage, clients: usize) -> Result<f64> {
     Ok(per_connection(stage, before, clients))
 }
 
-/// The same, and again some time after all of them got and sent many messages at once.
+/// Returns the same figure, and again some time after all clients got and sent many messages at once.
 pub(crate) fn measure_burst(clients: usize) -> Result<(f64, f64)> {
     let ours = Ours::default();
     let mut stage = Stage::set(&ours)?;
@@ -41,7 +41,7 @@ pub(crate) fn measure_burst(clients: usize) -> Result<(f64, f64)> {
     Ok((idle, per_connection(&stage, before, clients)))
 }
 
-/// Of a server that had `before` without any.
+/// Returns the memory per connection of a server that needed `before` without any.
 fn per_connection(stage: &Stage, before: u64, clients: usize) -> f64 {
     (stage.server.memory() as f64 - before as f64) / 1024.0 / clients as f64
 }

@@ -1,5 +1,5 @@
-//! What is measured. Each measurement takes a server that was started for it and leaves a figure; how often, in what
-//! order and what for is up to [`compare`](crate::compare) and [`goals`](crate::goals).
+//! The measurements. Each takes a server that was started for it and returns a figure. [`compare`](crate::compare) and
+//! [`goals`](crate::goals) decide how often, in what order and for what purpose.
 
 use std::{thread::sleep, time::Duration};
 
@@ -25,7 +25,7 @@ pub(crate) mod targets;
 pub(crate) const SERVER: Option<usize> = Some(0);
 pub(crate) const CLIENTS: Option<usize> = Some(1);
 
-/// Handshakes under way while a measurement prepares. Every server has room for as many in its backlog.
+/// Number of handshakes at a time while a measurement prepares. The backlog of every server has room for them.
 const IN_FLIGHT: usize = 64;
 
 /// A server with its clients.
@@ -45,12 +45,12 @@ impl Stage {
         Ok(Self { server, load: Load::start(CLIENTS)?, recipe, introduction: peer.introduction(), clients: 0 })
     }
 
-    /// Connects as many as are missing.
+    /// Connects the clients that are missing.
     pub(crate) fn connect(&mut self, clients: usize) -> Result<Report> {
         self.connect_by(clients, IN_FLIGHT)
     }
 
-    /// The same with so many handshakes under way.
+    /// Connects the missing clients, with at most `in_flight` handshakes at a time.
     pub(crate) fn connect_by(&mut self, clients: usize, in_flight: usize) -> Result<Report> {
         let count = clients.saturating_sub(self.clients);
         let order = Order::Connect { recipe: self.recipe.clone(), first: self.clients, count, in_flight };
@@ -70,12 +70,12 @@ impl Stage {
         Ok(())
     }
 
-    /// Waits for the aftermath of connecting to end.
+    /// Waits until the work after connecting has ended.
     pub(crate) fn settle(&self) {
         sleep(Duration::from_millis(300));
     }
 
-    /// What the server costs while an order is carried out, with the report. An error where messages are missing.
+    /// Returns the server's CPU time for an order, and the report. Fails if messages are missing.
     pub(crate) fn cost(&mut self, order: &Order) -> Result<(Duration, Report)> {
         let before = self.server.cpu();
         let report = self.load.order(order)?;
@@ -87,7 +87,7 @@ impl Stage {
         Ok((cost, report))
     }
 
-    /// The order for rounds of publishing to all.
+    /// Returns the order for rounds of publishing to all.
     pub(crate) fn all(&self, publish: String, messages: usize, rounds: usize) -> FanOut {
         FanOut {
             control: Some(self.server.control),
@@ -103,7 +103,7 @@ impl Stage {
     }
 }
 
-/// The middle one; `None` of none.
+/// Returns the median, or `None` if there are no figures.
 pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied()

@@ -1,5 +1,5 @@
-//! One client that reads nothing, among five thousand that do: what the others feel of it, what it costs the server,
-//! and how it ends.
+//! One client that reads nothing, among five thousand that read: its effect on the others, its cost for the server, and
+//! how it ends.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU64, Ordering},
@@ -18,11 +18,11 @@ use crate::{
 const CLIENTS: usize = 5_000;
 const PER_SECOND: usize = 20;
 
-/// What only the slow client is sent at each tick, so that it is over its cap within the run: some MB beyond what the
-/// kernel takes for it.
+/// Size of the message that only the slow client gets at each tick, so that it exceeds its cap within the run: some MB
+/// more than the kernel buffers for it.
 const EXTRA: usize = 64 * 1024;
 
-/// How often memory is looked at.
+/// Time between two looks at the memory.
 const LOOK: Duration = Duration::from_millis(200);
 
 #[derive(Clone, Copy, Debug)]
@@ -30,11 +30,11 @@ pub(crate) struct Figures {
     /// Milliseconds without and with the slow client.
     pub(crate) p99_without: f64,
     pub(crate) p99_with: f64,
-    /// What memory grew by at most, in MB; the server keeps what was published in both cases.
+    /// Maximum growth of the memory, in MB. The server keeps the published messages in both cases.
     pub(crate) growth_without: f64,
     pub(crate) growth_with: f64,
     pub(crate) closed: bool,
-    /// The code, where the close frame came through.
+    /// The code, if the close frame arrived.
     pub(crate) code: Option<u16>,
 }
 
@@ -64,7 +64,7 @@ pub(crate) fn measure(seconds: usize) -> Result<Figures> {
     })
 }
 
-/// Has an order carried out and looks at the server's memory all the while: what it grew by at most, in MB.
+/// Carries out an order and watches the server's memory. Returns its maximum growth, in MB.
 fn growth(stage: &mut Stage, order: &Order) -> Result<(f64, Report)> {
     let before = stage.server.memory();
     let (done, most) = (AtomicBool::new(false), AtomicU64::new(0));

@@ -1,5 +1,5 @@
-//! One user, or a group of a hundred, among ten thousand connections: what a delivery costs beyond a publish that
-//! reaches nobody, so that what is left is what finding and writing to those few takes.
+//! One user, or a group of a hundred, among ten thousand connections: the cost of a delivery beyond that of a publish
+//! without recipients. The difference is the cost of finding and writing to those few.
 
 use std::time::Duration;
 
@@ -13,15 +13,15 @@ use crate::{
 
 const CLIENTS: usize = 10_000;
 
-/// Users in one group of our server.
+/// Number of users in one group of our server.
 const GROUP: usize = 100;
 
-/// Microseconds per delivery to a user and to a group, beyond a publish to nobody.
+/// Microseconds per delivery to a user and to a group, beyond a publish without recipients.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
     pub(crate) user: f64,
     pub(crate) group: f64,
-    /// A publish to nobody.
+    /// A publish without recipients.
     pub(crate) nobody: f64,
 }
 
@@ -31,7 +31,7 @@ pub(crate) fn floor(rounds: usize) -> Result<Figures> {
 }
 
 pub(crate) fn ours(rounds: usize) -> Result<Figures> {
-    // Strides that are no divisors reach all of them in turn, none soon again.
+    // Strides that are no divisors reach all of them in turn, and none again soon.
     let users = (0..CLIENTS).map(|turn| Ours::publish_to(&format!("user:u{}", turn * 7_919 % CLIENTS), 1)).collect();
     let groups = (0..CLIENTS / GROUP).map(|turn| format!("group:g{}", turn * 37 % (CLIENTS / GROUP)));
     let groups = groups.map(|group| Ours::publish_to(&group, 1)).collect();
@@ -59,7 +59,7 @@ fn measure(
         let (cost, _) = stage.cost(&Order::FanOut(order))?;
         Ok(micros(cost) / rounds as f64)
     };
-    // Warm, and in turn, since it is differences that count.
+    // After a warm-up, and in turn, since differences are measured.
     cost(&group, GROUP, rounds / 10 + 1)?;
     let (mut none, mut one, mut many) = (0.0, 0.0, 0.0);
     const PARTS: usize = 5;

@@ -1,5 +1,5 @@
-//! Judges histories: `check FILE...` reads records, one a line, from all files (`-`: standard input), prints a report,
-//! and exits with 1 where something is not as promised, with 2 where a file cannot be read.
+//! Checks histories: `check FILE...` reads records, one per line, from all files (`-`: standard input), prints a
+//! report, and exits with 1 if a promise is broken, or with 2 if a file cannot be read.
 
 use std::{
     fs::File,

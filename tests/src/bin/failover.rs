@@ -1,6 +1,6 @@
-//! Measures how long a cluster of three real processes on a MariaDB goes without a master: from the moment in which the
-//! master is lost to the first message at a client of one follower that was published on the other one after that
-//! moment. `cargo run --release -p tests --bin failover` prints a table; nothing is asserted.
+//! Measures how long a cluster of three real processes on a MariaDB has no master. The time runs from the loss of the
+//! master to the first message at a client of one follower that was published on the other follower after that moment.
+//! `cargo run --release -p tests --bin failover` prints a table; it asserts nothing.
 
 use std::time::{Duration, Instant};
 
@@ -19,18 +19,18 @@ use ws_cluster::{
     client::{Event, Events},
 };
 
-/// Time between two publishes: what is measured is as fine as this.
-const PACE: Duration = Duration::from_millis(5);
-/// Past it a publish is of no interest.
+/// Time between two publishes, which is the resolution of the measurement.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(5);
+/// Time limit of a publish.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// A publish that begins so soon after the loss could still have been the old master's.
+/// A publish that begins so soon after the loss could still have been accepted by the old master.
 const MARGIN: Duration = Duration::from_millis(2);
-/// Time from the loss of the master until the database is started again, where it was killed before.
+/// Time from the loss of the master until the database is started again, if it was killed before.
 const DATABASE_AFTER: Duration = Duration::from_secs(1);
 
 #[derive(Parser)]
 struct Arguments {
-    /// How often each kind of loss is measured
+    /// Number of measurements for each kind of loss
     #[arg(long, default_value_t = 20)]
     count: usize,
 }
@@ -81,7 +81,7 @@ fn row(what: &str, times: &mut [Duration]) {
     println!("| {what} | {best} | {median} | {worst} |");
 }
 
-/// The time without a master; and how much of it came after the database answered again, where it was away.
+/// Returns the time without a master, and how much of it came after the database answered again, if it was away.
 async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Duration, Option<Duration>) {
     let master = processes.settled().await.expect("a whole cluster").master;
     processes.flushed(number).await.expect("a cluster that accepts");
@@ -101,9 +101,9 @@ async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Durat
     let from = Instant::now() + MARGIN;
     let address = processes.address(publishes);
     let publishing = tokio::spawn(async move {
-        let mut pace = interval(PACE);
+        let mut pace = interval(PUBLISH_INTERVAL);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Dropped with this task, it ends what still waits.
+        // When dropped with this task, it ends what still waits.
         let mut waiting = JoinSet::new();
         tokio::time::sleep_until(from.into()).await;
         loop {
@@ -111,7 +111,7 @@ async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Durat
             waiting.spawn(async move {
                 let details = json!([number]);
                 let message = Message { action: "failover", details: &details, to: "all", key: None };
-                // Whether it is accepted is the client's to see.
+                // The client sees whether it is accepted.
                 let _ = publish(address, message, PATIENCE).await;
             });
             while waiting.try_join_next().is_some() {}
@@ -146,7 +146,7 @@ async fn ready(mut events: Events) -> Events {
     }
 }
 
-/// When the first message of this measurement comes.
+/// Returns the time of the first message of this measurement.
 async fn first(mut events: Events, number: usize) -> Instant {
     loop {
         match events.next().await.expect("the client goes on") {

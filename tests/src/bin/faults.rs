@@ -1,5 +1,5 @@
-//! Runs a cluster of real processes under faults from a seed, and judges what its clients and publishers went through:
-//! `cargo run --release -p tests --bin faults -- --minutes 30`. Exits with 1 where something is not as promised.
+//! Runs a cluster of real processes under faults from a seed, and checks the history of its clients and publishers:
+//! `cargo run --release -p tests --bin faults -- --minutes 30`. Exits with 1 if a promise is broken.
 
 use std::{process::ExitCode, time::Duration};
 
@@ -11,22 +11,22 @@ use tests::{
 
 #[derive(Parser)]
 struct Arguments {
-    /// How long faults are injected
+    /// Number of minutes for which faults are injected
     #[arg(long, default_value_t = 30.0)]
     minutes: f64,
-    /// What goes wrong, and how many nodes there are [default: any]
+    /// Seed of the faults and of the number of nodes [default: any]
     #[arg(long)]
     seed: Option<u64>,
-    /// How many clients there are
+    /// Number of clients
     #[arg(long, default_value_t = 200)]
     clients: usize,
-    /// Messages a second, of all publishers together
+    /// Messages per second, of all publishers together
     #[arg(long, default_value_t = 25.0)]
     rate: f64,
-    /// Also kill a master while the one node that has its last messages is frozen: they come late, and nothing is lost
+    /// Also kill a master while the one node that has its last messages is frozen: they come late, and none is lost
     #[arg(long)]
     late: bool,
-    /// Keep the history of a run that is as promised, too
+    /// Also keep the history of a run without violations
     #[arg(long)]
     keep: bool,
 }

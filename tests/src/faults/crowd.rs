@@ -1,4 +1,4 @@
-//! The clients of a run: they resume, hop from node to node, and write down what they see.
+//! The clients of a run: they resume, change nodes, and record what they see.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
@@ -18,19 +18,19 @@ use crate::{
 /// The action of all messages that are recorded.
 pub(super) const ACTION: &str = "count";
 
-/// How many users there are; the rest of the clients are guests.
+/// Number of users. The other clients are guests.
 pub(super) const USERS: u64 = 40;
 
 /// All clients.
 pub(super) struct Crowd {
     clients: Vec<Client>,
     names: Vec<String>,
-    /// Which of them saw the last message. A watch, since that is waited for.
+    /// For each client, true if it saw the last message. A watch, since the end of a run waits for it.
     ended: watch::Receiver<Vec<bool>>,
 }
 
 impl Crowd {
-    /// Connects clients to the nodes at these addresses, each to another one first.
+    /// Connects clients to the nodes at these addresses. Each begins with another one.
     pub(super) fn connect(
         count: usize,
         addresses: &[SocketAddr],
@@ -41,14 +41,14 @@ impl Crowd {
         let ends = Arc::new(ends);
         let mut crowd = Self { clients: Vec::new(), names: Vec::new(), ended };
         for number in 0..count {
-            // Every fifth is a guest. The clients of one user begin on different nodes.
+            // Every fifth client is a guest. The clients of one user begin on different nodes.
             let user = (!number.is_multiple_of(5)).then(|| format!("u{}", number as u64 % USERS));
             let query = user.as_ref().map(|user| format!("?user={user}")).unwrap_or_default();
             let first = number / USERS as usize + number;
             let around = (0..addresses.len()).map(|step| addresses[(first + step) % addresses.len()]);
             let urls: Vec<String> = around.map(|address| format!("ws://{address}/WebSockets{query}")).collect();
             let (client, events) = Client::builder(&urls)
-                // Faults come every few seconds, and so does everybody.
+                // Faults come every few seconds, so clients reconnect as quickly.
                 .reconnect_delay_max(Duration::from_secs(2))
                 .connect_timeout(Duration::from_secs(5))
                 .connect()
@@ -69,7 +69,7 @@ impl Crowd {
         crowd
     }
 
-    /// Sends so many of a hundred clients to their next node.
+    /// Sends `percent` of a hundred clients to their next node.
     pub(super) fn hop(&self, percent: u64, random: &mut Random) {
         self.clients.iter().filter(|_| random.percent(percent)).for_each(Client::reconnect);
     }
@@ -79,7 +79,7 @@ impl Crowd {
         random.choose(&self.clients).reconnect();
     }
 
-    /// Waits until all have seen the last message; those that have not in time.
+    /// Waits until all clients have seen the last message. Returns those that have not in time.
     pub(super) async fn ended(&mut self, patience: Duration) -> Vec<String> {
         let all = self.ended.wait_for(|ended| ended.iter().all(|ended| *ended));
         if matches!(timeout(patience, all).await, Ok(Ok(_))) {
@@ -89,13 +89,13 @@ impl Crowd {
         self.names.iter().zip(&*ended).filter(|(_, ended)| !**ended).map(|(name, _)| name.clone()).collect()
     }
 
-    /// Ends all.
+    /// Closes all clients.
     pub(super) fn close(&self) {
         self.clients.iter().for_each(Client::close);
     }
 }
 
-/// What one client writes down.
+/// The recorder of one client.
 struct Seen {
     name: String,
     addresses: Vec<SocketAddr>,
@@ -127,17 +127,17 @@ impl Seen {
                 Record::Message { t, client, by: by.into(), number, at: message.at.map(Into::into) }
             }
             Event::Closed { code, reason, .. } => Record::Closed { t, client, code, reason: reason.into() },
-            // What servers tell their clients beside.
+            // Other messages from servers are not recorded.
             _ => return,
         };
         self.recorder.add(&record);
-        // Behind the record, or the history would be read without it.
+        // Sent after the record, because the history may be read then.
         if ended {
             end();
         }
     }
 
-    /// The process behind a URL.
+    /// Returns the process behind a URL.
     fn process(&self, url: &str) -> String {
         let here = |address: &SocketAddr| url.contains(&format!("//{address}/"));
         let node = self.addresses.iter().position(here);

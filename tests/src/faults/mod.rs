@@ -1,8 +1,8 @@
-//! A real cluster under faults from a seed, with clients that resume and publishers that try again; what they went
-//! through is a history, which is judged in the end.
+//! Runs a real cluster under faults from a seed, with clients that resume and publishers that try again. Their records
+//! are a history, which is checked at the end.
 //!
-//! `plan` says what goes wrong, `crowd` and `publishers` live with it and write to `recorder`, this file makes it
-//! happen. Real processes do not repeat a run to the letter; the seed repeats what was done to them.
+//! `plan` decides the faults, `crowd` and `publishers` run under them and write to `recorder`, and this file carries
+//! out the plan. Real processes do not repeat a run exactly; the seed repeats the faults.
 
 mod crowd;
 mod plan;
@@ -32,51 +32,51 @@ use crowd::{ACTION, Crowd};
 use publishers::{Place, Publishers, anywhere};
 use recorder::Recorder;
 
-/// How long clients may take to see the last message, the cluster being whole.
+/// Time for clients to see the last message, in a cluster that is whole.
 const LAST: Duration = Duration::from_secs(60);
-/// Time between two clients that go to another node, beside all faults.
+/// Time between two clients that change nodes, in addition to all faults.
 const HOP: Duration = Duration::from_millis(500);
-/// Publishers over links.
+/// Number of publishers over links.
 const LINKS: usize = 2;
 
-/// A run.
+/// The options of a run.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
-    /// How long faults are injected. The round that is under way ends, and healing comes on top.
+    /// Time in which faults are injected. A round that has begun is finished, and the healing comes after it.
     pub time: Duration,
-    /// What goes wrong, and how many nodes there are.
+    /// The seed of the faults and of the number of nodes.
     pub seed: u64,
-    /// Clients; a fifth of them guests.
+    /// Number of clients. A fifth of them are guests.
     pub clients: usize,
-    /// Messages a second, of all publishers together.
+    /// Number of messages per second, of all publishers together.
     pub rate: f64,
-    /// Lets two nodes be away at once, of which only one loses its memory: messages come late then.
+    /// Lets two nodes be away at once, of which only one loses its memory, so that messages come late.
     pub late: bool,
-    /// Keeps the history of a run that is as promised, too.
+    /// Also keeps the history of a run without violations.
     pub keep: bool,
 }
 
-/// What came of a run.
+/// The outcome of a run.
 #[derive(Debug)]
 pub struct Outcome {
-    /// Its seed.
+    /// The seed.
     pub seed: u64,
-    /// How many nodes there were.
+    /// Number of nodes.
     pub nodes: usize,
     /// Faults by their kind.
     pub faults: BTreeMap<&'static str, u64>,
-    /// Masters that followed another.
+    /// Number of changes of the master.
     pub terms: u64,
-    /// What clients and publishers went through.
+    /// The report of the history.
     pub report: Report,
-    /// Why it ended early: the cluster did not become whole again, or did not publish.
+    /// The reason why the run ended early: the cluster did not become whole again, or did not publish.
     pub stuck: Option<String>,
-    /// Where the history and the logs are, where they were kept.
+    /// The directory of the history and the logs, if they were kept.
     pub kept: Option<PathBuf>,
 }
 
 impl Outcome {
-    /// Whether all was as promised.
+    /// Returns true if all promises were kept.
     pub fn is_good(&self) -> bool {
         self.stuck.is_none() && self.report.is_clean()
     }
@@ -99,10 +99,10 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// Starts a cluster, injects faults, heals it, and judges.
+/// Starts a cluster, injects faults, heals it, and checks the history.
 ///
 /// # Panics
-/// What it needs does not start: MariaDB, or the nodes at the beginning.
+/// Panics if MariaDB or the first nodes do not start.
 pub async fn run(options: Options) -> Outcome {
     let nodes = 3 + (options.seed % 3) as usize;
     let plan = match options.late {
@@ -112,10 +112,10 @@ pub async fn run(options: Options) -> Outcome {
     live_through(options, nodes, plan).await
 }
 
-/// The same while all of three nodes are restarted in order, one after the other.
+/// Runs like [`run`], but restarts all of three nodes in order, one after the other.
 ///
 /// # Panics
-/// As for [`run`].
+/// Panics as [`run`] does.
 pub async fn restart_all(options: Options) -> Outcome {
     live_through(options, 3, plan::rolling_restart(3)).await
 }
@@ -145,7 +145,7 @@ struct Run {
     crowd: Crowd,
     place: Place,
     recorder: Arc<Recorder>,
-    /// For what the plan leaves open: who hops.
+    /// For choices that the plan leaves open, such as which clients change nodes.
     random: Random,
     faults: BTreeMap<&'static str, u64>,
     rounds: usize,
@@ -247,7 +247,7 @@ impl Run {
         }
     }
 
-    /// Publishes the last message, and waits until all have it. That some have not is in the history.
+    /// Publishes the last message, and waits until all clients have it. The history shows which clients have not.
     async fn last(&mut self) -> Result<(), String> {
         self.processes.flushed(self.rounds + 1).await?;
         let by = || SENTINEL.into();
@@ -264,7 +264,7 @@ impl Run {
     }
 
     fn finish(self, options: Options, nodes: usize, terms: u64, stuck: Option<String>) -> Outcome {
-        // Before clients are closed, which is no part of the history.
+        // Read before the clients are closed, because the close is no part of the history.
         let read = self.recorder.read();
         self.crowd.close();
         let (report, stuck) = match read {

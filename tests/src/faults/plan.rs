@@ -1,59 +1,59 @@
-//! What goes wrong and when, from a seed. Pure.
+//! The faults of a run and their times, from a seed. Pure.
 //!
-//! A plan is a list of rounds; between two of them the cluster is whole again. A round that kills a process has nothing
-//! beside it that could leave a message with that process alone: a slow network, a database that is away, clients that
-//! hop. In most other rounds no memory is lost, and whatever else may overlap. Where it is asked for, there are rounds
-//! of a third kind: a master is killed while the only other node that has its last messages is frozen. When that one
-//! goes on, they come late, and nothing is lost all the same.
+//! A plan is a list of rounds. Between two rounds the cluster is whole again. A round that kills a process has no other
+//! fault that could leave a message with that process alone, such as a slow network, a database that is away, or
+//! clients that change nodes. In most other rounds no memory is lost, and faults may overlap. On request there are
+//! rounds of a third kind: a master is killed while the only other node that has its last messages is frozen. When that
+//! node continues, the messages come late, but none is lost.
 
 use std::{fmt, time::Duration};
 
 use crate::random::Random;
 
-/// Which node.
+/// A choice of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Victim {
-    /// The one that is master when the round begins.
+    /// The master at the start of the round.
     Master,
-    /// A follower; they are counted from the one behind the master, around the list of nodes.
+    /// A follower, counted from the one after the master, around the list of nodes.
     Follower(usize),
-    /// This one, whatever it is.
+    /// The node with this index, whatever its role.
     Node(usize),
 }
 
-/// Something that goes wrong.
+/// A fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// A process is killed (SIGKILL), and its node started again at the end.
+    /// Kills a process (SIGKILL). Its node is started again at the end.
     Kill(Victim),
-    /// A process is frozen (SIGSTOP).
+    /// Freezes a process (SIGSTOP).
     Freeze(Victim),
-    /// What one node sends to another does not arrive.
+    /// Holds what one node sends to another.
     CutOneWay(Victim, Victim),
-    /// The same both ways.
+    /// Holds what two nodes send to each other.
     Cut(Victim, Victim),
-    /// The same between one node and all others.
+    /// Holds everything between one node and all others.
     Isolate(Victim),
-    /// What others dialled to a node is slow.
+    /// Slows the links that others dialled to a node.
     Slow(Victim, Duration),
-    /// The database is killed, or stopped in order, and started again at the end.
+    /// Kills the database, or stops it in order. It is started again at the end.
     Database {
-        /// Or stopped.
+        /// True for a kill, false for a stop in order.
         killed: bool,
     },
-    /// The pool's tables are emptied, or dropped.
+    /// Empties the pool's tables, or drops them.
     EmptyTables {
-        /// Or emptied.
+        /// True to drop, false to empty.
         dropped: bool,
     },
-    /// So many of a hundred clients go to another node.
+    /// Sends a percentage of the clients to another node.
     Hop(u64),
-    /// A process leaves in order (SIGTERM), and its node is started again at the end.
+    /// Lets a process leave in order (SIGTERM). Its node is started again at the end.
     Leave(Victim),
 }
 
 impl Fault {
-    /// What it is called when faults are counted.
+    /// Returns the name under which faults of this kind are counted.
     pub fn kind(self) -> &'static str {
         match self {
             Self::Kill(Victim::Master) => "kill -9 of the master",
@@ -83,11 +83,11 @@ impl Fault {
 /// A fault and its time within a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Timed {
-    /// From the round's beginning.
+    /// The time from the beginning of the round.
     pub after: Duration,
-    /// Until it ends.
+    /// The time until the fault ends.
     pub lasts: Duration,
-    /// What.
+    /// The fault.
     pub fault: Fault,
 }
 
@@ -106,19 +106,19 @@ pub struct Plan {
     late: bool,
 }
 
-/// A restart of all nodes, one after the other.
+/// Returns the rounds of a restart of all nodes, one after the other.
 pub(super) fn rolling_restart(nodes: usize) -> impl Iterator<Item = Vec<Timed>> {
     let lasts = Duration::from_secs(1);
     (0..nodes).map(move |node| vec![Timed { after: lasts, lasts, fault: Fault::Leave(Victim::Node(node)) }])
 }
 
 impl Plan {
-    /// For so many nodes, at least two.
+    /// Returns the plan for `nodes` nodes, of which there are at least two.
     pub fn new(seed: u64, nodes: usize) -> Self {
         Self { random: Random::new(seed), nodes, late: false }
     }
 
-    /// The same with rounds after which messages come late.
+    /// Returns a plan that also has rounds after which messages come late.
     pub fn with_late_messages(seed: u64, nodes: usize) -> Self {
         Self { late: true, ..Self::new(seed, nodes) }
     }
@@ -146,7 +146,7 @@ impl Plan {
         Duration::from_millis(from + self.random.below(to - from))
     }
 
-    /// How long: mostly around the time in which a cluster notices (4 s), sometimes for long.
+    /// Returns a duration: mostly near the time in which a cluster notices a fault (4 s), and sometimes long.
     fn duration(&mut self) -> Duration {
         match self.random.below(20) {
             0 => self.millis(32_000, 40_000),
@@ -155,7 +155,7 @@ impl Plan {
         }
     }
 
-    /// Something that may go wrong beside the loss of a process.
+    /// Returns a fault that may happen beside the loss of a process.
     fn gentle(&mut self) -> Fault {
         match self.random.below(4) {
             0 => Fault::Slow(self.victim(), self.millis(5, 150)),
@@ -184,18 +184,18 @@ impl Plan {
 }
 
 impl Plan {
-    /// The last messages of a master reach one follower only; that one is frozen, and the master killed. Clients hop
-    /// about when it goes on.
+    /// Returns a round in which the last messages of a master reach one follower only. That follower is frozen, and the
+    /// master is killed. Clients change nodes when the follower continues.
     fn messages_that_come_late(&mut self) -> Vec<Timed> {
         let only = self.random.index(self.nodes - 1);
         let begins = self.millis(0, 1_000);
-        // Shorter than it takes the others to miss their master.
+        // Shorter than it takes the others to notice the loss of their master.
         let frozen = begins + self.millis(200, 2_500);
         let killed = frozen + self.millis(5, 60);
         let thawed = killed + self.millis(6_000, 12_000);
         let others = (0..self.nodes - 1).filter(|other| *other != only);
         let cut = |other| Fault::CutOneWay(Victim::Master, Victim::Follower(other));
-        // Longer than the master lives: what was held must not arrive.
+        // Longer than the master lives, so that the held messages do not arrive.
         let lasts = killed + Duration::from_millis(500) - begins;
         let mut round: Vec<Timed> = others.map(|other| Timed { after: begins, lasts, fault: cut(other) }).collect();
         let fault = Fault::Freeze(Victim::Follower(only));
@@ -226,7 +226,7 @@ impl Iterator for Plan {
             let (after, lasts) = (self.millis(0, 3_000), self.millis(0, 9_000));
             if self.random.percent(60) {
                 let fault = self.gentle();
-                // Before the kill or at most with it, and over before the node starts again, which needs the database.
+                // Before the kill or together with it, and over before the node starts again, which needs the database.
                 let begins = after.saturating_sub(self.millis(0, 2_000));
                 let lasting = after + lasts.max(Duration::from_millis(500)) - begins;
                 round.push(Timed { after: begins, lasts: lasting.mul_f64(0.9), fault });
@@ -236,20 +236,20 @@ impl Iterator for Plan {
             for _ in 0..1 + self.random.below(3) {
                 let fault = self.harmless_to_memory();
                 let (after, lasts) = (self.millis(0, 4_000), self.duration());
-                // Two kinds are over with their beginning.
+                // Two kinds end at once.
                 let lasts = match fault {
                     Fault::Hop(_) | Fault::EmptyTables { .. } => lasts.min(Duration::from_secs(1)),
                     _ => lasts,
                 };
                 round.push(Timed { after, lasts, fault });
             }
-            // Tables cannot be emptied in a database that is away, and it cannot go away twice.
+            // In a database that is away, tables cannot be emptied. It cannot go away twice either.
             let mut away = false;
             round.retain(|timed| match timed.fault {
                 Fault::Database { .. } | Fault::EmptyTables { .. } => !std::mem::replace(&mut away, true),
                 _ => true,
             });
-            // Nor can a process be frozen twice: the first thaw would end both.
+            // A process cannot be frozen twice, because the first thaw would end both.
             let mut frozen = Vec::new();
             round.retain(|timed| match timed.fault {
                 Fault::Freeze(victim) if frozen.contains(&victim) => false,

@@ -1,5 +1,5 @@
-//! The publishers of a run: over HTTP as a site does, with an idempotency key and another node where one does not
-//! answer; and over links, as programs do.
+//! The publishers of a run. Some publish over HTTP like a site, with an idempotency key, and go to another node if one
+//! does not answer. Others publish over links, like programs.
 
 use crate::message;
 use std::{net::SocketAddr, sync::Arc, time::Duration};
@@ -25,30 +25,31 @@ use crate::{
 
 /// Longer than a node waits (5 s).
 const ANSWER: Duration = Duration::from_secs(8);
-/// How long a message is tried again; more than any fault lasts.
+/// Time for which a message is tried again. It is longer than any fault.
 const PATIENCE: Duration = Duration::from_secs(60);
-/// Time before a message is tried again where a node refused at once.
+/// Time before a message is tried again if a node refused at once.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Where messages are published.
+/// The nodes at which messages are published.
 #[derive(Clone)]
 pub(super) struct Place {
-    /// The nodes.
+    /// The nodes' addresses.
     pub(super) addresses: Vec<SocketAddr>,
     /// The names of their present processes.
     pub(super) processes: Arc<Mutex<Vec<String>>>,
-    /// Where it is written down.
+    /// The recorder.
     pub(super) recorder: Arc<Recorder>,
 }
 
-/// Publishers at work.
+/// The publishers that run.
 pub(super) struct Publishers {
     stop: watch::Sender<bool>,
     at_work: Vec<JoinHandle<()>>,
 }
 
 impl Publishers {
-    /// Two for each node, and these; all together publish `rate` messages a second while nothing is wrong.
+    /// Starts two publishers for each node, and one for each of `links`. Without faults they publish `rate` messages
+    /// per second together.
     pub(super) fn start(place: &Place, links: Vec<Publisher>, rate: f64, seed: u64) -> Self {
         let (stop, stopped) = watch::channel(false);
         let homes = place.addresses.len();
@@ -71,10 +72,10 @@ impl Publishers {
         Self { stop, at_work }
     }
 
-    /// Waits for the end of what they are at.
+    /// Waits until the publishers have finished their present messages.
     ///
     /// # Panics
-    /// One of them did.
+    /// Panics if a publisher panicked.
     pub(super) async fn end(self) {
         self.stop.send_replace(true);
         for worker in self.at_work {
@@ -90,7 +91,7 @@ enum Way {
 
 struct Worker {
     name: String,
-    /// Part of the keys, which last longer than a run where clusters do.
+    /// A part of the idempotency keys, which are remembered for longer than a run.
     run: u64,
     place: Place,
     random: Random,
@@ -100,7 +101,7 @@ struct Worker {
 impl Worker {
     async fn work(mut self, pace: Duration, mut stopped: watch::Receiver<bool>) {
         let mut pace = interval(pace);
-        // Never faster, so that what a fault holds back does not come as a flood.
+        // Missed ticks are delayed, so that messages that a fault holds back do not come as a flood.
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         for number in 0.. {
             tokio::select! {
@@ -140,10 +141,10 @@ impl Worker {
     }
 }
 
-/// Publishes over HTTP at one node, or, where that gives no good answer, at the next; says which of them may have got
-/// it.
+/// Publishes over HTTP at one node, or at the next one if there is no good answer. Records which nodes may have got it.
 ///
 /// # Errors
+/// Fails with the last reason if no node accepts in time.
 /// None accepts in time, and why the last did not.
 pub(super) async fn anywhere(
     place: &Place,
@@ -159,7 +160,7 @@ pub(super) async fn anywhere(
         if !matches!(outcome, Err(Refusal::NotThere)) {
             tried(&before);
             let after = place.processes.lock()[node].clone();
-            // Started again meanwhile: either may have got it.
+            // The node was restarted meanwhile, and either process may have got it.
             if after != before {
                 tried(&after);
             }

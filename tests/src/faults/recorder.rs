@@ -1,4 +1,4 @@
-//! The history of a run while it comes about: a file that clients and publishers write to.
+//! Records the history of a run: a file that clients and publishers write to.
 
 use std::{
     fs::File,
@@ -12,24 +12,24 @@ use tempfile::TempDir;
 
 use crate::history::{History, LoadError, Record};
 
-/// The history's file.
+/// The name of the history's file.
 const HISTORY: &str = "history.jsonl";
 
-/// Writes records, in a directory that is gone with it unless it is kept.
+/// Writes records into a directory. When dropped, it removes the directory, unless it is kept.
 pub(super) struct Recorder {
-    /// Removed with this, unless it is kept.
+    /// The directory, which is removed when dropped, unless it is kept.
     directory: Mutex<TempDir>,
     path: PathBuf,
-    // A plain lock: a record is some dozens of bytes, and the file is buffered.
+    // A synchronous lock: a record is some dozens of bytes, and the file is buffered.
     file: Mutex<BufWriter<File>>,
     start: Instant,
 }
 
 impl Recorder {
-    /// A new history in a temporary directory.
+    /// Starts a new history in a temporary directory.
     ///
     /// # Panics
-    /// There is no room for it.
+    /// Panics if the directory or the file cannot be created.
     pub(super) fn start() -> Self {
         let directory = tempfile::Builder::new().prefix("faults-").tempdir().expect("a temporary directory");
         let path = directory.path().to_owned();
@@ -38,7 +38,7 @@ impl Recorder {
         Self { directory: Mutex::new(directory), path, file, start: Instant::now() }
     }
 
-    /// Microseconds since the start.
+    /// Returns the microseconds since the start.
     pub(super) fn now(&self) -> u64 {
         // A run of half a million years is not planned.
         self.start.elapsed().as_micros() as u64
@@ -47,17 +47,17 @@ impl Recorder {
     /// Adds a record.
     ///
     /// # Panics
-    /// The disk is full: what was seen would be lost.
+    /// Panics if the disk is full, because records would be lost.
     pub(super) fn add(&self, record: &Record<'_>) {
         let mut line = serde_json::to_vec(record).expect("a record is JSON");
         line.push(b'\n');
         self.file.lock().write_all(&line).expect("room for the history");
     }
 
-    /// The history until now.
+    /// Returns the history until now.
     ///
     /// # Errors
-    /// The file cannot be read.
+    /// Fails if the file cannot be read.
     pub(super) fn read(&self) -> Result<History, LoadError> {
         self.file.lock().flush().map_err(LoadError::Io)?;
         let mut history = History::default();
@@ -66,12 +66,12 @@ impl Recorder {
         Ok(history)
     }
 
-    /// Where further files about the run go.
+    /// Returns the directory for further files about the run.
     pub(super) fn directory(&self) -> &Path {
         &self.path
     }
 
-    /// Leaves the directory where it is when the recorder is gone.
+    /// Keeps the directory when the recorder is dropped, and returns its path.
     pub(super) fn keep(&self) -> PathBuf {
         self.directory.lock().disable_cleanup(true);
         self.path.clone()

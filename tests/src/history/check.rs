@@ -1,4 +1,4 @@
-//! Finds what must not be in a history.
+//! Finds the defects in a history.
 
 use std::collections::{HashMap, HashSet};
 
@@ -8,12 +8,12 @@ use super::{
     order::Order,
 };
 
-/// How long before the end of a segment its messages may have been cut from the order, in microseconds: longer than
-/// nodes can be apart before they find out, and a client can be without its connection.
+/// Time before the end of a segment in which its messages may have been cut from the order, in microseconds. It is
+/// longer than nodes can be apart without noticing, and than a client can be without its connection.
 const CUT: u64 = 60_000_000;
 
 impl History {
-    /// Judges what was added.
+    /// Checks the history.
     pub fn check(&self) -> Report {
         Check { history: self, report: self.counts(), runs: Vec::new() }.run()
     }
@@ -40,17 +40,17 @@ impl History {
     }
 }
 
-/// What a segment says about the order.
+/// The part of the order that a segment shows.
 struct Run {
     messages: Vec<Id>,
-    /// What its client saw right before a reset, perhaps at a place that is no more.
+    /// The messages that its client saw right before a reset, perhaps at a log position that is gone.
     loose: Vec<Id>,
 }
 
 struct Check<'a> {
     history: &'a History,
     report: Report,
-    /// One for each segment.
+    /// One run for each segment.
     runs: Vec<Run>,
 }
 
@@ -74,7 +74,7 @@ impl Check<'_> {
         self.report
     }
 
-    /// Makes runs of the segments: without what should not be in them, and without what may have been cut.
+    /// Makes runs of the segments, without defective messages and without messages that may have been cut.
     fn split(&mut self) {
         let history = self.history;
         let firm = firm(&history.segments, history.messages.len());
@@ -102,7 +102,7 @@ impl Check<'_> {
         }
     }
 
-    /// One place for each message, and one message for each place.
+    /// Checks that each message has one log position, and each log position one message.
     fn places(&mut self) {
         let history = self.history;
         let mut place = vec![NOWHERE; history.messages.len()];
@@ -131,7 +131,7 @@ impl Check<'_> {
         }
     }
 
-    /// What one publisher published through one node has to come in that order.
+    /// Checks that the messages that one publisher published through one node come in that order.
     fn publishers(&mut self) {
         let history = self.history;
         let mut streams = HashMap::new();
@@ -162,7 +162,8 @@ impl Check<'_> {
         }
     }
 
-    /// The order of all runs; where they contradict each other, a circle and who saw each part of it.
+    /// Returns the order of all runs. If they contradict each other, reports a circle and the clients that saw each
+    /// part of it.
     fn order(&mut self) -> Order {
         let history = self.history;
         let mut time = vec![u64::MAX; history.messages.len()];
@@ -190,10 +191,10 @@ impl Check<'_> {
         order
     }
 
-    /// Each run has to be all that was meant for its client between its first and its last message.
+    /// Checks that each run contains everything that was meant for its client between its first and its last message.
     fn gaps(&mut self, order: &Order) -> HashSet<(Id, Id)> {
         let history = self.history;
-        // The ranks of what was meant for all, for the registered, for each user.
+        // The ranks of the messages for all, for the registered, and for each user.
         let mut meant = vec![Vec::new(); 2 + history.users.len()];
         for (rank, message) in order.line.iter().enumerate() {
             if let Some(published) = &history.messages[*message as usize].published {
@@ -215,7 +216,7 @@ impl Check<'_> {
             let Some((first, last)) = ends.and_then(|(first, last)| order.rank(*first).zip(order.rank(*last))) else {
                 continue;
             };
-            // In a knot, what is first and what is last has no meaning.
+            // In a knot, first and last have no meaning.
             if first > last {
                 continue;
             }
@@ -230,7 +231,7 @@ impl Check<'_> {
                 if history.is_meant(message, segment.client)
                     && !has.contains(&message)
                     && !order.is_knotted(message)
-                    // It does not get that twice.
+                    // The client does not get that message twice.
                     && !before.contains(&message)
                 {
                     missed.insert((segment.client, message));
@@ -246,7 +247,7 @@ impl Check<'_> {
         missed
     }
 
-    /// What was accepted has to be with everyone whose segment was there before and went on after.
+    /// Checks that every accepted message reached each client whose segment began before it and continued after it.
     fn lost(&mut self, missed: &HashSet<(Id, Id)>) {
         let history = self.history;
         let mut accepted: Vec<(u64, u64, Id)> = (history.messages.iter().enumerate())
@@ -278,24 +279,24 @@ impl Check<'_> {
         }
     }
 
-    /// The latest time of which it is known that a run reaches beyond what was accepted before it.
+    /// Returns the latest time of which it is known that a run contains everything that was accepted before it.
     fn reached(&self, segment: &Segment, run: &Run) -> u64 {
         let begun = |message: &Id| self.history.messages[*message as usize].published.map(|published| published.begun);
         let last = run.messages.iter().filter_map(begun).max().unwrap_or(0);
         let ended = segment.ended.is_none() && self.history.clients[segment.client as usize].ended;
-        // Only the end of all is certain to be behind everything: what two nodes held may come late where they are
-        // apart.
+        // Only the end of the whole history is certain to be after everything: messages that two nodes held may come
+        // late if these are apart.
         if ended { last } else { last.saturating_sub(CUT) }
     }
 
-    /// Counts what clients saw again after a reset, and what was delivered without having been accepted.
+    /// Counts messages that clients saw again after a reset, and messages that were delivered without being accepted.
     fn repeats(&mut self) {
         let history = self.history;
         let mut by_client = vec![Vec::new(); history.clients.len()];
         for (number, segment) in history.segments.iter().enumerate() {
             by_client[segment.client as usize].push(number);
         }
-        // The client that had it last, from 1.
+        // The last client that had the message, counted from 1.
         let mut had = vec![0; history.messages.len()];
         for (client, segments) in by_client.iter().enumerate() {
             for message in segments
@@ -311,8 +312,8 @@ impl Check<'_> {
     }
 }
 
-/// The places of messages that are certainly in the order that is left: those that a segment has which goes on to the
-/// end, and in any other segment all before one of these, since only the end of an order is cut.
+/// Returns the log positions of the messages that are certainly in the final order: those in a segment that continues
+/// to the end, and in any other segment all before one of these. Only the end of an order is cut.
 fn firm(segments: &[Segment], messages: usize) -> Vec<Option<Id>> {
     let mut firm = vec![None; messages];
     let mut unclear: Vec<(&Segment, usize)> = Vec::new();
@@ -322,7 +323,7 @@ fn firm(segments: &[Segment], messages: usize) -> Vec<Option<Id>> {
             Some(_) => unclear.push((segment, 0)),
         }
     }
-    // The last to end have most in common with those that are clear.
+    // The segments that ended last have most in common with those that are clear.
     unclear.sort_by_key(|(segment, _)| std::cmp::Reverse(segment.ended));
     let mut goes_on = true;
     while std::mem::take(&mut goes_on) {
@@ -332,7 +333,7 @@ fn firm(segments: &[Segment], messages: usize) -> Vec<Option<Id>> {
                 continue;
             };
             for seen in &rest[..=last] {
-                // Another place of the same message is found and told later.
+                // A second log position of the same message is reported later.
                 firm[seen.message as usize].get_or_insert(seen.at);
             }
             *known += last + 1;
@@ -342,8 +343,8 @@ fn firm(segments: &[Segment], messages: usize) -> Vec<Option<Id>> {
     firm
 }
 
-/// How many of a segment's messages were certainly not cut: those up to the last whose place others know, and all that
-/// are too old.
+/// Returns how many of a segment's messages were certainly not cut: those up to the last one whose log position other
+/// segments confirm, and all that are too old.
 fn kept(seen: &[Seen], firm: &[Option<Id>], ended: u64) -> usize {
     let known = seen.iter().rposition(|seen| firm[seen.message as usize] == Some(seen.at)).map_or(0, |last| last + 1);
     let old = seen.partition_point(|seen| seen.t.saturating_add(CUT) < ended);

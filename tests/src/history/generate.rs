@@ -1,22 +1,22 @@
-//! Histories from a seed, as a cluster that keeps its promises makes them: with publishes that nobody answered, clients
-//! that come and go, resets, and entries that a fault cut from the order and put elsewhere.
+//! Generates histories from a seed, as a cluster without defects produces them: with publishes without an answer,
+//! clients that come and go, resets, and entries that a fault cut from the order and moved.
 
 use std::borrow::Cow;
 
 use super::{Kind, Record, SENTINEL};
 use crate::random::Random;
 
-/// How much there is of everything.
+/// The size of a history.
 pub(super) struct Size {
     pub(super) publishers: u64,
     pub(super) users: u64,
     pub(super) clients: u64,
     pub(super) messages: u64,
-    /// Of a hundred messages, how many a fault cut from the order, to stand elsewhere then.
+    /// The percentage of messages that a fault cut from the order and moved.
     pub(super) cut: u64,
 }
 
-/// A message in its place.
+/// A message in the order.
 #[derive(Clone)]
 pub(super) struct Entry {
     pub(super) by: String,
@@ -25,11 +25,11 @@ pub(super) struct Entry {
     begun: u64,
     accepted: bool,
     at: String,
-    /// An earlier place that a fault cut, and until which index of the order it stood there for some.
+    /// An earlier log position that a fault cut, and the index of the order up to which some nodes had it there.
     cut: Option<(String, usize)>,
 }
 
-/// A history in the making: the order, and what each client sees of it.
+/// A history that is being generated: the order, and what each client sees of it.
 pub(super) struct Made {
     pub(super) order: Vec<Entry>,
     pub(super) records: Vec<Record<'static>>,
@@ -39,7 +39,8 @@ fn text(text: impl Into<String>) -> Cow<'static, str> {
     Cow::Owned(text.into())
 }
 
-/// Time between two entries, in microseconds: a history of a few hundred is longer than what a reset may cut.
+/// Time between two entries, in microseconds. A history of a few hundred entries is longer than the part that a reset
+/// may cut.
 const STEP: u64 = 1_000_000;
 
 pub(super) fn history(random: &mut Random, size: &Size) -> Made {
@@ -59,14 +60,14 @@ fn order(random: &mut Random, size: &Size) -> Vec<Entry> {
     let mut order = Vec::new();
     for place in 0..size.messages {
         let by = random.index(numbers.len());
-        // Some publishes leave no trace at all.
+        // Some publishes leave no trace.
         numbers[by] += 1 + u64::from(random.percent(2));
         let to = match random.below(10) {
             0..=4 => "all".to_owned(),
             5..=6 => "registered".to_owned(),
             _ => format!("user:u{}", random.below(size.users)),
         };
-        // Where a fault cut it, some saw it a few places before.
+        // Before a fault cut the message, some clients saw it a few log positions earlier.
         let early = 1 + random.below(5);
         let cut = (place > 10 && random.percent(size.cut)).then(|| (format!("old {place}"), (place - early) as usize));
         order.push(Entry {
@@ -123,9 +124,9 @@ fn client(random: &mut Random, size: &Size, order: &[Entry], number: u64, record
         ]
     };
     let mut place = random.index(order.len() / 2);
-    // Told before the message at its place is published.
+    // The client is told its position before the next message is published.
     records.extend(open(order[place].begun - 1, Kind::New, 0, ""));
-    // What it saw at a place that was cut does not come again.
+    // A message that the client saw at a cut log position does not come again.
     let mut early = Vec::new();
     while place < order.len() {
         let entry = &order[place];
@@ -141,8 +142,8 @@ fn client(random: &mut Random, size: &Size, order: &[Entry], number: u64, record
             records.push(closed);
             records.extend(open(t + 2, Kind::Recovered, 0, ""));
         } else if random.percent(1) {
-            // On a node whose log is cut: it saw what stands elsewhere now, and then it is reset, within the connection
-            // or on the next.
+            // The client is on a node whose log is cut. It has seen a message that has moved, and then it is reset,
+            // within the connection or on the next.
             for (other, cut) in order.iter().enumerate().skip(place) {
                 if cut.cut.as_ref().is_some_and(|(_, before)| *before <= place)
                     && meant(&cut.to)
@@ -156,14 +157,14 @@ fn client(random: &mut Random, size: &Size, order: &[Entry], number: u64, record
             }
             let skipped = random.index((order.len() - place).min(20));
             place += skipped;
-            let told = if skipped == 0 { next.begun - 1 } else { order[place].begun - 1 };
+            let told_at = if skipped == 0 { next.begun - 1 } else { order[place].begun - 1 };
             let (kind, why) = (Kind::Reset, "the order was cut");
             if random.percent(50) {
                 let why = Cow::Borrowed(why);
-                records.push(Record::Position { t: told, client: client.clone(), kind, count: 0, why });
+                records.push(Record::Position { t: told_at, client: client.clone(), kind, count: 0, why });
             } else {
                 records.push(closed);
-                records.extend(open(told, kind, 0, why));
+                records.extend(open(told_at, kind, 0, why));
             }
         }
     }

@@ -1,4 +1,4 @@
-//! From records to numbers: messages, clients, and the segments of what each client saw.
+//! Converts records to numbers: messages, clients, and the segments of what each client saw.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -7,13 +7,13 @@ use std::{
 
 use super::{Kind, Record, SENTINEL};
 
-/// A thing's number: the index of its name, or of itself in its list.
+/// The number of a thing: the index of its name, or of itself, in its list.
 pub(super) type Id = u32;
 
-/// The place of what came without one.
+/// The log position of a message that came without one.
 pub(super) const NOWHERE: Id = Id::MAX;
 
-/// A history, as it is judged.
+/// A history, in the form in which it is checked.
 #[derive(Debug, Default)]
 pub struct History {
     pub(super) publishers: Names,
@@ -27,7 +27,7 @@ pub struct History {
     pub(super) segments: Vec<Segment>,
     /// Messages that came before the client was told its position on that connection.
     pub(super) unpositioned: Vec<(Id, Id)>,
-    /// How often clients recovered, and what was replayed to them.
+    /// The number of recoveries of clients, and of messages that were replayed to them.
     pub(super) recovered: (u64, u64),
     /// Resets by their reason.
     pub(super) resets: BTreeMap<String, u64>,
@@ -35,7 +35,7 @@ pub struct History {
     pub(super) refused: BTreeMap<String, u64>,
 }
 
-/// Why a history cannot be read.
+/// The reason why a history cannot be read.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -43,9 +43,9 @@ pub enum LoadError {
     Io(std::io::Error),
     /// A line is no record.
     Line {
-        /// Its number, from 1.
+        /// The line's number, from 1.
         line: usize,
-        /// What is wrong.
+        /// The mistake.
         why: String,
     },
 }
@@ -61,12 +61,12 @@ impl std::fmt::Display for LoadError {
 
 impl std::error::Error for LoadError {}
 
-/// A message, whether it was published or only seen.
+/// A message that was published, or only seen.
 #[derive(Debug)]
 pub(super) struct Message {
     pub(super) by: Id,
     pub(super) number: u64,
-    /// `None` where nobody published it.
+    /// `None` if the message was not published.
     pub(super) published: Option<Published>,
     pub(super) accepted: Option<u64>,
     pub(super) tried: Tried,
@@ -95,7 +95,7 @@ pub(super) enum Audience {
 }
 
 impl Audience {
-    /// Whether a client with this user is meant.
+    /// Returns true if the message is for a client with this user.
     pub(super) fn includes(self, user: Option<Id>) -> bool {
         match self {
             Self::All => true,
@@ -108,9 +108,9 @@ impl Audience {
 #[derive(Debug)]
 pub(super) struct Client {
     pub(super) user: Option<Id>,
-    /// The segment that it is in.
+    /// The segment of the client at present.
     segment: Option<usize>,
-    /// It was told its position on the present connection.
+    /// True if the client was told its position on the present connection.
     positioned: bool,
     closed: u64,
     pub(super) ended: bool,
@@ -120,11 +120,11 @@ pub(super) struct Client {
 #[derive(Debug)]
 pub(super) struct Segment {
     pub(super) client: Id,
-    /// When the client was told that it begins.
+    /// The time at which the client was told that it begins.
     pub(super) begun: u64,
     pub(super) seen: Vec<Seen>,
-    /// When the connection was lost after which it did not go on, or the time of a reset within one; `None` where the
-    /// history ends with it.
+    /// The time of the segment's end: the loss of the connection after which the client did not resume, or a reset
+    /// within a connection. `None` if the segment lasts to the end of the history.
     pub(super) ended: Option<u64>,
 }
 
@@ -136,10 +136,10 @@ pub(super) struct Seen {
 }
 
 impl History {
-    /// Reads records, one a line.
+    /// Reads records, one per line.
     ///
     /// # Errors
-    /// A line is no record; all before it are in.
+    /// Fails if a line is no record. All lines before it are added.
     pub fn read(&mut self, lines: impl BufRead) -> Result<(), LoadError> {
         let mut lines = lines;
         let mut text = String::new();
@@ -158,7 +158,7 @@ impl History {
     /// Adds one record.
     ///
     /// # Errors
-    /// It makes no sense, and why.
+    /// Fails with the reason if the record makes no sense.
     pub fn add(&mut self, record: &Record<'_>) -> Result<(), String> {
         match record {
             Record::Begun { t, by, number, to } => {
@@ -270,13 +270,13 @@ impl History {
         self.names.name(client)
     }
 
-    /// A message as people call it.
+    /// Returns a message's name for people.
     pub(super) fn message_name(&self, message: Id) -> String {
         let Message { by, number, .. } = self.messages[message as usize];
         format!("{}#{number}", self.publishers.name(by))
     }
 
-    /// Whether a message was meant for a client; `false` where nobody published it.
+    /// Returns true if a message was for a client, and false if the message was not published.
     pub(super) fn is_meant(&self, message: Id, client: Id) -> bool {
         let user = self.clients[client as usize].user;
         self.messages[message as usize].published.is_some_and(|published| published.to.includes(user))

@@ -1,17 +1,17 @@
-//! What publishers and clients went through, and whether it keeps what is promised: a message whose publish was
-//! accepted reaches everyone it was meant for exactly once, in one order, or they are told (`reset`).
+//! Histories of publishers and clients, and the check of what is promised: a message whose publish was accepted reaches
+//! every client that it was for exactly once, in one order, or the client is told `reset`.
 //!
-//! `record` is one line of a history, `load` makes numbers and segments of many, `order` is the graph of who came
-//! before whom, `check` finds what must not be, `report` says it. Nothing here knows how a history came about: `faults`
-//! runs a cluster and writes one.
+//! `record` is one line of a history. `load` makes numbers and segments of many records. `order` is the graph of which
+//! message came before which. `check` finds defects, and `report` describes them. This module does not know how a
+//! history came about: `faults` runs a cluster and writes one.
 //!
-//! **How it judges.** What a client sees falls into *segments*: each begins with `new` or `reset` and goes on over all
-//! connections that `recovered`. The segments of all clients together give one order, in which each segment has to be a
-//! contiguous run of what was meant for its client. That is judged by evidence only: a message is missing where others
-//! saw it between two that this client saw, or where its publish began after the segment did and was accepted before the
-//! publish of something that the segment has. What a segment saw right before a reset may have been cut from the order
-//! and may come again: that is told by its place (`at`), which no other client knows. A last message, published when all
-//! else is over and awaited by all clients, closes the run.
+//! **How it checks.** What a client sees falls into *segments*: each begins with `new` or `reset` and continues over
+//! all connections that `recovered`. The segments of all clients together give one order, in which each segment has to
+//! be a contiguous run of what was for its client. Only evidence counts: a message is missing if others saw it between
+//! two that this client saw, or if its publish began after the segment did and was accepted before the publish of a
+//! message in the segment. What a segment saw right before a reset may have been cut from the order and may come again.
+//! Its log position (`at`), which no other client has, shows that. A last message, published when everything else is
+//! over and awaited by all clients, closes the run.
 
 mod check;
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The one order that runs of messages make together: who certainly came before whom.
+//! The one order that runs of messages make together: which message certainly came before which.
 
 use std::{
     cmp::Reverse,
@@ -9,30 +9,30 @@ use super::load::Id;
 
 const UNPLACED: u32 = u32::MAX;
 
-/// A graph of messages with an edge from each to what somebody saw next.
+/// A graph of messages, with an edge from each message to the next one that a client saw.
 pub(super) struct Order {
-    /// The successors of a message stand in `next` from `first[message]` to `first[message + 1]`.
+    /// The successors of a message are in `next` from `first[message]` to `first[message + 1]`.
     first: Vec<u32>,
     next: Vec<Id>,
-    /// All messages that were seen, each before what came after it.
+    /// All messages that were seen, each before its successors.
     pub(super) line: Vec<Id>,
-    /// Where each stands in `line`.
+    /// The index of each message in `line`.
     rank: Vec<u32>,
-    /// Sets of messages that came before one another, by what different clients saw.
+    /// Sets of messages each of which came before another of the set, according to different clients.
     pub(super) knots: Vec<Vec<Id>>,
     knotted: Vec<bool>,
 }
 
 impl Order {
-    /// Of runs over so many messages. `time` says when a message was first seen: those that nothing relates stand in
-    /// that order.
+    /// Returns the order of runs over `messages` messages. `time` gives the time at which each message was first seen.
+    /// Messages without a relation are in the order of these times.
     pub(super) fn of<'a>(runs: impl Iterator<Item = &'a [Id]> + Clone, messages: usize, time: &[u64]) -> Self {
         let mut seen = vec![false; messages];
         let mut edges = Vec::new();
         for run in runs {
             run.iter().for_each(|message| seen[*message as usize] = true);
             edges.extend(run.windows(2).map(|pair| (u64::from(pair[0]) << 32) | u64::from(pair[1])));
-            // Most runs say the same.
+            // Most runs have the same edges.
             if edges.len() > 4_000_000 {
                 edges.sort_unstable();
                 edges.dedup();
@@ -71,12 +71,12 @@ impl Order {
         &self.next[self.first[message] as usize..self.first[message + 1] as usize]
     }
 
-    /// Where a message stands; `None` where nobody saw it.
+    /// Returns the rank of a message, or `None` if no client saw it.
     pub(super) fn rank(&self, message: Id) -> Option<u32> {
         Some(self.rank[message as usize]).filter(|rank| *rank != UNPLACED)
     }
 
-    /// Whether what clients saw contradicts itself about this message.
+    /// Returns true if clients contradict each other about this message.
     pub(super) fn is_knotted(&self, message: Id) -> bool {
         self.knotted[message as usize]
     }
@@ -148,7 +148,7 @@ impl Order {
         self.knots.iter().flatten().for_each(|message| self.knotted[*message as usize] = true);
     }
 
-    /// A shortest circle through a knot.
+    /// Returns a shortest circle through a knot.
     pub(super) fn circle(&self, knot: &[Id]) -> Vec<Id> {
         let start = knot[0];
         let within: HashSet<Id> = knot.iter().copied().collect();
@@ -175,7 +175,7 @@ impl Order {
         knot.to_vec()
     }
 
-    /// Of all between two messages, by rank, those that certainly came after the one and before the other.
+    /// Returns the messages between two ranks that certainly came after the first and before the second.
     pub(super) fn between(&self, first: u32, last: u32) -> Vec<Id> {
         let window = &self.line[first as usize..=last as usize];
         let place = |message: Id| match self.rank(message) {

@@ -4,41 +4,41 @@ use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
 
-/// Something that a publisher or a client went through. Times (`t`) are microseconds on one clock that all records of
-/// a run share. The records of one client, and of one publisher, stand in their order; otherwise any order will do.
+/// An event of a publisher or a client. Times (`t`) are microseconds on one clock that all records of a run share. The
+/// records of one client, and of one publisher, are in their order. Records of different ones may be in any order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "is", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Record<'a> {
     /// A publisher begins to publish its next message. It publishes one after the other.
     Begun {
-        /// When.
+        /// The time.
         t: u64,
         /// The publisher.
         #[serde(borrow)]
         by: Cow<'a, str>,
         /// The message's number, which grows.
         number: u64,
-        /// Whom it is for: `all`, `registered` or `user:ID`.
+        /// The target: `all`, `registered` or `user:ID`.
         #[serde(borrow)]
         to: Cow<'a, str>,
     },
-    /// A node gets it. Without this record nobody knows which.
+    /// A node gets the message. Without this record the node is unknown.
     Tried {
-        /// When.
+        /// The time.
         t: u64,
         /// The publisher.
         #[serde(borrow)]
         by: Cow<'a, str>,
         /// The message's number.
         number: u64,
-        /// The process: a node that is started again has another name.
+        /// The process. A node that is started again has another name.
         #[serde(borrow)]
         node: Cow<'a, str>,
     },
     /// The publish is accepted.
     Accepted {
-        /// When.
+        /// The time.
         t: u64,
         /// The publisher.
         #[serde(borrow)]
@@ -46,9 +46,9 @@ pub enum Record<'a> {
         /// The message's number.
         number: u64,
     },
-    /// The publish is not accepted: it may be delivered or not.
+    /// The publish is not accepted. The message may be delivered or not.
     Refused {
-        /// When.
+        /// The time.
         t: u64,
         /// The publisher.
         #[serde(borrow)]
@@ -59,44 +59,44 @@ pub enum Record<'a> {
         #[serde(borrow)]
         why: Cow<'a, str>,
     },
-    /// Who a client is; before anything else of it.
+    /// The identity of a client, before its other records.
     Client {
         /// The client.
         #[serde(borrow)]
         client: Cow<'a, str>,
-        /// Its user; none for a guest.
+        /// The client's user, or `None` for a guest.
         user: Option<Cow<'a, str>>,
     },
     /// A client's connection is open.
     Open {
-        /// When.
+        /// The time.
         t: u64,
         /// The client.
         #[serde(borrow)]
         client: Cow<'a, str>,
-        /// The process that it is connected to.
+        /// The process to which it is connected.
         #[serde(borrow)]
         node: Cow<'a, str>,
     },
-    /// A client is told where it is in the order.
+    /// A client is told its position.
     Position {
-        /// When.
+        /// The time.
         t: u64,
         /// The client.
         #[serde(borrow)]
         client: Cow<'a, str>,
-        /// What it is told.
+        /// The kind of the position.
         kind: Kind,
-        /// For `recovered`: how many messages of the meantime follow.
+        /// For `recovered`: the number of missed messages that follow.
         #[serde(default)]
         count: u64,
-        /// For `reset`: why.
+        /// For `reset`: the reason.
         #[serde(borrow, default)]
         why: Cow<'a, str>,
     },
     /// A client gets a message.
     Message {
-        /// When.
+        /// The time.
         t: u64,
         /// The client.
         #[serde(borrow)]
@@ -106,13 +106,13 @@ pub enum Record<'a> {
         by: Cow<'a, str>,
         /// The message's number.
         number: u64,
-        /// Its place in the order, opaque, where the client is told.
+        /// The message's log position, opaque, if the client is told.
         #[serde(skip_serializing_if = "Option::is_none")]
         at: Option<Cow<'a, str>>,
     },
     /// A client's connection is lost.
     Closed {
-        /// When.
+        /// The time.
         t: u64,
         /// The client.
         #[serde(borrow)]
@@ -123,24 +123,24 @@ pub enum Record<'a> {
         #[serde(borrow)]
         reason: Cow<'a, str>,
     },
-    /// What was done to the cluster, for people who read the history.
+    /// A fault of the cluster, for people who read the history.
     Fault {
-        /// When.
+        /// The time.
         t: u64,
-        /// What.
+        /// The fault.
         #[serde(borrow)]
         what: Cow<'a, str>,
     },
 }
 
-/// What a client is told of its position.
+/// The kind of a position that a client is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// It begins.
+    /// The client begins.
     New,
-    /// It goes on where it was.
+    /// The client resumes without a loss.
     Recovered,
-    /// It begins anew: something may have been missed, or come twice.
+    /// The client begins again: messages may have been missed, or come twice.
     Reset,
 }

@@ -1,16 +1,16 @@
-//! What a check found, for people.
+//! The results of a check, for people.
 
 use std::{collections::BTreeMap, fmt};
 
-/// How many violations of a kind are told in full.
-const TOLD: usize = 10;
+/// Number of violations of a kind that are shown in full.
+const MAX_SHOWN: usize = 10;
 
-/// What must not be.
+/// A kind of defect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Defect {
-    /// An accepted message did not reach a client that it was meant for.
+    /// An accepted message did not reach a client that it was for.
     Lost,
-    /// A message did not reach a client, but others, between two that the client saw.
+    /// A message did not reach a client, but reached others between two messages that the client saw.
     Missed,
     /// A client got a message twice without a reset in between.
     Twice,
@@ -18,11 +18,11 @@ pub enum Defect {
     Disorder,
     /// Messages that one publisher published through one node came in another order.
     PublisherDisorder,
-    /// A message that nobody published.
+    /// A message was delivered that was not published.
     Unpublished,
-    /// A message that was for others.
+    /// A client got a message that was for others.
     NotMeant,
-    /// One message has two places in the order, or one place two messages.
+    /// One message has two log positions, or one log position has two messages.
     Place,
     /// A message came before the client was told its position on that connection.
     Unpositioned,
@@ -30,56 +30,56 @@ pub enum Defect {
     NotEnded,
 }
 
-/// One of them.
+/// A violation of a promise.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Violation {
     /// Its kind.
     pub defect: Defect,
-    /// Who and what.
+    /// The clients and messages of the violation.
     pub text: String,
 }
 
-/// The outcome of a check.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Report {
-    /// All that was found.
+    /// All violations.
     pub violations: Vec<Violation>,
-    /// Messages whose publish began.
+    /// Number of messages whose publish began.
     pub published: u64,
-    /// Those that were accepted.
+    /// Number of accepted ones.
     pub accepted: u64,
-    /// Those that were not accepted, and yet delivered to somebody.
+    /// Number of messages that were not accepted but were delivered to a client.
     pub unclear: u64,
     /// Causes of publishes that were not accepted.
     pub refused: BTreeMap<String, u64>,
-    /// Messages at clients.
+    /// Number of messages at clients.
     pub observed: u64,
-    /// Clients.
+    /// Number of clients.
     pub clients: u64,
-    /// Connections.
+    /// Number of connections.
     pub opened: u64,
-    /// Beginnings: the first ones, and those after a reset.
+    /// Number of segments: the first ones, and those after a reset.
     pub segments: u64,
-    /// Connections that went on where their client was.
+    /// Number of connections that resumed without a loss.
     pub recovered: u64,
-    /// Messages that these announced as missed meanwhile.
+    /// Number of messages that these connections announced as missed.
     pub replayed: u64,
     /// Resets by reason.
     pub resets: BTreeMap<String, u64>,
-    /// Messages at the end of a segment that may have been cut from the order.
+    /// Number of messages at the end of a segment that may have been cut from the order.
     pub loose: u64,
-    /// Messages that a client saw again after a reset, which is allowed.
+    /// Number of messages that a client saw again after a reset, which is allowed.
     pub again: u64,
 }
 
 impl Report {
-    /// Whether nothing is wrong.
+    /// Returns true if there is no violation.
     pub fn is_clean(&self) -> bool {
         self.violations.is_empty()
     }
 
-    /// Violations of a kind.
+    /// Returns the number of violations of a kind.
     pub fn count(&self, defect: Defect) -> usize {
         self.violations.iter().filter(|violation| violation.defect == defect).count()
     }
@@ -116,8 +116,8 @@ impl fmt::Display for Report {
         }
         for (defect, texts) in kinds {
             writeln!(f, "{defect:?}: {}", texts.len())?;
-            texts.iter().take(TOLD).try_for_each(|text| writeln!(f, "    {text}"))?;
-            if texts.len() > TOLD {
+            texts.iter().take(MAX_SHOWN).try_for_each(|text| writeln!(f, "    {text}"))?;
+            if texts.len() > MAX_SHOWN {
                 writeln!(f, "    ...")?;
             }
         }

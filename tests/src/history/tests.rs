@@ -1,4 +1,4 @@
-//! The checker itself: clean histories are clean, and each defect that is planted is found, and named.
+//! Tests of the checker: generated histories have no violations, and each planted defect is found and named.
 
 use std::io::BufReader;
 
@@ -18,7 +18,7 @@ fn check(records: &[Record<'_>]) -> Report {
     history.check()
 }
 
-/// Plants a defect in histories of several seeds. It has to be found, and the seed is printed where it is not.
+/// Plants a defect in histories of several seeds. The check has to find it. Prints the seed if it does not.
 #[track_caller]
 fn planted(defect: Defect, others: &[Defect], plant: impl Fn(&mut Made, &mut Random) -> bool) {
     let first = Random::seed();
@@ -40,7 +40,7 @@ fn planted(defect: Defect, others: &[Defect], plant: impl Fn(&mut Made, &mut Ran
     assert!(planted > 0, "seeds from {first}: there was no place for it");
 }
 
-/// Where a client got messages that came behind its last reset, and so cannot have been cut.
+/// Returns the indices of messages that a client got after its last reset, so that they cannot have been cut.
 fn firm(records: &[Record<'_>], wanted: impl Fn(&Record<'_>) -> bool) -> Vec<usize> {
     let reset = |record: &Record<'_>, of: &str| match record {
         Record::Position { client, kind, .. } => client == of && *kind != Kind::Recovered,
@@ -59,7 +59,7 @@ fn is_message(record: &Record<'_>, publisher: &str, wanted: u64) -> bool {
     matches!(record, Record::Message { by, number, .. } if by == publisher && *number == wanted)
 }
 
-/// Whether a record is a message to all, of the records' publishers.
+/// Returns true if a record is a message to all, of the history's publishers.
 fn is_to_all(made: &Made, record: &Record<'_>) -> bool {
     made.order.iter().any(|entry| entry.to == "all" && is_message(record, &entry.by, entry.number))
 }
@@ -83,7 +83,7 @@ fn what_keeps_the_promise_is_clean() {
 fn a_history_without_places_is_judged_as_well() {
     let first = Random::seed();
     for seed in first..first + 50 {
-        // What a fault cut could not be told apart.
+        // Messages that a fault cut would make the planted defect ambiguous.
         let mut made = history(&mut Random::new(seed), &Size { cut: 0, ..SMALL });
         for record in &mut made.records {
             if let Record::Message { at, .. } = record {
@@ -100,7 +100,7 @@ fn an_accepted_message_that_nobody_saw_is_lost() {
     planted(Defect::Lost, &[], |made, random| {
         let at: Vec<usize> = firm(&made.records, |record| is_to_all(made, record));
         let Record::Message { by, number, .. } = made.records[*random.choose(&at)].clone() else { return false };
-        // Published after some client began.
+        // Published after a client began.
         let late = made.order.iter().position(|entry| (&*entry.by, entry.number) == (&*by, number));
         made.records.retain(|record| !is_message(record, &by, number));
         is_accepted(made, &by, number) && late.is_some_and(|late| late > made.order.len() / 2)
@@ -112,7 +112,7 @@ fn an_accepted_message_that_one_client_did_not_see_is_lost() {
     planted(Defect::Lost, &[], |made, random| {
         let at = *random.choose(&firm(&made.records, |record| is_to_all(made, record)));
         let Record::Message { client, by, number, .. } = made.records.remove(at) else { return false };
-        // The first of a segment could as well have come before it.
+        // The first message of a segment could also have come before it.
         let first = matches!(&made.records[at - 1], Record::Position { client: other, .. } if *other == client);
         is_accepted(made, &by, number) && !first
     });
@@ -130,7 +130,7 @@ fn a_message_that_one_client_did_not_see_is_missed_even_if_it_was_not_accepted()
             return false;
         }
         let at = *random.choose(&firm);
-        // In the middle of a connection, where both neighbours say so.
+        // In the middle of a connection, so that both neighbours show it.
         let neighbours = [at - 1, at + 1].map(|at| matches!(made.records[at], Record::Message { .. }));
         made.records.remove(at);
         neighbours == [true, true]
@@ -161,7 +161,7 @@ fn a_message_that_comes_twice_is_found() {
         let at = *random.choose(&firm(&made.records, |_| true));
         let (again, message) = (made.records[at].clone(), &made.records[at]);
         let Record::Message { client: of, .. } = message else { return false };
-        // Right behind, or some messages later.
+        // Right after it, or some messages later.
         let end = made
             .records
             .iter()
@@ -203,7 +203,7 @@ fn a_publishers_order_that_is_not_kept_is_found_where_all_agree() {
             if let Record::Message { by, number, .. } | Record::Begun { by, number, .. } = record
                 && *by == one.by
             {
-                // The publisher's clock goes with the place, so that only the numbers are wrong.
+                // The publisher's clock stays with the log position, so that only the numbers are wrong.
                 *number = if *number == one.number {
                     other.number
                 } else if *number == other.number {
@@ -239,7 +239,7 @@ fn a_message_that_was_for_others_is_found() {
         let foreign = made.records.iter().find(|record| match record {
             Record::Message { client: other, by, number, .. } => {
                 let entry = made.order.iter().find(|entry| entry.by == *by && entry.number == *number);
-                // Users differ where numbers do, modulo five.
+                // Users differ if their numbers differ modulo five.
                 let number = |name: &str| name[1..].parse::<u64>().unwrap() % 5;
                 entry.is_some_and(|entry| entry.to.starts_with("user:")) && number(other) != number(&client)
             }

@@ -20,7 +20,7 @@ fn once() -> usize {
     1
 }
 
-// One core is measured.
+// Only one core is measured.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let Some(port) = std::env::args().nth(1) else {
@@ -28,7 +28,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     let (layer, io) = SocketIo::builder()
         .transports([TransportType::Websocket])
-        // The default of 128 packets refuses longer bursts than that.
+        // The default of 128 packets refuses longer bursts.
         .max_buffer_size(4096)
         .build_layer();
     io.ns("/", async || {});
