@@ -401,7 +401,7 @@ async fn a_soft_close_lets_its_clients_come_back() {
 }
 
 #[tokio::test]
-async fn orders_that_name_nobody_or_too_much_are_refused() {
+async fn orders_without_or_with_too_many_subjects_are_refused() {
     let app = App::start().await;
     for (path, order) in [
         ("/_close", json!({})),
@@ -465,7 +465,7 @@ async fn a_refresh_wins_against_a_look_up_that_began_before_it() {
 }
 
 #[tokio::test]
-async fn a_refresh_reaches_nobody_else() {
+async fn a_refresh_reaches_no_other_connection() {
     let app = App::start().await;
     let (mut ann, mut bob) = (app.connect("a").await, app.connect("c").await);
     state_of(&mut ann).await;
@@ -518,7 +518,7 @@ async fn groups_that_the_site_revokes_are_gone_after_the_next_recheck() {
 }
 
 #[tokio::test]
-async fn guests_and_who_brought_credentials_are_not_asked_about_again() {
+async fn guests_and_clients_with_credentials_are_not_rechecked() {
     let app = App::with(Some(Duration::from_millis(5)), |builder| builder).await;
     let (mut guest, mut ann, mut witness) =
         (app.connect("").await, app.connect("").await, Client::connect(app.address, &[("x-session", "c")]).await);
@@ -826,7 +826,7 @@ async fn a_client_is_told_that_it_is_authenticated_after_the_handler_agreed() {
 }
 
 #[tokio::test]
-async fn the_handler_speaks_before_a_client_gets_what_it_missed() {
+async fn the_handlers_messages_come_before_the_replay() {
     let (app, mut told) = App::asking().await;
     told.say(Verdict::Publish("hello"));
     let headers = [("x-session", "a")];
@@ -863,7 +863,7 @@ async fn the_handler_speaks_before_a_client_gets_what_it_missed() {
 }
 
 #[tokio::test]
-async fn a_client_that_leaves_while_the_handler_runs_is_told_of_only_if_it_was_welcome() {
+async fn a_client_that_leaves_while_the_handler_runs_is_reported_only_if_it_was_accepted() {
     let (app, mut told) = App::asking().await;
     for verdict in [Verdict::Welcome, Verdict::Refuse(403)] {
         for path in ["/WebSockets", "/WebSockets?resume="] {
@@ -880,7 +880,7 @@ async fn a_client_that_leaves_while_the_handler_runs_is_told_of_only_if_it_was_w
 }
 
 #[tokio::test]
-async fn a_disconnection_tells_how_the_connection_ended() {
+async fn a_disconnection_reports_how_the_connection_ended() {
     let (app, mut told) = App::asking().await;
     for expected in [
         "1000 the session ended",
@@ -935,7 +935,7 @@ async fn node(pool: &MemoryPool, own: Own) -> (Server, SocketAddr) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_handlers_publish_while_their_node_shuts_down_is_delivered() {
+async fn publishes_of_handlers_during_a_shutdown_are_delivered() {
     for leaving in [0, 1] {
         let (own, mut told) = own();
         let pool = MemoryPool::default();

@@ -81,7 +81,7 @@ async fn pair(state: &Path) -> (WsServer, WsServer) {
 }
 
 #[tokio::test]
-async fn what_cannot_work_is_told_in_one_line() {
+async fn settings_that_cannot_work_are_reported_in_one_line() {
     let state = state();
     let down = "mysql://site:p4ssw0rd@127.0.0.1:1/site";
     for (arguments, says) in [
@@ -130,7 +130,7 @@ async fn what_cannot_work_is_told_in_one_line() {
 }
 
 #[tokio::test]
-async fn a_taken_port_or_address_is_told_in_one_line() {
+async fn a_taken_port_or_address_is_reported_in_one_line() {
     let state = state();
     let node = WsServer::start(state.path(), &[]).await;
     node.ready().await;
@@ -146,7 +146,7 @@ async fn a_taken_port_or_address_is_told_in_one_line() {
 }
 
 #[tokio::test]
-async fn without_a_server_nothing_is_accepted() {
+async fn without_a_server_no_publish_is_accepted() {
     let state = state();
     for arguments in [&["check"][..], &["send", "news", "--to", "all"], &["close", "user:ann"]] {
         assert_failed(&WsServer::run(state.path(), arguments).await, 1, "the pool has no running server");

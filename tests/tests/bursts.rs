@@ -60,7 +60,7 @@ async fn publish(server: &Server, count: usize, size: usize) {
 }
 
 #[tokio::test]
-async fn many_small_messages_at_once_reach_who_reads() {
+async fn many_small_messages_at_once_reach_a_client_that_reads() {
     let (server, address) = server().await;
     let mut client = Client::connect(address, &[]).await;
     client.send("many", json!([1, 1])).await;
@@ -72,7 +72,7 @@ async fn many_small_messages_at_once_reach_who_reads() {
 }
 
 #[tokio::test]
-async fn publishes_of_the_largest_size_at_once_reach_who_reads() {
+async fn publishes_of_the_largest_size_at_once_reach_a_client_that_reads() {
     let (server, address) = server().await;
     let mut client = Client::connect(address, &[]).await;
     client.send("many", json!([1, 1])).await;
@@ -81,7 +81,7 @@ async fn publishes_of_the_largest_size_at_once_reach_who_reads() {
 }
 
 #[tokio::test]
-async fn answers_of_a_handler_beyond_the_queue_reach_who_reads() {
+async fn answers_of_a_handler_beyond_the_queue_reach_a_client_that_reads() {
     let (_, address) = server().await;
     let mut client = Client::connect(address, &[]).await;
     client.send("many", json!([50, 100_000])).await;
@@ -124,7 +124,7 @@ async fn a_dismissal_after_a_burst_comes_behind_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_backlog_of_a_node_that_hung_reaches_who_reads_on_every_node() {
+async fn a_backlog_of_a_node_that_hung_reaches_reading_clients_on_every_node() {
     let nodes = Nodes::start(2).await;
     let master = nodes.settled().await;
     let follower = nodes.followers()[0];

@@ -175,7 +175,7 @@ fn assert_one_order(seen: &[Seen], count: usize) {
 }
 
 #[tokio::test]
-async fn all_clients_see_one_order_whoever_publishes() {
+async fn all_clients_see_one_order_from_every_publisher() {
     let _alone = alone().await;
     let nodes = Nodes::start(3).await;
     let mut clients = Vec::new();
@@ -214,7 +214,7 @@ async fn a_reply_comes_to_every_tab_on_every_node() {
 }
 
 #[tokio::test]
-async fn closes_reach_connections_on_every_node_whoever_asks() {
+async fn closes_reach_connections_on_every_node_from_any_node() {
     let _alone = alone().await;
     let nodes = Nodes::start(3).await;
     let master = nodes.master();
@@ -464,7 +464,7 @@ async fn a_master_that_still_has_the_pool_goes_on_without_its_followers() {
 }
 
 #[tokio::test]
-async fn a_follower_that_alone_lost_the_master_takes_nothing_over_and_catches_up() {
+async fn a_follower_that_alone_lost_the_master_takes_no_lease_and_catches_up() {
     let _alone = alone().await;
     let nodes = Nodes::start(3).await;
     let master = nodes.master();
@@ -507,7 +507,7 @@ async fn a_follower_that_alone_lost_the_master_takes_nothing_over_and_catches_up
 }
 
 #[tokio::test]
-async fn who_has_another_key_is_kept_out() {
+async fn a_node_with_another_key_is_refused() {
     let _alone = alone().await;
     let nodes = Nodes::start(2).await;
     let other_key = "another key, which has thirty-two bytes too";
@@ -540,7 +540,7 @@ async fn who_has_another_key_is_kept_out() {
 }
 
 #[tokio::test]
-async fn who_means_another_cluster_is_refused() {
+async fn a_node_of_another_cluster_is_refused() {
     let _alone = alone().await;
     let nodes = Nodes::start(1).await;
     let pool = nodes.pool();

@@ -604,7 +604,7 @@ async fn closing_is_answered() {
 }
 
 #[tokio::test]
-async fn what_is_too_large_ends_the_connection() {
+async fn a_message_that_is_too_large_ends_the_connection() {
     let half = LIMIT / 2;
     hold([
         Case::fails("a message over the limit", frame(BINARY, &bytes(LIMIT + 1)), 1009),
@@ -633,7 +633,7 @@ async fn what_is_too_large_ends_the_connection() {
 }
 
 #[tokio::test]
-async fn who_sends_no_more_still_reads() {
+async fn a_client_that_sends_no_more_still_reads() {
     let payload = |number: usize| bytes(10_000 + number);
     let large = || (0..800).flat_map(|number| frame(BINARY, &payload(number))).collect::<Vec<_>>();
     let comes = || (0..800).map(|number| answer(BINARY, payload(number))).collect::<Vec<_>>();
@@ -661,7 +661,7 @@ async fn who_sends_no_more_still_reads() {
 
 /// Publishes, which are written from elsewhere, while echoes wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_published_comes_between_frames() {
+async fn published_messages_come_between_frames() {
     const COUNT: usize = 200;
     let echo = Echo::start().await;
     for stream in [echo.socket().await, echo.pipe().await] {

@@ -43,7 +43,7 @@ async fn said(client: &mut Client, text: &str) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_pool_that_does_not_answer_is_told_and_hinders_nobody() {
+async fn a_pool_that_does_not_answer_is_reported_and_delays_no_client() {
     let nodes = Nodes::start(2).await;
     let mut client = nodes[0].guest().await;
     nodes.cut_from_pool(0);
@@ -98,7 +98,7 @@ async fn an_isolated_master_accepts_nothing_and_what_it_took_is_delivered_when_i
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_isolated_master_accepts_where_availability_is_preferred() {
+async fn an_isolated_master_accepts_if_availability_is_preferred() {
     let mut settings = config();
     settings.cluster.accept_when_isolated = true;
     let nodes = Nodes::with(2, Arc::new(MemoryPool::default()), settings).await;
@@ -120,7 +120,7 @@ async fn an_isolated_master_accepts_where_availability_is_preferred() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_becomes_read_only_is_told_with_its_own_words() {
+async fn a_database_that_becomes_read_only_is_reported_with_its_error() {
     let database = MariaDb::start().await;
     let mut admin = database.connect().await;
     database.database().await;
@@ -199,7 +199,7 @@ async fn a_node_that_is_cut_off_the_master_sends_its_clients_elsewhere() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_that_fails_for_another_reason_than_before_is_told_with_that_reason() {
+async fn a_database_that_fails_for_a_new_reason_is_reported_with_that_reason() {
     let mut database = MariaDb::start().await;
     let url = database.database().await;
     let state = tempfile::tempdir().expect("a temporary directory");

@@ -29,13 +29,13 @@ fn assert_good(outcome: &Outcome) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn through_all_faults_clients_get_everything_once_in_one_order_or_are_told() {
+async fn through_all_faults_clients_get_everything_once_in_one_order_or_a_reset() {
     let _alone = alone().await;
     assert_good(&run(options(120)).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restart_of_all_nodes_one_after_the_other_loses_nothing_and_resets_nobody() {
+async fn a_restart_of_all_nodes_one_after_the_other_loses_no_message_and_resets_no_client() {
     let _alone = alone().await;
     let outcome = restart_all(options(120)).await;
     assert_good(&outcome);

@@ -67,7 +67,7 @@ async fn ws_server(arguments: &[&str]) -> (i32, String) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loss_of_a_galera_server_costs_no_message_and_its_node_tells_it_until_it_is_back() {
+async fn the_loss_of_a_galera_server_costs_no_message_and_its_node_reports_it_until_it_is_back() {
     if !Galera::is_wanted() {
         return;
     }
@@ -113,7 +113,7 @@ async fn the_loss_of_a_galera_server_costs_no_message_and_its_node_tells_it_unti
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_lost_quorum_costs_no_message_and_is_told_until_the_rest_is_bootstrapped() {
+async fn a_lost_quorum_costs_no_message_and_is_reported_until_the_rest_is_bootstrapped() {
     if !Galera::is_wanted() {
         return;
     }

@@ -92,7 +92,7 @@ async fn details_come_in_the_shape_that_the_handler_takes() {
 }
 
 #[tokio::test]
-async fn what_a_handler_returns_answers_the_client_unless_it_is_nothing() {
+async fn the_value_that_a_handler_returns_answers_the_client() {
     async fn map(_: Request) -> Result<BTreeMap<(u8, u8), u8>, ActionError> {
         Ok(BTreeMap::from([((1, 2), 3)]))
     }
@@ -128,7 +128,7 @@ async fn what_a_handler_returns_answers_the_client_unless_it_is_nothing() {
 }
 
 #[tokio::test]
-async fn handlers_take_who_asks_and_what_they_share() {
+async fn handlers_extract_the_user_and_shared_state() {
     #[derive(Clone)]
     struct Greeting(&'static str);
 

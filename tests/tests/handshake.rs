@@ -83,7 +83,7 @@ async fn an_upgrade_is_agreed_to_however_its_headers_are_written() {
 }
 
 #[tokio::test]
-async fn what_is_no_handshake_gets_a_status_that_says_why() {
+async fn a_malformed_handshake_gets_a_status_with_the_reason() {
     let (_server, address) = serve(|builder| builder).await;
     for (line, headers, status) in [
         ("GET /WebSockets HTTP/1.0", format!("{UPGRADE}{VERSION}{WEBSOCKET_KEY}"), 426),
@@ -190,7 +190,7 @@ async fn a_list_of_origins_may_have_wildcards_and_be_all_there_is() {
 }
 
 #[tokio::test]
-async fn settings_that_cannot_work_are_refused_with_what_to_write() {
+async fn settings_that_cannot_work_are_refused_with_a_hint() {
     let refused = async |set: &dyn Fn(ServerBuilder) -> ServerBuilder| {
         let builder = set(Server::builder(MemoryPool::default()).key(KEY));
         match builder.start().await {
@@ -282,7 +282,7 @@ async fn the_routes_answer_health_and_ready_on_request_only() {
 }
 
 #[tokio::test]
-async fn a_prefix_that_nobody_takes_off_is_told_to_the_server() {
+async fn a_prefix_that_a_proxy_keeps_is_configured_at_the_server() {
     let (server, address) = serve(|builder| builder.prefix("/app")).await;
     let mut client = Client::try_connect(address, "/app/WebSockets", &[]).await.expect("no refusal");
     server.publish(message("said", json!(["here"]), Target::all())).await.expect("accepted");

@@ -100,7 +100,7 @@ async fn a_client_that_waits_for_the_go_ahead_gets_it_or_its_refusal() {
 }
 
 #[tokio::test]
-async fn a_body_is_utf8_as_it_is() {
+async fn a_body_is_utf8_text() {
     let solo = start().await;
     let mut client = solo.guest().await;
     let json = r#"{"action":"news","details":"é","to":"all"}"#;
@@ -131,7 +131,7 @@ async fn a_body_is_utf8_as_it_is() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_an_order_is_named() {
+async fn each_mistake_in_an_order_is_named() {
     let solo = start().await;
     for (path, body, why) in [
         ("/_publish", r#"{"to":"all"}"#, "`action` is missing"),
@@ -158,7 +158,7 @@ async fn what_is_wrong_with_an_order_is_named() {
 }
 
 #[tokio::test]
-async fn a_target_as_json_reaches_whom_it_names() {
+async fn a_target_as_json_reaches_the_clients_that_it_names() {
     let solo = start().await;
     let (mut whole, mut doe) = (user(&solo, "doe,john", "a,b").await, user(&solo, "doe", "c").await);
     doe.send("where", json!([])).await;

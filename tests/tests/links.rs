@@ -112,7 +112,7 @@ async fn said(client: &mut Client, text: &str) {
 }
 
 #[tokio::test]
-async fn nothing_is_taken_from_a_link_between_nodes_that_was_tampered_with() {
+async fn a_tampered_link_between_nodes_delivers_no_forged_packet() {
     let mut log = Log::listen();
     let tampering = Tampering::default();
     let nodes = pair(&tampering, config()).await;
@@ -182,7 +182,7 @@ async fn pings_do_not_keep_a_link_whose_packets_are_dropped() {
 }
 
 #[tokio::test]
-async fn nothing_is_taken_from_a_publishers_link_that_was_tampered_with() {
+async fn a_tampered_link_of_a_publisher_delivers_no_forged_packet() {
     let mut log = Log::listen();
     let tampering = Tampering::default();
     let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());

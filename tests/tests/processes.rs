@@ -24,7 +24,7 @@ async fn start() -> (MariaDb, String, World) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_loss_of_a_node_loses_nothing_that_was_accepted() {
+async fn the_loss_of_a_node_loses_no_accepted_message() {
     let _alone = alone().await;
     let (_database, _, mut world) = start().await;
     for kills_the_master in [true, false, true] {

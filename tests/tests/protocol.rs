@@ -286,7 +286,7 @@ async fn errors_are_answered_with_code_and_text() {
 }
 
 #[tokio::test]
-async fn a_guest_gets_what_goes_to_all_and_calls_what_guests_may() {
+async fn a_guest_gets_messages_to_all_and_calls_actions_for_guests() {
     let app = App::start().await;
     let mut guest = app.guest().await;
     let mut user = app.user("ann").await;
@@ -398,7 +398,7 @@ async fn a_store_that_is_down_refuses_the_upgrade() {
 }
 
 #[tokio::test]
-async fn an_unwelcome_guest_is_told_inside_and_closed() {
+async fn an_unwelcome_guest_gets_an_error_inside_and_is_closed() {
     let app = App::with(|builder| builder.guests(false)).await;
     let mut client = app.guest().await;
     client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
@@ -455,7 +455,7 @@ async fn an_unwelcome_guest_may_send_credentials_in_time() {
 }
 
 #[tokio::test]
-async fn who_authenticates_in_band_is_told_its_position_afterwards() {
+async fn a_client_that_authenticates_in_band_is_told_its_position_afterwards() {
     for guests in [true, false] {
         let mut app = App::with(|builder| builder.guests(guests).authenticator(InBand)).await;
         let mut place = Place::default();
@@ -501,7 +501,7 @@ async fn a_guest_that_sends_no_credentials_begins_with_its_first_message() {
 }
 
 #[tokio::test]
-async fn what_handlers_change_before_they_answer_is_carried_before_the_answer() {
+async fn a_resume_token_with_the_changes_of_a_handler_comes_before_its_answer() {
     let app = App::start().await;
     let mut place = Place::default();
     let mut client = Client::try_connect(app.address, "/WebSockets?resume=", &[("x-user", "ann")]).await.unwrap();
@@ -520,7 +520,7 @@ async fn what_handlers_change_before_they_answer_is_carried_before_the_answer() 
 }
 
 #[tokio::test]
-async fn what_is_no_message_closes() {
+async fn a_frame_that_is_no_message_closes_the_connection() {
     let mut config = Config::default();
     config.connection.message_size = 1000;
     let app = App::with(|builder| builder.config(config)).await;
@@ -697,7 +697,7 @@ impl std::io::Write for Lines {
 }
 
 #[tokio::test]
-async fn a_client_that_does_not_read_is_closed_and_delays_nobody() {
+async fn a_client_that_does_not_read_is_closed_and_delays_no_other_client() {
     let mut config = Config::default();
     config.connection.queue_size = 1024 * 1024;
     let app = App::with(|builder| builder.config(config)).await;
@@ -923,7 +923,7 @@ async fn a_shutdown_waits_for_handlers_and_sends_clients_elsewhere() {
 }
 
 #[tokio::test]
-async fn a_shutdown_closes_who_has_not_authenticated_yet() {
+async fn a_shutdown_closes_clients_that_have_not_authenticated() {
     let app = App::with(|builder| builder.guests(false).authenticator(InBand)).await;
     let mut client = app.guest().await;
     client.send("echo", json!([])).await;

@@ -49,7 +49,7 @@ async fn say(nodes: &Nodes, node: usize, text: &str, target: Target) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn messages_carry_positions_for_who_asks_and_only_then() {
+async fn messages_carry_positions_only_for_clients_that_ask() {
     let nodes = Nodes::start(2).await;
     let (mut tracking, mut place) = begin(&nodes, 0, "ann").await;
     let (mut other, mut elsewhere) = begin(&nodes, 1, "ann").await;
@@ -74,7 +74,7 @@ async fn messages_carry_positions_for_who_asks_and_only_then() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_was_missed_comes_on_whichever_node_before_what_comes() {
+async fn missed_messages_come_on_any_node_before_new_ones() {
     let nodes = Nodes::start(3).await;
     let (mut client, mut place) = begin(&nodes, 0, "ann").await;
     say(&nodes, 1, "seen", Target::all()).await;
@@ -148,7 +148,7 @@ async fn rooms_properties_and_the_own_id_survive_a_hop() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_told_is_told_so() {
+async fn a_replay_that_is_not_possible_is_a_reset() {
     let nodes = one(|config| {
         config.connection.replay_count = 3;
         config.log.count = 20;

@@ -352,7 +352,7 @@ async fn a_refused_password_is_a_fault_of_the_configuration() {
 }
 
 #[tokio::test]
-async fn a_query_that_takes_too_long_is_given_up_and_its_answer_reaches_nobody() {
+async fn a_query_that_takes_too_long_is_dropped_with_its_answer() {
     let mut site = Site::shared().await;
     site.run("INSERT INTO sessions (id, user, hold) VALUES ('quick', 7, 0), ('slow', 8, 600)").await;
     let slow = "SELECT user, IF(hold = 0 OR SLEEP(hold), NULL, NULL) FROM sessions WHERE id = ?";

@@ -326,7 +326,7 @@ async fn a_page_publishes_to_users_and_groups_of_the_site() {
 }
 
 #[tokio::test]
-async fn nothing_but_clients_gets_through_nginx() {
+async fn only_clients_get_through_nginx() {
     let site = Site::start().await;
     let visitor = site.visitor(HOME);
     let order = json!({ "action": "news/new", "to": "all" }).to_string();
@@ -454,7 +454,7 @@ async fn a_server_that_hangs_keeps_no_visitor_out() {
 }
 
 #[tokio::test]
-async fn a_page_tells_what_is_wrong_with_a_message() {
+async fn a_page_reports_a_malformed_message() {
     let site = Site::start().await;
     let ann = site.signed_in("ann").await;
     let latin = ann.post("/publish.php", &[("to", "all"), ("text", "caf%E9")]).await;
@@ -509,7 +509,7 @@ async fn php(code: &str, servers: &str, key: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_php_makes_of_arrays_is_what_clients_get() {
+async fn clients_get_arrays_as_php_encodes_them() {
     let state = tempfile::tempdir().unwrap();
     let mut command = WsServer::command(state.path());
     command.args(["run", "--listen", "127.0.0.1:0", "--pool", "memory:"]).env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY);

@@ -200,7 +200,7 @@ impl ActionHandler for Door {
 }
 
 #[tokio::test]
-async fn a_handler_of_the_authentication_decides_before_what_was_missed_is_replayed() {
+async fn a_handler_of_the_authentication_decides_before_the_replay() {
     let builder = Server::builder(MemoryPool::default()).authenticator(Ann);
     let server = builder.action("join", Door).action("Client/authentication", Door).start().await.unwrap();
     server.wait_ready().await;
@@ -223,7 +223,7 @@ async fn a_handler_of_the_authentication_decides_before_what_was_missed_is_repla
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn clients_that_do_not_read_what_they_missed_keep_nobody_else_from_it() {
+async fn clients_that_do_not_read_their_replay_keep_no_other_client_from_one() {
     let mut config = Config::default();
     config.connection.replays = 4;
     config.connection.queue_size = 16 * 1024;
@@ -252,7 +252,7 @@ async fn clients_that_do_not_read_what_they_missed_keep_nobody_else_from_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_address_is_not_sent_more_of_what_it_missed_than_the_limit() {
+async fn the_replay_to_an_address_is_limited() {
     let mut config = Config::default();
     config.connection.replay_bytes_per_minute = 300_000;
     let nodes = Nodes::with(1, Arc::new(MemoryPool::default()), config).await;
