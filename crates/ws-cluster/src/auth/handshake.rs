@@ -247,29 +247,19 @@ impl Handshake {
         self.header("user-agent")
     }
 
-    /// Returns the language that the client prefers, as a tag such as `de-CH`.
+    /// Returns the language that the client prefers, as a tag such as `de-CH`. Of several that it prefers equally, this is
+    /// the first. `*` ("any other") does not count.
     pub fn language(&self) -> Option<&str> {
-        self.languages().first().copied()
-    }
-
-    /// Returns the languages that the client accepts, the preferred first, and those of equal weight in the order sent.
-    /// `*` ("any other") is left out.
-    pub fn languages(&self) -> Vec<&str> {
-        let mut weighted: Vec<(&str, f32)> = self
-            .headers("accept-language")
-            .flat_map(|line| line.split(','))
-            .filter_map(|item| {
-                let mut parts = item.split(';').map(str::trim);
-                let tag = parts.next()?;
-                let weight = match parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q="))) {
-                    Some(weight) => weight.parse().ok()?,
-                    None => 1.0,
-                };
-                (!tag.is_empty() && tag != "*" && weight > 0.0).then_some((tag, weight))
-            })
-            .collect();
-        weighted.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-        weighted.into_iter().map(|(tag, _)| tag).collect()
+        let accepted = self.headers("accept-language").flat_map(|line| line.split(',')).filter_map(|item| {
+            let mut parts = item.split(';').map(str::trim);
+            let tag = parts.next()?;
+            let weight: f32 = match parts.find_map(|part| part.strip_prefix("q=").or(part.strip_prefix("Q="))) {
+                Some(weight) => weight.parse().ok()?,
+                None => 1.0,
+            };
+            (!tag.is_empty() && tag != "*" && weight > 0.0).then_some((tag, weight))
+        });
+        accepted.reduce(|best, other| if other.1 > best.1 { other } else { best }).map(|(tag, _)| tag)
     }
 
     /// Returns the host that the client asked for: `HOST` or `HOST:PORT`.
@@ -441,16 +431,19 @@ mod tests {
     }
 
     #[test]
-    fn languages_come_in_the_order_of_preference() {
-        let languages = |value| {
-            let handshake = handshake("/", &[("accept-language", value)]);
-            handshake.languages().into_iter().map(str::to_owned).collect::<Vec<_>>()
-        };
-        assert_eq!(languages("en;q=0.8, de-CH , fr;q=0, de;q=0.9, *;q=0.5"), ["de-CH", "de", "en"]);
-        assert_eq!(languages("en, de"), ["en", "de"]);
-        assert_eq!(languages("en;q=high, de;q=0.1"), ["de"]);
-        assert_eq!(languages("*"), [""; 0]);
-        assert_eq!(handshake("/", &[("accept-language", "de-CH,de;q=0.9")]).language(), Some("de-CH"));
+    fn the_language_is_the_preferred_one_and_the_first_of_equals() {
+        for (header, language) in [
+            ("en;q=0.8, de-CH , fr;q=0, de;q=0.9, *;q=0.5", Some("de-CH")),
+            ("en;q=0.8, fr;q=0, de;q=0.9, *;q=0.5", Some("de")),
+            ("en;q=0.8, fr;q=0, *;q=0.5", Some("en")),
+            ("fr;q=0, *;q=0.5", None),
+            ("en, de", Some("en")),
+            ("en;q=high, de;q=0.1", Some("de")),
+            ("*", None),
+            ("de-CH,de;q=0.9", Some("de-CH")),
+        ] {
+            assert_eq!(handshake("/", &[("accept-language", header)]).language(), language, "{header}");
+        }
         assert_eq!(handshake("/", &[]).language(), None);
     }
 
