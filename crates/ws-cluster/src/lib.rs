@@ -141,6 +141,7 @@ mod mysql;
 mod node;
 pub mod pool;
 mod publisher;
+mod random;
 mod secret;
 mod send_queue;
 mod server;

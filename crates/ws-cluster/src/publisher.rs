@@ -324,10 +324,8 @@ impl fmt::Debug for Publisher {
 }
 
 fn random<const N: usize>() -> [u8; N] {
-    let mut bytes = [0; N];
     // TLS and nonces need randomness too, so there is no fallback.
-    getrandom::fill(&mut bytes).expect("the operating system has random numbers");
-    bytes
+    crate::random::bytes().expect("the operating system has random numbers")
 }
 
 /// Runs the publisher's side of its link. It ends when the link or all publishers are gone, or when the node is silent

@@ -31,6 +31,7 @@ use tungstenite::{
 use crate::{
     io::Stream,
     node::codec::{Greeting, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
+    random,
 };
 use ws_cluster_core::{Frame, NodeId};
 
@@ -337,8 +338,7 @@ fn narrow(version: u32) -> u16 {
 }
 
 fn nonce() -> Result<Bytes, LinkError> {
-    let mut bytes = [0; NONCE_SIZE];
-    getrandom::fill(&mut bytes).map_err(|error| LinkError::Broken(error.to_string()))?;
+    let bytes = random::bytes::<NONCE_SIZE>().map_err(|error| LinkError::Broken(error.to_string()))?;
     Ok(Bytes::copy_from_slice(&bytes))
 }
 

@@ -355,9 +355,7 @@ fn config(text: impl Into<String>) -> StartError {
 }
 
 fn random<const N: usize>() -> Result<[u8; N], StartError> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(|error| config(format!("the system has no random numbers: {error}")))?;
-    Ok(bytes)
+    crate::random::bytes().map_err(|error| config(format!("the system has no random numbers: {error}")))
 }
 
 fn is_plain(path: &str) -> bool {

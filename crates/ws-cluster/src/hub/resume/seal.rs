@@ -19,6 +19,7 @@ use super::ResumeState;
 use crate::{
     hub::membership::{Changes, Given, Since},
     message::{position::Position, target::ConnectionId},
+    random,
 };
 use ws_cluster_core::{NodeId, Seq};
 
@@ -59,8 +60,7 @@ impl StateSealer {
     }
 
     fn try_seal(&self, user: Option<&str>, session: Option<&str>, state: &ResumeState) -> Option<String> {
-        let mut sealed = vec![0; NONCE];
-        getrandom::fill(&mut sealed).ok()?;
+        let mut sealed = random::bytes::<NONCE>().ok()?.to_vec();
         let nonce = XNonce::try_from(&sealed[..]).ok()?;
         let plain = pb::State::from(state).encode_to_vec();
         let payload = Payload { msg: &plain, aad: &self.bound_to(user, session) };
