@@ -1,12 +1,12 @@
 //! What can be asked of the program: commands, flags and the environment variables that stand for them.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "the comments are help texts for a terminal")]
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand};
 use ws_cluster::{Dialect, Target};
 
-use crate::values::{count, dialect, size, switch, text};
+use crate::values::{count, dialect, duration, size, switch, text};
 
 /// A node of a WebSocket cluster, and commands to a running one.
 ///
@@ -29,6 +29,8 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Run a node (what happens without a command)
     Run(Box<Run>),
+    /// Run a node as a child process, and start it again when it ends or does not answer
+    Supervise(Box<Run>),
     /// Show, check or explain the settings of a node, with the file of --config
     Config(Box<Settings>),
     /// Publish a message, from outside of the cluster
@@ -149,6 +151,29 @@ pub(crate) struct Run {
     pub(crate) accept_when_isolated: bool,
     #[command(flatten)]
     pub(crate) limits: Limits,
+    #[command(flatten)]
+    pub(crate) supervision: Supervision,
+}
+
+/// How `supervise`, and the watchdog of systemd, find out that a node hangs.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Supervision")]
+pub(crate) struct Supervision {
+    /// Time between two test connections; after two that fail in a row, supervise kills the node and starts it again
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = duration,
+        env = "WS_SERVER_CHECK_INTERVAL",
+        default_value = "10s"
+    )]
+    pub(crate) check_interval: Duration,
+    /// Time in which a test connection has to be answered
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_CHECK_TIMEOUT", default_value = "5s")]
+    pub(crate) check_timeout: Duration,
+    /// The process of the supervisor, with which the node ends
+    #[arg(long, hide = true)]
+    pub(crate) supervised_by: Option<u32>,
 }
 
 /// What clients may cost. A size is in bytes, or has a unit: 64K is 65536, 1M is 1048576.

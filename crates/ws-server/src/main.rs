@@ -26,10 +26,14 @@ mod demo;
 mod descriptors;
 mod key;
 mod members;
+mod parent;
 mod pool;
+mod probe;
 mod run;
 mod signals;
 mod stderr;
+mod supervise;
+mod systemd;
 mod values;
 
 /// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a
@@ -99,6 +103,7 @@ async fn obey(parsed: Parsed) -> Outcome {
     }
     match cli.command.unwrap_or(Command::Run(Box::new(cli.run))) {
         Command::Run(run) => run::run(Settings::new(*run, file.as_ref())).await,
+        Command::Supervise(run) => supervise::supervise(Settings::new(*run, file.as_ref())).await,
         Command::Config(asked) if asked.example => say(config::example().trim_end()),
         Command::Config(asked) => {
             let settings = Settings::new(asked.run, file.as_ref());

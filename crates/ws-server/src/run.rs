@@ -2,9 +2,10 @@
 
 use std::{
     io::ErrorKind,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{IpAddr, SocketAddr},
 };
 
+use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use url::{Host, Url};
 use ws_cluster::{
@@ -17,9 +18,12 @@ use crate::{
     cli::Run,
     config::Settings,
     demo::Demo,
+    parent,
     pool::{self, Kind, Opened},
+    probe::reachable,
     say,
     signals::Signals,
+    systemd,
     values::items,
 };
 
@@ -37,6 +41,9 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
 }
 
 pub(crate) async fn run(settings: Settings) -> Outcome {
+    if let Some(supervisor) = settings.run.supervision.supervised_by {
+        parent::follow(supervisor)?;
+    }
     let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
     check(&settings)?;
     let Settings { run, config } = settings;
@@ -99,7 +106,12 @@ pub(crate) async fn run(settings: Settings) -> Outcome {
         let _ = say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
-    server.serve(listener).with_graceful_shutdown(signals.first()).await.map_err(|error| match error {
+    tokio::spawn(systemd::report(server.clone(), bound, run.path, run.supervision.check_timeout));
+    let stop = async {
+        signals.stop(|| tracing::info!("SIGHUP changes nothing: settings are read at the start")).await;
+        systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
+    };
+    server.serve(listener).with_graceful_shutdown(stop).await.map_err(|error| match error {
         ServeError::AddressTaken { .. } => Failure::setup(error),
         // The node ended by itself.
         _ => Failure::refused(error),
@@ -202,16 +214,6 @@ impl Reach {
             () => Self::Others,
         }
     }
-}
-
-/// The same address as this machine reaches it.
-fn reachable(bound: SocketAddr) -> SocketAddr {
-    let ip = match bound.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, bound.port())
 }
 
 /// The site's sessions, where the flags name them.

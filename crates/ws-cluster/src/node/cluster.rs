@@ -117,6 +117,12 @@ impl Cluster {
         let _ = self.events.send(Event::Drain).await;
     }
 
+    /// Waits until the driver has handled all events so far. Returns false if it is gone.
+    pub(crate) async fn probe(&self) -> bool {
+        let (answer, answered) = oneshot::channel();
+        self.events.send(Event::Probe(answer)).await.is_ok() && answered.await.is_ok()
+    }
+
     /// Passes on what the cluster needs from this node, and leaves the pool.
     pub(crate) async fn shut_down(&self) {
         let (done, through) = oneshot::channel();
@@ -248,5 +254,54 @@ mod tests {
         hub.0.notified().await;
         let status = status.wait_for(|status| !status.ready).await.unwrap();
         assert_eq!(status.degraded, Some(Degraded::Stopped));
+    }
+
+    /// A sink that keeps the driver's thread when it gets a message, until it is released.
+    struct Blocking {
+        entered: Notify,
+        released: std::sync::Barrier,
+    }
+
+    impl DeliverySink for Blocking {
+        fn deliver(&self, delivery: Delivery) {
+            if delivery.content.is_some() {
+                self.entered.notify_one();
+                self.released.wait();
+            }
+        }
+        fn write(&self) {}
+        fn trimmed(&self, _: Seq) {}
+        fn cut(&self, _: Seq) {}
+        fn restarted(&self, _: Option<LogPosition>, _: bool) {}
+        fn tick(&self) {}
+        fn cut_off(&self) {}
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+    async fn a_driver_that_hangs_does_not_answer() {
+        let hub = Arc::new(Blocking { entered: Notify::new(), released: std::sync::Barrier::new(2) });
+        let settings = Settings {
+            node: NodeId::from_bytes([7; 16]),
+            cluster: "default".into(),
+            address: None,
+            keys: Vec::new(),
+            config: Config::default(),
+            pool: Arc::new(MemoryPool::default()),
+        };
+        let cluster = start(settings, hub.clone()).await.unwrap();
+        cluster.status().wait_for(|status| status.ready).await.unwrap();
+        assert!(cluster.probe().await);
+        let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
+        let acceptance = cluster.submit(message.encode(), None).await.unwrap();
+        hub.entered.notified().await;
+        let probe = tokio::spawn({
+            let cluster = cluster.clone();
+            async move { cluster.probe().await }
+        });
+        // Whatever else the runtime does, the probe waits for the driver.
+        assert!(timeout(std::time::Duration::from_millis(100), cluster.probe()).await.is_err());
+        hub.released.wait();
+        assert!(probe.await.unwrap());
+        acceptance.await.unwrap().unwrap();
     }
 }

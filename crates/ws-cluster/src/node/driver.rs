@@ -46,6 +46,8 @@ pub(super) enum Event {
     /// The answer to a query, with the cause if the query failed.
     Answer(Answer, Option<String>),
     Drain,
+    /// Answered when its turn comes: the driver goes on.
+    Probe(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
 
@@ -152,6 +154,8 @@ impl Driver {
                 self.core.handle_pool(now, answer);
             }
             Event::Drain => self.draining = true,
+            // Whoever asked may have given up.
+            Event::Probe(answer) => drop(answer.send(())),
             Event::ShutDown(done) if self.ended => {
                 let _ = done.send(());
             }

@@ -372,6 +372,17 @@ impl Server {
         self.0.cluster.status()
     }
 
+    /// Waits until the node's task has handled everything that came before this call. Returns false if the task is gone, or
+    /// does not answer within `limit`: the node hangs, and has to be started again. `GET /health` asks this as well.
+    pub async fn responds(&self, limit: Duration) -> bool {
+        tokio::time::timeout(limit, self.0.cluster.probe()).await.unwrap_or(false)
+    }
+
+    /// Returns how many clients are connected to this node, those whose handlers still run included.
+    pub fn connections(&self) -> usize {
+        self.hub().admission().open()
+    }
+
     /// Waits until this node cannot go on, and returns why: another node has its address
     /// ([`ServeError::AddressTaken`]), or its cluster's task panicked ([`ServeError::Stopped`]). From then on the node is
     /// not ready. [`serve`](Self::serve) ends with this error by itself; an application that mounts the server in its

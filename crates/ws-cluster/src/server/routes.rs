@@ -1,6 +1,6 @@
 //! Everything that a server answers at its own port, by path; and the same as an axum router.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
 use http::{Extensions, Method, Request, Response, StatusCode, header};
@@ -23,6 +23,9 @@ const REFRESH: &str = "/_refresh";
 const CLIENT: &str = "/ws-cluster.js";
 const HEALTH: &str = "/health";
 const READY: &str = "/ready";
+
+/// Time for the cluster's task to answer before `/health` says that it hangs.
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What documents allow.
 const READS: &str = "GET, HEAD, OPTIONS";
@@ -82,6 +85,9 @@ impl Server {
             CLIENT | HEALTH | READY if !reads => only_get(),
             // An hour, since it changes with the server's version only.
             CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
+            HEALTH if !self.responds(RESPONSE_TIMEOUT).await => {
+                answer(StatusCode::SERVICE_UNAVAILABLE, "hanging: the cluster's task does not answer")
+            }
             HEALTH => match trouble(&self.status()) {
                 None => answer(StatusCode::OK, "alive"),
                 Some(why) => answer(StatusCode::OK, &format!("alive, degraded: {why}")),

@@ -1,0 +1,96 @@
+//! A test connection: what a client goes through until its first answer, and the node's own word on its task.
+
+use std::{
+    io::{Error, ErrorKind},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
+
+/// Largest answer that is read.
+const ANSWER_SIZE: usize = 16 * 1024;
+/// The end of the head of an answer.
+const END: &[u8] = b"\r\n\r\n";
+/// A final text frame under a mask of zeros, which leaves the text as it is.
+const TEXT: [u8; 2] = [0x81, 0x80];
+const MASK: [u8; 4] = [0; 4];
+/// Every client is answered to this, guests included.
+const QUESTION: &[u8] = br#"{"action":"Client/authentication","details":[]}"#;
+/// A close frame with the code 1000.
+const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
+
+/// Connects as a client does and waits for the first answer, then asks for the node's health. A refusal with a reason is
+/// an answer: a node that is full or starts is alive.
+///
+/// # Errors
+/// Why it is taken for dead, in a few words.
+pub(crate) async fn test_connection(bound: SocketAddr, path: &str, limit: Duration) -> Result<(), String> {
+    let address = reachable(bound);
+    let test = async {
+        connect(address, path).await.map_err(|error| format!("a test connection failed: {error}"))?;
+        let answer = get(address, "/health").await.map_err(|error| format!("/health failed: {error}"))?;
+        match status(&answer) {
+            Some(200) => Ok(()),
+            _ => Err(answer.rsplit("\r\n").next().unwrap_or_default().trim().to_owned()),
+        }
+    };
+    timeout(limit, test).await.unwrap_or_else(|_| Err(format!("a test connection got no answer in {limit:?}")))
+}
+
+async fn connect(address: SocketAddr, path: &str) -> Result<(), Error> {
+    let mut stream = TcpStream::connect(address).await?;
+    let request = format!(
+        "GET {path} HTTP/1.1\r\nhost: {address}\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+         sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    );
+    stream.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    while !answer.windows(END.len()).any(|window| window == END) && answer.len() < ANSWER_SIZE {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+    }
+    if status(&String::from_utf8_lossy(&answer)) != Some(101) {
+        return Ok(());
+    }
+    let mut frame = TEXT.to_vec();
+    // Less than 126 bytes, which have their number in the frame's second byte.
+    frame[1] |= QUESTION.len() as u8;
+    frame.extend(MASK);
+    frame.extend(QUESTION);
+    stream.write_all(&frame).await?;
+    let is_answered = !answer.ends_with(END);
+    if !is_answered && stream.read_buf(&mut answer).await? == 0 {
+        return Err(ErrorKind::UnexpectedEof.into());
+    }
+    // It has answered: how the connection ends does not matter.
+    let _ = stream.write_all(&CLOSE).await;
+    Ok(())
+}
+
+async fn get(address: SocketAddr, path: &str) -> Result<String, Error> {
+    let mut stream = TcpStream::connect(address).await?;
+    stream.write_all(format!("GET {path} HTTP/1.0\r\nhost: {address}\r\n\r\n").as_bytes()).await?;
+    let mut answer = Vec::new();
+    stream.take(ANSWER_SIZE as u64).read_to_end(&mut answer).await?;
+    Ok(String::from_utf8_lossy(&answer).into_owned())
+}
+
+fn status(answer: &str) -> Option<u16> {
+    answer.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
+}
+
+/// The same address as this machine reaches it.
+pub(crate) fn reachable(bound: SocketAddr) -> SocketAddr {
+    let ip = match bound.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, bound.port())
+}

@@ -1,0 +1,101 @@
+//! The server as a child process.
+
+use std::{
+    env,
+    ffi::OsString,
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::{self, ChildStdout, Command},
+    sync::watch,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
+
+use super::tail::Tail;
+use crate::{say, systemd};
+
+/// Time for the last lines of a log to come through after the end of the process.
+const LAST_LINES: Duration = Duration::from_secs(1);
+
+pub(super) struct Child {
+    process: process::Child,
+    pub(super) started: Instant,
+    /// Where it listens, once it does.
+    pub(super) address: watch::Receiver<Option<SocketAddr>>,
+    log: JoinHandle<()>,
+}
+
+impl Child {
+    /// Starts `ws-server run` with the arguments of this process. To be called on the main thread: the system sends the
+    /// parent-death signal when the thread that started the child ends.
+    pub(super) fn start(tail: &Tail) -> io::Result<Self> {
+        let mut command = Command::new(program()?);
+        command.args(arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        for variable in systemd::VARIABLES {
+            command.env_remove(variable);
+        }
+        // Ctrl-c goes to all processes of a terminal's group, and a second signal would end the child at once.
+        let mut process = command.process_group(0).kill_on_drop(true).spawn()?;
+        let (output, log) = (process.stdout.take(), process.stderr.take());
+        let (output, log) = output.zip(log).ok_or(io::ErrorKind::BrokenPipe)?;
+        let (tell, address) = watch::channel(None);
+        tokio::spawn(pass_on(output, tell));
+        let log = tokio::spawn(tail.clone().follow(BufReader::new(log)));
+        Ok(Self { process, started: Instant::now(), address, log })
+    }
+
+    pub(super) fn id(&self) -> Option<u32> {
+        self.process.id()
+    }
+
+    /// Waits for its end and the end of its log.
+    pub(super) async fn wait(&mut self) -> io::Result<ExitStatus> {
+        let status = self.process.wait().await?;
+        if !self.log.is_finished() {
+            let _ = timeout(LAST_LINES, &mut self.log).await;
+        }
+        Ok(status)
+    }
+
+    /// Sends a signal. A process that is gone needs none.
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(id) = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
+            let _ = kill_process(id, signal);
+        }
+    }
+}
+
+/// Passes the child's output on, and learns from its first line where it listens.
+async fn pass_on(output: ChildStdout, address: watch::Sender<Option<SocketAddr>>) {
+    let mut lines = BufReader::new(output).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let url = line.strip_prefix("http://").and_then(|url| url.strip_suffix('/'));
+        if address.borrow().is_none() {
+            address.send_replace(url.and_then(|address| address.parse().ok()));
+        }
+        // A reader that is gone is none of the server's business.
+        let _ = say(&line);
+    }
+}
+
+/// This program. After an upgrade it is the new one in the same place.
+fn program() -> io::Result<PathBuf> {
+    let path = env::current_exe()?;
+    let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
+    Ok(replaced.unwrap_or(path))
+}
+
+fn arguments() -> Vec<OsString> {
+    let supervisor = format!("--supervised-by={}", std::process::id());
+    // The first is `supervise`.
+    let given = env::args_os().skip(2);
+    [OsString::from("run")].into_iter().chain(given).chain([supervisor.into()]).collect()
+}
