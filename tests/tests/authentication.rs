@@ -1,5 +1,5 @@
-//! Who a client is, over real sockets: closes and refreshes that come while its session is looked up, credentials on an open
-//! connection, rechecks, and what a client may cost its authenticator.
+//! The identity of a client, over real sockets: closes and refreshes that come during a look-up of its session,
+//! credentials on an open connection, rechecks, and what a client may cost its authenticator.
 
 use std::{
     collections::HashMap,
@@ -38,8 +38,8 @@ use ws_cluster::{
 
 const PUBLISH_KEY: &str = "a key to publish";
 
-/// A site's sessions, by the token in `x-session` or in the credentials. It reads at once and answers late: as soon as a
-/// test lets it.
+/// A site's sessions, by the token in `x-session` or in the credentials. It reads at once and answers as soon as a test
+/// allows it.
 #[derive(Clone)]
 struct Site(Arc<Sessions>);
 
@@ -73,7 +73,7 @@ impl Site {
         self.0.identities.lock().remove(token);
     }
 
-    /// Lets nothing be answered from now on.
+    /// Holds all answers from now on.
     fn hold(&self) {
         self.0.answers.forget_permits(ALL);
     }
@@ -82,7 +82,7 @@ impl Site {
         self.0.answers.add_permits(ALL);
     }
 
-    /// Waits until it was asked so often.
+    /// Waits until it was asked `count` times.
     async fn asked(&self, count: usize) {
         soon(self.0.asked.subscribe().wait_for(|asked| *asked >= count)).await.unwrap();
     }
@@ -120,7 +120,7 @@ impl Authenticator for Site {
     }
 }
 
-/// `echo` answers; `join` and `leave` do that; `set NAME VALUE` sets a property.
+/// A handler: `echo` answers, `join` and `leave` change groups, and `set NAME VALUE` sets a property.
 struct Act;
 
 #[async_trait]
@@ -183,7 +183,7 @@ impl App {
         while witness.json().await["action"] != "delivered" {}
     }
 
-    /// Posts JSON with the publish key: status and body.
+    /// Posts JSON with the publish key. Returns the status and the body.
     async fn post(&self, path: &str, body: Value) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let body = body.to_string();
@@ -200,7 +200,7 @@ impl App {
     }
 }
 
-/// The user that a client is told to be; `None` for a guest.
+/// Returns the user that a client is told to be; `None` for a guest.
 async fn user_of(client: &mut Client) -> Option<String> {
     client.send("Client/authentication", json!([])).await;
     loop {
@@ -216,7 +216,7 @@ async fn user_of(client: &mut Client) -> Option<String> {
     }
 }
 
-/// Groups, colour and session, as handlers see them.
+/// Returns groups, colour and session, as handlers see them.
 async fn state_of(client: &mut Client) -> Value {
     client.send("state", json!([])).await;
     loop {
@@ -253,7 +253,7 @@ async fn a_close_wins_against_a_look_up_at_the_upgrade() {
         app.site.remove("a");
         app.server.close(close).await.unwrap();
         app.site.0.answers.add_permits(1);
-        // It is asked again, and this answer counts.
+        // The session is looked up again, and this answer counts.
         app.site.asked(2).await;
         app.site.release();
         let mut client = connecting.await.unwrap();
@@ -292,7 +292,7 @@ async fn a_session_that_is_still_valid_after_its_close_is_let_in() {
     app.site.0.answers.add_permits(1);
     app.site.asked(2).await;
     app.site.release();
-    // The application has to end the session first; this one it did not.
+    // The application has to end the session first, and did not end this one.
     assert_eq!(user_of(&mut connecting.await.unwrap()).await.as_deref(), Some("ann"));
 }
 
@@ -394,7 +394,7 @@ async fn a_soft_close_lets_its_clients_come_back() {
         let mut client = app.connect(token).await;
         state_of(&mut client).await;
         assert_eq!(app.post("/_close", order).await.0, 204);
-        // No `Server/close` before it.
+        // There is no `Server/close` before the close.
         assert_eq!(client.closed().await.0, 4003);
         assert!(user_of(&mut app.connect(token).await).await.is_some());
     }
@@ -436,7 +436,7 @@ async fn a_refresh_replaces_what_the_site_said_and_keeps_what_handlers_changed()
         let fresh = Identity::user("ann").session("a").groups(["staff", "admins", "all"]).property("colour", "blue");
         app.site.set("a", fresh.property("size", 1));
         assert_eq!(app.post("/_refresh", order).await.0, 204);
-        // Once it was asked, the next message finds what it answered.
+        // Once the authenticator was asked, the handler of the next message finds the answer.
         app.site.asked(2).await;
         while state_of(&mut client).await[1] != "blue" {}
         assert_eq!(state_of(&mut client).await, json!([["admins", "room", "staff"], "blue", "a"]));
@@ -548,7 +548,7 @@ async fn an_answer_says_who_the_client_is_and_for_how_long() {
         assert!(details[1]["connection"].as_str().is_some_and(|id| id.contains('-')), "{details}");
         assert!(details[1]["expires_in"].as_u64().is_some_and(|left| (60..=99).contains(&left)), "{details}");
     }
-    // Nobody was asked for that.
+    // The authenticator was not asked about that.
     assert_eq!(app.site.count(), 1);
     let mut client = app.connect("c").await;
     client.send("Client/authentication", json!([])).await;
@@ -573,13 +573,13 @@ async fn fresh_credentials_of_the_same_user_renew_the_connection() {
     let answer = client.json().await;
     assert!(answer["details"][1]["expires_in"].as_u64().is_some_and(|left| left > 3_000), "{answer}");
     assert_eq!(state_of(&mut client).await, json!([["new", "room"], 1, "second"]));
-    // Another connection outlives its end, so this one would have been over.
+    // Another connection lives beyond the end of this one's session, so this one would be closed by then.
     let mut other = Client::connect(app.address, &[]).await;
     other.send("Client/authentication", json!(["first"])).await;
     other.json().await;
     assert_eq!(other.closed().await.0, 4003);
     assert_eq!(user_of(&mut client).await.as_deref(), Some("ann"));
-    // It is known by the session of its latest credentials.
+    // The connection is known by the session of its latest credentials.
     app.server.close_session("second").await.unwrap();
     dismissed(&mut client).await;
 }
@@ -606,7 +606,7 @@ async fn a_session_that_ends_without_a_close_lets_its_client_come_back() {
     app.site.set("a", Identity::user("ann").session("a").expires(over));
     let mut client = app.connect("a").await;
     assert_eq!(client.closed().await.0, 4003);
-    // The site rotated the session: the page comes back with the new cookie.
+    // The site rotated the session, and the page comes back with the new cookie.
     assert_eq!(user_of(&mut app.connect("b").await).await.as_deref(), Some("ann"));
 }
 
@@ -615,7 +615,7 @@ async fn a_session_that_ends_without_a_close_lets_its_client_come_back() {
 #[tokio::test]
 async fn repeated_authentication_costs_few_look_ups() {
     let mut config = Config::default();
-    // More than the test takes.
+    // Longer than the test takes.
     config.connection.authentication_interval = Duration::from_secs(600);
     let app = App::with(None, |builder| builder.config(config)).await;
     let mut guests = Vec::new();
@@ -633,7 +633,7 @@ async fn repeated_authentication_costs_few_look_ups() {
             let error = if attempt < 5 { json!([403, "Forbidden"]) } else { json!([429, "Too Many Requests"]) };
             guest.expect("Client/authentication:error", error).await;
         }
-        // It lives on.
+        // The connection stays open.
         state_of(guest).await;
     }
     assert_eq!(app.site.count() - upgrades, 60 * 5);
@@ -671,7 +671,7 @@ async fn look_ups_of_one_address_wait_their_turn() {
         client.send("Client/authentication", json!(["a"])).await;
     }
     app.site.asked(upgrades + 2).await;
-    // Published after all of them were sent: whoever gets it has its question put or waiting.
+    // Published after all of them were sent: once a client gets it, its question is being asked or waits.
     app.server.publish(message("delivered", (), Target::all())).await.unwrap();
     for client in &mut clients {
         client.expect("delivered", json!([])).await;
@@ -686,7 +686,7 @@ async fn look_ups_of_one_address_wait_their_turn() {
 
 // ---- what the application says
 
-/// Handlers of the server's own actions. They tell the test, and `Client/authentication` waits for its verdict.
+/// Handlers of the server's own actions. They report to the test, and `Client/authentication` waits for its verdict.
 #[derive(Clone)]
 struct Own {
     tell: mpsc::UnboundedSender<String>,
@@ -695,11 +695,11 @@ struct Own {
 
 enum Verdict {
     Welcome,
-    /// After this message to its user.
+    /// Accepts after this message to the user.
     Publish(&'static str),
     Refuse(u16),
     Panic,
-    /// After it was taken out of this group.
+    /// Accepts after the client was taken out of this group.
     Leave(&'static str),
 }
 
@@ -781,7 +781,7 @@ async fn a_handler_that_says_no_refuses_the_connection() {
         assert_eq!(client.closed().await.0, close);
         assert_eq!(told.next().await, "ann came");
     }
-    // Whoever was refused did not leave: the next that is heard of is another.
+    // A refused client did not leave, so the next report is about another client.
     told.say(Verdict::Welcome);
     let client = app.connect("c").await;
     assert_eq!(told.next().await, "bob came");
@@ -800,7 +800,7 @@ async fn a_client_is_told_that_it_is_authenticated_after_the_handler_agreed() {
             }
             client.send("Client/authentication", json!(["a"])).await;
             assert_eq!(told.next().await, "ann came");
-            // Nothing is said before the handler has spoken.
+            // The client gets no message before the handler has decided.
             app.server.deliver(message("sentinel", (), Target::all())).unwrap();
             assert_eq!(client.json().await["action"], "sentinel");
             let welcome = matches!(verdict, Verdict::Publish(_));
@@ -833,7 +833,7 @@ async fn the_handlers_messages_come_before_the_replay() {
     let mut client = Client::try_connect(app.address, "/WebSockets?resume=", &headers).await.unwrap();
     let mut place = Place::default();
     assert_eq!(client.moved(&mut place).await["details"], json!(["new"]));
-    // What the handler published before its client was here is for the client as well.
+    // The client also gets what the handler published before the client had joined.
     assert_eq!(client.moved(&mut place).await["action"], "hello");
     client.send("join", json!(["room"])).await;
     client.moved(&mut place).await;
@@ -846,12 +846,12 @@ async fn the_handlers_messages_come_before_the_replay() {
 
     let state = place.state.clone().unwrap();
     let path = format!("/WebSockets?resume={}&state={state}", place.at);
-    // It is refused, and gets nothing of what it missed.
+    // The client is refused, and gets no replay.
     told.say(Verdict::Refuse(403));
     let mut refused = Client::try_connect(app.address, &path, &headers).await.unwrap();
     refused.expect("Client/authentication:error", json!([403, "not today"])).await;
     assert_eq!(refused.closed().await.0, 4401);
-    // Or the handler takes the right away that it had.
+    // The handler takes away the client's right.
     told.say(Verdict::Leave("room"));
     let mut client = Client::try_connect(app.address, &path, &headers).await.unwrap();
     assert_eq!(client.moved(&mut place).await["details"][0], "recovered");
@@ -914,7 +914,7 @@ async fn a_disconnection_reports_how_the_connection_ended() {
     }
 }
 
-/// A node of two, on a listener of its own.
+/// Starts a node of two, on a listener of its own.
 async fn node(pool: &MemoryPool, own: Own) -> (Server, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -944,7 +944,7 @@ async fn publishes_of_handlers_during_a_shutdown_are_delivered() {
         let ((leaving, near), (_, far)) = (&nodes[leaving], &nodes[1 - leaving]);
         let mut witness = Client::connect(*far, &[]).await;
         let mut ann = Client::connect(*near, &[("x-session", "a")]).await;
-        // One that reads nothing and answers no close frame.
+        // A client that reads nothing and answers no close frame.
         let _deaf = Client::connect(*near, &[("x-session", "a")]).await;
         let shutdown = async {
             leaving.shutdown().await;
@@ -969,7 +969,7 @@ async fn a_handler_that_hangs_delays_a_shutdown_by_its_time_limit_only() {
     let set = |builder: ServerBuilder| builder.config(config).action("Client/authentication", own.clone());
     let app = App::with(None, set).await;
     let mut client = app.connect("a").await;
-    // It waits for a verdict that never comes.
+    // The client waits for a verdict that never comes.
     assert_eq!(told.next().await, "ann came");
     let mut status = app.server.subscribe_status();
     tokio::join!(soon(app.server.shutdown()), async {

@@ -1,5 +1,5 @@
-//! The program as people run it: what its commands print and exit with, and two nodes on one machine that lose each
-//! other.
+//! The program as people run it: the output and exit status of its commands, and two nodes on one machine that lose
+//! each other.
 
 use std::{os::unix::fs::PermissionsExt, path::Path, process::Output};
 
@@ -17,7 +17,7 @@ fn state() -> TempDir {
     tempfile::Builder::new().prefix("ws-server-").tempdir().expect("a temporary directory")
 }
 
-/// It must have ended with this status and one line that says this, after the one that says which pool is used.
+/// Asserts that the program ended with this status and a line with this text, after the line with the pool's URL.
 #[track_caller]
 fn assert_failed(output: &Output, status: i32, says: &str) {
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -29,7 +29,7 @@ fn assert_failed(output: &Output, status: i32, says: &str) {
     assert!(output.stdout.is_empty());
 }
 
-/// `pool` must have shown that there is no node.
+/// Asserts that `pool` shows no node.
 #[track_caller]
 fn assert_pool_is_empty(output: &Output) {
     let errors = String::from_utf8_lossy(&output.stderr);
@@ -38,14 +38,14 @@ fn assert_pool_is_empty(output: &Output) {
     assert!(String::from_utf8_lossy(&output.stdout).contains("No nodes"));
 }
 
-/// It must have succeeded; what it printed.
+/// Asserts that the program succeeded. Returns its output.
 #[track_caller]
 fn printed(output: Output) -> String {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The next state of the cluster that a page is told and that is as wanted; what else comes is passed over.
+/// Returns the next state of the cluster that a page gets and that matches. Other messages are skipped.
 async fn cluster(client: &mut Client, wanted: impl Fn(&Value) -> bool) -> Value {
     loop {
         let message = client.json().await;
@@ -55,7 +55,7 @@ async fn cluster(client: &mut Client, wanted: impl Fn(&Value) -> bool) -> Value 
     }
 }
 
-/// The next message that does not tell of the cluster must be this.
+/// Asserts that this is the next message that is not about the cluster.
 async fn expect(client: &mut Client, action: &str, details: Value) {
     loop {
         let message = client.json().await;
@@ -70,7 +70,8 @@ fn is_whole(state: &Value) -> bool {
     state["nodes"].as_array().is_some_and(|nodes| nodes.len() == 2) && !state["master"].is_null()
 }
 
-/// Two nodes that share the default pool of one user, and have found each other; the master first.
+/// Starts two nodes that share one user's default pool, and waits until they have found each other. The master comes
+/// first.
 async fn pair(state: &Path) -> (WsServer, WsServer) {
     let (first, second) = tokio::join!(WsServer::start(state, DEMO), WsServer::start(state, DEMO));
     let mut of_first = first.client(None).await;

@@ -1,4 +1,4 @@
-//! A lot at once: more than a client's queue may hold comes to whoever reads, and only who does not read is closed.
+//! Bursts: a client that reads gets more than its queue may hold, and only a client that does not read is closed.
 
 use std::{net::SocketAddr, sync::Arc};
 use tests::message;
@@ -13,7 +13,7 @@ use tests::{
 use tokio::{net::TcpListener, task::JoinSet};
 use ws_cluster::{ActionError, ActionHandler, Config, MemoryPool, Request, Server, Target};
 
-/// Answers with as many messages of as many bytes as it is asked for.
+/// A handler that answers with a given number of messages of a given size.
 struct Many;
 
 #[async_trait]
@@ -41,7 +41,7 @@ async fn server() -> (Server, SocketAddr) {
     (server, address)
 }
 
-/// The numbers of as many messages, which must come in their order.
+/// Returns the numbers of `count` messages, which must come in their order.
 async fn in_order(client: &mut Client, action: &str, count: usize) {
     for number in 0..count {
         let message = client.json().await;
@@ -135,11 +135,11 @@ async fn a_backlog_of_a_node_that_hung_reaches_reading_clients_on_every_node() {
         client.expect("where", json!([])).await;
         readers.spawn(async move { in_order(&mut client, "large", 30).await });
     }
-    // What is behind is delivered at once, here and there, when the follower has it.
+    // The next messages are delivered at once, on both nodes, when the follower has them.
     nodes.cut(master, follower);
     let publishing = publish(&nodes[master].server, 30, 100_000);
     let healing = async {
-        // A query that the master answers after it took the publishes.
+        // A query that the master answers after it has taken the publishes.
         tokio::task::yield_now().await;
         let mut client = nodes[master].user("bob").await;
         client.send("where", json!([])).await;

@@ -17,13 +17,13 @@ use ws_cluster::{
     client::{Event, Events},
 };
 
-/// Bytes that are under way between the two.
+/// Number of bytes that are under way between the two.
 const ROOM: usize = 16 * 1024;
 
-/// How long a token is good for.
+/// Time for which a token is valid.
 const GOOD_FOR: Duration = Duration::from_secs(600);
 
-/// Takes the name of a user as a token.
+/// An authenticator that takes the name of a user as a token.
 struct Tokens;
 
 #[async_trait]
@@ -42,7 +42,7 @@ impl Authenticator for Tokens {
     }
 }
 
-/// A client whose token is for `ann`, and from the second on for this user.
+/// Returns a client whose first token is for `ann`, and whose further tokens are for `second`.
 async fn client(second: &'static str) -> (Client, Events) {
     let server = Server::builder(MemoryPool::default()).authenticator(Tokens).start().await.unwrap();
     server.wait_ready().await;
@@ -64,7 +64,7 @@ async fn client(second: &'static str) -> (Client, Events) {
         .unwrap()
 }
 
-/// The next answer to `Client/authentication`. Nothing is closed before it.
+/// Returns the next answer to `Client/authentication`. The connection is not closed before it.
 async fn answer(events: &mut Events) -> Value {
     loop {
         match events.next().await.expect("an event") {
@@ -145,7 +145,7 @@ async fn it_speaks_with_a_server_over_the_network() {
         }
     };
     assert_eq!(hello.parse::<(String,)>().unwrap().0, "world");
-    // Whoever is closed by name stays away.
+    // A client that is closed by its user's name stays away.
     server.close_user("ann").await.unwrap();
     loop {
         if let Event::Closed { code, retry_in, .. } = events.next().await.unwrap() {

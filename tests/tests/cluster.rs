@@ -1,5 +1,5 @@
-//! Several servers as one: targets and order across nodes, publishers from outside, hand-over, partitions, and who is
-//! kept out. All in this process; what ends a process is in `processes.rs`.
+//! Several servers as one: targets and order across nodes, publishers from outside, hand-over, partitions, and refused
+//! nodes. Everything runs in this process; `processes.rs` tests the end of processes.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tests::message;
@@ -21,16 +21,16 @@ use ws_cluster::{
     pool::{Announcement, Lease},
 };
 
-/// These tests run one at a time: heartbeats starve where many clusters share few cores.
+/// Lets these tests run one at a time: heartbeats starve if many clusters share few cores.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
 }
 
-/// Action and details of the messages that came to a client, in their order.
+/// Action and details of the messages that a client got, in their order.
 type Seen = Vec<(String, Value)>;
 
-/// Reads everything up to the message `end` or the close, whose code is `None` where `end` came.
+/// Reads everything up to the message `end` or the close. The code is `None` if `end` came.
 async fn history(client: &mut Client) -> (Seen, Option<u16>) {
     let mut came = Vec::new();
     loop {
@@ -49,12 +49,12 @@ async fn history(client: &mut Client) -> (Seen, Option<u16>) {
     }
 }
 
-/// The same, while the test does other things.
+/// Reads like [`history`], while the test does other things.
 fn read(mut client: Client) -> JoinHandle<(Seen, Option<u16>)> {
     tokio::spawn(async move { history(&mut client).await })
 }
 
-/// Reads up to the message `end`; what came before it, as action and details.
+/// Reads up to the message `end`. Returns the messages before it, as action and details.
 async fn until_end(client: &mut Client) -> Seen {
     let (came, closed) = history(client).await;
     assert_eq!(closed, None);
@@ -65,12 +65,12 @@ async fn end(node: &Node) {
     node.server.publish(message("end", (), Target::all())).await.expect("accepted");
 }
 
-/// The lease of the cluster `default`.
+/// Returns the lease of the cluster `default`.
 async fn lease(pool: &dyn Pool) -> Lease {
     pool.read("default").await.expect("a pool that answers").lease.expect("a lease")
 }
 
-/// What a client's upgrade request has beside the usual.
+/// The additional headers of a client's upgrade request.
 type Headers<'a> = &'a [(&'a str, &'a str)];
 
 #[tokio::test]
@@ -147,7 +147,7 @@ async fn targets_reach_whom_they_mean_on_every_node() {
     }
 }
 
-/// Publishes `count` numbered messages from each node at the same time, and gives back what each client saw.
+/// Publishes `count` numbered messages from each node at the same time. Returns what each client saw.
 async fn publish_everywhere(nodes: &Nodes, clients: &mut [Client], count: usize) -> Vec<Seen> {
     let publishing = (0..3).map(|node| async move {
         for number in 0..count {
@@ -184,7 +184,7 @@ async fn all_clients_see_one_order_from_every_publisher() {
     }
     let seen = publish_everywhere(&nodes, &mut clients, 200).await;
     assert_one_order(&seen, 200);
-    // A slow network changes nothing about it.
+    // A slow network does not change the order.
     nodes[nodes.master()].proxy.delay(Duration::from_millis(5));
     nodes[nodes.followers()[1]].proxy.delay(Duration::from_millis(20));
     let seen = publish_everywhere(&nodes, &mut clients, 20).await;
@@ -250,7 +250,7 @@ async fn closes_reach_connections_on_every_node_from_any_node() {
 async fn a_publisher_goes_on_through_another_node_when_its_own_leaves() {
     let _alone = alone().await;
     let mut nodes = Nodes::start(1).await;
-    // There is but one node to connect to yet.
+    // There is only one node to connect to yet.
     let publisher = Publisher::connect(nodes.pool(), KEY).await.unwrap();
     nodes.add().await;
     nodes.add().await;
@@ -291,7 +291,7 @@ async fn a_publisher_leaves_a_node_that_does_not_answer() {
     nodes.add().await;
     nodes.settled().await;
     let mut client = nodes[1].guest().await;
-    // Off the network, with every connection open.
+    // The node is off the network, with every connection open.
     nodes[0].proxy.stall();
     (1..3).for_each(|other| nodes.cut(0, other));
     nodes.cut_from_pool(0);
@@ -365,7 +365,7 @@ async fn a_node_that_leaves_loses_nothing_and_sends_its_clients_elsewhere() {
                 })
             })
             .collect();
-        // Messages flow.
+        // Messages are under way.
         let first = leaver.json().await;
         let leaver = read(leaver);
         nodes[leaving].stop().await.unwrap();
@@ -387,7 +387,7 @@ async fn a_node_that_leaves_loses_nothing_and_sends_its_clients_elsewhere() {
             let numbers: Vec<_> = numbers.map(|(_, details)| details[0].as_i64().unwrap()).collect();
             assert_eq!(numbers, (0..count.unwrap()).collect::<Vec<_>>(), "{publisher}");
         }
-        // Another comes in its place.
+        // Another node takes its place.
         nodes.add().await;
         nodes.settled().await;
     }
@@ -426,7 +426,7 @@ async fn a_master_off_the_network_is_replaced_before_its_lease_ends() {
     for (node, client) in clients.iter_mut().enumerate() {
         let mut seen = actions(until_end(client).await);
         if node == master {
-            // Without the pool it took itself for the last one, and delivered: nothing comes to its clients twice.
+            // Without the pool the node took itself for the last one, and delivered. Its clients get no message twice.
             seen.sort();
             assert_eq!(seen, ["after", "before", "meanwhile"]);
         } else {
@@ -485,7 +485,7 @@ async fn a_follower_that_alone_lost_the_master_takes_no_lease_and_catches_up() {
         nodes[cut].until(|status| status.master.is_none()).await;
         let waiting = tokio::spawn(async move { server.publish(message("waited", (), Target::all())).await });
         nodes[other].server.publish(message("at the others", (), Target::all())).await.unwrap();
-        // For longer than a lease, told by the beats that are a fifth of a second apart.
+        // For longer than a lease, measured by beats, which are a fifth of a second apart.
         let begin = lease(&*nodes.pool()).await.beat;
         soon(async {
             while lease(&*nodes.pool()).await.beat < begin + 20 {
@@ -548,7 +548,7 @@ async fn a_node_of_another_cluster_is_refused() {
         Publisher::builder(pool.clone()).cluster("other").key(KEY).connect().await,
         Err(ConnectError::NoServer)
     ));
-    // A row that leads astray, as after a port was given to somebody else.
+    // A row that points to the wrong process, as after its port was given to another one.
     let node = NodeId::from_bytes([7; 16]);
     let address = format!("ws://{}", nodes[0].proxy.address());
     pool.announce("other", &Announcement { node, address, joined: None }).await.unwrap();

@@ -1,5 +1,5 @@
 //! `ws-server` as scripts, units and containers call it: values in the environment, details from files, keys with a
-//! newline at the end, and pools that are not there.
+//! newline at the end, and missing pools.
 
 use std::{
     fs,
@@ -220,7 +220,7 @@ async fn commands_create_nothing() {
             assert!(told.contains("does not exist"), "{told}");
         }
     }
-    // An empty file stays one.
+    // An empty file stays empty.
     let empty = state.path().join("empty.sqlite");
     fs::write(&empty, "").unwrap();
     let pool = format!("sqlite:{}", empty.display());
@@ -255,7 +255,7 @@ async fn a_node_says_first_which_pool_it_uses() {
     let log = node.log();
     let first = log.lines().next().unwrap_or_default();
     assert!(first.contains(&default) && first.contains("no pool was given") && !first.contains(" WARN "), "{first}");
-    // It was meant for others, and lacks its environment.
+    // The variable was meant for other programs, and is missing here.
     let node = start_with(state.path(), &["--no-guests"], &[]).await;
     let log = node.log();
     let first = log.lines().next().unwrap_or_default();
@@ -295,7 +295,7 @@ async fn checks_tell_which_node_does_not_answer() {
     );
     assert!(errors(&check(&["--address", &second]).await, 1).contains(&second));
     assert_eq!(errors(&check(&["--address", &first]).await, 0), "");
-    // One that answers is enough for this, but the other is named.
+    // One node that answers is enough, but the other one is named.
     let told = errors(&check(&[]).await, 0);
     assert!(told.starts_with("warning: ") && told.contains(&second), "{told}");
     two.cont();

@@ -1,5 +1,5 @@
-//! What RFC 6455 says of frames, messages and closing: a table of cases, bytes in and frames out, that an echo is held
-//! to over a TCP socket, and over a stream that is none, as TLS and other frameworks give.
+//! The rules of RFC 6455 on frames, messages and closing: a table of cases with bytes in and frames out. An echo server
+//! is tested over a TCP socket, and over another kind of stream, as with TLS and other frameworks.
 
 use std::{convert::Infallible, fmt, future::pending, net::SocketAddr, time::Duration};
 use tests::message;
@@ -16,22 +16,22 @@ use tokio::{
 };
 use ws_cluster::{Config, MemoryPool, Server, Target};
 
-/// Largest message of a client.
+/// Maximum size of a client's message.
 const LIMIT: usize = 1024 * 1024;
 
-/// What the stream that is no socket holds in either direction: little, so that most writes are short.
+/// Capacity of the stream that is no socket, in either direction. It is small, so that most writes are short.
 const PIPE: usize = 4 * 1024;
 
-/// Longest time that a case takes. Only one that fails takes as long.
+/// Maximum time for a case. Only a failing case takes so long.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// First bytes of frames: whole messages and control frames,
+/// First bytes of frames: whole messages and control frames.
 const TEXT: u8 = 0x81;
 const BINARY: u8 = 0x82;
 const CLOSE: u8 = 0x88;
 const PING: u8 = 0x89;
 const PONG: u8 = 0x8a;
-/// and fragments.
+/// First bytes of frames: fragments.
 const FIRST_TEXT: u8 = 0x01;
 const FIRST_BINARY: u8 = 0x02;
 const NEXT: u8 = 0x00;
@@ -39,14 +39,14 @@ const LAST: u8 = 0x80;
 
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
-/// A frame as a client sends it.
+/// Returns a frame as a client sends it.
 fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
     let mut frame = header(first, payload.len() as u64);
     frame.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
     frame
 }
 
-/// Its beginning.
+/// Returns the header of a frame.
 fn header(first: u8, size: u64) -> Vec<u8> {
     let mut header = match size {
         0..126 => vec![first, 0x80 | size as u8],
@@ -57,12 +57,12 @@ fn header(first: u8, size: u64) -> Vec<u8> {
     header
 }
 
-/// The payload of a close frame.
+/// Returns the payload of a close frame.
 fn reason(code: u16, text: &[u8]) -> Vec<u8> {
     [&code.to_be_bytes(), text].concat()
 }
 
-/// A text that no cut leaves the same: its characters have several bytes, and no two stretches are alike.
+/// Returns a text that changes at any cut: its characters have several bytes, and no two parts are equal.
 fn text(size: usize) -> Vec<u8> {
     let numbers = (0..).flat_map(|number: u32| format!("{number}€").into_bytes());
     let mut text: Vec<u8> = numbers.take(size).collect();
@@ -94,7 +94,7 @@ fn answer(first: u8, payload: impl Into<Vec<u8>>) -> Answer {
     Answer { first, payload: payload.into() }
 }
 
-/// Takes apart what the server sent.
+/// Parses the bytes that the server sent.
 fn answers(mut bytes: &[u8]) -> Result<Vec<Answer>, String> {
     let mut answers = Vec::new();
     while let [first, size, rest @ ..] = bytes {
@@ -120,12 +120,12 @@ fn answers(mut bytes: &[u8]) -> Result<Vec<Answer>, String> {
     }
 }
 
-/// How a case ends.
+/// The end of a case.
 #[derive(Clone, Copy)]
 enum End {
-    /// By a close frame of the client's after all else, which is answered: all went well until then.
+    /// The client closes after everything else, and the close is answered, so everything before it was correct.
     Normal,
-    /// As the case says; then nothing more comes.
+    /// The connection ends as the case says, and nothing more comes.
     Over,
     /// The server closes with this code.
     Failed(u16),
@@ -133,16 +133,16 @@ enum End {
 
 struct Case {
     name: String,
-    /// What the client sends.
+    /// The bytes that the client sends.
     sent: Vec<u8>,
-    /// What comes back, but for the close frame where the end says it.
+    /// The frames that come back, except for a close frame that the end determines.
     expected: Vec<Answer>,
     end: End,
-    /// The client reads only once it has sent everything.
+    /// True if the client reads only once it has sent everything.
     late: bool,
-    /// What it sends comes along with the upgrade request.
+    /// True if the bytes come together with the upgrade request.
     early: bool,
-    /// It shuts its writing side down after that.
+    /// True if the client then shuts its writing side down.
     half_closed: bool,
 }
 
@@ -172,7 +172,7 @@ impl Case {
         Self { half_closed: true, ..self }
     }
 
-    /// Sends what the case says in pieces of this size, and compares what comes.
+    /// Sends the bytes of the case in pieces of this size, and compares the answers.
     async fn play(&self, stream: Box<dyn Stream>, piece: usize) -> Result<(), String> {
         let mut sent = self.sent.clone();
         if let End::Normal = self.end {
@@ -185,9 +185,9 @@ impl Case {
             upgrade(&mut reading, &mut writing, early).await?;
             let write = async {
                 for piece in sent.chunks(piece) {
-                    // Where the server has closed before it took everything, that is for the case to say.
+                    // The case decides whether the server may close before it has taken everything.
                     let _ = writing.write_all(piece).await;
-                    // The server reads what came until now.
+                    // The server reads what has come until now.
                     yield_now().await;
                 }
                 if self.half_closed {
@@ -222,7 +222,7 @@ impl Case {
     }
 }
 
-/// A close frame with this code and a reason that clients can read.
+/// Returns true for a close frame with this code and a reason that is UTF-8.
 fn is_close(answer: &Answer, code: u16) -> bool {
     match &answer.payload[..] {
         [a, b, reason @ ..] => {
@@ -239,7 +239,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
 
-/// Opens a connection, with the example of the RFC, and sends the first bytes right after.
+/// Opens a connection with the example of the RFC, and sends the first bytes right after it.
 async fn upgrade(
     reading: &mut (impl AsyncRead + Unpin),
     writing: &mut (impl AsyncWrite + Unpin),
@@ -283,14 +283,14 @@ impl Echo {
         Self { server, address }
     }
 
-    /// A socket of `Server::serve`, which whoever delivers writes to.
+    /// Returns a socket of `Server::serve`, to which the fan-out writes as well.
     async fn socket(&self) -> Box<dyn Stream> {
         let stream = TcpStream::connect(self.address).await.unwrap();
         stream.set_nodelay(true).unwrap();
         Box::new(stream)
     }
 
-    /// A stream under an app's own HTTP server, which the connection's task alone writes to.
+    /// Returns a stream under an application's own HTTP server, to which only the connection's task writes.
     async fn pipe(&self) -> Box<dyn Stream> {
         let (client, stream) = duplex(PIPE);
         let server = self.server.clone();
@@ -303,15 +303,15 @@ impl Echo {
     }
 }
 
-/// Plays each case over both, at once and in pieces.
+/// Plays each case over both streams, at once and in pieces.
 ///
 /// # Panics
-/// A case fails; with all that do.
+/// Panics with all failing cases if there are any.
 async fn hold(cases: impl IntoIterator<Item = Case>) {
     let echo = Echo::start().await;
     let mut failures = Vec::new();
     for case in cases {
-        // The small ones byte by byte; the others in pieces that no boundary in the table is a multiple of.
+        // Small cases go byte by byte. Large ones go in pieces that share no multiple with a boundary in the table.
         let small = if case.sent.len() <= 1024 { 1 } else { 997 };
         for piece in [usize::MAX, small] {
             for over in ["a socket", "a pipe"] {
@@ -394,7 +394,7 @@ async fn pings_are_answered() {
     .await;
 }
 
-/// A message in pieces of this size.
+/// Returns a message in fragments of this size.
 fn fragments(first: u8, payload: &[u8], size: usize) -> Vec<u8> {
     let count = payload.len().div_ceil(size);
     let frames = payload.chunks(size).enumerate().map(|(index, part)| {
@@ -659,7 +659,7 @@ async fn a_client_that_sends_no_more_still_reads() {
     hold(ends.map(Case::half_closed).into_iter().chain([much])).await;
 }
 
-/// Publishes, which are written from elsewhere, while echoes wait.
+/// Publishes, which another task writes, while echoes wait.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn published_messages_come_between_frames() {
     const COUNT: usize = 200;

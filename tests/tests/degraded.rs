@@ -1,4 +1,4 @@
-//! What a node says of itself, and does with its clients, while something is wrong around it.
+//! A degraded node: what it reports, and what it does with its clients, while something is wrong around it.
 
 use std::{sync::Arc, time::Duration};
 use tests::message;
@@ -14,7 +14,7 @@ use tests::{
 use tokio::net::TcpListener;
 use ws_cluster::{Degraded, MemoryPool, MySqlPool, Publisher, ServeError, Server, Target};
 
-/// The answer of `/ready`.
+/// Returns the answer of `/ready`.
 async fn ready(node: &Node) -> (u16, String) {
     let http = Http::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
     let url = format!("http://{}/ready", node.address).parse().unwrap();
@@ -24,7 +24,7 @@ async fn ready(node: &Node) -> (u16, String) {
     (status, String::from_utf8_lossy(&text).trim_end().to_owned())
 }
 
-/// A node that is degraded for this reason takes clients, relays, and says so.
+/// Asserts that a node that is degraded for this reason takes clients, relays, and reports the reason.
 async fn is_degraded(node: &Node, why: Degraded) {
     node.until(|status| status.degraded == Some(why)).await;
     let (status, text) = ready(node).await;
@@ -87,7 +87,7 @@ async fn an_isolated_master_accepts_nothing_and_what_it_took_is_delivered_when_i
     is_degraded(&nodes[master], Degraded::Isolated).await;
     let stranded = nodes[master].server.clone();
     let stranded = tokio::spawn(async move { stranded.publish(message("said", "stranded", Target::all())).await });
-    // The others have a master of their own.
+    // The other nodes have a master of their own.
     nodes[followers[0]].until(|status| status.master.is_some_and(|one| one != nodes[master].server.node_id())).await;
     nodes[followers[0]].server.publish(message("said", "without it", Target::all())).await.expect("accepted");
     said(&mut client, "without it").await;
@@ -125,7 +125,7 @@ async fn a_database_that_becomes_read_only_is_reported_with_its_error() {
     let mut admin = database.connect().await;
     database.database().await;
     let name = "test_0";
-    // An account with all rights writes to a read-only database all the same.
+    // An account with all privileges can still write to a read-only database.
     for statement in [
         "CREATE USER site@'%' IDENTIFIED BY 'site'".to_owned(),
         format!("GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON {name}.* TO site@'%'"),
@@ -143,7 +143,7 @@ async fn a_database_that_becomes_read_only_is_reported_with_its_error() {
         nodes[node].server.publish(message("said", "all the same", Target::all())).await.expect("two nodes hold it");
         said(&mut client, "all the same").await;
     }
-    // Other processes still find the nodes, however old their rows have become.
+    // Other processes still find the nodes, whatever the age of their rows.
     let pool = MySqlPool::connect(&database.url("site", "site", name)).await.expect("a URL");
     let publisher = Publisher::connect(pool, KEY).await.expect("a server that answers");
     publisher.publish(message("said", "from outside", Target::all())).await.expect("accepted");
@@ -159,7 +159,7 @@ async fn a_database_that_becomes_read_only_is_reported_with_its_error() {
 async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
     let nodes = Nodes::start(1).await;
     let address = format!("ws://{}", nodes[0].proxy.address());
-    // Mounted in an application, so that nothing awaits the end of `serve`.
+    // Mounted in an application, so that the test does not wait for the end of `serve`.
     let second = Server::builder(nodes.pool()).address(address).key(KEY).config(config()).start().await.unwrap();
     let error = soon(second.failed()).await;
     assert!(matches!(error, ServeError::AddressTaken { .. }), "{error}");
@@ -169,7 +169,7 @@ async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
     assert!(!status.expect("the server lives").ready);
     let request = http::Request::get("/ready").body(Empty::<bytes::Bytes>::new()).unwrap();
     assert_eq!(second.handle(request).await.status().as_u16(), 503);
-    // The node that was there first goes on, and says that somebody announces itself at its address.
+    // The node that was there first continues, and reports that another node announces itself at its address.
     nodes[0].until(|status| status.ready && status.degraded.is_some_and(|why| why == Degraded::AddressConflict)).await;
     second.shutdown().await;
 }
@@ -207,7 +207,7 @@ async fn a_database_that_fails_for_a_new_reason_is_reported_with_that_reason() {
     node.ready().await;
     database.kill().await;
     node.logged("Connection refused").await;
-    // Something answers in its place that is no database.
+    // A process that is no database answers in its place.
     let listener = TcpListener::bind(("127.0.0.1", database.port())).await.expect("the port is free");
     let impostor = tokio::spawn(async move {
         loop {

@@ -1,4 +1,4 @@
-//! Every example as its reader starts it: a process of its own, which shows what its first lines promise.
+//! Every example as its reader starts it: a process of its own, which does what its first lines promise.
 
 use std::{
     io::{BufRead, BufReader},
@@ -25,12 +25,12 @@ use tokio_tungstenite::tungstenite::Message;
 
 fn command(name: &str, temporary: &Path) -> Command {
     let mut command = Command::new(program(name));
-    // Where `chat` and `publish` have their pool.
+    // The directory of the pool of `chat` and `publish`.
     command.env("TMPDIR", temporary);
     command
 }
 
-/// A running example. Dropped, it is killed.
+/// A running example. It is killed when dropped.
 struct Example {
     process: Child,
     address: SocketAddr,
@@ -48,7 +48,7 @@ impl Example {
         soon(starting).await.unwrap()
     }
 
-    /// A client with this cookie, as soon as the example takes clients.
+    /// Connects a client with this cookie, as soon as the example takes clients.
     async fn client(&self, cookie: &str) -> Client {
         let connecting = async {
             loop {
@@ -61,7 +61,7 @@ impl Example {
         soon(connecting).await
     }
 
-    /// One request over HTTP: the whole response.
+    /// Sends one HTTP request. Returns the whole response.
     async fn http(&self, request: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let size = body.len();
@@ -76,7 +76,7 @@ impl Example {
 
 impl Drop for Example {
     fn drop(&mut self) {
-        // It may have ended by itself, and a test that fails for that says so.
+        // The example may have ended by itself. A test that fails for that reason reports it.
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
@@ -128,7 +128,7 @@ async fn chat_goes_to_the_others_in_a_room_on_every_node_and_publish_joins_in() 
     ann.send("say", json!(["lobby", "Good morning"])).await;
     bob.expect("said", json!(["lobby", "ann", "Good morning"])).await;
     cid.expect("said", json!(["lobby", "ann", "Good morning"])).await;
-    // Not to the sender: what she gets next is another's.
+    // The sender does not get it, so her next message is another one.
     cid.send("say", json!(["lobby", "Morning"])).await;
     ann.expect("said", json!(["lobby", "cid", "Morning"])).await;
     bob.expect("said", json!(["lobby", "cid", "Morning"])).await;
@@ -192,7 +192,7 @@ async fn sessions_are_those_of_the_site() {
         command.env("DATABASE_URL", url);
         command
     };
-    // Before its tables are there.
+    // Before its tables exist.
     let output = run(sessions(&url)).await;
     assert!(!output.status.success());
     assert!(String::from_utf8(output.stderr).unwrap().contains("sessions' doesn't exist"));
@@ -215,7 +215,7 @@ async fn sessions_are_those_of_the_site() {
     }
 }
 
-/// The statements that the example tells its reader to run.
+/// Returns the statements that the example tells its reader to run.
 fn tables() -> String {
     let lines = include_str!("../../examples/src/bin/sessions.rs").lines().map_while(|line| line.strip_prefix("//!"));
     lines.skip_while(|line| *line != " ```sql").skip(1).take_while(|line| *line != " ```").collect()

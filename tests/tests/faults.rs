@@ -1,6 +1,5 @@
-//! Two minutes of faults from a seed on a real cluster. Its own file, so that it runs alone: heartbeats starve where
-//! many processes share few cores. `WS_CLUSTER_SEED` repeats what was done; `cargo run -p tests --bin faults` goes on
-//! for longer.
+//! Two minutes of faults from a seed on a real cluster. A file of its own, so that it runs alone: heartbeats starve if
+//! many processes share few cores. `WS_CLUSTER_SEED` repeats the faults; `cargo run -p tests --bin faults` runs longer.
 
 use std::time::Duration;
 
@@ -10,7 +9,7 @@ use tests::{
 };
 use tokio::sync::{Mutex, MutexGuard};
 
-/// These run one at a time: heartbeats starve where many processes share few cores.
+/// Lets these tests run one at a time: heartbeats starve if many processes share few cores.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
@@ -40,7 +39,7 @@ async fn a_restart_of_all_nodes_one_after_the_other_loses_no_message_and_resets_
     let outcome = restart_all(options(120)).await;
     assert_good(&outcome);
     let report = &outcome.report;
-    // Publishers that try again as documented see no error, and clients go on where they were.
+    // Publishers that try again as documented see no error, and clients resume without a loss.
     assert_eq!((report.accepted, &report.refused), (report.published, &Default::default()));
     assert_eq!((report.again, &report.resets), (0, &Default::default()));
     assert!(report.recovered >= report.clients, "all were on a node that was restarted");

@@ -1,5 +1,5 @@
-//! RawDetails reach their clients as the bytes that came in, from every entrance; and no message that is malformed in its
-//! details ends a connection.
+//! Details reach clients as the bytes that came in, on every way into the server, and a message with malformed details
+//! does not end a connection.
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -12,7 +12,7 @@ use tests::{
 };
 use ws_cluster::{ActionError, ActionHandler, Dialect, MemoryPool, Publisher, RawDetails, Request, Server, Target};
 
-/// RawDetails that a program which reads them and writes them anew would change.
+/// Details that a program would change if it parsed and encoded them.
 const DELICATE: [&str; 9] = [
     "[117.63331139400017]",
     "[18446744073709551616,-9223372036854775809,9007199254740993]",
@@ -25,7 +25,7 @@ const DELICATE: [&str; 9] = [
     "[]",
 ];
 
-/// Sends back what it is sent.
+/// A handler that sends back its details.
 struct Echo;
 
 #[async_trait]
@@ -51,7 +51,7 @@ async fn echo() -> Solo {
     Solo::start(Server::builder(MemoryPool::default()).fallback(Echo).publish_key("key")).await
 }
 
-/// The next message must have these details.
+/// Asserts that the next message has these details.
 async fn expect(client: &mut Client, action: &str, details: &str) {
     let expected = format!(r#"{{"action":"{action}","details":{details}}}"#);
     assert_eq!(client.text_in().await, expected);

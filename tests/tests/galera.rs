@@ -1,4 +1,4 @@
-//! Three `ws-server` processes, each on its own server of a Galera cluster, with messages flowing, while servers are
+//! Three `ws-server` processes, each on its own server of a Galera cluster, with messages under way, while servers are
 //! killed. An optional run: `WS_CLUSTER_GALERA=1 cargo test --workspace --test galera`.
 
 use std::{process::Output, time::Instant};
@@ -13,12 +13,12 @@ use tokio::{
     time::interval,
 };
 
-/// Messages that take each publisher longer than the 5 s after which Galera gives up a dead server.
+/// Number of messages for which each publisher takes longer than the 5 s after which Galera drops a dead server.
 const PAST_THE_SUSPICION: usize = 700;
-/// What a server without a quorum answers, in the words of a node.
+/// The answer of a server without a quorum, as a node reports it.
 const NO_QUORUM: &str = "not part of the primary component of its Galera cluster (ERROR 1047";
 
-/// These tests run one at a time: Galera suspects servers that starve.
+/// Lets these tests run one at a time: Galera suspects servers that starve.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
@@ -39,7 +39,7 @@ async fn answers(world: &World, node: usize, status: u16, part: &str) {
     in_time(&format!("{status} {part:?} of node {node}"), looking).await;
 }
 
-/// Waits until all nodes are well.
+/// Waits until all nodes are ready.
 async fn are_ready(world: &World) {
     for node in world.running() {
         answers(world, node, 200, "ready").await;
@@ -58,7 +58,7 @@ async fn warns(world: &World, node: usize, parts: &[&str]) {
     in_time(&format!("a warning of node {node} with {parts:?}"), looking).await;
 }
 
-/// The exit status of a `ws-server` that ends by itself, and what it printed.
+/// Returns the exit status of a `ws-server` that ends by itself, and its output.
 async fn ws_server(arguments: &[&str]) -> (i32, String) {
     let state = tempfile::tempdir().expect("a temporary directory");
     let Output { status, stdout, stderr } = WsServer::run(state.path(), arguments).await;
@@ -92,7 +92,7 @@ async fn the_loss_of_a_galera_server_costs_no_message_and_its_node_reports_it_un
             answers(&world, *node, 200, "ready").await;
         }
         let well = killed.elapsed();
-        // The pool shows an old row of a node that relays all the same.
+        // The pool shows an old row of a node that still relays.
         let place = ["--pool", &*urls[others[0]], "--key", KEY];
         let (status, text) = ws_server(&["pool", place[0], place[1]]).await;
         assert!(status == 0 && text.contains("`ws-server check --all` asks the nodes"), "{status}: {text}");

@@ -1,4 +1,4 @@
-//! Async functions as handlers: what they take, what they return, and the layers around them.
+//! Async functions as handlers: their arguments, their return values, and the layers around them.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -11,7 +11,7 @@ use ws_cluster::{
     Next, RawDetails, Request, Server, ServerBuilder, Session, SessionCookie, StartError, State, Target, User,
 };
 
-/// A server whose clients say their names in a cookie.
+/// Returns a server whose clients have their names in a cookie.
 fn builder() -> ServerBuilder {
     Server::builder(MemoryPool::default()).authenticator(SessionCookie::new("user", async |name| {
         Ok(Some(Identity::user(name.clone()).session(format!("of {name}"))))

@@ -1,4 +1,4 @@
-//! How a request becomes a WebSocket, whose pages may send it, and what else is answered: by a server of its own, and
+//! The upgrade of a request to a WebSocket, the pages that may send it, and other answers: by a server of its own, and
 //! nested in an application under a prefix.
 
 use std::{net::SocketAddr, sync::Arc};
@@ -23,7 +23,7 @@ const UPGRADE: &str = "connection: Upgrade\r\nupgrade: websocket\r\n";
 const VERSION: &str = "sec-websocket-version: 13\r\n";
 const WEBSOCKET_KEY: &str = "sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/// A user is who brings a token. Pages matter as if it came in a cookie.
+/// An authenticator by token, which checks origins as if the token came in a cookie.
 struct Tokens;
 
 #[async_trait]
@@ -47,7 +47,7 @@ async fn serve(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Server, Soc
     (server, address)
 }
 
-/// The head of the answer to a request of these lines, and its body if the connection ends.
+/// Sends a request of these lines. Returns the status and head of the answer, and the body if the connection ends.
 async fn ask(address: SocketAddr, line: &str, headers: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{line}\r\nhost: site.example\r\n{headers}\r\n").as_bytes()).await.unwrap();
@@ -131,7 +131,7 @@ async fn health_and_the_script_answer_head_and_options() {
 #[tokio::test]
 async fn an_offered_subprotocol_is_selected_and_one_may_carry_a_token() {
     let (server, address) = serve(|builder| builder).await;
-    // What browsers check as well: one is selected, and it was offered.
+    // Browsers check this too: one subprotocol is selected, and it was offered.
     for offered in ["json", "ws-cluster.v1", "xml, json"] {
         Client::connect(address, &[("sec-websocket-protocol", offered)]).await;
     }
@@ -146,7 +146,7 @@ async fn an_offered_subprotocol_is_selected_and_one_may_carry_a_token() {
     }
 }
 
-/// The status of a page's upgrade.
+/// Returns the status of a page's upgrade.
 async fn page(address: SocketAddr, origin: &str, headers: &str) -> u16 {
     let headers = format!("{UPGRADE}{VERSION}{WEBSOCKET_KEY}origin: {origin}\r\n{headers}");
     ask(address, "GET /WebSockets HTTP/1.1", &headers).await.0
@@ -222,7 +222,7 @@ async fn settings_that_cannot_work_are_refused_with_a_hint() {
     }
 }
 
-/// A node in an axum application, under `/app`.
+/// Starts a node in an axum application, under `/app`.
 async fn nested(pool: &Arc<dyn Pool>) -> (Server, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

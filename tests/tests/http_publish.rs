@@ -1,4 +1,5 @@
-//! Publishing and closing over HTTP, with what a site's languages and tools make of JSON and of a request.
+//! Publishes and closes over HTTP, with the variants of JSON and requests that the languages and tools of sites
+//! produce.
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -13,7 +14,7 @@ use ws_cluster::{ActionError, ActionHandler, MemoryPool, Request, Server};
 const KEY: (&str, &str) = ("authorization", "Bearer key");
 const MIB: usize = 1024 * 1024;
 
-/// Tells a client the id of its connection.
+/// A handler that tells a client the id of its connection.
 struct Where;
 
 #[async_trait]
@@ -66,7 +67,7 @@ async fn a_body_that_is_too_large_gets_its_answer_after_it_was_written() {
     assert_eq!(solo.post("/_publish", &[], &body).await.0, 401);
     assert_eq!(solo.post("/_publish", &[KEY, ("content-encoding", "gzip")], &body).await.0, 415);
     assert_eq!(solo.post("/_close", &[KEY], &body).await.0, 413);
-    // The size is not known before.
+    // The size is not known in advance.
     let mut stream = solo.head("/_publish", &[KEY, ("transfer-encoding", "chunked"), ("connection", "close")]).await;
     for _ in 0..20 {
         soon(stream.write_all(b"100000\r\n")).await.unwrap();

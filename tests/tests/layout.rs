@@ -1,5 +1,5 @@
-//! The layout of the crates: which of their top-level modules uses which. There is no circle among them, and none uses one
-//! that stands above it in the tables of ARCHITECTURE.md. Only code that is shipped counts, not that of tests.
+//! The layout of the crates: which of their top-level modules uses which. There are no circles, and no module uses one
+//! that is above it in the tables of ARCHITECTURE.md. Code of tests does not count.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A crate's top-level modules, and the places where one names another.
+/// A crate's top-level modules, and the places in which one names another.
 #[derive(Default)]
 struct Crate {
     modules: BTreeSet<String>,
@@ -28,12 +28,12 @@ impl fmt::Display for Use {
     }
 }
 
-/// What one source file says about modules.
+/// The modules that one source file names.
 #[derive(Default)]
 struct Source {
     /// Paths from the crate's root.
     paths: Vec<Vec<String>>,
-    /// What it exports under a name: the path, from the file's own module.
+    /// The exports under a name: the path, from the file's own module.
     exports: Vec<Vec<String>>,
     /// Modules in files of their own.
     modules: Vec<String>,
@@ -57,7 +57,7 @@ fn the_modules_of_a_crate_are_in_layers() {
     assert!(faults.is_empty(), "\n{}", faults.join("\n"));
 }
 
-/// The uses that are part of a circle.
+/// Returns the uses that are part of a circle.
 fn circles(examined: &Crate) -> Vec<String> {
     let mut left: BTreeSet<_> = examined.modules.iter().map(String::as_str).collect();
     loop {
@@ -73,7 +73,7 @@ fn circles(examined: &Crate) -> Vec<String> {
     }
 }
 
-/// What goes against the order, from top to bottom.
+/// Returns the uses that go against the order, from top to bottom.
 fn upwards(examined: &Crate, order: &[String]) -> Vec<String> {
     let place = |module: &String| order.iter().position(|known| known == module);
     let unlisted = examined.modules.iter().filter(|module| place(module).is_none());
@@ -87,7 +87,7 @@ fn upwards(examined: &Crate, order: &[String]) -> Vec<String> {
     unlisted.chain(gone).chain(upwards.map(|used| format!("upwards: {used}"))).collect()
 }
 
-/// The modules of each crate, as the tables under the headings `crates/NAME/src` list them.
+/// Returns the modules of each crate, as the tables under the headings `crates/NAME/src` list them.
 fn orders(page: &str) -> BTreeMap<String, Vec<String>> {
     let mut orders: BTreeMap<String, Vec<String>> = BTreeMap::new();
     let mut name = None;
@@ -131,7 +131,7 @@ fn examine(folder: &Path) -> Crate {
     examined
 }
 
-/// The files of a top-level module that are not tests.
+/// Returns the files of a top-level module that are not tests.
 fn files(folder: &Path, module: &str) -> Vec<(PathBuf, Source)> {
     let mut files = Vec::new();
     let mut waiting = vec![(folder.join(module), 1)];
@@ -152,7 +152,7 @@ fn read(file: &Path, depth: usize) -> Source {
 
 fn parse(tokens: &[String], depth: usize) -> Source {
     let mut source = Source::default();
-    // The braces that are open around each module that the file contains.
+    // The number of open braces around each module that the file contains.
     let (mut braces, mut nested) = (0, Vec::new());
     let mut at = 0;
     let is = |at: usize, text: &str| tokens.get(at).is_some_and(|token| token == text);
@@ -193,7 +193,7 @@ fn parse(tokens: &[String], depth: usize) -> Source {
     source
 }
 
-/// The paths of a tree of paths, or the one path, from `at` on; where it ends.
+/// Reads the paths of a tree of paths, or one path, from `at` on. Returns the index of its end.
 fn tree(tokens: &[String], mut at: usize, before: &[String], paths: &mut Vec<Vec<String>>) -> usize {
     let is = |at: usize, text: &str| tokens.get(at).is_some_and(|token| token == text);
     let mut path = before.to_vec();
@@ -227,7 +227,7 @@ fn tree(tokens: &[String], mut at: usize, before: &[String], paths: &mut Vec<Vec
     at
 }
 
-/// Behind the bracket that closes the first one from `at` on.
+/// Returns the index after the bracket that closes the first one from `at` on.
 fn closed(tokens: &[String], at: usize) -> usize {
     let mut depth = 0;
     for (index, token) in tokens.iter().enumerate().skip(at) {
@@ -243,7 +243,7 @@ fn closed(tokens: &[String], at: usize) -> usize {
     tokens.len()
 }
 
-/// Behind the item that begins at `at`, with its attributes.
+/// Returns the index after the item that begins at `at`, with its attributes.
 fn item_end(tokens: &[String], mut at: usize) -> usize {
     while tokens.get(at).is_some_and(|token| token == "#") {
         at = closed(tokens, at + 1);
@@ -261,7 +261,7 @@ fn item_end(tokens: &[String], mut at: usize) -> usize {
     at
 }
 
-/// Names, `::` and single signs; no comments, and nothing of what stands in quotes.
+/// Returns names, `::` and single signs, without comments and texts in quotes.
 fn tokens(text: &str) -> Vec<String> {
     let chars: Vec<char> = text.chars().collect();
     let is_name = |c: char| c.is_alphanumeric() || c == '_';
@@ -282,7 +282,7 @@ fn tokens(text: &str) -> Vec<String> {
             _ if is_name(c) => {
                 let size = rest.iter().position(|c| !is_name(*c)).unwrap_or(rest.len());
                 tokens.push(rest[..size].iter().collect());
-                // The mark before a raw text of bytes is no name.
+                // The prefix of a raw byte string is no name.
                 size
             }
             _ if c.is_whitespace() => 1,

@@ -1,4 +1,4 @@
-//! What strangers cannot exhaust: sockets, memory, links that are greeted, lines of the log.
+//! The limits on what strangers can use up: sockets, memory, links that are greeted, lines of the log.
 
 use std::{
     io::{self, Write},
@@ -31,7 +31,7 @@ use ws_cluster::{
     MemoryPool, Publisher, Request, Server, ServerBuilder, Target, TrustedProxies,
 };
 
-/// A server on a port of its own, with these settings.
+/// Starts a server on a port of its own, with these settings.
 async fn serve(set: impl FnOnce(ServerBuilder) -> ServerBuilder) -> (Server, SocketAddr) {
     let server = set(Server::builder(MemoryPool::default())).start().await.unwrap();
     server.wait_ready().await;
@@ -77,7 +77,7 @@ fn status(answer: &str) -> &str {
     answer.split(' ').nth(1).unwrap_or("nothing")
 }
 
-/// A socket that is accepted, and answered once, so that the server has counted it for sure.
+/// Returns a socket that was accepted and answered once, so that the server has counted it.
 async fn idle(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(b"HEAD /health HTTP/1.1\r\nhost: site\r\n\r\n").await.unwrap();
@@ -125,7 +125,7 @@ async fn the_limit_on_heads_holds_under_another_http_server() {
     assert!(Client::try_connect(address, "/WebSockets", &[("cookie", "small")]).await.is_ok());
 }
 
-/// Answers which of some headers the handshake still has.
+/// A handler that answers which of some headers the handshake still has.
 struct Kept;
 
 #[async_trait]
@@ -174,7 +174,7 @@ async fn a_client_that_reads_no_answer_loses_its_socket() {
     let (_server, address) = serve(|builder| builder.config(config)).await;
     let mut stream = TcpStream::connect(address).await.unwrap();
     soon(async {
-        // Until the server has closed the socket: before, this waits for room.
+        // Until the server has closed the socket. Before that, the write waits for room.
         while stream.write_all(b"GET /ws-cluster.js HTTP/1.1\r\nhost: site\r\n\r\n").await.is_ok() {}
     })
     .await;
@@ -208,7 +208,7 @@ async fn sockets_beyond_the_limit_are_refused_but_the_node_can_be_watched() {
     for _ in 0..3 {
         held.push(idle(address).await);
     }
-    // A connection that was upgraded counts as well.
+    // A connection that was upgraded counts too.
     let mut client = Client::connect(address, &[]).await;
     for path in ["/ws-cluster.js", "/WebSockets", "/nowhere"] {
         let answer = exchange(address, &upgrade(path, "")).await;
@@ -230,7 +230,7 @@ async fn sockets_of_one_address_are_limited_unless_it_is_a_proxy() {
     let config = limits(|config| config.http.sockets_per_ip = 3);
     let (_server, address) =
         serve(|builder| builder.config(config.clone()).trusted_proxies(TrustedProxies::none())).await;
-    // Those that were upgraded count under another limit.
+    // Upgraded connections count under another limit.
     let _clients = [Client::connect(address, &[]).await, Client::connect(address, &[]).await];
     let held = [idle(address).await, idle(address).await, idle(address).await];
     let answer = exchange(address, &get("/health", "")).await;
@@ -261,7 +261,7 @@ async fn a_refused_client_is_told_the_limit() {
     assert!(full.contains("too many connections (limit 2: connections)"), "{full}");
 }
 
-/// A stranger at the links' path, upgraded, who says nothing.
+/// Returns a socket of a stranger at the links' path, upgraded, which sends nothing.
 async fn silent(address: SocketAddr, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(&upgrade("/_cluster/v1", headers)).await.unwrap();
@@ -288,7 +288,7 @@ async fn strangers_at_the_links_path_keep_no_publisher_and_no_node_out() {
     publisher.publish(message("news", json!([1]), Target::all())).await.expect("accepted");
     nodes.add().await;
     nodes.settled().await;
-    // The first of them was given up for others.
+    // The first one was dropped for others.
     assert_eq!(soon(strangers[0].read(&mut [0; 64])).await.unwrap_or(0), 0);
 }
 
@@ -301,7 +301,7 @@ async fn a_silent_link_is_given_up_soon() {
     assert_eq!(soon(stranger.read(&mut [0; 64])).await.unwrap_or(0), 0);
 }
 
-/// What is logged on this thread.
+/// The log of this thread.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -318,7 +318,7 @@ impl Write for Log {
 
 impl Log {
     fn listen() -> (Self, tracing::subscriber::DefaultGuard) {
-        // While there is one subscriber only, a line that another thread reaches first is taken for unwanted everywhere.
+        // If there is only one subscriber, a line that another thread reaches first is disabled everywhere.
         static ANOTHER: LazyLock<tracing::Dispatch> =
             LazyLock::new(|| tracing::Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish()));
         LazyLock::force(&ANOTHER);
@@ -334,7 +334,7 @@ impl Log {
     }
 }
 
-/// Fails on demand.
+/// An authenticator that fails on demand.
 struct Failing(Arc<AtomicBool>);
 
 #[async_trait]
@@ -372,7 +372,7 @@ async fn an_authenticator_that_fails_is_logged_when_it_begins_and_when_it_is_ove
     assert!(over[0].contains("failures=30"), "{over:?}");
 }
 
-/// Panics.
+/// An authenticator that panics.
 struct Panics;
 
 #[async_trait]
@@ -424,7 +424,7 @@ async fn strangers_cannot_flood_the_log() {
     assert!(lines.len() < 90, "{lines:?}");
 }
 
-/// `ws-server` as a shell starts it after `before`.
+/// Starts `ws-server` as a shell does after `before`.
 async fn after(before: &str, state: &std::path::Path) -> WsServer {
     let mut command = WsServer::command(state);
     let started = command.as_std().get_program().to_owned();
@@ -450,7 +450,7 @@ async fn a_node_with_few_descriptors_is_watched_while_strangers_take_all_they_ca
     let mut strangers = Vec::new();
     for _ in 0..130 {
         let mut stream = TcpStream::connect(node.address()).await.unwrap();
-        // As much as the socket takes: a request that is never read.
+        // As much as the socket takes, of a request that is never read.
         for _ in 0..100 {
             stream.writable().await.unwrap();
             if stream.try_write(b"GET /ws-cluster.js HTTP/1.1\r\nhost: site\r\n\r\n").is_err() {

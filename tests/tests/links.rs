@@ -1,4 +1,4 @@
-//! What an attacker on the path between two nodes, or between a publisher and a node, can do to a link: end it.
+//! An attacker on the path between two nodes, or between a publisher and a node, can only end a link.
 
 use std::{net::SocketAddr, sync::Arc};
 use tests::message;
@@ -14,10 +14,10 @@ use tests::{
 use tokio::net::TcpListener;
 use ws_cluster::{Config, MemoryPool, Pool, Publisher, Server, Target};
 
-/// What the log says of a link with a packet that is not what the peer sent next.
+/// The log's text about a link with a packet that is not the one that the peer sent next.
 const CUT: &str = "a packet was changed, inserted, repeated, reordered or dropped on its way";
 
-/// Messages of the greeting, each way; packets follow.
+/// Number of messages of the greeting in each direction. Packets follow.
 const GREETING: usize = 2;
 
 /// A server behind an attacker.
@@ -58,7 +58,7 @@ impl Node {
     }
 }
 
-/// Two nodes; the master is the first.
+/// Starts two nodes. The master comes first.
 async fn pair(tampering: &Tampering, config: Config) -> [Node; 2] {
     let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());
     let first = Node::start(&pool, tampering, config.clone()).await;
@@ -68,10 +68,10 @@ async fn pair(tampering: &Tampering, config: Config) -> [Node; 2] {
     if first.server.status().master == Some(first.server.node_id()) { [first, second] } else { [second, first] }
 }
 
-/// What an attacker does, and to which packet: its first one.
+/// An attack on the first packet.
 type Attack = fn(Frame) -> Vec<Frame>;
 
-/// Attacks that the next packet shows at the latest.
+/// Attacks that are noticed at the next packet at the latest.
 const ATTACKS: [(&str, Attack); 7] = [
     ("changes a letter", |mut frame| {
         let letter = frame.payload.windows(6).position(|bytes| bytes == b"before").unwrap_or(0);
@@ -118,7 +118,7 @@ async fn a_tampered_link_between_nodes_delivers_no_forged_packet() {
     let nodes = pair(&tampering, config()).await;
     let mut clients = [Client::connect(nodes[0].address, &[]).await, Client::connect(nodes[1].address, &[]).await];
     for (what, attack) in ATTACKS {
-        // From the master the packet carries entries, from the follower proposals.
+        // The packets of the master contain entries, those of the follower proposals.
         for publisher in &nodes {
             attack_packet_with(&tampering, "before", attack);
             publisher.publish("before").await;

@@ -1,5 +1,5 @@
-//! Standard error and standard output of `ws-server` that nobody reads, or that cannot be written: they cost lines, and
-//! never the service.
+//! Standard error and standard output of `ws-server` that have no reader, or cannot be written. They lose lines, and
+//! never affect the service.
 
 use std::{
     fs::{File, OpenOptions},
@@ -24,12 +24,12 @@ fn state() -> TempDir {
     tempfile::Builder::new().prefix("ws-server-").tempdir().expect("a temporary directory")
 }
 
-/// A device that is always full.
+/// Opens a device that is always full.
 fn full() -> File {
     OpenOptions::new().write(true).open("/dev/full").expect("Linux has it")
 }
 
-/// A node that logs all it can.
+/// Returns the command of a node that logs everything.
 fn loud(state: &TempDir) -> Command {
     let mut command = WsServer::command(state.path());
     command.args(["run", "--demo", "--pool", "memory:", "--listen", "127.0.0.1:0"]);
@@ -37,7 +37,7 @@ fn loud(state: &TempDir) -> Command {
     command
 }
 
-/// The address that a node prints, of which this test holds the log.
+/// Returns the address that a node prints. The test has its log.
 async fn address(node: &mut Child) -> SocketAddr {
     let mut output = BufReader::new(node.stdout.take().expect("piped"));
     let mut line = String::new();
@@ -46,17 +46,17 @@ async fn address(node: &mut Child) -> SocketAddr {
     address.expect("the first line is a URL").parse().expect("an address")
 }
 
-/// Makes the node log so many lines.
+/// Makes the node log `lines` lines.
 async fn provoke(address: SocketAddr, lines: usize) {
     for _ in 0..lines {
         let mut stream = TcpStream::connect(address).await.expect("it listens");
         stream.write_all(b"no HTTP\r\n\r\n").await.expect("sent");
-        // Its end, however it comes.
+        // The connection ends in one way or another.
         let _ = soon(stream.read_to_end(&mut Vec::new())).await;
     }
 }
 
-/// The node takes a client and delivers to it.
+/// Asserts that the node takes a client and delivers to it.
 async fn delivers(address: SocketAddr) {
     let mut client = soon(async {
         loop {
@@ -76,7 +76,7 @@ async fn a_log_that_is_not_read_any_more_does_not_stop_deliveries() {
     let state = state();
     let mut node = loud(&state).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let mut log = BufReader::new(node.stderr.take().expect("piped"));
-    // As `2> >(head -n 1)`.
+    // As with `2> >(head -n 1)`.
     let mut line = String::new();
     soon(log.read_line(&mut line)).await.expect("text");
     drop(log);
@@ -96,7 +96,7 @@ async fn a_reader_of_the_log_that_stops_does_not_stop_deliveries() {
     provoke(address, 3_000).await;
     delivers(address).await;
     assert!(node.try_wait().expect("a child").is_none(), "it ended");
-    // When it is read again, it goes on and says how much is missing.
+    // Once it is read again, the log continues and says how many lines are missing.
     let mut text = Vec::new();
     let mut part = vec![0; 64 * 1024];
     soon(async {
@@ -117,7 +117,7 @@ async fn a_node_runs_without_a_place_for_its_log() {
     provoke(place, 10).await;
     delivers(place).await;
 
-    // Its descriptor may be closed altogether, and nothing else may take its place.
+    // Its descriptor may be closed, and no other file may take its place.
     let program = tests::program("ws-server");
     let settings = WsServer::command(state.path());
     let mut shell = Command::new("sh");
@@ -144,7 +144,7 @@ async fn commands_exit_as_always_without_a_place_for_their_output() {
         (&["check"][..], 0),
         (&["send", "news", "--to", "all"], 0),
         (&["close", "user:ann"], 0),
-        // Warnings and errors are what cannot be written here.
+        // These commands cannot write their warnings and errors.
         (&["check", "--cluster", "other"], 1),
         (&["send", "news", "{", "--to", "all"], 2),
         (&["--no-such-flag"], 2),
@@ -155,7 +155,7 @@ async fn commands_exit_as_always_without_a_place_for_their_output() {
         let ended = soon(command.status()).await.expect("the binary runs");
         assert_eq!(ended.code(), Some(status), "{arguments:?}");
     }
-    // A table that is lost is no success.
+    // If a table cannot be printed, the command fails.
     let mut command = WsServer::command(state.path());
     let pool = command.arg("pool").stdout(full()).stderr(Stdio::piped()).spawn().expect("the binary starts");
     let output = soon(pool.wait_with_output()).await.expect("it runs");

@@ -1,5 +1,5 @@
-//! The pages of the repository: their links lead somewhere, their lines are short, the flags that they name exist, and
-//! what the README tells its reader to run works. The Rust of the pages is compiled by the doctests of `examples`.
+//! The pages of the repository: their links have targets, their lines are short, the flags that they name exist, and
+//! the commands of the README work. The doctests of `examples` compile the Rust of the pages.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -17,7 +17,7 @@ use tests::{
     program,
 };
 
-/// Longest line of prose, and most lines of the README.
+/// Maximum width of a line of prose, and maximum number of lines of the README.
 const COLUMNS: usize = 120;
 const README_LINES: usize = 120;
 
@@ -27,7 +27,7 @@ struct Page {
     text: String,
 }
 
-/// The top of the repository.
+/// Returns the top of the repository.
 fn top() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().expect("the repository is there")
 }
@@ -37,7 +37,7 @@ fn page(path: &str) -> Page {
     Page { path: path.into(), text }
 }
 
-/// Every page of the repository, but for those that other programs put there.
+/// Returns every page of the repository, except for those that other programs put there.
 fn pages() -> Vec<Page> {
     let top = top();
     let (mut directories, mut pages) = (vec![top.clone()], Vec::new());
@@ -60,7 +60,7 @@ fn pages() -> Vec<Page> {
     pages
 }
 
-/// The README and the pages of `docs/`: what an operator reads.
+/// Returns the README and the pages of `docs/`, which operators read.
 fn manual() -> Vec<Page> {
     let manual = |page: &Page| page.path == Path::new("README.md") || page.path.starts_with("docs");
     pages().into_iter().filter(manual).collect()
@@ -70,7 +70,7 @@ fn manual() -> Vec<Page> {
 struct Line<'a> {
     number: usize,
     text: &'a str,
-    /// It is within a block of code, or begins or ends one.
+    /// True if the line is within a block of code, or begins or ends one.
     code: bool,
 }
 
@@ -85,7 +85,7 @@ impl Page {
         })
     }
 
-    /// The blocks of code in this language, as it stands behind the fence.
+    /// Returns the blocks of code in this language, as named after the fence.
     fn blocks(&self, language: &str) -> Vec<String> {
         let mut blocks: Vec<String> = Vec::new();
         let mut within = false;
@@ -104,7 +104,7 @@ impl Page {
         blocks
     }
 
-    /// The text without its blocks of code, and the same with blanks in place of code within lines.
+    /// Returns the text without its blocks of code, and the same with blanks for code within lines.
     fn prose(&self) -> (String, String) {
         let prose: String =
             self.lines().map(|line| if line.code { "\n".into() } else { format!("{}\n", line.text) }).collect();
@@ -117,13 +117,13 @@ impl Page {
         (prose, blanked)
     }
 
-    /// What stands in backquotes within lines.
+    /// Returns the code within lines.
     fn spans(&self) -> Vec<String> {
         let (prose, _) = self.prose();
         prose.split('`').skip(1).step_by(2).map(|span| span.replace('\n', " ")).collect()
     }
 
-    /// The links: the text of each, and where it leads.
+    /// Returns the links: the text and the target of each.
     fn links(&self) -> Vec<(String, String)> {
         let (prose, blanked) = self.prose();
         let mut links = Vec::new();
@@ -135,7 +135,7 @@ impl Page {
         links
     }
 
-    /// The anchors of the headings, as GitHub makes them.
+    /// Returns the anchors of the headings, as GitHub makes them.
     fn anchors(&self) -> BTreeSet<String> {
         let mut seen: BTreeMap<String, usize> = BTreeMap::new();
         let headings = self.lines().filter(|line| !line.code && line.text.starts_with('#'));
@@ -219,15 +219,15 @@ fn the_readme_is_short() {
     assert!(lines <= README_LINES, "{lines} lines, of at most {README_LINES}");
 }
 
-/// A flag as the help of a command describes it.
+/// A flag in the help of a command.
 struct Flag {
     name: String,
     variable: Option<String>,
-    /// The default, where it is a number.
+    /// The default, if it is a number.
     number: Option<String>,
 }
 
-/// The flags of every command of `ws-server`, by the command's name.
+/// Returns the flags of every command of `ws-server`, by the command's name.
 fn flags() -> BTreeMap<String, Vec<Flag>> {
     let help = help(&["--help"]);
     let commands = help.lines().skip_while(|line| *line != "Commands:").skip(1).take_while(|line| !line.is_empty());
@@ -262,12 +262,12 @@ fn flags_in(help: &str) -> Vec<Flag> {
     flags
 }
 
-/// The flag at the beginning of a text.
+/// Returns the flag at the beginning of a text.
 fn flag(text: &str) -> String {
     text.chars().take_while(|letter| letter.is_ascii_alphanumeric() || *letter == '-').collect()
 }
 
-/// The flags that a command line gives to `ws-server`; one that begins with a flag is about it, too.
+/// Returns the flags that a command line gives to `ws-server`. A line that begins with a flag is about `ws-server` too.
 fn given(line: &str) -> Vec<String> {
     let is_program = |word: &&str| *word == "ws-server" || word.ends_with("bin/ws-server");
     let mut words = line.split_whitespace().peekable();
@@ -319,7 +319,7 @@ fn every_flag_of_ws_server_is_documented_with_its_default_and_variable() {
             continue;
         }
         assert!(documented.contains(&name), "{name} is not in operations.md");
-        // As the page says, but for those that it names.
+        // As the page says, except for those that it names.
         if let Some(variable) = variable {
             let regular = format!("WS_SERVER_{}", name[2..].replace('-', "_").to_uppercase());
             assert!(variable == regular || operations.text.contains(&variable), "{variable} of {name}");
@@ -371,7 +371,7 @@ fn the_nginx_of_the_page_is_that_of_the_example() {
     }
 }
 
-/// What stands in for Cargo: a program is built already, and installed already.
+/// A replacement for Cargo: a program is built and installed already.
 const CARGO: &str = r#"#!/bin/sh
 case "$1" in
 run) while [ "$1" != -- ]; do shift; done; shift; exec ws-server "$@" ;;
@@ -380,8 +380,8 @@ install) test -f "$3/Cargo.toml" ;;
 esac
 "#;
 
-/// A shell that runs this block of the README from the top of the repository, with its state in this directory. The last
-/// command takes the shell's place, so that it ends with it.
+/// Returns a shell that runs this block of the README from the top of the repository, with its state in this directory.
+/// The last command replaces the shell, so that it ends with it.
 fn shell(state: &Path, block: &str) -> tokio::process::Command {
     let cargo = state.join("cargo");
     fs::write(&cargo, CARGO).unwrap();
@@ -402,12 +402,12 @@ fn shell(state: &Path, block: &str) -> tokio::process::Command {
     command
         .env("PATH", format!("{}:{}:{path}", state.display(), programs.display()))
         .env("XDG_STATE_HOME", state)
-        // In place of a port that may be taken.
+        // Replaces a port that may be taken.
         .env("WS_SERVER_LISTEN", "127.0.0.1:0");
     command
 }
 
-/// The text with one part of it replaced, which must be there once.
+/// Returns the text with one part of it replaced, which must occur once.
 fn replaced(text: &str, part: &str, by: &str) -> String {
     assert_eq!(text.matches(part).count(), 1, "{part} in:\n{text}");
     text.replace(part, by)

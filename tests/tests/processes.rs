@@ -1,21 +1,21 @@
-//! Three `ws-server` processes on a MariaDB of their own, with messages flowing, while each of them in turn is killed,
-//! stopped, frozen or emptied. What every test checks: a message whose publish was accepted reaches every client that
-//! lived through it exactly once, in one order.
+//! Three `ws-server` processes on a MariaDB of their own, with messages under way, while each of them in turn is
+//! killed, stopped, frozen or emptied. Every test checks that a message whose publish was accepted reaches every client
+//! that lived through it exactly once, in one order.
 
 use mysql_async::prelude::Queryable;
 use tests::{MariaDb, world::World};
 use tokio::sync::{Mutex, MutexGuard};
 
-/// Messages that take each publisher longer than a lease (5 s).
+/// Number of messages for which each publisher takes longer than a lease (5 s).
 const A_LEASE: usize = 700;
 
-/// These tests run one at a time: heartbeats starve where many processes share few cores.
+/// Lets these tests run one at a time: heartbeats starve if many processes share few cores.
 async fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::const_new(());
     ALONE.lock().await
 }
 
-/// A database and three nodes on it.
+/// Starts a database and three nodes on it.
 async fn start() -> (MariaDb, String, World) {
     let database = MariaDb::start().await;
     let url = database.database().await;
@@ -39,7 +39,7 @@ async fn the_loss_of_a_node_loses_no_accepted_message() {
         world.flows(&staying, 100).await;
         let (_, now) = world.settled().await;
         assert_eq!(now.term, lease.term + u64::from(kills_the_master));
-        // All back again, while messages flow.
+        // All nodes are back, while messages are under way.
         world.add().await;
         world.settled().await;
         world.flows(&staying, 50).await;
@@ -109,7 +109,7 @@ async fn a_master_that_is_lost_while_the_database_is_away_is_replaced_when_it_is
     world.flows(&all, 50).await;
     world.kill(master).await;
     let staying = world.running();
-    // Publishes wait, and then nothing is known of them.
+    // Publishes wait, and then their outcome is unknown.
     world.fails(&staying).await;
     database.start_again().await;
     world.flows(&staying, 100).await;

@@ -1,4 +1,4 @@
-//! What a client sees of one server, over real sockets: messages, errors, authentication, limits, closes.
+//! A client's view of one server, over real sockets: messages, errors, authentication, limits, closes.
 
 use std::{
     net::SocketAddr,
@@ -36,9 +36,9 @@ struct App {
     address: SocketAddr,
     stop: oneshot::Sender<()>,
     task: JoinHandle<Result<(), ServeError>>,
-    /// What handlers tell the test.
+    /// The reports of handlers to the test.
     told: mpsc::UnboundedReceiver<String>,
-    /// What lets `wait` go on.
+    /// Lets `wait` continue.
     gate: Arc<Semaphore>,
 }
 
@@ -97,7 +97,7 @@ impl App {
         soon(self.told.recv()).await.unwrap()
     }
 
-    /// One request over HTTP: status and body.
+    /// Sends one HTTP request. Returns the status and the body.
     async fn http(&self, method: &str, path: &str, headers: &str, body: &str) -> (u16, String) {
         let mut stream = TcpStream::connect(self.address).await.unwrap();
         let size = body.len();
@@ -184,7 +184,8 @@ impl ActionHandler for Guests {
     }
 }
 
-/// `x-user: NAME` is a session; `x-expires: MILLISECONDS` its rest; credentials are `["secret", NAME]`.
+/// An authenticator: `x-user: NAME` is a session, `x-expires: MILLISECONDS` its remaining time, and credentials are
+/// `["secret", NAME]`.
 struct Sessions;
 
 #[async_trait]
@@ -408,7 +409,7 @@ async fn an_unwelcome_guest_gets_an_error_inside_and_is_closed() {
     client.expect("echo", json!([1])).await;
 }
 
-/// [`Sessions`] that takes credentials of clients which have no session yet.
+/// [`Sessions`] that also takes credentials of clients without a session.
 struct InBand;
 
 #[async_trait]
@@ -470,7 +471,7 @@ async fn a_client_that_authenticates_in_band_is_told_its_position_afterwards() {
             assert_eq!((&told["action"], &told["details"][0]), (&json!("Server/position"), &kind[0]));
             assert_eq!(app.told().await, "Client/authentication ann ");
             if kind[0] == "recovered" {
-                // What came while it was away, and before it said who it is.
+                // The messages that came while the client was away, and before it authenticated.
                 assert_eq!(told["details"][1], 2);
                 assert_eq!(client.moved(&mut place).await["action"], "missed");
                 assert_eq!(client.moved(&mut place).await["action"], "before");
@@ -621,7 +622,7 @@ async fn a_slow_handler_holds_back_its_own_connection_only() {
     assert_eq!(app.told().await, "waiting");
     quick.send("echo", json!(["quick"])).await;
     quick.expect("echo", json!(["quick"])).await;
-    // What is published goes out while the handler runs.
+    // A published message is sent while the handler runs.
     app.server.publish(message("news", (), Target::all())).await.unwrap();
     slow.expect("news", json!([])).await;
     app.gate.add_permits(1);
@@ -660,7 +661,7 @@ async fn a_handler_runs_to_its_end_when_its_client_leaves() {
 
 #[tokio::test]
 async fn a_handler_that_holds_its_thread_is_named_in_the_log() {
-    // Everything of this test runs on its own thread, where this subscriber listens.
+    // Everything of this test runs on its own thread, on which this subscriber listens.
     let (tell, mut lines) = mpsc::unbounded_channel();
     let subscriber = tracing_subscriber::fmt().with_writer(move || Lines(tell.clone())).finish();
     let _listening = tracing::subscriber::set_default(subscriber);
@@ -682,7 +683,7 @@ async fn a_handler_that_holds_its_thread_is_named_in_the_log() {
     assert!(line.contains("WARN") && line.contains("\"block\""), "{line}");
 }
 
-/// Hands each line of the log to the test.
+/// Passes each line of the log to the test.
 struct Lines(mpsc::UnboundedSender<String>);
 
 impl std::io::Write for Lines {
@@ -739,7 +740,7 @@ async fn a_client_that_sends_too_fast_is_read_more_slowly() {
 const UPGRADE: &str = "GET /WebSockets HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
                        sec-websocket-version: 13\r\nsec-websocket-key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
 
-/// A socket after its upgrade.
+/// Returns a socket after its upgrade.
 async fn upgraded(address: SocketAddr, sent: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(sent).await.unwrap();
@@ -761,7 +762,7 @@ async fn a_silent_client_is_pinged_and_then_closed() {
     let mut ping = [0; 2];
     soon(stream.read_exact(&mut ping)).await.unwrap();
     assert_eq!(ping, [0x89, 0]);
-    // Any bytes are an answer.
+    // Any bytes count as an answer.
     stream.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
     soon(stream.read_exact(&mut ping)).await.unwrap();
     assert_eq!(ping, [0x89, 0]);
@@ -808,7 +809,7 @@ async fn limits_and_foreign_pages_are_refused_before_the_upgrade() {
     let _second = connect("2.2.2.2").await.unwrap();
     assert_eq!(connect("3.3.3.3").await.err(), Some(503));
     drop(first);
-    // The place is free once the connection is wholly over, a moment after its handler.
+    // The slot is free once the connection is completely over, a moment after its handler.
     assert_eq!(app.told().await, "Client/disconnection guest ");
     soon(async {
         while connect("1.1.1.1").await.is_err() {
@@ -851,7 +852,7 @@ async fn http_answers_by_path() {
     let upgrade = |version: &str, key: &str| {
         format!("upgrade: websocket\r\nsec-websocket-version: {version}\r\nsec-websocket-key: {key}\r\n")
     };
-    // `connection: close` stands before it, and a list of values may follow.
+    // `connection: close` comes before it, and a list of values may follow.
     let headers = format!("connection: upgrade\r\n{}", upgrade("12", "AAAAAAAAAAAAAAAAAAAAAA=="));
     assert_eq!(app.http("GET", "/WebSockets", &headers, "").await.0, 426);
 }

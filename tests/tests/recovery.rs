@@ -1,4 +1,4 @@
-//! Clients that come back: to the same node or another, with what they missed, or with a word that it is lost.
+//! Clients that come back: to the same node or another, with what they missed, or with a reset.
 
 use std::sync::Arc;
 use tests::message;
@@ -13,14 +13,14 @@ use ws_cluster::{
     client::{Event, Events},
 };
 
-/// One server, with settings.
+/// Starts one server, with settings.
 async fn one(set: impl FnOnce(&mut Config)) -> Nodes {
     let mut config = config();
     set(&mut config);
     Nodes::with(1, Arc::new(MemoryPool::default()), config).await
 }
 
-/// The next message's action and details.
+/// Returns the next message's action and details.
 async fn next(client: &mut Client, place: &mut Place) -> (String, Value) {
     let message = client.moved(place).await;
     (message["action"].as_str().expect("an action").to_owned(), message["details"].clone())
@@ -34,7 +34,7 @@ fn said(text: &str) -> (String, Value) {
     ("said".to_owned(), json!([text]))
 }
 
-/// Connects anew as this user, and hears that it begins.
+/// Connects a new client of this user, which begins.
 async fn begin(nodes: &Nodes, node: usize, user: &str) -> (Client, Place) {
     let mut place = Place::default();
     let mut client = nodes[node].tracking(user, &place).await;
@@ -61,10 +61,10 @@ async fn messages_carry_positions_only_for_clients_that_ask() {
     assert_eq!(place.at, elsewhere.at, "the same on every node");
     assert_ne!(place.at, before);
     plain.expect("said", json!(["one"])).await;
-    // What does not go through the cluster has none.
+    // A message outside of the cluster's order has no position.
     tracking.send("where", json!([])).await;
     assert_eq!(tracking.json().await, json!({ "action": "where", "details": [] }));
-    // Nor has the other form.
+    // The other form has no position either.
     let mut array = nodes[0].tracking("ann", &Place::default()).await;
     array.json().await;
     array.text(r#"["where"]"#).await;
@@ -94,7 +94,7 @@ async fn missed_messages_come_on_any_node_before_new_ones() {
         ] {
             say(&nodes, 2, text, target).await;
         }
-        // Accepted is not yet delivered everywhere.
+        // An accepted message is not yet delivered everywhere.
         for other in &mut others {
             while other.json().await["details"] != json!(["for those with a user"]) {}
         }
@@ -105,7 +105,7 @@ async fn missed_messages_come_on_any_node_before_new_ones() {
             assert_eq!(next(&mut client, &mut place).await, said(text));
         }
     }
-    // Nothing was missed.
+    // The client missed nothing.
     client = nodes[1].tracking("ann", &place).await;
     assert_eq!(next(&mut client, &mut place).await, position(json!(["recovered", 0])));
 }
@@ -122,13 +122,13 @@ async fn rooms_properties_and_the_own_id_survive_a_hop() {
     }
     for (client, place) in [(&mut ann, &mut place), (&mut bob, &mut bobs)] {
         for action in ["join", "join", "leave", "paint"] {
-            // What it is to carry comes before the answer: whoever has the answer keeps the room.
+            // The resume token comes before the answer, so a client that has the answer keeps the room.
             assert_eq!(next(client, place).await, position(json!(["now"])));
             assert_eq!(next(client, place).await.0, action);
         }
     }
     let id = nodes.connection_of(&mut ann).await;
-    // What ann says reaches bob, and not ann when she comes back elsewhere.
+    // A message of ann reaches bob, and not ann when she comes back on another node.
     ann.send("say", json!(["kitchen", "by ann"])).await;
     assert_eq!(next(&mut ann, &mut place).await.0, "say");
     assert_eq!(next(&mut bob, &mut bobs).await, said("by ann"));
@@ -161,7 +161,7 @@ async fn a_replay_that_is_not_possible_is_a_reset() {
         let mut client = nodes[0].tracking(user, &place).await;
         let (action, details) = next(&mut client, &mut place).await;
         assert_eq!(action, "Server/position");
-        // It goes on from here all the same.
+        // The client still continues from here.
         say(&nodes, 0, "live", Target::all()).await;
         assert_eq!(next(&mut client, &mut place).await, said("live"));
         details
@@ -203,7 +203,7 @@ async fn a_client_that_has_seen_more_than_its_new_node_waits_for_it() {
     drop(client);
     let mut client = nodes[behind].tracking("ann", &place).await;
     say(&nodes, here, "missed", Target::all()).await;
-    // One that comes after it, and has seen less, is told at once.
+    // A client that comes after it, and has seen less, is answered at once.
     begin(&nodes, behind, "bob").await;
     nodes.heal();
     let (action, details) = next(&mut client, &mut place).await;
@@ -219,7 +219,7 @@ async fn quiet_clients_are_told_their_position() {
     })
     .await;
     let (mut client, mut place) = begin(&nodes, 0, "ann").await;
-    // More than the log holds, all of it for somebody else.
+    // More than the log holds, all of it for another user.
     for number in 0..30 {
         say(&nodes, 0, &number.to_string(), Target::user("bob")).await;
     }
@@ -237,7 +237,7 @@ async fn quiet_clients_are_told_their_position() {
     assert_eq!(next(&mut client, &mut place).await, position(json!(["recovered", 0])));
 }
 
-/// What a client of the library hears, without the names of URLs.
+/// Returns the next event of a client of the library, without the names of URLs.
 async fn hear(events: &mut Events) -> String {
     match events.next().await.expect("the client lives") {
         Event::Open { .. } => "open".into(),

@@ -1,4 +1,4 @@
-//! `SessionTable` on a real MariaDB: whose session it is, what each failure comes to, and that an outage passes.
+//! `SessionTable` on a real MariaDB: the identity of a session, the result of each failure, and the end of an outage.
 
 use std::{
     error::Error as _,
@@ -41,7 +41,7 @@ impl Site {
         self.conn.query_drop(sql).await.unwrap();
     }
 
-    /// Asks the database every time.
+    /// Returns a table that asks the database every time.
     fn table(&self, query: &str) -> SessionTable {
         SessionTable::new(&self.url, "sid", query).unwrap().cache_time(Duration::ZERO)
     }
@@ -66,7 +66,7 @@ async fn user(table: &SessionTable, session: &str) -> Option<String> {
     identity(table, session).await.and_then(|identity| identity.user)
 }
 
-/// Why the configuration is at fault.
+/// Returns the mistake in the configuration.
 async fn fault(table: &SessionTable, session: &str) -> String {
     match ask(table, session).await {
         Err(AuthenticationError::Misconfigured(fault)) => fault,
@@ -107,7 +107,7 @@ async fn an_end_may_be_a_date_and_time_in_utc_or_numeric_text() {
     let mut site = Site::shared().await;
     site.run("CREATE TABLE ends (id VARCHAR(9) PRIMARY KEY, at DATETIME(6), stamp TIMESTAMP NULL, text VARCHAR(20))")
         .await;
-    // As a site whose own connections have another time zone writes it.
+    // As a site writes it whose own connections have another time zone.
     site.run("SET time_zone = '+05:00'").await;
     site.run("INSERT INTO ends VALUES ('a', '2035-01-02 03:04:05.5', FROM_UNIXTIME(2051319845), '2051319845')").await;
     let end = SystemTime::UNIX_EPOCH + Duration::from_secs(2_051_319_845);
@@ -143,7 +143,7 @@ async fn a_session_may_be_bound_to_address_and_agent() {
     let mut site = Site::shared().await;
     site.run("INSERT INTO sessions (id, user, ip, agent) VALUES ('a', 7, '192.0.2.1', 'Agent/1')").await;
     let bound = "SELECT user FROM sessions WHERE id = :id AND ip = :ip AND agent = :agent -- :not, really?";
-    // With the cache: the same session from elsewhere is another question.
+    // With the cache: the same session from another address is another question.
     let table = SessionTable::new(&site.url, "sid", bound).unwrap();
     let user = async |agent, peer| {
         table.authenticate(&handshake("a", agent, peer), None).await.unwrap().and_then(|identity| identity.user)
@@ -182,12 +182,12 @@ async fn a_query_that_does_not_fit_is_a_fault_of_the_configuration() {
         let fault = fault(&site.table(query), "a").await;
         assert!(fault.contains(why), "{query}: {fault}");
     }
-    // The groups query is looked at even where there is no session to ask it for.
+    // The groups query is checked even if there is no session to ask for.
     let table = site.table(QUERY).groups_query("SELECT user, id FROM sessions WHERE user = ?").unwrap();
     assert!(fault(&table, "nobody's").await.contains("gives 2 columns where one"));
     assert!(matches!(table.check().await, Err(AuthenticationError::Misconfigured(_))));
     site.table(QUERY).check().await.unwrap();
-    // Nothing was deleted: a statement without columns is prepared and no more.
+    // Nothing was deleted: a statement without columns is only prepared.
     assert!(identity(&site.table("SELECT user FROM sessions WHERE id = ?"), "a").await.is_some());
 }
 
@@ -259,7 +259,7 @@ async fn odd_values_concern_their_row_alone() {
         assert_eq!(user(&table, "c").await, None, "{query}");
         assert_eq!(user(&table, "good").await.as_deref(), Some("7"), "{query}");
     }
-    // A group that has no name does not keep the user from the others.
+    // A group without a name does not keep the user from the other groups.
     site.run("CREATE TABLE members (user INT, name VARBINARY(20))").await;
     site.run("INSERT INTO members VALUES (7, 0xFF), (7, 'editors'), (7, ''), (7, NULL)").await;
     let table = site.table(QUERY).groups_query("SELECT name FROM members WHERE user = ?").unwrap();
@@ -362,7 +362,7 @@ async fn a_query_that_takes_too_long_is_dropped_with_its_answer() {
     let error = ask(&impatient, "slow").await.unwrap_err();
     assert!(matches!(error, AuthenticationError::Unavailable(_)), "{error}");
     assert_eq!(error.source().unwrap().to_string(), "no answer within 200ms");
-    // On the only connection that there may be.
+    // On the only connection that is allowed.
     assert_eq!(user(&table, "quick").await.as_deref(), Some("7"));
 }
 
@@ -392,7 +392,7 @@ async fn a_database_that_is_down_is_unavailable_until_it_is_back() {
     let table = SessionTable::new(&site.url, "sid", QUERY).unwrap();
     assert_eq!(user(&table, "a").await.as_deref(), Some("7"));
     database.kill().await;
-    // What is remembered still counts.
+    // The cached answer still counts.
     assert_eq!(user(&table, "a").await.as_deref(), Some("7"));
     for _ in 0..3 {
         let error = ask(&table, "b").await.unwrap_err();

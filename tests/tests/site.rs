@@ -1,5 +1,5 @@
-//! The site of `examples/site` as it runs: nginx with that very configuration, PHP, MariaDB and two `ws-server`
-//! processes. What a browser does through nginx, and what nginx keeps from it.
+//! The site of `examples/site` as it runs: nginx with its real configuration, PHP, MariaDB and two `ws-server`
+//! processes. The tests check what a browser can do through nginx, and what nginx refuses.
 
 use std::{
     fs,
@@ -26,9 +26,9 @@ use tokio::{
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
 const PUBLISH_KEY: &str = "a key that only the site and its ws-servers have";
-/// How many ports are tried for nginx, which cannot pick one itself.
+/// Number of ports that are tried for nginx, which cannot pick one itself.
 const PORTS: usize = 5;
-/// Where visitors come from. All of 127.0.0.0/8 is this machine, and nginx tells one address from the other.
+/// The visitors' address. All of 127.0.0.0/8 is this machine, and nginx can distinguish the addresses.
 const HOME: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 
@@ -36,7 +36,7 @@ const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 3);
 struct Site {
     address: SocketAddr,
     servers: [WsServer; 2],
-    /// Where PHP is reached past nginx.
+    /// The address of PHP without nginx.
     pages: SocketAddr,
     _php: Process,
     _nginx: Process,
@@ -82,12 +82,12 @@ impl Site {
         Self { address, servers, pages, _php: php, _nginx: nginx, _directory: directory }
     }
 
-    /// A visitor at this address.
+    /// Returns a visitor at this address.
     fn visitor(&self, from: Ipv4Addr) -> Visitor {
         Visitor { site: self.address, from, cookie: None }
     }
 
-    /// A visitor at home who has signed in.
+    /// Returns a visitor at home who has signed in.
     async fn signed_in(&self, user: &str) -> Visitor {
         let mut visitor = self.visitor(HOME);
         visitor.sign_in(user).await;
@@ -95,7 +95,7 @@ impl Site {
     }
 }
 
-/// A visitor of the site: an address, and a session once signed in. Knows nothing but nginx.
+/// A visitor of the site: an address, and a session once signed in. It only talks to nginx.
 #[derive(Clone)]
 struct Visitor {
     site: SocketAddr,
@@ -121,7 +121,7 @@ impl Visitor {
     }
 
     async fn post(&self, path: &str, form: &[(&str, &str)]) -> Answer {
-        // Nothing that the tests send has to be escaped.
+        // The tests send nothing that has to be escaped.
         let body = form.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("&");
         let form = "content-type: application/x-www-form-urlencoded";
         self.request(&format!("POST {path} HTTP/1.0\r\n{form}\r\ncontent-length: {}\r\n", body.len()), &body).await
@@ -146,7 +146,7 @@ impl Visitor {
         Answer { status, head: head.to_owned(), text: text.to_owned() }
     }
 
-    /// A WebSocket, or the status where it is refused.
+    /// Opens a WebSocket. Fails with the status if it is refused.
     async fn try_connect(&self, headers: &[(&str, &str)]) -> Result<Client, StatusCode> {
         let mut request = format!("ws://{}/WebSockets", self.site).into_client_request().unwrap();
         for (name, value) in self.headers().chain(headers.iter().copied()) {
@@ -160,13 +160,13 @@ impl Visitor {
         }
     }
 
-    /// A WebSocket from a page of the site.
+    /// Opens a WebSocket from a page of the site.
     async fn connect(&self) -> Client {
         let origin = format!("http://{}", self.site);
         self.try_connect(&[("origin", &origin)]).await.expect("no refusal")
     }
 
-    /// The same, which must be known to be the user's.
+    /// Opens a WebSocket, which must be known to be the user's.
     async fn connect_known(&self) -> Client {
         let mut client = self.connect().await;
         client.send("Client/authentication", json!([])).await;
@@ -174,7 +174,7 @@ impl Visitor {
         client
     }
 
-    /// The same, which must be a guest.
+    /// Opens a WebSocket, which must be a guest's.
     async fn connect_as_guest(&self) -> Client {
         let mut client = self.connect().await;
         client.send("Client/authentication", json!([])).await;
@@ -207,11 +207,12 @@ impl Answer {
     }
 }
 
-/// A process that is killed when this is dropped, or the test's thread ends, however that comes.
+/// A process that is killed when this is dropped, or when the test's thread ends in any way.
 struct Process(#[expect(dead_code, reason = "its drop kills the process")] Child);
 
 impl Process {
-    /// Starts it and waits for a line on its standard error that contains this text; all that came if none does.
+    /// Starts a process and waits for a line on its standard error that contains this text. Fails with all lines if
+    /// none does.
     async fn start(command: &Command, text: &str) -> Result<(Self, String), String> {
         let mut child =
             tied(command).stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("setpriv (util-linux)");
@@ -219,7 +220,7 @@ impl Process {
         let mut came = String::new();
         while let Some(line) = soon(log.next_line()).await.expect("text") {
             if line.contains(text) {
-                // Read to its end, or the process would wait for a reader.
+                // Read to its end, because the process would block otherwise.
                 tokio::spawn(async move { while let Ok(Some(_)) = log.next_line().await {} });
                 return Ok((Self(child), line));
             }
@@ -229,8 +230,8 @@ impl Process {
     }
 }
 
-/// The same command, whose process the kernel kills when the thread that starts it is gone: a killed test drops
-/// nothing.
+/// Returns the command with a process that the kernel kills when the thread that starts it is gone, because a killed
+/// test drops nothing.
 fn tied(command: &Command) -> Command {
     let command = command.as_std();
     let mut tied = Command::new("setpriv");
@@ -244,7 +245,7 @@ fn tied(command: &Command) -> Command {
     tied
 }
 
-/// A `ws-server` with the flags that docs/site.md shows.
+/// Starts a `ws-server` with the flags that docs/site.md shows.
 async fn ws_server(state: &Path, database: &str) -> WsServer {
     let mut command = WsServer::command(state);
     command
@@ -269,15 +270,15 @@ async fn nginx(directory: &Path, configuration: &str) -> (Process, SocketAddr) {
         let file = directory.join("nginx.conf");
         fs::write(&file, replaced(configuration, "listen 127.0.0.1:8000;", format!("listen {address};"))).unwrap();
         let mut nginx = Command::new("nginx");
-        // Debian has it outside an ordinary user's PATH.
+        // On Debian it is outside of an ordinary user's PATH.
         nginx.env("PATH", format!("{}:/usr/sbin", std::env::var("PATH").unwrap_or_default()));
         nginx.arg("-p").arg(directory).arg("-c").arg(file);
-        // One process, which leaves no other behind and runs as the user of the test.
+        // One process, which starts no other and runs as the user of the test.
         nginx.args(["-e", "stderr", "-g", "daemon off; master_process off;"]);
-        // What it says when it listens.
+        // Its text when it listens.
         match Process::start(&nginx, " OS: ").await {
             Ok((process, _)) => return (process, address),
-            // Somebody else was quicker.
+            // Another process has taken the port.
             Err(log) if log.contains("Address already in use") => {}
             Err(log) => panic!("nginx does not start:\n{log}"),
         }
@@ -285,13 +286,13 @@ async fn nginx(directory: &Path, configuration: &str) -> (Process, SocketAddr) {
     panic!("{PORTS} ports were taken one after the other");
 }
 
-/// The text with one part of it replaced, which must be there once.
+/// Returns the text with one part of it replaced, which must occur once.
 fn replaced(text: &str, part: &str, by: impl ToString) -> String {
     assert_eq!(text.matches(part).count(), 1, "{part} in nginx.conf");
     text.replace(part, &by.to_string())
 }
 
-/// The directory of the example.
+/// Returns the directory of the example.
 fn site() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/site").canonicalize().expect("the example is there")
 }
@@ -304,7 +305,7 @@ async fn a_page_publishes_to_users_and_groups_of_the_site() {
     assert!(page.text.contains("Signed in as <b>ann</b>"), "{}", page.text);
     assert!(ann.get("/ws-cluster.js").await.header("content-type").unwrap().starts_with("text/javascript"));
 
-    // On whichever servers nginx chooses.
+    // Nginx chooses the servers.
     let mut tabs = [ann.connect_known().await, ann.connect_known().await];
     let mut bobs = [bob.connect_known().await, bob.connect_known().await];
     ann.publish("user:bob", "one").await;
@@ -342,7 +343,7 @@ async fn only_clients_get_through_nginx() {
     let link = "GET /_cluster/v1 HTTP/1.1\r\nconnection: upgrade, close\r\nupgrade: websocket\r\n\
                 sec-websocket-version: 13\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
     assert_eq!(visitor.request(link, "").await.status, StatusCode::NOT_FOUND);
-    // At its own port the same order is taken.
+    // At its own port, the server takes the same order.
     let bearer = format!("Bearer {PUBLISH_KEY}");
     let (status, text) = site.servers[0].http("POST", "/_publish", &[("authorization", &bearer)], &order).await;
     assert_eq!(status, StatusCode::NO_CONTENT, "{text}");
@@ -360,7 +361,7 @@ async fn signing_out_closes_the_connections_of_the_session() {
         tab.closed().await;
     }
     assert!(!ann.get("/").await.text.contains("Signed in"));
-    // The other device of the user goes on, until it is signed out everywhere.
+    // The user's other device stays connected until the user is signed out everywhere.
     phone.publish("user:ann", "still here").await;
     other.expect("news/new", json!(["ann", "still here"])).await;
     let again = site.signed_in("ann").await;
@@ -375,7 +376,7 @@ async fn a_session_counts_at_its_own_address_and_origin_only() {
     let ann = site.signed_in("ann").await;
     let mut known = ann.connect_known().await;
 
-    // The address is the one that nginx sees, whatever the client says.
+    // Nginx sets the address, whatever the client sends.
     let thief = Visitor { from: ELSEWHERE, ..ann.clone() };
     thief.connect_as_guest().await;
     let said = [("x-forwarded-for", "127.0.0.2"), ("x-real-ip", "127.0.0.2")];
@@ -406,7 +407,7 @@ async fn a_client_finds_the_other_server_when_one_is_killed() {
         tabs.push(ann.connect_known().await);
     }
     site.servers[0].kill().await;
-    // Asked at the killed server first, accepted by the other.
+    // The killed server is asked first, and the other one accepts.
     ann.publish("user:ann", "one").await;
     for tab in &mut tabs {
         match soon(tab.0.next()).await {
@@ -434,7 +435,7 @@ async fn a_server_that_hangs_keeps_no_visitor_out() {
     let origin = format!("http://{}", site.address);
     let headers = [("origin", origin.as_str())];
     for _ in 0..4 {
-        // Does as the browser's client, which gives up and tries again, only sooner.
+        // Like the browser client, which drops a connection and tries again, but sooner.
         let connected = soon(async {
             loop {
                 let attempt = ann.try_connect(&headers);
@@ -445,9 +446,9 @@ async fn a_server_that_hangs_keeps_no_visitor_out() {
         });
         drop(connected.await);
     }
-    // The other is its cluster's only node now, as soon as it is the master.
+    // By now the other server is the only node of its cluster, as soon as it is the master.
     soon(async { while ann.try_publish("user:ann", "one").await != StatusCode::OK {} }).await;
-    // The pages know by now which server does not answer.
+    // By now the pages know which server does not answer.
     ann.publish("user:ann", "two").await;
     ann.publish("user:ann", "three").await;
     site.servers[0].cont();
@@ -486,7 +487,7 @@ async fn an_address_in_a_header_counts_from_nginx_only() {
     let site = Site::start().await;
     let ann = site.signed_in("ann").await;
     assert!(ann.get("/").await.text.contains("Signed in"));
-    // Somebody else, who reaches PHP past nginx and says to be at the address of the session.
+    // Another visitor, who reaches PHP without nginx and claims the address of the session.
     let thief = Visitor { site: site.pages, from: ELSEWHERE, ..ann.clone() };
     let lie = format!("GET / HTTP/1.0\r\nx-real-ip: {HOME}\r\n");
     assert!(!thief.request(&lie, "").await.text.contains("Signed in"));
@@ -494,11 +495,11 @@ async fn an_address_in_a_header_counts_from_nginx_only() {
     assert!(home.get("/").await.text.contains("Signed in"));
 }
 
-/// Runs PHP code after `ws.php`, with these settings; what it prints.
+/// Runs PHP code after `ws.php`, with these settings. Returns its output.
 async fn php(code: &str, servers: &str, key: &str) -> String {
     let directory = tempfile::tempdir().unwrap();
     let mut php = Command::new("php");
-    // Where the functions that open URLs are closed, and a proxy is named.
+    // The functions that open URLs are disabled, and a proxy is set.
     php.args(["-d", "allow_url_fopen=0", "-r"]).arg(format!(
         "require '{}'; try {{ {code} }} catch (Exception $error) {{ echo get_class($error), ': ', $error->getMessage(); }}",
         site().join("ws.php").display()

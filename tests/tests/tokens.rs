@@ -1,5 +1,5 @@
-//! What a client that comes back is believed: what the cluster sealed for it, and nothing that it makes up or kept from
-//! before.
+//! The proofs of a client that comes back: the cluster accepts what it has sealed for the client, and nothing that the
+//! client made up or kept from before.
 
 use std::sync::Arc;
 use tests::message;
@@ -17,7 +17,7 @@ use ws_cluster::{
     MemoryPool, Request, Server, Target,
 };
 
-/// The same position with another number in it, as anybody can write it.
+/// Returns the same position with another number in it, as anyone can write it.
 fn forged(at: &str, seq: u8) -> String {
     let bytes = BASE64URL_NOPAD.decode(at.as_bytes()).unwrap();
     let end = |from: usize| from + 1 + bytes[from..].iter().position(|byte| byte & 0x80 == 0).unwrap();
@@ -36,13 +36,13 @@ async fn say(nodes: &Nodes, node: usize, text: &str, target: Target) {
     nodes[node].server.publish(message("said", text, target)).await.expect("accepted");
 }
 
-/// Lets a client do something, and takes what it is to carry then.
+/// Lets a client perform an action, and takes its new resume token.
 async fn act(client: &mut Client, place: &mut Place, action: &str, detail: &str) {
     client.send(action, json!([detail])).await;
     while client.moved(place).await["action"] != action {}
 }
 
-/// Comes back, and hears how that went.
+/// Connects a client that comes back. Returns it with the details of its position.
 async fn back(nodes: &Nodes, node: usize, user: &str, place: &Place) -> (Client, Value) {
     let mut client = nodes[node].tracking(user, place).await;
     let details = client.moved(&mut place.clone()).await["details"].clone();
@@ -99,14 +99,14 @@ async fn groups_that_are_new_at_the_return_get_nothing_older() {
     assert_eq!(client.moved(&mut now).await["details"], json!(["recovered", 0]));
     drop(client);
     say(&nodes, 0, "after", Target::group("editors")).await;
-    // From the very beginning once more, with what it carries since.
+    // From the very beginning once more, with its present resume token.
     let path = format!("/WebSockets?resume={}&state={}", place.at, now.state.as_deref().unwrap());
     let mut client = Client::try_connect(nodes[0].address, &path, &headers).await.unwrap();
     assert_eq!(client.moved(&mut now).await["details"], json!(["recovered", 1]));
     assert_eq!(client.json().await["details"], json!(["after"]));
 }
 
-/// An old state brings nothing back, once the nodes know of what was taken away.
+/// Checks that an old token gives nothing back, once the nodes know of the revocation.
 async fn rolled_back(taken: &[(&str, &str)], target: Target) {
     let nodes = Nodes::start(2).await;
     let (mut client, mut place) = begin(&nodes, 0, "ann").await;
@@ -118,7 +118,7 @@ async fn rolled_back(taken: &[(&str, &str)], target: Target) {
     }
     drop(client);
     for node in [1, 0] {
-        // The other nodes are told without waiting for it.
+        // The other nodes are told without a wait for their acknowledgement.
         let mut client = loop {
             let (client, details) = back(&nodes, node, "ann", &before).await;
             if details[0] == "reset" {
@@ -129,7 +129,7 @@ async fn rolled_back(taken: &[(&str, &str)], target: Target) {
         say(&nodes, 0, "not for ann", target.clone()).await;
         say(&nodes, 0, "for ann", Target::user("ann")).await;
         assert_eq!(client.json().await["details"], json!(["for ann"]));
-        // With what it carried last it is what it was then.
+        // With its last token the client is what it was then.
         let (_, details) = back(&nodes, node, "ann", &place).await;
         assert_eq!(details[0], "recovered");
     }
@@ -164,7 +164,7 @@ async fn a_state_of_before_is_not_valid_after_several_changes_and_a_hop() {
     assert_eq!(client.json().await["details"], json!(["for the kitchen"]));
 }
 
-/// Everybody is ann.
+/// An authenticator for which every client is ann.
 struct Ann;
 
 #[async_trait]
@@ -182,7 +182,7 @@ impl Authenticator for Ann {
     }
 }
 
-/// Puts its sender into a room; takes whoever comes back out of it.
+/// A handler that adds its sender to a room, and removes a client that comes back.
 struct Door;
 
 #[async_trait]
@@ -192,7 +192,7 @@ impl ActionHandler for Door {
             "join" => drop(request.join("room")),
             _ => drop(request.leave("room")),
         }
-        // Slow enough for what was missed to be replayed meanwhile.
+        // Slow enough for the replay to happen meanwhile.
         tokio::task::yield_now().await;
         request.reply(request.groups().into_iter().collect::<Vec<_>>())?;
         Ok(())
@@ -243,7 +243,7 @@ async fn clients_that_do_not_read_their_replay_keep_no_other_client_from_one() {
     for _ in 0..8 {
         stuck.push(nodes[0].tracking("ann", &ann).await);
     }
-    // All of one address: of the four turns it has one, and who does not read gives it back.
+    // All clients have one address, which has one of the four turns. A client that does not read gives its turn back.
     let (mut client, details) = back(&nodes, 0, "bob", &bob).await;
     assert_eq!(details, json!(["recovered", 100]));
     for number in 0..100 {
@@ -267,7 +267,7 @@ async fn the_replay_to_an_address_is_limited() {
     }
     let (mut client, details) = back(&nodes, 0, "ann", &place).await;
     assert_eq!(details, json!(["reset", "too much was replayed to its address lately"]));
-    // It goes on from there all the same.
+    // The client still continues from there.
     say(&nodes, 0, "live", Target::all()).await;
     assert_eq!(client.json().await["details"], json!(["live"]));
 }

@@ -1,4 +1,4 @@
-//! The page that `ws-server --demo` serves, on two nodes that share nothing but a file.
+//! The page that `ws-server --demo` serves, on two nodes that share only a file.
 
 use std::net::SocketAddr;
 
@@ -8,8 +8,8 @@ use tests::{
     browser::{Browser, Tab},
 };
 
-/// Makes `until(condition)`, which waits for a change of the page that makes it true, and `logged`, which tells whether
-/// a message is in the page's log.
+/// Defines `until(condition)`, which waits until the page meets the condition, and `logged`, which returns true if a
+/// message is in the page's log.
 const PRELUDE: &str = r##"
     window.until = (condition) => new Promise((resolve) => {
         const observer = new MutationObserver(() => look());
@@ -25,7 +25,7 @@ const PRELUDE: &str = r##"
         line.querySelector(".mono").textContent === action && line.querySelector(".what").textContent === text);
 "##;
 
-/// The demo page in a tab, used as a person does: forms and what is to be seen.
+/// The demo page in a tab, used as a person does: through its forms and what it shows.
 struct Page<'a>(Tab<'a>);
 
 impl<'a> Page<'a> {
@@ -59,7 +59,7 @@ impl<'a> Page<'a> {
         self.0.run("return logged('received', ...args);", json!([action, text])).await == true
     }
 
-    /// Waits until the page shows as many nodes as this and that it is on the one at this address.
+    /// Waits until the page shows this number of nodes, and that it is on the one at this address.
     async fn on(&self, address: SocketAddr, nodes: usize) {
         let shown = "await until(() => document.querySelectorAll('#nodes li').length === args[1]
                          && document.querySelector('#nodes [aria-current]')?.textContent.includes(args[0])
@@ -68,7 +68,7 @@ impl<'a> Page<'a> {
         self.0.run(shown, json!([address.to_string(), nodes])).await;
     }
 
-    /// Saves a picture where the environment says, for people to look at.
+    /// Saves a picture in the directory that the environment names, for people to look at.
     async fn picture(&self) {
         if let Some(path) = std::env::var_os("DEMO_SCREENSHOT") {
             std::fs::write(path, self.0.screenshot().await).expect("a file at $DEMO_SCREENSHOT");

@@ -1,4 +1,4 @@
-//! What a page sends arrives as it meant it, and no message ends the connection.
+//! A page's messages arrive unchanged, and no message ends the connection.
 
 use serde_json::json;
 use tests::browser::Browser;
@@ -17,7 +17,7 @@ async fn a_message_that_cannot_be_sent_as_it_is_does_not_end_the_client() {
          ws.send('echo', 'ж'.repeat(32768)).send('echo', 'x'.repeat(65536)).send('echo', 'after');",
     )
     .await;
-    // The client's own answers come before any of the server's.
+    // The client's own answers come before those of the server.
     for call in [
         json!(["failed", 413, "Larger than 65536 bytes"]),
         json!(["failed", 413, "Larger than 65536 bytes"]),
@@ -28,11 +28,11 @@ async fn a_message_that_cannot_be_sent_as_it_is_does_not_end_the_client() {
     ] {
         page.expect(call).await;
     }
-    // What the server alone can judge is answered by it.
+    // The server answers what only the server can check.
     page.run("let deep = []; for (let i = 0; i < 130; i++) deep = [deep]; ws.send('echo', deep);").await;
     let call = page.expect_any("failed").await;
     assert_eq!(call[1], 400, "{call}");
-    // Exactly as large as a message may be.
+    // A message of exactly the maximum size.
     page.run("ws.send('echo', 'x'.repeat(65536 - '{\"action\":\"echo\",\"details\":[\"\"]}'.length));").await;
     let call = page.expect_any("echo").await;
     assert_eq!(call[1].as_str().map(str::len), Some(65_536 - 32));

@@ -19,7 +19,7 @@ mod places;
 mod silence;
 mod subprotocols;
 
-/// Loads the client, and makes `hear(name)`, a callback, whose calls `heard()` gives one after the other.
+/// Loads the client, and defines `hear(name)`, which returns a callback. `heard()` returns the calls one after another.
 const PRELUDE: &str = r#"
     await new Promise((resolve, reject) => {
         const script = document.createElement("script");
@@ -55,12 +55,12 @@ impl<'a> Page<'a> {
         self.0.run(script, Value::Null).await
     }
 
-    /// The next callback that runs, or ran, must be this one with these details. So nothing else came before it.
+    /// Asserts that the next callback is this one with these details, so no other came before it.
     async fn expect(&self, call: Value) {
         assert_eq!(self.run("return heard();").await, call);
     }
 
-    /// The same, whatever the details.
+    /// Asserts that the next callback is this one, with any details.
     async fn expect_any(&self, name: &str) -> Value {
         let call = self.run("return heard();").await;
         assert_eq!(call[0], name, "{call}");
@@ -120,7 +120,7 @@ async fn callbacks_are_put_on_and_off() {
     page.run("ws.off('echo').on('where', hear('where')).send('echo', 3).send('where');").await;
     page.expect(json!(["where", "alone"])).await;
 
-    // Errors have a callback of their own, and an action that nobody handles is answered as well.
+    // Errors have callbacks of their own, and an action without a handler is answered too.
     page.run("ws.on('fail', hear('fail'), hear('failed')).on('nothing', hear('nothing'), hear('no such action'));")
         .await;
     page.run("ws.send('fail', 1).send('nothing', 2);").await;
@@ -135,7 +135,7 @@ async fn once_removes_both_callbacks_whichever_fires() {
     let page = Page::open(&browser, &node.page()).await;
 
     page.run("window.ws = new WsCluster(); ws.on('where', hear('where'));").await;
-    // The error fires; a message that would call the other one comes behind it.
+    // The error callback is called. A message that would call the other one comes behind it.
     page.run("ws.once('fail', hear('fail'), hear('failed')).send('fail').send('fail').send('where');").await;
     page.expect(json!(["failed", 409, "no"])).await;
     page.expect(json!(["where", "alone"])).await;
@@ -143,7 +143,7 @@ async fn once_removes_both_callbacks_whichever_fires() {
     page.run("ws.send('where');").await;
     page.expect(json!(["where", "alone"])).await;
 
-    // The callback fires; the error comes behind it.
+    // The callback is called. The error comes behind it.
     page.run("ws.once('fail', hear('fail'), hear('failed'));").await;
     node.server.publish(message("fail", "for once", Target::all())).await.unwrap();
     page.expect(json!(["fail", "for once"])).await;
@@ -171,7 +171,7 @@ async fn another_server_takes_over_behind_one_address() {
     page.expect(json!(["where", "first"])).await;
     page.expect(json!(["hello", "before"])).await;
 
-    // Behind the address there is nothing, so that the page is offline for sure.
+    // No server listens at the address, so the page is certainly offline.
     forwarder.switch(None);
     first.kill();
     let close = page.expect_any("close").await;
@@ -218,7 +218,7 @@ async fn what_a_page_missed_comes_when_it_is_back_on_another_node() {
     for number in 1..=3 {
         page.expect(json!(["news", number])).await;
     }
-    // A node that knows nothing of it says so.
+    // A node that does not know the position says so.
     let stranger = Node::start().await;
     page.run("ws.once('Client/close', hear('close'));").await;
     forwarder.switch(Some(stranger.address));
@@ -261,7 +261,7 @@ async fn a_session_or_a_user_is_closed_for_good() {
     for _ in 0..4 {
         last.push(page.run("return heard();").await);
     }
-    // Two sockets, in whatever order.
+    // Two sockets, in any order.
     last.sort_by_key(|call| call[0].as_str().map(str::to_owned));
     let names: Vec<_> = last.iter().map(|call| call[0].as_str().unwrap()).collect();
     assert_eq!(names, ["three closed", "three dismissed", "two closed", "two dismissed"]);
@@ -271,7 +271,7 @@ async fn a_session_or_a_user_is_closed_for_good() {
     assert_eq!(connected, json!([false, false, false, true]));
     assert_eq!(*node.upgrades.lock(), ["ann", "ann", "ann", "bob"]);
 
-    // What is sent now is refused at once.
+    // A message that is sent now is refused at once.
     page.run("one.send('where');").await;
     page.expect(json!(["one refused", 503, "Closed"])).await;
 }
@@ -300,7 +300,7 @@ async fn a_reply_reaches_both_tabs_of_a_user_on_two_nodes() {
 
 #[tokio::test]
 async fn a_page_of_a_foreign_origin_cannot_use_the_cookie() {
-    // Another port is another origin, but the same site: the browser sends the cookie from there as well.
+    // Another port is another origin, but the same site: the browser sends the cookie from there too.
     let foreign = Node::start().await;
     let own = cookie_node(None).await;
     let friendly = cookie_node(Some(&foreign)).await;
@@ -320,13 +320,13 @@ async fn a_page_of_a_foreign_origin_cannot_use_the_cookie() {
     page.run("ws.close();").await;
     assert_eq!(*own.upgrades.lock(), ["ann"]);
 
-    // What was refused is what an allowed origin may do.
+    // An allowed origin may do what was refused before.
     page.0.run(connect, json!(format!("ws://{}/WebSockets", friendly.address))).await;
     page.expect(json!(["hello", "hi"])).await;
     assert_eq!(*friendly.upgrades.lock(), ["ann"]);
 }
 
-/// A server whose sessions are cookies, the user's name their id.
+/// Starts a server whose sessions are cookies with the user's name as their id.
 async fn cookie_node(allowed: Option<&Node>) -> Node {
     let upgrades = Upgrades::default();
     let asked = upgrades.clone();

@@ -1,5 +1,5 @@
-//! Servers of the test process, each on a runtime of its own, so that one can be killed as a process is: at once,
-//! with all its sockets and without a farewell.
+//! Servers of the test process, each on a runtime of its own, so that one can be killed like a process: at once, with
+//! all its sockets and without a close.
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -18,7 +18,7 @@ use ws_cluster::{
     Request, Server, ServerBuilder,
 };
 
-/// The users at whose upgrade the authenticator was asked, one for each connection; `""` is a guest.
+/// The users whose upgrades the authenticator was asked about, one for each connection; `""` is a guest.
 pub(crate) type Upgrades = Arc<Mutex<Vec<String>>>;
 
 /// A running server.
@@ -31,7 +31,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// A server that is a cluster by itself. `?user=` and `?session=` of a connection's URL say who it is.
+    /// Starts a server that is a cluster by itself. `?user=` and `?session=` of a connection's URL are its identity.
     pub(crate) async fn start() -> Self {
         let upgrades = Upgrades::default();
         let asked = upgrades.clone();
@@ -39,7 +39,7 @@ impl Node {
         Self::with("alone", pool, upgrades, |builder, _| builder.authenticator(Query(asked))).await
     }
 
-    /// One more server of the cluster in this pool; it answers `where` with its name.
+    /// Starts one more server of the cluster in this pool. It answers `where` with its name.
     pub(crate) async fn join(name: &'static str, pool: Arc<dyn Pool>) -> Self {
         let upgrades = Upgrades::default();
         let asked = upgrades.clone();
@@ -50,7 +50,7 @@ impl Node {
         .await
     }
 
-    /// A server with settings of one's own.
+    /// Starts a server with the given settings.
     pub(crate) async fn with(
         name: &'static str,
         pool: Arc<dyn Pool>,
@@ -77,12 +77,12 @@ impl Node {
         Self { server, address, upgrades, runtime: Some(runtime) }
     }
 
-    /// A page of this server.
+    /// Returns a page of this server.
     pub(crate) fn page(&self) -> String {
         page(self.address)
     }
 
-    /// Ends it without a farewell.
+    /// Ends the server without a close.
     pub(crate) fn kill(mut self) {
         self.end();
     }
@@ -100,12 +100,12 @@ impl Drop for Node {
     }
 }
 
-/// A page of whatever server answers there. All of them serve this one, whose script is the test's.
+/// Returns a page of the server at this address. All servers have this page, whose script is the test's.
 pub(crate) fn page(address: SocketAddr) -> String {
     format!("http://{address}/health")
 }
 
-/// All actions, on the server of this name.
+/// A handler of all actions, on the server of this name.
 struct Act(&'static str);
 
 #[async_trait]
@@ -125,7 +125,7 @@ impl ActionHandler for Act {
     }
 }
 
-/// Sessions in the URL, which is fit for tests only.
+/// An authenticator with sessions in the URL, which is only for tests.
 struct Query(Upgrades);
 
 #[async_trait]

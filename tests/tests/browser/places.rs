@@ -1,4 +1,4 @@
-//! Where a client may run, besides a page of the server's host.
+//! The places in which a client may run, besides a page of the server's host.
 
 use serde_json::json;
 use tests::browser::Browser;

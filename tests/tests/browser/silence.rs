@@ -1,4 +1,4 @@
-//! A server that hangs: its sockets stay open, and nothing comes.
+//! A server that hangs: its sockets stay open, and no message comes.
 
 use serde_json::json;
 use tests::{WsServer, browser::Browser};
@@ -13,7 +13,7 @@ async fn a_page_leaves_a_server_that_hangs_and_goes_on_at_the_next() {
     let next = WsServer::start(state.path(), &["--demo"]).await;
     next.ready().await;
     let browser = Browser::start().await;
-    // The page is the next server's, whose script must come while the other one hangs.
+    // The page is the next server's, because its script must load while the other one hangs.
     let page = Page::open(&browser, &format!("http://{}/health", next.address())).await;
     let urls = json!([hangs.address(), next.address()].map(|address| format!("ws://{address}/WebSockets?user=ann")));
     page.0
@@ -27,7 +27,7 @@ async fn a_page_leaves_a_server_that_hangs_and_goes_on_at_the_next() {
     page.expect(json!(["position", "new"])).await;
     assert_eq!(page.run("return ws.url;").await, urls[0]);
 
-    // A quiet connection to a server that lives stays: the heartbeats are what is heard.
+    // A quiet connection to a live server stays open, because heartbeats come.
     page.run("for (let i = 0; i < 3; i++) await new Promise((resolve) => ws.once('Server/position', resolve));").await;
     hangs.stop();
     let close = page.expect_any("close").await;

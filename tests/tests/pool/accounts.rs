@@ -1,5 +1,5 @@
-//! Accounts of every authentication plug-in, TLS, and servers that speak nonsense: a connection comes about, or the
-//! error says in one line what is wrong. Both that dial a database are asked, the pool and the session table.
+//! Accounts of every authentication plug-in, TLS, and servers that send invalid packets: a connection succeeds, or the
+//! error says in one line what is wrong. Both users of a database are tested, the pool and the session table.
 
 use std::{net::Ipv4Addr, path::Path, process::Command};
 
@@ -16,7 +16,7 @@ use ws_cluster::{
 
 const PASSWORD: &str = "p%40ss";
 
-/// What the pool and the session table say of a URL: nothing if they reach the database.
+/// Returns what the pool and the session table say about a URL. It is `Ok` if they reach the database.
 async fn refusal(url: &str) -> Result<(), String> {
     let pool = pool::open(url).await.map_err(|error| error.to_string())?;
     let prepared = pool.prepare().await;
@@ -51,7 +51,7 @@ async fn accepted(url: &str) {
     }
 }
 
-/// Makes the certificate `NAME.pem` with the key `NAME.key`: of an authority of this name, or signed by `authority`.
+/// Makes the certificate `NAME.pem` with the key `NAME.key`, of an authority of this name or signed by `authority`.
 fn certificate(directory: &Path, name: &str, authority: Option<&str>, names: &str) {
     let mut openssl = Command::new("openssl");
     openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "30"]);
@@ -64,7 +64,7 @@ fn certificate(directory: &Path, name: &str, authority: Option<&str>, names: &st
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
 }
 
-/// Makes what a server with TLS needs; its options.
+/// Makes the files of a server with TLS. Returns its options.
 fn with_tls(directory: &Path) -> Vec<String> {
     certificate(directory, "authority", None, "");
     certificate(directory, "stranger", None, "");
@@ -78,7 +78,7 @@ fn with_tls(directory: &Path) -> Vec<String> {
     ]
 }
 
-/// The URL of `user`, who may do everything and is identified so.
+/// Returns the URL of `user`, who has all privileges and is identified in this way.
 async fn account(server: &MariaDb, user: &str, identified: &str) -> String {
     let mut conn = server.connect().await;
     conn.query_drop(format!("CREATE USER '{user}'@'%' {identified}")).await.unwrap();
@@ -190,13 +190,13 @@ async fn every_option_of_the_url_works_on_a_server() {
     accepted(&url.replace("mysql://", "mariadb://")).await;
 }
 
-/// A packet of the protocol.
+/// Returns a packet of the protocol.
 fn packet(number: u8, payload: &[u8]) -> Vec<u8> {
     let size = (payload.len() as u32).to_le_bytes();
     [&size[..3], &[number], payload].concat()
 }
 
-/// The greeting of a server whose accounts use this plug-in.
+/// Returns the greeting of a server whose accounts use this plug-in.
 fn greeting(plugin: &str) -> Vec<u8> {
     let capabilities: u32 = 0x000f_ffff & !0x0820;
     let (low, high) = (capabilities as u16, (capabilities >> 16) as u16);
@@ -211,7 +211,7 @@ fn greeting(plugin: &str) -> Vec<u8> {
     packet(0, &greeting)
 }
 
-/// Serves one client: says each of these once the client has said something, and then closes.
+/// Serves one client: sends each of these after the client has sent something, and then closes.
 async fn say(mut client: TcpStream, lines: Vec<Vec<u8>>) {
     let mut buffer = [0; 4096];
     for line in lines {
@@ -234,7 +234,7 @@ async fn servers_that_speak_nonsense_are_errors_and_no_panic() {
         vec![packet(0, b"\xff\x10\x04Too many connections")],
         vec![sha2(), packet(2, b"")],
         vec![sha2(), packet(2, b"\x01")],
-        // Asked for the server's key, it says nothing.
+        // Asked for the server's key, it sends nothing.
         vec![sha2(), packet(2, b"\x01\x04"), packet(4, b"")],
         vec![sha2(), packet(2, b"\x01\x04"), packet(4, b"\x01no key")],
         vec![sha2(), packet(2, b"\xfe")],
@@ -257,7 +257,7 @@ async fn servers_that_speak_nonsense_are_errors_and_no_panic() {
         });
         for user in ["site:secret", "site"] {
             let url = format!("mysql://{user}@127.0.0.1:{port}/site");
-            // Twice, since the first failure may not spoil the pool.
+            // Twice, since the first failure must not damage the pool.
             let pool = pool::open(&url).await.unwrap();
             for _ in 0..2 {
                 let error = pool.prepare().await.expect_err("no server").to_string();

@@ -1,4 +1,4 @@
-//! The behaviours themselves, each a function of an empty store.
+//! The contract of pools, each behaviour as a function of an empty store.
 
 use std::{
     collections::HashSet,
@@ -12,7 +12,7 @@ use ws_cluster::pool::{Announcement, Lease, Pool, PoolView};
 
 use crate::{CLUSTER, LEASE, address, announcement, elect, lease, node, order, row, store::Store, view};
 
-/// Does `work` for numbers 1 to 20, each with a pool of its own, all at the same moment.
+/// Runs `work` for numbers 1 to 20, each with a pool of its own, all at the same time.
 async fn twenty_at_once<T: Debug + Send + 'static, F>(
     store: &impl Store,
     work: impl Fn(u8, Arc<dyn Pool>) -> F,
@@ -56,7 +56,7 @@ pub(crate) async fn twenty_candidates_give_one_winner(store: impl Store) {
         pool.restore(CLUSTER, 0, None).await.unwrap();
         let seen = lease(&pool).await;
         let term = pool.take_over(CLUSTER, &seen, 0, node(number), LEASE).await.unwrap();
-        // Those who come so late that they see the winner already stand for the next term.
+        // Callers that come so late that they see the winner already are candidates for the next term.
         (seen, term.map(|term| (term, node(number))))
     })
     .await;
@@ -68,7 +68,7 @@ pub(crate) async fn twenty_candidates_give_one_winner(store: impl Store) {
     let now = lease(&store.pool().await).await;
     assert_eq!((now.term, now.master), (last.0, Some(last.1)));
 
-    // All from one view: exactly one.
+    // From one view, exactly one succeeds.
     let winners = twenty_at_once(&store, move |number, pool| async move {
         pool.take_over(CLUSTER, &now, 0, node(number), LEASE).await.unwrap()
     })
@@ -300,7 +300,7 @@ pub(crate) async fn ages_grow_and_start_anew_with_each_refresh(store: impl Store
     let start = Instant::now();
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
     let young = row(&pool, 1).await.age;
-    // However coarse the clock, some read comes later.
+    // Whatever the resolution of the clock, some read comes later.
     while row(&pool, 1).await.age <= young {
         assert!(start.elapsed() < Duration::from_secs(10), "the age stands still at {young:?}");
     }
@@ -384,7 +384,7 @@ pub(crate) async fn large_terms_are_kept(store: impl Store) {
     let pool = store.pool().await;
     elect(&pool, 1).await;
     let seen = lease(&pool).await;
-    // The largest that a signed column holds, less one.
+    // The maximum of a signed column, minus one.
     let term = i64::MAX as u64 - 1;
     assert_eq!(pool.take_over(CLUSTER, &seen, term - 1, node(1), LEASE).await.unwrap(), Some(term));
     assert!(pool.renew(CLUSTER, term, node(1), LEASE).await.unwrap());

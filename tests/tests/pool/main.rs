@@ -1,5 +1,5 @@
-//! The pool's contract, one behaviour a test, run on every implementation; and beside it what only one store can
-//! suffer.
+//! The pool's contract, one test for each behaviour, on every implementation, and tests of what can happen to only one
+//! store.
 
 mod accounts;
 mod contract;
@@ -73,7 +73,7 @@ async fn the_time_of_a_memory_pool_is_tokios() {
 }
 
 fn node(number: u8) -> NodeId {
-    // Zero bytes at the end and bytes that are no text: both are easily lost on the way through a column.
+    // Zero bytes at the end and bytes that are not text are easily lost on the way through a column.
     NodeId::from_bytes([0xff, number, 0x27, 0x00, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0])
 }
 
@@ -102,7 +102,7 @@ async fn order(pool: &Arc<dyn Pool>) -> Vec<NodeId> {
     view(pool).await.nodes.into_iter().map(|row| row.node).collect()
 }
 
-/// Makes the node with this number master of an empty store; its lease.
+/// Makes the node with this number the master of an empty store. Returns its lease.
 async fn elect(pool: &Arc<dyn Pool>, number: u8) -> Lease {
     pool.restore(CLUSTER, 0, None).await.unwrap();
     let seen = lease(pool).await;

@@ -1,4 +1,4 @@
-//! What only a database server can suffer, or make its clients suffer.
+//! Faults that only a database server can have or cause.
 
 use std::{collections::HashSet, pin::pin, sync::Arc, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     store::{MySql, Store},
 };
 
-/// Repeats `read` until the database answers, as whoever runs a pool does.
+/// Repeats `read` until the database answers, as the users of a pool do.
 async fn read_again(pool: &Arc<dyn Pool>) -> PoolView {
     let answer = async {
         loop {
@@ -73,7 +73,7 @@ async fn wrong_credentials_and_databases_are_refusals() {
     }
 }
 
-/// An account that may use tables but not make them, in a new database; URLs of both.
+/// Creates an account that may use tables but not create them, in a new database. Returns the URLs of both.
 async fn restricted_account(name: &str) -> (MySql, String) {
     let store = MySql::create().await;
     let database = store.url.rsplit('/').next().unwrap();
@@ -108,12 +108,12 @@ async fn an_abandoned_statement_does_not_spoil_the_next() {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     let mut other = Conn::from_url(&store.url).await.unwrap();
-    // More often than the pool has connections: none may be lost.
+    // More often than the pool has connections, because none may be lost.
     for _ in 0..10 {
         other.query_drop("LOCK TABLES ws_lease WRITE").await.unwrap();
         let renewal = pool.renew(CLUSTER, seen.term, node(1), LEASE);
         assert!(timeout(Duration::from_millis(20), renewal).await.is_err(), "the table is locked");
-        // Sent before the renewal is answered: on the same connection it would read that answer as its own.
+        // Sent before the renewal is answered. On the same connection it would read that answer as its own.
         let mut read = pin!(lease(&pool));
         assert!(timeout(Duration::from_millis(20), &mut read).await.is_err(), "the table is locked");
         other.query_drop("UNLOCK TABLES").await.unwrap();
@@ -166,7 +166,7 @@ async fn an_applications_own_pool_serves_as_well() {
 async fn announcements_change_the_stamp_although_the_clock_stands_still_or_goes_back() {
     let url = MariaDb::shared().await.database().await;
     let mut stamps = HashSet::new();
-    // The clocks of three servers, of which the second and the third are behind; none moves.
+    // The clocks of three servers, of which the second and the third are behind. None of them moves.
     for clock in ["1700000000.5", "1700000000.4", "1600000000.5"] {
         let opts =
             OptsBuilder::from_opts(Opts::from_url(&url).unwrap()).setup(vec![format!("SET timestamp = {clock}")]);

@@ -1,4 +1,4 @@
-//! What only a file can suffer.
+//! Faults that only a file can have.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -29,7 +29,7 @@ async fn a_removed_file_is_made_anew() {
     elect(&pool, 1).await;
     fs::remove_dir_all(store.0.path()).unwrap();
     assert_eq!(view(&pool).await, PoolView::default());
-    // Both are in the file that is there now.
+    // Both are in the present file.
     let other = store.pool().await;
     elect(&other, 2).await;
     assert_eq!(lease(&pool).await, lease(&other).await);

@@ -1,4 +1,4 @@
-//! The stores that the contract runs on, and what may befall them.
+//! The stores on which the contract runs, and the faults that can happen to them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,17 +9,17 @@ use ws_cluster::pool::{self, Lease, MemoryPool, Pool};
 
 use crate::CLUSTER;
 
-/// A store of rows that is new for each test, and what may befall it.
+/// A store of rows that is new for each test, and its faults.
 pub(crate) trait Store: Sized {
-    /// An empty store, with no tables yet.
+    /// Returns an empty store, without tables.
     async fn create() -> Self;
-    /// The store as one more node opens it.
+    /// Returns the store as one more node opens it.
     async fn pool(&self) -> Arc<dyn Pool>;
-    /// All rows are lost.
+    /// Loses all rows.
     async fn empty(&self);
-    /// The tables are lost.
+    /// Loses the tables.
     async fn drop_tables(&self);
-    /// A backup is restored in which the lease stood so.
+    /// Restores a backup with this lease.
     async fn rewind(&self, lease: Lease);
 }
 
