@@ -8,7 +8,7 @@ use crate::{
     Config, Identity, NodeId, Target,
     hub::{Member, Membership},
     message::{
-        client::{Form, OutgoingMessage, parse},
+        client::{MessageForm, OutgoingMessage, parse},
         content::Content,
         target::ConnectionId,
     },
@@ -30,8 +30,8 @@ pub fn arguments(text: &str) -> Option<usize> {
 
 /// Encodes a message with its position as a frame. Returns the frame's size.
 pub fn encode(action: &str, details: &[u8]) -> usize {
-    let place = LogPosition { term: 1, master: NODE, seq: 1_000_000 };
-    OutgoingMessage::new(action, details).at(place.into()).frame(Form::Positioned).len()
+    let log_position = LogPosition { term: 1, master: NODE, seq: 1_000_000 };
+    OutgoingMessage::new(action, details).at(log_position.into()).frame(MessageForm::Positioned).len()
 }
 
 /// Encodes the content of a relayed message, and decodes it again.

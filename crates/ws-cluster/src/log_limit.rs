@@ -30,11 +30,11 @@ const MAX_EXCERPT: usize = 128;
 pub(crate) struct LogLimits<C> {
     interval: Duration,
     /// A synchronous lock, held for a look-up. `None` stands for all causes beyond [`MAX_CAUSES`].
-    causes: Mutex<HashMap<Option<C>, Cause>>,
+    causes: Mutex<HashMap<Option<C>, CauseState>>,
 }
 
 #[derive(Debug)]
-struct Cause {
+struct CauseState {
     /// The time of the cause's last line.
     at: Instant,
     /// Number of lines that were left out since then.
@@ -68,7 +68,7 @@ impl<C: Eq + Hash> LogLimits<C> {
             }
         }
         let Some(known) = causes.get_mut(&cause) else {
-            causes.insert(cause, Cause { at: now, left_out: 0 });
+            causes.insert(cause, CauseState { at: now, left_out: 0 });
             return Some(Line { left_out: None });
         };
         if now.saturating_duration_since(known.at) < self.interval {

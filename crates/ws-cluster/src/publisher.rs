@@ -64,7 +64,7 @@ pub enum ConnectError {
 }
 
 /// Publishes into a cluster from a process that is not one of its servers. Cheap to clone; clones share one
-/// connection, which is made anew, to any node, whenever it is lost.
+/// connection. If it is lost, a new one is made to any node.
 ///
 /// ```no_run
 /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {

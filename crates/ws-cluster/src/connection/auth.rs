@@ -305,7 +305,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         now.checked_add(interval - spread)
     }
 
-    /// Asks whether the session goes on, unless that question is under way.
+    /// Asks the authenticator if the session is still valid, unless that question is under way.
     pub(super) fn recheck(&mut self) {
         let (application, client) = (self.application.clone(), self.client().clone());
         let expiry = self.expiry.get_or_insert_default();

@@ -24,7 +24,7 @@ pub(crate) enum Question<'a> {
     Handshake,
     /// Who the client is, by these credentials.
     Credentials(&'a [Value]),
-    /// Whether the client's session goes on.
+    /// If the client's session is still valid.
     Again,
 }
 

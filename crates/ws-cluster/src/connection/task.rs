@@ -194,7 +194,7 @@ pub(super) struct Closing {
     end: Option<End>,
 }
 
-/// How far a client has come in ending the connection. What comes afterwards is read but ignored: unread bytes would
+/// The client's progress in ending the connection. Later bytes are read but ignored: unread bytes would
 /// reset the connection, and the frames on their way to the client would be lost.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum ClientEnd {

@@ -21,7 +21,7 @@ use crate::{
     MemoryPool, Message, Request, Server, Target, TrustedProxies,
     hub::{
         Client, Membership,
-        membership::Given,
+        membership::GivenHashes,
         resume::{ResumeRequest, ResumeState, unix_time},
     },
 };
@@ -431,7 +431,7 @@ async fn an_old_resume_token_gives_nothing_back() {
     let id = server.hub().next_id();
     for (time, why) in [(unix_time(), "before the first message"), (7, "too old")] {
         let (changes, since) = Default::default();
-        let given = Given::Each(Vec::new());
+        let given = GivenHashes::Each(Vec::new());
         let state = ResumeState { id, changes, version: 0, began: 0, since, given, at, time };
         let sealed = server.resumption().sealer.seal(Some("ann"), None, &state);
         let stream = resumes(&server, &format!("/?resume={at}&state={sealed}")).await;

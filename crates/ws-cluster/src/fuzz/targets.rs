@@ -10,7 +10,7 @@ use ws_cluster_client::ACTION_SIZE;
 use super::search;
 use crate::{
     Handshake, Origin, RawDetails, Target, TrustedProxies,
-    message::client::{Form, Incoming, OutgoingMessage, parse},
+    message::client::{Incoming, MessageForm, OutgoingMessage, parse},
 };
 
 /// Returns the input as text, as far as it is UTF-8.
@@ -175,7 +175,7 @@ fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(format!("an action of {} bytes", action.len()));
         }
-        let frame = OutgoingMessage::new(&action, details.as_str().as_bytes()).frame(Form::Object);
+        let frame = OutgoingMessage::new(&action, details.as_str().as_bytes()).frame(MessageForm::Object);
         // Behind the header, whose size depends on that of the message.
         let start = frame.windows(2).position(|bytes| bytes == b"{\"").ok_or("no object")?;
         let sent = std::str::from_utf8(&frame[start..]).map_err(|error| error.to_string())?;

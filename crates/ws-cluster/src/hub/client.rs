@@ -22,7 +22,7 @@ use crate::{
     clock::now,
     log_limit::LogLimits,
     message::{
-        client::{Dialect, Form, OutgoingMessage, beginning, encode, position},
+        client::{Dialect, MessageForm, OutgoingMessage, beginning, encode, position},
         position::Position,
         target::ConnectionId,
     },
@@ -116,9 +116,9 @@ impl Client {
     fn frame(&self, message: &OutgoingMessage<'_>) -> Bytes {
         let array = self.array.load(Ordering::Relaxed);
         message.frame(match (array, self.tracks) {
-            (true, _) => Form::Array,
-            (false, true) => Form::Positioned,
-            (false, false) => Form::Object,
+            (true, _) => MessageForm::Array,
+            (false, true) => MessageForm::Positioned,
+            (false, false) => MessageForm::Object,
         })
     }
 

@@ -18,8 +18,8 @@ use ws_cluster_core::Seq;
 pub(crate) struct Membership {
     pub(crate) user: Option<Arc<str>>,
     pub(crate) session: Option<Arc<str>>,
-    pub(crate) groups: Names,
-    rare: Option<Box<Rare>>,
+    pub(crate) groups: NameSet,
+    rare: Option<Box<RareFields>>,
 }
 
 /// Values that the application keeps beside a connection. They are no part of its identity.
@@ -33,7 +33,7 @@ impl PartialEq for Data {
 }
 
 #[derive(Clone, Default, PartialEq)]
-struct Rare {
+struct RareFields {
     data: Data,
     former: Option<ConnectionId>,
     properties: BTreeMap<Arc<str>, Value>,
@@ -69,7 +69,7 @@ pub(crate) struct Changes {
 /// The hashes of what the authenticator gave a client when its token was sealed. Hashes are enough, since names can be
 /// long and the token is only compared with what the authenticator gives now.
 #[derive(Clone, Debug, PartialEq)]
-pub(crate) enum Given {
+pub(crate) enum GivenHashes {
     /// The sorted hashes.
     Each(Vec<u64>),
     /// One hash of all of them, if single hashes would take too much room.
@@ -82,7 +82,7 @@ pub(crate) struct GivenError;
 
 /// A few names in sorted order.
 #[derive(Clone, Default, PartialEq)]
-pub(crate) struct Names(Box<[Arc<str>]>);
+pub(crate) struct NameSet(Box<[Arc<str>]>);
 
 impl Membership {
     pub(crate) fn of(identity: Identity) -> Self {
@@ -115,7 +115,7 @@ impl Membership {
         }
     }
 
-    fn rare(&mut self) -> &mut Rare {
+    fn rare(&mut self) -> &mut RareFields {
         self.rare.get_or_insert_default()
     }
 
@@ -154,7 +154,7 @@ impl Membership {
         self.user = of.user;
         self.session = of.session;
         self.groups = self.groups.iter().chain(of.groups.iter()).cloned().collect();
-        // What the authenticator says now is no change of a handler's.
+        // A group that the authenticator gives is no change by a handler.
         let names = &self.groups;
         self.rare
             .iter_mut()
@@ -177,7 +177,7 @@ impl Membership {
         changes.properties.retain(|name, value| of.property(name).unwrap_or(&Value::Null) != value);
         let stays = |group: &&Arc<str>| changes.groups.get(*group) != Some(&false);
         let joined = changes.groups.iter().filter(|(_, member)| **member).map(|(group, _)| group);
-        let groups: Names = of.groups.iter().filter(stays).chain(joined).cloned().collect();
+        let groups: NameSet = of.groups.iter().filter(stays).chain(joined).cloned().collect();
         let mut properties = of.rare.map(|rare| rare.properties).unwrap_or_default();
         for (name, value) in &changes.properties {
             match value {
@@ -204,7 +204,7 @@ impl Membership {
 
     /// Notes since when the client has its new groups and properties. Raises the version if some are gone, since older
     /// resume tokens are not valid then.
-    fn note_since(&mut self, (groups, properties): (Names, BTreeMap<Arc<str>, Value>), at: Option<Seq>) {
+    fn note_since(&mut self, (groups, properties): (NameSet, BTreeMap<Arc<str>, Value>), at: Option<Seq>) {
         let new_groups: Vec<_> = self.groups.iter().filter(|group| !groups.contains(group)).cloned().collect();
         let new = self.properties().filter(|(name, value)| properties.get(*name) != Some(value));
         let new_properties: Vec<_> = new.map(|(name, _)| name.clone()).collect();
@@ -278,9 +278,9 @@ impl Membership {
         hashes
     }
 
-    /// Returns the hashes of what the authenticator gave, as they stand in a resume token.
-    pub(crate) fn given_now(&self) -> Given {
-        Given::Each(match &self.rare {
+    /// Returns the hashes of what the authenticator gave, as a resume token contains them.
+    pub(crate) fn given_now(&self) -> GivenHashes {
+        GivenHashes::Each(match &self.rare {
             Some(rare) => self.given(&rare.changes),
             None => self.given(&Changes::default()),
         })
@@ -396,7 +396,7 @@ impl Membership {
     }
 }
 
-impl Given {
+impl GivenHashes {
     /// Maximum number of hashes that are kept one by one.
     const MAX_EACH: usize = 64;
 
@@ -441,7 +441,7 @@ fn hash_all(hashes: &[u64]) -> u64 {
     hash([&b"all "[..], &bytes])
 }
 
-impl Names {
+impl NameSet {
     pub(crate) fn len(&self) -> usize {
         self.0.len()
     }
@@ -464,22 +464,22 @@ impl Names {
 
     /// Adds a name. Returns true if it is new.
     fn insert(&mut self, name: Arc<str>) -> bool {
-        let Err(place) = self.find(&name) else { return false };
-        let (before, after) = self.0.split_at(place);
+        let Err(index) = self.find(&name) else { return false };
+        let (before, after) = self.0.split_at(index);
         self.0 = before.iter().chain([&name]).chain(after).cloned().collect();
         true
     }
 
     fn take(&mut self, name: &str) -> Option<Arc<str>> {
-        let place = self.find(name).ok()?;
+        let index = self.find(name).ok()?;
         let mut names = std::mem::take(&mut self.0).into_vec();
-        let name = names.remove(place);
+        let name = names.remove(index);
         self.0 = names.into();
         Some(name)
     }
 }
 
-impl FromIterator<Arc<str>> for Names {
+impl FromIterator<Arc<str>> for NameSet {
     fn from_iter<I: IntoIterator<Item = Arc<str>>>(names: I) -> Self {
         let mut names: Vec<_> = names.into_iter().collect();
         names.sort_unstable();

@@ -318,16 +318,16 @@ impl Hub {
 
 impl DeliverySink for Hub {
     fn deliver(&self, delivery: Delivery) {
-        let Delivery { position: place, id: publish, size, repeated, content: encoded } = delivery;
+        let Delivery { position: log_position, id: publish, size, repeated, content: encoded } = delivery;
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
             Ok(content) => Some(content),
             Err(error @ ContentError::Unknown) => {
                 // The entry is of a later version. This version cannot read it, but its log position counts.
-                tracing::debug!(%error, seq = place.seq, "an entry of a later version is skipped");
+                tracing::debug!(%error, seq = log_position.seq, "an entry of a later version is skipped");
                 None
             }
             Err(error) => {
-                tracing::error!(%error, seq = place.seq, "an entry cannot be delivered");
+                tracing::error!(%error, seq = log_position.seq, "an entry cannot be delivered");
                 None
             }
         });
@@ -341,13 +341,13 @@ impl DeliverySink for Hub {
         // The callback is the application's code, so no lock is held.
         order.iter().for_each(|subject| (self.revoked)(subject));
         let index = self.index.read();
-        let since = self.replay_log.lock().append(place, publish, kept, size, repeated);
+        let since = self.replay_log.lock().append(log_position, publish, kept, size, repeated);
         if let Some(subject) = order {
             self.closes.note(subject.clone());
         }
         match &content {
             Some(Content::Message { target, action, details }) => {
-                self.fan_out_to(&index, target, &OutgoingMessage::new(action, details).at(place.into()), since);
+                self.fan_out_to(&index, target, &OutgoingMessage::new(action, details).at(log_position.into()), since);
             }
             Some(Content::Close(close)) if order.is_some() => {
                 index.of(&close.subject).for_each(|client| match close {
@@ -360,7 +360,7 @@ impl DeliverySink for Hub {
                 index.of(subject).for_each(|client| client.refresh());
             }
             Some(Content::Revoked { connection, version }) => {
-                self.replay_log.lock().revoke(*connection, *version, place.seq);
+                self.replay_log.lock().revoke(*connection, *version, log_position.seq);
                 // A client with a lower version resumed with an outdated token, on a second connection.
                 index.known_as(*connection).filter(|client| client.membership().version() < *version).for_each(
                     |client| {

@@ -27,7 +27,7 @@ use ws_cluster_core::{
 
 /// Number of clients in one simulated world.
 const CLIENTS: usize = 3;
-/// How long a client waits for its node to reach the client's position.
+/// Maximum time for which a client waits for its node to reach the client's position.
 const RESUME_TIME: Duration = Duration::from_secs(10);
 /// Maximum number of replayed messages. It is small, so that resets happen.
 const REPLAYED: usize = 40;
@@ -49,14 +49,14 @@ struct SimulatedClients {
 struct SimulatedClient {
     at: Option<Position>,
     connection: Option<Connection>,
-    /// What the client has got since it began, and what it has got on this connection.
+    /// The publishes that the client has got since it began, and those on this connection.
     seen: HashSet<PublishId>,
     had: HashSet<PublishId>,
 }
 
-/// The client's connection to the node with the index `place`.
+/// The client's connection to the node with the index `node_index`.
 struct Connection {
-    place: usize,
+    node_index: usize,
     client: Arc<Client>,
     _registration: Registration,
     progress: Progress,
@@ -85,21 +85,21 @@ impl SimulatedClients {
 }
 
 impl Clients for SimulatedClients {
-    fn boot(&mut self, place: usize, id: NodeId) {
-        self.hubs.insert(place, (id, Arc::new(Hub::new(id, &self.config, |_| {}))));
+    fn boot(&mut self, node_index: usize, id: NodeId) {
+        self.hubs.insert(node_index, (id, Arc::new(Hub::new(id, &self.config, |_| {}))));
     }
 
-    fn lose(&mut self, place: usize) {
-        self.hubs.remove(&place);
+    fn lose(&mut self, node_index: usize) {
+        self.hubs.remove(&node_index);
         for client_state in &mut self.clients {
-            if client_state.connection.as_ref().is_some_and(|connection| connection.place == place) {
+            if client_state.connection.as_ref().is_some_and(|connection| connection.node_index == node_index) {
                 client_state.connection = None;
             }
         }
     }
 
-    fn output(&mut self, place: usize, output: &Output) {
-        let Some((_, hub)) = self.hubs.get(&place) else { return };
+    fn output(&mut self, node_index: usize, output: &Output) {
+        let Some((_, hub)) = self.hubs.get(&node_index) else { return };
         match output {
             Output::Deliver { position, proposal, repeated } => {
                 let content = proposal.content.as_ref().map(|_| message(proposal.id));
@@ -156,8 +156,8 @@ impl SimulatedClients {
         match &client_state.connection {
             None if ready.is_empty() || rng.below(3) > 0 => {}
             None => {
-                let place = ready[rng.below(ready.len() as u64) as usize];
-                self.connect(client_state, now, place);
+                let node_index = ready[rng.below(ready.len() as u64) as usize];
+                self.connect(client_state, now, node_index);
             }
             // Frames that were under way to the client are lost.
             Some(_) if !calm && rng.below(20) == 0 => client_state.connection = None,
@@ -165,8 +165,8 @@ impl SimulatedClients {
         }
     }
 
-    fn connect(&mut self, client_state: &mut SimulatedClient, now: Duration, place: usize) {
-        let Some((_, hub)) = self.hubs.get(&place) else { return };
+    fn connect(&mut self, client_state: &mut SimulatedClient, now: Duration, node_index: usize) {
+        let Some((_, hub)) = self.hubs.get(&node_index) else { return };
         let request = http::Request::new(()).into_parts().0;
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
         let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, true));
@@ -182,13 +182,13 @@ impl SimulatedClients {
             }
         };
         client_state.had.clear();
-        client_state.connection = Some(Connection { place, client, _registration: registration, progress });
+        client_state.connection = Some(Connection { node_index, client, _registration: registration, progress });
     }
 
     /// Takes the next step for a client that comes back, as the join of [`resume`](super::resume) does.
     fn take_step(&mut self, client_state: &mut SimulatedClient, now: Duration, pauses: bool) {
         let (Some(connection), Some(position)) = (&mut client_state.connection, client_state.at) else { return };
-        let Some((_, hub)) = self.hubs.get(&connection.place) else { return };
+        let Some((_, hub)) = self.hubs.get(&connection.node_index) else { return };
         let client = &connection.client;
         let mut lost = false;
         if let Progress::Waits(since) = connection.progress {
@@ -198,7 +198,10 @@ impl SimulatedClients {
                         let first = ["recovered".into(), missed.messages.len().into()];
                         client.begin_behind(position.seq);
                         client.begin(&first, position, "", 0);
-                        missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+                        missed
+                            .messages
+                            .iter()
+                            .for_each(|(log_position, content)| replay(client, *log_position, content));
                         connection.progress = Progress::CatchesUp { after: missed.until, epoch };
                         self.resumed += 1;
                         if pauses {
@@ -216,7 +219,10 @@ impl SimulatedClients {
                 Ok(true) => connection.progress = Progress::Joined,
                 Ok(false) => match hub.missed(client, after, epoch, REPLAYED) {
                     Ok(missed) => {
-                        missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+                        missed
+                            .messages
+                            .iter()
+                            .for_each(|(log_position, content)| replay(client, *log_position, content));
                         connection.progress = Progress::CatchesUp { after: missed.until, epoch };
                     }
                     Err(_) => lost = true,
@@ -255,7 +261,7 @@ impl SimulatedClients {
         let at = message["at"].as_str().and_then(|text| text.parse::<Position>().ok());
         if message["action"] != "Server/position" {
             let (Some(at), Some(publish)) = (at, published(message)) else {
-                return Err("a message has no place".into());
+                return Err("a message has no position".into());
             };
             if !client_state.seen.insert(publish) {
                 return Err(format!("a client gets {} twice", PublishName(publish)));
@@ -283,25 +289,25 @@ impl SimulatedClients {
     ) -> Result<(), String> {
         let Some(last) = client_state.at.filter(|last| last.seq > 0) else { return Ok(()) };
         if at.seq <= last.seq {
-            return Err(format!("a client goes from place {} to {}", last.seq, at.seq));
+            return Err(format!("a client goes from position {} to {}", last.seq, at.seq));
         }
-        let mut place = place_of(&at);
-        while place.2 > last.seq {
+        let mut log_position = log_position_of(&at);
+        while log_position.2 > last.seq {
             // The predecessor is unknown if the node began after a snapshot. There is nothing more to compare.
-            let Some((publish, before)) = checks.at(place) else { return Ok(()) };
-            let comes = place.2 == at.seq && comes == Some(publish);
-            if !comes && !self.empty.contains(&place) && !client_state.had.contains(&publish) {
+            let Some((publish, before)) = checks.at(log_position) else { return Ok(()) };
+            let comes = log_position.2 == at.seq && comes == Some(publish);
+            if !comes && !self.empty.contains(&log_position) && !client_state.had.contains(&publish) {
                 return Err(format!(
-                    "a client goes to place {} without {} at {}",
+                    "a client goes to position {} without {} at {}",
                     at.seq,
                     PublishName(publish),
-                    place.2
+                    log_position.2
                 ));
             }
             let Some(before) = before else { return Ok(()) };
-            place = before;
+            log_position = before;
         }
-        let (same, seq) = (place == place_of(&last), last.seq);
+        let (same, seq) = (log_position == log_position_of(&last), last.seq);
         if same { Ok(()) } else { Err(format!("what a client has up to {seq} is not what comes before {}", at.seq)) }
     }
 }
@@ -322,8 +328,8 @@ fn published(message: &Value) -> Option<PublishId> {
 }
 
 /// Returns the log position that a client's position stands for. The ids of simulated nodes fit into it without loss.
-fn place_of(position: &Position) -> (u64, NodeId, Seq) {
-    let LogPosition { term, master, seq } = position.place();
+fn log_position_of(position: &Position) -> (u64, NodeId, Seq) {
+    let LogPosition { term, master, seq } = position.log_position();
     (term, master, seq)
 }
 

@@ -58,29 +58,33 @@ impl Node {
         let (counter, seq) = self.next.get();
         self.next.set((counter + 1, seq));
         let publish = PublishId { origin: NODE, counter };
-        self.place(publish, target, false);
+        self.deliver_at(publish, target, false);
         publish
     }
 
     /// Delivers a publish at the next log position.
-    fn place(&self, publish: PublishId, target: Target, repeated: bool) {
-        self.place_content(publish, Content::Message { target, action: "x".into(), details: "[]".into() }, repeated);
+    fn deliver_at(&self, publish: PublishId, target: Target, repeated: bool) {
+        self.deliver_content_at(
+            publish,
+            Content::Message { target, action: "x".into(), details: "[]".into() },
+            repeated,
+        );
     }
 
     /// Delivers an entry that is no message.
     fn content(&self, content: Content) {
         let (counter, seq) = self.next.get();
         self.next.set((counter + 1, seq));
-        self.place_content(PublishId { origin: NODE, counter }, content, false);
+        self.deliver_content_at(PublishId { origin: NODE, counter }, content, false);
     }
 
-    fn place_content(&self, publish: PublishId, content: Content, repeated: bool) {
+    fn deliver_content_at(&self, publish: PublishId, content: Content, repeated: bool) {
         let (counter, seq) = self.next.get();
         self.next.set((counter, seq + 1));
         let content = content.encode();
-        let place = LogPosition { term: 1, master: NODE, seq };
+        let log_position = LogPosition { term: 1, master: NODE, seq };
         let repeated = repeated.then_some(publish);
-        self.hub.deliver(Delivery { position: place, id: publish, size: 0, repeated, content: Some(content) });
+        self.hub.deliver(Delivery { position: log_position, id: publish, size: 0, repeated, content: Some(content) });
     }
 
     fn cut(&self, after: Seq) {
@@ -148,7 +152,7 @@ fn the_index_follows_membership_and_keeps_nothing() {
 
 /// Returns the state of a client of which nothing was changed.
 fn state(id: ConnectionId, version: u64) -> ResumeState {
-    let given = crate::hub::membership::Given::Each(Vec::new());
+    let given = crate::hub::membership::GivenHashes::Each(Vec::new());
     let (changes, since) = Default::default();
     ResumeState { id, changes, version, began: 0, since, given, at: Position::START, time: 0 }
 }
@@ -198,7 +202,7 @@ fn messages_older_than_a_membership_are_not_replayed() {
     let epoch = node.hub.replay_log.lock().epoch();
     let missed = |after| {
         let missed = node.hub.missed(&ann, after, epoch, 10).ok().unwrap();
-        missed.messages.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
+        missed.messages.iter().map(|(log_position, _)| log_position.seq).collect::<Vec<_>>()
     };
     // Up to 4 the client was a guest outside of the room. Earlier messages of the new group are not for it.
     assert_eq!(missed(0), [4, 5, 6]);
@@ -274,10 +278,10 @@ fn a_close_of_s_reaches_all(node: Node) {
     let (here, _here) = node.connect(Identity::user("ann").session("s"));
     let (arriving, _arriving) = node.arrive(Identity::user("ann").session("s"), true);
     let (other, _other) = node.arrive(Identity::user("ann").session("t"), true);
-    let place = LogPosition { term: 1, master: NODE, seq: 1 };
+    let log_position = LogPosition { term: 1, master: NODE, seq: 1 };
     let publish = PublishId { origin: NODE, counter: 1 };
     let content = Some(Content::Close(Close::session("s")).encode());
-    node.hub.deliver(Delivery { position: place, id: publish, size: 0, repeated: None, content });
+    node.hub.deliver(Delivery { position: log_position, id: publish, size: 0, repeated: None, content });
     assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
     assert_eq!(said(&other), "");
 }
@@ -292,12 +296,12 @@ fn a_repeated_message_reaches_only_clients_that_came_after_the_cut() {
     let (new, _new) = node.connect(Identity::guest());
     node.deliver(Target::all());
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [2, 1, 1]);
-    node.place(publish, Target::all(), true);
+    node.deliver_at(publish, Target::all(), true);
     // `between` came after the first delivery of the message, so the message was not for it.
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 1]);
     // By now every client has had the message.
     node.cut(1);
-    node.place(publish, Target::all(), true);
+    node.deliver_at(publish, Target::all(), true);
     assert_eq!([&old, &between, &new].map(|client| waiting(client)), [0, 0, 0]);
 }
 

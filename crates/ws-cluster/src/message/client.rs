@@ -178,7 +178,7 @@ pub(crate) fn encode(details: &[Value]) -> Bytes {
 
 /// The form of the messages that a connection gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum MessageForm {
     Object,
     Array,
     /// The object with a member `at`, the position, if the message has one. Used for clients that asked for it
@@ -215,14 +215,14 @@ impl<'a> OutgoingMessage<'a> {
     }
 
     /// Returns the WebSocket frame with the message in a form.
-    pub(crate) fn frame(&self, form: Form) -> Bytes {
+    pub(crate) fn frame(&self, form: MessageForm) -> Bytes {
         let object = |after: &[u8]| self.encode(b"{\"action\":", b",\"details\":", after);
         match (form, self.at) {
-            (Form::Array, _) => self.array.get_or_init(|| self.encode(b"[", b",", b"]")),
-            (Form::Positioned, Some(at)) => {
+            (MessageForm::Array, _) => self.array.get_or_init(|| self.encode(b"[", b",", b"]")),
+            (MessageForm::Positioned, Some(at)) => {
                 self.positioned.get_or_init(|| object(format!(",\"at\":\"{at}\"}}").as_bytes()))
             }
-            (Form::Object | Form::Positioned, _) => self.object.get_or_init(|| object(b"}")),
+            (MessageForm::Object | MessageForm::Positioned, _) => self.object.get_or_init(|| object(b"}")),
         }
         .clone()
     }
@@ -384,16 +384,16 @@ mod tests {
     #[test]
     fn a_message_is_encoded_once_for_each_form() {
         let message = OutgoingMessage::new("say \"x\"", b"[1]");
-        let object = message.frame(Form::Object);
+        let object = message.frame(MessageForm::Object);
         assert_eq!(&object[2..], br#"{"action":"say \"x\"","details":[1]}"#);
-        assert_eq!(object.as_ptr(), message.frame(Form::Object).as_ptr());
-        assert_eq!(object.as_ptr(), message.frame(Form::Positioned).as_ptr(), "it has no position");
-        assert_eq!(&message.frame(Form::Array)[2..], br#"["say \"x\"",[1]]"#);
+        assert_eq!(object.as_ptr(), message.frame(MessageForm::Object).as_ptr());
+        assert_eq!(object.as_ptr(), message.frame(MessageForm::Positioned).as_ptr(), "it has no position");
+        assert_eq!(&message.frame(MessageForm::Array)[2..], br#"["say \"x\"",[1]]"#);
         let entry = OutgoingMessage::new("a", b"[]").at(Position::START);
-        let positioned = entry.frame(Form::Positioned);
+        let positioned = entry.frame(MessageForm::Positioned);
         assert_eq!(&positioned[2..], br#"{"action":"a","details":[],"at":"AAAAAAAAAAAAAA"}"#);
-        assert_eq!(positioned.as_ptr(), entry.frame(Form::Positioned).as_ptr());
-        assert_eq!(&entry.frame(Form::Object)[2..], br#"{"action":"a","details":[]}"#);
+        assert_eq!(positioned.as_ptr(), entry.frame(MessageForm::Positioned).as_ptr());
+        assert_eq!(&entry.frame(MessageForm::Object)[2..], br#"{"action":"a","details":[]}"#);
     }
 
     #[test]

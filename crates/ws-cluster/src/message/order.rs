@@ -50,8 +50,8 @@ impl Publish {
 /// Reads the target of a message: its text form, or JSON, which has no limits on ids.
 fn target(to: Member<'_>, except: Option<Member<'_>>) -> Result<Target, Why> {
     let mut target = match to.kind() {
-        Kind::Text => to.text()?.parse().map_err(|error| format!("`to`: {error}"))?,
-        Kind::Object => selection(&to)?,
+        JsonKind::Text => to.text()?.parse().map_err(|error| format!("`to`: {error}"))?,
+        JsonKind::Object => selection(&to)?,
         _ => return Err(to.must_be("text or an object like {\"users\": [..]}")),
     };
     if let Some(except) = except {
@@ -115,8 +115,8 @@ impl<'a> Members<'a> {
         if text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
             return Err("the body goes on behind its JSON object: post one object at a time".to_owned());
         }
-        if Kind::of(value.get()) != Kind::Object {
-            return Err(format!("the body must be a JSON object, not {}", Kind::of(value.get())));
+        if JsonKind::of(value.get()) != JsonKind::Object {
+            return Err(format!("the body must be a JSON object, not {}", JsonKind::of(value.get())));
         }
         Self::of(value, String::new(), known)
     }
@@ -143,7 +143,7 @@ impl<'a> Members<'a> {
 
     /// Returns a member, if it is there and not null.
     pub(crate) fn optional(&mut self, name: &str) -> Option<Member<'a>> {
-        self.take(name).filter(|member| member.kind() != Kind::Null)
+        self.take(name).filter(|member| member.kind() != JsonKind::Null)
     }
 
     /// Returns a member that has to be there.
@@ -161,8 +161,8 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
-    fn kind(&self) -> Kind {
-        Kind::of(self.json)
+    fn kind(&self) -> JsonKind {
+        JsonKind::of(self.json)
     }
 
     fn must_be(&self, what: &str) -> Why {
@@ -186,7 +186,7 @@ impl<'a> Member<'a> {
 
     /// Reads the member as a list of ids.
     fn ids(&self) -> Result<Vec<String>, Why> {
-        if self.kind() != Kind::Array {
+        if self.kind() != JsonKind::Array {
             return Err(self.must_be("an array"));
         }
         let ids: Vec<&RawValue> =
@@ -201,14 +201,14 @@ impl<'a> Member<'a> {
     /// Reads a property's value as targets compare it: a string without its quotes, anything else as compact JSON.
     fn property(&self) -> Result<String, Why> {
         match self.kind() {
-            Kind::Null => Err(self.must_be("the value of a property")),
-            Kind::Text => self.text(),
+            JsonKind::Null => Err(self.must_be("the value of a property")),
+            JsonKind::Text => self.text(),
             _ => Ok(compact(self.json)),
         }
     }
 
     fn members(&self, known: &[&str]) -> Result<Members<'a>, Why> {
-        if self.kind() != Kind::Object {
+        if self.kind() != JsonKind::Object {
             return Err(self.must_be("an object"));
         }
         Members::of(self.raw, format!("{}.", self.name), known)
@@ -221,8 +221,10 @@ fn id(name: &str, json: &str) -> Result<String, Why> {
         Some(id) if id.is_empty() => Err(format!("`{name}` is empty")),
         Some(id) => Ok(id),
         None if digits.bytes().all(|byte| byte.is_ascii_digit()) => Ok(json.to_owned()),
-        None if Kind::of(json) == Kind::Number => Err(format!("`{name}` must be text or a whole number, not {json}")),
-        None => Err(format!("`{name}` must be text or a number, not {}", Kind::of(json))),
+        None if JsonKind::of(json) == JsonKind::Number => {
+            Err(format!("`{name}` must be text or a whole number, not {json}"))
+        }
+        None => Err(format!("`{name}` must be text or a number, not {}", JsonKind::of(json))),
     }
 }
 
@@ -249,7 +251,7 @@ fn compact(json: &str) -> String {
 
 /// The kind of a JSON value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum JsonKind {
     Null,
     Flag,
     Number,
@@ -258,7 +260,7 @@ enum Kind {
     Object,
 }
 
-impl Kind {
+impl JsonKind {
     /// Returns the kind of valid JSON without spaces before it.
     fn of(json: &str) -> Self {
         match json.as_bytes().first() {
@@ -272,7 +274,7 @@ impl Kind {
     }
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for JsonKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Null => "null",

@@ -30,7 +30,7 @@ impl Position {
 
     /// Returns the log position, if the master's id fits into a position.
     #[cfg(test)]
-    pub(crate) fn place(&self) -> LogPosition {
+    pub(crate) fn log_position(&self) -> LogPosition {
         let mut master = [0; 16];
         master[..MARK].copy_from_slice(&self.mark);
         LogPosition { term: self.term, master: ws_cluster_core::NodeId::from_bytes(master), seq: self.seq }
@@ -53,15 +53,15 @@ impl Position {
 
     /// Returns true if this is the position of that log position, rather than of another master's with the same
     /// numbers.
-    pub(crate) fn is(&self, place: LogPosition) -> bool {
-        *self == Self::from(place)
+    pub(crate) fn is(&self, log_position: LogPosition) -> bool {
+        *self == Self::from(log_position)
     }
 }
 
 impl From<LogPosition> for Position {
-    fn from(place: LogPosition) -> Self {
-        let [mark @ .., _, _, _, _, _, _, _, _] = *place.master.as_bytes();
-        Self { term: place.term, seq: place.seq, mark }
+    fn from(log_position: LogPosition) -> Self {
+        let [mark @ .., _, _, _, _, _, _, _, _] = *log_position.master.as_bytes();
+        Self { term: log_position.term, seq: log_position.seq, mark }
     }
 }
 
@@ -84,28 +84,30 @@ mod tests {
     use super::*;
     use ws_cluster_core::NodeId;
 
-    fn place(term: Term, master: u8, seq: Seq) -> LogPosition {
+    fn log_position(term: Term, master: u8, seq: Seq) -> LogPosition {
         LogPosition { term, master: NodeId::from_bytes([master; 16]), seq }
     }
 
     #[test]
     fn a_position_survives_its_text() {
-        for place in [place(1, 7, 1), place(300, 0xff, 1_000_000), place(u64::MAX >> 2, 0, u64::MAX >> 2)] {
-            let text = Position::from(place).to_string();
+        for log_position in
+            [log_position(1, 7, 1), log_position(300, 0xff, 1_000_000), log_position(u64::MAX >> 2, 0, u64::MAX >> 2)]
+        {
+            let text = Position::from(log_position).to_string();
             let position: Position = text.parse().unwrap();
-            assert!(position.is(place), "{text}");
+            assert!(position.is(log_position), "{text}");
             assert!(text.len() <= 36 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte)));
         }
     }
 
     #[test]
     fn the_master_is_part_of_it() {
-        assert!(!Position::from(place(1, 7, 5)).is(place(1, 8, 5)));
+        assert!(!Position::from(log_position(1, 7, 5)).is(log_position(1, 8, 5)));
     }
 
     #[test]
     fn anything_else_is_refused() {
-        let whole = Position::from(place(2, 7, 5)).to_string();
+        let whole = Position::from(log_position(2, 7, 5)).to_string();
         for text in ["", "0", "!", &whole[1..], &format!("{whole}AA"), "null"] {
             assert_eq!(text.parse::<Position>(), Err(ParsePositionError), "{text}");
         }

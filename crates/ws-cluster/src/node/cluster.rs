@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::{
-    Cause, DeliverySink, Failure, Settings, Shared,
+    DeliverySink, Failure, LinkLogCause, Settings, Shared,
     driver::{Driver, Event, WaitingCaller},
     greetings::Greetings,
     ingest,
@@ -82,7 +82,7 @@ impl Cluster {
     /// peer's address, if it tells peers apart.
     pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>) {
         let (mut greeting, full) = self.shared.greetings.begin(ip);
-        if full && let Some(line) = self.shared.logs.due(Cause::Dropped, now()) {
+        if full && let Some(line) = self.shared.logs.due(LinkLogCause::Dropped, now()) {
             let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
             tracing::warn!(ip, left_out, "too many links wait for a proof of the key: the oldest are dropped");
         }
@@ -103,7 +103,7 @@ impl Cluster {
             Ok(Some((_, Purpose::Publisher, link))) => ingest::serve(self, link).await,
             Ok(Some((peer, _, link))) => run_link(&self.events, &self.shared, peer, false, link).await,
             Err(error) => {
-                if let Some(line) = self.shared.logs.due(Cause::Refused, now()) {
+                if let Some(line) = self.shared.logs.due(LinkLogCause::Refused, now()) {
                     let (ip, error) = (ip.map(tracing::field::display), error.to_string());
                     tracing::warn!(ip, error = %Excerpt(&error), left_out = line.left_out, "a link was refused");
                 }
@@ -298,7 +298,7 @@ mod tests {
             let cluster = cluster.clone();
             async move { cluster.probe().await }
         });
-        // Whatever else the runtime does, the probe waits for the driver.
+        // The probe waits for the driver, even if the runtime has other work.
         assert!(timeout(std::time::Duration::from_millis(100), cluster.probe()).await.is_err());
         hub.released.wait();
         assert!(probe.await.unwrap());

@@ -51,7 +51,11 @@ pub(crate) fn decode_packet(packet: &[u8]) -> Result<Vec<Frame>, PacketError> {
 
 /// Refuses terms and sequence numbers that are so large that sums could overflow.
 fn plausible(number: u64) -> Result<u64, PacketError> {
-    if number < 1 << 62 { Ok(number) } else { Err(PacketError("a number beyond all terms and places".into())) }
+    if number < 1 << 62 {
+        Ok(number)
+    } else {
+        Err(PacketError("a number beyond all terms and sequence numbers".into()))
+    }
 }
 
 fn node(bytes: &[u8]) -> Result<NodeId, PacketError> {
@@ -158,7 +162,8 @@ impl TryFrom<pb::Span> for Span {
 
     fn try_from(span: pb::Span) -> Result<Self, PacketError> {
         // Sequence numbers begin with 1. The predecessor of a span's first one is computed from it.
-        let first = Some(span.first).filter(|first| *first > 0).ok_or_else(|| absent("first place of a span"))?;
+        let first =
+            Some(span.first).filter(|first| *first > 0).ok_or_else(|| absent("first sequence number of a span"))?;
         Ok(Self { term: plausible(span.term)?, master: node(&span.master)?, first: plausible(first)? })
     }
 }

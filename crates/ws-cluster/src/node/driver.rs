@@ -46,7 +46,7 @@ pub(super) enum Event {
     /// The answer to a query, with the cause if the query failed.
     Answer(Answer, Option<String>),
     Drain,
-    /// Answered when its turn comes: the driver goes on.
+    /// Answered in its turn, which shows that the driver works.
     Probe(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
 }
@@ -154,7 +154,7 @@ impl Driver {
                 self.core.handle_pool(now, answer);
             }
             Event::Drain => self.draining = true,
-            // Whoever asked may have given up.
+            // The caller may have stopped waiting.
             Event::Probe(answer) => drop(answer.send(())),
             Event::ShutDown(done) if self.ended => {
                 let _ = done.send(());

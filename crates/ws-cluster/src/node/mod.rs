@@ -98,12 +98,12 @@ struct Shared {
     /// Limits the links whose peers have not proved the key.
     greetings: Arc<Greetings>,
     /// Limits the log lines that strangers can cause.
-    logs: LogLimits<Cause>,
+    logs: LogLimits<LinkLogCause>,
 }
 
 /// The causes of log lines that strangers can trigger as often as they like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-enum Cause {
+enum LinkLogCause {
     Refused,
     Dropped,
 }

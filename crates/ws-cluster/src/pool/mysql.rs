@@ -194,7 +194,7 @@ impl MySqlPool {
 
     /// Runs one statement. If the tables are missing, it creates them and tries once more. If the server rolled the
     /// statement back because of other sessions, it tries again.
-    async fn run(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
+    async fn run(&self, sql: &str, params: Params) -> Result<StatementResult, StatementError> {
         let mut created = false;
         let mut attempt = 1;
         loop {
@@ -209,9 +209,9 @@ impl MySqlPool {
         }
     }
 
-    async fn run_once(&self, sql: &str, params: Params) -> Result<Outcome, Failure> {
+    async fn run_once(&self, sql: &str, params: Params) -> Result<StatementResult, StatementError> {
         let mut session = Session::open(self).await?;
-        let outcome = guarded(session.run(sql, params)).await.map_err(|error| Failure::of(self, error));
+        let outcome = guarded(session.run(sql, params)).await.map_err(|error| StatementError::of(self, error));
         // After an answer of the server, even an error of the statement, the session can be used again.
         match &outcome {
             Ok(_) => session.close(),
@@ -222,7 +222,7 @@ impl MySqlPool {
     }
 
     /// Creates the tables. `missing` is the error that reported them missing.
-    async fn create(&self, missing: Failure) -> Result<(), Failure> {
+    async fn create(&self, missing: StatementError) -> Result<(), StatementError> {
         for statement in SCHEMA.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
             let mut attempt = 1;
             while let Err(error) = self.run_once(statement, Params::Empty).await {
@@ -230,7 +230,7 @@ impl MySqlPool {
                     Some(code::TABLE_EXISTS) => break,
                     Some(code) if code::is_creation_race(code) && attempt < MAX_ATTEMPTS => attempt += 1,
                     Some(code) if !code::is_refusal(code) => {
-                        return Err(Failure::Tables { missing: Box::new(missing), cause: Box::new(error) });
+                        return Err(StatementError::Tables { missing: Box::new(missing), cause: Box::new(error) });
                     }
                     _ => return Err(error),
                 }
@@ -267,7 +267,7 @@ impl Pool for MySqlPool {
     async fn read(&self, cluster: &str) -> Result<PoolView, PoolError> {
         let read = async {
             let lease = self.run(READ_LEASE, (cluster,).into()).await?;
-            Ok::<_, Failure>((lease, self.run(READ_NODES, (cluster,).into()).await?))
+            Ok::<_, StatementError>((lease, self.run(READ_NODES, (cluster,).into()).await?))
         };
         let (lease, nodes) = match read.await {
             Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !self.creates => return Ok(PoolView::default()),
@@ -355,7 +355,7 @@ impl Pool for MySqlPool {
 }
 
 /// The result of a statement.
-struct Outcome {
+struct StatementResult {
     rows: Vec<Row>,
     affected: u64,
 }
@@ -367,20 +367,20 @@ struct Outcome {
 struct Session(Option<Conn>);
 
 impl Session {
-    async fn open(pool: &MySqlPool) -> Result<Self, Failure> {
-        let mut conn = guarded(pool.sessions.get_conn()).await.map_err(|error| Failure::of(pool, error))?;
+    async fn open(pool: &MySqlPool) -> Result<Self, StatementError> {
+        let mut conn = guarded(pool.sessions.get_conn()).await.map_err(|error| StatementError::of(pool, error))?;
         // This pool changes nothing in a session, and a reset would drop the prepared statements.
         conn.reset_connection(false);
         Ok(Self(Some(conn)))
     }
 
-    async fn run(&mut self, sql: &str, params: Params) -> mysql_async::Result<Outcome> {
+    async fn run(&mut self, sql: &str, params: Params) -> mysql_async::Result<StatementResult> {
         let Some(conn) = &mut self.0 else { unreachable!("only `close` takes the connection, and it takes `self`") };
         let mut result = conn.exec_iter(sql, params).await?;
         let affected = result.affected_rows();
         let rows = result.collect().await?;
         result.drop_result().await?;
-        Ok(Outcome { rows, affected })
+        Ok(StatementResult { rows, affected })
     }
 
     /// Returns the connection to the driver's pool.
@@ -401,17 +401,17 @@ impl Drop for Session {
 
 /// The reason why a statement failed, before it is converted to a [`PoolError`].
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum StatementError {
     #[error("{server}: {}", plain(.cause))]
     Statement { server: Arc<str>, cause: mysql_async::Error },
     #[error(
         "{missing}, and creating it failed: {cause}; create the tables by hand from the schema that \
          `ws-server pool --schema` prints"
     )]
-    Tables { missing: Box<Failure>, cause: Box<Failure> },
+    Tables { missing: Box<StatementError>, cause: Box<StatementError> },
 }
 
-impl Failure {
+impl StatementError {
     fn of(pool: &MySqlPool, cause: mysql_async::Error) -> Self {
         Self::Statement { server: pool.server.clone().unwrap_or_else(|| "MySQL".into()), cause }
     }
@@ -425,23 +425,25 @@ impl Failure {
     }
 }
 
-impl From<Failure> for PoolError {
-    fn from(failure: Failure) -> Self {
+impl From<StatementError> for PoolError {
+    fn from(failure: StatementError) -> Self {
         use mysql_async::Error;
         match &failure {
-            Failure::Statement { cause: Error::Server(error), .. } if code::is_refusal(error.code) => {
+            StatementError::Statement { cause: Error::Server(error), .. } if code::is_refusal(error.code) => {
                 Self::Unreachable(Refusal(failure.to_string()).into())
             }
-            Failure::Statement { cause: Error::Server(error), .. }
+            StatementError::Statement { cause: Error::Server(error), .. }
                 if [code::LOCK_WAIT_TIMEOUT, code::DEADLOCK].contains(&error.code) =>
             {
                 Self::Unreachable(failure.into())
             }
-            Failure::Statement { cause, .. } if is_permanent(cause) => {
+            StatementError::Statement { cause, .. } if is_permanent(cause) => {
                 Self::Unreachable(Refusal(failure.to_string()).into())
             }
-            Failure::Statement { cause: Error::Io(_) | Error::Driver(_), .. } => Self::Unreachable(failure.into()),
-            Failure::Statement { .. } | Failure::Tables { .. } => Self::Failed(failure.into()),
+            StatementError::Statement { cause: Error::Io(_) | Error::Driver(_), .. } => {
+                Self::Unreachable(failure.into())
+            }
+            StatementError::Statement { .. } | StatementError::Tables { .. } => Self::Failed(failure.into()),
         }
     }
 }

@@ -122,7 +122,7 @@ impl SqlitePool {
         let work = move || {
             let mut slot = file.lock();
             let outcome = run(&path, creates, &mut slot, statement);
-            if outcome.as_ref().is_err_and(Failure::is_fatal) {
+            if outcome.as_ref().is_err_and(StatementError::is_fatal) {
                 *slot = None;
             }
             outcome.map_err(|failure| failure.into_pool_error(&path))
@@ -276,11 +276,11 @@ struct File {
 
 impl File {
     /// Opens the file at `path`, creates what is missing, and waits for other processes that do so at the same time.
-    fn open(path: &Path, creates: bool) -> Result<Self, Failure> {
+    fn open(path: &Path, creates: bool) -> Result<Self, StatementError> {
         let start = Instant::now();
         loop {
             match Self::open_once(path, creates) {
-                Err(Failure::Sqlite(error)) if is_busy(&error) && start.elapsed() < OPEN_TIMEOUT => {
+                Err(StatementError::Sqlite(error)) if is_busy(&error) && start.elapsed() < OPEN_TIMEOUT => {
                     thread::sleep(OPEN_PAUSE);
                 }
                 outcome => return outcome,
@@ -288,11 +288,11 @@ impl File {
         }
     }
 
-    fn open_once(path: &Path, creates: bool) -> Result<Self, Failure> {
+    fn open_once(path: &Path, creates: bool) -> Result<Self, StatementError> {
         if creates {
-            create(path).map_err(Failure::File)?;
+            create(path).map_err(StatementError::File)?;
         } else {
-            fs::metadata(path).map_err(Failure::File)?;
+            fs::metadata(path).map_err(StatementError::File)?;
         }
         // Read before the open, so that a replacement in between is noticed at the next statement.
         let identity = identity(path);
@@ -316,7 +316,7 @@ fn run<T>(
     creates: bool,
     slot: &mut Option<File>,
     statement: impl Fn(&mut Connection) -> rusqlite::Result<T>,
-) -> Result<T, Failure> {
+) -> Result<T, StatementError> {
     // Without this check, the process would continue alone in a file that no other process can open, with a lease of
     // its own.
     if slot.as_ref().is_some_and(|file| file.identity.is_none() || file.identity != identity(path)) {
@@ -370,14 +370,14 @@ fn identity(_: &Path) -> Option<Identity> {
 
 /// The reason why a statement failed, before it is converted to a [`PoolError`].
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum StatementError {
     #[error(transparent)]
     File(io::Error),
     #[error(transparent)]
     Sqlite(#[from] rusqlite::Error),
 }
 
-impl Failure {
+impl StatementError {
     /// Returns true if the file has to be opened again.
     fn is_fatal(&self) -> bool {
         use ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure};

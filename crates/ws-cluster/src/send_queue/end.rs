@@ -30,12 +30,12 @@ impl End {
                 reasons.len() - 1
             })
         });
-        u32::from(code) | (known.map_or(0, |place| place as u32 + 1) << 16)
+        u32::from(code) | (known.map_or(0, |index| index as u32 + 1) << 16)
     }
 
     pub(super) fn unpack(packed: u32) -> Self {
-        let place = (packed >> 16).checked_sub(1);
-        let reason = place.and_then(|place| REASONS.lock().get(place as usize).cloned());
+        let index = (packed >> 16).checked_sub(1);
+        let reason = index.and_then(|index| REASONS.lock().get(index as usize).cloned());
         Self { code: packed as u16, reason: reason.unwrap_or_default() }
     }
 

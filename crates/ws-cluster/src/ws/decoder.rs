@@ -56,11 +56,11 @@ pub(crate) struct Broken {
 #[derive(Default)]
 pub(crate) struct Decoder {
     /// `None` between messages.
-    partial: Option<Box<Partial>>,
+    partial: Option<Box<PartialMessage>>,
 }
 
 #[derive(Default)]
-struct Partial {
+struct PartialMessage {
     /// The bytes that came and are not decoded yet.
     kept: Vec<u8>,
     /// Number of bytes at the beginning of `kept` that are whole frames of messages.
@@ -123,15 +123,15 @@ impl Decoder {
                 .max_frame_size(Some(limit));
             WebSocketContext::new(Role::Server, Some(config))
         });
-        let mut pipe = Pipe { input: frame, output: Vec::new() };
-        match context.read(&mut pipe) {
+        let mut io = FrameIo { input: frame, output: Vec::new() };
+        match context.read(&mut io) {
             Ok(Message::Text(text)) => Ok(Some(Event::Text(text.as_str().to_owned().into()))),
             Ok(Message::Binary(bytes)) => Ok(Some(Event::Binary(Vec::from(bytes).into()))),
             Ok(_) => {
                 // This is a close frame, because other complete control frames were decoded before. The flush writes
                 // the answer; after it tungstenite reports the end of the connection, which is no error here.
-                let _ = context.flush(&mut pipe);
-                Ok(Some(Event::Close(pipe.output.into())))
+                let _ = context.flush(&mut io);
+                Ok(Some(Event::Close(io.output.into())))
             }
             Err(Error::Io(error)) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(error) => Err(broken(error)),
@@ -174,7 +174,7 @@ impl Decoder {
     /// search also ends at a close frame and at invalid bytes, which are handled in their order.
     pub(crate) fn take_pings(&mut self, limit: usize, mut answer: impl FnMut(Bytes) -> bool) {
         let Some(partial) = &mut self.partial else { return };
-        let Partial { kept, scanned, context } = &mut **partial;
+        let PartialMessage { kept, scanned, context } = &mut **partial;
         let (mut from, mut to) = (*scanned, *scanned);
         while let Ok(Some((header, payload, start))) = parse(&kept[from..]) {
             let whole = payload <= limit as u64 && kept.len() - from >= start + payload as usize;
@@ -253,12 +253,12 @@ fn unmask(payload: &mut [u8], mask: [u8; 4]) -> &mut [u8] {
 }
 
 /// The socket as tungstenite sees it: the bytes of one frame, and a buffer for the answer.
-struct Pipe<'a> {
+struct FrameIo<'a> {
     input: &'a [u8],
     output: Vec<u8>,
 }
 
-impl Read for Pipe<'_> {
+impl Read for FrameIo<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match self.input.read(buffer)? {
             0 => Err(io::ErrorKind::WouldBlock.into()),
@@ -267,7 +267,7 @@ impl Read for Pipe<'_> {
     }
 }
 
-impl Write for Pipe<'_> {
+impl Write for FrameIo<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.output.write(bytes)
     }

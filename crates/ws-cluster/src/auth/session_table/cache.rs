@@ -38,7 +38,7 @@ const MISS_MEMORY: Duration = Duration::from_secs(10);
 
 /// A question to a store. `ip` and `agent` are set only if its queries use them.
 #[derive(Clone, PartialEq, Eq)]
-pub(super) struct Question {
+pub(super) struct SessionQuestion {
     pub(super) session: String,
     pub(super) ip: Option<IpAddr>,
     pub(super) agent: Option<String>,
@@ -47,7 +47,7 @@ pub(super) struct Question {
 /// A digest of a question. It is short whatever a client sends, and it reveals no session id.
 type Key = [u8; 32];
 
-impl Question {
+impl SessionQuestion {
     fn key(&self) -> Key {
         let ip = self.ip.map(|ip| ip.to_string());
         let parts = [Some(self.session.as_str()), ip.as_deref(), self.agent.as_deref()];
@@ -63,7 +63,7 @@ impl Question {
 
 /// The reason why a store could not answer: an [`AuthenticationError`] that several callers can share.
 #[derive(Clone, Debug)]
-pub(super) enum Failure {
+pub(super) enum StoreFailure {
     Unavailable(Arc<Outage>),
     Misconfigured(String),
 }
@@ -79,28 +79,28 @@ pub(super) enum Outage {
     Dropped(#[source] tokio::task::JoinError),
 }
 
-impl From<Outage> for Failure {
+impl From<Outage> for StoreFailure {
     fn from(outage: Outage) -> Self {
         Self::Unavailable(Arc::new(outage))
     }
 }
 
-impl From<Failure> for AuthenticationError {
-    fn from(failure: Failure) -> Self {
+impl From<StoreFailure> for AuthenticationError {
+    fn from(failure: StoreFailure) -> Self {
         match failure {
-            Failure::Unavailable(outage) => Self::Unavailable(Box::new(outage)),
-            Failure::Misconfigured(fault) => Self::Misconfigured(fault),
+            StoreFailure::Unavailable(outage) => Self::Unavailable(Box::new(outage)),
+            StoreFailure::Misconfigured(fault) => Self::Misconfigured(fault),
         }
     }
 }
 
 /// The identity of a session, or `None` if there is no such session.
-pub(super) type Answer = Result<Option<Identity>, Failure>;
+pub(super) type Answer = Result<Option<Identity>, StoreFailure>;
 
 /// A store of sessions: the site's MySQL, or the double in the tests.
 pub(super) trait Store: Clone + Send + Sync + 'static {
     /// Looks a session up, in bounded time. The session may have run out.
-    fn look_up(&self, question: &Question) -> impl Future<Output = Answer> + Send;
+    fn look_up(&self, question: &SessionQuestion) -> impl Future<Output = Answer> + Send;
 }
 
 /// A store with a cache. A login is noticed at once: an unknown session is cached only if it is asked for again and
@@ -119,12 +119,12 @@ pub(super) struct Cached<S> {
 
 #[derive(Default)]
 struct Memory {
-    known: HashMap<Key, Known>,
+    known: HashMap<Key, CachedSession>,
     /// The keys of `known` by the time of their questions, the oldest first. It may name sessions that were replaced or
     /// forgotten since.
     order: VecDeque<(Instant, Key)>,
     /// Sessions that were unknown lately.
-    unknown: HashMap<Key, Unknown>,
+    unknown: HashMap<Key, Miss>,
     /// The keys of `unknown` by the time of their questions, the oldest first. It may name sessions that were replaced
     /// or forgotten since.
     misses: VecDeque<(Instant, Key)>,
@@ -135,7 +135,7 @@ struct Memory {
     forgotten: u64,
 }
 
-struct Unknown {
+struct Miss {
     count: u32,
     at: Instant,
 }
@@ -147,7 +147,7 @@ struct PendingQuestion {
     forgotten: u64,
 }
 
-struct Known {
+struct CachedSession {
     identity: Identity,
     at: Instant,
 }
@@ -158,13 +158,13 @@ impl<S: Store> Cached<S> {
     }
 
     /// Returns the identity of a session that has not run out, from the cache or the store.
-    pub(super) async fn look_up(&self, question: Question) -> Answer {
+    pub(super) async fn look_up(&self, question: SessionQuestion) -> Answer {
         let time = self.time;
         self.look_up_within(question, time).await
     }
 
     /// Returns the identity like [`look_up`](Self::look_up), from an answer that is not older than `age`.
-    pub(super) async fn look_up_within(&self, question: Question, age: Duration) -> Answer {
+    pub(super) async fn look_up_within(&self, question: SessionQuestion, age: Duration) -> Answer {
         let key = question.key();
         let answer = {
             let mut memory = self.memory.lock();
@@ -203,7 +203,7 @@ impl<S: Store> Cached<S> {
         memory.misses.clear();
     }
 
-    async fn ask(self, key: Key, question: Question, at: Instant, forgotten: u64) -> Answer {
+    async fn ask(self, key: Key, question: SessionQuestion, at: Instant, forgotten: u64) -> Answer {
         let answer = self.store.look_up(&question).await;
         self.health.observe(&answer);
         let answer = answer.map(|identity| {
@@ -224,7 +224,7 @@ impl<S: Store> Cached<S> {
             Ok(_) if memory.forgotten != forgotten => {}
             Ok(Some(identity)) => {
                 memory.unknown.remove(&key);
-                memory.remember(key, Known { identity: identity.clone(), at }, self.time, self.size);
+                memory.remember(key, CachedSession { identity: identity.clone(), at }, self.time, self.size);
             }
             Ok(None) => {
                 memory.known.remove(&key);
@@ -250,7 +250,7 @@ impl Memory {
     fn miss(&mut self, key: Key, at: Instant, size: usize) {
         let before = self.unknown.get(&key).filter(|miss| miss.at.elapsed() < MISS_MEMORY);
         let count = before.map_or(0, |miss| miss.count).saturating_add(1);
-        self.unknown.insert(key, Unknown { count, at });
+        self.unknown.insert(key, Miss { count, at });
         self.misses.push_back((at, key));
         while let Some(&(at, key)) = self.misses.front() {
             if self.misses.len() <= size && at.elapsed() < MISS_MEMORY {
@@ -263,7 +263,7 @@ impl Memory {
         }
     }
 
-    fn remember(&mut self, key: Key, known: Known, time: Duration, size: usize) {
+    fn remember(&mut self, key: Key, known: CachedSession, time: Duration, size: usize) {
         let at = known.at;
         self.known.insert(key, known);
         self.order.push_back((at, key));
@@ -299,7 +299,7 @@ mod tests {
     }
 
     impl Store for Double {
-        async fn look_up(&self, question: &Question) -> Answer {
+        async fn look_up(&self, question: &SessionQuestion) -> Answer {
             self.asked.lock().push(question.session.clone());
             self.permits.acquire().await.expect("the semaphore is never closed").forget();
             self.answer.lock().clone()
@@ -314,8 +314,8 @@ mod tests {
         Cached::new(store, TIME, 3)
     }
 
-    fn question(session: &str) -> Question {
-        Question { session: session.into(), ip: None, agent: None }
+    fn question(session: &str) -> SessionQuestion {
+        SessionQuestion { session: session.into(), ip: None, agent: None }
     }
 
     fn in_seconds(seconds: f64) -> SystemTime {
@@ -549,12 +549,12 @@ mod tests {
         let questions = [
             question("ab"),
             question("a"),
-            Question { ip, ..question("a") },
-            Question { agent: Some("1.2.3.4".into()), ..question("a") },
-            Question { agent: Some(String::new()), ..question("a") },
-            Question { ip, agent: Some("b".into()), ..question("a") },
+            SessionQuestion { ip, ..question("a") },
+            SessionQuestion { agent: Some("1.2.3.4".into()), ..question("a") },
+            SessionQuestion { agent: Some(String::new()), ..question("a") },
+            SessionQuestion { ip, agent: Some("b".into()), ..question("a") },
         ];
-        let keys: std::collections::HashSet<Key> = questions.iter().map(Question::key).collect();
+        let keys: std::collections::HashSet<Key> = questions.iter().map(SessionQuestion::key).collect();
         assert_eq!(keys.len(), questions.len());
     }
 }

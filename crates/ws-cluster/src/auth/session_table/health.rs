@@ -5,7 +5,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
-use super::cache::Failure;
+use super::cache::StoreFailure;
 
 /// Time in which the same kind of failure is not logged twice. A store may fail now and then: one bad row between good
 /// ones must not write a line for each connection.
@@ -21,54 +21,54 @@ pub(super) struct Health {
 #[derive(Debug, Default)]
 struct Logged {
     /// The failure that was logged and is not over.
-    failing: Option<Kind>,
+    failing: Option<FailureKind>,
     /// The last failure that was logged.
-    last: Option<(Kind, Instant)>,
+    last: Option<(FailureKind, Instant)>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+enum FailureKind {
     Unavailable,
     Misconfigured,
 }
 
 /// The line to log.
 #[derive(Debug, PartialEq, Eq)]
-enum Line {
+enum HealthLine {
     Failing,
     Recovered,
 }
 
 impl Health {
     /// Notes an answer of the store.
-    pub(super) fn observe<T>(&self, answer: &Result<T, Failure>) {
+    pub(super) fn observe<T>(&self, answer: &Result<T, StoreFailure>) {
         let failure = answer.as_ref().err();
         let kind = failure.map(|failure| match failure {
-            Failure::Unavailable(_) => Kind::Unavailable,
-            Failure::Misconfigured(_) => Kind::Misconfigured,
+            StoreFailure::Unavailable(_) => FailureKind::Unavailable,
+            StoreFailure::Misconfigured(_) => FailureKind::Misconfigured,
         });
         let line = self.logged.lock().next(kind, Instant::now());
         match (line, failure) {
-            (Some(Line::Failing), Some(Failure::Unavailable(outage))) => {
+            (Some(HealthLine::Failing), Some(StoreFailure::Unavailable(outage))) => {
                 tracing::warn!(
                     "the session table does not answer, upgrades with a session are refused (503): {outage}"
                 );
             }
-            (Some(Line::Failing), Some(Failure::Misconfigured(fault))) => {
+            (Some(HealthLine::Failing), Some(StoreFailure::Misconfigured(fault))) => {
                 tracing::error!(
                     "the session table is misconfigured, upgrades with a session are refused (503): {fault}"
                 );
             }
-            (Some(Line::Recovered), _) => tracing::info!("the session table answers again"),
+            (Some(HealthLine::Recovered), _) => tracing::info!("the session table answers again"),
             _ => {}
         }
     }
 }
 
 impl Logged {
-    fn next(&mut self, outcome: Option<Kind>, now: Instant) -> Option<Line> {
+    fn next(&mut self, outcome: Option<FailureKind>, now: Instant) -> Option<HealthLine> {
         let Some(kind) = outcome else {
-            return self.failing.take().map(|_| Line::Recovered);
+            return self.failing.take().map(|_| HealthLine::Recovered);
         };
         let logged_lately = self.last.is_some_and(|(last, at)| last == kind && now.duration_since(at) < LOG_INTERVAL);
         if self.failing == Some(kind) || logged_lately {
@@ -76,32 +76,32 @@ impl Logged {
         }
         self.failing = Some(kind);
         self.last = Some((kind, now));
-        Some(Line::Failing)
+        Some(HealthLine::Failing)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Kind::*, *};
+    use super::{FailureKind::*, *};
 
     #[test]
     fn an_outage_is_logged_once_and_its_end_once() {
         let (mut logged, now) = (Logged::default(), Instant::now());
         assert_eq!(logged.next(None, now), None);
-        assert_eq!(logged.next(Some(Unavailable), now), Some(Line::Failing));
+        assert_eq!(logged.next(Some(Unavailable), now), Some(HealthLine::Failing));
         assert_eq!(logged.next(Some(Unavailable), now + 2 * LOG_INTERVAL), None);
-        assert_eq!(logged.next(Some(Misconfigured), now + 2 * LOG_INTERVAL), Some(Line::Failing));
-        assert_eq!(logged.next(None, now + 2 * LOG_INTERVAL), Some(Line::Recovered));
+        assert_eq!(logged.next(Some(Misconfigured), now + 2 * LOG_INTERVAL), Some(HealthLine::Failing));
+        assert_eq!(logged.next(None, now + 2 * LOG_INTERVAL), Some(HealthLine::Recovered));
         assert_eq!(logged.next(None, now + 2 * LOG_INTERVAL), None);
     }
 
     #[test]
     fn a_store_that_fails_now_and_then_is_logged_once_in_a_while() {
         let (mut logged, now) = (Logged::default(), Instant::now());
-        assert_eq!(logged.next(Some(Misconfigured), now), Some(Line::Failing));
-        assert_eq!(logged.next(None, now), Some(Line::Recovered));
+        assert_eq!(logged.next(Some(Misconfigured), now), Some(HealthLine::Failing));
+        assert_eq!(logged.next(None, now), Some(HealthLine::Recovered));
         assert_eq!(logged.next(Some(Misconfigured), now), None);
         assert_eq!(logged.next(None, now), None);
-        assert_eq!(logged.next(Some(Misconfigured), now + LOG_INTERVAL), Some(Line::Failing));
+        assert_eq!(logged.next(Some(Misconfigured), now + LOG_INTERVAL), Some(HealthLine::Failing));
     }
 }

@@ -6,7 +6,7 @@ use std::{fmt, time::Duration};
 use async_trait::async_trait;
 
 use self::{
-    cache::{Cached, Question, Store},
+    cache::{Cached, SessionQuestion, Store},
     query::{Parameter, Query},
     store::MySqlSessions,
 };
@@ -215,15 +215,15 @@ impl SessionTable {
     /// calls it at its start, where it can report a mistake better than a log. The errors are those of
     /// [`Authenticator::authenticate`].
     pub async fn check(&self) -> Result<(), AuthenticationError> {
-        let nobody = Question { session: String::new(), ip: None, agent: None };
+        let nobody = SessionQuestion { session: String::new(), ip: None, agent: None };
         self.sessions.store.look_up(&nobody).await?;
         Ok(())
     }
 
-    fn question(&self, session: &str, handshake: &Handshake) -> Question {
+    fn question(&self, session: &str, handshake: &Handshake) -> SessionQuestion {
         let MySqlSessions { session: query, groups, .. } = &self.sessions.store;
         let uses = |parameter| query.uses(parameter) || groups.as_ref().is_some_and(|query| query.uses(parameter));
-        Question {
+        SessionQuestion {
             session: session.to_owned(),
             ip: handshake.remote_ip().filter(|_| uses(Parameter::Ip) || uses(Parameter::Ip6)),
             agent: handshake.user_agent().filter(|_| uses(Parameter::Agent)).map(str::to_owned),

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use mysql_async::Value;
 use mysql_common::named_params::ParsedNamedParams;
 
-use super::{SessionTableError, cache::Question};
+use super::{SessionTableError, cache::SessionQuestion};
 
 /// The meaning of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Parameter {
 
 /// The form of an IPv4 address in `:ip`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Form {
+pub(super) enum AddressForm {
     /// `192.0.2.1`.
     Canonical,
     /// `::ffff:192.0.2.1`, as a site sees it if its server listens on IPv6 for both.
@@ -87,18 +87,18 @@ impl Query {
     }
 
     /// Returns true if the query names an address that can be written in two forms.
-    pub(super) fn has_two_forms(&self, question: &Question) -> bool {
+    pub(super) fn has_two_forms(&self, question: &SessionQuestion) -> bool {
         self.uses(Parameter::Ip) && matches!(question.ip, Some(IpAddr::V4(_)))
     }
 
     /// Returns the values for the `?`, in order. `user` is empty for a session's query, which does not use it.
-    pub(super) fn values(&self, question: &Question, user: &str, form: Form) -> Vec<Value> {
+    pub(super) fn values(&self, question: &SessionQuestion, user: &str, form: AddressForm) -> Vec<Value> {
         self.parameters
             .iter()
             .map(|parameter| match parameter {
                 Parameter::Session => question.session.as_str().into(),
                 Parameter::User => user.into(),
-                Parameter::Ip if form == Form::Canonical => question.ip.map(|ip| ip.to_string()).into(),
+                Parameter::Ip if form == AddressForm::Canonical => question.ip.map(|ip| ip.to_string()).into(),
                 Parameter::Ip | Parameter::Ip6 => question.ip.map(mapped).into(),
                 Parameter::Agent => question.agent.as_deref().into(),
             })
@@ -147,19 +147,19 @@ mod tests {
     fn values_stand_in_the_order_of_the_parameters() {
         let query =
             Query::groups("SELECT g FROM m WHERE a = :agent AND u = :user AND i = :ip AND s = :session").unwrap();
-        let question = Question { session: "s1".into(), ip: Some("::1".parse().unwrap()), agent: None };
-        let values = query.values(&question, "7", Form::Canonical);
+        let question = SessionQuestion { session: "s1".into(), ip: Some("::1".parse().unwrap()), agent: None };
+        let values = query.values(&question, "7", AddressForm::Canonical);
         assert_eq!(values, [Value::NULL, "7".into(), "::1".into(), "s1".into()]);
     }
 
     #[test]
     fn an_ipv4_address_has_two_forms() {
         let query = Query::session("SELECT u FROM s WHERE id = :id AND (ip = :ip OR ip = :ip6)").unwrap();
-        let question = |ip: &str| Question { session: "s".into(), ip: ip.parse().ok(), agent: None };
+        let question = |ip: &str| SessionQuestion { session: "s".into(), ip: ip.parse().ok(), agent: None };
         for (ip, form, ip4, ip6) in [
-            ("1.2.3.4", Form::Canonical, "1.2.3.4", "::ffff:1.2.3.4"),
-            ("1.2.3.4", Form::Mapped, "::ffff:1.2.3.4", "::ffff:1.2.3.4"),
-            ("2001:db8::1", Form::Canonical, "2001:db8::1", "2001:db8::1"),
+            ("1.2.3.4", AddressForm::Canonical, "1.2.3.4", "::ffff:1.2.3.4"),
+            ("1.2.3.4", AddressForm::Mapped, "::ffff:1.2.3.4", "::ffff:1.2.3.4"),
+            ("2001:db8::1", AddressForm::Canonical, "2001:db8::1", "2001:db8::1"),
         ] {
             assert_eq!(query.values(&question(ip), "", form), ["s".into(), ip4.into(), ip6.into()] as [Value; 3]);
         }

@@ -7,8 +7,8 @@ use mysql_async::{Conn, OptsBuilder, Params, Pool, PoolConstraints, PoolOpts, Ro
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
-    cache::{Answer, Failure, Outage, Question, Store},
-    query::{Form, Query},
+    cache::{Answer, Outage, SessionQuestion, Store, StoreFailure},
+    query::{AddressForm, Query},
     row,
 };
 use crate::{
@@ -45,7 +45,7 @@ impl MySqlSessions {
         self.pool = pool(self.options.clone(), connections);
     }
 
-    async fn ask(&self, database: &mut Conn, question: &Question) -> Answer {
+    async fn ask(&self, database: &mut Conn, question: &SessionQuestion) -> Answer {
         // Both statements are prepared before either is executed, so that a mistake in the second is found at once and
         // not with the first user. A connection prepares each only once.
         let session = prepare(database, &self.session, "session", 2).await?;
@@ -54,10 +54,10 @@ impl MySqlSessions {
             None => None,
         };
         let values = |form| Params::Positional(self.session.values(question, "", form));
-        let mut form = Form::Canonical;
+        let mut form = AddressForm::Canonical;
         let mut found: Option<Row> = self.rows(database.exec_first(&session, values(form)).await)?;
         if found.is_none() && self.session.has_two_forms(question) {
-            form = Form::Mapped;
+            form = AddressForm::Mapped;
             found = self.rows(database.exec_first(&session, values(form)).await)?;
         }
         let Some(found) = found else { return Ok(None) };
@@ -93,7 +93,7 @@ impl MySqlSessions {
 
     /// Returns the result of a statement. If an error comes from the values in a row, the row is left out, and so the
     /// result is empty.
-    fn rows<T: Default>(&self, outcome: mysql_async::Result<T>) -> Result<T, Failure> {
+    fn rows<T: Default>(&self, outcome: mysql_async::Result<T>) -> Result<T, StoreFailure> {
         match outcome {
             Err(mysql_async::Error::Server(error)) if is_of_a_row(&error.state) => {
                 if let Some(line) = self.row_limits.due((error.code, ""), std::time::Instant::now()) {
@@ -122,9 +122,9 @@ impl MySqlSessions {
 }
 
 impl Store for MySqlSessions {
-    async fn look_up(&self, question: &Question) -> Answer {
+    async fn look_up(&self, question: &SessionQuestion) -> Answer {
         let deadline = Instant::now() + self.timeout;
-        let timed_out = |_| Failure::from(Outage::TimedOut(self.timeout));
+        let timed_out = |_| StoreFailure::from(Outage::TimedOut(self.timeout));
         let mut database =
             timeout_at(deadline, guarded(self.pool.get_conn())).await.map_err(timed_out)?.map_err(failure)?;
         let failure = match timeout_at(deadline, caught(self.ask(&mut database, question))).await {
@@ -148,29 +148,36 @@ fn pool(options: OptsBuilder, connections: usize) -> Pool {
 }
 
 /// Prepares `query`, which must have one to `columns` columns and the expected number of parameters.
-async fn prepare(database: &mut Conn, query: &Query, name: &'static str, columns: usize) -> Result<Statement, Failure> {
+async fn prepare(
+    database: &mut Conn,
+    query: &Query,
+    name: &'static str,
+    columns: usize,
+) -> Result<Statement, StoreFailure> {
     let statement = database.prep(query.sql.as_str()).await.map_err(failure)?;
     let (found, meant) = (usize::from(statement.num_params()), query.parameters.len());
     if found != meant {
-        return Err(Failure::Misconfigured(format!(
+        return Err(StoreFailure::Misconfigured(format!(
             "the {name} query has {found} parameters where {meant} is meant: write one ?, or :names"
         )));
     }
     let found = usize::from(statement.num_columns());
     if !(1..=columns).contains(&found) {
         let meant = if columns == 1 { "one, the group's name," } else { "user, or user and expires," };
-        return Err(Failure::Misconfigured(format!("the {name} query gives {found} columns where {meant} is meant")));
+        return Err(StoreFailure::Misconfigured(format!(
+            "the {name} query gives {found} columns where {meant} is meant"
+        )));
     }
     Ok(statement)
 }
 
 /// Classifies an error: a fault of the database is temporary, and a fault of the configuration is not.
-fn failure(error: mysql_async::Error) -> Failure {
+fn failure(error: mysql_async::Error) -> StoreFailure {
     match error {
         mysql_async::Error::Server(error) if is_permanent(error.code, &error.state) => {
-            Failure::Misconfigured(error.to_string())
+            StoreFailure::Misconfigured(error.to_string())
         }
-        error if mysql::is_permanent(&error) => Failure::Misconfigured(mysql::plain(&error).to_string()),
+        error if mysql::is_permanent(&error) => StoreFailure::Misconfigured(mysql::plain(&error).to_string()),
         error => Outage::Database(error).into(),
     }
 }

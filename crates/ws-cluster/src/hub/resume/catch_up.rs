@@ -118,10 +118,10 @@ impl Hub {
             log.history.candidates(&membership, after, limit)?
         };
         let member = Member(client.id, &membership);
-        let meant = candidates.into_iter().filter_map(|(place, content)| {
+        let meant = candidates.into_iter().filter_map(|(log_position, content)| {
             let content = Content::decode(content).ok()?;
-            let meant = |target: &Target| target.matches(&member) && membership.was_target_of(target, place.seq);
-            matches!(&content, Content::Message { target, .. } if meant(target)).then_some((place, content))
+            let meant = |target: &Target| target.matches(&member) && membership.was_target_of(target, log_position.seq);
+            matches!(&content, Content::Message { target, .. } if meant(target)).then_some((log_position, content))
         });
         let messages: Vec<_> = meant.collect();
         if messages.len() > limit { Err(Missing::TooMany) } else { Ok(Missed { messages, until }) }
@@ -160,7 +160,7 @@ impl Hub {
         if !room {
             return Ok(false);
         }
-        missed.messages.iter().for_each(|(place, content)| replay(client, *place, content));
+        missed.messages.iter().for_each(|(log_position, content)| replay(client, *log_position, content));
         self.register(&mut index, client);
         Ok(true)
     }
@@ -254,8 +254,8 @@ impl Hub {
 }
 
 /// Sends a client a message that it missed.
-pub(crate) fn replay(client: &Client, place: LogPosition, content: &Content) {
+pub(crate) fn replay(client: &Client, log_position: LogPosition, content: &Content) {
     if let Content::Message { action, details, .. } = content {
-        client.deliver(&OutgoingMessage::new(action, details).at(place.into()));
+        client.deliver(&OutgoingMessage::new(action, details).at(log_position.into()));
     }
 }

@@ -76,7 +76,7 @@ pub(crate) enum PositionStatus {
     Known,
     /// This node has not reached the position.
     Ahead,
-    /// It is unknown what came after the position, with the reason.
+    /// The entries after the position are unknown, with the reason.
     Lost(&'static str),
 }
 
@@ -145,9 +145,9 @@ impl History {
     }
 
     /// Appends a delivered entry. `content`: the encoded message and its target.
-    pub(crate) fn append(&mut self, place: LogPosition, publish: PublishId, content: Option<(&Target, Bytes)>) {
-        debug_assert!(self.lineage.spans().is_empty() || place.seq == self.last() + 1, "nothing is left out");
-        let LogPosition { term, master, seq } = place;
+    pub(crate) fn append(&mut self, log_position: LogPosition, publish: PublishId, content: Option<(&Target, Bytes)>) {
+        debug_assert!(self.lineage.spans().is_empty() || log_position.seq == self.last() + 1, "nothing is left out");
+        let LogPosition { term, master, seq } = log_position;
         if self.lineage.spans().last().is_none_or(|span| (span.term, span.master) != (term, master)) {
             self.lineage.push(Span { term, master, first: seq });
         }
@@ -185,8 +185,11 @@ impl History {
     pub(crate) fn restart(&mut self, base: Option<LogPosition>) {
         let spans = base.map(|LogPosition { term, master, seq }| Span { term, master, first: seq });
         *self = Self {
-            base: base.map_or(0, |place| place.seq),
-            revoked: ValidVersions { floor: base.map_or(0, |place| place.seq), ..ValidVersions::default() },
+            base: base.map_or(0, |log_position| log_position.seq),
+            revoked: ValidVersions {
+                floor: base.map_or(0, |log_position| log_position.seq),
+                ..ValidVersions::default()
+            },
             lineage: Lineage::from_spans(spans.into_iter().collect()),
             epoch: self.epoch + 1,
             ..Self::default()
@@ -242,7 +245,7 @@ impl History {
             PositionStatus::Lost(PASSED)
         } else if position.seq > self.last() || position.term > newest {
             PositionStatus::Ahead
-        } else if self.lineage.position(position.seq).is_some_and(|place| position.is(place)) {
+        } else if self.lineage.position(position.seq).is_some_and(|log_position| position.is(log_position)) {
             PositionStatus::Known
         } else {
             PositionStatus::Lost(PASSED)
@@ -274,9 +277,9 @@ impl History {
         let mut candidates = Vec::with_capacity(places.len());
         for seq in places {
             // The log position is unknown only if more failovers have happened since then than the lineage remembers.
-            let place = self.lineage.position(seq).ok_or(Missing::Trimmed)?;
+            let log_position = self.lineage.position(seq).ok_or(Missing::Trimmed)?;
             let entry = seq.checked_sub(self.base + 1).and_then(|index| self.entries.get(usize::try_from(index).ok()?));
-            candidates.extend(entry.and_then(|entry| entry.content.clone()).map(|content| (place, content)));
+            candidates.extend(entry.and_then(|entry| entry.content.clone()).map(|content| (log_position, content)));
         }
         Ok((candidates, self.last()))
     }
@@ -351,7 +354,7 @@ mod tests {
         NodeId::from_bytes([number; 16])
     }
 
-    fn place(term: u64, master: u8, seq: Seq) -> LogPosition {
+    fn log_position(term: u64, master: u8, seq: Seq) -> LogPosition {
         LogPosition { term, master: node(master), seq }
     }
 
@@ -359,50 +362,58 @@ mod tests {
         Content::Message { target: target.clone(), action: "x".into(), details: "[]".into() }.encode()
     }
 
-    fn append(history: &mut History, place: LogPosition, target: &Target) {
-        history.append(place, PublishId { origin: node(1), counter: place.seq }, Some((target, encoded(target))));
+    fn append(history: &mut History, log_position: LogPosition, target: &Target) {
+        history.append(
+            log_position,
+            PublishId { origin: node(1), counter: log_position.seq },
+            Some((target, encoded(target))),
+        );
     }
 
     /// Returns ten entries for all: 1 to 6 of the first master, 7 to 10 of the second.
     fn ten() -> History {
         let mut history = History::default();
-        (1..=6).for_each(|seq| append(&mut history, place(1, 1, seq), &Target::all()));
-        (7..=10).for_each(|seq| append(&mut history, place(2, 2, seq), &Target::all()));
+        (1..=6).for_each(|seq| append(&mut history, log_position(1, 1, seq), &Target::all()));
+        (7..=10).for_each(|seq| append(&mut history, log_position(2, 2, seq), &Target::all()));
         history
     }
 
-    fn status(history: &History, place: LogPosition) -> PositionStatus {
-        history.position_status(&place.into())
+    fn status(history: &History, log_position: LogPosition) -> PositionStatus {
+        history.position_status(&log_position.into())
     }
 
     fn places(history: &History, identity: Identity, after: Seq) -> Vec<Seq> {
         let membership = Membership::of(identity);
         let (candidates, _) = history.candidates(&membership, after, 1000).unwrap();
-        candidates.iter().map(|(place, _)| place.seq).collect()
+        candidates.iter().map(|(log_position, _)| log_position.seq).collect()
     }
 
     #[test]
     fn a_position_is_known_if_the_same_master_wrote_it() {
         let mut history = ten();
-        assert_eq!(status(&history, place(1, 1, 6)), PositionStatus::Known);
-        assert_eq!(status(&history, place(2, 2, 10)), PositionStatus::Known);
+        assert_eq!(status(&history, log_position(1, 1, 6)), PositionStatus::Known);
+        assert_eq!(status(&history, log_position(2, 2, 10)), PositionStatus::Known);
         // The first master continued alone for a while.
-        assert!(matches!(status(&history, place(1, 1, 7)), PositionStatus::Lost(_)));
+        assert!(matches!(status(&history, log_position(1, 1, 7)), PositionStatus::Lost(_)));
         // A term that was used twice.
-        assert!(matches!(status(&history, place(2, 3, 8)), PositionStatus::Lost(_)));
+        assert!(matches!(status(&history, log_position(2, 3, 8)), PositionStatus::Lost(_)));
         assert!(matches!(history.position_status(&Position::START), PositionStatus::Lost(_)));
         history.trim(7);
-        assert!(matches!(status(&history, place(1, 1, 6)), PositionStatus::Lost(_)));
-        assert_eq!(status(&history, place(2, 2, 7)), PositionStatus::Known, "nothing behind it is missing");
+        assert!(matches!(status(&history, log_position(1, 1, 6)), PositionStatus::Lost(_)));
+        assert_eq!(status(&history, log_position(2, 2, 7)), PositionStatus::Known, "nothing behind it is missing");
     }
 
     #[test]
     fn a_position_may_be_ahead_of_this_node() {
         let history = ten();
-        assert_eq!(status(&history, place(2, 2, 11)), PositionStatus::Ahead);
-        assert_eq!(status(&history, place(3, 3, 9)), PositionStatus::Ahead, "of a master that this node has not met");
+        assert_eq!(status(&history, log_position(2, 2, 11)), PositionStatus::Ahead);
+        assert_eq!(
+            status(&history, log_position(3, 3, 9)),
+            PositionStatus::Ahead,
+            "of a master that this node has not met"
+        );
         assert!(
-            matches!(status(&history, place(1, 1, 11)), PositionStatus::Lost(_)),
+            matches!(status(&history, log_position(1, 1, 11)), PositionStatus::Lost(_)),
             "of a master whose term has ended"
         );
     }
@@ -412,25 +423,25 @@ mod tests {
         let mut history = ten();
         assert_eq!(history.cut(8).iter().map(|publish| publish.counter).collect::<Vec<_>>(), [10, 9]);
         assert_eq!(places(&history, Identity::guest(), 0), [1, 2, 3, 4, 5, 6, 7, 8]);
-        assert_eq!(history.position(), place(2, 2, 8).into());
-        assert_eq!(status(&history, place(2, 2, 9)), PositionStatus::Ahead);
-        append(&mut history, place(3, 3, 9), &Target::all());
-        assert!(matches!(status(&history, place(2, 2, 9)), PositionStatus::Lost(_)));
+        assert_eq!(history.position(), log_position(2, 2, 8).into());
+        assert_eq!(status(&history, log_position(2, 2, 9)), PositionStatus::Ahead);
+        append(&mut history, log_position(3, 3, 9), &Target::all());
+        assert!(matches!(status(&history, log_position(2, 2, 9)), PositionStatus::Lost(_)));
         history.trim(9);
         assert!(history.index.is_empty() && history.entries.is_empty());
-        assert_eq!(history.position(), place(3, 3, 9).into());
+        assert_eq!(history.position(), log_position(3, 3, 9).into());
     }
 
     #[test]
     fn a_restarted_history_knows_its_base() {
         let mut history = ten();
         let before = history.epoch();
-        history.restart(Some(place(4, 2, 50)));
+        history.restart(Some(log_position(4, 2, 50)));
         assert!(history.epoch() > before);
-        assert_eq!(history.position(), place(4, 2, 50).into());
-        assert_eq!(status(&history, place(4, 2, 50)), PositionStatus::Known);
-        assert!(matches!(status(&history, place(2, 2, 10)), PositionStatus::Lost(_)));
-        append(&mut history, place(4, 2, 51), &Target::all());
+        assert_eq!(history.position(), log_position(4, 2, 50).into());
+        assert_eq!(status(&history, log_position(4, 2, 50)), PositionStatus::Known);
+        assert!(matches!(status(&history, log_position(2, 2, 10)), PositionStatus::Lost(_)));
+        append(&mut history, log_position(4, 2, 51), &Target::all());
         assert_eq!(places(&history, Identity::guest(), 50), [51]);
     }
 
@@ -449,7 +460,7 @@ mod tests {
             Target::user("bob").except_user("ann"),
         ];
         for (target, seq) in targets.iter().zip(1..) {
-            append(&mut history, place(1, 1, seq), target);
+            append(&mut history, log_position(1, 1, seq), target);
         }
         assert_eq!(places(&history, Identity::guest(), 0), [1]);
         assert_eq!(places(&history, Identity::user("ann"), 0), [1, 2, 3]);
@@ -463,13 +474,13 @@ mod tests {
     fn entries_older_than_a_membership_are_no_candidates() {
         let mut history = History::default();
         for seq in 1..=4 {
-            append(&mut history, place(1, 1, seq), &Target::groups(["a", "b"]));
+            append(&mut history, log_position(1, 1, seq), &Target::groups(["a", "b"]));
         }
         let mut membership = Membership::of(Identity::guest());
         membership.join("a".into(), Some(3));
         let seqs = |membership: &Membership| {
             let (candidates, _) = history.candidates(membership, 0, 10).unwrap();
-            candidates.iter().map(|(place, _)| place.seq).collect::<Vec<_>>()
+            candidates.iter().map(|(log_position, _)| log_position.seq).collect::<Vec<_>>()
         };
         assert_eq!(seqs(&membership), [4]);
         assert!(!membership.was_target_of(&Target::groups(["a", "b"]), 3));
@@ -491,18 +502,24 @@ mod tests {
         assert_eq!((history.lowest_version(id(1)), history.lowest_version(id(2))), (3, 0));
         // The log may be trimmed. Revocations are still known.
         history.trim(9);
-        assert_eq!(history.seal_status(&place(1, 1, 5).into()), PositionStatus::Known);
-        assert!(matches!(history.seal_status(&place(1, 1, 8).into()), PositionStatus::Lost(_)), "of another order");
-        assert_eq!(history.seal_status(&place(2, 2, 11).into()), PositionStatus::Ahead);
+        assert_eq!(history.seal_status(&log_position(1, 1, 5).into()), PositionStatus::Known);
+        assert!(
+            matches!(history.seal_status(&log_position(1, 1, 8).into()), PositionStatus::Lost(_)),
+            "of another order"
+        );
+        assert_eq!(history.seal_status(&log_position(2, 2, 11).into()), PositionStatus::Ahead);
         for local in 0..MAX_REVOKED as u64 {
             history.revoke(id(10 + local), 1, 9);
         }
         assert_eq!(history.lowest_version(id(1)), 0);
-        assert!(matches!(history.seal_status(&place(2, 2, 7).into()), PositionStatus::Lost(_)), "too old to be told");
-        assert_eq!(history.seal_status(&place(2, 2, 8).into()), PositionStatus::Known);
-        history.restart(Some(place(3, 3, 20)));
-        assert!(matches!(history.seal_status(&place(2, 2, 9).into()), PositionStatus::Lost(_)));
-        assert_eq!(history.seal_status(&place(3, 3, 20).into()), PositionStatus::Known);
+        assert!(
+            matches!(history.seal_status(&log_position(2, 2, 7).into()), PositionStatus::Lost(_)),
+            "too old to be told"
+        );
+        assert_eq!(history.seal_status(&log_position(2, 2, 8).into()), PositionStatus::Known);
+        history.restart(Some(log_position(3, 3, 20)));
+        assert!(matches!(history.seal_status(&log_position(2, 2, 9).into()), PositionStatus::Lost(_)));
+        assert_eq!(history.seal_status(&log_position(3, 3, 20).into()), PositionStatus::Known);
     }
 
     #[test]

@@ -171,7 +171,7 @@ async fn try_replay(
     let sending = async {
         let mut sent = after;
         'missed: loop {
-            for (place, content) in &missed.messages {
+            for (log_position, content) in &missed.messages {
                 if !has_room(client, content.size(), TURN_STALL).await {
                     // While the client does not read, other clients get its turn and the memory of its replay.
                     let size = content.size();
@@ -189,8 +189,8 @@ async fn try_replay(
                     continue 'missed;
                 }
                 resumption.replays.count(ip, content.size());
-                catch_up::replay(client, *place, content);
-                sent = place.seq;
+                catch_up::replay(client, *log_position, content);
+                sent = log_position.seq;
             }
             sent = missed.until;
             if hub.catch_up(client, sent, epoch)? {

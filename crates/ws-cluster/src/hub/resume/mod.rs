@@ -76,8 +76,8 @@ impl Resumption {
     /// Tells the other nodes if something was taken away from a client that tracks its position, so that its older
     /// resume tokens give nothing back. Does not wait for the publish.
     pub(crate) fn revoke(&self, client: &Client) {
-        // What the application takes away from a client that is gone is not revoked. The client has it again if it
-        // comes back.
+        // A group that the application takes away from a client that is gone is not revoked. The client has it again if
+        // it comes back.
         if client.is_forgotten() || !client.membership().needs_revocation() {
             return;
         }

@@ -56,7 +56,7 @@ impl ReplayLog {
     /// Appends an entry. Returns the entry number of the first client that may get it.
     pub(in crate::hub) fn append(
         &mut self,
-        place: LogPosition,
+        log_position: LogPosition,
         publish: PublishId,
         content: Option<(&Target, Bytes)>,
         size: usize,
@@ -65,7 +65,7 @@ impl ReplayLog {
         self.advanced = true;
         self.count += 1;
         self.size += size;
-        self.history.append(place, publish, content);
+        self.history.append(log_position, publish, content);
         repeated.map_or(0, |known| self.cut_entries.remove(&known).unwrap_or(self.reset_entry))
     }
 

@@ -17,7 +17,7 @@ use sha2::Sha256;
 
 use super::ResumeState;
 use crate::{
-    hub::membership::{Changes, Given, Since},
+    hub::membership::{Changes, GivenHashes, Since},
     message::{position::Position, target::ConnectionId},
     random,
 };
@@ -62,7 +62,7 @@ impl StateSealer {
     fn try_seal(&self, user: Option<&str>, session: Option<&str>, state: &ResumeState) -> Option<String> {
         let mut sealed = random::bytes::<NONCE>().ok()?.to_vec();
         let nonce = XNonce::try_from(&sealed[..]).ok()?;
-        let plain = pb::State::from(state).encode_to_vec();
+        let plain = pb::ResumeState::from(state).encode_to_vec();
         let payload = Payload { msg: &plain, aad: &self.bound_to(user, session) };
         sealed.extend(self.ciphers.first()?.encrypt(&nonce, payload).ok()?);
         Some(BASE64URL_NOPAD.encode(&sealed))
@@ -84,7 +84,7 @@ impl StateSealer {
         let aad = self.bound_to(user, session);
         let open = |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, Payload { msg: sealed, aad: &aad }).ok();
         let plain = self.ciphers.iter().find_map(open).ok_or(StateError)?;
-        pb::State::decode(&plain[..]).map_err(|_| StateError)?.try_into()
+        pb::ResumeState::decode(&plain[..]).map_err(|_| StateError)?.try_into()
     }
 
     /// Returns the cluster, the user and the session, each with its size before it.
@@ -100,7 +100,7 @@ impl StateSealer {
     }
 }
 
-impl From<&ResumeState> for pb::State {
+impl From<&ResumeState> for pb::ResumeState {
     fn from(state: &ResumeState) -> Self {
         let ResumeState { id, changes, version, began, since, given, at, time } = state;
         let since_of = |own: &BTreeMap<Arc<str>, Seq>, name: &Arc<str>| own.get(name).copied().unwrap_or_default();
@@ -118,8 +118,8 @@ impl From<&ResumeState> for pb::State {
         let given_groups = since.groups.iter().filter(|(name, _)| !changes.groups.contains_key(*name));
         let given_properties = since.properties.iter().filter(|(name, _)| !changes.properties.contains_key(*name));
         let (given, given_hash) = match given {
-            Given::Each(hashes) => (hashes.clone(), None),
-            Given::All(hash) => (Vec::new(), Some(*hash)),
+            GivenHashes::Each(hashes) => (hashes.clone(), None),
+            GivenHashes::All(hash) => (Vec::new(), Some(*hash)),
         };
         Self {
             node: Bytes::copy_from_slice(id.node.as_bytes()),
@@ -139,10 +139,10 @@ impl From<&ResumeState> for pb::State {
     }
 }
 
-impl TryFrom<pb::State> for ResumeState {
+impl TryFrom<pb::ResumeState> for ResumeState {
     type Error = StateError;
 
-    fn try_from(state: pb::State) -> Result<Self, StateError> {
+    fn try_from(state: pb::ResumeState) -> Result<Self, StateError> {
         let node = NodeId::from_bytes(state.node.as_ref().try_into().map_err(|_| StateError)?);
         let mut since = Since { user: state.user_since, ..Since::default() };
         let mut changes = Changes::default();
@@ -169,7 +169,7 @@ impl TryFrom<pb::State> for ResumeState {
             version: state.version,
             began: state.began,
             since,
-            given: state.given_hash.map_or(Given::Each(state.given), Given::All),
+            given: state.given_hash.map_or(GivenHashes::Each(state.given), GivenHashes::All),
             at: Position::from_bytes(&state.at).map_err(|_| StateError)?,
             time: state.time,
         })
@@ -181,7 +181,7 @@ mod pb {
     use bytes::Bytes;
 
     #[derive(Clone, PartialEq, prost::Message)]
-    pub(super) struct State {
+    pub(super) struct ResumeState {
         #[prost(bytes = "bytes", tag = "1")]
         pub(super) node: Bytes,
         #[prost(uint64, tag = "2")]
@@ -260,7 +260,7 @@ mod tests {
             groups: [("room 0".into(), 8), ("of the authenticator".into(), 9)].into(),
             properties: [("colour".into(), 10), ("size".into(), 11)].into(),
         };
-        let (changes, given) = (Changes { groups, properties }, Given::Each(vec![1, u64::MAX]));
+        let (changes, given) = (Changes { groups, properties }, GivenHashes::Each(vec![1, u64::MAX]));
         ResumeState { id, changes, version: 3, began: 6, since, given, at: Position::START, time: 1 }
     }
 
@@ -275,7 +275,7 @@ mod tests {
         assert_eq!(sealer.open(Some("ann"), None, &sealed), Err(StateError));
         let guest = sealer.seal(None, None, &state(0));
         assert_eq!(sealer.open(None, None, &guest), Ok(state(0)));
-        let many = ResumeState { given: Given::All(7), ..state(1) };
+        let many = ResumeState { given: GivenHashes::All(7), ..state(1) };
         assert_eq!(sealer.open(None, None, &sealer.seal(None, None, &many)), Ok(many));
         assert_eq!(sealer.open(Some("guest"), None, &guest), Err(StateError));
     }

@@ -3,7 +3,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::{
-    hub::membership::{Changes, Given, Since},
+    hub::membership::{Changes, GivenHashes, Since},
     message::{position::Position, target::ConnectionId},
 };
 use ws_cluster_core::Seq;
@@ -18,7 +18,7 @@ pub(crate) struct ResumeState {
     /// Messages up to this sequence number are not replayed.
     pub(crate) began: Seq,
     pub(crate) since: Since,
-    pub(crate) given: Given,
+    pub(crate) given: GivenHashes,
     /// The position up to which the node had delivered when it sealed the token.
     pub(crate) at: Position,
     /// The time of sealing, in seconds of Unix time.

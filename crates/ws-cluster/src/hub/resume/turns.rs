@@ -115,7 +115,7 @@ impl Drop for ReplayTurn {
         self.permits.clear();
         let mut shares = self.replays.shares.lock();
         for key in &self.keys {
-            // The share is in nobody's use and can be removed.
+            // The share is not in use and can be removed.
             if shares.get(key).is_some_and(|share| Arc::strong_count(share) == 1) {
                 shares.remove(key);
             }
