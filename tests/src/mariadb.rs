@@ -167,7 +167,7 @@ impl MariaDb {
         let name = format!("test_{}", self.databases.fetch_add(1, Ordering::Relaxed));
         let mut conn = self.connect().await;
         conn.query_drop(format!("CREATE DATABASE {name}")).await.expect("a database");
-        conn.disconnect().await.expect("a farewell");
+        conn.disconnect().await.expect("a disconnect");
         self.url(Self::USER, Self::PASSWORD, &name)
     }
 

@@ -302,7 +302,7 @@ impl World {
                 accepted += published.accepted.len();
                 unclear += came.len() - published.accepted.len();
             }
-            assert!(by.is_empty(), "nobody published {by:?}");
+            assert!(by.is_empty(), "no publisher {by:?}");
         }
         let (first, order) = &histories[0];
         for (node, seen) in &histories {

@@ -885,7 +885,7 @@ async fn a_disconnection_reports_how_the_connection_ended() {
     for expected in [
         "1000 the session ended",
         "1000 closed by the application",
-        "4003 authenticate anew",
+        "4003 authenticate again",
         "1002 ",
         "4400 neither ",
         "1001 away",
@@ -899,7 +899,7 @@ async fn a_disconnection_reports_how_the_connection_ended() {
         match expected {
             "1000 the session ended" => app.server.close_session("a").await.unwrap(),
             "1000 closed by the application" => app.server.close_user("ann").await.unwrap(),
-            "4003 authenticate anew" => app.server.close(Close::user("ann").reconnect()).await.unwrap(),
+            "4003 authenticate again" => app.server.close(Close::user("ann").reconnect()).await.unwrap(),
             "1002 " => {
                 client.message(Message::Frame(Frame::message(vec![1], OpCode::Data(Data::Reserved(3)), true))).await
             }

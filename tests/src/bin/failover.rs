@@ -138,7 +138,7 @@ async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Durat
 /// Waits until the client gets messages.
 async fn ready(mut events: Events) -> Events {
     loop {
-        match events.next().await.expect("the client goes on") {
+        match events.next().await.expect("the client is open") {
             Event::New => return events,
             Event::Closed { reason, .. } => panic!("no connection: {reason}"),
             _ => {}
@@ -149,7 +149,7 @@ async fn ready(mut events: Events) -> Events {
 /// Returns the time of the first message of this measurement.
 async fn first(mut events: Events, number: usize) -> Instant {
     loop {
-        match events.next().await.expect("the client goes on") {
+        match events.next().await.expect("the client is open") {
             Event::Message(message) if message.action == "failover" && message.details == [json!(number)] => {
                 return Instant::now();
             }

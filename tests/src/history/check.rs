@@ -116,12 +116,12 @@ impl Check<'_> {
                 let known = std::mem::replace(&mut place[*message as usize], *at);
                 let other = holds[*at as usize].replace(*message);
                 if known != NOWHERE && known != *at {
-                    let text = format!("{} at another place", history.client_and(segment.client, *message));
+                    let text = format!("{} at another log position", history.client_and(segment.client, *message));
                     self.report.add(Defect::Place, text);
                 }
                 if let Some(other) = other.filter(|other| other != message) {
                     let text = format!(
-                        "{} at the place of {}",
+                        "{} at the log position of {}",
                         history.client_and(segment.client, *message),
                         history.message_name(other)
                     );

@@ -37,7 +37,7 @@ fn planted(defect: Defect, others: &[Defect], plant: impl Fn(&mut Made, &mut Ran
             assert!(known, "seed {seed}: another one\n{report}");
         }
     }
-    assert!(planted > 0, "seeds from {first}: there was no place for it");
+    assert!(planted > 0, "seeds from {first}: no history has room for it");
 }
 
 /// Returns the indices of messages that a client got after its last reset, so that they cannot have been cut.

@@ -51,7 +51,7 @@ use resume::replay_log::ReplayLog;
 const RESTART: &str = "the server restarts";
 
 /// The reason in the close frame when the application wants clients to authenticate again.
-const AUTHENTICATE_AGAIN: &str = "authenticate anew";
+const AUTHENTICATE_AGAIN: &str = "authenticate again";
 
 /// The clients of this node.
 pub(crate) struct Hub {

@@ -113,7 +113,7 @@ impl<'a> Members<'a> {
         let value = values.next().transpose().map_err(|error| format!("the body is not JSON: {error}"))?;
         let value = value.unwrap_or(RawValue::NULL);
         if text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
-            return Err("the body goes on behind its JSON object: post one object at a time".to_owned());
+            return Err("text follows the JSON object of the body: post one object at a time".to_owned());
         }
         if JsonKind::of(value.get()) != JsonKind::Object {
             return Err(format!("the body must be a JSON object, not {}", JsonKind::of(value.get())));
@@ -377,8 +377,8 @@ mod tests {
             (r#"{"action":"x","details":[NaN],"to":"all"}"#, "the body is not JSON: expected value"),
             ("[]", "the body must be a JSON object, not an array"),
             ("null", "the body must be a JSON object, not null"),
-            (r#"{"action":"x","to":"all"}{}"#, "goes on behind its JSON object"),
-            (r#"{"action":"x","to":"all"}x"#, "goes on behind its JSON object"),
+            (r#"{"action":"x","to":"all"}{}"#, "text follows the JSON object"),
+            (r#"{"action":"x","to":"all"}x"#, "text follows the JSON object"),
             (r#"{"action":"x","to":"all","too":1}"#, "unknown member `too`: use action, details, to, except, key"),
             (r#"{"action":"x","to":"all","to":"all"}"#, "`to` is there twice"),
             (r#"{"to":"all"}"#, "`action` is missing"),

@@ -47,7 +47,7 @@ pub(crate) fn plain(error: &Error) -> impl fmt::Display {
         )
         .into(),
         Error::Driver(DriverError::MysqlOldPasswordDisabled) => {
-            "the account has a password of before MySQL 4.1, which is not supported: set the password anew".into()
+            "the account has a password of before MySQL 4.1, which is not supported: set the password again".into()
         }
         Error::Driver(DriverError::CleartextPluginDisabled) => {
             "the account's authentication plug-in wants the password in clear text: allow it with \
