@@ -7,21 +7,8 @@ use tempfile::TempDir;
 use tests::MariaDb;
 use ws_cluster::pool::{self, Lease, MemoryPool, Pool};
 
-use crate::CLUSTER;
-
-/// A store of rows that is new for each test, and its faults.
-pub(crate) trait Store: Sized {
-    /// Returns an empty store, without tables.
-    async fn create() -> Self;
-    /// Returns the store as one more node opens it.
-    async fn pool(&self) -> Arc<dyn Pool>;
-    /// Loses all rows.
-    async fn empty(&self);
-    /// Loses the tables.
-    async fn drop_tables(&self);
-    /// Restores a backup with this lease.
-    async fn rewind(&self, lease: Lease);
-}
+use ws_cluster::testing::pool::CLUSTER;
+pub(crate) use ws_cluster::testing::pool::Store;
 
 pub(crate) struct Memory(MemoryPool);
 

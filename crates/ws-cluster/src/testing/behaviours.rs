@@ -1,4 +1,4 @@
-//! The contract of pools, each behaviour as a function of an empty store.
+//! The behaviours that every pool has, each as a function of an empty store.
 
 use std::{
     collections::HashSet,
@@ -8,9 +8,9 @@ use std::{
 };
 
 use tokio::{sync::Barrier, task::JoinSet};
-use ws_cluster::pool::{Announcement, Lease, Pool, PoolView};
 
-use crate::{CLUSTER, LEASE, address, announcement, elect, lease, node, order, row, store::Store, view};
+use super::pool::{CLUSTER, LEASE, Store, address, announcement, elect, lease, node, order, row, view};
+use crate::pool::{Announcement, Lease, Pool, PoolView};
 
 /// Runs `work` for numbers 1 to 20, each with a pool of its own, all at the same time.
 async fn twenty_at_once<T: Debug + Send + 'static, F>(
@@ -32,13 +32,13 @@ where
     nodes.join_all().await
 }
 
-pub(crate) async fn an_empty_store_shows_no_lease_and_no_nodes(store: impl Store) {
+pub async fn an_empty_store_shows_no_lease_and_no_nodes(store: impl Store) {
     let pool = store.pool().await;
     pool.prepare().await.unwrap();
     assert_eq!(view(&pool).await, PoolView::default());
 }
 
-pub(crate) async fn twenty_first_starts_at_once_all_get_in(store: impl Store) {
+pub async fn twenty_first_starts_at_once_all_get_in(store: impl Store) {
     twenty_at_once(&store, |number, pool| async move {
         pool.prepare().await.unwrap();
         pool.announce(CLUSTER, &announcement(number)).await.unwrap();
@@ -51,7 +51,7 @@ pub(crate) async fn twenty_first_starts_at_once_all_get_in(store: impl Store) {
     assert_eq!(ids, (1..=20).map(node).collect::<Vec<_>>());
 }
 
-pub(crate) async fn twenty_candidates_give_one_winner(store: impl Store) {
+pub async fn twenty_candidates_give_one_winner(store: impl Store) {
     let outcomes = twenty_at_once(&store, |number, pool| async move {
         pool.restore(CLUSTER, 0, None).await.unwrap();
         let seen = lease(&pool).await;
@@ -77,7 +77,7 @@ pub(crate) async fn twenty_candidates_give_one_winner(store: impl Store) {
     assert_eq!(winners, [now.term + 1]);
 }
 
-pub(crate) async fn a_takeover_by_a_stale_view_loses(store: impl Store) {
+pub async fn a_takeover_by_a_stale_view_loses(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     assert!(pool.renew(CLUSTER, seen.term, node(1), LEASE).await.unwrap());
@@ -94,7 +94,7 @@ pub(crate) async fn a_takeover_by_a_stale_view_loses(store: impl Store) {
     assert!(kept.beat > seen.beat, "{kept:?} {seen:?}");
 }
 
-pub(crate) async fn a_lease_that_falls_back_comes_to_no_beat_for_a_second_time(store: impl Store) {
+pub async fn a_lease_that_falls_back_comes_to_no_beat_for_a_second_time(store: impl Store) {
     let pool = store.pool().await;
     let old = elect(&pool, 1).await;
     let mut seen = HashSet::from([old.beat]);
@@ -115,7 +115,7 @@ pub(crate) async fn a_lease_that_falls_back_comes_to_no_beat_for_a_second_time(s
     }
 }
 
-pub(crate) async fn a_candidate_loses_to_a_master_that_renews_after_a_fail_over(store: impl Store) {
+pub async fn a_candidate_loses_to_a_master_that_renews_after_a_fail_over(store: impl Store) {
     let pool = store.pool().await;
     let replicated = elect(&pool, 1).await;
     assert!(pool.renew(CLUSTER, replicated.term, node(1), LEASE).await.unwrap());
@@ -126,14 +126,14 @@ pub(crate) async fn a_candidate_loses_to_a_master_that_renews_after_a_fail_over(
     assert_eq!(lease(&pool).await.master, Some(node(1)));
 }
 
-pub(crate) async fn a_takeover_needs_a_lease_row(store: impl Store) {
+pub async fn a_takeover_needs_a_lease_row(store: impl Store) {
     let pool = store.pool().await;
     let seen = Lease { term: 0, master: None, beat: 0 };
     assert_eq!(pool.take_over(CLUSTER, &seen, 0, node(1), LEASE).await.unwrap(), None);
     assert_eq!(view(&pool).await.lease, None);
 }
 
-pub(crate) async fn a_takeover_goes_past_the_highest_term_seen(store: impl Store) {
+pub async fn a_takeover_goes_past_the_highest_term_seen(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     assert_eq!(pool.take_over(CLUSTER, &seen, 7, node(2), LEASE).await.unwrap(), Some(8));
@@ -145,7 +145,7 @@ pub(crate) async fn a_takeover_goes_past_the_highest_term_seen(store: impl Store
     assert_eq!(pool.take_over(CLUSTER, &seen, 3, node(2), LEASE).await.unwrap(), Some(9));
 }
 
-pub(crate) async fn a_rewound_lease_does_not_rewind_the_term(store: impl Store) {
+pub async fn a_rewound_lease_does_not_rewind_the_term(store: impl Store) {
     let pool = store.pool().await;
     elect(&pool, 1).await;
     let seen = lease(&pool).await;
@@ -157,7 +157,7 @@ pub(crate) async fn a_rewound_lease_does_not_rewind_the_term(store: impl Store) 
     assert_eq!(pool.take_over(CLUSTER, &seen, 41, node(2), LEASE).await.unwrap(), Some(42));
 }
 
-pub(crate) async fn a_renewal_moves_the_beat(store: impl Store) {
+pub async fn a_renewal_moves_the_beat(store: impl Store) {
     let pool = store.pool().await;
     let mut seen = elect(&pool, 1).await;
     for _ in 0..3 {
@@ -169,7 +169,7 @@ pub(crate) async fn a_renewal_moves_the_beat(store: impl Store) {
     }
 }
 
-pub(crate) async fn a_renewal_by_anyone_but_the_owner_is_fenced(store: impl Store) {
+pub async fn a_renewal_by_anyone_but_the_master_is_fenced(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     assert!(!pool.renew(CLUSTER, seen.term, node(2), LEASE).await.unwrap());
@@ -178,7 +178,7 @@ pub(crate) async fn a_renewal_by_anyone_but_the_owner_is_fenced(store: impl Stor
     assert_eq!(lease(&pool).await, seen);
 }
 
-pub(crate) async fn a_lease_is_handed_over_by_its_owner_only(store: impl Store) {
+pub async fn a_lease_is_handed_over_by_its_master_only(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     assert!(!pool.hand_over(CLUSTER, seen.term, node(2), Some(node(2)), LEASE).await.unwrap());
@@ -192,7 +192,7 @@ pub(crate) async fn a_lease_is_handed_over_by_its_owner_only(store: impl Store) 
     assert!(pool.renew(CLUSTER, seen.term + 1, node(2), LEASE).await.unwrap());
 }
 
-pub(crate) async fn a_released_lease_has_no_owner_and_can_be_taken(store: impl Store) {
+pub async fn a_released_lease_has_no_master_and_can_be_taken(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     assert!(pool.hand_over(CLUSTER, seen.term, node(1), None, LEASE).await.unwrap());
@@ -203,7 +203,7 @@ pub(crate) async fn a_released_lease_has_no_owner_and_can_be_taken(store: impl S
     assert_eq!(pool.take_over(CLUSTER, &released, 0, node(2), LEASE).await.unwrap(), Some(released.term + 1));
 }
 
-pub(crate) async fn a_lease_row_is_restored_only_where_there_is_none(store: impl Store) {
+pub async fn a_lease_row_is_restored_only_where_there_is_none(store: impl Store) {
     let pool = store.pool().await;
     pool.restore(CLUSTER, 5, Some(node(1))).await.unwrap();
     let restored = lease(&pool).await;
@@ -213,7 +213,7 @@ pub(crate) async fn a_lease_row_is_restored_only_where_there_is_none(store: impl
     assert_eq!(lease(&pool).await, restored);
 }
 
-pub(crate) async fn a_refresh_keeps_the_place_and_changes_the_rest(store: impl Store) {
+pub async fn a_refresh_keeps_the_place_and_changes_the_rest(store: impl Store) {
     let pool = store.pool().await;
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
     pool.announce(CLUSTER, &announcement(2)).await.unwrap();
@@ -227,7 +227,7 @@ pub(crate) async fn a_refresh_keeps_the_place_and_changes_the_rest(store: impl S
     assert_eq!(order(&pool).await, [node(1), node(2)]);
 }
 
-pub(crate) async fn refreshes_do_not_use_up_places(store: impl Store) {
+pub async fn refreshes_do_not_use_up_places(store: impl Store) {
     let pool = store.pool().await;
     for _ in 0..20 {
         pool.announce(CLUSTER, &announcement(1)).await.unwrap();
@@ -236,7 +236,7 @@ pub(crate) async fn refreshes_do_not_use_up_places(store: impl Store) {
     assert_eq!(row(&pool, 2).await.ord, row(&pool, 1).await.ord + 1);
 }
 
-pub(crate) async fn a_restarted_node_goes_to_the_end(store: impl Store) {
+pub async fn a_restarted_node_goes_to_the_end(store: impl Store) {
     let pool = store.pool().await;
     for number in 1..=3 {
         pool.announce(CLUSTER, &announcement(number)).await.unwrap();
@@ -246,7 +246,7 @@ pub(crate) async fn a_restarted_node_goes_to_the_end(store: impl Store) {
     assert_eq!(order(&pool).await, [node(2), node(3), node(11)]);
 }
 
-pub(crate) async fn a_node_takes_the_address_of_its_predecessor(store: impl Store) {
+pub async fn a_node_takes_the_address_of_its_predecessor(store: impl Store) {
     let pool = store.pool().await;
     pool.announce(CLUSTER, &Announcement { joined: Some(3), ..announcement(1) }).await.unwrap();
     let restarted = Announcement { node: node(2), ..announcement(1) };
@@ -255,7 +255,7 @@ pub(crate) async fn a_node_takes_the_address_of_its_predecessor(store: impl Stor
     assert_eq!(row(&pool, 2).await.joined, None);
 }
 
-pub(crate) async fn a_known_node_may_move_to_the_address_of_a_dead_one(store: impl Store) {
+pub async fn a_known_node_may_move_to_the_address_of_a_dead_one(store: impl Store) {
     let pool = store.pool().await;
     for number in 1..=3 {
         pool.announce(CLUSTER, &announcement(number)).await.unwrap();
@@ -265,14 +265,14 @@ pub(crate) async fn a_known_node_may_move_to_the_address_of_a_dead_one(store: im
     assert_eq!(row(&pool, 1).await.address, address(2));
 }
 
-pub(crate) async fn a_refresh_without_a_join_keeps_the_join(store: impl Store) {
+pub async fn a_refresh_without_a_join_keeps_the_join(store: impl Store) {
     let pool = store.pool().await;
     pool.announce(CLUSTER, &Announcement { joined: Some(3), ..announcement(1) }).await.unwrap();
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
     assert_eq!(row(&pool, 1).await.joined, Some(3));
 }
 
-pub(crate) async fn a_lost_join_is_forgotten(store: impl Store) {
+pub async fn a_lost_join_is_forgotten(store: impl Store) {
     let pool = store.pool().await;
     for number in 1..=2 {
         pool.announce(CLUSTER, &Announcement { joined: Some(6), ..announcement(number) }).await.unwrap();
@@ -283,7 +283,7 @@ pub(crate) async fn a_lost_join_is_forgotten(store: impl Store) {
     assert_eq!(row(&pool, 2).await.joined, Some(6));
 }
 
-pub(crate) async fn a_removed_node_is_gone_and_comes_back_at_the_end(store: impl Store) {
+pub async fn a_removed_node_is_gone_and_comes_back_at_the_end(store: impl Store) {
     let pool = store.pool().await;
     for number in 1..=2 {
         pool.announce(CLUSTER, &announcement(number)).await.unwrap();
@@ -295,7 +295,7 @@ pub(crate) async fn a_removed_node_is_gone_and_comes_back_at_the_end(store: impl
     assert_eq!(order(&pool).await, [node(2), node(1)]);
 }
 
-pub(crate) async fn ages_grow_and_start_anew_with_each_refresh(store: impl Store) {
+pub async fn ages_grow_and_start_anew_with_each_refresh(store: impl Store) {
     let pool = store.pool().await;
     let start = Instant::now();
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
@@ -310,7 +310,7 @@ pub(crate) async fn ages_grow_and_start_anew_with_each_refresh(store: impl Store
     assert!(renewed <= refresh.elapsed() + Duration::from_millis(1), "{renewed:?}");
 }
 
-pub(crate) async fn every_announcement_changes_the_stamp_and_nothing_else_does(store: impl Store) {
+pub async fn every_announcement_changes_the_stamp_and_nothing_else_does(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     let mut stamps = HashSet::new();
@@ -328,7 +328,7 @@ pub(crate) async fn every_announcement_changes_the_stamp_and_nothing_else_does(s
     assert!(stamps.insert(row(&pool, 1).await.stamp));
 }
 
-pub(crate) async fn clusters_do_not_see_each_other(store: impl Store) {
+pub async fn clusters_do_not_see_each_other(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
@@ -345,7 +345,7 @@ pub(crate) async fn clusters_do_not_see_each_other(store: impl Store) {
     assert_eq!(order(&pool).await, [node(1)]);
 }
 
-pub(crate) async fn emptied_tables_fill_again(store: impl Store) {
+pub async fn emptied_tables_fill_again(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     pool.announce(CLUSTER, &announcement(1)).await.unwrap();
@@ -359,7 +359,7 @@ pub(crate) async fn emptied_tables_fill_again(store: impl Store) {
     assert!(pool.renew(CLUSTER, seen.term, node(1), LEASE).await.unwrap());
 }
 
-pub(crate) async fn every_statement_survives_dropped_tables(store: impl Store) {
+pub async fn every_statement_survives_dropped_tables(store: impl Store) {
     let pool = store.pool().await;
     let seen = elect(&pool, 1).await;
     for statement in 0..9 {
@@ -380,7 +380,7 @@ pub(crate) async fn every_statement_survives_dropped_tables(store: impl Store) {
     elect(&pool, 2).await;
 }
 
-pub(crate) async fn large_terms_are_kept(store: impl Store) {
+pub async fn large_terms_are_kept(store: impl Store) {
     let pool = store.pool().await;
     elect(&pool, 1).await;
     let seen = lease(&pool).await;

@@ -1,4 +1,5 @@
-//! A test kit for applications (feature `testing`): handlers without sockets, and clusters in one process.
+//! A test kit (feature `testing`): handlers without sockets, clusters in one process, and the contract of a
+//! [`Pool`](crate::Pool) for those who implement one.
 //!
 //! ```
 //! use serde_json::json;
@@ -22,6 +23,10 @@
 //! assert_eq!(outcome.error().unwrap().code, 400);
 //! # }
 //! ```
+
+#[doc(hidden)]
+pub mod behaviours;
+pub mod pool;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
