@@ -170,10 +170,10 @@ async fn a_replay_that_is_not_possible_is_a_reset() {
         assert!(details[0] == "reset" && details[1].as_str().is_some_and(|text| text.contains(why)), "{details}");
     };
     assert_eq!(resume("ann", &place).await, json!(["recovered", 0]));
-    reset(&resume("bob", &place).await, "another user's");
+    reset(&resume("bob", &place).await, "not valid for this user");
     reset(&resume("ann", &Place { state: None, ..place.clone() }).await, "missing");
-    reset(&resume("ann", &Place { state: Some("AAAA".into()), ..place.clone() }).await, "another user's");
-    reset(&resume("ann", &Place { at: "nonsense".into(), ..place.clone() }).await, "not this cluster's");
+    reset(&resume("ann", &Place { state: Some("AAAA".into()), ..place.clone() }).await, "not valid for this user");
+    reset(&resume("ann", &Place { at: "nonsense".into(), ..place.clone() }).await, "not of this cluster");
     reset(&resume("ann", &place).await, "too many");
     for number in 0..40 {
         say(&nodes, 0, &number.to_string(), Target::user("bob")).await;
