@@ -65,7 +65,11 @@ pub fn search(default: u64, run: impl Fn(u64, bool) + Sync) {
         return run(seed, true);
     }
     let (first, count) = match number("WS_CLUSTER_RUNS") {
-        Some(count) => (fresh(), count),
+        Some(count) => {
+            let first = fresh();
+            println!("seeds {first} to {}", first + count - 1);
+            (first, count)
+        }
         None => (0, default),
     };
     if let Some((seed, why)) = first_wrong(first, count, |seed| run(seed, false)) {
