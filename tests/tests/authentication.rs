@@ -48,6 +48,7 @@ struct Sessions {
     asked: watch::Sender<usize>,
     answers: Semaphore,
     down: AtomicBool,
+    in_band: AtomicBool,
     recheck: Option<Duration>,
 }
 
@@ -61,6 +62,7 @@ impl Site {
             asked: watch::Sender::new(0),
             answers: Semaphore::new(ALL),
             down: AtomicBool::new(false),
+            in_band: AtomicBool::new(false),
             recheck,
         }))
     }
@@ -113,6 +115,10 @@ impl Authenticator for Site {
 
     fn uses_cookies(&self) -> bool {
         false
+    }
+
+    fn in_band(&self) -> bool {
+        self.0.in_band.load(Ordering::Relaxed)
     }
 
     fn recheck_interval(&self) -> Option<Duration> {
@@ -701,6 +707,8 @@ enum Verdict {
     Panic,
     /// Accepts after the client was taken out of this group.
     Leave(&'static str),
+    /// After it was put into this group.
+    Join(&'static str),
 }
 
 #[async_trait]
@@ -724,6 +732,10 @@ impl ActionHandler for Own {
             Some(Verdict::Panic) => panic!("as told"),
             Some(Verdict::Leave(group)) => {
                 request.leave(group);
+                Ok(())
+            }
+            Some(Verdict::Join(group)) => {
+                request.join(group);
                 Ok(())
             }
         }
@@ -860,6 +872,56 @@ async fn the_handlers_messages_come_before_the_replay() {
         actions.push(client.moved(&mut place).await["action"].clone());
     }
     assert!(!actions.contains(&json!("secret")), "{actions:?}");
+}
+
+#[tokio::test]
+async fn nothing_is_delivered_to_a_client_before_the_handler_agreed() {
+    let (own, mut told) = own();
+    let set = |builder: ServerBuilder| builder.action("Client/authentication", own).guests(false);
+    let app = App::with(None, set).await;
+    for in_band in [false, true] {
+        app.site.0.in_band.store(in_band, Ordering::Relaxed);
+        for welcome in [false, true] {
+            let headers: &[_] = if in_band { &[] } else { &[("x-session", "a")] };
+            let mut client = Client::try_connect(app.address, "/WebSockets", headers).await.unwrap();
+            if in_band {
+                client.send("Client/authentication", json!(["a"])).await;
+            }
+            assert_eq!(told.next().await, "ann came");
+            app.server.publish(message("news", json!([1]), Target::user("ann"))).await.unwrap();
+            app.server.deliver(message("beside", (), Target::all())).unwrap();
+            if !welcome {
+                told.say(Verdict::Refuse(403));
+                client.expect("Client/authentication:error", json!([403, "not today"])).await;
+                assert_eq!(client.closed().await.0, 4401);
+                continue;
+            }
+            // What was published while the handler ran, or by the handler, comes once it has agreed.
+            told.say(Verdict::Publish("hello"));
+            if in_band {
+                assert_eq!(client.json().await["details"][0], "ok");
+            }
+            client.expect("news", json!([1])).await;
+            client.expect("hello", json!([])).await;
+            app.server.publish(message("news", json!([2]), Target::user("ann"))).await.unwrap();
+            client.expect("news", json!([2])).await;
+        }
+    }
+}
+
+/// As one that was never here.
+#[tokio::test]
+async fn a_group_that_the_handler_joins_brings_nothing_from_before() {
+    let (app, mut told) = App::asking().await;
+    let mut client = Client::try_connect(app.address, "/WebSockets", &[("x-session", "a")]).await.unwrap();
+    assert_eq!(told.next().await, "ann came");
+    app.server.publish(message("before", (), Target::group("room"))).await.unwrap();
+    told.say(Verdict::Join("room"));
+    // Answered after the handler has ended.
+    client.send("join", json!(["other"])).await;
+    assert_eq!(client.json().await["action"], "join");
+    app.server.publish(message("after", (), Target::group("room"))).await.unwrap();
+    client.expect("after", json!([])).await;
 }
 
 #[tokio::test]

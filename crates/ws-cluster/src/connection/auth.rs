@@ -17,7 +17,7 @@ use crate::{
     CloseCode, RawDetails,
     hub::{
         Membership, Stale,
-        resume::{JoinPhase, Step},
+        resume::{JoinPhase, ResumeRequest, Step},
     },
 };
 
@@ -198,9 +198,14 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 return self.join_phase = join_phase;
             }
         };
+        let asks_application = asks_application(&self.application, self.client());
+        let asked = match asked {
+            // Nothing is delivered to it before the application agrees.
+            None if asks_application => Some(ResumeRequest::untracked(self.context().hub.position())),
+            asked => asked,
+        };
         match asked {
             Some(asked) => {
-                let asks_application = asks_application(&self.application, self.client());
                 self.join_phase =
                     JoinPhase::resuming(self.resumption(), self.client(), asked, confirm, asks_application);
             }

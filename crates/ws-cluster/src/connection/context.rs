@@ -102,6 +102,6 @@ impl Context {
 }
 
 /// Returns true if the application is asked whether this client may join.
-pub(super) fn asks_application(application: &impl Application, client: &Client) -> bool {
+pub(crate) fn asks_application(application: &impl Application, client: &Client) -> bool {
     client.membership().user.is_some() && application.handles(super::AUTHENTICATION)
 }

@@ -15,7 +15,7 @@ mod timing;
 mod transport;
 
 pub(crate) use auth::{ATTEMPTS, AUTHENTICATION, DISCONNECTION, FORBIDDEN};
-pub(crate) use context::{Application, Context, Raw};
+pub(crate) use context::{Application, Context, Raw, asks_application};
 pub(crate) use questions::{Question, ask, forget};
 pub(crate) use task::{Accepted, serve, serve_tcp};
 

@@ -231,10 +231,10 @@ impl Hub {
         result
     }
 
-    /// Returns the last sequence number that was delivered, for a client that tracks its position. Called under the
-    /// write lock of `index`, so that every later entry is delivered to the changed client.
+    /// Returns the last sequence number that was delivered, for a client that tracks its position or has not joined yet.
+    /// Called under the write lock of `index`, so that every later entry is delivered to the changed client.
     fn position_for(&self, client: &Client) -> Option<Seq> {
-        client.keeps_position().then(|| self.position().seq)
+        (client.keeps_position() || !client.is_registered()).then(|| self.position().seq)
     }
 
     pub(crate) fn join(&self, client: &Client, group: &str) -> bool {

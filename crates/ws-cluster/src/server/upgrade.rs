@@ -132,9 +132,17 @@ impl Server {
                 Err(Stale) => return Err(busy("sessions change too fast to be looked up").into()),
             }
         };
-        if may_join && asked.is_none() {
-            self.hub().begin_delivery(&client);
-        }
+        let asked = match asked {
+            // Nothing is delivered to it before the application agrees.
+            None if may_join && connection::asks_application(self, &client) => {
+                Some(ResumeRequest::untracked(self.hub().position()))
+            }
+            None if may_join => {
+                self.hub().begin_delivery(&client);
+                None
+            }
+            asked => asked,
+        };
         if !self.status().ready {
             // Lost meanwhile, and the clients with it: this one was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");

@@ -132,12 +132,14 @@ impl Hub {
         let mut index = self.index.write();
         let at = self.position();
         client.begin_behind(at.seq);
-        let state = {
-            let mut membership = client.membership_lock().write();
-            membership.note_token_sent();
-            client.seal(&membership, at, sealer)
-        };
-        client.begin(first, at, &state, heartbeat);
+        if client.keeps_position() {
+            let state = {
+                let mut membership = client.membership_lock().write();
+                membership.note_token_sent();
+                client.seal(&membership, at, sealer)
+            };
+            client.begin(first, at, &state, heartbeat);
+        }
         self.register(&mut index, client);
     }
 

@@ -58,7 +58,10 @@ pub(super) async fn admit(
     asked: ResumeRequest,
     asks_application: bool,
 ) -> Step {
-    let from = if !asked.position.is_empty() {
+    let from = if let Some(now) = asked.now {
+        client.begin_behind(now.seq);
+        StartingPoint::Now(now)
+    } else if !asked.position.is_empty() {
         match prove(&resumption, &client, &asked).await {
             Ok(position) => {
                 resumption.revoke(&client);
@@ -154,20 +157,23 @@ async fn try_replay(
         missed => missed,
     }
     .map_err(Missing::why)?;
-    if !missed.messages.is_empty() {
+    // A new client gets what came while the application was asked, and would have got it as well if it had joined at once.
+    if !missed.messages.is_empty() && !new {
         resumption.replays.check(ip)?;
     }
-    let state = {
-        let at = hub.position();
-        let mut membership = client.membership_lock().write();
-        membership.note_token_sent();
-        client.seal(&membership, at, &resumption.sealer)
-    };
-    let first = match new {
-        true => vec!["new".into()],
-        false => vec!["recovered".into(), missed.messages.len().into()],
-    };
-    client.begin(&first, *position, &state, heartbeat);
+    if client.keeps_position() {
+        let state = {
+            let at = hub.position();
+            let mut membership = client.membership_lock().write();
+            membership.note_token_sent();
+            client.seal(&membership, at, &resumption.sealer)
+        };
+        let first = match new {
+            true => vec!["new".into()],
+            false => vec!["recovered".into(), missed.messages.len().into()],
+        };
+        client.begin(&first, *position, &state, heartbeat);
+    }
     let sending = async {
         let mut sent = after;
         'missed: loop {
@@ -188,7 +194,9 @@ async fn try_replay(
                     missed = hub.missed(client, sent, epoch, config.replay_count)?;
                     continue 'missed;
                 }
-                resumption.replays.count(ip, content.size());
+                if !new {
+                    resumption.replays.count(ip, content.size());
+                }
                 catch_up::replay(client, *log_position, content);
                 sent = log_position.seq;
             }

@@ -14,7 +14,8 @@ pub(crate) enum JoinPhase {
     /// The client tracks its position and may authenticate with its first message. The server waits for that, because
     /// it decides what the client missed.
     Undecided(Box<Undecided>),
-    /// The client becomes what it was before, and is sent what it missed. Its messages are not read meanwhile.
+    /// The client becomes what it was before, and is sent what it missed. Its messages are not read meanwhile. A client
+    /// that does not track its position is in this phase if the application is asked about it.
     Resuming(Box<Resuming>),
     /// The application is asked whether the client may join. Its messages are not read meanwhile.
     Announcing(Box<Resuming>),

@@ -2,7 +2,7 @@
 
 use std::ops::RangeInclusive;
 
-use crate::auth::Handshake;
+use crate::{auth::Handshake, message::position::Position};
 
 /// The resume parameters of a client. Not `Debug`, because the token is a secret.
 pub(crate) struct ResumeRequest {
@@ -11,6 +11,8 @@ pub(crate) struct ResumeRequest {
     pub(super) state: String,
     /// The longest interval between two messages that the client asks for, in seconds; 0 if it does not ask.
     pub(super) heartbeat: u16,
+    /// The end of the order when a client came that does not track its position.
+    pub(super) now: Option<Position>,
 }
 
 /// The heartbeats that a client may ask for, in seconds.
@@ -28,7 +30,13 @@ impl ResumeRequest {
             // In range, so it fits.
             seconds.clamp(*HEARTBEATS.start(), *HEARTBEATS.end()) as u16
         });
-        Some(Self { position, state: state.unwrap_or_default(), heartbeat })
+        Some(Self { position, state: state.unwrap_or_default(), heartbeat, now: None })
+    }
+
+    /// The parameters of a client that does not track its position, and waits until the application lets it join: it gets
+    /// what is delivered after `now`.
+    pub(crate) fn untracked(now: Position) -> Self {
+        Self { position: String::new(), state: String::new(), heartbeat: 0, now: Some(now) }
     }
 
     /// Returns the longest interval between two messages that the client asks for, in seconds; 0 if it does not ask.

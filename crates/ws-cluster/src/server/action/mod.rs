@@ -36,7 +36,8 @@ pub(super) use request::Context;
 ///
 /// `Client/authentication` is handled when a connection has been authenticated, at the upgrade or by a message, with
 /// empty details: credentials are for the authenticator alone. After the handler has ended, the client is told that it
-/// is authenticated and is sent what it missed. An error refuses the connection: the client gets
+/// is authenticated and is sent what it missed and what was published meanwhile. A guest that authenticates on an open
+/// connection gets messages meanwhile as well. An error refuses the connection: the client gets
 /// `Client/authentication:error [code, "text"]` and is closed. If the code is below 500, it is closed for good with
 /// 4401. Otherwise, as after a panic, it is closed with 1011 and comes again. It is not handled again when the client
 /// renews its authentication.
