@@ -104,6 +104,33 @@ async fn a_malformed_handshake_gets_a_status_with_the_reason() {
 }
 
 #[tokio::test]
+async fn every_route_refuses_other_methods_with_what_it_answers_to_options() {
+    let (_server, address) = serve(|builder| builder.publish_key("a publish key of the tests").page("/", "page")).await;
+    let routes = [
+        ("/WebSockets", "get, options"),
+        ("/_cluster/v1", "get, options"),
+        ("/_publish", "post, options"),
+        ("/_close", "post, options"),
+        ("/_refresh", "post, options"),
+        ("/ws-cluster.js", "get, head, options"),
+        ("/health", "get, head, options"),
+        ("/ready", "get, head, options"),
+        ("/", "get, head, options"),
+    ];
+    for (path, allowed) in routes {
+        let allow = format!("allow: {allowed}\r\n");
+        let (status, head) = ask(address, &format!("OPTIONS {path} HTTP/1.1"), "").await;
+        assert!(status == 204 && head.contains(&allow), "{path}: {head}");
+        for method in ["GET", "HEAD", "POST", "DELETE"] {
+            let (status, head) = ask(address, &format!("{method} {path} HTTP/1.1"), "").await;
+            let refused = !allowed.split(", ").any(|one| one.eq_ignore_ascii_case(method));
+            assert_eq!(status == 405, refused, "{method} {path}: {head}");
+            assert!(!refused || head.contains(&allow), "{method} {path}: {head}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn health_and_the_script_answer_head_and_options() {
     let (_server, address) = serve(|builder| builder.publish_key("a publish key of the tests").page("/", "page")).await;
     for path in ["/health", "/ready", "/ws-cluster.js", "/"] {
@@ -116,12 +143,6 @@ async fn health_and_the_script_answer_head_and_options() {
         let (status, head) = ask(address, &format!("DELETE {path} HTTP/1.1"), "").await;
         assert_eq!(status, 405, "{path}");
         assert!(head.contains("allow: get, head, options"), "{head}");
-    }
-    for (path, allowed) in
-        [("/WebSockets", "allow: get, options"), ("/_cluster/v1", "allow: get"), ("/_publish", "allow: post, options")]
-    {
-        let (status, head) = ask(address, &format!("OPTIONS {path} HTTP/1.1"), "").await;
-        assert!(status == 204 && head.contains(allowed), "{head}");
     }
     assert_eq!(ask(address, "OPTIONS /elsewhere HTTP/1.1", "").await.0, 404);
     let (_server, address) = serve(|builder| builder).await;

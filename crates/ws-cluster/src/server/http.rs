@@ -7,7 +7,7 @@ use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
 use sha2::Sha256;
 
-use super::Server;
+use super::{Server, routes::POSTS};
 use crate::{
     Close, Message, PublishError,
     message::{
@@ -159,7 +159,7 @@ impl Server {
     /// What can be said before the body comes.
     fn check_head(&self, head: &Parts) -> Result<(), Refusal> {
         if head.method != Method::POST {
-            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST", (header::ALLOW, "POST")));
+            return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST", (header::ALLOW, POSTS)));
         }
         let presented = head
             .headers

@@ -27,8 +27,10 @@ const READY: &str = "/ready";
 /// Time for the cluster's task to answer before `/health` says that it hangs.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What documents allow.
+/// The methods of documents, of WebSockets, and of what a site posts.
 const READS: &str = "GET, HEAD, OPTIONS";
+pub(super) const UPGRADES: &str = "GET, OPTIONS";
+pub(super) const POSTS: &str = "POST, OPTIONS";
 
 const CLIENT_SOURCE: &str = include_str!("../../client/ws-cluster.js");
 
@@ -122,11 +124,11 @@ impl Server {
     /// What a path allows.
     fn options(&self, path: &str) -> Response<Full<Bytes>> {
         let allowed = match path {
-            LINK => "GET, OPTIONS",
-            path if path == self.0.path => "GET, OPTIONS",
+            LINK => UPGRADES,
+            path if path == self.0.path => UPGRADES,
             CLIENT | HEALTH | READY => READS,
             path if self.0.pages.contains_key(path) => READS,
-            path if is_reserved(path) && self.0.publish_key.is_some() => "POST, OPTIONS",
+            path if is_reserved(path) && self.0.publish_key.is_some() => POSTS,
             _ => return answer(StatusCode::NOT_FOUND, "not found"),
         };
         let mut response = Response::new(Full::default());

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body_util::Full;
 use tungstenite::handshake::derive_accept_key;
 
-use super::http::answer;
+use super::{http::answer, routes::UPGRADES};
 
 /// The subprotocol that the clients of this project speak.
 const PROTOCOL: &str = "ws-cluster.v1";
@@ -22,7 +22,7 @@ pub(super) fn switching<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>
     let headers = request.headers();
     if request.method() != Method::GET {
         let mut response = answer(StatusCode::METHOD_NOT_ALLOWED, "only GET begins a WebSocket");
-        response.headers_mut().insert(header::ALLOW, const { value("GET, OPTIONS") });
+        response.headers_mut().insert(header::ALLOW, const { value(UPGRADES) });
         return Err(response.into());
     }
     if request.version() < Version::HTTP_11 {
