@@ -309,6 +309,18 @@ async fn a_terminated_master_hands_over_and_sends_its_clients_elsewhere() {
 }
 
 #[tokio::test]
+async fn a_clean_shutdown_warns_of_nothing() {
+    let state = state();
+    let mut node = WsServer::start(state.path(), &["--demo", "--pool", "memory:"]).await;
+    let _client = node.client(Some("ann")).await;
+    node.terminate();
+    node.logged("shutting down").await;
+    assert!(node.wait().await.success());
+    let log = node.log();
+    assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
+}
+
+#[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let state = state();
     let mut node = WsServer::start(state.path(), &["--demo", "--pool", "memory:"]).await;

@@ -239,6 +239,9 @@ impl Driver {
     fn log_degradation(&self, known: &Status, status: &Status) {
         let is_news = known.degraded != status.degraded;
         match (status.degraded, &status.cause) {
+            // This is what somebody asked for.
+            (Some(Degraded::ShuttingDown), _) if is_news => tracing::info!("not ready: shutting down"),
+            (Some(Degraded::ShuttingDown), _) => {}
             (Some(why), Some(cause)) => {
                 // A new cause for the same reason is worth a line: a database that is started again may still refuse.
                 // Causes that alternate get one line per interval.
