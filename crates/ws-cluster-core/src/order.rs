@@ -97,9 +97,13 @@ impl Core {
 
     /// Trims the entries that exceed the limits, as far as all members hold them.
     pub(super) fn trim(&mut self, held: Seq) {
+        self.trim_to(self.log.surplus(self.now).min(held).min(self.delivered));
+    }
+
+    /// Trims the log up to `seq`, and forgets what was delivered long ago.
+    pub(super) fn trim_to(&mut self, seq: Seq) {
         let before = self.log.base();
-        let surplus = self.log.surplus(self.now).min(held).min(self.delivered);
-        self.log.trim(self.now, surplus);
+        self.log.trim(self.now, seq);
         if self.log.base() > before {
             self.outputs.push_back(Output::Trimmed { base: self.log.base() });
         }

@@ -99,6 +99,8 @@ impl Core {
         let waiting = std::mem::take(&mut master.waiting);
         master.expected.retain(|node| waiting.contains_key(node));
         self.ready = self.draining.is_none();
+        // A node that was away for long has old entries that the others trimmed long ago, and may have forgotten.
+        self.trim_to(self.log.aged(self.now).min(self.delivered));
         for (peer, (link, join)) in waiting {
             self.welcome(link, peer, &join);
         }

@@ -10,7 +10,8 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    World,
+    Limits, World,
+    random::Random,
     runs::{SECOND, live, settle, storm},
     seeds::{first_wrong, search},
 };
@@ -219,6 +220,35 @@ fn a_clock_that_is_behind_hides_no_member() {
     world.run(SECOND);
     let masters = world.nodes.iter().filter_map(|node| node.core.as_ref()).filter(|core| core.is_serving_master());
     assert_eq!(masters.count(), 1, "the others agree at once on one of them");
+}
+
+/// A node that was away for longer than anybody remembers becomes the master, with the log that it had. What the others
+/// delivered back then must not come again.
+#[test]
+fn a_master_that_was_away_for_long_brings_no_old_messages_back() {
+    let mut limits = Limits::plain();
+    limits.log.age = SECOND * 10;
+    let mut world = World::of(Random(0), true, limits, 3, None, true);
+    world.run(SECOND * 5);
+    world.publish(1, Bytes::from_static(b"one"), None);
+    world.run(SECOND);
+    (0..3).filter(|place| *place != 1).for_each(|place| world.cut_both(1, place));
+    (1..3).for_each(|place| world.cut_database(place, true));
+    for _ in 0..40 {
+        world.publish(2, Bytes::from_static(b"more"), None);
+        world.run(SECOND);
+    }
+    let before = world.checks.deliveries;
+    world.crash(0);
+    world.heal_cuts();
+    world.cut_database(1, false);
+    world.run(SECOND * 8);
+    assert!(world.nodes[1].core.as_ref().is_some_and(Core::is_serving_master));
+    world.cut_database(2, false);
+    world.run(SECOND * 5);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores), Ok(()));
+    assert!(world.checks.deliveries > before, "what c had published lately comes again to both");
 }
 
 /// The simulator is worth something only if it notices what it is for.
