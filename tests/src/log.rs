@@ -1,9 +1,9 @@
 //! The log of the code under test, in tests that run on one thread.
 
-use std::io;
+use std::{io, sync::LazyLock};
 
 use tokio::sync::mpsc;
-use tracing::subscriber::DefaultGuard;
+use tracing::{Dispatch, subscriber::DefaultGuard};
 
 use crate::client::soon;
 
@@ -16,6 +16,11 @@ pub struct Log {
 impl Log {
     /// Listens to the log of this thread, INFO and above.
     pub fn listen() -> Self {
+        // While there is only one dispatcher, the thread that comes to a line first decides for all threads whether it is
+        // written, and other tests have none.
+        static ANOTHER: LazyLock<Dispatch> =
+            LazyLock::new(|| Dispatch::new(tracing_subscriber::fmt().with_writer(io::sink).finish()));
+        LazyLock::force(&ANOTHER);
         let (tell, lines) = mpsc::unbounded_channel();
         let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Lines(tell.clone())).finish();
         Self { lines, _listening: tracing::subscriber::set_default(subscriber) }

@@ -8,10 +8,11 @@ use std::{
 };
 
 use http::StatusCode;
+use mysql_async::prelude::Queryable;
 use serde_json::json;
 use tempfile::TempDir;
 use tests::{
-    WsServer,
+    MariaDb, WsServer,
     client::{Client, soon},
 };
 use tokio::io::AsyncWriteExt;
@@ -324,4 +325,38 @@ async fn limits_have_flags() {
     let _client = Client::connect(node.address(), &[]).await;
     let refused = Client::try_connect(node.address(), "/WebSockets", &[]).await.err();
     assert_eq!(refused, Some(StatusCode::SERVICE_UNAVAILABLE));
+}
+
+#[tokio::test]
+async fn send_says_why_a_database_that_takes_no_writes_keeps_a_message_from_being_accepted() {
+    let (state, database) = (state(), MariaDb::start().await);
+    let mut admin = database.connect().await;
+    database.database().await;
+    // An account with all rights writes to a read-only database all the same.
+    for statement in [
+        "CREATE USER site@'%' IDENTIFIED BY 'site'",
+        "GRANT SELECT, INSERT, UPDATE, DELETE, CREATE ON test_0.* TO site@'%'",
+    ] {
+        admin.query_drop(statement).await.expect("a statement");
+    }
+    let pool = database.url("site", "site", "test_0");
+    let place = ["--pool", &pool, "--key", KEY];
+    let node = start_with(state.path(), &place, &[]).await;
+    admin.query_drop("SET GLOBAL read_only = 1").await.expect("a statement");
+    // As after an hour in which the node could not announce itself.
+    let aged = "UPDATE test_0.ws_node SET seen_at = seen_at - INTERVAL 1 HOUR";
+    admin.query_drop(aged).await.expect("a statement");
+    // A lone master can no longer show that it is one.
+    soon(async { while !node.http("GET", "/ready", &[], "").await.1.contains("isolated") {} }).await;
+    let sent = run_with(state.path(), &[&["send", "news", "[1]", "--to", "all"][..], &place].concat(), &[]).await;
+    let errors = errors(&sent, 1);
+    assert!(!errors.contains("no running server"), "{errors}");
+    for part in ["may still be delivered", "isolated", "read-only", &node.address().to_string()] {
+        assert!(errors.contains(part), "{part}: {errors}");
+    }
+    admin.query_drop("SET GLOBAL read_only = 0").await.expect("a statement");
+    soon(async { while node.http("GET", "/ready", &[], "").await.1.trim_end() != "ready" {} }).await;
+    let sent = run_with(state.path(), &[&["send", "news", "[1]", "--to", "all"][..], &place].concat(), &[]).await;
+    assert!(sent.status.success());
+    admin.disconnect().await.expect("a farewell");
 }

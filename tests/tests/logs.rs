@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use tests::{
     WsServer,
     client::{Client, soon},
+    program,
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
@@ -164,4 +165,18 @@ async fn commands_exit_as_always_without_a_place_for_their_output() {
     let mut command = WsServer::command(state.path());
     let help = soon(command.arg("--help").stdout(full()).status()).await.expect("it runs");
     assert_eq!(help.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_program_whose_cluster_task_panics_sends_its_clients_away_and_ends_with_a_failure() {
+    let mut command = Command::new(program("panicking"));
+    let mut node = command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true).spawn().expect("it starts");
+    let mut client = Client::connect(address(&mut node).await, &[]).await;
+    client.send("go", json!([])).await;
+    assert_eq!(client.json().await["action"], "go:error");
+    assert_eq!(client.closed().await.0, 1013);
+    let output = soon(node.wait_with_output()).await.expect("it ends");
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{errors}");
+    assert!(errors.contains("error: the task that runs the cluster ended by a panic"), "{errors}");
 }

@@ -9,7 +9,7 @@ use std::{
 use data_encoding::{BASE64URL_NOPAD, HEXLOWER};
 use mysql_async::{Conn, Opts, prelude::Queryable};
 use sha2::{Digest, Sha256};
-use tests::MariaDb;
+use tests::{MariaDb, log::Log};
 use ws_cluster::{AuthenticationError, Authenticator, Handshake, Identity, SessionTable, TrustedProxies};
 
 const QUERY: &str = "SELECT user, expires FROM sessions WHERE id = ?";
@@ -264,6 +264,52 @@ async fn odd_values_concern_their_row_alone() {
     site.run("INSERT INTO members VALUES (7, 0xFF), (7, 'editors'), (7, ''), (7, NULL)").await;
     let table = site.table(QUERY).groups_query("SELECT name FROM members WHERE user = ?").unwrap();
     assert_eq!(identity(&table, "good").await.unwrap().groups, ["editors".to_owned()].into());
+}
+
+#[tokio::test]
+async fn the_log_says_what_is_wrong_with_a_row_and_not_whose_it_is() {
+    let mut site = Site::shared().await;
+    site.run("SET sql_mode = 'ALLOW_INVALID_DATES'").await;
+    let mut log = Log::listen();
+    for (column, value, query, problem) in [
+        (
+            "DATETIME",
+            "'0000-00-00'",
+            "SELECT 'ann', odd FROM odd WHERE id = ?",
+            "expires (second column) is the zero date",
+        ),
+        ("TEXT", "'soon'", "SELECT 'ann', odd FROM odd WHERE id = ?", "expires (second column) is neither a Unix time"),
+        ("TIME", "'12:00'", "SELECT 'ann', odd FROM odd WHERE id = ?", "expires (second column) is a time of day"),
+        (
+            "TEXT",
+            "REPEAT('x', 2000)",
+            "SELECT odd FROM odd WHERE id = ?",
+            "user (first column) is longer than 1024 bytes",
+        ),
+        ("BIT(1)", "1", "SELECT odd FROM odd WHERE id = ?", "user (first column) has control characters"),
+        ("BINARY(2)", "0xFFEE", "SELECT odd FROM odd WHERE id = ?", "user (first column) is not text in UTF-8"),
+        ("DATETIME", "'2026-01-01'", "SELECT odd FROM odd WHERE id = ?", "user (first column) is a date or time"),
+        ("BIGINT", "9223372036854775807", "SELECT 'ann', odd + odd FROM odd WHERE id = ?", "out of range"),
+    ] {
+        site.run("DROP TABLE IF EXISTS odd").await;
+        site.run(&format!("CREATE TABLE odd (id VARCHAR(9) PRIMARY KEY, odd {column})")).await;
+        site.run(&format!("INSERT INTO odd VALUES ('s3ss10n', {value})")).await;
+        let table = site.table(query);
+        assert_eq!(user(&table, "s3ss10n").await, None, "{problem}");
+        let line = log.line("left out").await;
+        assert!(line.contains("WARN") && line.contains(problem), "{problem}: {line}");
+        assert!(!line.contains("s3ss10n"), "{line}");
+    }
+    site.run("CREATE TABLE names (user TEXT, name VARBINARY(20))").await;
+    site.run("INSERT INTO names VALUES ('ann', 0xFF)").await;
+    let table = site.table("SELECT 'ann' FROM odd WHERE id = ?");
+    let table = table.groups_query("SELECT name FROM names WHERE user = ?").unwrap();
+    assert_eq!(user(&table, "s3ss10n").await.as_deref(), Some("ann"));
+    let line = log.line("left out").await;
+    assert!(
+        line.contains("WARN") && line.contains("groups query") && line.contains("name is not text in UTF-8"),
+        "{line}"
+    );
 }
 
 #[tokio::test]

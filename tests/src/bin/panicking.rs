@@ -2,7 +2,6 @@
 //! task of the cluster log a line. What becomes of the program is for a test to see.
 
 use std::{
-    future::pending,
     io::{self, Write},
     process::ExitCode,
 };
@@ -48,7 +47,7 @@ struct Go;
 
 #[async_trait]
 impl ActionHandler for Go {
-    async fn handle(&self, request: Request<'_>) -> Result<(), ActionError> {
+    async fn handle(&self, request: Request) -> Result<(), ActionError> {
         Ok(request.server().close_user("nobody").await?)
     }
 
@@ -61,13 +60,13 @@ impl ActionHandler for Go {
 async fn main() -> ExitCode {
     let builder = Server::builder(MemoryPool::default()).authenticator(Site).action("go", Go);
     let server = builder.start().await.expect("a server");
-    server.ready().await;
+    server.wait_ready().await;
     // What is logged below this level is not written.
     let log = tracing_subscriber::fmt().with_max_level(tracing::Level::ERROR).with_writer(|| Log);
     log.init();
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
     println!("http://{}/", listener.local_addr().expect("it is bound"));
-    match server.serve(listener, pending()).await {
+    match server.serve(listener).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error}");
