@@ -6,6 +6,7 @@ pub mod faults;
 pub mod forwarder;
 pub mod galera;
 pub mod history;
+pub mod http_client;
 pub mod log;
 mod mariadb;
 pub mod nodes;

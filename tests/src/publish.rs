@@ -1,13 +1,12 @@
 //! Publishes as a site does: over HTTP, at one node after another until one accepts.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io::ErrorKind, net::SocketAddr, time::Duration};
 
+use http::StatusCode;
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    time::timeout,
-};
+use tokio::time::timeout;
+
+use crate::http_client::{self, Answer};
 
 /// The key that opens `/_publish` on all nodes of the tests.
 pub const PUBLISH_KEY: &str = "a key to publish";
@@ -44,34 +43,18 @@ pub async fn publish(address: SocketAddr, message: Message<'_>, limit: Duration)
     if let Some(key) = key {
         body["key"] = key.into();
     }
-    let body = body.to_string();
-    let request = format!(
-        "POST /_publish HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\nauthorization: Bearer {PUBLISH_KEY}\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let exchange = async {
-        let mut stream = match TcpStream::connect(address).await {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Err(Refusal::NotThere),
-            other => other.map_err(broken)?,
-        };
-        stream.set_nodelay(true).map_err(broken)?;
-        stream.write_all(request.as_bytes()).await.map_err(broken)?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await.map_err(broken)?;
-        Ok(answer)
-    };
-    let answer = timeout(limit, exchange).await.map_err(|_| Refusal::Unclear("no answer in time".into()))??;
-    let status = answer.get(9..12).and_then(|status| status.parse::<u16>().ok());
-    match status {
-        Some(200..=299) => Ok(()),
-        // Not possible now, or unknown.
-        Some(status @ (500..=599 | 429)) => Err(Refusal::Unclear(status.to_string())),
-        Some(_) => Err(Refusal::Wrong(answer)),
-        None => Err(Refusal::Unclear("the connection broke off".into())),
+    let authorization = format!("Bearer {PUBLISH_KEY}");
+    let headers = [("authorization", authorization.as_str())];
+    let exchange = http_client::request(address, "POST", "/_publish", &headers, body.to_string());
+    let answer = timeout(limit, exchange).await.map_err(|_| Refusal::Unclear("no answer in time".into()))?;
+    match answer {
+        Ok(Answer { status, .. }) if status.is_success() => Ok(()),
+        // Not now, or not known.
+        Ok(Answer { status, .. }) if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS => {
+            Err(Refusal::Unclear(status.as_u16().to_string()))
+        }
+        Ok(Answer { head, text, .. }) => Err(Refusal::Wrong(format!("{head}\n{text}"))),
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Err(Refusal::NotThere),
+        Err(error) => Err(Refusal::Unclear(error.kind().to_string())),
     }
-}
-
-fn broken(error: io::Error) -> Refusal {
-    Refusal::Unclear(error.kind().to_string())
 }

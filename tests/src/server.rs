@@ -10,15 +10,14 @@ use std::{
 use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
-    net::TcpStream,
+    io::{AsyncBufReadExt, BufReader, Lines},
     process::{Child, ChildStdout, Command},
     sync::watch,
 };
 
 use crate::{
     client::{Client, soon},
-    program,
+    http_client, program,
 };
 
 /// Time between two looks at whether a node takes clients, since it sends no notice.
@@ -124,22 +123,8 @@ impl WsServer {
 
     /// Returns the answer to an HTTP request: its status and its text.
     pub async fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, String) {
-        let mut request = format!("{method} {path} HTTP/1.1\r\nhost: {}\r\nconnection: close\r\n", self.address);
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        request.push_str(&format!("content-length: {}\r\n\r\n{body}", body.len()));
-        let exchange = async {
-            let mut stream = TcpStream::connect(self.address).await?;
-            stream.write_all(request.as_bytes()).await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            Ok::<_, std::io::Error>(answer)
-        };
-        let answer = soon(exchange).await.expect("an answer");
-        let status = answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status line");
-        let (_, text) = answer.split_once("\r\n\r\n").expect("an end of the head");
-        (status, text.to_owned())
+        let answer = soon(http_client::request(self.address, method, path, headers, body)).await.expect("an answer");
+        (answer.status, answer.text)
     }
 
     /// Kills the node (SIGKILL), as a crash does, and waits until it is gone.

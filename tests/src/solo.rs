@@ -3,13 +3,15 @@
 use std::net::SocketAddr;
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::oneshot,
 };
 use ws_cluster::{Server, ServerBuilder};
 
-use crate::client::{Client, soon};
+use crate::{
+    client::{Client, soon},
+    http_client,
+};
 
 /// A server that runs until it is dropped.
 pub struct Solo {
@@ -45,35 +47,12 @@ impl Solo {
     /// # Panics
     /// Panics if the server does not take all bytes, or does not answer.
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
-        let size = body.len().to_string();
-        let mut all = vec![("connection", "close"), ("content-length", &size)];
-        all.extend(headers);
-        let mut stream = self.head(path, &all).await;
-        soon(stream.write_all(body)).await.expect("the body is taken");
-        answer(stream).await
+        let answer = soon(http_client::request(self.address, "POST", path, headers, body)).await.expect("an answer");
+        (answer.status.as_u16(), answer.text)
     }
 
     /// Begins a `POST` by writing its head. The caller writes the body.
     pub async fn head(&self, path: &str, headers: &[(&str, &str)]) -> TcpStream {
-        let mut head = format!("POST {path} HTTP/1.1\r\nhost: {}\r\n", self.address);
-        for (name, value) in headers {
-            head.push_str(&format!("{name}: {value}\r\n"));
-        }
-        head.push_str("\r\n");
-        let mut stream = TcpStream::connect(self.address).await.expect("it listens");
-        stream.write_all(head.as_bytes()).await.expect("the head is taken");
-        stream
+        http_client::begin(self.address, "POST", path, headers).await.expect("the head is taken")
     }
-}
-
-/// Reads the rest of a server's answer. Returns the status and the text.
-///
-/// # Panics
-/// Panics if the server does not answer.
-pub async fn answer(mut stream: TcpStream) -> (u16, String) {
-    let mut answer = String::new();
-    soon(stream.read_to_string(&mut answer)).await.expect("an answer");
-    let status = answer.get(9..12).and_then(|status| status.parse().ok()).expect("a status line");
-    let (_, text) = answer.split_once("\r\n\r\n").expect("an end of the head");
-    (status, text.to_owned())
 }

@@ -12,8 +12,6 @@ use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
     sync::watch,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
@@ -24,11 +22,14 @@ use ws_cluster::{
     pool::{Lease, PoolView},
 };
 
-use crate::{WsServer, client::Client};
+use crate::{
+    WsServer,
+    client::Client,
+    publish::{self, PUBLISH_KEY},
+};
 
 /// The key of the cluster.
 pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
-const PUBLISH_KEY: &str = "a key to publish";
 /// Maximum wait for a step: a lease, a heartbeat's time and a database's start, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two messages of one publisher.
@@ -361,20 +362,6 @@ async fn publish(
 async fn send(address: SocketAddr, by: &str, number: u64) -> Result<(), String> {
     /// Longer than the server waits.
     const LIMIT: Duration = Duration::from_secs(8);
-    let body = json!({ "action": "count", "details": [by, number], "to": "all" }).to_string();
-    let request = format!(
-        "POST /_publish HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\nauthorization: Bearer {PUBLISH_KEY}\r\n\
-         content-length: {}\r\n\r\n{body}",
-        body.len()
-    );
-    let exchange = async {
-        let mut stream = TcpStream::connect(address).await?;
-        stream.write_all(request.as_bytes()).await?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer).await?;
-        Ok::<_, std::io::Error>(answer)
-    };
-    let answer = timeout(LIMIT, exchange).await.map_err(|error| error.to_string())?;
-    let answer = answer.map_err(|error| error.to_string())?;
-    if answer.starts_with("HTTP/1.1 2") { Ok(()) } else { Err(answer) }
+    let message = publish::Message { action: "count", details: &json!([by, number]), to: "all", key: None };
+    publish::publish(address, message, LIMIT).await.map_err(|refusal| format!("{refusal:?}"))
 }

@@ -228,7 +228,7 @@ fn is_close(answer: &Answer, code: u16) -> bool {
         [a, b, reason @ ..] => {
             answer.first == CLOSE
                 && u16::from_be_bytes([*a, *b]) == code
-                && reason.len() <= 123
+                && (1..=123).contains(&reason.len())
                 && std::str::from_utf8(reason).is_ok()
         }
         _ => false,

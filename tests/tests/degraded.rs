@@ -3,12 +3,12 @@
 use std::{sync::Arc, time::Duration};
 use tests::message;
 
-use http_body_util::{BodyExt, Empty};
-use hyper_util::{client::legacy::Client as Http, rt::TokioExecutor};
+use http_body_util::Empty;
 use mysql_async::prelude::Queryable;
 use tests::{
     MariaDb, WsServer,
     client::{Client, soon},
+    http_client,
     nodes::{KEY, Node, Nodes, config},
 };
 use tokio::net::TcpListener;
@@ -16,12 +16,8 @@ use ws_cluster::{Degraded, MemoryPool, MySqlPool, Publisher, ServeError, Server,
 
 /// Returns the answer of `/ready`.
 async fn ready(node: &Node) -> (u16, String) {
-    let http = Http::builder(TokioExecutor::new()).build_http::<Empty<bytes::Bytes>>();
-    let url = format!("http://{}/ready", node.address).parse().unwrap();
-    let answer = soon(http.get(url)).await.unwrap();
-    let status = answer.status().as_u16();
-    let text = soon(answer.collect()).await.unwrap().to_bytes();
-    (status, String::from_utf8_lossy(&text).trim_end().to_owned())
+    let answer = soon(http_client::request(node.address, "GET", "/ready", &[], "")).await.unwrap();
+    (answer.status.as_u16(), answer.text.trim_end().to_owned())
 }
 
 /// Asserts that a node that is degraded for this reason takes clients, relays, and reports the reason.

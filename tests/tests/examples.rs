@@ -14,13 +14,10 @@ use tempfile::TempDir;
 use tests::{
     MariaDb,
     client::{Client, soon},
+    http_client::{self, Answer},
     program,
 };
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
-    task::spawn_blocking,
-};
+use tokio::task::spawn_blocking;
 use tokio_tungstenite::tungstenite::Message;
 
 fn command(name: &str, temporary: &Path) -> Command {
@@ -61,16 +58,9 @@ impl Example {
         soon(connecting).await
     }
 
-    /// Sends one HTTP request. Returns the whole response.
-    async fn http(&self, request: &str, body: &str) -> String {
-        let mut stream = TcpStream::connect(self.address).await.unwrap();
-        let size = body.len();
-        let request =
-            format!("{request} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {size}\r\n\r\n{body}");
-        stream.write_all(request.as_bytes()).await.unwrap();
-        let mut response = String::new();
-        soon(stream.read_to_string(&mut response)).await.unwrap();
-        response
+    /// Returns the answer to one request over HTTP.
+    async fn http(&self, method: &str, path: &str, body: &str) -> Answer {
+        soon(http_client::request(self.address, method, path, &[], body)).await.unwrap()
     }
 }
 
@@ -99,8 +89,8 @@ async fn hello_comes_back_to_every_tab() {
     let mut guest = hello.client("").await;
     guest.send("hello", json!(["world"])).await;
     guest.expect("hello:error", json!([403, "Forbidden"])).await;
-    assert!(hello.http("GET /health", "").await.starts_with("HTTP/1.1 200 "));
-    assert!(hello.http("GET /ws-cluster.js", "").await.contains("WsCluster"));
+    assert!(hello.http("GET", "/health", "").await.status.is_success());
+    assert!(hello.http("GET", "/ws-cluster.js", "").await.text.contains("WsCluster"));
 }
 
 #[tokio::test]
@@ -175,11 +165,11 @@ async fn echo_sends_back_what_it_gets() {
 async fn axum_publishes_from_a_route_of_its_own() {
     let temporary = TempDir::new().unwrap();
     let app = Example::start(command("axum", temporary.path())).await;
-    assert!(app.http("GET /", "").await.contains("<h1>News</h1>"));
-    assert!(app.http("GET /ws-cluster.js", "").await.contains("WsCluster"));
+    assert!(app.http("GET", "/", "").await.text.contains("<h1>News</h1>"));
+    assert!(app.http("GET", "/ws-cluster.js", "").await.text.contains("WsCluster"));
     let mut client = app.client("").await;
-    let response = app.http("POST /news", "It works").await;
-    assert!(response.starts_with("HTTP/1.1 200 ") && response.ends_with("accepted\n"), "{response}");
+    let response = app.http("POST", "/news", "It works").await;
+    assert!(response.status == StatusCode::OK && response.text.ends_with("accepted\n"), "{response:?}");
     client.expect("news", json!(["It works"])).await;
 }
 

@@ -17,9 +17,10 @@ use tempfile::TempDir;
 use tests::{
     MariaDb, WsServer,
     client::{Client, soon},
+    http_client::{self, Answer},
 };
 use tokio::{
-    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
     net::{TcpListener, TcpSocket, TcpStream},
     process::{Child, Command},
 };
@@ -134,16 +135,11 @@ impl Visitor {
     async fn request(&self, head: &str, body: &str) -> Answer {
         let headers: String = self.headers().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let mut stream = self.dial().await;
-        let mut answer = Vec::new();
         soon(async {
             stream.write_all(format!("{head}host: {}\r\n{headers}\r\n{body}", self.site).as_bytes()).await.unwrap();
-            stream.read_to_end(&mut answer).await.unwrap();
+            http_client::answer(stream).await.unwrap()
         })
-        .await;
-        let answer = String::from_utf8(answer).unwrap();
-        let (head, text) = answer.split_once("\r\n\r\n").expect("an end of the head");
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).expect("a status line");
-        Answer { status, head: head.to_owned(), text: text.to_owned() }
+        .await
     }
 
     /// Opens a WebSocket. Fails with the status if it is refused.
@@ -190,20 +186,6 @@ impl Visitor {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((self.from, 0).into()).unwrap();
         soon(socket.connect(self.site)).await.unwrap()
-    }
-}
-
-/// An HTTP answer.
-struct Answer {
-    status: StatusCode,
-    head: String,
-    text: String,
-}
-
-impl Answer {
-    fn header(&self, name: &str) -> Option<&str> {
-        let headers = self.head.lines().skip(1).filter_map(|line| line.split_once(": "));
-        headers.into_iter().find(|(own, _)| own.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
