@@ -134,7 +134,7 @@ async fn targets_reach_whom_they_mean_on_every_node() {
     ];
     for (number, (target, _)) in cases.iter().enumerate() {
         for node in 0..3 {
-            nodes[node].server.publish(message(&format!("{number}"), node, target.clone())).await.unwrap();
+            nodes[node].server.publish(message(format!("{number}"), node, target.clone())).await.unwrap();
         }
     }
     end(&nodes[1]).await;
@@ -151,7 +151,7 @@ async fn targets_reach_whom_they_mean_on_every_node() {
 async fn publish_everywhere(nodes: &Nodes, clients: &mut [Client], count: usize) -> Vec<Seen> {
     let publishing = (0..3).map(|node| async move {
         for number in 0..count {
-            nodes[node].server.publish(message(&format!("from {node}"), number, Target::all())).await.unwrap();
+            nodes[node].server.publish(message(format!("from {node}"), number, Target::all())).await.unwrap();
         }
     });
     join_all(publishing).await;
@@ -358,7 +358,7 @@ async fn a_node_that_leaves_loses_nothing_and_sends_its_clients_elsewhere() {
                 tokio::spawn(async move {
                     let mut number = 0;
                     while !*stopped.borrow() {
-                        server.publish(message(&format!("from {node}"), number, Target::all())).await.unwrap();
+                        server.publish(message(format!("from {node}"), number, Target::all())).await.unwrap();
                         number += 1;
                     }
                     number

@@ -143,7 +143,7 @@ async fn publishes_that_cannot_be_sent_are_refused() {
     for action in ["", &"x".repeat(256)] {
         assert!(app.server.publish(message(action, (), Target::all())).await.is_err());
     }
-    assert!(app.server.publish(message("x", (), Target::all()).idempotency_key(&"x".repeat(65))).await.is_err());
+    assert!(app.server.publish(message("x", (), Target::all()).idempotency_key("x".repeat(65))).await.is_err());
     assert!(app.server.publish(message("x", "x".repeat(1024 * 1024), Target::all())).await.is_err());
     app.server.publish(message("x", "x".repeat(1024 * 1024 - 5), Target::all())).await.unwrap();
     assert_eq!(client.json().await["action"], "x");
