@@ -491,3 +491,32 @@ async fn a_hangup_does_not_end_the_binary() {
     node.logged("SIGHUP").await;
     assert_eq!(node.http("GET", "/health", &[], "").await.0, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn clients_beyond_the_accept_rate_are_told_when_to_come_again() {
+    let (_server, address) = serve(|builder| builder.config(limits(|config| config.connection.accept_rate = 1))).await;
+    let mut refused = None;
+    for _ in 0..100 {
+        // A client that is taken keeps its socket: its answer has no end.
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(&upgrade("/WebSockets", "")).await.unwrap();
+        let mut answer = vec![0; 1024];
+        let count = soon(stream.read(&mut answer)).await.unwrap();
+        let answer = String::from_utf8_lossy(&answer[..count]).into_owned();
+        if status(&answer) == "503" {
+            refused = Some(answer);
+            break;
+        }
+        assert_eq!(status(&answer), "101");
+    }
+    let after = |answer: &str| {
+        let line = answer.lines().find_map(|line| line.strip_prefix("retry-after: ")).expect("a time");
+        line.parse::<u64>().unwrap()
+    };
+    let refused = refused.expect("a hundred clients take less than a hundred seconds");
+    assert!((1..=30).contains(&after(&refused)), "{refused}");
+    // What a browser's client asks after that.
+    let asked = exchange(address, &get("/WebSockets", "")).await;
+    assert!(status(&asked) == "503" && (1..=30).contains(&after(&asked)), "{asked}");
+    assert_eq!(status(&exchange(address, &get("/health", "")).await), "200");
+}

@@ -98,6 +98,11 @@ export interface Options {
   reconnectDelayMax?: number;
   /** The WebSocket class, such as that of the `ws` package, if there is no global one. Default the global one. */
   WebSocket?: new (url: string) => any;
+  /**
+   * The function that asks a server which refused a connection when to come again (`Retry-After`), since a WebSocket does
+   * not show it. Only used with a single URL. Default the global one if the WebSocket class is the global one, too.
+   */
+  fetch?: typeof fetch;
 }
 
 /**

@@ -51,6 +51,8 @@ globalThis.WsCluster = class WsCluster {
   #renewing = false;
   #connectionId = null;
   #user = null;
+  /** True if the present or last connection was open. */
+  #wasOpen = false;
   /** Number of connections lost since the last good one. */
   #attempts = 0;
 
@@ -74,12 +76,14 @@ globalThis.WsCluster = class WsCluster {
       reconnectDelay = 500,
       reconnectDelayMax = 30_000,
       WebSocket = globalThis.WebSocket,
+      // Where a WebSocket of another kind connects, fetch may not.
+      fetch = WebSocket === globalThis.WebSocket ? globalThis.fetch : undefined,
     } = options;
     if (typeof WebSocket !== "function") {
       throw new TypeError("No WebSocket here: give one as options.WebSocket, such as that of the package ws");
     }
     this.#options = {
-      credentials, resume, queueSize, messageSize, connectTimeout, reconnectDelay, reconnectDelayMax, WebSocket,
+      credentials, resume, queueSize, messageSize, connectTimeout, reconnectDelay, reconnectDelayMax, WebSocket, fetch,
       // Converted to seconds.
       heartbeat: heartbeat > 0 ? WsCluster.#clampHeartbeat(Math.round(heartbeat / 1_000)) : 0,
     };
@@ -162,6 +166,7 @@ globalThis.WsCluster = class WsCluster {
     this.#url = this.#urls[(this.#urls.indexOf(this.#url) + 1) % this.#urls.length];
     this.#after(this.#options.connectTimeout, () => this.#lost(1006, "No answer in time"));
     this.#lastHeard = Date.now();
+    this.#wasOpen = false;
 
     let socket;
     try {
@@ -194,6 +199,7 @@ globalThis.WsCluster = class WsCluster {
 
   async #opened() {
     const socket = this.#socket;
+    this.#wasOpen = true;
     this.#after(WsCluster.#goodAfter, () => { this.#attempts = 0; });
     this.#dispatch("Client/open", [this.#url]);
     try {
@@ -277,7 +283,27 @@ globalThis.WsCluster = class WsCluster {
     const round = Math.floor(this.#attempts++ / this.#urls.length);
     const delay = Math.random() * Math.min(reconnectDelayMax, reconnectDelay * 2 ** round);
     this.#after(delay, () => this.#connect());
+    if (!this.#wasOpen && this.#urls.length === 1) this.#askWhenToRetry(Date.now() + delay);
     this.#dispatch("Client/close", [code, reason, true, delay]);
+  }
+
+  /** A server that takes no more clients says in Retry-After when to come again, but a WebSocket does not show it. */
+  async #askWhenToRetry(planned) {
+    const timer = this.#timer;
+    try {
+      const url = this.#url.replace(/^ws/, "http").replace(/\?.*/, "");
+      const signal = AbortSignal.timeout(this.#options.connectTimeout);
+      const options = { cache: "no-store", credentials: "omit", signal };
+      const answer = await this.#options.fetch?.call(globalThis, url, options);
+      const seconds = Math.min(Number(answer?.headers.get("retry-after")), 300);
+      // With jitter, or all clients that were told the same would come at once.
+      const until = Date.now() + seconds * 1_000 * (1 + Math.random() / 2);
+      if (timer === this.#timer && !this.#socket && until > planned) {
+        this.#after(until - Date.now(), () => this.#connect());
+      }
+    } catch {
+      // The server is not there, or on another origin. The client comes again after the usual delay.
+    }
   }
 
   /** Drops the present connection, whatever its socket reports, and connects at once. */

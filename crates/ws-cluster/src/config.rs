@@ -168,6 +168,13 @@ pub struct ConnectionConfig {
     /// Connections of this node; the next is refused with 503. Default: 100,000, or about eight ninths of
     /// [`HttpConfig::sockets`] if the limit on file descriptors (`ulimit -n`) allows fewer.
     pub connections: usize,
+    /// Clients that this node takes per second, on average; a tenth of them at once. The next is refused with 503 and told
+    /// in `Retry-After` when to come again; the clients of this project do so. It keeps the clients of a node that restarts
+    /// from coming to the others all at once. Default 0: no limit.
+    pub accept_rate: u32,
+    /// Time over which a shutdown closes the clients, evenly, so that they do not come to the other nodes all at once.
+    /// Default 0 s: all at once. `ws-server` uses 10 s.
+    pub drain: Duration,
     /// How often a client that keeps its position is told it when nothing comes for it. Well below the age of the log
     /// ([`LogConfig::age`]), or a quiet client cannot come back without a reset; it is told sooner where the log fills
     /// sooner. Default 60 s.
@@ -229,6 +236,8 @@ impl Default for ConnectionConfig {
             rechecks_per_second: 500,
             connections_per_ip: 1_000,
             connections: Budget::now().connections,
+            accept_rate: 0,
+            drain: Duration::ZERO,
             position_interval: Duration::from_secs(60),
             resume_timeout: Duration::from_secs(10),
             replay_count: 10_000,

@@ -6,7 +6,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use ws_cluster::{Dialect, Target};
 
-use crate::values::{count, dialect, duration, size, switch, text};
+use crate::values::{count, dialect, duration, rate, size, switch, text};
 
 /// A node of a WebSocket cluster, and commands to a running one.
 ///
@@ -149,6 +149,9 @@ pub(crate) struct Run {
     /// another node has become the master meanwhile (default: such messages wait, and their outcome is unknown)
     #[arg(long, value_parser = switch, env = "WS_SERVER_ACCEPT_WHEN_ISOLATED", help_heading = "Cluster")]
     pub(crate) accept_when_isolated: bool,
+    /// Time over which a shutdown closes the clients, evenly, so that they do not come to the other nodes all at once
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
+    pub(crate) drain: Duration,
     #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]
@@ -184,6 +187,10 @@ pub(crate) struct Limits {
     /// allows]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS")]
     pub(crate) connections: Option<usize>,
+    /// Clients that this node takes per second; the next is refused with 503 and told when to come again [default: no
+    /// limit]
+    #[arg(long, value_name = "COUNT", value_parser = rate, env = "WS_SERVER_ACCEPT_RATE")]
+    pub(crate) accept_rate: Option<u32>,
     /// Connections from one address, behind a trusted proxy from each of its clients; the next is refused with 429
     /// [default: 1000]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS_PER_IP")]

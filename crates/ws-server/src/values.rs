@@ -38,6 +38,11 @@ pub(crate) fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     number.and_then(fits).ok_or_else(|| format!("use a whole number from 1 to {LARGEST}"))
 }
 
+/// A number per second; 0 is no limit.
+pub(crate) fn rate(text: &str) -> Result<u32, String> {
+    if text.trim() == "0" { Ok(0) } else { count(text) }
+}
+
 /// Bytes, or a number with one of the units K, M and G, which are powers of 1024.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     size_up_to(text, LARGEST)

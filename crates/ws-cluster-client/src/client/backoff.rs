@@ -26,6 +26,13 @@ impl Backoff {
     }
 }
 
+/// A wait that a server asked for, and up to half of it more, so that the clients that were told the same do not come
+/// back in step.
+pub(super) fn spread(wait: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    wait.mul_f64(1.0 + f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

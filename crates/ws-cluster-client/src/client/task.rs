@@ -27,7 +27,7 @@ use tungstenite::{
 use url::Url;
 
 use super::{
-    Event, Identity, Outgoing, Shared,
+    Event, Identity, Outgoing, Shared, backoff,
     builder::{Credentials, Settings},
     message::{Incoming, Position},
     renewal,
@@ -40,6 +40,9 @@ const PROVEN_AFTER: Duration = Duration::from_secs(5);
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Bytes that are read at once. The default of 128 KiB, zeroed at every read, would cost more than the messages do.
 const READ_BUFFER: usize = 8 * 1024;
+
+/// Longest wait that a server may ask for.
+const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
 /// Code of a connection that ended without one.
 const ABNORMAL: u16 = 1006;
@@ -104,6 +107,8 @@ pub(super) struct Task<D> {
     position: Position,
     /// Connections lost or not made since one proved itself.
     failures: u32,
+    /// How long the server that refused the last attempt wants the client to wait.
+    retry_after: Option<Duration>,
 }
 
 /// How a connection or an attempt ended.
@@ -134,7 +139,8 @@ impl<D: Dial> Task<D> {
         queue: mpsc::Receiver<Outgoing>,
         events: mpsc::Sender<Event>,
     ) -> Self {
-        Self { settings, dial, shared, queue, events, url: None, position: Position::default(), failures: 0 }
+        let (url, position, failures, retry_after) = Default::default();
+        Self { settings, dial, shared, queue, events, url, position, failures, retry_after }
     }
 
     pub(super) async fn run(mut self) {
@@ -143,6 +149,9 @@ impl<D: Dial> Task<D> {
                 End::Lost { code, reason } if reconnects(code) => {
                     let urls = self.shared.urls.lock().len();
                     let delay = self.settings.backoff.delay(self.failures, urls);
+                    // With several servers, another one may take the client sooner.
+                    let retry_after = self.retry_after.take().filter(|_| urls == 1).map(backoff::spread);
+                    let delay = retry_after.map_or(delay, |retry_after| delay.max(retry_after));
                     self.failures = self.failures.saturating_add(1);
                     (code, reason, delay)
                 }
@@ -175,7 +184,10 @@ impl<D: Dial> Task<D> {
         let socket = tokio::select! {
             dialled = timeout(self.settings.connect_timeout, self.dial.dial(request)) => match dialled {
                 Ok(Ok(socket)) => socket,
-                Ok(Err(error)) => return End::broken(error),
+                Ok(Err(error)) => {
+                    self.retry_after = retry_after(&error);
+                    return End::broken(error);
+                }
                 Err(_) => return End::broken("no answer in time"),
             },
             end = interruption(&self.shared, &self.events) => return end,
@@ -264,6 +276,13 @@ impl<D: Dial> Task<D> {
         // Whoever dropped the events does not want to know.
         let _ = self.events.send(Event::Closed { code, reason, retry_in: None }).await;
     }
+}
+
+/// How long a server that refuses a connection wants the client to wait.
+fn retry_after(error: &tungstenite::Error) -> Option<Duration> {
+    let tungstenite::Error::Http(answer) = error else { return None };
+    let seconds: u64 = answer.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(LONGEST_RETRY))
 }
 
 fn owned((name, value): (Cow<'_, str>, Cow<'_, str>)) -> (String, String) {

@@ -9,7 +9,7 @@ use futures_util::{SinkExt, StreamExt};
 use http::Request;
 use serde_json::{Value, json};
 use tokio::{
-    io::{DuplexStream, duplex},
+    io::{AsyncWriteExt, DuplexStream, duplex},
     sync::mpsc,
     task::yield_now,
     time::{Instant, timeout},
@@ -312,6 +312,20 @@ async fn an_application_that_reads_slowly_holds_back_the_server_and_misses_nothi
     }
     assert!(handed < said);
     assert_eq!(script.attempt().await.query(), format!("resume={}", handed - 1));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_names_a_time_is_left_alone_until_then() {
+    let mut script = Script::plain();
+    let mut attempt = script.attempt().await;
+    let answer = b"HTTP/1.1 503 Service Unavailable\r\nretry-after: 20\r\ncontent-length: 0\r\n\r\n";
+    attempt.stream.write_all(answer).await.unwrap();
+    let (code, _, delay) = script.lost().await;
+    assert_eq!(code, 1006);
+    assert!((20..=30).contains(&delay.as_secs()), "{delay:?}");
+    // The next loss has nothing to do with it.
+    drop(script.attempt().await);
+    assert!(script.lost().await.2 < Duration::from_secs(2));
 }
 
 #[tokio::test(start_paused = true)]

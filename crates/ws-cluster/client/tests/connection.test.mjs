@@ -418,3 +418,48 @@ describe("resuming", () => {
     assert.equal(FakeSocket.last.url.search, "");
   });
 });
+
+describe("a server that takes no more clients", () => {
+  const refusal = (seconds) => {
+    const asked = [];
+    const fetch = async (url) => {
+      asked.push(url);
+      return { headers: new Headers(seconds === null ? {} : { "retry-after": seconds }) };
+    };
+    return { asked, fetch };
+  };
+
+  test("is asked when to come again, and left alone until then", async () => {
+    const { asked, fetch } = refusal("20");
+    await connect({ fetch }, "ws://host/live?user=ann");
+    FakeSocket.last.end();
+    await settle();
+    assert.deepEqual(asked, ["http://host/live"]);
+    mock.timers.tick(19_999);
+    assert.equal(FakeSocket.all.length, 1);
+    mock.timers.tick(10_001);
+    assert.equal(FakeSocket.all.length, 2);
+  });
+
+  for (const seconds of [null, "soon", "0"]) {
+    test(`is tried again as usual if it names no time: ${seconds}`, async () => {
+      const { asked, fetch } = refusal(seconds);
+      await connect({ fetch });
+      FakeSocket.last.end();
+      await settle();
+      assert.equal(asked.length, 1);
+      mock.timers.tick(500);
+      assert.equal(FakeSocket.all.length, 2);
+    });
+  }
+
+  test("is not asked after a connection that was open, or if there is another server", async () => {
+    const { asked, fetch } = refusal("20");
+    await authenticated({ fetch });
+    FakeSocket.last.end();
+    await connect({ fetch }, ["ws://a/", "ws://b/"]);
+    FakeSocket.last.end();
+    await settle();
+    assert.deepEqual(asked, []);
+  });
+});

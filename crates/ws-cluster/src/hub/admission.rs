@@ -10,6 +10,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
+use super::accept_rate::AcceptRate;
 use crate::address;
 
 /// Counts the connections of a node.
@@ -19,6 +20,8 @@ pub(crate) struct Admission {
     counts: Mutex<Counts>,
     /// The number of open connections. A watch, because a shutdown waits until it is zero.
     open: watch::Sender<usize>,
+    /// How many clients come per second.
+    pub(crate) rate: AcceptRate,
 }
 
 #[derive(Debug, Default)]
@@ -48,7 +51,7 @@ pub(crate) struct Slot {
 
 impl Default for Admission {
     fn default() -> Self {
-        Self { counts: Mutex::default(), open: watch::Sender::new(0) }
+        Self { counts: Mutex::default(), open: watch::Sender::new(0), rate: AcceptRate::default() }
     }
 }
 

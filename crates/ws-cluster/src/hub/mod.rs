@@ -2,9 +2,12 @@
 //! counts connections, and `resume` handles clients that come back. [`SendQueue`](crate::send_queue::SendQueue) writes
 //! to a client's socket.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
 };
 
 use parking_lot::{Mutex, RwLock};
@@ -23,6 +26,7 @@ use crate::{
 };
 use ws_cluster_core::{LogPosition, NodeId, Seq};
 
+mod accept_rate;
 mod admission;
 mod client;
 mod closes;
@@ -263,6 +267,29 @@ impl Hub {
         self.change_membership(&mut self.index.write(), client, |membership, at| {
             membership.set_property(name, value, at)
         });
+    }
+
+    /// Closes every connection as `close` does, but one after the other, evenly over this time; those that have come up
+    /// to now. Ends sooner if all connections are over.
+    pub(crate) async fn close_evenly(&self, over: Duration) {
+        let clients: Vec<_> = {
+            let index = self.index.read();
+            index.clients.values().chain(index.arriving.values()).cloned().collect()
+        };
+        let start = tokio::time::Instant::now();
+        let closing = async {
+            let count = clients.len().max(1) as u32;
+            for (number, client) in clients.into_iter().enumerate() {
+                // Ends at once if the time is over, so that many clients are closed between two ticks of the timer.
+                tokio::time::sleep_until(start + over.mul_f64(number as f64 / f64::from(count))).await;
+                client.queue.close(CloseCode::Restart, RESTART);
+            }
+            tokio::time::sleep_until(start + over).await;
+        };
+        tokio::select! {
+            () = closing => {}
+            _ = self.admission.drained(over) => {}
+        }
     }
 
     /// Closes every connection, including those that have not joined yet.

@@ -370,3 +370,25 @@ fn missed_messages_come_before_new_ones() {
     node.cut(4);
     assert!(node.hub.missed(&ann, 2, epoch, 10).is_err());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_drain_closes_the_clients_evenly_and_ends_when_the_last_is_gone() {
+    let node = Node::new();
+    let mut clients: Vec<_> = (0..4).map(|_| node.connect(Identity::guest())).collect();
+    let hub = node.hub.clone();
+    let draining = tokio::spawn(async move { hub.close_evenly(Duration::from_secs(8)).await });
+    for closed in 1..=4 {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(clients.iter().filter(|(client, _)| client.queue.is_sealed()).count(), closed);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    draining.await.unwrap();
+
+    let hub = node.hub.clone();
+    let start = tokio::time::Instant::now();
+    let draining = tokio::spawn(async move { hub.close_evenly(Duration::from_secs(8)).await });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    clients.clear();
+    draining.await.unwrap();
+    assert_eq!(start.elapsed().as_secs(), 1);
+}

@@ -59,6 +59,8 @@ pub(crate) enum Cause {
     Sockets(Full),
     /// A connection is beyond a limit.
     Connections(crate::hub::Refusal),
+    /// More clients come per second than the node takes.
+    AcceptRate,
     /// A page of a foreign origin.
     Origin,
 }
@@ -269,19 +271,21 @@ impl Server {
     }
 
     /// Shuts the server down. The node is not ready from now on. It closes the clients with 1012, which makes them come
-    /// again on another node, and waits for the handlers that run, those of `Client/disconnection` included, for at most
+    /// again on another node, evenly over [`drain`](crate::ConnectionConfig::drain), and waits for the handlers that
+    /// run, those of `Client/disconnection` included, for at most
     /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout); what they publish is accepted. After that it hands
-    /// over what the cluster needs of this node, for at most as long again, and publishes nothing more. For applications
-    /// that do not use [`serve`](Self::serve), which does this itself.
+    /// over what the cluster needs of this node, for at most as long again, and publishes nothing more. For
+    /// applications that do not use [`serve`](Self::serve), which does this itself.
     pub async fn shutdown(&self) {
-        let limit = self.config().cluster.shutdown_timeout;
+        let (limit, drain) = (self.config().cluster.shutdown_timeout, self.config().connection.drain);
         self.hub().admission().stop();
         let leaving = async {
             self.0.cluster.drain().await;
+            self.hub().close_evenly(drain).await;
             self.hub().close();
             self.hub().admission().drained(limit).await
         };
-        if !tokio::time::timeout(limit, leaving).await.unwrap_or(false) {
+        if !tokio::time::timeout(drain + limit, leaving).await.unwrap_or(false) {
             tracing::warn!(
                 open = self.hub().admission().open(),
                 "connections or their handlers are still there; they outlive the hand-over"

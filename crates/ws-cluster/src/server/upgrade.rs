@@ -1,6 +1,6 @@
 //! How a client gets in: what is refused before the upgrade, who it is, and the socket that the upgrade leaves.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response, StatusCode, header, request::Parts};
@@ -43,7 +43,11 @@ impl Server {
     pub async fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
         let mut switching = match switching(&request) {
             Ok(switching) => switching,
-            Err(refusal) => return *refusal,
+            // A browser does not show the answer to an upgrade. So its client asks by a plain request when to come again.
+            Err(refusal) => match self.hub().admission().rate.wait(now()) {
+                Some(wait) if refusal.status() == StatusCode::UPGRADE_REQUIRED => return too_fast(wait),
+                _ => return *refusal,
+            },
         };
         if let Some(protocol) = protocol(request.headers()) {
             switching.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
@@ -110,6 +114,13 @@ impl Server {
             .admission()
             .admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections)
             .map_err(|refusal| self.refuse(refusal, handshake.remote_ip()))?;
+        if let Err(wait) = self.hub().admission().rate.admit(limits.accept_rate, now()) {
+            if let Some(line) = self.0.logs.due(Cause::AcceptRate, now()) {
+                let (limit, left_out) = (limits.accept_rate, line.left_out);
+                tracing::warn!(limit, left_out, "more clients come per second than this node takes (accept_rate)");
+            }
+            return Err(too_fast(wait).into());
+        }
         let mut answer = connection::ask(self.context(), &handshake, Question::Handshake).await;
         handshake.keep(self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
@@ -162,6 +173,15 @@ fn head_size(parts: &Parts) -> usize {
 pub(super) fn busy(why: &str) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, why);
     response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
+    response
+}
+
+/// 503 for a client that should wait this long before it comes again.
+fn too_fast(wait: Duration) -> Response<Full<Bytes>> {
+    let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, "too many clients come at once: come again later");
+    // Whole seconds, at least one. The clients add some jitter.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from(seconds.max(1)));
     response
 }
 

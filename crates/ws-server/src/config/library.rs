@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use ws_cluster::Config;
 
-use crate::values::{count, duration, show_duration, show_size, size_up_to, switch};
+use crate::values::{count, duration, rate, show_duration, show_size, size_up_to, switch};
 
 /// Largest size of a setting that has no flag. The log of a large cluster may have some gigabytes.
 const LARGEST_SIZE: u64 = 1 << 40;
@@ -22,6 +22,8 @@ pub(crate) struct Setting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     Count,
+    /// A count that may be 0, for no limit.
+    Rate,
     Size,
     Time,
     Switch,
@@ -45,6 +47,7 @@ impl Setting {
     pub(crate) fn read(&self, text: &str) -> Result<Amount, String> {
         match self.kind {
             Kind::Count => count(text).map(Amount::Number),
+            Kind::Rate => rate(text).map(|rate| Amount::Number(rate.into())),
             Kind::Size => size_up_to(text, LARGEST_SIZE).map(|size| Amount::Number(size as u64)),
             Kind::Time => duration(text).map(Amount::Time),
             Kind::Switch => switch(text).map(Amount::Switch).map_err(str::to_owned),
@@ -120,7 +123,7 @@ impl Field for bool {
 
 macro_rules! settings {
     ($($section:ident . $field:ident: $kind:ident, $help:literal;)*) => {
-        /// All of them, in the order of [`Config`]; a test compares them with it.
+        /// All of them, section by section; a test compares them with [`Config`].
         pub(crate) static SETTINGS: &[Setting] = &[$(Setting {
             key: concat!(stringify!($section), ".", stringify!($field)),
             help: $help,
@@ -152,6 +155,8 @@ settings! {
     connection.connections_per_ip: Count, "Connections from one address; the next is refused with 429";
     connection.connections: Count,
         "Connections of this node; the next is refused with 503. The default depends on the limit on file descriptors";
+    connection.accept_rate: Rate, "Clients that this node takes per second; the next is refused with 503. 0: no limit";
+    connection.drain: Time, "Time over which a shutdown closes the clients, evenly";
     connection.position_interval: Time,
         "How often a quiet client is told its position. Well below log.age, or it cannot resume";
     connection.resume_timeout: Time,
@@ -209,7 +214,10 @@ mod tests {
                 _ => panic!("the configuration is nested more deeply than its sections: {line}"),
             }
         }
-        assert_eq!(fields, SETTINGS.iter().map(|setting| setting.key).collect::<Vec<_>>());
+        let mut keys: Vec<_> = SETTINGS.iter().map(|setting| setting.key).collect();
+        fields.sort();
+        keys.sort_unstable();
+        assert_eq!(fields, keys);
     }
 
     #[test]

@@ -49,6 +49,8 @@ impl Run {
         set(&mut connection.look_ups_per_ip, limits.look_ups_per_ip);
         set(&mut connection.replay_bytes_per_minute, limits.replay_bytes_per_minute);
         connection.messages_per_second = limits.messages_per_second.unwrap_or(connection.messages_per_second);
+        connection.accept_rate = limits.accept_rate.unwrap_or(connection.accept_rate);
+        connection.drain = self.drain;
         connection.message_burst = limits.message_burst.unwrap_or(connection.message_burst);
     }
 }

@@ -48,13 +48,21 @@ pub(crate) fn example() -> String {
          # A flag wins over its environment variable, and the variable over this file.\n\
          # Sizes have units (\"64 KiB\", \"1 MiB\"), and so have times (\"500ms\", \"25s\", \"5min\").\n",
     );
-    let config = Config::default();
+    let mut config = Config::default();
+    for key in Key::all() {
+        // A flag may have a default of its own.
+        if let (Some(setting), Some(default)) = (key.setting, &key.default)
+            && let Ok(amount) = setting.read(default)
+        {
+            setting.set(&mut config, amount);
+        }
+    }
     for_each(&mut text, |text, key| {
         let (_, name) = key.parts();
         let value = match (key.setting, key.expects, &key.default) {
             (Some(setting), ..) => setting.show(&config),
             (None, Expects::Switch, _) => "false".to_owned(),
-            (None, Expects::Number, Some(default)) => default.clone(),
+            (None, Expects::Number, Some(default)) if default.parse::<u64>().is_ok() => default.clone(),
             (None, _, Some(default)) => quoted(default),
             (None, Expects::Texts, None) => "[]".to_owned(),
             (None, _, None) => "\"\"".to_owned(),

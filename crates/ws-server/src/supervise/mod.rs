@@ -157,7 +157,8 @@ async fn test(address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>
 async fn shut_down(child: &mut Child, signals: &mut Signals, settings: &Settings) {
     systemd::tell(&[NotifyState::Stopping]);
     child.signal(Signal::TERM);
-    let limit = Instant::now() + 2 * settings.config.cluster.shutdown_timeout + STOP_TIMEOUT;
+    let limit =
+        Instant::now() + settings.config.connection.drain + 2 * settings.config.cluster.shutdown_timeout + STOP_TIMEOUT;
     let is_over = tokio::select! {
         _ = child.wait() => true,
         () = stop(signals) => false,
