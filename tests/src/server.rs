@@ -99,6 +99,13 @@ impl WsServer {
         soon(log.wait_for(|log| log.contains(text))).await.expect("the process runs");
     }
 
+    /// Waits until the node has logged this many lines that match.
+    pub async fn logged_lines(&self, count: usize, matches: impl Fn(&str) -> bool) {
+        let mut log = self.log.clone();
+        let enough = |log: &String| log.lines().filter(|line| matches(line)).count() >= count;
+        soon(log.wait_for(enough)).await.expect("the process runs");
+    }
+
     /// Waits until the node takes clients.
     pub async fn ready(&self) {
         soon(async {

@@ -210,12 +210,6 @@ async fn a_database_that_fails_for_a_new_reason_is_reported_with_that_reason() {
             drop(listener.accept().await);
         }
     });
-    let is_warning = |line: &&str| line.contains(" WARN ") && line.contains("does not answer\" cause=");
-    soon(async {
-        while node.log().lines().filter(is_warning).count() < 2 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    node.logged_lines(2, |line| line.contains(" WARN ") && line.contains("does not answer\" cause=")).await;
     impostor.abort();
 }
