@@ -212,7 +212,7 @@ async fn the_handlers_messages_come_before_the_replay() {
 }
 
 #[tokio::test]
-async fn nothing_is_delivered_to_a_client_before_the_handler_agreed() {
+async fn a_client_gets_no_message_before_the_handler_agreed() {
     let (own, mut told) = own();
     let set = |builder: ServerBuilder| builder.action("Client/authentication", own).guests(false);
     let app = App::with(None, set).await;

@@ -189,7 +189,7 @@ async fn another_server_takes_over_behind_one_address() {
 }
 
 #[tokio::test]
-async fn what_a_page_missed_comes_when_it_is_back_on_another_node() {
+async fn missed_messages_reach_a_page_that_is_back_on_another_node() {
     let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());
     let first = Node::join("first", pool.clone()).await;
     let second = Node::join("second", pool).await;

@@ -36,7 +36,7 @@ async fn a_removed_file_is_made_anew() {
 }
 
 #[tokio::test]
-async fn what_is_no_pool_is_refused() {
+async fn a_url_that_names_no_pool_is_refused() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("letter.txt");
     fs::write(&path, "Dear reader, ".repeat(100)).unwrap();
