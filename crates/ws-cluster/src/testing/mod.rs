@@ -112,7 +112,7 @@ impl RequestBuilder {
         let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, false));
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
         let registration = hub.arrive(client.clone(), Membership::of(identity), &mut slot, hub.closes().now());
-        let registration = registration.ok().expect("no close was ordered");
+        let Ok(registration) = registration else { unreachable!("no close was ordered") };
         let error = match server.dispatch(&client, &action, details) {
             Ok(handled) => handled.await.err(),
             Err(refused) => Some(refused),
