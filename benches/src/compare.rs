@@ -7,7 +7,7 @@ use benches::Result;
 
 use crate::{
     Compare, chart, machine,
-    peers::{Centrifugo, Floor, MESSAGE, Nats, Nchan, NodeWs, Ours, Peer, Plain, SocketIo, SocketIoxide},
+    peers::{Centrifugo, MESSAGE, Nats, Nchan, NodeWs, OneSend, Ours, Peer, Plain, SocketIo, SocketIoxide},
     scenario::{
         Stage, echo,
         fan_out::{self, Figures, LOADS, Load},
@@ -62,10 +62,10 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
     Ok(())
 }
 
-/// Returns all servers, the floor first and ours next.
+/// Returns all servers, one send() first and ours next.
 fn peers() -> Vec<Box<dyn Peer>> {
     vec![
-        Box::new(Floor),
+        Box::new(OneSend),
         Box::new(Ours::default()),
         Box::new(Plain { buffer: Some(4096) }),
         Box::new(Plain { buffer: None }),
@@ -114,7 +114,7 @@ fn table(shown: &[Shown], options: &Compare) -> String {
     // The figures for throughput and latency are those with the most clients and one message.
     let shown_at = loads[loads.len() - 2];
     let name = |name: &str| shown.iter().find(|server| server.peer.name() == name);
-    let (floor, ours) = (name(Floor.name()), name(Ours::default().name()));
+    let (one_send, ours) = (name(OneSend.name()), name(Ours::default().name()));
     let mut heads = vec![format!("{MESSAGE}-byte messages")];
     heads.extend(loads.iter().map(|load| format!("µs CPU/delivery, {load}")));
     heads.extend([format!("deliveries/s, {shown_at}"), format!("p50 / p99 ms, {shown_at}")]);
@@ -123,9 +123,9 @@ fn table(shown: &[Shown], options: &Compare) -> String {
     for server in shown {
         let at = |of: fn(&Figures) -> f64| move |server: &Shown| middle(server, shown_at, of);
         let mut cells = vec![server.peer.name().to_owned()];
-        let cpu = |load: &Load| beside(server, floor, ours, |server| middle(server, *load, |figures| figures.cpu));
+        let cpu = |load: &Load| beside(server, one_send, ours, |server| middle(server, *load, |figures| figures.cpu));
         cells.extend(loads.iter().map(cpu));
-        cells.push(beside(server, floor, ours, at(|figures| figures.per_second)));
+        cells.push(beside(server, one_send, ours, at(|figures| figures.per_second)));
         let [p50, p99] = [at(|figures| figures.p50)(server), at(|figures| figures.p99)(server)]
             .map(|figure_of| figure_of.map_or(NOTHING.to_owned(), figure));
         cells.push(format!("{p50} / {p99}"));
@@ -133,30 +133,29 @@ fn table(shown: &[Shown], options: &Compare) -> String {
         cells.push(beside(server, None, ours, |server| median(server.echo.clone())));
         table.row(cells);
     }
-    format!("{table}\nIn parentheses: how many times the floor's figure, and how many times ours.\n")
+    format!("{table}\nIn parentheses: how many times the figure of one send() per socket, and how many times ours.\n")
 }
 
 /// Returns our ratios to the nearest servers, a line for each load, or nothing if one of them was not measured.
 fn ratios(shown: &[Shown], options: &Compare) -> String {
     let is = |server: &Shown, name: &str| server.peer.name() == name;
-    let (floor, ours) = (Floor.name(), Ours::default().name());
-    let mut table = Table::new(["ws-cluster", "the floor's", "at most", "the best peer's", "at most", "which is"]);
+    let (one_send, ours) = (OneSend.name(), Ours::default().name());
+    let mut table = Table::new(["ws-cluster", "one send()'s", "at most", "the best peer's", "which is"]);
     for load in loads(options) {
         let cpu = |server: &Shown| middle(server, load, |figures| figures.cpu);
         let one = |name: &str| shown.iter().find(|server| is(server, name)).and_then(cpu);
         let best = shown
             .iter()
-            .filter(|server| !is(server, floor) && !is(server, ours))
+            .filter(|server| !is(server, one_send) && !is(server, ours))
             .filter_map(|server| Some((cpu(server)?, server.peer.name())))
             .min_by(|(one, _), (other, _)| one.total_cmp(other));
-        let (Some(floor), Some(ours), Some((peer, name))) = (one(floor), one(ours), best) else { continue };
-        let (to_floor, to_peer) = if load.messages == 1 { ("1.3", "0.7") } else { ("1.8", "0.45") };
+        let (Some(one_send), Some(ours), Some((peer, name))) = (one(one_send), one(ours), best) else { continue };
+        let at_most = if load.messages == 1 { "1.3" } else { "1.8" };
         table.row([
             format!("CPU/delivery, {load}"),
-            format!("{} ×", figure(ours / floor)),
-            to_floor.to_owned(),
+            format!("{} ×", figure(ours / one_send)),
+            at_most.to_owned(),
             format!("{} ×", figure(ours / peer)),
-            to_peer.to_owned(),
             name.to_owned(),
         ]);
     }
@@ -167,11 +166,16 @@ fn middle(server: &Shown, load: Load, figure: impl Fn(&Figures) -> f64) -> Optio
     median(server.fan_out.iter().filter(|(of, _)| *of == load).map(|(_, figures)| figure(figures)).collect())
 }
 
-/// Returns a figure with its ratios to the floor and to ours.
-fn beside(server: &Shown, floor: Option<&Shown>, ours: Option<&Shown>, of: impl Fn(&Shown) -> Option<f64>) -> String {
+/// Returns a figure with its ratios to one send() and to ours.
+fn beside(
+    server: &Shown,
+    one_send: Option<&Shown>,
+    ours: Option<&Shown>,
+    of: impl Fn(&Shown) -> Option<f64>,
+) -> String {
     let Some(value) = of(server) else { return NOTHING.to_owned() };
     let ratios: Vec<String> =
-        [floor, ours].into_iter().filter_map(|other| Some(format!("{:.2}", value / of(other?)?))).collect();
+        [one_send, ours].into_iter().filter_map(|other| Some(format!("{:.2}", value / of(other?)?))).collect();
     match &ratios[..] {
         [] => figure(value),
         ratios => format!("{} ({})", figure(value), ratios.join(", ")),

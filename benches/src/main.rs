@@ -1,5 +1,6 @@
 //! `benches compare` measures servers beside each other and prints one table. `benches goals` measures ours by its
-//! goals. The other commands are the programs that these two start: the load generator, the floor, a plain server.
+//! goals. The other commands are the programs that these two start: the load generator, one `send()` per socket, a plain
+//! server.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -8,10 +9,10 @@ use clap::{Args, Parser, Subcommand};
 
 mod chart;
 mod compare;
-mod floor;
 mod goals;
 mod load;
 mod machine;
+mod one_send;
 mod peers;
 mod plain;
 mod process;
@@ -37,7 +38,7 @@ enum Command {
     Load,
     /// Calls one `send()` for each socket.
     #[command(hide = true)]
-    Floor(Ports),
+    OneSend(Ports),
     /// A plain tokio-tungstenite server.
     #[command(hide = true)]
     Plain {
@@ -120,7 +121,7 @@ fn run(command: Command) -> Result<()> {
         Command::Compare(options) => compare::run(&options),
         Command::Goals(options) => goals::run(&options),
         Command::Load => load::run(),
-        Command::Floor(ports) => floor::run(ports.port, ports.control),
+        Command::OneSend(ports) => one_send::run(ports.port, ports.control),
         Command::Plain { ports, buffer } => plain::run(ports.port, ports.control, buffer),
     }
 }

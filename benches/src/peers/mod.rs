@@ -15,7 +15,7 @@ mod foreign;
 mod own;
 
 pub(crate) use foreign::{Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide};
-pub(crate) use own::{Floor, Ours, Plain};
+pub(crate) use own::{OneSend, Ours, Plain};
 
 /// Size of a message as its client sees it, in bytes.
 pub(crate) const MESSAGE: usize = 100;

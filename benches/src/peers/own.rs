@@ -1,4 +1,4 @@
-//! The programs of this crate: the floor, the plain server, and ours.
+//! The programs of this crate: one send() per socket, the plain server, and ours.
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
@@ -8,15 +8,15 @@ use super::{Peer, Place};
 use crate::load::order::Recipe;
 
 /// One `send()` per socket.
-pub(crate) struct Floor;
+pub(crate) struct OneSend;
 
-impl Peer for Floor {
+impl Peer for OneSend {
     fn name(&self) -> &'static str {
-        "floor"
+        "one-send"
     }
 
     fn command(&self, place: &Place) -> Result<Command> {
-        own("floor", place)
+        own("one-send", place)
     }
 
     fn recipe(&self) -> Recipe {

@@ -8,7 +8,7 @@ use benches::{Result, control, marked};
 use super::Stage;
 use crate::{
     load::order::{FanOut, Order},
-    peers::{Floor, MESSAGE, Ours},
+    peers::{MESSAGE, OneSend, Ours},
 };
 
 const CLIENTS: usize = 10_000;
@@ -25,9 +25,9 @@ pub(crate) struct Figures {
     pub(crate) nobody: f64,
 }
 
-pub(crate) fn floor(rounds: usize) -> Result<Figures> {
+pub(crate) fn one_send(rounds: usize) -> Result<Figures> {
     let publish = |some: usize| control::request(&format!("/publish?to=some:{some}"), &marked(MESSAGE));
-    measure(&mut Stage::set(&Floor)?, rounds, vec![publish(0)], vec![publish(1)], vec![publish(GROUP)])
+    measure(&mut Stage::set(&OneSend)?, rounds, vec![publish(0)], vec![publish(1)], vec![publish(GROUP)])
 }
 
 pub(crate) fn ours(rounds: usize) -> Result<Figures> {

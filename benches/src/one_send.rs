@@ -1,4 +1,4 @@
-//! The floor: upgraded sockets, and for each publish one `send()` of the ready frames to each socket, in one thread
+//! One `send()` per socket: upgraded sockets, and for each publish one `send()` of the ready frames to each, in one thread
 //! that does nothing else.
 
 use std::{
@@ -160,7 +160,7 @@ fn publish(connections: &mut [Option<Connection>], request: &Request, turn: &mut
         if let Some(Connection::Client(stream)) = &mut connections[index] {
             sent += 1;
             if stream.write(&frames).ok() != Some(frames.len()) {
-                eprintln!("a socket of the floor is full");
+                eprintln!("a socket is full");
             }
         }
     }
