@@ -160,8 +160,7 @@ async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
     let error = soon(second.failed()).await;
     assert!(matches!(error, ServeError::AddressTaken { .. }), "{error}");
     let mut status = second.subscribe_status();
-    let status =
-        soon(status.wait_for(|status| status.degraded.is_some_and(|why| why == Degraded::AddressConflict))).await;
+    let status = soon(status.wait_for(|status| status.degraded.is_some_and(|why| why == Degraded::AddressTaken))).await;
     assert!(!status.expect("the server lives").ready);
     let request = http::Request::get("/ready").body(Empty::<bytes::Bytes>::new()).unwrap();
     assert_eq!(second.handle(request).await.status().as_u16(), 503);
