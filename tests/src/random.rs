@@ -1,13 +1,15 @@
 //! Numbers from a seed, so that a failure can be repeated.
 
-/// A small generator of the splitmix family: runs need repeatability, not quality.
+use ws_cluster_core::simulator;
+
+/// The simulator's generator, with what the tests ask of it besides.
 #[derive(Clone, Debug)]
-pub struct Random(u64);
+pub struct Random(simulator::Random);
 
 impl Random {
     /// Returns a generator, which gives the same numbers for the same seed.
     pub fn new(seed: u64) -> Self {
-        Self(seed)
+        Self(simulator::Random(seed))
     }
 
     /// Returns a random seed.
@@ -19,11 +21,7 @@ impl Random {
 
     /// Returns a number from 0 to below `bound`.
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (z ^ (z >> 31)) % bound
+        self.0.below(bound)
     }
 
     /// Returns one of several items.
@@ -31,7 +29,7 @@ impl Random {
     /// # Panics
     /// Panics if there are none.
     pub fn choose<'a, T>(&mut self, among: &'a [T]) -> &'a T {
-        &among[self.index(among.len())]
+        self.0.pick(among)
     }
 
     /// Returns an index into a list of this length.
