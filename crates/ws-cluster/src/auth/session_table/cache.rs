@@ -1,6 +1,9 @@
 //! Caches valid sessions for a short while, and unknown ones for a shorter while. Callers that ask for the same session
 //! at the same time share one query, so that the clients of a whole site that come back at once do not overrun the
 //! database. It works with any store.
+//!
+//! A cache of another crate (moka) does not fit: an answer counts from the time of its question, a close also has to keep
+//! out the answers that are still under way, and unknown sessions are only remembered after several misses.
 
 use std::{
     collections::{HashMap, VecDeque},
