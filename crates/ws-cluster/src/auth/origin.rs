@@ -109,6 +109,13 @@ fn parse(text: &str) -> Result<Origin, String> {
             "the scheme cannot be left open; write https://{authority}, and http://{authority} if needed"
         ));
     }
+    // A parser of URLs passes over wrong slashes, and takes what follows the first of them for the host.
+    let is_scheme = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'+' | b'-' | b'.');
+    if !scheme.starts_with(|first: char| first.is_ascii_alphabetic()) || !scheme.bytes().all(is_scheme) {
+        return Err(format!(
+            "{scheme:?} is no scheme; use SCHEME://HOST or SCHEME://HOST:PORT, like https://example.org"
+        ));
+    }
     if authority == "*" || authority.starts_with("*:") {
         return Err(EVERY.into());
     }
@@ -143,7 +150,9 @@ fn parse(text: &str) -> Result<Origin, String> {
     };
     // A dot at the end does not change the host.
     let host = url.host_str().map(|host| host.strip_suffix('.').unwrap_or(host)).filter(|host| !host.is_empty());
-    let host = host.filter(|host| !host.split('.').any(str::is_empty)).ok_or_else(malformed)?;
+    // What is refused above may come back from a percent-encoded or a wide character.
+    let host = host.filter(|host| !host.split('.').any(str::is_empty) && !host.contains(['*', ',', ';', '%']));
+    let host = host.ok_or_else(malformed)?;
     if subdomains {
         if !matches!(url.host(), Some(Host::Domain(_))) || scheme != "http" && scheme != "https" {
             return Err("only a domain has subdomains, like https://*.example.org".into());
@@ -204,6 +213,18 @@ mod tests {
             ("example.org/app", "write https://example.org"),
             ("localhost:8080", "write https://localhost:8080"),
             ("https://", "use SCHEME://HOST"),
+            ("https://*.exa%2ample.org", "use SCHEME://HOST"),
+            ("https://%2a.example.org", "use SCHEME://HOST"),
+            ("https://\u{ff0a}.example.org", "use SCHEME://HOST"),
+            ("https://a.example%3bb.example", "use SCHEME://HOST"),
+            ("https://a.example\u{ff0c}b.example", "use SCHEME://HOST"),
+            ("capacitor://local%2ahost", "use SCHEME://HOST"),
+            ("://example.org", "is no scheme"),
+            ("1https://example.org", "is no scheme"),
+            ("http:/;/ettps://example.org", "is no scheme"),
+            ("http:/evil.example/https://example.org", "is no scheme"),
+            ("https:\\evil.example\\x://example.org", "is no scheme"),
+            ("https;://example.org", "is no scheme"),
             ("https://example.org/app", "no path; write https://example.org"),
             ("https://example.org/*", "no path; write https://example.org"),
             ("https://example.org//", "no path; write https://example.org"),
