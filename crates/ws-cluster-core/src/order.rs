@@ -30,11 +30,15 @@ impl Core {
         let settled = snapshot.marks.clone();
         let aged = self.log.aged(self.now);
         let delivered = self.delivered;
-        let keys: Vec<_> = self.log.keys().filter(|(_, seq)| *seq <= delivered).map(|(key, _)| key.clone()).collect();
+        let keys = self.log.keys().filter(|(_, seq)| *seq <= delivered);
+        let keys: Vec<_> = keys.map(|(key, seq)| (key.clone(), seq)).collect();
         let held = self.log.restart(self.now, snapshot);
         self.repropose(held.into_iter().filter(|entry| entry.seq > agreed).collect(), aged);
-        for key in keys.iter().filter(|key| !self.log.knows_key(key)) {
-            self.clients_have.lose(self.now, key, None);
+        for (key, seq) in &keys {
+            // Behind `agreed`, the master may know the key by another publish, and forget it sooner.
+            if *seq > agreed || !self.log.knows_key(key) {
+                self.clients_have.lose(self.now, key, None);
+            }
         }
         self.delivered = base;
         let base = self.log.lineage().position(base);

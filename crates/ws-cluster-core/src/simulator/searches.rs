@@ -251,6 +251,42 @@ fn a_master_that_was_away_for_long_brings_no_old_messages_back() {
     assert!(world.checks.deliveries > before, "what c had published lately comes again to both");
 }
 
+/// Two masters take publishes of one key. The clients of the one that is given up have got its publish, and the other
+/// master forgets its own sooner.
+#[test]
+fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
+    let mut limits = Limits::plain();
+    (limits.log.age, limits.log.count) = (SECOND * 10, 5);
+    let mut world = World::of(Random(0), true, limits, 3, None, true);
+    let publish = |world: &mut World, place, text: &'static str, key: Option<&'static str>| {
+        let bytes = |text: &'static str| Bytes::from_static(text.as_bytes());
+        world.publish(place, bytes(text), key.map(bytes));
+    };
+    world.run(SECOND * 5);
+    [0, 2].into_iter().for_each(|place| {
+        world.cut_both(1, place);
+        world.cut_database(place, true);
+    });
+    world.run(SECOND * 12);
+    assert!(world.nodes[1].core.as_ref().is_some_and(Core::is_serving_master));
+    publish(&mut world, 1, "one", Some("key"));
+    world.run(SECOND * 8);
+    publish(&mut world, 2, "two", Some("key"));
+    for _ in 0..10 {
+        publish(&mut world, 1, "more", None);
+        publish(&mut world, 2, "more", None);
+        world.run(Duration::from_millis(400));
+    }
+    world.heal_cuts();
+    [0, 2].into_iter().for_each(|place| world.cut_database(place, false));
+    world.run(SECOND * 9);
+    // Twenty-one seconds after the first, and thirteen after the second.
+    publish(&mut world, 1, "three", Some("key"));
+    world.run(SECOND * 5);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores), Ok(()));
+}
+
 /// The simulator is worth something only if it notices what it is for.
 #[test]
 fn a_core_that_lacks_a_rule_is_caught() {
