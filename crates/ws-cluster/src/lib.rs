@@ -1,11 +1,11 @@
-//! An embeddable, clustered WebSocket server: live messages to the users of a site, whichever server their browsers
-//! are connected to, in however many tabs. Several servers form a cluster with nothing but the MySQL or MariaDB that
-//! the site has already: no broker, no sticky sessions.
+//! A clustered WebSocket server to embed in an application. It sends messages to the users of a site in all of their
+//! tabs, on whichever node a tab is connected. Several nodes form a cluster through the MySQL or MariaDB database that
+//! the site already has. The cluster needs no broker and no sticky sessions.
 //!
 //! # Hello
 //!
-//! A client sends `{"action": "hello", "details": ["world"]}`, and every tab of its user, on every server, gets the
-//! same back. The program is whole; [`MemoryPool`] makes it a cluster of one.
+//! A client sends `{"action": "hello", "details": ["world"]}`, and every tab of its user, on every node, gets the same
+//! message back. The program is complete; with [`MemoryPool`] it is a cluster of one node.
 //!
 //! ```
 //! use ws_cluster::{ActionError, Identity, MemoryPool, Request, Server, SessionCookie, shutdown_signal};
@@ -30,7 +30,7 @@
 //! }
 //! ```
 //!
-//! In a page of the same host, with the browser client that the server serves at `/ws-cluster.js`:
+//! A page of the same host loads the browser client from `/ws-cluster.js` and runs this:
 //!
 //! ```js
 //! new WsCluster().on("hello", (text) => console.log(text)).send("hello", ["world"]);
@@ -38,27 +38,27 @@
 //!
 //! # The parts
 //!
-//! - A [`Server`] is one node of a cluster, and a cheap handle on it. It serves a [listener of its own](Server::serve), or
-//!   is mounted in an axum or hyper application by [`Server::handle`] or [`Server::upgrade`] (feature `axum`:
-//!   `Server::routes`). [`ServerBuilder`] has its settings, [`Config`] its intervals and limits.
-//! - In a [`Pool`] the nodes find each other and agree on the master, through which every message is relayed: `MySqlPool`
-//!   for nodes on many hosts, `SqlitePool` for processes on one host, [`MemoryPool`] for a single process. Nodes of a
-//!   shared pool need an [address](ServerBuilder::address) and a [key](ServerBuilder::key).
-//! - An [`Authenticator`] tells who a connection is: `SessionTable` by the sessions that a site keeps in MySQL,
-//!   [`SessionCookie`] by a look-up in Rust. [`GuestsOnly`] knows no users.
-//! - An async function handles an [action](ServerBuilder::action) of clients. Its arguments are made from the
-//!   [`Request`] ([`FromRequest`]), and what it returns answers the client ([`IntoHandler`]). A [`Layer`] is code around
-//!   handlers.
+//! - A [`Server`] is a handle on one node of a cluster, and cheap to clone. It serves a [listener of its
+//!   own](Server::serve), or is mounted in an axum or hyper application by [`Server::handle`] or [`Server::upgrade`]
+//!   (feature `axum`: `Server::routes`). [`ServerBuilder`] has the settings, and [`Config`] the intervals and limits.
+//! - The nodes find each other in a [`Pool`] and agree on a master there. The master relays every message. There are
+//!   three pools: `MySqlPool` for nodes on many hosts, `SqlitePool` for processes on one host, [`MemoryPool`] for a
+//!   single process. Nodes of a shared pool need an [address](ServerBuilder::address) and a [key](ServerBuilder::key).
+//! - An [`Authenticator`] finds the user of a connection. `SessionTable` reads the sessions that a site keeps in MySQL,
+//!   [`SessionCookie`] passes a cookie to a function of yours, and [`GuestsOnly`] makes every client a guest.
+//! - An async function handles an [action](ServerBuilder::action) of clients. The server makes its arguments from the
+//!   [`Request`] ([`FromRequest`]) and sends its return value to the client ([`IntoHandler`]). A [`Layer`] is code that
+//!   runs around handlers.
 //! - A [`Message`] is published to a [`Target`]: all, users, groups, a session, a connection, or a property.
-//!   [`Server::publish`] publishes from anywhere in a server's process, and a [`Publisher`] from any other process. With a
-//!   [publish key](ServerBuilder::publish_key), a site's pages publish over HTTP.
-//! - A [`Client`] does for programs what the browser client does for pages: it keeps a connection to a cluster, and sends
+//!   [`Server::publish`] publishes in the process of a node, and a [`Publisher`] in any other process. With a [publish
+//!   key](ServerBuilder::publish_key), a site in any language publishes over HTTP.
+//! - A [`Client`] is for programs, as the browser client is for pages. It keeps a connection to a cluster, and sends
 //!   and receives messages.
 //!
 //! # Handlers that block
 //!
 //! A handler shares its thread with thousands of connections. Move long computations and blocking calls to a thread of
-//! their own. If a handler holds its thread for longer than 100 ms, the log warns.
+//! their own. If a handler blocks its thread for more than 100 ms, the server logs a warning.
 //!
 //! ```
 //! # use ws_cluster::{ActionError, Details};
@@ -69,17 +69,19 @@
 //! }
 //! ```
 //!
-//! # What holds
+//! # Guarantees
 //!
-//! - A publish returns `Ok` once the message is accepted: two nodes hold it, or one where it is alone. Each error says
-//!   whether it may still be delivered ([`PublishError`]).
-//! - Messages are delivered in one order on all nodes. When the master is lost, another takes over, and each node
-//!   publishes again what it has not seen in order; nothing is delivered twice for it.
-//! - A client that comes back within the log's reach, to any node, gets what it missed, or is told `reset`. Both the
-//!   browser client and [`Client`] do it by themselves.
-//! - While the database is down, the cluster goes on relaying; only the master cannot change.
-//! - At most once, and not repeated after a loss: [`Request::reply`], [`Target::connection`], and what clients send.
-//! - Not survived: the loss of every node that holds a message, and a restart of all nodes at once.
+//! - A publish returns `Ok` when the message is accepted: two nodes hold it, or the only node of the cluster does. Each
+//!   error says whether the message may still be delivered ([`PublishError`]).
+//! - Messages are delivered in the same order on all nodes. If the master is lost, another node takes over. Each node
+//!   then sends its own messages that it has not seen in the order to the new master. No message is delivered twice.
+//! - A client that comes back to any node while the log still has what it missed (5 minutes by default) gets it.
+//!   Otherwise it is told `reset`. The browser client and [`Client`] come back by themselves.
+//! - While the database is down, the cluster goes on relaying messages, but the master cannot change and no node can
+//!   start.
+//! - Messages of [`Request::reply`], to a [`Target::connection`], and from clients are delivered at most once, and are
+//!   not repeated after a loss.
+//! - A message is lost if every node that holds it is lost, or if all nodes restart at once.
 //!
 //! | limit | default | |
 //! |---|---|---|
@@ -87,21 +89,21 @@
 //! | messages of a client, on average | 100 a second | [`messages_per_second`](ConnectionConfig::messages_per_second) |
 //! | messages of a client, at once | 500 | [`message_burst`](ConnectionConfig::message_burst) |
 //! | `Client/authentication` of a client | 5, then one in 5 s | [`authentication_burst`](ConnectionConfig::authentication_burst) |
-//! | waiting for a slow client | 1 MiB | [`queue_size`](ConnectionConfig::queue_size) |
+//! | send queue of a slow client | 1 MiB | [`queue_size`](ConnectionConfig::queue_size) |
 //! | connections of an address | 1,000 | [`connections_per_ip`](ConnectionConfig::connections_per_ip) |
 //! | connections of a node | 100,000, or what the descriptors allow | [`connections`](ConnectionConfig::connections) |
 //! | sockets of a node, before the upgrade and after | what the descriptors allow | [`sockets`](HttpConfig::sockets) |
 //! | sockets of an address before the upgrade | 1,000 | [`sockets_per_ip`](HttpConfig::sockets_per_ip) |
 //! | head of a request | 16 KiB | [`request_head_size`](HttpConfig::request_head_size) |
-//! | links that have not proved the key | 128, 8 of an address | [`greetings`](LinkConfig::greetings) |
-//! | publish | 1 MiB | fixed |
-//! | waiting for a master | 16 MiB | [`pending_size`](ClusterConfig::pending_size) |
-//! | kept for who was away | 64 MiB, 5 minutes | [`LogConfig`] |
+//! | links that have not proved the key | at most 128; 8 of an address | [`greetings`](LinkConfig::greetings) |
+//! | size of a publish | 1 MiB | fixed |
+//! | publishes that wait for a master | 16 MiB | [`pending_size`](ClusterConfig::pending_size) |
+//! | log, for clients that come back | 5 minutes, 64 MiB, 1,000,000 messages | [`LogConfig`] |
 //! | replayed to a client that comes back | 10,000 messages | [`replay_count`](ConnectionConfig::replay_count) |
 //! | replayed to an address | 256 MiB a minute | [`replay_bytes_per_minute`](ConnectionConfig::replay_bytes_per_minute) |
 //! | wait of a publish | 5 s | [`publish_timeout`](ClusterConfig::publish_timeout) |
 //!
-//! How a connection ends says whether its client comes again: [`CloseCode`].
+//! The [`CloseCode`] of a connection says if its client connects again.
 //!
 //! # Features
 //!
@@ -112,10 +114,10 @@
 //! | `sqlite-system` | no | the same as `sqlite` with the SQLite that the program or the system links |
 //! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
-//! | `tls` | no | `wss://` addresses of nodes, and for clients (rustls) |
+//! | `tls` | no | `wss://` addresses for nodes and clients (rustls) |
 //! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |
 //!
-//! What it logs goes through `tracing`, and holds no key, password or cookie.
+//! The library logs with `tracing`. No line contains a key, a password or a cookie.
 #![warn(missing_docs)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -173,7 +175,7 @@ pub use server::{
     Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
 };
 pub use ws::RawMessage;
-/// The client of a cluster, a crate of its own.
+/// The client for programs in Rust: the crate `ws-cluster-client`.
 pub use ws_cluster_client as client;
 pub use ws_cluster_client::{ActionError, Client, CloseCode, ParseDetailsError, RawDetails};
 pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, Status, Term};

@@ -1,4 +1,4 @@
-//! Putting a server together, and refusing settings that cannot work.
+//! Makes a server from its settings, and refuses settings that cannot work.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -26,8 +26,8 @@ const ADDRESS_SIZE: usize = 255;
 /// The actions that are the server's own.
 pub(super) const OWN_ACTIONS: [&str; 2] = [AUTHENTICATION, DISCONNECTION];
 
-/// Settings of a server before its start. Made by [`Server::builder`]; each setting replaces the one before, except
-/// where it says that it adds.
+/// The settings of a server, made by [`Server::builder`]. A method that sets a value replaces the earlier one; a method
+/// that adds a value keeps the earlier ones.
 #[must_use = "a server runs from `start` on"]
 pub struct ServerBuilder {
     pool: Arc<dyn Pool>,
@@ -78,7 +78,7 @@ impl ServerBuilder {
         }
     }
 
-    /// Who tells who a connection is. Default: [`GuestsOnly`].
+    /// Sets the authenticator, which finds the user of a connection. Default: [`GuestsOnly`].
     pub fn authenticator(mut self, authenticator: impl Authenticator) -> Self {
         self.authenticator = Arc::new(authenticator);
         self
@@ -86,15 +86,16 @@ impl ServerBuilder {
 
     /// Adds the handler of an action: an async function ([`IntoHandler`]) or an [`ActionHandler`].
     ///
-    /// The name has 1 to 255 bytes, neither begins with `Server/` nor ends in `:error`, and has one handler.
-    /// `Client/authentication` and `Client/disconnection` are the server's own ([`on_connect`](Self::on_connect),
-    /// [`on_disconnect`](Self::on_disconnect)); [`start`](Self::start) refuses other names that begin with `Client/`.
+    /// The name has 1 to 255 bytes. It must not begin with `Server/` or end in `:error`, and can have only one handler.
+    /// The server itself calls `Client/authentication` and `Client/disconnection` ([`on_connect`](Self::on_connect),
+    /// [`on_disconnect`](Self::on_disconnect)). [`start`](Self::start) refuses other names that begin with `Client/`.
     pub fn action<M>(mut self, name: impl Into<String>, handler: impl IntoHandler<M>) -> Self {
         self.actions.push((name.into(), Arc::new(handler.into_handler())));
         self
     }
 
-    /// Sets the handler of all actions that have none. Without it they are answered `[404, "Not Found"]`.
+    /// Sets the handler of all actions that have no handler of their own. Without a fallback they are answered with
+    /// `[404, "Not Found"]`.
     pub fn fallback<M>(mut self, handler: impl IntoHandler<M>) -> Self {
         self.fallback = Some(Arc::new(handler.into_handler()));
         self
@@ -131,93 +132,104 @@ impl ServerBuilder {
         self
     }
 
-    /// Answers whole WebSocket messages as they come, text and binary, in place of the actions of
-    /// [`ActionHandler`]s: for conformance suites and measurements of the connections themselves. What is published still
-    /// reaches the clients.
+    /// Sets a function that answers every WebSocket message, text or binary, instead of the [`ActionHandler`]s. It is
+    /// for conformance suites and for measurements of the connections themselves. Published messages still reach the
+    /// clients.
     pub fn raw(mut self, answer: impl Fn(RawMessage) -> Option<RawMessage> + Send + Sync + 'static) -> Self {
         self.raw = Some(Arc::new(answer));
         self
     }
 
-    /// Whether clients without a user may stay. Default: they may, get what goes to all, and call the actions whose
-    /// handlers say so. Where they may not, a client that the upgrade request does not authenticate is told
-    /// `Client/authentication:error [403, "Forbidden"]` and closed with 4401: at once, or, where the authenticator
-    /// takes credentials [in-band](Authenticator::in_band), when it has not sent them within the handshake's time.
+    /// Sets whether guests, that is clients without a user, may stay. Default: true. Guests get the messages to all,
+    /// and may call the handlers that are open to them.
+    ///
+    /// If false, a client that the upgrade request does not authenticate is told
+    /// `Client/authentication:error [403, "Forbidden"]` and closed with 4401. This happens at once. If the
+    /// authenticator takes credentials [in-band](Authenticator::in_band), it happens when the client has not sent them
+    /// within the handshake's time.
     pub fn guests(mut self, welcome: bool) -> Self {
         self.guests = welcome;
         self
     }
 
-    /// The form in which clients that have not sent a message yet are sent theirs: for sites whose clients all speak the
-    /// array form. Those that keep their position (`?resume=`) speak the object form. Default: [`Dialect::Object`].
+    /// Sets the dialect of messages to clients that have not sent a message yet, for sites whose clients all speak the
+    /// array dialect. Clients that resume (`?resume=`) speak the object dialect. Default: [`Dialect::Object`].
     pub fn dialect(mut self, dialect: Dialect) -> Self {
         self.dialect = dialect;
         self
     }
 
-    /// The path at which clients connect: letters, digits and `/-._~`, none of the server's own paths
-    /// ([`Server::handle`]). Default: `/WebSockets`.
+    /// Sets the path at which clients connect. It has letters, digits and `/-._~`, and is none of the server's own
+    /// paths ([`Server::handle`]). Default: `/WebSockets`.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
     }
 
-    /// The prefix with which all paths come, as `/app`: for an application that passes on a part of its paths without
-    /// taking the prefix off. Frameworks take it off (axum's `nest` does); then there is none to be said here. The
-    /// [address](Self::address) has the prefix in either case. Default: none.
+    /// Sets the prefix of all paths, such as `/app`, for an application that passes requests on without removing the
+    /// prefix. Frameworks usually remove it (axum's `nest` does); then do not set it here. The [address](Self::address)
+    /// needs the prefix in both cases. Default: none.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// Where the other nodes reach this one, and no other server: `ws://HOST:PORT`, or `wss://HOST:PORT` (feature
-    /// `tls`), at most 255 bytes. Links are dialled at `ADDRESS/_cluster/v1`, so a server that is nested under a prefix
-    /// has it in its address: `ws://10.0.0.1:8080/app`. Needed with every pool that other processes can share; with a
-    /// [`MemoryPool`](crate::MemoryPool) only where it is to have several nodes.
+    /// Sets the address at which the other nodes reach this node: `ws://HOST:PORT`, or `wss://HOST:PORT` (feature
+    /// `tls`), at most 255 bytes. Each node has an address of its own. Other nodes connect to `ADDRESS/_cluster/v1`, so
+    /// the address of a server that is nested under a prefix has the prefix: `ws://10.0.0.1:8080/app`.
+    ///
+    /// A pool that other processes can share needs the address. A [`MemoryPool`](crate::MemoryPool) needs it only if it
+    /// has several nodes.
     pub fn address(mut self, address: impl Into<String>) -> Self {
         self.address = Some(address.into());
         self
     }
 
-    /// The cluster's name, which tells clusters that share a pool apart: 1 to 64 bytes of ASCII. Default: `default`.
+    /// Sets the cluster's name, which distinguishes clusters that share a pool: 1 to 64 bytes of ASCII. Default:
+    /// `default`.
     pub fn cluster(mut self, name: impl Into<String>) -> Self {
         self.cluster = name.into();
         self
     }
 
-    /// Adds a key that the cluster's nodes prove to each other, of at least 32 bytes. White space around a key that is
-    /// text does not count; [`start`](Self::start) refuses control characters in it. The first is used to dial, all
-    /// are accepted, so that a key is changed by adding the new one everywhere, making it the first everywhere, and
-    /// dropping the old one. Needed with every pool that other processes can share.
+    /// Adds a key of at least 32 bytes, which the nodes of the cluster prove to each other. A pool that other processes
+    /// can share needs one. White space around a key that is text does not count; [`start`](Self::start) refuses
+    /// control characters in it.
+    ///
+    /// A node presents its first key and accepts all of its keys. To change a key without a pause, add the new one on
+    /// all nodes, then make it the first on all nodes, then remove the old one.
     pub fn key(mut self, key: impl Into<Vec<u8>>) -> Self {
         self.keys.push(key.into());
         self
     }
 
-    /// Origins, besides the server's own host, whose pages may connect where an authenticator
-    /// [uses cookies](Authenticator::uses_cookies). `https://*.example.org` means all subdomains. Default: none.
+    /// Sets the origins, besides the server's own host, whose pages may connect if the authenticator [uses
+    /// cookies](Authenticator::uses_cookies). `https://*.example.org` means all subdomains. Default: none.
     pub fn allowed_origins(mut self, origins: impl IntoIterator<Item = Origin>) -> Self {
         self.allowed_origins = origins.into_iter().collect();
         self
     }
 
-    /// Sets whether pages of the server's own host may connect without being listed: the host and port of the `Host`
-    /// header, with the scheme that a trusted proxy tells (`X-Forwarded-Proto`), or either scheme if none does. With
-    /// `false` only the [allowed origins](Self::allowed_origins) may, of which there must be one. Default: true.
+    /// Sets whether pages of the server's own host may connect without being in the [allowed
+    /// origins](Self::allowed_origins). The own host is the host and port of the `Host` header, with the scheme that a
+    /// trusted proxy reports (`X-Forwarded-Proto`), or with any scheme if none does. If false, there must be an allowed
+    /// origin. Default: true.
     pub fn own_origin(mut self, allowed: bool) -> Self {
         self.own_origin = allowed;
         self
     }
 
-    /// The proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` (or `Forwarded`) are believed. Default: those on the same machine.
+    /// Sets the proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` (or `Forwarded`) the server believes. Default:
+    /// proxies on the same machine.
     pub fn trusted_proxies(mut self, proxies: TrustedProxies) -> Self {
         self.trusted_proxies = proxies;
         self
     }
 
-    /// Opens `POST /_publish`, `POST /_close` and `POST /_refresh` to those who present this key
-    /// (`Authorization: Bearer KEY`); long and random, since it is all that keeps others from publishing. White space
-    /// around it does not count; [`start`](Self::start) refuses control characters in it. Default: closed.
+    /// Sets the key that opens `POST /_publish`, `POST /_close` and `POST /_refresh`. A request presents it as
+    /// `Authorization: Bearer KEY`. It must be long and random, because nothing else keeps others from publishing.
+    /// White space around it does not count; [`start`](Self::start) refuses control characters in it. Default: these
+    /// paths are closed.
     ///
     /// `/_publish` takes `{"action": .., "details": .., "to": .., "except": .., "key": ..}` in UTF-8; only `action` and
     /// `to` are required. `to` is the text form of a [`Target`](crate::Target), or one of `{"users": [ID, ..]}`,
@@ -225,38 +237,38 @@ impl ServerBuilder {
     /// `{"property": {"name": .., "value": ..}}`, in which ids may have commas. An id is text or a whole number.
     /// `except` is `{"connection": ID}` or `{"user": ID}`, and `key` an idempotency key.
     ///
-    /// `/_close` takes `{"session": ..}` or `{"user": ..}`, for a user also with `"except_session": ..` to spare one, and
-    /// for both with `"reconnect": true` to close softly ([`Close`](crate::Close)); `/_refresh` takes `{"session": ..}` or
-    /// `{"user": ..}` ([`Server::refresh_user`]).
+    /// `/_close` takes `{"session": ..}` or `{"user": ..}`. With a user, `"except_session": ..` excludes one session.
+    /// With `"reconnect": true` the clients may connect again at once ([`Close`](crate::Close)). `/_refresh` takes
+    /// `{"session": ..}` or `{"user": ..}` ([`Server::refresh_user`]).
     ///
-    /// The answer is 204 once the order is accepted; 400 if it cannot be, 401 without the key, 413 over 1 MiB
-    /// (escape sequences count as the characters that they stand for), 415 for a `Content-Encoding`, 503 if too much
-    /// waits or the node shuts down, and 504 if the outcome is unknown; the body says why.
+    /// The answer is 204 when the message or order is accepted; 400 if it is malformed, 401 without the key, 413 over 1
+    /// MiB (escape sequences count as the characters that they stand for), 415 for a `Content-Encoding`, 503 if too
+    /// much waits or the node shuts down, and 504 if the outcome is unknown. The body says why.
     pub fn publish_key(mut self, key: impl Into<String>) -> Self {
         self.publish_key = Some(key.into());
         self
     }
 
-    /// Adds an HTML page, UTF-8, that is served to everybody at a path which the server does not use itself, as `/`:
-    /// for a program that has a page or two and no web server of its own.
+    /// Adds an HTML page in UTF-8, which the server sends to anyone at `path`, for example `/`. The path must not be
+    /// one of the server's own. This is for a program that has a page or two and no web server.
     pub fn page(mut self, path: impl Into<String>, html: impl Into<Bytes>) -> Self {
         self.pages.push((path.into(), html.into()));
         self
     }
 
-    /// Intervals and limits.
+    /// Sets the intervals and limits.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
 
-    /// Starts the server: checks the settings and joins or founds the cluster in the background. Clients are
-    /// accepted by [`Server::serve`], [`Server::upgrade`] or [`Server::handle`]. This is to be called
-    /// in the Tokio runtime on which their connections are to run.
+    /// Checks the settings and starts the node, which joins or founds the cluster in the background. [`Server::serve`],
+    /// [`Server::upgrade`] and [`Server::handle`] then accept clients. Call this in the Tokio runtime that is to run
+    /// the connections.
     ///
     /// # Errors
-    /// [`StartError::Config`] and [`StartError::Pool`] for what cannot work. A database that does not answer is no
-    /// error: it is tried again until it does, while clients are refused with 503.
+    /// [`StartError::Config`] and [`StartError::Pool`] if a setting or the pool cannot work. A database that does not
+    /// answer is no error: the node tries again until it answers, and refuses clients with 503 meanwhile.
     pub async fn start(self) -> Result<Server, StartError> {
         self.config.check()?;
         check_path(&self.path)?;
@@ -341,7 +353,7 @@ impl ServerBuilder {
 }
 
 impl Config {
-    /// Finds a setting that cannot work. [`ServerBuilder::start`] does so itself.
+    /// Checks that the settings can work. [`ServerBuilder::start`] does so itself.
     ///
     /// # Errors
     /// [`StartError::Config`], which says what to give instead.

@@ -1,5 +1,5 @@
-//! The server as an application holds it: serving, publishing, closing, shutting down. How it is put together is in
-//! `builder`, what it answers over HTTP in `routes` and `http`, and how a client gets in in `upgrade`.
+//! The handle on a server: serving, publishing, closing, shutting down. `builder` makes it, `routes` and `http` answer
+//! HTTP, and `upgrade` lets clients in.
 
 use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
@@ -65,8 +65,8 @@ pub(crate) enum Cause {
     Origin,
 }
 
-/// A running server: one node of a cluster. A cheap handle; clones are the same server, and may be kept in handlers
-/// and in the rest of the application to publish from.
+/// A handle on a running server, which is one node of a cluster. Clones are cheap and are the same server: keep them in
+/// handlers and in the rest of the application to publish from.
 #[derive(Clone)]
 pub struct Server(Arc<Shared>);
 
@@ -117,18 +117,18 @@ impl Recorder {
 pub(crate) type States = ::http::Extensions;
 
 impl Server {
-    /// A server whose cluster is found in `pool`: a [`Pool`](crate::Pool), or an `Arc<dyn Pool>`.
+    /// Returns the settings of a server whose cluster shares `pool`: a [`Pool`](crate::Pool), or an `Arc<dyn Pool>`.
     pub fn builder(pool: impl IntoPool) -> ServerBuilder {
         ServerBuilder::new(pool.into_pool())
     }
 
-    /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener, until the future that is returned is
-    /// dropped, its [signal](Serve::with_graceful_shutdown) resolves, or the node cannot go on.
+    /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener. It ends when the returned future is
+    /// dropped, when its [signal](Serve::with_graceful_shutdown) resolves, or when the node cannot go on.
     ///
-    /// Errors of single connections, a lack of file descriptors included, are logged and survived.
+    /// Errors of single connections and a lack of file descriptors are logged, and do not end it.
     ///
     /// # Errors
-    /// [`ServeError`], after a shutdown.
+    /// [`ServeError`] if the node cannot go on. The server has been shut down by then.
     ///
     /// ```no_run
     /// # async fn f(server: ws_cluster::Server) -> Result<(), Box<dyn std::error::Error>> {
@@ -270,12 +270,14 @@ impl Server {
         response
     }
 
-    /// Shuts the server down. The node is not ready from now on. It closes the clients with 1012, which makes them come
-    /// again on another node, evenly over [`drain`](crate::ConnectionConfig::drain), and waits for the handlers that
-    /// run, those of `Client/disconnection` included, for at most
-    /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout); what they publish is accepted. After that it hands
-    /// over what the cluster needs of this node, for at most as long again, and publishes nothing more. For
-    /// applications that do not use [`serve`](Self::serve), which does this itself.
+    /// Shuts the server down. [`serve`](Self::serve) does this itself; an application that does not use it calls this
+    /// method.
+    ///
+    /// The node is not ready from now on. It closes the clients with 1012 evenly over
+    /// [`drain`](crate::ConnectionConfig::drain), and they connect to another node. It waits for running handlers,
+    /// including those of `Client/disconnection`, for at most
+    /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout), and accepts what they publish. Then it leaves the
+    /// cluster, for at most as long again, and publishes nothing more.
     pub async fn shutdown(&self) {
         let (limit, drain) = (self.config().cluster.shutdown_timeout, self.config().connection.drain);
         self.hub().admission().stop();
@@ -296,7 +298,8 @@ impl Server {
         }
     }
 
-    /// Publishes a message on all nodes. `Ok` means that it is accepted: it will be delivered, even if this node dies now.
+    /// Publishes a message to the connections of its target on all nodes. `Ok` means that the message is accepted: it
+    /// will be delivered even if this node dies now.
     ///
     /// Waits up to [`publish_timeout`](crate::ClusterConfig::publish_timeout) (5 s).
     ///
@@ -309,42 +312,46 @@ impl Server {
         self.0.cluster.publish(&content, key).await
     }
 
-    /// Closes every connection of a session, on all nodes, as they are when the order is delivered: they get
-    /// `Server/close []`, are closed with 1000 and do not come again by themselves. `Ok` means accepted; errors as for
-    /// [`publish`](Self::publish). The session itself is the application's to end, first, or a new connection
-    /// is let in. A client whom the authenticator is asked about meanwhile is asked about once more.
+    /// Closes every connection of a session on all nodes. The clients get `Server/close []`, are closed with 1000, and
+    /// do not connect again by themselves. End the session itself first; otherwise a new connection of the session is
+    /// let in.
+    ///
+    /// `Ok` means that the order is accepted; errors are as for [`publish`](Self::publish). Each node closes the
+    /// connections that the session has when the order is delivered. If the authenticator is being asked about a client
+    /// of the session meanwhile, it is asked once more.
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::session(id)).await
     }
 
-    /// The same for every connection of a user.
+    /// Closes every connection of a user on all nodes, as [`close_session`](Self::close_session) does.
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::user(id)).await
     }
 
-    /// The same for the connections that [`Close`] describes: all of a user but those of one session, for example, or
-    /// softly, so that the clients come back at once and authenticate anew. A node of an older version closes nothing if
-    /// the order spares a session or is soft.
+    /// Closes the connections that [`Close`] describes, as [`close_session`](Self::close_session) does. For example, it
+    /// closes all connections of a user except for those of one session, or lets the clients connect again at once to
+    /// authenticate again. A node of an older version closes nothing if the order has one of these two options.
     pub async fn close(&self, close: Close) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Close(close), None).await
     }
 
     /// Asks the authenticator again about every connection of a session, on all nodes and at once. The groups and
-    /// properties that it answers replace those it answered before; what handlers changed stays. A connection whose session
-    /// is no longer valid is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), and so is one that was
-    /// authenticated by credentials in a message: its client comes back and sends fresh ones. `Ok` means accepted; errors
-    /// as for [`publish`](Self::publish). A node of an older version does nothing.
+    /// properties in its answer replace those of its earlier answer; changes by handlers stay. A connection whose
+    /// session is no longer valid is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), and so is one that
+    /// was authenticated by credentials in a message: its client comes back and sends fresh ones. `Ok` means that the
+    /// order is accepted; errors are as for [`publish`](Self::publish). A node of an older version does nothing.
     pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Refresh(Subject::session(id)), None).await
     }
 
-    /// The same for every connection of a user.
+    /// Asks the authenticator again about every connection of a user, like [`refresh_session`](Self::refresh_session).
     pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Refresh(Subject::user(id)), None).await
     }
 
-    /// Delivers a message to this node's own connections: at once, without the cluster, at most once, and in no order with
-    /// published messages. It is for messages that concern this node alone; [publish](Self::publish) all others.
+    /// Delivers a message to the connections of this node only: at once, without the cluster, and at most once. It has
+    /// no defined order relative to published messages. It is for messages that concern this node alone;
+    /// [publish](Self::publish) all others.
     ///
     /// # Errors
     /// [`PublishError::Invalid`] and [`PublishError::TooLarge`], as for [`publish`](Self::publish).
@@ -356,47 +363,49 @@ impl Server {
         Ok(())
     }
 
-    /// Returns the state of this type that [`ServerBuilder::state`] was given.
+    /// Returns the value of this type that was given to [`ServerBuilder::state`].
     pub fn state<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.0.states.get().cloned()
     }
 
-    /// Which node of the cluster this is. Drawn anew at each start.
+    /// Returns the id of this node. Each start draws a new random id.
     pub fn node_id(&self) -> NodeId {
         self.hub().node()
     }
 
-    /// How this node stands in the cluster, as of now.
+    /// Returns the present state of this node in its cluster.
     pub fn status(&self) -> Status {
         self.0.cluster.status().borrow().clone()
     }
 
-    /// Tells whenever [`status`](Self::status) changes. What changed and changed back meanwhile is not seen.
+    /// Returns a receiver that is notified of each change of [`status`](Self::status). It has the latest value only, so
+    /// a short change may be missed.
     pub fn subscribe_status(&self) -> watch::Receiver<Status> {
         self.0.cluster.status()
     }
 
-    /// Waits until the node's task has handled everything that came before this call. Returns false if the task is gone, or
-    /// does not answer within `limit`: the node hangs, and has to be started again. `GET /health` asks this as well.
+    /// Waits until the node's task has handled everything that came before this call. Returns false if the task is gone
+    /// or does not answer within `limit`. Then the node hangs and has to be started again. `GET /health` makes the same
+    /// check.
     pub async fn responds(&self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.0.cluster.probe()).await.unwrap_or(false)
     }
 
-    /// Returns how many clients are connected to this node, those whose handlers still run included.
+    /// Returns the number of clients that are connected to this node or whose handlers still run.
     pub fn connections(&self) -> usize {
         self.hub().admission().open()
     }
 
     /// Waits until this node cannot go on, and returns why: another node has its address
-    /// ([`ServeError::AddressTaken`]), or its cluster's task panicked ([`ServeError::Stopped`]). From then on the node is
-    /// not ready. [`serve`](Self::serve) ends with this error by itself; an application that mounts the server in its
-    /// own awaits this beside its own listener.
+    /// ([`ServeError::AddressTaken`]), or its cluster's task panicked ([`ServeError::Stopped`]). From then on the node
+    /// is not ready. [`serve`](Self::serve) ends with this error by itself. An application with a listener of its own
+    /// awaits this beside the listener.
     pub async fn failed(&self) -> ServeError {
         self.0.cluster.failure().await.into()
     }
 
-    /// Waits until this node takes clients; [`start`](crate::ServerBuilder::start) returns before. While it has no
-    /// master, because the pool's database does not answer for example, this waits as well.
+    /// Waits until this node accepts clients, which may be after [`start`](crate::ServerBuilder::start) has returned.
+    /// It also waits while the node has no master, for example because the pool's database does not answer.
     pub async fn wait_ready(&self) {
         // The sender ends after the last handle on the server, which this is one of.
         let _ = self.0.cluster.status().wait_for(|status| status.ready).await;
