@@ -8,7 +8,7 @@ use crate::pool::PoolError;
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PublishError {
-    /// Too much waits for a master already (16 MiB by default). This message was not taken; try again later.
+    /// Too many messages wait for a master (16 MiB by default). This message was not taken; try again later.
     #[error("too many messages wait for the cluster's master; try again later")]
     Busy,
     /// The message is over the limit of 1 MiB. It was not taken.
@@ -25,12 +25,11 @@ pub enum PublishError {
         /// What is wrong with the action, the details or the idempotency key.
         reason: String,
     },
-    /// No answer in time (5 s by default). The outcome is unknown: it may still be delivered. To try again without
-    /// a second delivery, publish with an idempotency key.
+    /// There was no answer in time (5 s by default). The outcome is unknown: the message may still be delivered. To try
+    /// again without a second delivery, publish with an idempotency key.
     #[error("no answer in time: the message may still be delivered")]
     OutcomeUnknown,
-    /// The node is shutting down. Unless it was accepted before, the message is not delivered; publish on another
-    /// node.
+    /// The node is shutting down. The message is not delivered, unless it was accepted before. Publish on another node.
     #[error("the server is shutting down")]
     ShuttingDown,
 }
@@ -39,13 +38,13 @@ pub enum PublishError {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StartError {
-    /// A setting cannot work.
+    /// A setting that cannot work.
     #[error("{reason}")]
     Config {
-        /// Which setting it is, and what to give instead.
+        /// The setting, and what to give instead.
         reason: String,
     },
-    /// The pool cannot exist as it is named. One that does not answer is tried again instead.
+    /// The URL or path of the pool is malformed. If the pool does not answer, there is no error: the node tries again.
     #[error(transparent)]
     Pool(#[from] PoolError),
 }
@@ -54,13 +53,14 @@ pub enum StartError {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ServeError {
-    /// Another server answers at this node's own address. It is found once the server can be dialled.
+    /// Another node answers at this node's own address. A node finds this out after its start, when it connects to its
+    /// own address.
     #[error("the address {address} belongs to another node: give each node an address of its own")]
     AddressTaken {
         /// The address that was dialled.
         address: String,
     },
-    /// The task that drives the cluster panicked. The node takes no part in the cluster any more.
+    /// The task that drives the cluster panicked. The node no longer takes part in the cluster.
     #[error("the task that runs the cluster ended by a panic: start the server again, and report what the log says")]
     Stopped,
 }

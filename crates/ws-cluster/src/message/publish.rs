@@ -41,14 +41,14 @@ pub struct Message {
 impl Message {
     /// Makes a message to every connection.
     ///
-    /// The action has 1 to 255 bytes; clients take one that ends in `:error` for an error. `null` and `()` become no
-    /// argument, an array or a tuple becomes one argument for each element, and anything else becomes one argument.
+    /// The action has 1 to 255 bytes. Clients treat an action that ends in `:error` as an error. `null` and `()` become
+    /// no argument, an array or a tuple becomes one argument for each element, and anything else becomes one argument.
     /// Action and details together may have 1 MiB. If they have more, escape sequences that JSON does not need
     /// (`\uXXXX`) are first replaced by what they stand for.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. What
-    /// is too long or too large is found when the message is published.
+    /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. An
+    /// action that is too long or a message that is too large is refused when the message is published.
     pub fn new(action: impl Into<String>, details: impl Serialize) -> Result<Self, PublishError> {
         let details = RawDetails::of(&details);
         let details = details.map_err(|error| PublishError::invalid(format!("the details are no JSON: {error}")))?;

@@ -8,8 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use serde_json::Value;
 use ws_cluster_core::NodeId;
 
-/// Identifies one connection in the cluster, for as long as the connection lives. Its text form (`NODE-NUMBER`,
-/// hexadecimal) can be parsed, and is its form in serde.
+/// Identifies one connection in the cluster for as long as the connection lives. Its text form is `NODE-NUMBER` in
+/// hexadecimal, which can be parsed. Serde uses the text form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionId {
     /// The node that serves it.
@@ -36,15 +36,16 @@ impl<'de> Deserialize<'de> for ConnectionId {
     }
 }
 
-/// The connections that a message is for. Several users or groups mean a connection of any of them; an empty list means no
-/// connection. The node looks at users, groups and properties when it delivers the message. Guests have no user; they are
-/// among [`all`](Self::all), and in groups and properties that they were given.
+/// The connections that a message is for. A list of users or groups matches the connections of any of them; an empty
+/// list matches none. The node looks at users, groups and properties when it delivers the message. Guests have no user.
+/// They get messages to [`all`](Self::all), and to groups and properties that handlers gave them.
 ///
-/// Its text form, for command lines and HTTP, is `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`, `session:ID`,
-/// `connection:ID` or `property:NAME=VALUE`, and after that ` except user:ID` or ` except connection:ID` or both. A comma
-/// separates ids of users and groups. In an id, a name or a value, `%` with two hexadecimal digits stands for a byte: `%2C`
-/// for a comma, `%20` for a space at the beginning or the end. `Display` writes that form. In serde, and over HTTP
-/// ([JSON](crate::ServerBuilder::publish_key)), a target is structured and needs no escapes.
+/// The text form of a target, for command lines and HTTP, is `all`, `registered`, `user:ID[,ID]`, `group:ID[,ID]`,
+/// `session:ID`, `connection:ID` or `property:NAME=VALUE`. After it may follow ` except user:ID`,
+/// ` except connection:ID` or both. A comma separates ids of users and groups. In an id, a name or a value, `%` with
+/// two hexadecimal digits stands for a byte: `%2C` for a comma, `%20` for a space at the beginning or the end.
+/// `Display` writes the text form. In serde, and in the [JSON](crate::ServerBuilder::publish_key) over HTTP, a target
+/// is structured and needs no escapes.
 ///
 /// ```
 /// use ws_cluster::Target;
@@ -116,7 +117,7 @@ impl Target {
         Self::of(Selection::Session(id.into()))
     }
 
-    /// One connection. The message is delivered at most once: it is not sent again after a loss.
+    /// One connection. The message is delivered at most once: it is not sent again if the connection is lost.
     pub fn connection(id: ConnectionId) -> Self {
         Self::of(Selection::Connection(id))
     }

@@ -1,4 +1,4 @@
-//! What a handler can take as an argument.
+//! The types that a handler can take as arguments.
 
 use std::any::type_name;
 
@@ -33,7 +33,7 @@ pub trait FromRequest: Sized + Send {
     /// Makes the argument.
     ///
     /// # Errors
-    /// What the client is answered instead of a call of the handler.
+    /// The error that the client gets. The handler is not called.
     fn from_request(request: &Request) -> Result<Self, ActionError>;
 
     /// Returns the name of the state that the argument needs and the server lacks.
@@ -59,7 +59,7 @@ impl FromRequest for RawDetails {
 /// The details of the message as a type of your own: a tuple takes one argument for each element, a struct takes either
 /// one object or one argument for each field, and any other type takes one argument.
 ///
-/// Details of another shape are answered with 400 and the reason.
+/// If the details have another shape, the client gets a 400 with the reason, and the handler is not called.
 ///
 /// ```
 /// use ws_cluster::Details;
@@ -85,7 +85,7 @@ impl<T: DeserializeOwned + Send> FromRequest for Details<T> {
     }
 }
 
-/// The id of the user. A guest is answered with 403; take an `Option<User>` in a handler that is open to guests.
+/// The id of the user. A guest gets a 403. Take an `Option<User>` in a handler that is open to guests.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct User(pub String);
 
@@ -101,7 +101,7 @@ impl FromRequest for Option<User> {
     }
 }
 
-/// The id of the session. A connection without a session is answered with 403.
+/// The id of the session. A connection without a session gets a 403.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Session(pub String);
 
@@ -129,8 +129,8 @@ impl FromRequest for Server {
     }
 }
 
-/// A value that all handlers share, as given to [`ServerBuilder::state`](crate::ServerBuilder::state). A server with a
-/// handler that takes a state which was not given does not start.
+/// A value that all handlers share, as given to [`ServerBuilder::state`](crate::ServerBuilder::state). If a handler
+/// takes a state that was not given, the server does not start.
 #[derive(Clone, Copy, Debug)]
 pub struct State<T>(pub T);
 
@@ -145,8 +145,8 @@ impl<T: Clone + Send + Sync + 'static> FromRequest for State<T> {
     }
 }
 
-/// A value of the connection, as set by [`Request::set_data`]. If the connection has none of this type, the client is
-/// answered with 409; take an `Option<Data<T>>` if that is no error.
+/// A value of the connection, as set by [`Request::set_data`]. If the connection has no value of this type, the client
+/// gets a 409. Take an `Option<Data<T>>` if that is not an error.
 #[derive(Clone, Copy, Debug)]
 pub struct Data<T>(pub T);
 
@@ -162,7 +162,7 @@ impl<T: Clone + Send + Sync + 'static> FromRequest for Option<Data<T>> {
     }
 }
 
-/// How a connection ended; for handlers of [`on_disconnect`](crate::ServerBuilder::on_disconnect).
+/// The way in which a connection ended, for handlers of [`on_disconnect`](crate::ServerBuilder::on_disconnect).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Disconnection {

@@ -11,13 +11,14 @@ use crate::{
     server::{States, builder::OWN_ACTIONS},
 };
 
-/// What [`ServerBuilder::action`](crate::ServerBuilder::action) takes: an async function, an async closure, or a value
-/// whose type implements [`ActionHandler`].
+/// A handler for [`ServerBuilder::action`](crate::ServerBuilder::action): an async function, an async closure, or a
+/// value whose type implements [`ActionHandler`].
 ///
-/// The arguments of a function are made from the request ([`FromRequest`]). What it returns answers the connection that
-/// asked, in a message with the name of the action: any value that is [`Serialize`], or a `Result` of one with an error
-/// that converts into [`ActionError`]. `()` and `None` answer nothing, and so do handlers of
-/// [`on_connect`](crate::ServerBuilder::on_connect) and [`on_disconnect`](crate::ServerBuilder::on_disconnect).
+/// The server makes the arguments of a function from the request ([`FromRequest`]). It sends the return value to the
+/// connection as a message with the name of the action. The function returns any value that is [`Serialize`], or a
+/// `Result` of such a value and an error that converts into [`ActionError`]. If the value is `()` or `None`, no answer
+/// is sent. The values of handlers of [`on_connect`](crate::ServerBuilder::on_connect) and
+/// [`on_disconnect`](crate::ServerBuilder::on_disconnect) are never sent.
 ///
 /// ```
 /// use ws_cluster::{ActionError, Details, Server, User};
@@ -44,7 +45,7 @@ use crate::{
     note = "a type can also implement `ActionHandler`"
 )]
 pub trait IntoHandler<M>: Sized {
-    /// The handler that it becomes.
+    /// The type of the handler.
     type Handler: ActionHandler;
 
     /// Makes the handler.
@@ -55,8 +56,8 @@ pub trait IntoHandler<M>: Sized {
         WithGuests(self.into_handler())
     }
 
-    /// Puts a [`Layer`] around this handler alone. [`ServerBuilder::layer`](crate::ServerBuilder::layer) puts one around
-    /// all.
+    /// Puts a [`Layer`] around this handler alone. [`ServerBuilder::layer`](crate::ServerBuilder::layer) puts one
+    /// around all handlers.
     fn layer(self, layer: impl Layer) -> Layered<Self::Handler> {
         Layered::new(self.into_handler(), layer)
     }

@@ -9,7 +9,8 @@ use crate::{ActionError, server::States};
 
 /// Code that runs around handlers: logging, authorisation, rate limits.
 ///
-/// An async function or closure of a [`Request`] and [`Next`] is a layer. It answers the request itself or passes it on:
+/// An async function or closure that takes a [`Request`] and [`Next`] is a layer. It answers the request itself, or
+/// passes the request on:
 ///
 /// ```
 /// use ws_cluster::{ActionError, Next, Request};
@@ -48,7 +49,7 @@ where
     }
 }
 
-/// The layers inside of the one that is running, and the handler.
+/// The layers inside of the running one, and the handler.
 #[derive(Clone)]
 pub struct Next {
     /// Outermost first.
@@ -61,7 +62,7 @@ impl Next {
     /// Calls the next layer, or the handler.
     ///
     /// # Errors
-    /// The error with which the action is to be answered. The answer of a handler that succeeds has been sent.
+    /// The error with which to answer the action. If the handler succeeded, its answer has already been sent.
     pub async fn run(mut self, request: Request) -> Result<(), ActionError> {
         match self.layers.get(self.passed).cloned() {
             Some(layer) => {

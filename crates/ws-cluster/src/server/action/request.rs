@@ -1,4 +1,4 @@
-//! A client's message as a handler gets it.
+//! A client's message, as a handler gets it.
 
 use std::{collections::BTreeSet, fmt, sync::Arc};
 
@@ -13,7 +13,7 @@ use crate::{
 
 /// A client's message, and the connection on which it came.
 ///
-/// Clones are cheap and are the same request. One may be moved into a task that outlives the handler.
+/// Clones are cheap and are the same request. A clone may be moved into a task that outlives the handler.
 #[derive(Clone)]
 pub struct Request(Arc<Context>);
 
@@ -74,16 +74,16 @@ impl Request {
         self.0.details.parse_as().map_err(|error| ActionError::bad_request(format!("details: {error}")))
     }
 
-    /// Returns the code with which the connection was closed, by whichever side closed it first; only in
-    /// `Client/disconnection`, `None` in every other action. It is 1005 if the client closed without a code, and 1006 if
-    /// the connection was lost without a close frame. The codes of this server are in
+    /// Returns the code with which the connection was closed, by whichever side closed it first, in the handler of
+    /// `Client/disconnection`. Returns `None` in every other handler. The code is 1005 if the client closed without a
+    /// code, and 1006 if the connection was lost without a close frame. The codes of this server are in
     /// [`CloseCode`](crate::CloseCode).
     pub fn close_code(&self) -> Option<u16> {
         self.has_ended().then(|| self.0.details.detail(0).ok()).flatten()
     }
 
-    /// Returns the reason beside the code in the close frame, often empty; only in `Client/disconnection`, `None` in every
-    /// other action.
+    /// Returns the reason in the close frame, which is often empty, in the handler of `Client/disconnection`. Returns
+    /// `None` in every other handler.
     pub fn close_reason(&self) -> Option<String> {
         self.has_ended().then(|| self.0.details.detail(1).ok()).flatten()
     }
@@ -109,7 +109,7 @@ impl Request {
 
     /// Returns the id of the connection, for [`Target::connection`] and [`Message::except_connection`].
     ///
-    /// A client that resumes keeps the id, on whichever node.
+    /// A client that resumes keeps the id on any node.
     pub fn connection(&self) -> ConnectionId {
         self.0.client.known_as()
     }
@@ -119,7 +119,7 @@ impl Request {
         &self.0.client.handshake
     }
 
-    /// Returns the server, to publish or to close.
+    /// Returns the server, to publish or to close connections.
     pub fn server(&self) -> &Server {
         &self.0.server
     }
@@ -134,14 +134,16 @@ impl Request {
         self.0.client.membership().groups.contains(name)
     }
 
-    /// Puts the connection into a group: from now on and for as long as it lives, it gets what is delivered to the
-    /// group. Returns true if it was not in the group before.
+    /// Puts the connection into a group. From now on the connection gets the messages to the group. Returns true if it
+    /// was not in the group before.
     ///
-    /// A client that resumes in the same session is in the group again, on whichever node and without a call of your
-    /// code. It gets what it missed since it joined, and nothing older. The handler of `Client/authentication` runs
-    /// before that; if it makes the connection [leave](Self::leave) the group, the client does not get what it missed in
-    /// the group. For that, the client carries the names of its groups and its properties in its sealed resume token, for
-    /// as long as [`LogConfig::age`](crate::LogConfig::age). If they take more than about 1.3 KiB, the client is told
+    /// A client that resumes in the same session is in the group again, on any node and without a call of your code. It
+    /// gets the messages to the group that it missed since it joined, and nothing older. The handler of
+    /// `Client/authentication` runs before that. If this handler makes the connection [leave](Self::leave) the group,
+    /// the client does not get what it missed in the group.
+    ///
+    /// The client keeps the names of its groups and its properties in its encrypted resume token, which is valid for
+    /// about [`LogConfig::age`](crate::LogConfig::age). If they take more than about 1.3 KiB, the client is told
     /// `reset` when it comes back.
     ///
     /// The name is any text. If clients choose it, give it a prefix; otherwise they can join any group.
@@ -151,8 +153,8 @@ impl Request {
 
     /// Takes the connection out of a group. Returns true if it was in the group.
     ///
-    /// The resume token that the client carried before becomes invalid as soon as the other nodes have heard of it. They
-    /// are told, but this method does not wait for them. In `Client/disconnection` the token stays valid.
+    /// This makes the client's earlier resume token invalid. The node tells the other nodes, but this method does not
+    /// wait for them. In `Client/disconnection` the token stays valid.
     pub fn leave(&self, group: &str) -> bool {
         let left = self.0.server.hub().leave(&self.0.client, group);
         self.0.server.resumption().revoke(&self.0.client);
@@ -164,30 +166,30 @@ impl Request {
         self.0.client.membership().property(name).cloned()
     }
 
-    /// Sets a property of the connection, which [`Target::property`] can look at; `null` removes it.
+    /// Sets a property of the connection, which [`Target::property`] can match. `null` removes it.
     ///
     /// A [`Value`] keeps floating point numbers exactly, but neither the order of members nor integers beyond 64 bits;
-    /// pass those as text. A client that resumes has the property again, as for [`join`](Self::join). If a property changed
-    /// or was removed, the same holds as for [`leave`](Self::leave).
+    /// pass those as text. A client that resumes has the property again, as for [`join`](Self::join). A change or
+    /// removal makes the client's earlier resume token invalid, as for [`leave`](Self::leave).
     pub fn set_property(&self, name: &str, value: impl Into<Value>) {
         self.0.server.hub().set_property(&self.0.client, name, value.into());
         self.0.server.resumption().revoke(&self.0.client);
     }
 
-    /// Returns the value of this type that [`set_data`](Self::set_data) put beside the connection.
+    /// Returns the value of this type that [`set_data`](Self::set_data) attached to the connection.
     pub fn data<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.0.client.membership().data()
     }
 
-    /// Puts a value beside the connection, one for each type, and returns the one before. It stays in this process: a
-    /// client that resumes comes without it, so set it in `Client/authentication`
+    /// Attaches a value to the connection, one for each type, and returns the earlier one. The value stays in this
+    /// process. A client that resumes comes back without it, so set it in `Client/authentication`
     /// ([`on_connect`](crate::ServerBuilder::on_connect)).
     pub fn set_data<T: Clone + Send + Sync + 'static>(&self, value: T) -> Option<T> {
         self.0.client.membership_lock().write().set_data(value)
     }
 
-    /// Answers the connection that asked, with a message of the same action: at once, without the cluster, and at most
-    /// once.
+    /// Sends a message with the same action to the connection of this request: at once, without the cluster, and at
+    /// most once.
     ///
     /// `null` and `()` become no argument, an array or a tuple becomes one argument for each element, and anything else
     /// becomes one argument.
