@@ -6,7 +6,7 @@ use ws_cluster_core::{ClusterConfig, LogConfig, setters};
 
 use crate::descriptors::Budget;
 
-/// All settings of a server that have a default. Set those that matter:
+/// The intervals and limits of a server. All have a default; set those that matter:
 ///
 /// ```
 /// use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::descriptors::Budget;
 pub struct Config {
     /// Limits of one client's connection.
     pub connection: ConnectionConfig,
-    /// Limits of sockets and requests before a client's upgrade.
+    /// Limits of sockets and HTTP requests, up to a client's upgrade.
     pub http: HttpConfig,
     /// Intervals of pool, election and links.
     pub cluster: ClusterConfig,
@@ -124,75 +124,76 @@ impl Config {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ConnectionConfig {
-    /// Time for the head of a request to arrive, a silence between two requests included, and for the authenticator to
-    /// answer. Default 10 s.
+    /// Time limit for the head of a request to arrive, including the silence between two requests, and for the
+    /// authenticator to answer. Default 10 s.
     pub handshake_timeout: Duration,
-    /// Largest message of a client, in bytes; a larger one closes with 1009. Default 64 KiB.
+    /// Largest message of a client, in bytes. A larger one closes the connection with 1009. Default 64 KiB.
     pub message_size: usize,
-    /// Bytes that wait for a client whose socket takes nothing; a client over this for about a second is closed with 4000
-    /// and comes again. Up to 8 times as much may wait while the socket takes bytes, so that many messages at once do no
-    /// harm to a client that reads. Default 1 MiB. A publish may be as large, so less than the largest publish loses slow
-    /// clients.
+    /// Bytes that may wait for a client whose socket takes nothing. A client that is over this limit for about a second
+    /// is closed with 4000 and connects again. While the socket takes bytes, up to 8 times as many may wait, so that
+    /// many messages at once do not close a client that reads. Default 1 MiB, the size of the largest publish. With a
+    /// smaller limit, one large message can close a slow client.
     pub queue_size: usize,
-    /// Silence after which a client is pinged. Below the idle time-out of every proxy in between (nginx: 60 s).
-    /// Default 25 s.
+    /// Silence after which the server sends a ping. It must be shorter than the idle time-out of every proxy in between
+    /// (nginx: 60 s). Default 25 s.
     pub ping_interval: Duration,
-    /// Time to answer a ping before the connection is closed with 4001. Default 20 s.
+    /// Time limit for the answer to a ping. Without one the connection is closed with 4001. Default 20 s.
     pub ping_timeout: Duration,
-    /// Time for a client to answer a close frame, or to read what waits once it sends no more, before its socket is
-    /// dropped. Default 5 s.
+    /// Time limit for a client to answer a close frame, or to read what waits for it after it has stopped sending. Then
+    /// its socket is dropped. Default 5 s.
     pub close_timeout: Duration,
-    /// Messages a second that one client may send, on average; one that sends faster is read more slowly. Up to
-    /// `message_size` and 16 KiB of what waits is read ahead, so that pings in it are answered; pings count as well, and as
-    /// many of them as `message_burst` may come while messages wait. Default 100.
+    /// Messages a second that one client may send on average. A client that sends faster is read more slowly. The
+    /// server reads up to `message_size` and 16 KiB ahead, to answer pings in there. Pings count as messages, and up to
+    /// `message_burst` of them may come while messages wait. Default 100.
     pub messages_per_second: u32,
     /// Messages that a client may send at once before `messages_per_second` holds it back. Default 500.
     pub message_burst: u32,
-    /// Times that one client may send `Client/authentication` at once and have the authenticator asked; beyond, it is
-    /// answered `[429, "Too Many Requests"]` and nobody is asked. An authenticated client that sends it without credentials
-    /// is not counted, since nobody is asked. Default 5.
+    /// Number of times that one client may send `Client/authentication` at once. After that it gets
+    /// `[429, "Too Many Requests"]`, and the authenticator is not asked. A message without credentials from an
+    /// authenticated client does not count, because the authenticator is not asked either. Default 5.
     pub authentication_burst: u32,
     /// Time after which a client that has used up `authentication_burst` may send `Client/authentication` once more.
     /// Default 5 s.
     pub authentication_interval: Duration,
-    /// Questions about clients of one address that the authenticator is asked at the same time; further ones wait their
-    /// turn, within `handshake_timeout`. Default 16.
+    /// Number of questions about clients of one address that the authenticator is asked at the same time. Further
+    /// questions wait for their turn, within `handshake_timeout`. Default 16.
     pub look_ups_per_ip: usize,
-    /// Rechecks of open connections a second at which a node asks its authenticator less often than
-    /// [`Authenticator::recheck_interval`](crate::Authenticator::recheck_interval) says: with more connections than this
-    /// times the interval, the interval grows with them. Default 500, which 15,000 connections reach with 30 s.
+    /// Maximum number of rechecks of open connections a second. If there are more connections than this number times
+    /// [`Authenticator::recheck_interval`](crate::Authenticator::recheck_interval), the interval grows with the
+    /// connections. Default 500, which 15,000 connections reach with an interval of 30 s.
     pub rechecks_per_second: u32,
-    /// Connections from one address; the next is refused with 429. Addresses behind a trusted proxy count one by
-    /// one, and those of one IPv6 network (/64) as one. Default 1,000, since many people can share an address.
+    /// Maximum number of connections from one address. The next is refused with 429. Addresses behind a trusted proxy
+    /// count one by one, and those of one IPv6 network (/64) as one. Default 1,000, because many people can share an
+    /// address.
     pub connections_per_ip: usize,
-    /// Connections of this node; the next is refused with 503. Default: 100,000, or about eight ninths of
-    /// [`HttpConfig::sockets`] if the limit on file descriptors (`ulimit -n`) allows fewer.
+    /// Maximum number of connections of this node. The next is refused with 503. Default: 100,000, or about eight
+    /// ninths of [`HttpConfig::sockets`] if the limit on file descriptors (`ulimit -n`) allows fewer.
     pub connections: usize,
-    /// Clients that this node takes per second, on average; a tenth of them at once. The next is refused with 503 and told
-    /// in `Retry-After` when to come again; the clients of this project do so. It keeps the clients of a node that restarts
-    /// from coming to the others all at once. Default 0: no limit.
+    /// Clients that this node accepts per second on average, and up to a tenth of that number at once. The next is
+    /// refused with 503, and `Retry-After` tells it when to come again; the clients of this project do so. The limit
+    /// keeps the clients of a lost node from coming to the others all at once. Default 0: no limit.
     pub accept_rate: u32,
-    /// Time over which a shutdown closes the clients, evenly, so that they do not come to the other nodes all at once.
+    /// Time over which a shutdown closes the clients evenly, so that they do not come to the other nodes all at once.
     /// Default 0 s: all at once. `ws-server` uses 10 s.
     pub drain: Duration,
-    /// How often a client that keeps its position is told it when nothing comes for it. Well below the age of the log
-    /// ([`LogConfig::age`]), or a quiet client cannot come back without a reset; it is told sooner where the log fills
-    /// sooner. Default 60 s.
+    /// Interval at which a client that resumes is told its log position while no messages come for it. It must be well
+    /// below the age of the log ([`LogConfig::age`]); otherwise a quiet client cannot come back without a reset. If the
+    /// log fills sooner, the client is told sooner. Default 60 s.
     pub position_interval: Duration,
-    /// Time that a client which comes back waits for this node to have seen what the client has seen on another. Default
-    /// 10 s: longer than a master that vanished takes to be replaced.
+    /// Time limit for a client that comes back and has seen more than this node has: it waits until the node has caught
+    /// up. Default 10 s, which is longer than the replacement of a vanished master takes.
     pub resume_timeout: Duration,
-    /// Messages that are replayed to a client which comes back; one that missed more is told to begin anew
-    /// (`reset`). Default 10,000.
+    /// Maximum number of messages that are replayed to a client that comes back. A client that missed more is told
+    /// `reset`. Default 10,000.
     pub replay_count: usize,
-    /// Clients that are sent what they missed at the same time; more wait for their turn. One user, and one address (of
-    /// IPv6: one /64), has a quarter of these at most. Each client may hold up to half of `queue_size`, and is closed with
-    /// 4000 if it takes nothing for 3 s. Default 64.
+    /// Number of clients to which missed messages are replayed at the same time. Further clients wait for their turn.
+    /// One user, or one address (of IPv6: one /64), may have at most a quarter of the turns. Each client may hold up to
+    /// half of `queue_size`, and is closed with 4000 if it takes nothing for 3 s. Default 64.
     pub replays: usize,
-    /// Bytes a minute that are replayed to clients of one address (of IPv6: one /64), on average; once as many were, further
-    /// clients of it that missed something are told to begin anew (`reset`). Default 256 MiB.
+    /// Bytes a minute that are replayed to clients of one address (of IPv6: one /64) on average. After that, further
+    /// clients of this address that missed messages are told `reset`. Default 256 MiB.
     pub replay_bytes_per_minute: usize,
-    /// Longest time that a handler may hold its thread before a warning is logged. Default 100 ms.
+    /// Longest time that a handler may block its thread before a warning is logged. Default 100 ms.
     pub blocking_warning: Duration,
 }
 
@@ -248,25 +249,25 @@ impl Default for ConnectionConfig {
     }
 }
 
-/// Limits of sockets and requests before a client's upgrade. Those of sockets hold for the listeners that
-/// [`Server::serve`](crate::Server::serve) is given. An application with an HTTP server of its own sets limits there.
+/// Limits of sockets and HTTP requests, up to a client's upgrade. The limits of sockets apply to listeners of
+/// [`Server::serve`](crate::Server::serve). An application with an HTTP server of its own sets such limits there.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct HttpConfig {
-    /// Accepted sockets, those of WebSocket connections included. Beyond, a few are still taken at a time to answer
-    /// `/health`, `/ready`, publishes and links; all else gets 503 with `Retry-After`, or is closed at once. Default: the
-    /// process's soft limit on file descriptors when this is made, minus an eighth (64 to 512) for links, the
-    /// database and the process itself; 112,500 at most.
+    /// Maximum number of accepted sockets, including those of WebSocket connections. Above the limit, the node still
+    /// accepts a few sockets at a time to answer `/health`, `/ready`, publishes and links. All others get 503 with
+    /// `Retry-After`, or are closed at once. Default: the process's soft limit on file descriptors when this value is
+    /// made, minus an eighth (64 to 512) for links, the database and the process itself; 112,500 at most.
     pub sockets: usize,
-    /// Accepted sockets of one address that were not upgraded; the next gets 429 or is closed at once. Addresses of one
-    /// IPv6 network (/64) count as one. Trusted proxies are exempt. Default 1,000, or a quarter of `sockets` if that is
-    /// less.
+    /// Maximum number of accepted sockets of one address that were not upgraded. The next gets 429 or is closed at
+    /// once. Addresses of one IPv6 network (/64) count as one. Trusted proxies are exempt. Default 1,000, or a quarter
+    /// of `sockets` if that is less.
     pub sockets_per_ip: usize,
     /// Largest head of a request (its first line and all headers), in bytes; at least 1,024. A larger one gets 431.
-    /// Default 16 KiB. It holds for upgrades of clients under any HTTP server.
+    /// Default 16 KiB. This limit also applies to upgrades under an HTTP server of the application.
     pub request_head_size: usize,
-    /// Time in which a client has to read some of an answer that waits for it; it has to read all of it within six times as
-    /// long. Its socket is closed otherwise. Default 10 s.
+    /// Time limit for a client to read a part of an answer that waits for it. It must read the whole answer within six
+    /// times as long. Otherwise its socket is closed. Default 10 s.
     pub write_timeout: Duration,
 }
 
@@ -288,14 +289,15 @@ impl Default for HttpConfig {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LinkConfig {
-    /// Time for the first message of an accepted link. Its peer has to prove the key within twice as long. Default 2 s;
-    /// more than two round trips.
+    /// Time limit for the first message of an accepted link. The peer must prove the key within twice as long. It must
+    /// be longer than two round trips. Default 2 s.
     pub greeting_timeout: Duration,
-    /// Accepted links whose peers have not proved the key yet. When more come, those that have waited longest are given
-    /// up; addresses that the pool lists or that proved the key before make room for no others. Default: a
-    /// quarter of the descriptors that are kept in reserve, 16 to 128.
+    /// Maximum number of accepted links whose peers have not proved the key yet. If more come, those that have waited
+    /// longest are closed. A link from an address that the pool lists, or that proved the key before, is not closed for
+    /// an unknown one. Default: a quarter of the descriptors that are kept in reserve, 16 to 128.
     pub greetings: usize,
-    /// The same for one address that is not known, an IPv6 network (/64) counting as one. Default 8.
+    /// The same limit for one address that is neither in the pool nor proved the key before. An IPv6 network (/64)
+    /// counts as one address. Default 8.
     pub greetings_per_ip: usize,
 }
 
