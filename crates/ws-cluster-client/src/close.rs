@@ -1,9 +1,9 @@
-//! Every code with which a server closes a connection, in two ranges that tell any client what to do.
+//! The codes with which a server closes a connection. The range of a code tells a client whether to connect again.
 
-/// Why the server closed a connection.
+/// The reason why the server closed a connection.
 ///
-/// A client reconnects after every code, 1006 and 1011 included, **except** 1000, 1002, 1003, 1007–1010 and
-/// 4400–4999: then the same client would meet the same end.
+/// A client connects again after every code, including 1006 and 1011, **except** 1000, 1002, 1003, 1007–1010 and
+/// 4400–4999: after these, a new attempt would fail in the same way.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u16)]
 #[non_exhaustive]
@@ -20,32 +20,31 @@ pub enum CloseCode {
     Internal = 1011,
     /// The node shuts down. Come again: another node answers.
     Restart = 1012,
-    /// The node lost its master while the others did not, or messages that the others have. Come again: another node
-    /// answers.
+    /// The node has lost its master although the other nodes have one, or it lacks messages that the others have. Come
+    /// again: another node answers.
     TryAgainLater = 1013,
     /// The client read too slowly and its queue was full (1 MiB by default). Come again.
     TooSlow = 4000,
-    /// No answer to a ping. Come again.
+    /// The client did not answer a ping. Come again.
     Silent = 4001,
-    /// The session ran out while its store could not be asked. Come again.
+    /// The session expired, and its store did not answer. Come again.
     SessionUnknown = 4002,
-    /// The session ran out or is no longer valid and nobody renewed it, or the application asked the client to come
-    /// again. Come again and authenticate anew.
+    /// The session expired, or the application asked the client to connect again. Come again and authenticate again.
     Expired = 4003,
-    /// A message was neither `{action, details}` nor `[action, details]`, or a binary frame. Stay away.
+    /// A message was binary, or neither `{action, details}` nor `[action, details]`. Stay away.
     Malformed = 4400,
     /// The credentials were wrong, or guests are not welcome. Stay away.
     Unauthenticated = 4401,
 }
 
 impl CloseCode {
-    /// Returns true if a client comes again after this code.
+    /// Returns true if a client connects again after this code.
     pub fn reconnects(self) -> bool {
         reconnects(self as u16)
     }
 }
 
-/// Returns true if a client comes again after `code`, whoever sent it.
+/// Returns true if a client connects again after `code`, from whichever side it came.
 pub(crate) fn reconnects(code: u16) -> bool {
     !matches!(code, 1000 | 1002 | 1003 | 1007..=1010 | 4400..=4999)
 }

@@ -1,5 +1,5 @@
-//! The arguments of a message as JSON text, so that what one client sends reaches the others as the bytes that came
-//! in. And the few rewritings of JSON text that are needed. Pure.
+//! The arguments of a message as JSON text, so that the bytes of one client reach the others unchanged, and the few
+//! rewrites of JSON text that are necessary. Pure.
 
 use std::{borrow::Cow, fmt, ops::Deref, str::FromStr, sync::OnceLock};
 
@@ -9,22 +9,22 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer, de::IgnoredAny, de
 use serde_json::{Value, value::RawValue};
 use tungstenite::Utf8Bytes;
 
-/// Deepest nesting of details that are read from text, the array of the arguments included: each argument is then within
-/// the limit of common parsers.
+/// Maximum nesting of details that are read from text, including the array of the arguments. Each argument is then
+/// within the limit of common parsers.
 const DEPTH: usize = 128;
 
 /// The arguments of a message: a JSON array, kept as text.
 ///
-/// Nothing of the text that came in is changed on its way: numbers of any size and precision, the order of members,
-/// repeated members and spaces stay. Only what is no array is wrapped into one (`null` is no argument, anything else is
-/// one argument), and half of a surrogate pair (`\ud83c` alone), which is no text, becomes U+FFFD.
+/// The text is not changed: numbers of any size and precision, the order of members, repeated members and spaces stay.
+/// There are two exceptions. A value that is not an array is put into one (`null` becomes no argument, any other value
+/// one argument). Half of a surrogate pair (`\ud83c` alone), which is not valid text, becomes U+FFFD.
 ///
-/// It is made from a [`Value`] or whatever becomes one (`json!`, text, a number, `()`), from JSON text by
-/// [`str::parse`], or from any serializable type by [`of`](Self::of). Clones share the text.
+/// Details are made from a [`Value`] or a type that converts into one (`json!`, text, a number, `()`), from JSON text
+/// with [`str::parse`], or from any serializable type with [`of`](Self::of). Clones share the text.
 ///
-/// For convenience it can be read like a slice of [`Value`]s, which are made when they are first asked for. A `Value`
-/// cannot hold everything: integers beyond 64 bits become floating point, members are sorted, and an argument that does
-/// not fit at all (`1e400`) reads as `null`. [`detail`](Self::detail) and [`parse`](Self::parse) read from the text.
+/// For convenience, details can be read like a slice of [`Value`]s, which are made on first use. A `Value` cannot hold
+/// everything: integers beyond 64 bits become floating point, members are sorted, and an argument that does not fit at
+/// all (`1e400`) reads as `null`. [`detail`](Self::detail) and [`parse`](Self::parse) read from the text.
 ///
 /// ```
 /// use ws_cluster_client::RawDetails;
@@ -42,7 +42,7 @@ pub struct RawDetails {
     values: OnceLock<Box<[Value]>>,
 }
 
-/// A text is no details.
+/// The reason why a text cannot be details.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ParseDetailsError {
@@ -55,10 +55,10 @@ pub enum ParseDetailsError {
 }
 
 impl RawDetails {
-    /// RawDetails of any serializable value: `null` is no argument, an array or a tuple is one argument for each element,
-    /// anything else is one argument.
+    /// Makes details from any serializable value. `null` becomes no argument, an array or a tuple becomes one argument
+    /// for each element, and any other value becomes one argument.
     ///
-    /// What is written goes into the text as it is: a [`RawValue`], a `u128`, or the order of a structure's fields.
+    /// The text keeps what serde writes, such as a [`RawValue`], a `u128`, or the order of a structure's fields.
     ///
     /// ```
     /// use ws_cluster_client::RawDetails;
@@ -67,12 +67,12 @@ impl RawDetails {
     /// ```
     ///
     /// # Errors
-    /// The value cannot be written as JSON, a map whose keys are no text for instance.
+    /// The value cannot be written as JSON, such as a map whose keys are not text.
     pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         Ok(Self::wrap(serde_json::to_string(value)?.into()))
     }
 
-    /// Makes details of JSON text that serde has checked already, by the same rules as [`str::parse`].
+    /// Makes details from JSON text that serde has already checked, by the same rules as [`str::parse`].
     ///
     /// # Errors
     /// Arrays and objects are nested too deeply.
@@ -94,12 +94,12 @@ impl RawDetails {
         Self { text: text.into(), values: OnceLock::new() }
     }
 
-    /// The JSON array.
+    /// Returns the JSON array.
     pub fn as_str(&self) -> &str {
         self.text.as_str()
     }
 
-    /// Returns the JSON array as bytes, which are shared rather than copied.
+    /// Returns the JSON array as bytes, which share the text's memory.
     pub fn bytes(&self) -> Bytes {
         self.text.clone().into()
     }
@@ -115,27 +115,27 @@ impl RawDetails {
         text.get(1..text.len() - 1).is_none_or(|inner| inner.trim_ascii().is_empty())
     }
 
-    /// The number of arguments.
+    /// Returns the number of arguments.
     pub fn len(&self) -> usize {
         self.read::<Vec<IgnoredAny>>().len()
     }
 
-    /// The JSON text of each argument.
+    /// Returns the JSON text of each argument.
     pub fn raw(&self) -> Vec<&RawValue> {
         self.read()
     }
 
-    /// What any array is read as.
+    /// Reads the array as a type that takes any array.
     fn read<'a, T: Deserialize<'a> + Default>(&'a self) -> T {
         // It is an array: `wrap` saw to that.
         serde_json::from_str(self.as_str()).unwrap_or_default()
     }
 
-    /// The argument at `index`, counted from 0, in a type of one's own, read from the text. An absent one reads as
+    /// Reads the argument at `index`, counted from 0, from the text as a type of your own. A missing argument reads as
     /// `null`.
     ///
     /// # Errors
-    /// It is of another shape.
+    /// The argument has another shape.
     pub fn detail<'a, T: Deserialize<'a>>(&'a self, index: usize) -> Result<T, serde_json::Error> {
         match self.raw().get(index) {
             // Text with escapes cannot be borrowed from the JSON, but from its value.
@@ -147,10 +147,10 @@ impl RawDetails {
         }
     }
 
-    /// All arguments, as a tuple or a list, read from the text.
+    /// Reads all arguments from the text as a tuple or a list.
     ///
     /// # Errors
-    /// They are of another number or shape.
+    /// The arguments have another number or shape.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         T::deserialize(SeqDeserializer::new(self.raw().into_iter())).or_else(|error| {
             self.check_values(error)?;
@@ -158,7 +158,7 @@ impl RawDetails {
         })
     }
 
-    /// Fails with `error` if an argument has no value, and so reads as another one than it is.
+    /// Fails with `error` if an argument does not fit into a `Value`, and so would read as another value than it is.
     fn check_values(&self, error: serde_json::Error) -> Result<(), serde_json::Error> {
         let representable = |raw: &&RawValue| serde_json::from_str::<Value>(raw.get()).is_ok();
         if self.raw().iter().all(representable) { Ok(()) } else { Err(error) }
@@ -175,7 +175,7 @@ impl RawDetails {
     /// a struct, or text for a `String`.
     ///
     /// # Errors
-    /// They are of another number or shape.
+    /// The arguments have another number or shape.
     pub fn parse_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         let &[single] = &*self.raw() else { return self.parse() };
         let object = single.get().starts_with('{');
@@ -231,7 +231,7 @@ impl fmt::Display for RawDetails {
 }
 
 impl PartialEq for RawDetails {
-    /// Whether the text is the same.
+    /// Returns true if the text is the same.
     fn eq(&self, other: &Self) -> bool {
         self.as_str() == other.as_str()
     }
@@ -260,7 +260,8 @@ impl PartialEq<Vec<Value>> for RawDetails {
 impl FromStr for RawDetails {
     type Err = ParseDetailsError;
 
-    /// Reads JSON text of any kind: an array is one argument for each element, `null` is none, anything else is one.
+    /// Reads JSON text of any kind: an array has one argument for each element, `null` none, and any other value is one
+    /// argument.
     fn from_str(text: &str) -> Result<Self, ParseDetailsError> {
         Self::from_raw(serde_json::from_str(text)?)
     }
@@ -349,8 +350,8 @@ fn plain(json: &str) -> String {
     plain.into_owned()
 }
 
-/// JSON text with some of its escape sequences replaced: `replace` is given the text from one on, and says by what and
-/// how much of it.
+/// Replaces escape sequences of JSON text. `replace` gets the text from an escape sequence on, and returns the
+/// replacement and the size of the part that it replaces.
 fn rewrite(json: &str, replace: impl Fn(&[u8]) -> Option<(char, usize)>) -> Cow<'_, str> {
     let bytes = json.as_bytes();
     let (mut rewritten, mut copied, mut at) = (String::new(), 0, 0);

@@ -7,7 +7,7 @@
 #[error("{code} {text}")]
 #[non_exhaustive]
 pub struct ActionError {
-    /// The kind of error, with the meaning that it has in HTTP.
+    /// The kind of error, as an HTTP status code.
     pub code: u16,
     /// What the client is told.
     pub text: String,
@@ -54,7 +54,7 @@ impl ActionError {
         Self::new(503, text)
     }
 
-    /// Logs `cause` as an error and makes a 500 that does not tell it:
+    /// Logs `cause` as an error and makes a 500 that does not show it to the client:
     /// `query.await.map_err(ActionError::log_internal)?`.
     pub fn log_internal(cause: impl std::fmt::Display) -> Self {
         tracing::error!(%cause, "an action failed");

@@ -1,7 +1,8 @@
-//! A client of a [ws-cluster](https://docs.rs/ws-cluster), for programs in Rust: it keeps one connection, comes back
-//! after a loss and goes on where it was. It behaves like the browser client, and compiles neither server nor database.
+//! A client of [ws-cluster](https://docs.rs/ws-cluster) for programs in Rust. It keeps one connection, connects again
+//! after a loss, and gets what it missed. It behaves like the browser client. The crate compiles neither a server nor a
+//! database.
 //!
-//! [`Client`] sends, [`Events`] yields what comes, [`Builder`] has the settings.
+//! [`Client`] sends messages, [`Events`] yields the messages of the server, and [`Builder`] has the settings.
 //!
 //! ```no_run
 //! use ws_cluster_client::{Client, Event};
@@ -17,8 +18,8 @@
 //! # Ok(()) }
 //! ```
 //!
-//! The crate `ws-cluster` re-exports this one as `ws_cluster::client`. What servers and clients have in common is defined
-//! here: [`RawDetails`], [`ActionError`], [`CloseCode`].
+//! The crate `ws-cluster` re-exports this one as `ws_cluster::client`. The types that servers and clients share are
+//! defined here: [`RawDetails`], [`ActionError`], [`CloseCode`].
 //!
 //! # Features
 //!

@@ -1,4 +1,4 @@
-//! A client's settings, checked before it starts.
+//! The settings of a client, which are checked before it starts.
 
 use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ pub struct Builder {
     settings: Settings,
 }
 
-/// What the task needs of them.
+/// The settings that the task needs.
 #[derive(Clone)]
 pub(super) struct Settings {
     pub(super) headers: HeaderMap,
@@ -46,24 +46,24 @@ pub(super) struct Settings {
     pub(super) backoff: Backoff,
 }
 
-/// RawDetails of `Client/authentication`.
+/// The details of `Client/authentication`.
 #[derive(Clone)]
 pub(super) enum Credentials {
     Fixed(Value),
-    /// Asked for each connection.
+    /// Asked for on each connection.
     Asked(Ask),
 }
 
 type Ask = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, Box<dyn Error + Send + Sync>>> + Send + Sync>;
 
-/// Why a client cannot start, or its URLs cannot be changed.
+/// The reason why a client cannot start, or why its URLs cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SetupError {
     /// There is no URL to connect to.
     #[error("no URL to connect to")]
     NoUrl,
-    /// A text is no URL, or none of a WebSocket.
+    /// A text is not a URL of a WebSocket.
     #[error("{url:?} is no URL of a WebSocket: {why}")]
     Url {
         /// The text.
@@ -74,7 +74,7 @@ pub enum SetupError {
     /// A URL begins with `wss:`, but this build cannot speak TLS.
     #[error("{0:?} needs a build with the feature `tls`")]
     Tls(String),
-    /// A header's name or value has characters that it may not have. The value, which may be secret, is not shown.
+    /// A header's name or value has a character that is not allowed there. The value may be secret and is not shown.
     #[error("the header {0:?} is malformed")]
     Header(String),
 }
@@ -97,7 +97,7 @@ impl Builder {
         }
     }
 
-    /// Adds a header to the request with which each connection begins. One that is given twice is sent twice.
+    /// Adds a header to the upgrade request of each connection. A header that is added twice is sent twice.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         let parsed = name.parse::<HeaderName>().ok().zip(value.parse::<HeaderValue>().ok());
         match (&mut self.headers, parsed) {
@@ -109,31 +109,32 @@ impl Builder {
         self
     }
 
-    /// A `Cookie` header: `NAME=VALUE`, several with `; ` between. With the site's session a client is authenticated
-    /// at once.
+    /// Adds a `Cookie` header: `NAME=VALUE`, or several separated by `; `. With the cookie of the site's session, the
+    /// server authenticates the client at the upgrade.
     pub fn cookie(self, cookie: &str) -> Self {
         self.header(header::COOKIE.as_str(), cookie)
     }
 
-    /// An `Authorization: Bearer` header.
+    /// Adds an `Authorization: Bearer` header with this token.
     pub fn bearer(self, token: &str) -> Self {
         self.header(header::AUTHORIZATION.as_str(), &format!("Bearer {token}"))
     }
 
-    /// RawDetails of `Client/authentication`, which is sent on every new connection: an array, or one value. Default
-    /// none: the headers say who this is. If the server says when they expire, they are sent again before that.
+    /// Sets the credentials: the details of the `Client/authentication` that the client sends on every new connection,
+    /// as an array or one value. Default: none, so that only the headers identify the client. If the server says when
+    /// the credentials expire, the client sends them again before that.
     pub fn credentials(mut self, credentials: impl Into<Value>) -> Self {
         self.settings.credentials = Credentials::Fixed(credentials.into());
         self
     }
 
-    /// The same where they change, as tokens do that run out: asked for each new connection, once it is open, and
-    /// within the server's time for authentication (10 s by default). Where this fails, the connection is given up
-    /// and tried again.
+    /// Sets a function that returns the credentials, for credentials that change, such as tokens that expire. The
+    /// client calls it on each new connection. The function must finish within the server's time for authentication (10
+    /// s by default). If it fails, the client gives up the connection and tries again.
     ///
-    /// If the server says when they expire, they are asked for again before that, and sent on the open connection. If
-    /// there are none then, or the server cannot look at them, that is tried again while time remains. If the server
-    /// refuses them, the connection goes on until the expiry.
+    /// If the server says when the credentials expire, the client calls the function again before that, and sends the
+    /// result on the open connection. If the function fails or the server cannot check the credentials, the client
+    /// tries again while time remains. If the server refuses them, the connection stays until they expire.
     ///
     /// ```no_run
     /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
@@ -148,47 +149,50 @@ impl Builder {
         self
     }
 
-    /// Whether to get what was missed when a connection is made again. Default true; servers may ignore it.
+    /// Sets whether the client gets the messages that it missed when it connects again. Default: true. Servers may
+    /// ignore it.
     pub fn resume(mut self, resume: bool) -> Self {
         self.settings.resume = resume;
         self
     }
 
-    /// Messages that may wait for a connection; one more is refused. Default 100, at least 1.
+    /// Sets how many messages may wait for a connection. The next one is refused with
+    /// [`SendError::Full`](super::SendError::Full). Default 100, at least 1.
     pub fn queue_size(mut self, queue_size: usize) -> Self {
         self.queue_size = queue_size.max(1);
         self
     }
 
-    /// Largest message that the server takes, in bytes of its JSON. Default 64 KiB, as the server's. A larger one, for
-    /// which the server would close the connection, is refused with [`SendError::TooLarge`](super::SendError::TooLarge).
+    /// Sets the size of the largest message that the server accepts, in bytes of its JSON. A larger one is refused with
+    /// [`SendError::TooLarge`](super::SendError::TooLarge), because the server would close the connection. Default 64
+    /// KiB, as on the server.
     pub fn message_size(mut self, message_size: usize) -> Self {
         self.settings.message_size = message_size;
         self
     }
 
-    /// Time for a connection to open; then the next URL gets its turn. Default 10 s.
+    /// Sets the time limit for a connection to open. After it the client tries the next URL. Default 10 s.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.settings.connect_timeout = connect_timeout;
         self
     }
 
-    /// Time without a word of the server, pings and their answers included, after which a connection is given up.
-    /// Default 50 s: twice the 25 s after which a server sends a ping. If more than half of it has passed, the client
-    /// sends a ping itself, since a server that hears its client need not.
+    /// Sets the time of silence after which the client gives up a connection. Pings and their answers end the silence
+    /// as well. After half of the time the client sends a ping, because a server that hears its client sends none.
+    /// Default 50 s, twice the 25 s after which a server sends a ping.
     pub fn silence_timeout(mut self, silence_timeout: Duration) -> Self {
         self.settings.silence_timeout = silence_timeout;
         self
     }
 
-    /// Longest delay before the first new attempt; it doubles with each round of all URLs. Default 500 ms. A random
-    /// part of it is taken.
+    /// Sets the longest delay before the first new attempt. The delay doubles after each round of all URLs, and the
+    /// client waits for a random part of it. Default 500 ms.
     pub fn reconnect_delay(mut self, first: Duration) -> Self {
         self.settings.backoff.first = first;
         self
     }
 
-    /// Longest delay before any new attempt. Default 30 s.
+    /// Sets the longest delay before any new attempt. Default 30 s.
     pub fn reconnect_delay_max(mut self, most: Duration) -> Self {
         self.settings.backoff.most = most;
         self
@@ -197,7 +201,8 @@ impl Builder {
     /// Starts to connect, in a task of its own.
     ///
     /// # Errors
-    /// A setting cannot work. That no server answers is none: the client goes on trying, and its events say so.
+    /// [`SetupError`] if a setting cannot work. If no server answers, this is no error: the client goes on trying, and
+    /// its events say so.
     ///
     /// # Panics
     /// Outside of a Tokio runtime.
@@ -207,8 +212,8 @@ impl Builder {
 
     /// Starts to connect over streams that `dial` opens: a Unix socket, a tunnel, or a server of the same process.
     ///
-    /// `dial` is given the URL and is called for each attempt. What it returns carries HTTP and then WebSocket frames as
-    /// they are: TLS is its own affair.
+    /// The client calls `dial` with the URL for each attempt. The stream carries HTTP and then WebSocket frames; the
+    /// client adds no TLS.
     ///
     /// ```
     /// # async fn f(path: &'static str) -> Result<(), Box<dyn std::error::Error>> {
@@ -234,7 +239,7 @@ impl Builder {
         self.connect_by(Over(dial))
     }
 
-    /// The same with any way of making connections.
+    /// Starts to connect in the way that `dial` makes connections.
     pub(super) fn connect_by(self, dial: impl Dial) -> Result<(Client, Events), SetupError> {
         let mut settings = self.settings;
         settings.headers = self.headers?;
@@ -260,7 +265,7 @@ impl fmt::Debug for Builder {
     }
 }
 
-/// URLs of WebSockets, each once; at least one.
+/// Reads the URLs of WebSockets. The result has each URL once, and at least one.
 pub(super) fn urls<U: AsRef<str>>(texts: impl IntoIterator<Item = U>) -> Result<Vec<Url>, SetupError> {
     let mut urls = Vec::new();
     for text in texts {

@@ -16,19 +16,19 @@ const ERROR: &str = ":error";
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct Message {
-    /// The name of the action. That of an error ends in `:error`.
+    /// The name of the action. The name of an error ends in `:error`.
     pub action: String,
     /// The arguments.
     pub details: RawDetails,
-    /// The client's place in the cluster's order after this message: opaque, the same for everyone who gets the
-    /// message, and absent in what did not go through the cluster, or where the client does not resume. The client
-    /// itself keeps it; it is here for tests, and to tell messages apart.
+    /// The log position of this message, an opaque text that is the same for every client that gets the message. It is
+    /// `None` if the message did not go through the cluster, or if the client does not resume. The client itself stores
+    /// the position; this copy is for tests, and to tell messages apart.
     pub at: Option<String>,
 }
 
 impl Message {
-    /// The code, as in HTTP, and the text, where this says that an action failed. The action's name is
-    /// [`action`](Self::action) without `:error`.
+    /// Returns the code, as in HTTP, and the text if this message says that an action failed. The name of that action
+    /// is [`action`](Self::action) without `:error`.
     pub fn error(&self) -> Option<ActionError> {
         if !self.action.ends_with(ERROR) {
             return None;
@@ -38,7 +38,7 @@ impl Message {
         Some(ActionError::new(code.unwrap_or(500), text.unwrap_or_default()))
     }
 
-    /// All arguments, as a tuple or a list.
+    /// Reads all arguments as a tuple or a list.
     ///
     /// ```
     /// # fn f(message: ws_cluster_client::Message) -> Result<(), serde_json::Error> {
@@ -47,7 +47,7 @@ impl Message {
     /// ```
     ///
     /// # Errors
-    /// They are of another number or shape.
+    /// The arguments have another number or shape.
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
         self.details.parse()
     }

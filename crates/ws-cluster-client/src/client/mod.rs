@@ -1,8 +1,7 @@
-//! A client of a cluster, for programs in Rust: it keeps one connection, comes back after a loss and goes on where
-//! it was. The same behaviour as the browser client's, and like that one it knows nothing of how nodes work.
+//! A client of a cluster for programs in Rust. It behaves like the browser client, and knows nothing of how nodes work.
 //!
-//! [`Client`] sends, [`Events`] is what comes, [`Builder`] has the settings. What happens on a connection is
-//! `task`'s, where the client stands in the cluster's order `message`'s.
+//! [`Client`] sends, [`Events`] yields the events, [`Builder`] has the settings. `task` runs the connection, and
+//! `message` keeps the client's log position.
 
 mod backoff;
 mod builder;
@@ -31,14 +30,16 @@ pub use message::Message;
 
 use crate::{ACTION_SIZE, RawDetails};
 
-/// A handle on a lasting connection to a cluster, cheap to clone. What comes is in the [`Events`] beside it.
+/// A handle on a lasting connection to a cluster. Clones are cheap and share the connection. The messages of the server
+/// are in the [`Events`] that [`Builder::connect`] returns with it.
 ///
-/// It connects and authenticates by itself, and does so again whenever the connection is lost, each time after a
-/// random part of a growing delay, for as long as it takes. It asks for what it missed meanwhile and hears of it:
-/// [`Event::Recovered`] or [`Event::Reset`]. A server that hangs is given up after a while of silence. Credentials that
-/// expire are renewed on the open connection. It ends on [`close`](Self::close), when its [`Events`] are dropped, on
-/// `Server/close`, and on the close codes after which the same client would meet the same end
-/// ([`CloseCode`](crate::CloseCode)).
+/// The client connects and authenticates by itself. If the connection is lost, it connects again after a random part of
+/// a growing delay, as often as necessary. It asks for what it missed, and the outcome is an event:
+/// [`Event::Recovered`] or [`Event::Reset`]. If a server is silent for too long, the client connects to the next URL.
+/// Before credentials expire, it renews them on the open connection.
+///
+/// The client ends on [`close`](Self::close), when its [`Events`] are dropped, on `Server/close`, and on close codes
+/// after which a new attempt would fail in the same way ([`CloseCode`](crate::CloseCode)).
 ///
 /// ```no_run
 /// use serde_json::json;
@@ -65,14 +66,14 @@ use crate::{ACTION_SIZE, RawDetails};
 #[derive(Clone)]
 pub struct Client(Arc<Shared>);
 
-/// What the handles and the connection's task share.
+/// The state that the handles and the connection's task share.
 struct Shared {
     /// Bounded by the queue size of the settings. When it is full a message is refused; the task closes it at its
     /// end.
     queue: mpsc::Sender<Outgoing>,
     /// Largest message in bytes.
     message_size: usize,
-    /// Who the server says the client is.
+    /// The client's ids, as the server gave them.
     identity: Mutex<Identity>,
     /// Looked at for each attempt. A plain lock, since it is held to copy and replace only.
     urls: Mutex<Vec<Url>>,
@@ -82,14 +83,14 @@ struct Shared {
     closed: watch::Sender<bool>,
 }
 
-/// Who the server says the client is, in its answer to `Client/authentication`.
+/// The client's ids in the server's answer to `Client/authentication`.
 #[derive(Clone, Debug, Default)]
 struct Identity {
     connection: Option<String>,
     user: Option<String>,
 }
 
-/// A message on its way out, as it is written.
+/// A message to the server, as it is written.
 #[derive(Serialize)]
 struct Outgoing {
     action: String,
@@ -97,22 +98,22 @@ struct Outgoing {
 }
 
 impl Client {
-    /// A client of the cluster at these URLs (`ws`, or with the feature `tls` also `wss`; `http` stands for `ws`).
-    /// They are tried in turn, beginning with the first.
+    /// Returns the settings of a client of the cluster at these URLs (`ws:`, and with the feature `tls` also `wss:`;
+    /// `http:` means `ws:`). The client tries the URLs in turn, beginning with the first.
     pub fn builder<U: AsRef<str>>(urls: impl IntoIterator<Item = U>) -> Builder {
         Builder::new(urls)
     }
 
-    /// Sends a message. RawDetails are normalised: `null` is no argument, an array is one argument for each element,
-    /// anything else is one argument.
+    /// Sends a message. `null` as details means no arguments, an array has one argument for each element, and any other
+    /// value is one argument.
     ///
-    /// Until the connection is authenticated, messages wait in a queue (of 100 by default) and go out in their order
-    /// afterwards. A message is handed to a connection once: if that is lost on the way, so is the message,
-    /// silently. Ask for an answer where it matters. What still waits when the client closes comes back as
+    /// Until the connection is authenticated, messages wait in a queue (of 100 by default), and are then sent in order.
+    /// A message is written to a connection once. If the connection is lost then, the message may be lost without
+    /// notice. If that matters, let the handler answer. Messages that still wait when the client closes come back as
     /// [`Event::Unsent`].
     ///
     /// # Errors
-    /// The message was not taken, for a cause that [`SendError`] names.
+    /// [`SendError`] if the message was not taken.
     pub fn send(&self, action: &str, details: impl Into<RawDetails>) -> Result<(), SendError> {
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(SendError::Action);
@@ -131,35 +132,35 @@ impl Client {
         })
     }
 
-    /// The connection's id, by which the server's handlers and `except` know it, in the last answer to
-    /// `Client/authentication`; `None` if that had none, and before the first. A client that resumes keeps it. It stays
-    /// while the connection is lost.
+    /// Returns the connection's id, by which the server's handlers and exceptions of targets name it. The id is from
+    /// the last answer to `Client/authentication`. It is `None` before the first answer, and if the answer had no id. A
+    /// client that resumes keeps its id, also while the connection is lost.
     pub fn connection_id(&self) -> Option<String> {
         self.0.identity.lock().connection.clone()
     }
 
-    /// The user's id, likewise; `None` for a guest.
+    /// Returns the user's id from the last answer to `Client/authentication`; `None` for a guest.
     pub fn user(&self) -> Option<String> {
         self.0.identity.lock().user.clone()
     }
 
-    /// Ends the connection and its attempts for good. The last event is [`Event::Closed`], with code 1000 unless
-    /// something else was quicker. To come back, make a new client.
+    /// Closes the connection for good. The last event is [`Event::Closed`], with code 1000 unless the client ended for
+    /// another reason before. To connect again, make a new client.
     pub fn close(&self) {
         self.0.closed.send_replace(true);
     }
 
-    /// Gives up the present connection, attempt or wait, and connects to the next URL at once. For when the network
-    /// under it changed, and to go to another server. What was missed is asked for as after any loss.
+    /// Gives up the present connection, attempt or wait, and connects to the next URL at once. Call it after a change
+    /// of the network, or to move to another server. The client gets what it missed, as after any loss.
     pub fn reconnect(&self) {
         self.0.reconnect.notify_one();
     }
 
-    /// Replaces the URLs. The connection stays: the next attempt takes the URL behind the present one, or the first
-    /// where that is no longer among them.
+    /// Replaces the URLs. The present connection stays. The next attempt takes the URL after the present one, or the
+    /// first URL if the present one is not in the new list.
     ///
     /// # Errors
-    /// One of them is none, or there are none; then those from before stay.
+    /// [`SetupError`] if a text is not a URL of a WebSocket, or if there is no URL. The earlier URLs then stay.
     pub fn set_urls<U: AsRef<str>>(&self, urls: impl IntoIterator<Item = U>) -> Result<(), SetupError> {
         *self.0.urls.lock() = builder::urls(urls)?;
         Ok(())
@@ -173,16 +174,16 @@ impl fmt::Debug for Client {
     }
 }
 
-/// What happens to a [`Client`], in its order. Dropped, it ends the client.
+/// The events of a [`Client`], in order. The client ends when this is dropped.
 ///
-/// Up to 64 events wait in here. An application that reads them more slowly than they come holds back the socket,
-/// and so the server, which closes a connection that does not answer its ping (45 s by default); the client then
-/// comes back and is told what became of the messages in between.
+/// Up to 64 events wait here. If the application reads them more slowly than they come, the client reads its socket
+/// more slowly. If the client then does not answer a ping in time, the server closes the connection (after 45 s by
+/// default). The client connects again, and an event says if it gets the messages in between.
 pub struct Events(mpsc::Receiver<Event>);
 
 impl Events {
-    /// The next event; `None` after the last one, an [`Event::Closed`] without a retry. It may be dropped while it
-    /// waits, and nothing is lost.
+    /// Returns the next event, or `None` after the last one, which is an [`Event::Closed`] without a retry. The future
+    /// may be dropped while it waits; no event is lost.
     pub async fn next(&mut self) -> Option<Event> {
         self.0.recv().await
     }
@@ -203,28 +204,29 @@ impl fmt::Debug for Events {
     }
 }
 
-/// Something that happened to a [`Client`].
+/// An event of a [`Client`].
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub enum Event {
-    /// The connection is open; the client authenticates next. The message `Client/authentication ["ok", ..]` says that
-    /// it succeeded; `Client/authentication:error` that it did not: a guest keeps the connection where guests are
+    /// The connection is open. The client authenticates next: the message `Client/authentication ["ok", ..]` says that
+    /// this succeeded, and `Client/authentication:error` that it failed. A guest keeps the connection if guests are
     /// welcome.
     Open {
-        /// The URL of the connection, as it was given.
+        /// The URL of the connection.
         url: String,
     },
-    /// A message of the server. Each is handed over once.
+    /// A message of the server. Each message comes once.
     Message(Message),
-    /// On the cluster for the first time: from here on nothing is missed.
+    /// The client is on the cluster for the first time. From here on it misses no message.
     New,
-    /// Back on the cluster, nothing was missed: the next messages of the cluster, as many as this says, are those of
-    /// the meantime.
+    /// The client is back on the cluster. It missed this many messages, which are the next ones to come from the
+    /// cluster.
     Recovered(u64),
-    /// Messages may have been missed or may come twice, and why: load anew what must be complete. Nothing is missed
-    /// from here on. Usually the first thing on a new connection, but faults of the cluster can bring it at any time.
+    /// Messages may be missing or may come twice; the text says why. Load again what must be complete. From here on the
+    /// client misses no message. This is usually the first event on a new connection, but faults of the cluster can
+    /// cause it at any time.
     Reset(String),
-    /// A message that still waited when the client closed. It was never handed to a connection.
+    /// A message that still waited when the client closed. It was never written to a connection.
     Unsent {
         /// Its action.
         action: String,
@@ -233,35 +235,34 @@ pub enum Event {
     },
     /// The connection is lost, an attempt failed, or the client is closed.
     Closed {
-        /// The code of the WebSocket, 1006 where it had none.
+        /// The close code of the WebSocket, or 1006 if there was none.
         code: u16,
         /// The server's reason, or what failed.
         reason: String,
-        /// Time until the next attempt; `None` where there will be none, and this is the last event.
+        /// Time until the next attempt. `None` means that there is no further attempt and that this is the last event.
         retry_in: Option<Duration>,
     },
 }
 
-/// Why a message was not taken. It was not sent.
+/// The reason why a message was not taken. It was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SendError {
-    /// As many messages wait for a connection as may (100 by default). Try again when the connection is there.
+    /// The queue of messages that wait for a connection is full (100 by default). Try again when there is a connection.
     #[error("the queue is full")]
     Full,
-    /// The client is closed and stays so.
+    /// The client is closed for good.
     #[error("the client is closed")]
     Closed,
     /// The action is empty or longer than 255 bytes.
     #[error("an action has 1 to {ACTION_SIZE} bytes")]
     Action,
-    /// The message has more bytes, as JSON, than the server takes; it would close the connection. Like an error with
-    /// code 413.
+    /// The message has more bytes, as JSON, than the server accepts. The server would close the connection.
     #[error("the message has {size} bytes, and the server takes {limit}")]
     TooLarge {
-        /// Bytes of the message.
+        /// Size of the message, in bytes.
         size: usize,
-        /// [`Builder::message_size`].
+        /// The limit, from [`Builder::message_size`].
         limit: usize,
     },
 }
