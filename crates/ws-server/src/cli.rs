@@ -1,4 +1,4 @@
-//! What can be asked of the program: commands, flags and the environment variables that stand for them.
+//! The commands, flags and environment variables of the program.
 #![allow(rustdoc::broken_intra_doc_links, rustdoc::bare_urls, reason = "the comments are help texts for a terminal")]
 
 use std::{path::PathBuf, time::Duration};
@@ -8,14 +8,14 @@ use ws_cluster::{Dialect, Target};
 
 use crate::values::{count, dialect, duration, rate, size, switch, text};
 
-/// A node of a WebSocket cluster, and commands to a running one.
+/// A node of a WebSocket cluster, and commands for a running cluster.
 ///
 /// Without a command it runs a node. Every flag has an environment variable, shown beside it, and a key in the file of
 /// --config. A flag wins over its variable, the variable over the file; an empty variable counts as unset. Logs go to
-/// standard error; RUST_LOG says how much (error, warn, info, debug; default info).
+/// standard error; RUST_LOG sets the level (error, warn, info, debug; default info).
 ///
-/// Exit status: 0 for success, 1 where no server answers or a message is not accepted, 2 where something has to be set
-/// up differently first.
+/// Exit status: 0 for success, 1 if no node answers or a message is not accepted, 2 if a setting is wrong or the
+/// database does not answer.
 #[derive(Debug, Parser)]
 #[command(version, args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
@@ -27,27 +27,28 @@ pub(crate) struct Cli {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Run a node (what happens without a command)
+    /// Run a node (the default without a command)
     Run(Box<Run>),
     /// Run a node as a child process, and start it again when it ends or does not answer
     Supervise(Box<Run>),
-    /// Show, check or explain the settings of a node, with the file of --config
+    /// Show, check or explain the settings of a node, including the file of --config
     Config(Box<Settings>),
-    /// Publish a message, from outside of the cluster
+    /// Publish a message through a running node
     Send(Send),
-    /// Close all connections of a session or user, for good
+    /// Close all connections of a session or user; their clients do not connect again
     Close(Close),
     /// Show the nodes of the cluster, its master and its term
     Pool(List),
-    /// Make test connections: exit status 0 if a server answers, 1 if none does
+    /// Make a test connection to each node: exit status 0 if one answers, 1 if none does
     Check(Check),
 }
 
-/// Where a cluster is found, and what opens it.
+/// The pool, the name and the key of a cluster.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Place {
-    /// The pool of the cluster: sqlite:PATH for nodes on one machine, mysql://user:password@host:port/database for nodes
-    /// anywhere, memory: for a single node [default: sqlite:ws-cluster/pool.sqlite in $XDG_STATE_HOME or ~/.local/state]
+    /// The pool, the database in which the nodes find each other: sqlite:PATH for nodes on one machine,
+    /// mysql://user:password@host:port/database for nodes anywhere, memory: for a single node [default:
+    /// sqlite:ws-cluster/pool.sqlite in $XDG_STATE_HOME or ~/.local/state]
     #[arg(
         long,
         value_name = "URL",
@@ -57,7 +58,7 @@ pub(crate) struct Place {
         help_heading = "Cluster"
     )]
     pub(crate) pool: Option<String>,
-    /// The cluster's name, which tells clusters in one pool apart: 1 to 64 bytes of ASCII
+    /// The name of the cluster, if several share a pool: 1 to 64 bytes of ASCII
     #[arg(
         long,
         value_name = "NAME",
@@ -67,9 +68,9 @@ pub(crate) struct Place {
         help_heading = "Cluster"
     )]
     pub(crate) cluster: String,
-    /// The secret that the nodes prove to each other, of at least 32 bytes. Several, separated by commas: the first is
-    /// presented, all are accepted. Required with MySQL; with SQLite it is made when missing, in PATH.key beside the
-    /// pool. (Other users of the machine see a process's flags, but not its environment.)
+    /// The secret of at least 32 bytes that the nodes prove to each other. Of several, separated by commas, a node
+    /// presents the first and accepts all. Required with MySQL; with SQLite, a node makes it in PATH.key beside the
+    /// pool if it is missing. (Other users of the machine see the flags of a process, but not its environment.)
     #[arg(long = "key", value_name = "KEY", env = "WS_CLUSTER_KEY", hide_env_values = true, help_heading = "Cluster")]
     pub(crate) keys: Vec<String>,
     /// A file with settings, in TOML: see ws-server config
@@ -79,10 +80,10 @@ pub(crate) struct Place {
 
 #[derive(Args, Debug)]
 pub(crate) struct Run {
-    /// Where to listen, for clients and nodes; port 0 picks a free one
+    /// The address on which to listen for clients and nodes; port 0 picks a free one
     #[arg(long, value_name = "HOST:PORT", value_parser = text, env = "WS_SERVER_LISTEN", default_value = "127.0.0.1:8080")]
     pub(crate) listen: String,
-    /// Where the other nodes reach this one [default: where it listens]
+    /// The address at which the other nodes reach this one [default: the address of --listen]
     #[arg(
         long,
         value_name = "ws://HOST:PORT",
@@ -96,8 +97,8 @@ pub(crate) struct Run {
     /// The path at which clients connect
     #[arg(long, value_name = "PATH", value_parser = text, env = "WS_SERVER_PATH", default_value = "/WebSockets")]
     pub(crate) path: String,
-    /// The form of messages to clients that have not sent one: object ({"action": .., "details": [..]}) or array
-    /// (["action", [..]]). Others are answered in the form that they speak
+    /// The dialect of messages to clients that have not sent one yet: object ({"action": .., "details": [..]}) or array
+    /// (["action", [..]]). Other clients are answered in their own dialect
     #[arg(
         long,
         value_name = "object|array",
@@ -106,13 +107,14 @@ pub(crate) struct Run {
         default_value = "object"
     )]
     pub(crate) dialect: Dialect,
-    /// Serve a page at / that shows the cluster live, with the actions hello, say and tell; ?user=NAME is believed
+    /// Serve a page at / that shows the cluster live, with the actions hello, say and tell; anyone can take any name
+    /// with ?user=NAME
     #[arg(long, value_parser = switch, env = "WS_SERVER_DEMO")]
     pub(crate) demo: bool,
-    /// Refuse clients without a session (default: they are guests, who get what goes to all)
+    /// Refuse clients without a user (default: they are guests, who get the messages to all)
     #[arg(long, value_parser = switch, env = "WS_SERVER_NO_GUESTS", help_heading = "Sessions")]
     pub(crate) no_guests: bool,
-    /// The cookie in which the site keeps its session's id
+    /// The name of the cookie in which the site keeps the session's id
     #[arg(long, value_name = "NAME", value_parser = text, env = "WS_SERVER_SESSION_COOKIE", help_heading = "Sessions")]
     pub(crate) session_cookie: Option<String>,
     /// The query that finds a session's user and end: SELECT user, expires FROM sessions WHERE id = ?
@@ -131,25 +133,25 @@ pub(crate) struct Run {
         help_heading = "Sessions"
     )]
     pub(crate) session_database: Option<String>,
-    /// Open POST /_publish and POST /_close to whoever presents this key (default: closed)
+    /// Open POST /_publish, /_close and /_refresh to requests that present this key (default: closed)
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
-    /// A proxy whose X-Forwarded-For is believed, as address or network; may be repeated, or separated by commas
-    /// [default: 127.0.0.0/8, ::1]
+    /// A proxy whose X-Forwarded-For the node believes, as an address or a network; may be repeated, or separated by
+    /// commas [default: 127.0.0.0/8, ::1]
     #[arg(long, value_name = "CIDR", env = "WS_SERVER_TRUSTED_PROXIES")]
     pub(crate) trusted_proxy: Vec<String>,
-    /// A site, besides the server's own host, whose pages may connect with their cookies, as https://example.org; may
+    /// An origin, such as https://example.org, whose pages may connect with cookies, besides the node's own host; may
     /// be repeated, or separated by commas
     #[arg(long, value_name = "URL", env = "WS_SERVER_ALLOWED_ORIGINS")]
     pub(crate) allowed_origin: Vec<String>,
-    /// Refuse the cookies of pages of the server's own host as well, so that --allowed-origin is the whole list
+    /// Refuse pages of the node's own host with cookies as well, unless --allowed-origin lists it
     #[arg(long, value_parser = switch, env = "WS_SERVER_NO_OWN_ORIGIN")]
     pub(crate) no_own_origin: bool,
-    /// Accept messages on a master that has lost all its followers and cannot read the pool, although they are lost if
-    /// another node has become the master meanwhile (default: such messages wait, and their outcome is unknown)
+    /// Accept messages on a master that has lost all its followers and cannot read the pool. They are lost if another
+    /// node has become the master (default: such messages wait, and their outcome is unknown)
     #[arg(long, value_parser = switch, env = "WS_SERVER_ACCEPT_WHEN_ISOLATED", help_heading = "Cluster")]
     pub(crate) accept_when_isolated: bool,
-    /// Time over which a shutdown closes the clients, evenly, so that they do not come to the other nodes all at once
+    /// Time over which a shutdown closes the clients evenly, so that they do not come to the other nodes all at once
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
     pub(crate) drain: Duration,
     #[command(flatten)]
@@ -158,7 +160,7 @@ pub(crate) struct Run {
     pub(crate) supervision: Supervision,
 }
 
-/// How `supervise`, and the watchdog of systemd, find out that a node hangs.
+/// The test connections by which `supervise` and the watchdog of systemd find a node that hangs.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Supervision")]
 pub(crate) struct Supervision {
@@ -171,7 +173,7 @@ pub(crate) struct Supervision {
         default_value = "10s"
     )]
     pub(crate) check_interval: Duration,
-    /// Time in which a test connection has to be answered
+    /// Time limit for the answer to a test connection
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_CHECK_TIMEOUT", default_value = "5s")]
     pub(crate) check_timeout: Duration,
     /// The process of the supervisor, with which the node ends
@@ -179,20 +181,20 @@ pub(crate) struct Supervision {
     pub(crate) supervised_by: Option<u32>,
 }
 
-/// What clients may cost. A size is in bytes, or has a unit: 64K is 65536, 1M is 1048576.
+/// The limits for clients. A size is in bytes, or has a unit: 64K is 65536, 1M is 1048576.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Limits")]
 pub(crate) struct Limits {
-    /// Connections of this node; the next is refused with 503 [default: 100000, or what the limit on file descriptors
-    /// allows]
+    /// Maximum number of connections of this node; the next is refused with 503 [default: 100000, or what the limit on
+    /// file descriptors allows]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS")]
     pub(crate) connections: Option<usize>,
-    /// Clients that this node takes per second; the next is refused with 503 and told when to come again [default: no
-    /// limit]
+    /// Clients that this node accepts per second; the next is refused with 503, and Retry-After tells it when to come
+    /// again [default: no limit]
     #[arg(long, value_name = "COUNT", value_parser = rate, env = "WS_SERVER_ACCEPT_RATE")]
     pub(crate) accept_rate: Option<u32>,
-    /// Connections from one address, behind a trusted proxy from each of its clients; the next is refused with 429
-    /// [default: 1000]
+    /// Maximum number of connections from one address, which is the client's own address behind a trusted proxy; the
+    /// next is refused with 429 [default: 1000]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_CONNECTIONS_PER_IP")]
     pub(crate) connections_per_ip: Option<usize>,
     /// Largest message of a client, in bytes or as 64K; a larger one closes its connection (1009) [default: 64K]
@@ -204,33 +206,33 @@ pub(crate) struct Limits {
     /// Messages that a client may send at once before it is held back [default: 500]
     #[arg(long, value_name = "COUNT", value_parser = count::<u32>, env = "WS_SERVER_MESSAGE_BURST")]
     pub(crate) message_burst: Option<u32>,
-    /// What may wait for a client that reads too slowly, in bytes or as 1M; beyond, it is closed (4000) and comes back
-    /// [default: 1M]
+    /// Messages that may wait for a client that reads too slowly, in bytes or as 1M; beyond it, the client is closed
+    /// (4000) and connects again [default: 1M]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_QUEUE_SIZE")]
     pub(crate) queue_size: Option<usize>,
-    /// Accepted sockets, those of connections included; beyond, only /health, /ready, publishes and links are answered
-    /// [default: what the limit on file descriptors allows]
+    /// Maximum number of accepted sockets, including those of connections; beyond it, only /health, /ready, publishes
+    /// and links are answered [default: what the limit on file descriptors allows]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_SOCKETS")]
     pub(crate) sockets: Option<usize>,
-    /// Sockets of one address that are not WebSocket connections; the next gets 429 or is closed. Trusted proxies are
-    /// exempt [default: 1000]
+    /// Maximum number of sockets of one address that are not WebSocket connections; the next gets 429 or is closed.
+    /// Trusted proxies are exempt [default: 1000]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_SOCKETS_PER_IP")]
     pub(crate) sockets_per_ip: Option<usize>,
     /// Largest head of a request, in bytes or as 16K; a larger one gets 431 [default: 16K]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_REQUEST_HEAD_SIZE")]
     pub(crate) request_head_size: Option<usize>,
-    /// Look-ups of sessions for one address at the same time; more wait their turn [default: 16]
+    /// Look-ups of sessions for one address at the same time; further ones wait for their turn [default: 16]
     #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_LOOK_UPS_PER_IP")]
     pub(crate) look_ups_per_ip: Option<usize>,
-    /// Messages that were missed and are sent again to one address, in bytes a minute or as 256M; beyond, its clients are
-    /// told to begin anew (reset) [default: 256M]
+    /// Missed messages that are replayed to one address, in bytes a minute or as 256M; beyond it, its clients are told
+    /// that messages may be missing (reset) [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_REPLAY_BYTES_PER_MINUTE")]
     pub(crate) replay_bytes_per_minute: Option<usize>,
 }
 
 #[derive(Args, Debug)]
 pub(crate) struct Settings {
-    /// Only check the settings: exit status 0 if they are in order, 2 with a line that names the mistake if not
+    /// Only check the settings: exit status 0 if they can work; otherwise 2, with a line that names the mistake
     #[arg(long, conflicts_with = "example", help_heading = "Configuration")]
     pub(crate) check: bool,
     /// Print a file with every setting, its default and its meaning
@@ -256,15 +258,16 @@ pub(crate) struct Check {
 pub(crate) struct Send {
     /// The message's action, 1 to 255 bytes
     pub(crate) action: String,
-    /// The message's details, as JSON: an array is one argument for each element, anything else is one. A single -
-    /// reads them from standard input, @PATH from a file
+    /// The message's details, as JSON: an array has one argument for each element, any other value is one argument. A
+    /// single - reads them from standard input, @PATH from a file
     #[arg(value_name = "DETAILS_JSON", allow_negative_numbers = true, default_value = "[]", hide_default_value = true)]
     pub(crate) details: String,
-    /// Whom it is for: all, registered, user:ID[,ID], group:ID[,ID], session:ID or property:NAME=VALUE
+    /// The connections that get the message: all, registered, user:ID[,ID], group:ID[,ID], session:ID or
+    /// property:NAME=VALUE
     #[arg(long, value_name = "TARGET")]
     pub(crate) to: Target,
-    /// Of several messages with one key, 1 to 64 bytes, one is delivered: so that this can be tried again where the
-    /// outcome is unknown
+    /// A key of 1 to 64 bytes, to try again if the outcome is unknown: of several messages with the same key, only one
+    /// is delivered
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
     #[command(flatten)]
@@ -273,14 +276,14 @@ pub(crate) struct Send {
 
 #[derive(Args, Debug)]
 pub(crate) struct Close {
-    /// Whose connections: session:ID or user:ID
+    /// The session or user whose connections are closed: session:ID or user:ID
     #[arg(value_name = "TARGET")]
     pub(crate) whose: Closed,
     #[command(flatten)]
     pub(crate) place: Place,
 }
 
-/// Whose connections are closed.
+/// The session or user whose connections are closed.
 #[derive(Clone, Debug)]
 pub(crate) enum Closed {
     Session(String),
@@ -289,7 +292,7 @@ pub(crate) enum Closed {
 
 #[derive(Args, Debug)]
 pub(crate) struct List {
-    /// Print the tables of a MySQL pool instead, to be made by hand where the account may not create any
+    /// Print the SQL that creates the tables of a MySQL pool instead, for an account that may not create tables
     #[arg(long)]
     pub(crate) schema: bool,
     #[command(flatten)]
