@@ -1,9 +1,9 @@
-//! How long a client waits before it tries again.
+//! The delay before a client tries again.
 
 use std::time::Duration;
 
-/// A delay that doubles with each round of all URLs and of which a random part is taken, so that the clients of a lost
-/// node do not come back in step.
+/// A delay that doubles with each round of all URLs. The client waits for a random part of it, so that the clients of a
+/// lost node do not come back at the same time.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Backoff {
     pub(super) first: Duration,
@@ -11,23 +11,23 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// The longest delay after so many failures in a row, with so many URLs to try.
+    /// Returns the longest delay after this number of failures in a row, with this number of URLs.
     pub(super) fn limit(self, failures: u32, urls: usize) -> Duration {
         let rounds = failures as usize / urls.max(1);
         let factor = u32::try_from(rounds).ok().and_then(|rounds| 2_u32.checked_pow(rounds)).unwrap_or(u32::MAX);
         self.first.saturating_mul(factor).min(self.most)
     }
 
-    /// A random part of it.
+    /// Returns a random part of the longest delay.
     pub(super) fn delay(self, failures: u32, urls: usize) -> Duration {
-        // Without randomness the middle is as good as any, if every client finds itself without.
+        // Without randomness, the middle is as good as any other part.
         let random = getrandom::u32().unwrap_or(u32::MAX / 2);
         self.limit(failures, urls).mul_f64(f64::from(random) / f64::from(u32::MAX))
     }
 }
 
-/// A wait that a server asked for, and up to half of it more, so that the clients that were told the same do not come
-/// back in step.
+/// Returns a wait that a server asked for, and up to half of it more, so that clients with the same answer do not come
+/// back at the same time.
 pub(super) fn spread(wait: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     wait.mul_f64(1.0 + f64::from(random) / f64::from(u32::MAX) / 2.0)

@@ -178,8 +178,8 @@ impl Builder {
     }
 
     /// Sets the time of silence after which the client gives up a connection. Pings and their answers end the silence
-    /// as well. After half of the time the client sends a ping, because a server that hears its client sends none.
-    /// Default 50 s, twice the 25 s after which a server sends a ping.
+    /// as well. After three fifths of the time the client sends a ping, because a server that hears its client sends
+    /// none. Default 50 s, twice the 25 s after which a server sends a ping.
     pub fn silence_timeout(mut self, silence_timeout: Duration) -> Self {
         self.settings.silence_timeout = silence_timeout;
         self

@@ -1,14 +1,14 @@
-//! When a client shows credentials again: before those that it showed expire.
+//! The time at which a client sends credentials again, before the present ones expire.
 
 use std::time::Duration;
 
-/// Longest time before the expiry; up to twice of it is taken.
+/// Longest lead before the expiry. A random part of up to the same length is added.
 const LEAD: Duration = Duration::from_secs(60);
-/// Shortest wait. What expires sooner is left to the next connection.
+/// Shortest wait. If credentials expire sooner, the next connection renews them.
 const SOONEST: Duration = Duration::from_secs(5);
 
-/// The time to wait if the credentials are good for `left`: early enough to try again, and not the same for all
-/// clients. `None` if it is too late for that.
+/// Returns the time to wait if the credentials are valid for `left`: early enough to try again, and not the same for
+/// all clients. `None` if it is too late.
 pub(super) fn wait(left: Duration) -> Option<Duration> {
     // Without randomness the middle is as good as any.
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);

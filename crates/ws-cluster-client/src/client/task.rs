@@ -1,5 +1,4 @@
-//! The task behind a client: attempt, connection, wait, and again. What a message means to the client's position is
-//! `message`'s.
+//! The task of a client: attempt, connection, wait, and again. `message` updates the client's log position.
 
 use std::{borrow::Cow, io, sync::Arc, time::Duration};
 
@@ -34,9 +33,9 @@ use super::{
 };
 use crate::close::reconnects;
 
-/// Time after which an open connection counts as good even if authentication was never answered.
+/// Time after which an open connection counts as good even if the server has not answered the authentication.
 const PROVEN_AFTER: Duration = Duration::from_secs(5);
-/// Time for the server to answer a close frame; nobody waits for it but the socket.
+/// Time for the server to answer a close frame. Only the socket waits for it.
 const FAREWELL: Duration = Duration::from_secs(5);
 /// Bytes that are read at once. The default of 128 KiB, zeroed at every read, would cost more than the messages do.
 const READ_BUFFER: usize = 8 * 1024;
@@ -44,9 +43,9 @@ const READ_BUFFER: usize = 8 * 1024;
 /// Longest wait that a server may ask for.
 const LONGEST_RETRY: Duration = Duration::from_secs(300);
 
-/// Code of a connection that ended without one.
+/// Code for a connection that ended without a close frame.
 const ABNORMAL: u16 = 1006;
-/// Code of a close frame without one.
+/// Code for a close frame that has no code.
 const NO_STATUS: u16 = 1005;
 
 /// The byte stream under a connection.
@@ -54,7 +53,7 @@ pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static {}
 
 impl<S: AsyncRead + AsyncWrite + Send + Unpin + 'static> Stream for S {}
 
-/// How connections are made.
+/// Makes connections.
 pub(super) trait Dial: Send + Sync + 'static {
     type Stream: Stream;
 
@@ -64,7 +63,7 @@ pub(super) trait Dial: Send + Sync + 'static {
     ) -> impl Future<Output = tungstenite::Result<WebSocketStream<Self::Stream>>> + Send;
 }
 
-/// Over the network.
+/// Makes connections over the network.
 pub(super) struct Tcp;
 
 impl Dial for Tcp {
@@ -75,7 +74,7 @@ impl Dial for Tcp {
     }
 }
 
-/// Over streams that the application opens.
+/// Makes connections over streams that the application opens.
 pub(super) struct Over<F>(pub(super) F);
 
 impl<F, C, S> Dial for Over<F>
@@ -102,26 +101,26 @@ pub(super) struct Task<D> {
     shared: Arc<Shared>,
     queue: mpsc::Receiver<Outgoing>,
     events: mpsc::Sender<Event>,
-    /// That of the connection or the last attempt.
+    /// The URL of the connection or of the last attempt.
     url: Option<Url>,
     position: Position,
-    /// Connections lost or not made since one proved itself.
+    /// Number of failures since the last good connection.
     failures: u32,
-    /// How long the server that refused the last attempt wants the client to wait.
+    /// The wait that the server asked for when it refused the last attempt.
     retry_after: Option<Duration>,
 }
 
-/// How a connection or an attempt ended.
+/// The end of a connection or an attempt.
 enum End {
-    /// The server, or the network.
+    /// The server or the network ended it.
     Lost { code: u16, reason: String },
-    /// The same, and the server had said before that it is for good.
+    /// The same, after the server had sent `Server/close`.
     Dismissed { code: u16, reason: String },
-    /// The application wants another one.
+    /// The application wants another connection.
     Reconnect,
-    /// The application wants none any more.
+    /// The application closed the client.
     Close,
-    /// Nobody listens any more.
+    /// The application dropped the events.
     Abandoned,
 }
 
@@ -174,7 +173,7 @@ impl<D: Dial> Task<D> {
         }
     }
 
-    /// One attempt, and the connection that comes of it.
+    /// Makes one attempt, and serves the connection if it succeeds.
     async fn attempt(&mut self) -> End {
         let url = self.next_url();
         let request = match self.request(&url) {
@@ -214,7 +213,8 @@ impl<D: Dial> Task<D> {
             answered: false,
         };
         let end = tokio::select! {
-            // What the application wants goes before what still comes; that the connection is open before what fails.
+            // The application's wishes come before further messages. The event that the connection is open comes before
+            // errors.
             biased;
             end = interruption(&self.shared, &self.events) => end,
             end = reading.run(&url, &mut stream) => end,
@@ -239,7 +239,7 @@ impl<D: Dial> Task<D> {
         }
     }
 
-    /// The one behind that of the last attempt.
+    /// Returns the URL after that of the last attempt.
     fn next_url(&mut self) -> Url {
         let urls = self.shared.urls.lock();
         let last = self.url.as_ref().and_then(|url| urls.iter().position(|other| other == url));
@@ -251,7 +251,7 @@ impl<D: Dial> Task<D> {
     fn request(&self, url: &Url) -> tungstenite::Result<Request<()>> {
         let mut url = url.clone();
         if self.settings.resume {
-            // What the application's URL says of the two would contradict.
+            // These two parameters in the application's URL would contradict the client's own.
             let others: Vec<(String, String)> =
                 url.query_pairs().filter(|(name, _)| name != "resume" && name != "state").map(owned).collect();
             let mut query = url.query_pairs_mut();
@@ -265,7 +265,7 @@ impl<D: Dial> Task<D> {
         Ok(request)
     }
 
-    /// The last events.
+    /// Sends the last events.
     async fn finish(mut self, code: u16, reason: String) {
         self.queue.close();
         while let Some(Outgoing { action, details }) = self.queue.recv().await {
@@ -273,12 +273,12 @@ impl<D: Dial> Task<D> {
                 return;
             }
         }
-        // Whoever dropped the events does not want to know.
+        // An error means that the application has dropped the events.
         let _ = self.events.send(Event::Closed { code, reason, retry_in: None }).await;
     }
 }
 
-/// How long a server that refuses a connection wants the client to wait.
+/// Returns the wait that a server asks for when it refuses a connection.
 fn retry_after(error: &tungstenite::Error) -> Option<Duration> {
     let tungstenite::Error::Http(answer) = error else { return None };
     let seconds: u64 = answer.headers().get(http::header::RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
@@ -289,7 +289,7 @@ fn owned((name, value): (Cow<'_, str>, Cow<'_, str>)) -> (String, String) {
     (name.into_owned(), value.into_owned())
 }
 
-/// What the application does that ends an attempt, a connection or a wait.
+/// Waits until the application ends an attempt, a connection or a wait.
 async fn interruption(shared: &Shared, events: &mpsc::Sender<Event>) -> End {
     let mut closed = shared.closed.subscribe();
     let closed = async {
@@ -309,18 +309,18 @@ struct Reading<'a> {
     position: &'a mut Position,
     identity: &'a Mutex<Identity>,
     silence: Duration,
-    /// To the writing side.
+    /// Notes to the writing side.
     notes: mpsc::UnboundedSender<Note>,
-    /// Credentials were answered on this connection.
+    /// The server has answered credentials on this connection.
     answered: bool,
-    /// The server took the credentials.
+    /// The server has accepted the credentials.
     proven: bool,
-    /// The server said `Server/close`: whatever the code, the next close is the last.
+    /// The server has sent `Server/close`. The next close is the last, whatever its code.
     dismissed: bool,
 }
 
 impl Reading<'_> {
-    /// Reads until the connection ends. Waits for the application where it is slower.
+    /// Reads until the connection ends. If the application is slower, waits for it.
     async fn run<S: Stream>(&mut self, url: &Url, stream: &mut SplitStream<WebSocketStream<S>>) -> End {
         if self.events.send(Event::Open { url: url.to_string() }).await.is_err() {
             return End::Abandoned;
@@ -353,17 +353,17 @@ impl Reading<'_> {
                     let (identity, expires_in) = incoming.authentication();
                     self.answer(Some(identity), Note::Accepted { expires_in });
                 }
-                // A guest who is welcome keeps the connection; one who is not is closed by the server.
+                // If guests are welcome, a guest keeps the connection. Otherwise the server closes it.
                 "Client/authentication:error" => {
-                    // On a connection that is authenticated it changes nothing.
+                    // This changes nothing on an authenticated connection.
                     let identity = (!self.answered).then(Identity::default);
                     self.answer(identity, Note::Refused { code: incoming.code() });
                 }
                 "Server/close" => self.dismissed = true,
                 _ => {}
             }
-            // The position goes on only with a message that is handed over: whatever ends the wait for the
-            // application, nothing is skipped.
+            // The position changes only together with a message that the application gets. So no message is skipped,
+            // whatever ends the wait for the application.
             let Ok(place) = self.events.reserve().await else { return End::Abandoned };
             if let Some(event) = self.position.take(incoming) {
                 place.send(event);
@@ -371,17 +371,17 @@ impl Reading<'_> {
         }
     }
 
-    /// The next frame; an error if the server is silent for too long. A server whose client speaks sends no pings, so
-    /// this has one sent before it gives up.
+    /// Returns the next frame, or an error if the server is silent for too long. A server that hears its client sends
+    /// no pings, so this lets the writing side send one before it gives up.
     async fn hear<S: Stream>(
         &self,
         stream: &mut SplitStream<WebSocketStream<S>>,
     ) -> Result<Option<tungstenite::Result<Frame>>, Elapsed> {
-        // A bit later than the server's, which is usual.
+        // A bit later than the server's usual ping.
         let patience = self.silence / 5 * 3;
         match timeout(patience, stream.next()).await {
             Err(_) => {
-                // The writing side ends with the connection only.
+                // The writing side ends only with the connection.
                 let _ = self.notes.send(Note::Ping);
                 timeout(self.silence.saturating_sub(patience), stream.next()).await
             }
@@ -398,11 +398,11 @@ impl Reading<'_> {
     }
 }
 
-/// What the reading side tells the writing side.
+/// A note from the reading side to the writing side.
 enum Note {
-    /// The server took the credentials, for so long.
+    /// The server accepted the credentials for this time.
     Accepted { expires_in: Option<Duration> },
-    /// The server did not take them.
+    /// The server refused the credentials.
     Refused { code: u16 },
     /// The server is silent.
     Ping,
@@ -414,13 +414,13 @@ struct Writing<'a, S> {
     notes: mpsc::UnboundedReceiver<Note>,
     queue: &'a mut mpsc::Receiver<Outgoing>,
     sink: &'a mut SplitSink<WebSocketStream<S>, Frame>,
-    /// Credentials are answered, so that messages may go out.
+    /// The server has answered credentials, so messages may be sent.
     answered: bool,
 }
 
 impl<S: Stream> Writing<'_, S> {
-    /// Sends the credentials, and, once they are answered, what waits. Ends if there are no credentials; any other error
-    /// is the reading side's to find, behind all that the server still said.
+    /// Sends the credentials and, after the answer, the waiting messages. Ends if there are no credentials. The reading
+    /// side finds all other errors, after it has read what the server still sent.
     async fn run(mut self) -> End {
         let sent = match authentication(self.settings).await {
             Ok(frame) => self.sink.send(frame).await,
@@ -434,7 +434,7 @@ impl<S: Stream> Writing<'_, S> {
     }
 
     async fn serve(&mut self) -> tungstenite::Result<()> {
-        // When the credentials expire, when to ask for others, and the question.
+        // The time at which the credentials expire, the time to ask for new ones, and the running question.
         let mut expiry: Option<Instant> = None;
         let mut ask_at: Option<Instant> = None;
         let mut asking: Option<BoxFuture<'_, Result<Frame, String>>> = None;
@@ -457,7 +457,8 @@ impl<S: Stream> Writing<'_, S> {
                         (self.answered, shown) = (true, false);
                     }
                 },
-                // Taken from the queue before it is handed over: what a dying socket swallowed must not be sent twice.
+                // The message leaves the queue before it is written, because a message that a broken socket took must
+                // not be sent twice.
                 Some(message) = self.queue.recv(), if self.answered => {
                     self.sink.send(message.frame()).await?;
                 }
@@ -482,8 +483,8 @@ impl<S: Stream> Writing<'_, S> {
         }
     }
 
-    /// When to ask for credentials before those of now expire; `None` if they do not, if there are none, and if it is
-    /// too late.
+    /// Returns the time to ask for new credentials before the present ones expire. `None` if they do not expire, if
+    /// there are none, or if it is too late.
     fn ask_at(&self, expiry: Option<Instant>) -> Option<Instant> {
         if matches!(self.settings.credentials, Credentials::Fixed(Value::Null)) {
             return None;
@@ -493,7 +494,7 @@ impl<S: Stream> Writing<'_, S> {
     }
 }
 
-/// The message that authenticates.
+/// Makes the message that authenticates.
 async fn authentication(settings: &Settings) -> Result<Frame, String> {
     let credentials = match &settings.credentials {
         Credentials::Fixed(credentials) => credentials.clone(),
@@ -509,7 +510,7 @@ async fn authentication(settings: &Settings) -> Result<Frame, String> {
 }
 
 impl Outgoing {
-    /// Its bytes as JSON.
+    /// Returns the size of the message as JSON, in bytes.
     pub(super) fn size(&self) -> usize {
         struct Count(usize);
 
@@ -525,7 +526,7 @@ impl Outgoing {
         }
 
         let mut count = Count(0);
-        // JSON can be written, and so can it to this.
+        // Writing JSON to a counter does not fail.
         serde_json::to_writer(&mut count, self).map_or(usize::MAX, |()| count.0)
     }
 
@@ -534,7 +535,7 @@ impl Outgoing {
     }
 }
 
-/// Ends a socket in order, without anybody waiting: says the last word and reads what still comes.
+/// Closes a socket in the background: sends the close frame and reads what still comes.
 fn farewell<S: Stream>(
     sink: SplitSink<WebSocketStream<S>, Frame>,
     stream: SplitStream<WebSocketStream<S>>,
@@ -547,11 +548,11 @@ fn farewell<S: Stream>(
             if let Some(frame) = frame {
                 sink.send(Frame::Close(Some(frame))).await?;
             }
-            // An answer that was due goes out with this.
+            // This also sends an answer that was due.
             while stream.next().await.transpose()?.is_some() {}
             Ok::<_, tungstenite::Error>(())
         };
-        // A server that does not take it sees the socket end.
+        // If the server does not answer, the socket is dropped.
         let _ = timeout(FAREWELL, words).await;
     });
 }

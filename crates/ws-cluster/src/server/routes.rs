@@ -1,4 +1,4 @@
-//! Everything that a server answers at its own port, by path; and the same as an axum router.
+//! The answers of a server at its own port, by path, and the same as an axum router.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -34,8 +34,8 @@ pub(super) const POSTS: &str = "POST, OPTIONS";
 
 const CLIENT_SOURCE: &str = include_str!("../../client/ws-cluster.js");
 
-/// The address of the other end of a request's socket, as an extension of the request: how an app that runs its own
-/// HTTP server tells [`Server::upgrade`] and [`Server::handle`] who connects.
+/// The address of the peer of a request's socket. An application with an HTTP server of its own adds it to the
+/// extensions of a request, from which [`Server::upgrade`] and [`Server::handle`] read it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RemoteAddress(pub SocketAddr);
 
@@ -46,24 +46,27 @@ pub(super) fn remote_address(extensions: &Extensions) -> Option<SocketAddr> {
     given
 }
 
-/// Whether a path is one that the server answers besides the clients' one.
+/// Returns true if the server itself answers at this path, apart from the clients' path.
 pub(super) fn is_reserved(path: &str) -> bool {
     [LINK, PUBLISH, CLOSE, REFRESH, CLIENT, HEALTH, READY].contains(&path)
 }
 
-/// Returns true if a node beyond its limit on sockets still answers at this path: how it is watched, and how messages
-/// come in.
+/// Returns true if a node beyond its limit on sockets still answers at this path: health checks, links and publishes.
 pub(super) fn is_vital(path: &str) -> bool {
     [LINK, PUBLISH, CLOSE, REFRESH, HEALTH, READY].contains(&path)
 }
 
 impl Server {
-    /// Answers any request: clients at their [path](crate::ServerBuilder::path), links of other nodes at
-    /// `/_cluster/v1`, the browser client at `/ws-cluster.js`, `/health` (200 while the process lives), `/ready`
-    /// (200 where all is well; 503 with `degraded: WHY` where it takes clients all the same, or `not ready: WHY`), and with a
-    /// [publish key](crate::ServerBuilder::publish_key) `POST /_publish`, `POST /_close` and `POST /_refresh`; and its
-    /// [pages](crate::ServerBuilder::page). All else is 404. `OPTIONS` is answered with 204 and the methods that a path
-    /// allows.
+    /// Answers any request:
+    ///
+    /// - clients at their [path](crate::ServerBuilder::path), links of other nodes at `/_cluster/v1`, and the browser
+    ///   client at `/ws-cluster.js`;
+    /// - `/health`: 200, or 503 if the cluster's task does not answer;
+    /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not);
+    /// - with a [publish key](crate::ServerBuilder::publish_key), `POST /_publish`, `POST /_close` and `POST /_refresh`;
+    /// - the [pages](crate::ServerBuilder::page) of the builder.
+    ///
+    /// Other paths get 404. `OPTIONS` gets 204 and the methods that the path allows.
     pub async fn handle<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
     where
         B: Body + Send,
@@ -113,7 +116,8 @@ impl Server {
         }
     }
 
-    /// A request's path without the [prefix](crate::ServerBuilder::prefix), if it has that.
+    /// Returns a request's path without the [prefix](crate::ServerBuilder::prefix), or `None` if the path lacks the
+    /// prefix.
     pub(super) fn own_path<'a>(&self, path: &'a str) -> Option<&'a str> {
         match path.strip_prefix(&*self.0.prefix)? {
             "" => Some("/"),
@@ -121,7 +125,7 @@ impl Server {
         }
     }
 
-    /// What a path allows.
+    /// Returns the methods that a path allows.
     fn options(&self, path: &str) -> Response<Full<Bytes>> {
         let allowed = match path {
             LINK => UPGRADES,
@@ -137,11 +141,12 @@ impl Server {
         response
     }
 
-    /// The clients' path, the links', the browser client, pages and, with a publish key, publishing, closing and
-    /// refreshing, to be merged into an application's own router, or nested in it: then the
-    /// [address](crate::ServerBuilder::address) has the prefix. Serve it with
-    /// `into_make_service_with_connect_info::<SocketAddr>()`, so that clients' addresses are known. `/health` and `/ready`
-    /// are in [`health_routes`](Self::health_routes).
+    /// Returns a router with the paths of clients, of links, of the browser client, of pages and, with a publish key,
+    /// of publishing, closing and refreshing. `/health` and `/ready` are in [`health_routes`](Self::health_routes).
+    ///
+    /// Merge it into an application's router, or nest it there; then add the prefix to the
+    /// [address](crate::ServerBuilder::address). Serve the application with
+    /// `into_make_service_with_connect_info::<SocketAddr>()`, so that the server knows the addresses of clients.
     #[cfg(feature = "axum")]
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         let mut paths = vec![&*self.0.path, LINK, CLIENT];
@@ -152,8 +157,8 @@ impl Server {
         self.router(paths)
     }
 
-    /// `/health` and `/ready` as [`handle`](Self::handle) answers them, for applications that have none of their own:
-    /// `server.routes().merge(server.health_routes())`.
+    /// Returns a router with `/health` and `/ready`, which answer as in [`handle`](Self::handle), for applications that
+    /// have no such paths of their own: `server.routes().merge(server.health_routes())`.
     #[cfg(feature = "axum")]
     pub fn health_routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         self.router(vec![HEALTH, READY])
@@ -196,7 +201,7 @@ impl Server {
     }
 }
 
-/// Returns what is wrong with a node, with the database's own words if there are any.
+/// Returns what is wrong with a node, with the database's error if there is one.
 fn trouble(status: &Status) -> Option<String> {
     let why = status.degraded?;
     Some(status.cause.as_ref().map_or_else(|| why.to_string(), |cause| format!("{why} ({cause})")))

@@ -26,20 +26,21 @@ use crate::{
 };
 
 impl Server {
-    /// Answers a client's upgrade request, inside any app on hyper 1 (axum 0.8 included), and serves the client once
-    /// the app has sent the answer.
+    /// Answers a client's upgrade request in any application on hyper 1, including axum 0.8. Serves the client when the
+    /// application has sent the answer.
     ///
-    /// The client's address is taken from the request's extensions: [`RemoteAddress`](crate::RemoteAddress), or with
-    /// the feature `axum` its `ConnectInfo<SocketAddr>`. Without one, limits for each address do not hold, and
-    /// `X-Forwarded-For` is not looked at.
+    /// The client's address comes from the request's extensions: [`RemoteAddress`](crate::RemoteAddress), or
+    /// `ConnectInfo<SocketAddr>` with the feature `axum`. Without an address, the limits for each address do not apply,
+    /// and `X-Forwarded-For` is ignored.
     ///
-    /// Of the subprotocols that the client offers, `ws-cluster.v1` is selected, or else the first that does not begin with
-    /// `bearer.`, which carries a [token](crate::Handshake::bearer_token).
+    /// Of the subprotocols that the client offers, the server selects `ws-cluster.v1`, or else the first that does not
+    /// begin with `bearer.`. A subprotocol `bearer.TOKEN` carries a [token](crate::Handshake::bearer_token).
     ///
-    /// Refused with an HTTP status: what is no WebSocket handshake (400, 405, 426), an `Origin` that may not (403),
-    /// more connections than allowed from an address (429) or on this node, a node that is not ready, an
-    /// authenticator that cannot answer (503). Whoever has no valid session gets in as a guest, or, where guests are
-    /// not welcome, is told inside, since browsers do not see a status.
+    /// The server refuses a request with 400, 405 or 426 if it is not a WebSocket handshake, with 403 if its `Origin`
+    /// may not connect, with 429 if there are too many connections from its address, with 431 if its head is too large,
+    /// and with 503 if the node has too many connections or is not ready, or if the authenticator cannot answer. A
+    /// client without a valid session becomes a guest. If guests are not welcome, it is told so on the WebSocket,
+    /// because a browser does not show the status of a refused upgrade.
     pub async fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
         let mut switching = match switching(&request) {
             Ok(switching) => switching,
