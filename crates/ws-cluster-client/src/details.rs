@@ -312,14 +312,14 @@ fn is_too_deep(json: &str, limit: usize) -> bool {
     })
 }
 
-/// The code unit of `\uXXXX` at the beginning.
+/// Returns the code unit of `\uXXXX` at the beginning.
 fn unit(bytes: &[u8]) -> Option<u16> {
     let digits = bytes.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0, |unit, digit| Some(unit << 4 | char::from(*digit).to_digit(16)? as u16))
 }
 
-/// The character of `\uXXXX`, or of the two that make a pair, at the beginning, and its size there: `None` is half a
-/// pair.
+/// Returns the character of `\uXXXX`, or of a pair of them, at the beginning, and its size in the text. The character
+/// is `None` for half of a pair.
 fn escaped(bytes: &[u8]) -> Option<(Option<char>, usize)> {
     const SIZE: usize = "\\uXXXX".len();
     let first = unit(bytes)?;
@@ -338,7 +338,7 @@ pub fn replace_lone_surrogates(json: &str) -> Cow<'_, str> {
     })
 }
 
-/// The JSON text with every character written as itself where JSON allows it.
+/// Returns the JSON text with every character written as itself if JSON allows it.
 fn plain(json: &str) -> String {
     let plain = rewrite(json, |bytes| match escaped(bytes) {
         Some((character, size)) => {

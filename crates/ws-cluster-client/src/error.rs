@@ -9,7 +9,7 @@
 pub struct ActionError {
     /// The kind of error, as an HTTP status code.
     pub code: u16,
-    /// What the client is told.
+    /// The text for the client.
     pub text: String,
 }
 

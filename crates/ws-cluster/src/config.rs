@@ -43,7 +43,7 @@ setters!(Config {
 });
 
 impl Config {
-    /// What cannot work, with what to give instead.
+    /// Returns an error for a setting that cannot work. The text says what to give instead.
     pub(crate) fn find_mistake(&self) -> Result<(), String> {
         let Self { connection, http, cluster, links, log } = self;
         let durations = [

@@ -22,7 +22,7 @@ pub enum PublishError {
     /// The message cannot be sent as it is. It was not taken.
     #[error("{reason}")]
     Invalid {
-        /// What is wrong with the action, the details or the idempotency key.
+        /// The mistake in the action, the details or the idempotency key.
         reason: String,
     },
     /// There was no answer in time (5 s by default). The outcome is unknown: the message may still be delivered. To try

@@ -1,5 +1,4 @@
-//! What a server's text means to a client: a message for the application, or where the client stands in the cluster's
-//! order. Pure.
+//! Reads the server's messages: messages for the application, and the client's log position. Pure.
 
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use serde_json::Value;
 use super::{Event, Identity};
 use crate::{ActionError, RawDetails};
 
-/// What an action that failed has behind its name.
+/// The end of the action's name in an error.
 const ERROR: &str = ":error";
 
 /// A message of the server.
@@ -64,8 +63,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// What an answer to `Client/authentication` says: who the client is, and how long that is good for. A server of
-    /// another version says less.
+    /// Returns the client's ids in an answer to `Client/authentication`, and the time until the authentication ends. An
+    /// answer of another version may have less.
     pub(super) fn authentication(&self) -> (Identity, Option<Duration>) {
         let member = |name| self.argument(1).and_then(|about| about.get(name));
         let text = |name| member(name).and_then(Value::as_str).map(str::to_owned);
@@ -84,17 +83,17 @@ impl Incoming {
     }
 }
 
-/// Where a client stands, to be told when it comes back.
+/// The position that a client tells the server when it comes back.
 #[derive(Debug, Default, PartialEq)]
 pub(super) struct Position {
-    /// Its place in the cluster's order; empty before the first.
+    /// The log position; empty before the first.
     pub(super) at: String,
-    /// What belongs to the connection rather than to the order.
+    /// The resume token.
     pub(super) state: Option<String>,
 }
 
 impl Position {
-    /// Goes on to this message; what the application is told.
+    /// Updates the position with this message. Returns the event for the application.
     pub(super) fn take(&mut self, incoming: Incoming) -> Option<Event> {
         let Incoming { action, details, at, state } = incoming;
         if action != "Server/position" {
@@ -106,7 +105,7 @@ impl Position {
         let kind = details.first().and_then(Value::as_str).unwrap_or_default();
         let begins = matches!(kind, "new" | "reset");
         if begins {
-            // Nothing of what was before is true any more.
+            // The earlier position is no longer valid.
             self.at = at.unwrap_or_default();
         } else if let Some(at) = at {
             self.at = at;

@@ -68,18 +68,17 @@ pub struct Client(Arc<Shared>);
 
 /// The state that the handles and the connection's task share.
 struct Shared {
-    /// Bounded by the queue size of the settings. When it is full a message is refused; the task closes it at its
-    /// end.
+    /// Bounded by the queue size of the settings. If it is full, a message is refused. The task closes it at the end.
     queue: mpsc::Sender<Outgoing>,
     /// Largest message in bytes.
     message_size: usize,
     /// The client's ids, as the server gave them.
     identity: Mutex<Identity>,
-    /// Looked at for each attempt. A plain lock, since it is held to copy and replace only.
+    /// Read for each attempt. A synchronous lock, because it is held only to copy and replace.
     urls: Mutex<Vec<Url>>,
-    /// Holds one wish to reconnect until the task looks; more of them at once are the same wish.
+    /// Keeps one request to reconnect until the task sees it. Several at once are the same request.
     reconnect: Notify,
-    /// Turns true once. A watch, so that it is seen wherever the task happens to wait.
+    /// Becomes true once. It is a watch channel, so that the task sees it during any wait.
     closed: watch::Sender<bool>,
 }
 

@@ -44,13 +44,14 @@ pub use serve::{Serve, shutdown_signal};
 use handlers::Fault;
 use socket::{Full, Gate, HttpStream, Slot};
 
-/// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, which ends only when other sockets
+/// close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 /// Time for the head of a request on a socket beyond a limit, and for reading the answer.
 const BEYOND_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Causes of log lines that clients can bring about as often as they like.
+/// Causes of log lines that clients can cause as often as they like.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Cause {
     /// A socket could not be accepted.
@@ -80,7 +81,7 @@ struct Shared {
     raw: Option<Raw>,
     dialect: Dialect,
     path: String,
-    /// Before all paths; empty if there is none.
+    /// The prefix of all paths; empty if there is none.
     prefix: String,
     allowed_origins: Vec<Origin>,
     /// Pages of the server's own host may connect.
@@ -91,9 +92,10 @@ struct Shared {
     pages: HashMap<String, Bytes>,
     /// Counts the sockets that `serve` accepts.
     gate: Gate,
-    /// Bounds the log lines that clients can bring about.
+    /// Limits the log lines that clients can cause.
     logs: LogLimits<Cause>,
-    /// By action, apart from `logs`: a fallback handles actions that clients invent, which would crowd out the rest.
+    /// Limits of log lines by action. They are apart from `logs`, because a fallback handles actions that clients
+    /// invent, which would displace the other causes.
     handler_logs: LogLimits<(Fault, String)>,
 }
 
@@ -142,7 +144,8 @@ impl Server {
 
     /// Accepts on a listener until `shutdown` resolves, and shuts down.
     async fn accept_all(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
-        // A watch, since each connection looks at it once, and the sender can wait for all of them to let go.
+        // A watch channel, because each connection reads it once, and the sender can wait until all connections have
+        // dropped it.
         let (closing, _) = watch::channel(());
         let mut shutdown = std::pin::pin!(shutdown);
         let mut failure = std::pin::pin!(self.0.cluster.failure());
@@ -202,7 +205,7 @@ impl Server {
         }
     }
 
-    /// HTTP on one accepted socket, until its end or its upgrade. `full`: the limit beyond which it is.
+    /// Serves HTTP on one accepted socket until its end or its upgrade. `full` is the limit that the socket exceeds.
     async fn serve_connection(
         self,
         stream: TcpStream,
@@ -227,7 +230,7 @@ impl Server {
             .timer(TokioTimer::new())
             .header_read_timeout(head)
             .max_header_size(head_size)
-            // The least that hyper takes.
+            // The minimum that hyper accepts.
             .max_buf_size(head_size.max(8 * 1024))
             .keep_alive(full.is_none())
             .serve_connection(TokioIo::new(HttpStream::new(stream, place, write)), service)
@@ -235,7 +238,7 @@ impl Server {
         let mut connection = std::pin::pin!(connection);
         let served = tokio::select! {
             served = connection.as_mut() => served,
-            // Whether changed or the sender gone: no further request.
+            // There is no further request if the value changed or the sender is gone.
             _ = closing.changed() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -246,7 +249,8 @@ impl Server {
         }
     }
 
-    /// Answers a request on a socket of `serve`. On one beyond the limits, only those that the node needs are heard.
+    /// Answers a request on a socket of `serve`. On a socket beyond the limits, it answers only requests that the node
+    /// needs.
     async fn answer(
         &self,
         request: ::http::Request<hyper::body::Incoming>,

@@ -63,7 +63,7 @@ impl Server {
     ///   client at `/ws-cluster.js`;
     /// - `/health`: 200, or 503 if the cluster's task does not answer;
     /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not);
-    /// - with a [publish key](crate::ServerBuilder::publish_key), `POST /_publish`, `POST /_close` and `POST /_refresh`;
+    /// - with a [publish key](crate::ServerBuilder::publish_key), POST to `/_publish`, `/_close` and `/_refresh`;
     /// - the [pages](crate::ServerBuilder::page) of the builder.
     ///
     /// Other paths get 404. `OPTIONS` gets 204 and the methods that the path allows.

@@ -1,4 +1,4 @@
-//! How a client gets in: what is refused before the upgrade, who it is, and the socket that the upgrade leaves.
+//! Lets clients in: refusals before the upgrade, the client's identity, and the socket after the upgrade.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -44,7 +44,8 @@ impl Server {
     pub async fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
         let mut switching = match switching(&request) {
             Ok(switching) => switching,
-            // A browser does not show the answer to an upgrade. So its client asks by a plain request when to come again.
+            // A browser does not show the answer to an upgrade. So the browser client asks for `Retry-After` with a
+            // plain request.
             Err(refusal) => match self.hub().admission().rate.wait(now()) {
                 Some(wait) if refusal.status() == StatusCode::UPGRADE_REQUIRED => return too_fast(wait),
                 _ => return *refusal,
@@ -67,7 +68,7 @@ impl Server {
         }
     }
 
-    /// The answer to a client beyond a limit.
+    /// Returns the answer to a client beyond a limit.
     fn refuse(&self, refusal: Refusal, ip: Option<IpAddr>) -> Response<Full<Bytes>> {
         let limits = &self.config().connection;
         let why = match refusal {
@@ -88,7 +89,7 @@ impl Server {
         }
     }
 
-    /// Who comes, unless it is refused.
+    /// Accepts a client, or returns the refusal.
     async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
         let limit = self.config().http.request_head_size;
         if head_size(parts) > limit {
@@ -133,10 +134,11 @@ impl Server {
         let (registration, expires, may_join) = loop {
             let identity = answer.identity.map_err(|_| busy("sessions cannot be looked up"))?.unwrap_or_default();
             let (expires, may_join) = (identity.expires, identity.user.is_some() || self.context().guests);
-            // Known to the hub before its socket is there, so that no order to close a session falls between the two.
+            // The hub knows the client before there is a socket, so that no order to close a session is missed in
+            // between.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
                 Ok(registration) => break (registration, expires, may_join),
-                // What was read before a close or a refresh does not count.
+                // An answer from before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
                     answer = connection::ask(self.context(), &client.handshake, Question::Handshake).await;
@@ -145,7 +147,7 @@ impl Server {
             }
         };
         let asked = match asked {
-            // Nothing is delivered to it before the application agrees.
+            // The client gets no messages before the application agrees.
             None if may_join && connection::asks_application(self, &client) => {
                 Some(ResumeRequest::untracked(self.hub().position()))
             }
@@ -156,28 +158,28 @@ impl Server {
             asked => asked,
         };
         if !self.status().ready {
-            // Lost meanwhile, and the clients with it: this one was not among them.
+            // The node has lost its master meanwhile and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
         Ok(Accepted { registration, expires, may_join, asked })
     }
 }
 
-/// The bytes of a request's head, about as it was sent.
+/// Returns the approximate size of a request's head, in bytes.
 fn head_size(parts: &Parts) -> usize {
     let headers = parts.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len());
     let target = parts.uri.path_and_query().map_or(0, |target| target.as_str().len());
     target + headers.sum::<usize>()
 }
 
-/// 503, with a word when to come again.
+/// Returns a 503 with `Retry-After`.
 pub(super) fn busy(why: &str) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, why);
     response.headers_mut().insert(header::RETRY_AFTER, http::HeaderValue::from_static("1"));
     response
 }
 
-/// 503 for a client that should wait this long before it comes again.
+/// Returns a 503 for a client that should wait this long before it connects again.
 fn too_fast(wait: Duration) -> Response<Full<Bytes>> {
     let mut response = answer(StatusCode::SERVICE_UNAVAILABLE, "too many clients come at once: come again later");
     // Whole seconds, at least one. The clients add some jitter.
@@ -186,8 +188,8 @@ fn too_fast(wait: Duration) -> Response<Full<Bytes>> {
     response
 }
 
-/// Takes the socket out of the HTTP server: a TCP socket where it is one, under this crate's own `serve` as under
-/// `axum::serve`; whatever stream it is otherwise.
+/// Takes the socket out of the HTTP server and serves the client. The socket is a TCP socket under this crate's `serve`
+/// and `axum::serve`, and may be any stream under other servers.
 async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) {
     let upgraded = match upgrade.await {
         Ok(upgraded) => upgraded,
@@ -201,8 +203,8 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
     };
 }
 
-/// The TCP socket under an upgrade, without delay whoever accepted it (`axum::serve` leaves it on), and what was read from
-/// it already.
+/// Returns the TCP socket under an upgrade, and the bytes that were read from it already. Turns off the socket's delay,
+/// which `axum::serve` leaves on.
 pub(super) fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     let (stream, leftover) = match upgraded.downcast::<TokioIo<HttpStream>>() {
         Ok(parts) => match parts.io.into_inner().into_tcp() {
@@ -236,8 +238,8 @@ mod tests {
 
     const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: site\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n";
 
-    /// Whether the socket that an upgrade leaves has Nagle's algorithm off, under hyper itself or under hyper-util's server,
-    /// which is that of `axum::serve`.
+    /// Returns true if Nagle's algorithm is off on the socket after an upgrade, under hyper or under hyper-util's
+    /// server, which `axum::serve` uses.
     async fn has_no_delay(by_axum: bool) -> bool {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -76,7 +76,7 @@ impl<H: ActionHandler> IntoHandler<Implemented> for H {
     }
 }
 
-/// What a function returns, as an answer. `M` tells a `Result` from any other value.
+/// A return value of a function, as an answer. `M` distinguishes a `Result` from any other value.
 #[doc(hidden)]
 #[diagnostic::on_unimplemented(
     message = "a handler cannot return `{Self}`",
@@ -158,7 +158,7 @@ macro_rules! functions {
                 // The future is made before the first await, so that only it has to be `Send`.
                 let called = (self.function)($($argument::from_request(&request)?,)*);
                 let answer = called.await.into_answer()?;
-                // Nobody asked for the server's own actions.
+                // The server's own actions were not asked for by the client, so they get no answer.
                 if !answer.is_empty() && !OWN_ACTIONS.contains(&request.action()) {
                     request.answer(&answer);
                 }

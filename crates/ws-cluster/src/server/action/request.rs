@@ -17,7 +17,7 @@ use crate::{
 #[derive(Clone)]
 pub struct Request(Arc<Context>);
 
-/// What a request knows.
+/// The contents of a request.
 pub(in crate::server) struct Context {
     pub(in crate::server) server: Server,
     pub(in crate::server) client: Arc<Client>,
