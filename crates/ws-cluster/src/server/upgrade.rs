@@ -158,7 +158,7 @@ impl Server {
             asked => asked,
         };
         if !self.status().ready {
-            // The node has lost its master meanwhile and has closed its clients. This client was not among them.
+            // The node is no longer ready and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
         Ok(Accepted { registration, expires, may_join, asked })
