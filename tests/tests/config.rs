@@ -2,6 +2,7 @@
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Output};
 
+use rustix::process::Signal;
 use serde_json::json;
 use tempfile::TempDir;
 use tests::{
@@ -204,4 +205,36 @@ async fn the_example_is_a_file_of_all_defaults() {
     for value in values(&without) {
         assert!(with.contains(&value), "{value}");
     }
+}
+
+#[tokio::test]
+async fn a_hangup_applies_what_can_change_and_names_what_cannot() {
+    let state = state();
+    let base = "listen = \"127.0.0.1:0\"\npool = \"memory:\"\n";
+    let path = write(state.path(), &format!("{base}publish_key = \"the first key of the test\"\n"));
+    let mut command = WsServer::command(state.path());
+    command.args(["run", "--config", &path]);
+    let node = WsServer::spawn(command).await;
+    node.ready().await;
+    let publish = async |key: &str| {
+        let headers = [("authorization", &*format!("Bearer {key}")), ("content-type", "application/json")];
+        node.http("POST", "/_publish", &headers, r#"{"action": "news", "to": "all"}"#).await.0.as_u16()
+    };
+    assert_eq!(publish("the first key of the test").await / 100, 2);
+
+    let changed = "publish_key = \"the second key of the test\"\nlog_filter = \"debug\"\n[connection]\n\
+                   connections_per_ip = 7\nmessage_size = \"1 KiB\"\n";
+    write(state.path(), &format!("{base}{changed}"));
+    node.signal(Signal::HUP);
+    node.logged("SIGHUP: changed connection.connections_per_ip, log_filter, publish_key").await;
+    node.logged("these change at the next start only: connection.message_size").await;
+    assert_eq!(publish("the first key of the test").await, 401);
+    assert_eq!(publish("the second key of the test").await / 100, 2);
+
+    write(state.path(), &format!("{base}lisen = \"x\"\n"));
+    node.signal(Signal::HUP);
+    node.logged("nothing changes: ").await;
+    node.logged("unknown key lisen: the nearest is listen").await;
+    assert_eq!(publish("the second key of the test").await / 100, 2);
+    assert!(!node.log().contains("key of the test"), "no secret is logged");
 }

@@ -171,7 +171,7 @@ pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher, PublisherBuilder};
 pub use server::{
-    ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, Next, RemoteAddress,
+    ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, LiveSettings, Next, RemoteAddress,
     Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
 };
 pub use ws::RawMessage;

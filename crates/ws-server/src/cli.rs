@@ -151,6 +151,9 @@ pub(crate) struct Run {
     /// node has become the master (default: such messages wait, and their outcome is unknown)
     #[arg(long, value_parser = switch, env = "WS_SERVER_ACCEPT_WHEN_ISOLATED", help_heading = "Cluster")]
     pub(crate) accept_when_isolated: bool,
+    /// How much is logged: error, warn, info, debug, or a filter as ws_cluster=debug [default: info]
+    #[arg(long, value_name = "FILTER", value_parser = text, env = "RUST_LOG")]
+    pub(crate) log_filter: Option<String>,
     /// Time over which a shutdown closes the clients evenly, so that they do not come to the other nodes all at once
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
     pub(crate) drain: Duration,

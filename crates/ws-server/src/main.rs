@@ -2,19 +2,17 @@
 //! are is in `cli`, one file for each thing that is done with them.
 
 use std::{
-    backtrace::{Backtrace, BacktraceStatus},
     io::{self, ErrorKind, IsTerminal, Write},
-    panic,
     process::ExitCode,
 };
 
-use tracing_subscriber::EnvFilter;
 use ws_cluster::NodeId;
 
 use crate::{
     arguments::{Misuse, Parsed},
     cli::Command,
     config::Settings,
+    reload::Reload,
     stderr::Stderr,
 };
 
@@ -25,10 +23,12 @@ mod config;
 mod demo;
 mod descriptors;
 mod key;
+mod logs;
 mod members;
 mod parent;
 mod pool;
 mod probe;
+mod reload;
 mod run;
 mod signals;
 mod stderr;
@@ -82,7 +82,8 @@ async fn start() -> u8 {
         Err(misuse) => return misused(&misuse),
     };
     let sources = parsed.sources.clone();
-    let outcome = match log() {
+    let filter = parsed.matches.try_get_one::<String>("log_filter").ok().flatten().cloned();
+    let outcome = match logs::start(filter) {
         Ok(()) => obey(parsed).await,
         Err(failure) => Err(failure),
     };
@@ -102,7 +103,11 @@ async fn obey(parsed: Parsed) -> Outcome {
         tracing::warn!("{warning}");
     }
     match cli.command.unwrap_or(Command::Run(Box::new(cli.run))) {
-        Command::Run(run) => run::run(Settings::new(*run, file.as_ref())).await,
+        Command::Run(run) => {
+            let settings = Settings::new(*run, file.as_ref());
+            let reload = Reload::new(config::values(&matches, &settings.config));
+            run::run(settings, reload).await
+        }
         Command::Supervise(run) => supervise::supervise(Settings::new(*run, file.as_ref())).await,
         Command::Config(asked) if asked.example => say(config::example().trim_end()),
         Command::Config(asked) => {
@@ -131,28 +136,6 @@ fn misused(misuse: &Misuse) -> u8 {
         Misuse::Usage(error) => drop(error.print()),
     }
     misuse.status()
-}
-
-/// Logs to standard error.
-fn log() -> Outcome {
-    let filter = match std::env::var(EnvFilter::DEFAULT_ENV) {
-        Ok(directives) if !directives.is_empty() => EnvFilter::try_new(&directives).map_err(|error| {
-            Failure::setup(format!("RUST_LOG is malformed ({error}): use info, or ws_cluster=debug"))
-        })?,
-        _ => EnvFilter::new("info"),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(Stderr::get().clone())
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    // The default hook waits for the reader of standard error.
-    panic::set_hook(Box::new(|panic| {
-        let backtrace = Backtrace::capture();
-        let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));
-        tracing::error!("{panic}{}", backtrace.unwrap_or_default());
-    }));
-    Ok(())
 }
 
 /// The first eight digits of a node's id, as in the log: they tell the nodes of a cluster apart.

@@ -21,6 +21,7 @@ use crate::{
     parent,
     pool::{self, Kind, Opened},
     probe::reachable,
+    reload::Reload,
     say,
     signals::Signals,
     systemd,
@@ -40,7 +41,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn run(settings: Settings) -> Outcome {
+pub(crate) async fn run(settings: Settings, mut reload: Reload) -> Outcome {
     if let Some(supervisor) = settings.run.supervision.supervised_by {
         parent::follow(supervisor)?;
     }
@@ -107,8 +108,9 @@ pub(crate) async fn run(settings: Settings) -> Outcome {
         tokio::spawn(demo.show(server.clone()));
     }
     tokio::spawn(systemd::report(server.clone(), bound, run.path, run.supervision.check_timeout));
-    let stop = async {
-        signals.stop(|| tracing::info!("SIGHUP changes nothing: settings are read at the start")).await;
+    let own = server.clone();
+    let stop = async move {
+        signals.stop(|| reload.read_again(&own)).await;
         systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
     };
     server.serve(listener).with_graceful_shutdown(stop).await.map_err(|error| match error {
@@ -168,7 +170,7 @@ async fn listen(address: &str) -> Outcome<TcpListener> {
     })
 }
 
-fn trusted_proxies(given: &[String]) -> Outcome<TrustedProxies> {
+pub(crate) fn trusted_proxies(given: &[String]) -> Outcome<TrustedProxies> {
     let given = items(given, "--trusted-proxy")?;
     if given.is_empty() {
         return Ok(TrustedProxies::default());
@@ -176,7 +178,7 @@ fn trusted_proxies(given: &[String]) -> Outcome<TrustedProxies> {
     given.join(",").parse().map_err(|error| Failure::setup(format!("--trusted-proxy: {error}")))
 }
 
-fn allowed_origins(given: &[String]) -> Outcome<Vec<Origin>> {
+pub(crate) fn allowed_origins(given: &[String]) -> Outcome<Vec<Origin>> {
     let parsed = |origin: String| origin.parse().map_err(|error| Failure::setup(format!("--allowed-origin: {error}")));
     items(given, "--allowed-origin")?.into_iter().map(parsed).collect()
 }

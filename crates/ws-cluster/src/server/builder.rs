@@ -3,10 +3,11 @@
 use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
+use parking_lot::RwLock;
 use url::Url;
 use ws_cluster_client::ACTION_SIZE;
 
-use super::{ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, http::PublishKey, socket::Gate};
+use super::{ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, live::LiveSettings, socket::Gate};
 use crate::{
     Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, RawMessage, StartError,
     auth::{Origin, TrustedProxies},
@@ -282,7 +283,10 @@ impl ServerBuilder {
         }
         let refused = |error: secret::KeyError| config(error.to_string());
         let keys = self.keys.into_iter().map(secret::cluster_key).collect::<Result<Vec<_>, _>>().map_err(refused)?;
-        let publish_key = self.publish_key.as_deref().map(secret::publish_key).transpose().map_err(refused)?;
+        let mut live = LiveSettings::new(&self.config);
+        live.set_publish_key(self.publish_key.as_deref())?;
+        (live.allowed_origins, live.own_origin) = (self.allowed_origins, self.own_origin);
+        live.trusted_proxies = self.trusted_proxies;
         let mut pages = HashMap::new();
         for (path, html) in self.pages {
             check_path(&path)?;
@@ -343,10 +347,7 @@ impl ServerBuilder {
             dialect: self.dialect,
             path: self.path,
             prefix: self.prefix,
-            allowed_origins: self.allowed_origins,
-            own_origin: self.own_origin,
-            trusted_proxies: self.trusted_proxies,
-            publish_key: publish_key.map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?))).transpose()?,
+            live: RwLock::new(Arc::new(live)),
             pages,
         })))
     }
@@ -366,7 +367,7 @@ fn config(text: impl Into<String>) -> StartError {
     StartError::Config { reason: text.into() }
 }
 
-fn random<const N: usize>() -> Result<[u8; N], StartError> {
+pub(super) fn random<const N: usize>() -> Result<[u8; N], StartError> {
     crate::random::bytes().map_err(|error| config(format!("the system has no random numbers: {error}")))
 }
 

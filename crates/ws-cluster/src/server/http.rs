@@ -30,6 +30,12 @@ pub(super) struct PublishKey {
     hash: [u8; 32],
 }
 
+impl std::fmt::Debug for PublishKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PublishKey")
+    }
+}
+
 impl PublishKey {
     /// `secret` is random.
     pub(super) fn new(key: &str, secret: [u8; 32]) -> Self {
@@ -167,7 +173,8 @@ impl Server {
             .and_then(|value| value.to_str().ok()?.split_once(' '))
             .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
             .map(|(_, key)| key.trim());
-        let known = self.0.publish_key.as_ref().zip(presented).is_some_and(|(key, presented)| key.matches(presented));
+        let live = self.live();
+        let known = live.publish_key.as_ref().zip(presented).is_some_and(|(key, presented)| key.matches(presented));
         if !known {
             let text = "the publish key is missing or wrong";
             return Err(refuse(StatusCode::UNAUTHORIZED, text, (header::WWW_AUTHENTICATE, "Bearer")));

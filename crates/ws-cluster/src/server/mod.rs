@@ -6,6 +6,7 @@ use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 use bytes::Bytes;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
+use parking_lot::RwLock;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -13,7 +14,6 @@ use tokio::{
 
 use crate::{
     Authenticator, Config, Dialect, IntoPool, Message, NodeId, PublishError, ServeError, Status,
-    auth::{Origin, TrustedProxies},
     clock::now,
     close::{Close, Subject},
     connection::{Context, Raw},
@@ -27,6 +27,7 @@ mod action;
 mod builder;
 mod handlers;
 mod http;
+mod live;
 mod routes;
 mod serve;
 mod socket;
@@ -38,6 +39,7 @@ pub use action::{
     State, User, WithGuests,
 };
 pub use builder::ServerBuilder;
+pub use live::LiveSettings;
 pub use routes::RemoteAddress;
 pub use serve::{Serve, shutdown_signal};
 
@@ -83,11 +85,8 @@ struct Shared {
     path: String,
     /// The prefix of all paths; empty if there is none.
     prefix: String,
-    allowed_origins: Vec<Origin>,
-    /// Pages of the server's own host may connect.
-    own_origin: bool,
-    trusted_proxies: TrustedProxies,
-    publish_key: Option<http::PublishKey>,
+    /// What can change while the server runs. A synchronous lock, held while the pointer is copied.
+    live: RwLock<Arc<LiveSettings>>,
     /// HTML by path.
     pages: HashMap<String, Bytes>,
     /// Counts the sockets that `serve` accepts.
@@ -182,7 +181,7 @@ impl Server {
     /// Serves an accepted socket if the limits leave room for it, or closes it.
     fn take_in(&self, stream: TcpStream, peer: RemoteAddress, closing: &watch::Sender<()>) {
         // All clients behind a proxy come from its address.
-        let ip = Some(peer.0.ip()).filter(|ip| !self.0.trusted_proxies.contains(*ip));
+        let ip = Some(peer.0.ip()).filter(|ip| !self.live().trusted_proxies.contains(*ip));
         let (place, full) = self.0.gate.admit(ip, self.hub().admission().open());
         if let Some(full) = full
             && let Some(line) = self.0.logs.due(Cause::Sockets(full), now())
@@ -283,7 +282,7 @@ impl Server {
     /// [`shutdown_timeout`](crate::ClusterConfig::shutdown_timeout), and accepts what they publish. Then it leaves the
     /// cluster, for at most as long again, and publishes nothing more.
     pub async fn shutdown(&self) {
-        let (limit, drain) = (self.config().cluster.shutdown_timeout, self.config().connection.drain);
+        let (limit, drain) = (self.config().cluster.shutdown_timeout, self.live().drain);
         self.hub().admission().stop();
         let leaving = async {
             self.0.cluster.drain().await;

@@ -83,7 +83,7 @@ impl Server {
         match path {
             path if path == self.0.path => self.upgrade(request).await,
             LINK => self.link(request),
-            PUBLISH | CLOSE | REFRESH if self.0.publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
+            PUBLISH | CLOSE | REFRESH if self.live().publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
             PUBLISH => self.publish_request(request).await,
             CLOSE => self.close_request(request).await,
             REFRESH => self.refresh_request(request).await,
@@ -132,7 +132,7 @@ impl Server {
             path if path == self.0.path => UPGRADES,
             CLIENT | HEALTH | READY => READS,
             path if self.0.pages.contains_key(path) => READS,
-            path if is_reserved(path) && self.0.publish_key.is_some() => POSTS,
+            path if is_reserved(path) && self.live().publish_key.is_some() => POSTS,
             _ => return answer(StatusCode::NOT_FOUND, "not found"),
         };
         let mut response = Response::new(Full::default());
@@ -150,7 +150,7 @@ impl Server {
     #[cfg(feature = "axum")]
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         let mut paths = vec![&*self.0.path, LINK, CLIENT];
-        if self.0.publish_key.is_some() {
+        if self.live().publish_key.is_some() {
             paths.extend([PUBLISH, CLOSE, REFRESH]);
         }
         paths.extend(self.0.pages.keys().map(String::as_str));
@@ -182,9 +182,10 @@ impl Server {
             Ok(response) => response,
             Err(refusal) => return *refusal,
         };
-        let ip = self.0.trusted_proxies.remote_ip(remote_address(request.extensions()), request.headers());
+        let live = self.live();
+        let ip = live.trusted_proxies.remote_ip(remote_address(request.extensions()), request.headers());
         // A proxy that names no client tells nothing about who comes.
-        let ip = ip.filter(|ip| !self.0.trusted_proxies.contains(*ip));
+        let ip = ip.filter(|ip| !live.trusted_proxies.contains(*ip));
         let upgrade = hyper::upgrade::on(&mut request);
         let cluster = self.0.cluster.clone();
         tokio::spawn(async move {

@@ -70,7 +70,7 @@ impl Server {
 
     /// Returns the answer to a client beyond a limit.
     fn refuse(&self, refusal: Refusal, ip: Option<IpAddr>) -> Response<Full<Bytes>> {
-        let limits = &self.config().connection;
+        let limits = self.live();
         let why = match refusal {
             Refusal::Address => {
                 let limit = limits.connections_per_ip;
@@ -96,8 +96,9 @@ impl Server {
             let why = format!("the head of the request is too large (limit {limit} bytes: http.request_head_size)");
             return Err(answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why).into());
         }
-        let mut handshake = Handshake::new(parts, remote_address(&parts.extensions), &self.0.trusted_proxies);
-        if self.authenticator().uses_cookies() && !handshake.may_connect(&self.0.allowed_origins, self.0.own_origin) {
+        let live = self.live();
+        let mut handshake = Handshake::new(parts, remote_address(&parts.extensions), &live.trusted_proxies);
+        if self.authenticator().uses_cookies() && !handshake.may_connect(&live.allowed_origins, live.own_origin) {
             if let Some(line) = self.0.logs.due(Cause::Origin, now()) {
                 tracing::warn!(
                     origin = handshake.origin().map(|origin| tracing::field::debug(Excerpt(origin))),
@@ -114,11 +115,11 @@ impl Server {
         let slot = self
             .hub()
             .admission()
-            .admit(handshake.remote_ip(), limits.connections_per_ip, limits.connections)
+            .admit(handshake.remote_ip(), live.connections_per_ip, live.connections)
             .map_err(|refusal| self.refuse(refusal, handshake.remote_ip()))?;
-        if let Err(wait) = self.hub().admission().rate.admit(limits.accept_rate, now()) {
+        if let Err(wait) = self.hub().admission().rate.admit(live.accept_rate, now()) {
             if let Some(line) = self.0.logs.due(Cause::AcceptRate, now()) {
-                let (limit, left_out) = (limits.accept_rate, line.left_out);
+                let (limit, left_out) = (live.accept_rate, line.left_out);
                 tracing::warn!(limit, left_out, "more clients come per second than this node takes (accept_rate)");
             }
             return Err(too_fast(wait).into());

@@ -11,7 +11,7 @@ use ws_cluster::Config;
 
 pub(crate) use self::{
     file::File,
-    show::{effective, example},
+    show::{effective, example, values},
     sources::Sources,
 };
 use crate::cli::Run;

@@ -1,6 +1,6 @@
 //! Writes settings as TOML: those that are in effect with their sources, or an example of all.
 
-use std::fmt::Write;
+use std::{collections::BTreeMap, fmt::Write};
 
 use clap::{ArgMatches, parser::ValueSource};
 use url::Url;
@@ -29,7 +29,7 @@ pub(crate) fn effective(matches: &ArgMatches, sources: &Sources, file: Option<&F
         };
         let value = match (key.setting, &id) {
             (Some(setting), _) => Some(setting.show(config)),
-            (None, Some(id)) => given(matches, id, key),
+            (None, Some(id)) => given(matches, id, key, true),
             (None, None) => None,
         };
         let (_, name) = key.parts();
@@ -39,6 +39,16 @@ pub(crate) fn effective(matches: &ArgMatches, sources: &Sources, file: Option<&F
         };
     });
     text
+}
+
+/// The values in effect by key, in TOML; those that are not set are empty. Secrets are among them.
+pub(crate) fn values(matches: &ArgMatches, config: &Config) -> BTreeMap<String, String> {
+    let value = |key: &Key| match (key.setting, &key.flag) {
+        (Some(setting), _) => Some(setting.show(config)),
+        (None, Some(flag)) => given(matches, &id(flag), key, false),
+        (None, None) => None,
+    };
+    Key::all().iter().map(|key| (key.name.clone(), value(key).unwrap_or_default())).collect()
 }
 
 /// A file with every key, its default and its meaning. All are comments.
@@ -116,13 +126,13 @@ fn id(flag: &str) -> String {
     }
 }
 
-/// The value of a flag in TOML.
-fn given(matches: &ArgMatches, id: &str, key: &Key) -> Option<String> {
+/// The value of a flag in TOML. `hide`: a secret is not shown.
+fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String> {
     if key.expects == Expects::Switch {
         return Some(matches.get_flag(id).to_string());
     }
     let texts = matches.get_raw(id)?.map(|text| text.to_string_lossy().trim().to_owned());
-    let texts = texts.map(|text| if key.is_secret { hidden(&text) } else { text });
+    let texts = texts.map(|text| if hide && key.is_secret { hidden(&text) } else { text });
     let mut texts: Vec<_> = texts.map(|text| quoted(&text)).collect();
     match key.expects {
         Expects::Texts => Some(format!("[{}]", texts.join(", "))),

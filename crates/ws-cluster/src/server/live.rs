@@ -1,0 +1,75 @@
+//! The settings of a running server that can change.
+
+use std::{sync::Arc, time::Duration};
+
+use super::{Server, builder::random, http::PublishKey};
+use crate::{
+    Config, StartError,
+    auth::{Origin, TrustedProxies},
+    secret,
+};
+
+/// The settings that a running server can change ([`Server::change_settings`]). They hold for clients that come from then
+/// on.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct LiveSettings {
+    /// See [`ServerBuilder::allowed_origins`](crate::ServerBuilder::allowed_origins).
+    pub allowed_origins: Vec<Origin>,
+    /// See [`ServerBuilder::own_origin`](crate::ServerBuilder::own_origin).
+    pub own_origin: bool,
+    /// See [`ServerBuilder::trusted_proxies`](crate::ServerBuilder::trusted_proxies).
+    pub trusted_proxies: TrustedProxies,
+    /// See [`ConnectionConfig::connections`](crate::ConnectionConfig::connections).
+    pub connections: usize,
+    /// See [`ConnectionConfig::connections_per_ip`](crate::ConnectionConfig::connections_per_ip).
+    pub connections_per_ip: usize,
+    /// See [`ConnectionConfig::accept_rate`](crate::ConnectionConfig::accept_rate).
+    pub accept_rate: u32,
+    /// See [`ConnectionConfig::drain`](crate::ConnectionConfig::drain).
+    pub drain: Duration,
+    pub(super) publish_key: Option<Arc<PublishKey>>,
+}
+
+impl LiveSettings {
+    pub(super) fn new(config: &Config) -> Self {
+        let limits = &config.connection;
+        Self {
+            allowed_origins: Vec::new(),
+            own_origin: true,
+            trusted_proxies: TrustedProxies::default(),
+            connections: limits.connections,
+            connections_per_ip: limits.connections_per_ip,
+            accept_rate: limits.accept_rate,
+            drain: limits.drain,
+            publish_key: None,
+        }
+    }
+
+    /// Replaces the [publish key](crate::ServerBuilder::publish_key), or closes publishing over HTTP.
+    ///
+    /// # Errors
+    /// [`StartError::Config`]: the key is too easy to guess. The one before stays.
+    pub fn set_publish_key(&mut self, key: Option<&str>) -> Result<(), StartError> {
+        let key = key.map(secret::publish_key).transpose();
+        let key = key.map_err(|reason| StartError::Config { reason: reason.to_string() })?;
+        let key = key.map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?))).transpose()?;
+        self.publish_key = key.map(Arc::new);
+        Ok(())
+    }
+}
+
+impl Server {
+    /// Changes settings while the server runs.
+    pub fn change_settings(&self, change: impl FnOnce(&mut LiveSettings)) {
+        let mut live = self.0.live.write();
+        let mut changed = LiveSettings::clone(&live);
+        change(&mut changed);
+        *live = Arc::new(changed);
+    }
+
+    /// The settings as they are now.
+    pub(super) fn live(&self) -> Arc<LiveSettings> {
+        self.0.live.read().clone()
+    }
+}
