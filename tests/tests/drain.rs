@@ -1,5 +1,7 @@
 //! What clients see of a node that shuts down.
 
+use std::process::Output;
+
 use serde_json::json;
 use tests::WsServer;
 
@@ -34,6 +36,39 @@ async fn clients_are_closed_one_after_the_other_and_those_that_are_left_are_serv
     }
     drop(left);
     assert_eq!(node.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_node_is_drained_from_outside_and_the_others_go_on() {
+    let state = tempfile::tempdir().unwrap();
+    let staying = WsServer::start(state.path(), &["--demo"]).await;
+    let mut leaving = WsServer::start(state.path(), &["--demo"]).await;
+    leaving.ready().await;
+    let mut client = leaving.client(Some("ann")).await;
+    let run = async |arguments: &[&str]| {
+        let Output { status, stdout, stderr } = WsServer::run(state.path(), arguments).await;
+        let text = String::from_utf8_lossy(&stdout).into_owned() + &String::from_utf8_lossy(&stderr);
+        (status.code(), text)
+    };
+
+    let (status, text) = run(&["drain", "ws://127.0.0.1:1"]).await;
+    assert!(status == Some(1) && text.contains("the cluster has no node ws://127.0.0.1:1"), "{text}");
+    let (status, text) = run(&["drain", "0123", "--key", "another key than the one of the cluster"]).await;
+    assert!(status == Some(1) && text.contains("the cluster has no node 0123"), "{text}");
+    let address = format!("ws://{}", leaving.address());
+    let (status, text) = run(&["drain", &address, "--key", "another key than the one of the cluster"]).await;
+    assert!(status == Some(1) && text.contains("refuses"), "{text}");
+
+    let (status, text) = run(&["drain", &address]).await;
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.contains(&format!("{address} has left the cluster")), "{text}");
+    assert_eq!(closed(&mut client).await, 1012);
+    assert_eq!(leaving.wait().await.code(), Some(0));
+    let (_, pool) = run(&["pool"]).await;
+    assert!(pool.contains(&staying.address().to_string()) && !pool.contains(&address), "{pool}");
+    // The other node accepts messages alone.
+    let (status, text) = run(&["send", "news", "1", "--to", "all"]).await;
+    assert_eq!(status, Some(0), "{text}");
 }
 
 /// The code with which a client is closed; the demo tells it how the cluster fares meanwhile.

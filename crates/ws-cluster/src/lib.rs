@@ -171,8 +171,8 @@ pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher, PublisherBuilder};
 pub use server::{
-    ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, LiveSettings, Next, RemoteAddress,
-    Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
+    ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, LiveSettings, Next,
+    RemoteAddress, Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
 };
 pub use ws::RawMessage;
 /// The client for programs in Rust: the crate `ws-cluster-client`.

@@ -179,6 +179,34 @@ impl Publisher {
         reach(address, &identity).await.map(drop)
     }
 
+    /// Asks the node at `address` (`ws://HOST:PORT`) to shut down, as
+    /// [`Server::drain_requested`](crate::Server::drain_requested) says. It does not use a pool. `Ok` means that the node
+    /// has taken the request; its shutdown may take a while.
+    ///
+    /// # Errors
+    /// Those of [`check_node`](Self::check_node). A node of an older version refuses.
+    pub async fn drain_node(address: &str, cluster: &str, key: impl Into<Vec<u8>>) -> Result<(), ConnectError> {
+        let (mut writer, mut reader) = reach(address, &identity(cluster, key)?).await?.split();
+        let asking = async {
+            writer.write(&Publish { id: 1, drain: true, ..Publish::default() }).await?;
+            loop {
+                match reader.read().await? {
+                    // An empty packet is a heartbeat.
+                    Some(packet) if packet.is_empty() => {}
+                    Some(packet) => return Ok(Outcome::decode(packet)?),
+                    None => return Err(LinkError::Broken("the node ended the link".into())),
+                }
+            }
+        };
+        let answer = timeout(DIAL_TIMEOUT, asking).await.unwrap_or(Err(LinkError::Silent));
+        let address = address.to_owned();
+        match answer {
+            Ok(Outcome { error: 0, .. }) => Ok(()),
+            Ok(Outcome { text, .. }) => Err(ConnectError::Refused { address, why: text }),
+            Err(why) => Err(ConnectError::Unreachable { address, why: why.to_string() }),
+        }
+    }
+
     /// Publishes a message on all nodes. Limits and errors are those of [`Server::publish`](crate::Server::publish),
     /// and the time limit is that of [`PublisherBuilder::publish_timeout`].
     ///
@@ -344,7 +372,7 @@ async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
                 let Some(Request { content, key, outcome }) = request else { break };
                 last += 1;
                 waiting.insert(last, outcome);
-                let publish = Publish { id: last, content, key: Some(key) };
+                let publish = Publish { id: last, content, key: Some(key), drain: false };
                 if !matches!(timeout(heartbeat_timeout, writer.write(&publish)).await, Ok(Ok(()))) {
                     break;
                 }

@@ -17,7 +17,7 @@ use crate::values::{count, dialect, duration, rate, size, switch, text};
 /// Exit status: 0 for success, 1 if no node answers or a message is not accepted, 2 if a setting is wrong or the
 /// database does not answer.
 #[derive(Debug, Parser)]
-#[command(version, args_conflicts_with_subcommands = true)]
+#[command(version = env!("WS_SERVER_VERSION"), args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -41,6 +41,12 @@ pub(crate) enum Command {
     Pool(List),
     /// Make a test connection to each node: exit status 0 if one answers, 1 if none does
     Check(Check),
+    /// Ask a node to close its clients gently and to end, and wait until it has left the cluster
+    Drain(Drain),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// Write the manual pages
+    Man(Man),
 }
 
 /// The pool, the name and the key of a cluster.
@@ -255,6 +261,30 @@ pub(crate) struct Check {
     pub(crate) all: bool,
     #[command(flatten)]
     pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Drain {
+    /// The node: its address as ws://HOST:PORT, or the first digits of its id, as `ws-server pool` shows both
+    #[arg(value_name = "NODE", value_parser = text)]
+    pub(crate) node: String,
+    /// How long to wait until the node has left the cluster; 0 does not wait
+    #[arg(long, value_name = "TIME", value_parser = duration, default_value = "2min")]
+    pub(crate) timeout: Duration,
+    #[command(flatten)]
+    pub(crate) place: Place,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// The shell, which reads them from standard output
+    pub(crate) shell: clap_complete::Shell,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Man {
+    /// The directory for the pages, one for each command [default: the page of ws-server goes to standard output]
+    pub(crate) directory: Option<PathBuf>,
 }
 
 #[derive(Args, Debug)]

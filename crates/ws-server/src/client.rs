@@ -172,7 +172,7 @@ fn given_keys(place: &Place) -> Outcome<Vec<Vec<u8>>> {
 }
 
 /// The pool of a place, if other processes can share it.
-async fn reachable(place: &Place) -> Outcome<Opened> {
+pub(crate) async fn reachable(place: &Place) -> Outcome<Opened> {
     let opened = Opened::existing(place).await?;
     if opened.kind == Kind::Memory {
         return Err(Failure::setup("nobody reaches a pool in another process's memory: give --pool"));
@@ -186,7 +186,7 @@ async fn connect(place: &Place) -> Outcome<Publisher> {
     Publisher::builder(opened.pool).cluster(&*place.cluster).key(key).connect().await.map_err(not_connected)
 }
 
-fn not_connected(error: ConnectError) -> Failure {
+pub(crate) fn not_connected(error: ConnectError) -> Failure {
     match error {
         ConnectError::Pool(error) => pool::failure(error),
         ConnectError::ShortKey | ConnectError::Key(_) => Failure::setup(error),

@@ -22,6 +22,8 @@ mod client;
 mod config;
 mod demo;
 mod descriptors;
+mod drain;
+mod generate;
 mod key;
 mod logs;
 mod members;
@@ -121,6 +123,9 @@ async fn obey(parsed: Parsed) -> Outcome {
         Command::Send(send) => client::send(send).await,
         Command::Close(close) => client::close(close).await,
         Command::Check(check) => client::check(check).await,
+        Command::Drain(drain) => drain::drain(drain).await,
+        Command::Completions(asked) => generate::completions(asked.shell),
+        Command::Man(man) => generate::man(man.directory.as_deref()),
         Command::Pool(pool) => members::list(pool).await,
     }
 }

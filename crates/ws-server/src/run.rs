@@ -18,7 +18,7 @@ use crate::{
     cli::Run,
     config::Settings,
     demo::Demo,
-    parent,
+    logs, parent,
     pool::{self, Kind, Opened},
     probe::reachable,
     reload::Reload,
@@ -37,6 +37,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     }
     trusted_proxies(&run.trusted_proxy)?;
     allowed_origins(&run.allowed_origin)?;
+    logs::check(run.log_filter.as_deref())?;
     pool::check_keys(&run.place.keys)?;
     Ok(())
 }
@@ -110,7 +111,13 @@ pub(crate) async fn run(settings: Settings, mut reload: Reload) -> Outcome {
     tokio::spawn(systemd::report(server.clone(), bound, run.path, run.supervision.check_timeout));
     let own = server.clone();
     let stop = async move {
-        signals.stop(|| reload.read_again(&own)).await;
+        let drained = own.clone();
+        let mut told = tokio::spawn(async move { signals.stop(|| reload.read_again(&own)).await });
+        tokio::select! {
+            _ = &mut told => {}
+            // A signal that follows does not cut the drain off, and the one after it does.
+            () = drained.drain_requested() => {}
+        }
         systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
     };
     server.serve(listener).with_graceful_shutdown(stop).await.map_err(|error| match error {

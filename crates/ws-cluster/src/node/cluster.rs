@@ -111,6 +111,21 @@ impl Cluster {
         }
     }
 
+    /// Notes that somebody with the key wants this node to shut down.
+    pub(super) fn request_drain(&self) {
+        if !self.shared.drain_requested.send_replace(true) {
+            tracing::info!("this node is asked over a link to shut down");
+        }
+    }
+
+    /// Resolves once somebody has asked this node to shut down.
+    pub(crate) async fn drain_requested(&self) {
+        let mut requested = self.shared.drain_requested.subscribe();
+        if requested.wait_for(|requested| *requested).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Reports the node as not ready, since it shuts down soon. It works until then.
     pub(crate) async fn drain(&self) {
         // An error means that the driver has ended already.
@@ -163,8 +178,14 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
     let failure = Arc::new(failure);
     let identity = LinkIdentity { node, cluster, keys: Keys::new(keys) };
     let greetings = Greetings::new(config.links.greetings, config.links.greetings_per_ip);
-    let shared =
-        Arc::new(Shared { identity, greetings, config, next_link: AtomicU64::new(1), logs: LogLimits::default() });
+    let shared = Arc::new(Shared {
+        identity,
+        greetings,
+        config,
+        next_link: AtomicU64::new(1),
+        logs: LogLimits::default(),
+        drain_requested: watch::Sender::new(false),
+    });
     if is_dialled {
         tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }

@@ -51,7 +51,14 @@ pub(crate) async fn serve<S: Stream>(cluster: &Cluster, link: Link<S>) {
                 let _ = outcomes.try_send(None);
                 continue;
             }
-            let Publish { id, content, key } = Publish::decode(packet)?;
+            let Publish { id, content, key, drain } = Publish::decode(packet)?;
+            if drain {
+                cluster.request_drain();
+                if outcomes.send(Some(Outcome { id, ..Outcome::default() })).await.is_err() {
+                    return Ok(());
+                }
+                continue;
+            }
             let Ok(slot) = slots.clone().acquire_owned().await else { return Ok(()) };
             let checked = publish::check(&content, key.as_deref());
             // The buffers are copied, because the link's buffer is larger and the log keeps what it gets.

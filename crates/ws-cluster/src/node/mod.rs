@@ -4,6 +4,7 @@
 use std::{sync::Arc, sync::atomic::AtomicU64};
 
 use bytes::Bytes;
+use tokio::sync::watch;
 
 use self::{greetings::Greetings, link::LinkIdentity};
 use crate::{config::Config, error::ServeError, log_limit::LogLimits, pool::Pool};
@@ -99,6 +100,8 @@ struct Shared {
     greetings: Arc<Greetings>,
     /// Limits the log lines that strangers can cause.
     logs: LogLimits<LinkLogCause>,
+    /// True once somebody has asked this node, over a link, to shut down.
+    drain_requested: watch::Sender<bool>,
 }
 
 /// The causes of log lines that strangers can trigger as often as they like.

@@ -7,7 +7,9 @@ use parking_lot::RwLock;
 use url::Url;
 use ws_cluster_client::ACTION_SIZE;
 
-use super::{ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, live::LiveSettings, socket::Gate};
+use super::{
+    ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, live::LiveSettings, socket::Gate,
+};
 use crate::{
     Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, RawMessage, StartError,
     auth::{Origin, TrustedProxies},

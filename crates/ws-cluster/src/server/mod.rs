@@ -147,11 +147,13 @@ impl Server {
         // dropped it.
         let (closing, _) = watch::channel(());
         let mut shutdown = std::pin::pin!(shutdown);
+        let mut drain_requested = std::pin::pin!(self.drain_requested());
         let mut failure = std::pin::pin!(self.0.cluster.failure());
         let outcome = loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
                 () = &mut shutdown => break Ok(()),
+                () = &mut drain_requested => break Ok(()),
                 failure = &mut failure => break Err(failure.into()),
             };
             match accepted {
@@ -299,6 +301,13 @@ impl Server {
         if tokio::time::timeout(limit, self.0.cluster.shut_down()).await.is_err() {
             tracing::warn!("the hand-over took too long; the cluster notices the loss of this node by itself");
         }
+    }
+
+    /// Resolves once somebody with the cluster's key has asked this node to shut down: `ws-server drain`, or
+    /// [`Publisher::drain_node`](crate::Publisher::drain_node). [`serve`](Self::serve) shuts the server down then.
+    /// An application with a listener of its own waits for this and calls [`shutdown`](Self::shutdown).
+    pub async fn drain_requested(&self) {
+        self.0.cluster.drain_requested().await;
     }
 
     /// Publishes a message to the connections of its target on all nodes. `Ok` means that the message is accepted: it

@@ -83,7 +83,9 @@ impl Server {
         match path {
             path if path == self.0.path => self.upgrade(request).await,
             LINK => self.link(request),
-            PUBLISH | CLOSE | REFRESH if self.live().publish_key.is_none() => answer(StatusCode::NOT_FOUND, "not found"),
+            PUBLISH | CLOSE | REFRESH if self.live().publish_key.is_none() => {
+                answer(StatusCode::NOT_FOUND, "not found")
+            }
             PUBLISH => self.publish_request(request).await,
             CLOSE => self.close_request(request).await,
             REFRESH => self.refresh_request(request).await,

@@ -50,6 +50,9 @@ pub(crate) struct Publish {
     pub(crate) content: Bytes,
     #[prost(bytes = "bytes", optional, tag = "3")]
     pub(crate) key: Option<Bytes>,
+    /// Asks the node that gets it to shut down. The content is empty then, which an earlier version refuses.
+    #[prost(bool, tag = "4")]
+    pub(crate) drain: bool,
 }
 
 /// The answer to a request: 0 for accepted, otherwise the error.

@@ -77,7 +77,7 @@ mod tests {
     }
 
     fn message(id: u64) -> Publish {
-        Publish { id, content: Bytes::from_static(b"content"), key: None }
+        Publish { id, content: Bytes::from_static(b"content"), ..Publish::default() }
     }
 
     fn is_forged(opened: Result<Bytes, LinkError>) -> bool {
