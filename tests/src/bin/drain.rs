@@ -213,11 +213,7 @@ async fn follow(mut events: Events, addresses: Vec<SocketAddr>, seen: Arc<Seen>)
                 add(&seen.recovered);
                 is_open = true;
             }
-            Event::Reset(why) => {
-                if add(&seen.resets) == 0 {
-                    eprintln!("a client is reset: {why}");
-                }
-            }
+            Event::Reset(why) if add(&seen.resets) == 0 => eprintln!("a client is reset: {why}"),
             Event::Message(message) if message.action == ACTION => {
                 let number: u64 = message.details.detail(0).unwrap_or_default();
                 if number != last + 1 {
