@@ -246,7 +246,8 @@ fn flags_in(help: &str) -> Vec<Flag> {
     for line in help.lines() {
         let text = line.trim_start();
         let text = text.strip_prefix("-h, ").or(text.strip_prefix("-V, ")).unwrap_or(text);
-        if text.starts_with("--") {
+        // A help text that names a flag may wrap before it; texts are further to the right.
+        if text.starts_with("--") && line.starts_with("  ") && line.len() - line.trim_start().len() <= 6 {
             flags.push(Flag { name: flag(text), variable: None, number: None });
         }
         let Some(Flag { variable, number, .. }) = flags.last_mut() else { continue };

@@ -41,7 +41,7 @@ pub(crate) enum Command {
     Pool(List),
     /// Make a test connection to each node: exit status 0 if one answers, 1 if none does
     Check(Check),
-    /// Ask a node to close its clients gently and to end, and wait until it has left the cluster
+    /// Ask a node to end, and wait until it has left the cluster
     Drain(Drain),
     /// Print the completions of a shell
     Completions(Completions),

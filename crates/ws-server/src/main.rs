@@ -107,8 +107,8 @@ async fn obey(parsed: Parsed) -> Outcome {
     match cli.command.unwrap_or(Command::Run(Box::new(cli.run))) {
         Command::Run(run) => {
             let settings = Settings::new(*run, file.as_ref());
-            let reload = Reload::new(config::values(&matches, &settings.config));
-            run::run(settings, reload).await
+            let mut reload = Reload::new(config::values(&matches, &settings.config));
+            run::run(settings, move |server| reload.read_again(server)).await
         }
         Command::Supervise(run) => supervise::supervise(Settings::new(*run, file.as_ref())).await,
         Command::Config(asked) if asked.example => say(config::example().trim_end()),

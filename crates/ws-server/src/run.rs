@@ -21,7 +21,6 @@ use crate::{
     logs, parent,
     pool::{self, Kind, Opened},
     probe::reachable,
-    reload::Reload,
     say,
     signals::Signals,
     systemd,
@@ -42,7 +41,8 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     Ok(())
 }
 
-pub(crate) async fn run(settings: Settings, mut reload: Reload) -> Outcome {
+/// Runs a node until it is told to stop. `read_again` is called at SIGHUP.
+pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) + Send + 'static) -> Outcome {
     if let Some(supervisor) = settings.run.supervision.supervised_by {
         parent::follow(supervisor)?;
     }
@@ -112,7 +112,7 @@ pub(crate) async fn run(settings: Settings, mut reload: Reload) -> Outcome {
     let own = server.clone();
     let stop = async move {
         let drained = own.clone();
-        let mut told = tokio::spawn(async move { signals.stop(|| reload.read_again(&own)).await });
+        let mut told = tokio::spawn(async move { signals.stop(|| read_again(&own)).await });
         tokio::select! {
             _ = &mut told => {}
             // A signal that follows does not cut the drain off, and the one after it does.
