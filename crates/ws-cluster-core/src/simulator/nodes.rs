@@ -1,0 +1,150 @@
+//! The nodes of a simulation: they start, publish, stop for a while, shut down and crash.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    Limits, World,
+    events::Happening,
+    network::End,
+    story::{Name, PublishName},
+};
+use crate::{ClusterConfig, Core, LinkId, NodeId, PublishId};
+
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    pub(super) address: String,
+    /// How often it has started.
+    pub(super) lives: u16,
+    /// How much it has published in this life.
+    pub(super) published: u64,
+    pub(super) core: Option<Core>,
+    /// Its clock runs at this many thousandths of the world's.
+    pub(super) rate: u32,
+    /// Stopped: what happens to it waits in `missed`.
+    pub(super) paused: bool,
+    pub(super) paused_at: Duration,
+    pub(super) missed: VecDeque<Happening>,
+    pub(super) db_cut: bool,
+    /// The links of this node, as it knows them: the peer's place and when it was last heard of.
+    pub(super) ends: BTreeMap<LinkId, End>,
+}
+
+impl Node {
+    pub(super) fn new(place: usize, rate: u32) -> Self {
+        Self {
+            id: NodeId::from_bytes([0; 16]),
+            address: format!("ws://node-{place}"),
+            lives: 0,
+            published: 0,
+            core: None,
+            rate,
+            paused: false,
+            paused_at: Duration::ZERO,
+            missed: VecDeque::new(),
+            db_cut: false,
+            ends: BTreeMap::new(),
+        }
+    }
+}
+
+impl World {
+    pub(super) fn boot(&mut self, place: usize) {
+        let node = &mut self.nodes[place];
+        node.lives += 1;
+        node.id = Name::id(place, node.lives);
+        node.paused = false;
+        node.published = 0;
+        let (id, address, now) = (node.id, node.address.clone(), self.local(place));
+        let Limits { log, batch, window, .. } = self.limits.clone();
+        let config = ClusterConfig { accept_when_isolated: self.accept_when_isolated, ..ClusterConfig::default() };
+        let core = Core::new(now, id, address, config, log);
+        self.nodes[place].core = Some(Core { fault: self.fault, batch, window, ..core });
+        if let Some(clients) = &mut self.clients {
+            clients.boot(place, id);
+        }
+        self.tell(|| format!("{} boots", Name(id)));
+        self.schedule(Duration::ZERO, place, Happening::Tick);
+        self.schedule(Duration::from_secs(1), place, Happening::Heartbeats);
+    }
+
+    pub(super) fn crash(&mut self, place: usize) {
+        let Some(core) = self.nodes[place].core.take() else { return };
+        self.tell(|| format!("{} crashes", Name(core.id())));
+        self.end_life(place, &core);
+    }
+
+    pub(super) fn end_life(&mut self, place: usize, core: &Core) {
+        if let Some(clients) = &mut self.clients {
+            clients.lose(place);
+        }
+        self.checks.crashed(core, self.nodes.iter().filter_map(|node| node.core.as_ref()));
+        self.nodes[place].missed.clear();
+        for (link, end) in std::mem::take(&mut self.nodes[place].ends) {
+            self.close_other_end(place, link, end.peer);
+        }
+    }
+
+    pub(super) fn pause(&mut self, place: usize) {
+        let id = self.nodes[place].id;
+        self.tell(|| format!("{} stops", Name(id)));
+        self.nodes[place].paused = true;
+        self.nodes[place].paused_at = self.now;
+    }
+
+    /// Lets nodes go on that were stopped for as long as a log remembers: what lay in their sockets all that time may
+    /// come once more, since nobody knows it any longer.
+    pub(super) fn wake_sleepers(&mut self) {
+        let (now, age) = (self.now, self.limits.log.age);
+        let sleeps = |node: &Node| node.paused && now - node.paused_at >= age;
+        let places: Vec<usize> = (0..self.nodes.len()).filter(|place| sleeps(&self.nodes[*place])).collect();
+        places.into_iter().for_each(|place| self.resume(place));
+    }
+
+    pub(super) fn resume(&mut self, place: usize) {
+        let id = self.nodes[place].id;
+        self.tell(|| format!("{} goes on", Name(id)));
+        self.nodes[place].paused = false;
+        for what in std::mem::take(&mut self.nodes[place].missed) {
+            self.schedule(Duration::ZERO, place, what);
+        }
+    }
+
+    /// What the node at a place is called.
+    pub(super) fn letter(&self, place: usize) -> Name {
+        Name(self.nodes[place].id)
+    }
+
+    pub(super) fn publish(&mut self, place: usize, content: Bytes, key: Option<Bytes>) {
+        let now = self.local(place);
+        let node = &mut self.nodes[place];
+        if node.paused {
+            return;
+        }
+        let Some(core) = node.core.as_mut() else { return };
+        if core.publish(now, content, key).is_ok() {
+            node.published += 1;
+            self.drain(place);
+        }
+    }
+
+    /// The name of the publish that comes next from this node.
+    pub(super) fn next_publish(&self, place: usize) -> PublishName {
+        let node = &self.nodes[place];
+        PublishName(PublishId { origin: node.id, counter: node.published + 1 })
+    }
+
+    pub(super) fn shut_down(&mut self, place: usize) {
+        let now = self.local(place);
+        let id = self.nodes[place].id;
+        self.tell(|| format!("{} shuts down", Name(id)));
+        if let Some(core) = self.nodes[place].core.as_mut() {
+            core.shut_down(now);
+            self.drain(place);
+        }
+    }
+}
