@@ -1,7 +1,5 @@
 //! Rules that a test takes from a core, to show that the simulator notices their absence.
 
-use crate::Core;
-
 /// A rule that a core leaves out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
@@ -13,11 +11,4 @@ pub(crate) enum Fault {
     AcceptsAlone,
     /// A publish whose idempotency key the log has is appended all the same.
     IgnoresKeys,
-}
-
-impl Core {
-    /// Returns true if this core leaves out the rule that `fault` names.
-    pub(crate) fn has_fault(&self, fault: Fault) -> bool {
-        self.fault == Some(fault)
-    }
 }

@@ -1,22 +1,35 @@
-//! The follower's side: it joins the master, appends the master's entries, and proposes publishes.
+//! The follower's side: it joins the master, appends the master's entries, and proposes publishes. `election` is what
+//! it does without a link to the master.
 
 use std::time::Instant;
 
-use super::{Body, Core, Entry, Fault, Join, LinkId, NodeId, Proposal, Role, Seq, Snapshot, Span};
+use super::{
+    Body, Entry, Join, LinkId, NodeId, Proposal, Seq, Snapshot, Span, context::Context, election::Candidacy,
+    fault::Fault,
+};
 
 /// The state of a node that is not master.
 #[derive(Debug, Default)]
 pub(super) struct Follower {
+    pub(super) upstream: Upstream,
+    /// When this node last tried to reach the master.
+    sought: Option<Instant>,
+    pub(super) candidacy: Candidacy,
+}
+
+/// How far this node has joined the master.
+#[derive(Debug, Default)]
+pub(super) struct Upstream {
     /// The link over which it joins or has joined.
     pub(super) link: Option<LinkId>,
     pub(super) stage: JoinStage,
     /// Counts this node's joins. An answer to an earlier join is ignored.
-    pub(super) attempt: u64,
-    pub(super) asked: Option<Instant>,
+    attempt: u64,
+    asked: Option<Instant>,
     /// Since its welcome it has proposed its own publishes up to this counter, and acknowledged the entries up to this
     /// one.
-    pub(super) proposed: u64,
-    pub(super) acked: Seq,
+    proposed: u64,
+    acked: Seq,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,99 +46,213 @@ pub(super) enum JoinStage {
 
 impl Follower {
     pub(super) fn is_joined(&self) -> bool {
-        self.stage == JoinStage::Joined
-    }
-}
-
-impl Core {
-    /// Asks the master to let this node join.
-    pub(super) fn join(&mut self, link: LinkId) {
-        self.joins += 1;
-        let attempt = self.joins;
-        let join = Join {
-            attempt,
-            base: self.log.base(),
-            last: self.log.last(),
-            last_term: self.log.last_term(),
-            lineage: self.log.lineage().clone(),
-        };
-        let Role::Follower(follower) = &mut self.role else { return };
-        *follower = Follower {
-            link: Some(link),
-            stage: JoinStage::Asked,
-            attempt,
-            asked: Some(self.now),
-            ..Follower::default()
-        };
-        self.send(link, Body::Join(join));
-    }
-
-    /// Returns true if a join over this link disturbs no other: none was sent, or one was sent over this link and not
-    /// answered.
-    pub(super) fn may_join(&self, link: LinkId) -> bool {
-        matches!(&self.role, Role::Follower(follower)
-            if follower.stage < JoinStage::Welcomed && follower.link.is_none_or(|over| over == link))
-    }
-
-    /// Returns true if this node has not asked to join.
-    pub(super) fn is_apart(&self) -> bool {
-        matches!(&self.role, Role::Follower(follower) if follower.stage == JoinStage::Apart)
+        self.upstream.stage == JoinStage::Joined
     }
 
     /// Returns true if the master has let this node in.
-    pub(super) fn is_welcomed(&self) -> bool {
-        matches!(&self.role, Role::Follower(follower) if follower.stage >= JoinStage::Welcomed)
+    fn is_welcomed(&self) -> bool {
+        self.upstream.stage >= JoinStage::Welcomed
     }
 
-    /// Returns true if a frame on this link comes from the master over which this follower last joined.
-    pub(super) fn is_upstream(&self, link: LinkId, at_least: JoinStage) -> bool {
-        matches!(&self.role, Role::Follower(follower) if follower.link == Some(link) && follower.stage >= at_least)
+    /// Returns true if a frame on this link comes from the master that has let this node in.
+    fn is_upstream(&self, link: LinkId) -> bool {
+        self.upstream.link == Some(link) && self.is_welcomed()
     }
 
-    pub(super) fn handle_welcome(&mut self, link: LinkId, attempt: u64, agreed: Seq, snapshot: Option<Snapshot>) {
-        let Role::Follower(follower) = &mut self.role else { return };
-        if follower.link != Some(link) || follower.attempt != attempt || follower.stage != JoinStage::Asked {
+    /// Notes the master of the present term.
+    pub(super) fn set_master(&mut self, cx: &mut Context, master: Option<NodeId>) {
+        if master.is_none() || master == cx.master {
             return;
         }
-        follower.stage = JoinStage::Welcomed;
-        if let Some(snapshot) = snapshot {
-            self.reset_to(agreed, snapshot);
-        } else if agreed < self.log.base() || agreed > self.log.last() {
-            // It answers another join.
-            return self.hang_up(link);
+        if master == Some(cx.me) {
+            // A peer knows it before the pool has answered. The next read confirms it.
+            cx.pool.read_soon();
         } else {
-            self.cut(agreed);
+            cx.master = master;
+            cx.predecessor = master;
+            self.seek_master(cx);
+        }
+    }
+
+    /// Joins over an open link to the master, or dials the master.
+    fn seek_master(&mut self, cx: &mut Context) {
+        let Some(master) = cx.master else { return };
+        if let Some(link) = cx.link_to(master) {
+            self.join(cx, link);
+        } else {
+            if !cx.addresses.contains_key(&master) {
+                cx.pool.read_soon();
+            }
+            self.sought = Some(cx.now);
+            cx.dial(master);
+        }
+    }
+
+    /// Asks the master to let this node join.
+    fn join(&mut self, cx: &mut Context, link: LinkId) {
+        cx.joins += 1;
+        let (attempt, asked) = (cx.joins, Some(cx.now));
+        self.upstream = Upstream { link: Some(link), stage: JoinStage::Asked, attempt, asked, ..Upstream::default() };
+        let join = Join {
+            attempt,
+            base: cx.log.base(),
+            last: cx.log.last(),
+            last_term: cx.log.last_term(),
+            lineage: cx.log.lineage().clone(),
+        };
+        cx.send(link, Body::Join(join));
+    }
+
+    /// A peer says who is master.
+    pub(super) fn handle_term(&mut self, cx: &mut Context, link: LinkId, peer: NodeId, master: NodeId) {
+        // A join over this link disturbs no other: none was sent, or one was sent over this link and not answered.
+        let may_join = !self.is_welcomed() && self.upstream.link.is_none_or(|over| over == link);
+        if cx.master.is_none() {
+            self.set_master(cx, Some(master));
+        } else if master == peer && cx.master == Some(master) && may_join {
+            // A node says that it is master when it becomes one. It did not hear joins that came before that.
+            self.join(cx, link);
+        }
+    }
+
+    pub(super) fn handle_promise(&mut self, cx: &mut Context, peer: NodeId) {
+        self.candidacy.add_promise(cx.now, peer);
+        cx.pool.read_soon();
+        self.consider_candidacy(cx);
+    }
+
+    pub(super) fn consider_candidacy(&mut self, cx: &mut Context) {
+        self.candidacy.consider(cx, self.is_welcomed());
+    }
+
+    pub(super) fn handle_welcome(
+        &mut self,
+        cx: &mut Context,
+        link: LinkId,
+        attempt: u64,
+        agreed: Seq,
+        snapshot: Option<Snapshot>,
+    ) {
+        let upstream = &mut self.upstream;
+        if upstream.link != Some(link) || upstream.attempt != attempt || upstream.stage != JoinStage::Asked {
+            return;
+        }
+        upstream.stage = JoinStage::Welcomed;
+        if let Some(snapshot) = snapshot {
+            cx.reset_to(agreed, snapshot);
+        } else if agreed < cx.log.base() || agreed > cx.log.last() {
+            // It answers another join.
+            return self.hang_up(cx, link);
+        } else {
+            cx.cut(agreed);
         }
         // The master and this node hold these entries.
-        self.deliver_to(self.log.last());
-        self.send(link, Body::Ack { seq: self.log.last() });
-        let returned: Vec<Proposal> = self.pending.returned().cloned().collect();
-        let returned = if self.has_fault(Fault::ShufflesCut) { returned.into_iter().rev().collect() } else { returned };
-        self.propose(link, returned);
+        cx.deliver_to(cx.log.last());
+        cx.send(link, Body::Ack { seq: cx.log.last() });
+        let mut returned: Vec<Proposal> = cx.pending.returned().cloned().collect();
+        if cx.has_fault(Fault::ShufflesCut) {
+            returned.reverse();
+        }
+        cx.propose(link, returned);
     }
 
-    pub(super) fn handle_append(&mut self, link: LinkId, spans: &[Span], entries: Vec<Entry>, held: Seq) {
-        if !self.is_upstream(link, JoinStage::Welcomed) {
+    pub(super) fn handle_append(
+        &mut self,
+        cx: &mut Context,
+        link: LinkId,
+        spans: &[Span],
+        entries: Vec<Entry>,
+        held: Seq,
+    ) {
+        if !self.is_upstream(link) {
             return;
         }
-        if !self.extend(spans, entries) {
-            return self.hang_up(link);
+        if !cx.extend(spans, entries) {
+            return self.hang_up(cx, link);
         }
-        self.deliver_to(self.log.last());
-        self.trim(held);
+        cx.deliver_to(cx.log.last());
+        cx.trim(held);
     }
 
-    pub(super) fn handle_joined(&mut self, link: LinkId) {
-        if !self.is_upstream(link, JoinStage::Welcomed) {
+    pub(super) fn handle_joined(&mut self, cx: &mut Context, link: LinkId) {
+        if self.is_upstream(link) {
+            self.upstream.stage = JoinStage::Joined;
+            cx.ready = cx.draining.is_none();
+        }
+    }
+
+    pub(super) fn dial_failed(&mut self, cx: &mut Context, node: NodeId, refused: bool) {
+        if cx.master == Some(node) {
+            self.candidacy.refused |= refused;
+            self.consider_candidacy(cx);
+        }
+    }
+
+    fn hang_up(&mut self, cx: &mut Context, link: LinkId) {
+        if cx.hang_up(link).is_some() {
+            self.link_lost(cx, link);
+        }
+    }
+
+    pub(super) fn link_lost(&mut self, cx: &mut Context, link: LinkId) {
+        if self.upstream.link != Some(link) {
             return;
         }
-        if let Role::Follower(follower) = &mut self.role {
-            follower.stage = JoinStage::Joined;
+        let asked = std::mem::take(&mut self.upstream).asked;
+        cx.pool.read_soon();
+        // A join that failed at once is repeated only at the next tick.
+        if cx.is_due(asked, cx.config.redial_interval) {
+            self.seek_master(cx);
         }
-        self.ready = self.draining.is_none();
     }
 
-    pub(super) fn propose(&mut self, link: LinkId, proposals: Vec<Proposal>) {
+    /// Acknowledges the entries and proposes the own publishes that have gathered since the last flush.
+    pub(super) fn flush(&mut self, cx: &mut Context) {
+        let Some(link) = self.upstream.link.filter(|_| self.is_welcomed()) else { return };
+        let last = cx.log.last();
+        if std::mem::replace(&mut self.upstream.acked, last) < last {
+            cx.send(link, Body::Ack { seq: last });
+        }
+        let proposals: Vec<Proposal> = cx.pending.pending_after(self.upstream.proposed).cloned().collect();
+        if let Some(proposal) = proposals.last() {
+            self.upstream.proposed = proposal.id.counter;
+        }
+        cx.propose(link, proposals);
+    }
+
+    /// Tries to reach the master again, takes part in an election, and repeats a join that was not answered.
+    pub(super) fn tick(&mut self, cx: &mut Context) {
+        self.candidacy.forget_promises(cx);
+        if cx.draining.is_none() {
+            // An open link to the master may be one over which this node has not joined: two nodes that dialled each
+            // other have two links, and the one it had joined over has ended.
+            if self.upstream.stage == JoinStage::Apart && cx.is_due(self.sought, cx.config.redial_interval) {
+                self.seek_master(cx);
+                self.sought = Some(cx.now);
+            }
+            self.candidacy.tick(cx, self.is_welcomed());
+        }
+        if let Upstream { link: Some(link), stage: JoinStage::Asked, asked, .. } = self.upstream
+            && cx.is_due(asked, cx.config.lease)
+        {
+            // A node says when it becomes master. This is for cases that are not thought of.
+            self.join(cx, link);
+        }
+        if self.is_joined() {
+            self.leave_idle_links(cx);
+        }
+    }
+
+    /// Ends links that this node dialled and that are of no use any more.
+    fn leave_idle_links(&mut self, cx: &mut Context) {
+        let idle = cx.links.iter().filter(|(id, link)| link.dialled && Some(**id) != self.upstream.link);
+        let idle: Vec<LinkId> = idle.map(|(&id, _)| id).collect();
+        idle.into_iter().for_each(|link| self.hang_up(cx, link));
+    }
+}
+
+impl Context {
+    fn propose(&mut self, link: LinkId, proposals: Vec<Proposal>) {
         let mut batch = Vec::new();
         let mut size = 0;
         for proposal in proposals {
@@ -142,7 +269,7 @@ impl Core {
     }
 
     /// Sends a new master this node's log after `after`, in pieces; from the base if the log no longer has what follows
-    /// `after`.
+    /// `after`. A master that has handed the lease over does this too.
     pub(super) fn handle_fetch(&mut self, link: LinkId, peer: NodeId, after: Seq) {
         if self.master != Some(peer) && self.master.is_some() {
             return;
@@ -158,16 +285,5 @@ impl Core {
                 break;
             }
         }
-    }
-
-    /// Ends links that this node dialled and that are of no use any more.
-    pub(super) fn leave_idle_links(&mut self) {
-        let Role::Follower(follower) = &self.role else { return };
-        if !follower.is_joined() {
-            return;
-        }
-        let idle = self.links.iter().filter(|(id, link)| link.dialled && Some(**id) != follower.link);
-        let idle: Vec<LinkId> = idle.map(|(&id, _)| id).collect();
-        idle.into_iter().for_each(|link| self.hang_up(link));
     }
 }

@@ -1,5 +1,5 @@
-//! The log of recent entries that every node keeps. It has no gaps. It also recognises publishes and idempotency keys of
-//! entries that it holds, or held not long ago.
+//! The log of recent entries that every node keeps. It has no gaps. It also recognises publishes and idempotency keys
+//! of entries that it holds, or held not long ago.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -113,7 +113,8 @@ impl Log {
         self.base + self.entries.len() as u64
     }
 
-    /// Returns the term of the last entry, or 0 in an empty log. The log with the highest `(last_term, last)` is the best.
+    /// Returns the term of the last entry, or 0 in an empty log. The log with the highest `(last_term, last)` is the
+    /// best.
     pub fn last_term(&self) -> Term {
         self.lineage.term_at(self.last())
     }
@@ -121,6 +122,11 @@ impl Log {
     /// Returns which master wrote which part of the log.
     pub fn lineage(&self) -> &Lineage {
         &self.lineage
+    }
+
+    /// Returns the last entry up to which this log and another, which ends at `other_last`, are the same.
+    pub(crate) fn agreement(&self, other: &Lineage, other_last: Seq) -> Seq {
+        self.lineage.agreement(self.last(), other, other_last)
     }
 
     /// Returns the entry `seq`, or `None` if the log does not hold it.

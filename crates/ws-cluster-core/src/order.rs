@@ -1,9 +1,27 @@
-//! What every node does with its log: it extends it, cuts what differs from the master's log, replaces it, and delivers
-//! its entries to the own clients.
+//! What a node does with its log in either role: it reads batches from it, extends it, cuts what differs from the
+//! master's log, replaces it, and delivers its entries to the own clients.
 
-use super::{Core, Entry, Fault, Output, PublishId, Seq, Snapshot, Span};
+use std::collections::BTreeSet;
 
-impl Core {
+use super::{Entry, Output, PublishId, Seq, Snapshot, Span, Term, context::Context, fault::Fault};
+
+impl Context {
+    /// Returns the entries after `seq` that fit into one frame of at most `room` bytes, their spans, and their size.
+    pub(super) fn batch(&self, seq: Seq, room: usize) -> (Vec<Span>, Vec<Entry>, usize) {
+        let room = self.batch.min(room);
+        let mut size = 0;
+        let fits = |entry: &&Entry| {
+            // A frame has at least one entry.
+            let fits = size == 0 || size + entry.proposal.size() <= room;
+            size += if fits { entry.proposal.size() } else { 0 };
+            fits
+        };
+        let entries: Vec<Entry> = self.log.after(seq).take_while(fits).cloned().collect();
+        let terms: BTreeSet<Term> = entries.iter().map(|entry| entry.term).collect();
+        let spans = self.log.lineage().spans().iter().filter(|span| terms.contains(&span.term)).copied().collect();
+        (spans, entries, size)
+    }
+
     /// Appends entries. Returns false if one does not follow the last entry.
     pub(super) fn extend(&mut self, spans: &[Span], entries: Vec<Entry>) -> bool {
         for entry in entries {
@@ -53,7 +71,7 @@ impl Core {
     }
 
     /// Makes the publishes of cut entries pending again, without the entries up to `aged`, which are dropped.
-    pub(super) fn repropose(&mut self, cut: Vec<Entry>, aged: Seq) {
+    fn repropose(&mut self, cut: Vec<Entry>, aged: Seq) {
         for Entry { proposal, .. } in cut.iter().take_while(|entry| entry.seq <= self.delivered) {
             if let Some(key) = proposal.key.as_ref().filter(|_| proposal.content.is_some()) {
                 self.clients_have.lose(self.now, key, Some(proposal.id));
@@ -93,7 +111,7 @@ impl Core {
         }
     }
 
-    pub(super) fn settle(&mut self, id: PublishId) {
+    fn settle(&mut self, id: PublishId) {
         if self.pending.settle(id) {
             self.outputs.push_back(Output::Accepted { counter: id.counter });
         }

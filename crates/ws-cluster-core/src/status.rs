@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::{Core, NodeId, Role, Term, master::Master, membership::Trouble};
+use crate::{Core, NodeId, Role, Term, pool_side::Trouble};
 
 /// The state of a node in its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,41 +101,33 @@ impl fmt::Display for Degraded {
 impl Core {
     /// Returns the state of this node.
     pub fn status(&self) -> Status {
+        let cx = &self.cx;
         let master = match &self.role {
-            Role::Master(master) => master.is_serving().then_some(self.me),
-            Role::Follower(follower) => self.master.filter(|_| follower.is_joined()),
+            Role::Master(master) => master.is_serving().then_some(cx.me),
+            Role::Follower(follower) => cx.master.filter(|_| follower.is_joined()),
         };
-        let trouble = self.pool.trouble(self.now, self.config.query_timeout);
+        let trouble = cx.pool.trouble(cx.now, cx.config.query_timeout);
         let degraded = match &self.role {
-            _ if self.draining.is_some() => Some(Degraded::ShuttingDown),
-            Role::Master(master) if trouble.is_some() && self.is_isolated(master) => {
-                let accepts = self.config.accept_when_isolated;
+            _ if cx.draining.is_some() => Some(Degraded::ShuttingDown),
+            Role::Master(master) if trouble.is_some() && master.is_isolated(cx) => {
+                let accepts = cx.config.accept_when_isolated;
                 Some(if accepts { Degraded::IsolatedAccepting } else { Degraded::Isolated })
             }
-            _ if self.pool.is_displaced(self.now, self.config.member_timeout) => Some(Degraded::AddressConflict),
+            _ if cx.pool.is_displaced(cx.now, cx.config.member_timeout) => Some(Degraded::AddressConflict),
             _ if trouble == Some(Trouble::Silent) => Some(Degraded::PoolSilent),
             _ if trouble == Some(Trouble::ReadOnly) => Some(Degraded::PoolReadOnly),
-            Role::Follower(_) if master.is_none() && self.master.is_some() => Some(Degraded::NoLinkToMaster),
+            Role::Follower(_) if master.is_none() && cx.master.is_some() => Some(Degraded::NoLinkToMaster),
             _ if master.is_none() => Some(Degraded::NoMaster),
-            Role::Master(master) if self.is_deserted(master) => Some(Degraded::Alone),
+            Role::Master(master) if master.is_deserted(cx) => Some(Degraded::Alone),
             _ => None,
         };
-        let view = self.pool.view();
-        let nodes = view.nodes.iter().filter(|row| row.age <= self.config.member_timeout);
-        let nodes = nodes.map(|row| NodeStatus {
+        let nodes = cx.live_rows().map(|row| NodeStatus {
             node: row.node,
             address: row.address.clone(),
-            member: row.joined == Some(self.term),
+            member: row.joined == Some(cx.term),
         });
         // A client that connects before the first entry would have no position.
-        let ready = self.ready && self.delivered > 0;
-        let (term, dropped) = (self.term, self.dropped);
-        Status { ready, term, master, degraded, cause: None, dropped, nodes: nodes.collect() }
-    }
-
-    /// Returns true if no member is linked, although other nodes took part and did not leave the pool.
-    fn is_deserted(&self, master: &Master) -> bool {
-        let deserted = master.followers.values().all(|follower| !follower.joined);
-        deserted && self.pool.view().nodes.iter().any(|row| master.absent.contains(&row.node))
+        let ready = cx.ready && cx.delivered > 0;
+        Status { ready, term: cx.term, master, degraded, cause: None, dropped: cx.dropped, nodes: nodes.collect() }
     }
 }

@@ -2,116 +2,106 @@
 //! one, and opens its term.
 
 use super::{
-    Body, Core, Entry, NodeId, Proposal, PublishId, Role, Snapshot, Span,
+    Body, Entry, NodeId, Proposal, PublishId, Snapshot, Span,
+    context::Context,
     master::{Master, MasterPhase},
 };
 
-impl Core {
+impl Master {
     /// Asks the members of the last term for their logs.
-    pub(super) fn collect(&mut self) {
-        let Role::Master(Master { stage: MasterPhase::Collecting { missing, .. }, .. }) = &self.role else { return };
-        missing.clone().into_iter().for_each(|node| self.dial(node));
-        self.tick_takeover();
+    pub(super) fn collect(&mut self, cx: &mut Context) {
+        self.expected.iter().for_each(|&node| cx.dial(node));
+        self.tick_takeover(cx);
     }
 
     /// Ends the collection if it is complete or its time is over.
-    pub(super) fn tick_takeover(&mut self) {
-        let now = self.now;
-        let Role::Master(master) = &mut self.role else { return };
-        match &master.stage {
-            MasterPhase::Collecting { missing, until }
-                if missing.iter().all(|node| master.waiting.contains_key(node)) || now >= *until =>
+    pub(super) fn tick_takeover(&mut self, cx: &mut Context) {
+        match self.stage {
+            MasterPhase::Collecting { ref missing, until }
+                if missing.iter().all(|node| self.waiting.contains_key(node)) || cx.now >= until =>
             {
-                self.adopt_best();
+                self.adopt_best(cx);
             }
-            MasterPhase::Fetching { from, until } if now >= *until => {
+            MasterPhase::Fetching { from, until } if cx.now >= until => {
                 // The node stopped answering. Its log is left out, and it joins when it can.
-                if let Some((link, _)) = master.waiting.remove(&from.clone()) {
-                    self.hang_up(link);
+                if let Some((link, _)) = self.waiting.remove(&from) {
+                    self.hang_up(cx, link);
                 }
-                self.adopt_best();
+                self.adopt_best(cx);
             }
             _ => {}
         }
     }
 
     /// Fetches the best of the collected logs, or opens the term if this node's own is the best.
-    pub(super) fn adopt_best(&mut self) {
-        let (mine, lineage) = ((self.log.last_term(), self.log.last()), self.log.lineage().clone());
-        let until = self.now + self.config.collect_timeout;
-        let Role::Master(master) = &mut self.role else { return };
-        let best = master.waiting.iter().max_by_key(|(_, (_, join))| (join.last_term, join.last));
-        match best {
-            Some((&from, (link, join))) if (join.last_term, join.last) > mine => {
-                let (link, after) = (*link, lineage.agreement(mine.1, &join.lineage, join.last));
-                master.stage = MasterPhase::Fetching { from, until };
-                self.send(link, Body::Fetch { after });
+    pub(super) fn adopt_best(&mut self, cx: &mut Context) {
+        let own = (cx.log.last_term(), cx.log.last());
+        match self.waiting.iter().max_by_key(|(_, (_, join))| (join.last_term, join.last)) {
+            Some((&from, (link, join))) if (join.last_term, join.last) > own => {
+                self.stage = MasterPhase::Fetching { from, until: cx.now + cx.config.collect_timeout };
+                let after = cx.log.agreement(&join.lineage, join.last);
+                cx.send(*link, Body::Fetch { after });
             }
-            _ => self.open_term(),
+            _ => self.open_term(cx),
         }
     }
 
+    /// Adds a piece of the best log to this node's own.
     pub(super) fn handle_tail(
         &mut self,
+        cx: &mut Context,
         peer: NodeId,
         snapshot: Option<Snapshot>,
         spans: &[Span],
         entries: Vec<Entry>,
         done: bool,
     ) {
-        let until = self.now + self.config.collect_timeout;
-        let Role::Master(master) = &mut self.role else { return };
-        match &mut master.stage {
-            MasterPhase::Fetching { from, until: end } if *from == peer => *end = until,
+        match &mut self.stage {
+            MasterPhase::Fetching { from, until } if *from == peer => *until = cx.now + cx.config.collect_timeout,
             _ => return,
         }
-        let Some((link, join)) = master.waiting.get(&peer) else { return };
-        let (link, lineage, last, join_term) = (*link, join.lineage.clone(), join.last, join.last_term);
-        let agreed = self.log.lineage().agreement(self.log.last(), &lineage, last);
+        let Some((link, join)) = self.waiting.get(&peer) else { return };
+        let (link, promised) = (*link, (join.last_term, join.last));
+        let agreed = cx.log.agreement(&join.lineage, join.last);
         match snapshot {
-            Some(snapshot) => self.reset_to(agreed, snapshot),
+            Some(snapshot) => cx.reset_to(agreed, snapshot),
             // The first piece begins after the last common entry. The other pieces follow it.
-            None if entries.first().is_some_and(|entry| entry.seq <= self.log.last()) => {
-                if agreed < self.log.base() {
-                    return self.hang_up(link);
+            None if entries.first().is_some_and(|entry| entry.seq <= cx.log.last()) => {
+                if agreed < cx.log.base() {
+                    return self.hang_up(cx, link);
                 }
-                self.cut(agreed);
+                cx.cut(agreed);
             }
             None => {}
         }
-        if !self.extend(spans, entries) {
-            return self.hang_up(link);
-        }
-        let promised = (join_term, last);
-        if done && (self.log.last_term(), self.log.last()) < promised {
-            // The node sent less than it said it had. Without this check it would be fetched again and again.
-            return self.hang_up(link);
+        // A node that sends less than it said it had would be fetched again and again.
+        if !cx.extend(spans, entries) || (done && (cx.log.last_term(), cx.log.last()) < promised) {
+            return self.hang_up(cx, link);
         }
         if done {
-            self.adopt_best();
+            self.adopt_best(cx);
         }
     }
 
     /// Opens the term: welcomes the nodes that wait to join, and appends this node's own pending publishes.
-    pub(super) fn open_term(&mut self) {
-        let Role::Master(master) = &mut self.role else { return };
-        master.stage = MasterPhase::Serving;
-        let waiting = std::mem::take(&mut master.waiting);
-        master.expected.retain(|node| waiting.contains_key(node));
-        self.ready = self.draining.is_none();
+    fn open_term(&mut self, cx: &mut Context) {
+        self.stage = MasterPhase::Serving;
+        let waiting = std::mem::take(&mut self.waiting);
+        self.expected.retain(|node| waiting.contains_key(node));
+        cx.ready = cx.draining.is_none();
         // A node that was away for long has old entries that the others trimmed long ago, and may have forgotten.
-        self.trim_to(self.log.aged(self.now).min(self.delivered));
+        cx.trim_to(cx.log.aged(cx.now).min(cx.delivered));
         for (peer, (link, join)) in waiting {
-            self.welcome(link, peer, &join);
+            self.welcome(cx, link, peer, &join);
         }
-        if self.log.last() == 0 {
+        if cx.log.last() == 0 {
             // The log begins with an entry without content, so that a client that connects before the first message has
             // a position. No publish has the counter 0.
-            let id = PublishId { origin: self.me, counter: 0 };
-            self.sequence(vec![Proposal { id, key: None, content: None }]);
+            let id = PublishId { origin: cx.me, counter: 0 };
+            self.sequence(cx, vec![Proposal { id, key: None, content: None }]);
         }
         // Cut entries come first. The own pending publishes follow with the next flush.
-        let returned: Vec<Proposal> = self.pending.returned().cloned().collect();
-        self.sequence(returned);
+        let returned: Vec<Proposal> = cx.pending.returned().cloned().collect();
+        self.sequence(cx, returned);
     }
 }

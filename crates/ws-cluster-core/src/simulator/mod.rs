@@ -29,7 +29,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{LinkId, LogConfig, Tables, fault::Fault, master::WINDOW, replication::BATCH};
+use crate::{
+    LinkId, LogConfig, Tables,
+    context::{BATCH, WINDOW},
+    fault::Fault,
+};
 
 pub use checks::Checks;
 pub use clients::Clients;

@@ -62,8 +62,10 @@ impl World {
         let (id, address, now) = (node.id, node.address.clone(), self.local(place));
         let Limits { log, batch, window, .. } = self.limits.clone();
         let config = ClusterConfig { accept_when_isolated: self.accept_when_isolated, ..ClusterConfig::default() };
-        let core = Core::new(now, id, address, config, log);
-        self.nodes[place].core = Some(Core { fault: self.fault, batch, window, ..core });
+        let mut core = Core::new(now, id, address, config, log);
+        core.cx.fault = self.fault;
+        (core.cx.batch, core.cx.window) = (batch, window);
+        self.nodes[place].core = Some(core);
         if let Some(clients) = &mut self.clients {
             clients.boot(place, id);
         }

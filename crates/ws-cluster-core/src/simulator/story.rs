@@ -105,8 +105,8 @@ enum Stance {
 impl Look {
     fn at(core: &Core) -> Self {
         let (stance, members) = match &core.role {
-            Role::Follower(follower) if follower.link.is_none() => (Stance::Apart, BTreeSet::new()),
-            Role::Follower(follower) => (Stance::Linked(follower.stage), BTreeSet::new()),
+            Role::Follower(follower) if follower.upstream.link.is_none() => (Stance::Apart, BTreeSet::new()),
+            Role::Follower(follower) => (Stance::Linked(follower.upstream.stage), BTreeSet::new()),
             Role::Master(master) => {
                 let stance = match master.stage {
                     MasterPhase::Collecting { .. } => Stance::Collecting,
@@ -128,7 +128,7 @@ impl Look {
         Self {
             node: core.id(),
             term: core.term(),
-            master: core.master,
+            master: core.cx.master,
             stance,
             members,
             alone: core.believes_alone(),

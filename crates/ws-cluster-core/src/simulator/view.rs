@@ -4,11 +4,11 @@ use crate::{Core, Entry, NodeId, PublishId, Role, Seq, Term};
 
 impl Core {
     pub(super) fn id(&self) -> NodeId {
-        self.me
+        self.cx.me
     }
 
     pub(super) fn term(&self) -> Term {
-        self.term
+        self.cx.term
     }
 
     pub(super) fn is_serving_master(&self) -> bool {
@@ -17,49 +17,49 @@ impl Core {
 
     /// Returns true if it is a master that counts itself as the only holder, for whatever reason.
     pub(super) fn believes_alone(&self) -> bool {
-        matches!(&self.role, Role::Master(master) if self.is_alone(master))
+        matches!(&self.role, Role::Master(master) if master.is_alone(&self.cx))
     }
 
     /// Returns true if it is a master that the pool itself shows to be alone: the one reason to accept without a second
     /// holder.
     pub(super) fn is_provably_alone_now(&self) -> bool {
-        matches!(&self.role, Role::Master(master) if master.has_no_follower()) && self.is_provably_alone()
+        matches!(&self.role, Role::Master(master) if master.has_no_follower()) && self.cx.is_provably_alone()
     }
 
     /// Returns true if it would accept for that reason: a master that leaves gives no more places.
     pub(super) fn accepts_alone(&self) -> bool {
-        self.draining.is_none() && self.is_provably_alone_now()
+        self.cx.draining.is_none() && self.is_provably_alone_now()
     }
 
     /// Term and place of the last entry.
     pub(super) fn end(&self) -> (Term, Seq) {
-        (self.log.last_term(), self.log.last())
+        (self.cx.log.last_term(), self.cx.log.last())
     }
 
     pub(super) fn place(&self, seq: Seq) -> Option<(Term, NodeId, Seq)> {
-        let span = self.log.lineage().span_at(seq).filter(|_| seq > 0)?;
+        let span = self.cx.log.lineage().span_at(seq).filter(|_| seq > 0)?;
         Some((span.term, span.master, seq))
     }
 
     pub(super) fn entries_after(&self, seq: Seq) -> impl Iterator<Item = &Entry> {
-        self.log.after(seq)
+        self.cx.log.after(seq)
     }
 
     /// Counts what happened to the log but for growth at its end and trimming at its beginning.
     pub(super) fn rewrites(&self) -> u64 {
-        self.log.rewrites
+        self.cx.log.rewrites
     }
 
     pub(super) fn has(&self, publish: PublishId) -> bool {
-        self.pending.holds(publish) || self.log.knows(publish)
+        self.cx.pending.holds(publish) || self.cx.log.knows(publish)
     }
 
     pub(super) fn place_of_base(&self) -> Seq {
-        self.log.base()
+        self.cx.log.base()
     }
 
     pub(super) fn has_nothing_waiting(&self) -> bool {
-        self.pending.is_empty()
+        self.cx.pending.is_empty()
     }
 
     pub(super) fn summary(&self) -> String {
@@ -67,13 +67,13 @@ impl Core {
             Role::Master(master) => format!("master {master:?}"),
             Role::Follower(follower) => format!("follower {follower:?}"),
         };
-        let (me, term, master, delivered) = (self.me, self.term, self.master, self.delivered);
-        let waiting = self.pending.ids().count();
-        let (base, end) = (self.log.base(), self.end());
-        let pool = self.pool.summary();
+        let (me, term, master, delivered) = (self.cx.me, self.cx.term, self.cx.master, self.cx.delivered);
+        let waiting = self.cx.pending.ids().count();
+        let (base, end) = (self.cx.log.base(), self.end());
+        let pool = self.cx.pool.summary();
         format!(
             "{me:?} {pool} now {:?} term {term} master {master:?} log {base}..{end:?} delivered {delivered} waiting {waiting} {role}",
-            self.now
+            self.cx.now
         )
     }
 }
