@@ -1,5 +1,5 @@
-//! The invariants, asserted at every step of every run, and what must be true when all has healed. A step costs what
-//! it changed: of a log that only grew, the new end is looked at.
+//! The invariants, asserted at every step of every run, and what must be true after all faults have healed. A step
+//! checks only what it has changed: of a log that only grew, only the new entries.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet, hash_map},
@@ -12,7 +12,7 @@ use bytes::Bytes;
 use super::story::{Name, PublishName};
 use crate::{Core, Lease, LogConfig, NodeId, Proposal, PublishId, Seq, Term};
 
-/// The master that wrote it is part of a place: tables that lost rows let a term be used twice.
+/// A position includes the master that wrote the entry, because a term can be used twice after tables have lost rows.
 type LogPosition = (Term, NodeId, Seq);
 
 struct At(LogPosition);
@@ -24,85 +24,85 @@ impl fmt::Display for At {
     }
 }
 
-/// What was written at a place.
+/// The entry at a position.
 struct Written {
     id: PublishId,
     before: Option<LogPosition>,
     key: Option<Bytes>,
-    /// Whether it has content: of several publishes with one key one has.
+    /// True if it has content. Of several publishes with one key, only one has content.
     whole: bool,
-    /// When a node had it first.
+    /// When the first node had it.
     at: Duration,
 }
 
-/// What a log says of its publishers and keys, up to its end.
+/// The publishers and keys of a log, up to its end.
 #[derive(Default)]
 struct Summary {
-    /// The last publish of each.
+    /// The last publish counter of each publisher.
     last: HashMap<NodeId, u64>,
-    /// Where each key came with content last.
+    /// The last position of each key with content.
     keys: HashMap<Bytes, LogPosition>,
 }
 
-/// What was seen of one node.
+/// What the checks know of one node.
 #[derive(Default)]
 struct Seen {
     term: Term,
-    /// How far its log was looked at, and how often it had been rewritten then.
+    /// The last entry that was checked, and how often the log had been rewritten then.
     end: Seq,
     rewrites: u64,
     log: Summary,
     base: Seq,
     stream: Stream,
-    /// What it delivered and has not trimmed.
+    /// The entries that it delivered and has not trimmed.
     ring: BTreeMap<Seq, PublishId>,
 }
 
-/// What one node handed to its clients.
+/// What one node has delivered to its clients.
 #[derive(Default)]
 struct Stream {
     last: Seq,
     counters: BTreeMap<NodeId, u64>,
     publishes: HashSet<PublishId>,
-    /// Who published with a key, and when that got its place.
+    /// The publish with each key, and when it got its position.
     keys: HashMap<Bytes, (PublishId, Duration)>,
     restarted: bool,
     gaps: bool,
 }
 
-/// The invariants, and everything that is known of the history of a simulation.
+/// The invariants, and the history of a simulation that they need.
 #[derive(Default)]
 pub struct Checks {
-    /// The time of the step that is looked at.
+    /// The time of the present step.
     pub(super) now: Duration,
-    /// For how long what was accepted has to be somewhere, with room for clocks that run apart.
+    /// How long an accepted publish must be in some log, minus the difference of the clocks.
     age: Duration,
-    /// For how long a key is surely remembered, whatever the clocks do.
+    /// How long a key is recognised at least, minus the difference of the clocks.
     memory: Duration,
     masters: BTreeMap<Term, NodeId>,
-    /// The database lost writes.
+    /// True if the database has lost writes.
     rows_lost: bool,
-    /// Every lease that a write left behind.
+    /// Every lease that was written.
     leases: HashSet<(Term, Option<NodeId>, u64)>,
     seen: BTreeMap<NodeId, Seen>,
-    /// Every place that was ever written.
+    /// Every position that was ever written.
     places: HashMap<LogPosition, Written>,
-    /// Who held an entry first, and whether another did later.
+    /// The first node that held an entry, and true if another node held it later.
     holders: HashMap<PublishId, (NodeId, bool)>,
     trimmed: HashSet<PublishId>,
     accepted: BTreeMap<PublishId, Duration>,
-    /// Accepted, and all who held it crashed.
+    /// Accepted publishes of which every holder has crashed.
     pub(super) extinct: BTreeSet<PublishId>,
     pub(super) deliveries: u64,
 }
 
 impl Checks {
-    /// For logs of these limits.
+    /// Makes the checks for logs with these limits.
     pub(super) fn new(limits: &LogConfig) -> Self {
         Self { memory: limits.age * 2 * 8 / 10, age: limits.age * 8 / 10, ..Self::default() }
     }
 
-    /// After each step of a node.
+    /// Checks a node after each of its steps.
     pub(super) fn step(&mut self, core: &Core) -> Result<(), String> {
         let me = core.id();
         let term = core.term();
@@ -133,7 +133,7 @@ impl Checks {
         Ok(())
     }
 
-    /// What all members of a log held may be trimmed, and need not be in the log of those who come after them.
+    /// Notes trimmed entries. All members held them, so a later log need not have them.
     fn note_trimmed(&mut self, core: &Core) {
         let seen = self.seen.entry(core.id()).or_default();
         let base = core.place_of_base();
@@ -144,7 +144,7 @@ impl Checks {
         }
     }
 
-    /// What the log that ends with this place says, as far back as anything is known of it.
+    /// Returns the summary of the log that ends at this position.
     fn summary(&self, end: Option<LogPosition>) -> Summary {
         let mut summary = Summary::default();
         let mut place = end;
@@ -158,7 +158,7 @@ impl Checks {
         summary
     }
 
-    /// A master that the pool shows to be alone is not followed by another while it thinks so.
+    /// Checks that no other master serves a higher term while this one is provably alone.
     pub(super) fn rules_out_rivals<'a>(
         &self,
         core: &Core,
@@ -167,15 +167,15 @@ impl Checks {
         if self.rows_lost || !core.is_serving_master() {
             return Ok(());
         }
-        // Of the core that has just moved only: another's belief is as old as its own clock.
+        // Only the core of this step is checked, because the clocks of the other cores are behind.
         let rival = others.find(|other| other.term() > core.term() && other.is_serving_master());
         let rival = rival.filter(|_| core.accepts_alone());
         rival.map_or(Ok(()), |rival| {
-            Err(format!("{} and {} both reign, one of them alone", Name(core.id()), Name(rival.id())))
+            Err(format!("{} and {} are both masters, one of them alone", Name(core.id()), Name(rival.id())))
         })
     }
 
-    /// Which publish stands at a place, and the place before it.
+    /// Returns the publish at a position, and the position before it.
     pub fn at(&self, place: LogPosition) -> Option<(PublishId, Option<LogPosition>)> {
         self.places.get(&place).map(|written| (written.id, written.before))
     }
@@ -184,8 +184,8 @@ impl Checks {
         self.accepted.len()
     }
 
-    /// Same place, same log before it; what each published is in its order, once, and what has a key comes once: all of
-    /// the entries after `looked`, since those before have not changed.
+    /// Checks the entries after `looked`: logs with the same entry are equal before it, the publishes of each node are
+    /// in their order and occur once, and each key occurs once.
     fn look_at_log(&mut self, core: &Core, looked: Seq, log: &mut Summary) -> Result<(), String> {
         let mut before = core.place(looked);
         for entry in core.entries_after(looked) {
@@ -208,7 +208,7 @@ impl Checks {
         Ok(())
     }
 
-    /// A node has an entry at a place, behind another.
+    /// Notes that a node has an entry at a position, after another position.
     fn holds(
         &mut self,
         node: NodeId,
@@ -247,7 +247,7 @@ impl Checks {
     ) -> Result<(), String> {
         self.deliveries += 1;
         let (node, publish) = (core.id(), proposal.id);
-        // Every place is delivered somewhere, if only for a moment: that makes the history whole.
+        // Every position is delivered by some node, so the history has no gaps.
         self.holds(node, core.place(seq), proposal, core.place(seq - 1))?;
         if !self.holders[&publish].1 && !core.is_provably_alone_now() {
             return Err(format!("{} delivers {}, which nobody else holds", Name(node), PublishName(publish)));
@@ -258,7 +258,7 @@ impl Checks {
         let fresh = stream.publishes.insert(publish);
         let key = proposal.key.as_ref().filter(|_| proposal.content.is_some());
         let key_seen = key.is_some_and(|key| stream.keys.contains_key(key));
-        // After a reset some that were never seen are taken for seen: they lie in the gap.
+        // After a reset, publishes in the gap count as seen although the clients did not get them.
         if repeated.is_none() && !fresh || repeated.is_some() && fresh && !key_seen && !stream.gaps {
             let word = if fresh { "as if its clients had it" } else { "as if it were new" };
             return Err(format!("{} delivers {} {word}", Name(node), PublishName(publish)));
@@ -274,7 +274,7 @@ impl Checks {
             return Err(format!("{name} delivers {publish} after {counter} of the same publisher"));
         }
         stream.counters.insert(publish.origin, publish.counter.max(counter.unwrap_or(0)));
-        // A key is remembered from when its publish got its place, however late that came here.
+        // The time of a key begins when its publish got its position, not when it was delivered here.
         let written = core.place(seq).and_then(|at| self.places.get(&at)).map_or(self.now, |written| written.at);
         if let Some(key) = key.filter(|_| repeated.is_none())
             && let Some((other, at)) = stream.keys.insert(key.clone(), (publish, written))
@@ -286,8 +286,8 @@ impl Checks {
         Ok(())
     }
 
-    /// A write of the lease leaves one that there was never before: whoever compares it with what they have read would
-    /// not notice the writes in between.
+    /// Checks that no lease is written twice. A node that compares a lease with one that it read before would not
+    /// notice the writes between two equal ones.
     pub(super) fn lease_written(&mut self, Lease { term, master, beat }: Lease) -> Result<(), String> {
         if self.leases.insert((term, master, beat)) {
             return Ok(());
@@ -296,7 +296,7 @@ impl Checks {
         Err(format!("the lease of term {term} of {master} comes to beat {beat} a second time"))
     }
 
-    /// From here on terms may be used again.
+    /// From now on terms may be used again.
     pub(super) fn rows_lost(&mut self) {
         self.rows_lost = true;
     }
@@ -316,15 +316,16 @@ impl Checks {
         Ok(())
     }
 
-    /// A node is gone: what only it held is lost, and may be.
+    /// A node crashed. What only this node held is lost, and that is allowed.
     pub(super) fn crashed<'a>(&mut self, core: &Core, others: impl Iterator<Item = &'a Core> + Clone) {
-        // Marks are forgotten in the end, but only of what was trimmed, in its last step perhaps.
+        // The node may have trimmed entries in its last step.
         self.note_trimmed(core);
         let lost = self.accepted.keys().filter(|publish| core.has(**publish) && !self.trimmed.contains(*publish));
         self.extinct.extend(lost.filter(|publish| !others.clone().any(|other| other.has(**publish))));
     }
 
-    /// All has healed and settled: every node has the same log, and all that was accepted is in it.
+    /// Checks the end of a run, after all faults have healed: every node has the same log, and it has every accepted
+    /// publish.
     pub(super) fn settled<'a>(&self, cores: impl Iterator<Item = &'a Core> + Clone) -> Result<(), String> {
         let Some(master) = cores.clone().find(|core| core.is_serving_master()) else { return Err("no master".into()) };
         for core in cores {
@@ -353,7 +354,7 @@ impl Checks {
         if let Some((_, publish)) = keys.iter().find(|(key, _)| !came(key)) {
             return Err(format!("what has the key of {} came nowhere with content", PublishName(*publish)));
         }
-        // What is older than the log's age is not proposed anew by a node that was apart for so long.
+        // A node that was cut off for longer than the log's age does not propose older publishes again.
         let young = |at: Duration| self.now - at < self.age;
         let missing = self.accepted.iter().filter(|(_, at)| young(**at)).map(|(publish, _)| publish);
         let missing = missing.filter(|publish| !history.contains(publish)).find(|publish| !gone(publish));

@@ -1,4 +1,5 @@
-//! The clients of the simulated nodes. The core does not know clients, so the crate that serves them brings them.
+//! The clients of the simulated nodes. The core does not know clients, so the crate that serves clients implements
+//! them.
 
 use std::time::Duration;
 
@@ -10,16 +11,16 @@ pub trait Clients {
     /// A node started, under a new id.
     fn boot(&mut self, node: usize, id: NodeId);
 
-    /// A node ended, and with it everything that was on its way to its clients.
+    /// A node ended. Everything on its way to the node's clients is lost.
     fn lose(&mut self, node: usize);
 
-    /// The core of a node wants this done.
+    /// The core of a node has this output.
     fn output(&mut self, node: usize, output: &Output);
 
     /// Lets the clients act. `ready` are the nodes that take clients. If `calm` is true, no client leaves its node.
     ///
     /// # Errors
-    /// What a client got that it must not get.
+    /// Describes what a client got that it must not get.
     fn step(
         &mut self,
         now: Duration,
@@ -41,7 +42,7 @@ impl World {
         self
     }
 
-    /// Lets the clients do something, where there are any.
+    /// Lets the clients act, if the run has any.
     pub(super) fn clients_step(&mut self, calm: bool) {
         let Some(clients) = &mut self.clients else { return };
         let takes = |place: &usize| {

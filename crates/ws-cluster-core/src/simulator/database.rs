@@ -1,4 +1,4 @@
-//! The database behind the pool: the tables of the pool in memory, with what a database does on a bad day.
+//! The database behind the pool: the tables of the pool in memory, with the faults of databases.
 
 use std::time::Duration;
 
@@ -17,8 +17,8 @@ impl World {
         self.tell(|| format!("the database {} writes", if read_only { "refuses" } else { "takes" }));
     }
 
-    /// From now on the clock of the database server that this node writes to is so far behind, or ahead, of the one
-    /// that is read.
+    /// From now on the clock of the database server that this node writes to is `behind` or `ahead` of the clock of the
+    /// server that is read.
     pub(super) fn skew_database(&mut self, place: usize, behind: Duration, ahead: Duration) {
         self.db_skew.insert(place, (behind, ahead));
         let name = self.letter(place);
@@ -34,31 +34,31 @@ impl World {
         self.tell(|| format!("{name} {} the database", if cut { "no longer reaches" } else { "reaches" }));
     }
 
-    /// Of a hundred queries, so many lose their answer after they took effect.
+    /// From now on `percent` of the queries take effect and lose their answer.
     pub(super) fn lose_answers(&mut self, percent: u64) {
         self.lost_answers = percent;
         self.tell(|| format!("the database loses {percent} of 100 answers"));
     }
 
-    /// Of a hundred queries, so many are said to have failed and take effect up to twelve seconds later.
+    /// From now on `percent` of the queries are reported as failed and take effect up to twelve seconds later.
     pub(super) fn delay_statements(&mut self, percent: u64) {
         self.late_statements = percent;
         self.tell(|| format!("the database carries out {percent} of 100 statements after it said that they failed"));
     }
 
-    /// The database takes so many milliseconds for an answer.
+    /// From now on the database takes up to `delay` milliseconds for an answer.
     pub(super) fn slow_database(&mut self, delay: u64) {
         self.db_delay = delay;
         self.tell(|| format!("the database takes {delay} ms"));
     }
 
-    /// What is written from now on does not reach the replica.
+    /// From now on the replica gets no writes.
     pub(super) fn hold_replica_back(&mut self) {
         self.replica = Some(self.tables.clone());
         self.tell(|| "the replica lags from here on".to_owned());
     }
 
-    /// The replica becomes the database, without what was written since it lags.
+    /// Makes the replica the database. The writes since the beginning of its lag are lost.
     pub(super) fn fail_over(&mut self) {
         let Some(replica) = self.replica.take() else { return };
         self.tables.fall_back(replica);
@@ -97,7 +97,7 @@ impl World {
         self.schedule(delay, place, Happening::Answer(answer));
     }
 
-    /// Carries out what a node asked, which may have ended since.
+    /// Carries out the query of a node, which may have ended since.
     pub(super) fn take_effect(&mut self, id: NodeId, query: Query) -> Answer {
         let asked = self.story.is_some().then(|| query.clone());
         let stride = if self.counts_beats { 1 } else { 1 + self.rng.below(1 << 30) };
@@ -139,7 +139,7 @@ impl World {
     }
 }
 
-/// What the database did for a node, where that decides something.
+/// Returns what the database did for a node, if it is part of the story.
 fn tell(query: &Query, answer: &Answer) -> Option<String> {
     Some(match (query, answer) {
         (Query::TakeOver { seen, .. }, Answer::Term(Some(term))) => {

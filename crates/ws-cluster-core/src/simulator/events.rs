@@ -1,4 +1,4 @@
-//! The queue of events: what happens to which node at which time, and what the core asks for when it happens.
+//! The queue of events: what happens to which node at which time. Also carries out the outputs of the cores.
 
 use std::time::{Duration, Instant};
 
@@ -32,7 +32,7 @@ pub(super) enum Happening {
     },
     Answer(Answer),
     Query(Query),
-    /// A query that its node was told had failed.
+    /// A query that takes effect after its node was told that it had failed.
     Statement(Query),
     Heartbeats,
 }
@@ -43,7 +43,7 @@ pub(super) struct Event {
     order: u64,
     place: usize,
     incarnation: NodeId,
-    /// Boxed, since the queue moves its events about.
+    /// Boxed, because the queue moves its events.
     what: Box<Happening>,
 }
 
@@ -76,7 +76,7 @@ impl World {
                 what if self.nodes[place].id == incarnation && self.nodes[place].core.is_some() => {
                     self.happen(place, what)
                 }
-                // What was sent is carried out, whatever became of its sender.
+                // The database carries out a query that was sent, even if its sender has ended.
                 Happening::Query(query) | Happening::Statement(query) => _ = self.take_effect(incarnation, query),
                 _ => {}
             }
@@ -100,7 +100,7 @@ impl World {
 
     pub(super) fn happen(&mut self, place: usize, what: Happening) {
         if self.nodes[place].paused {
-            // A query that was sent reaches the database all the same.
+            // The database carries out a query that was sent, even if its sender is stopped.
             return match what {
                 Happening::Query(query) => self.query(place, query),
                 Happening::Statement(query) => _ = self.take_effect(self.nodes[place].id, query),

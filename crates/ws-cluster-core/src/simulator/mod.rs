@@ -1,5 +1,5 @@
-//! A cluster of cores on a virtual clock. One seed decides about every delay, fault and publish, so that a failing run
-//! can be replayed.
+//! A cluster of cores on a virtual clock. One seed determines every delay, fault and publish, so that a failing run can
+//! be replayed.
 //!
 //! This file has the world: `nodes` and the `events` that happen to them. `network` and `database` connect the nodes,
 //! and `clients` are connected to them. `checks` asserts the invariants after every step. `runs` and `searches` are the
@@ -47,18 +47,18 @@ use nodes::Node;
 use seeds::go_wrong;
 use story::{Name, Story};
 
-/// The limits under which a run takes place: so small that logs are trimmed and frames and tails come in pieces.
+/// The limits of a run. They are so small that logs are trimmed, and that batches and tails take several frames.
 #[derive(Clone)]
 struct Limits {
     log: LogConfig,
     batch: usize,
     window: usize,
-    /// The size of contents, at most.
+    /// Maximum size of a content.
     content: u64,
 }
 
 impl Limits {
-    /// Little is trimmed, nothing comes in pieces.
+    /// Limits with which little is trimmed and every batch fits into one frame.
     fn plain() -> Self {
         Self { log: LogConfig { count: 60, ..LogConfig::default() }, batch: BATCH, window: WINDOW, content: 1 }
     }
@@ -83,7 +83,7 @@ impl Limits {
 
 struct World {
     rng: Random,
-    /// All clocks run alike and everything takes as long as it always does.
+    /// True if all clocks run at the same rate and no delay is random.
     steady: bool,
     limits: Limits,
     start: Instant,
@@ -93,30 +93,30 @@ struct World {
     links: LinkId,
     nodes: Vec<Node>,
     tables: Tables,
-    /// The tables of a replica that lags, as they stood when it began to.
+    /// The tables of a replica that lags, as they were when the lag began.
     replica: Option<Tables>,
-    /// The beat of the lease is a plain counter.
+    /// True if the beat of the lease is a plain counter.
     counts_beats: bool,
     db_down: bool,
-    /// Every write fails, every read succeeds.
+    /// True if every write fails and every read succeeds.
     db_read_only: bool,
-    /// What the clock that writes a node's row is ahead of the one that reads it, in each direction.
+    /// For each node, how far the clock that writes its row is behind, and ahead of, the clock that reads it.
     db_skew: BTreeMap<usize, (Duration, Duration)>,
-    /// The longest time that the database takes for an answer, in milliseconds.
+    /// The maximum time that the database takes for an answer, in milliseconds.
     db_delay: u64,
-    /// Of a hundred queries, how many lose their answer after they took effect.
+    /// Percentage of queries that take effect and lose their answer.
     lost_answers: u64,
-    /// And how many are said to have failed and take effect long after that.
+    /// Percentage of queries that are reported as failed and take effect long after that.
     late_statements: u64,
-    /// Directions in which nothing passes, and those in which only heartbeats do.
+    /// Directions in which nothing passes, and directions in which only heartbeats pass.
     cuts: BTreeSet<(usize, usize)>,
     stuck: BTreeSet<(usize, usize)>,
-    /// Added to the delay of a direction.
+    /// What is added to the delay of a direction.
     slow: BTreeMap<(usize, usize), Duration>,
     checks: Checks,
-    /// Clients of the nodes, where a run has any.
+    /// The clients of the nodes, if the run has any.
     clients: Option<Box<dyn Clients>>,
-    /// What happened, where somebody wants to read it.
+    /// What happened, if it is to be printed.
     story: Option<Story>,
     fault: Option<Fault>,
     /// The setting of all nodes that start from now on.
@@ -167,7 +167,7 @@ impl World {
         world
     }
 
-    /// A world without chance, whose story is told.
+    /// Makes a world without random delays that records its story.
     fn steady(size: usize) -> Self {
         Self::of(Random(0), true, Limits::plain(), size, None, true)
     }

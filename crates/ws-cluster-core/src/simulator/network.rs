@@ -1,5 +1,5 @@
-//! The network between the nodes: links whose frames arrive late, in order or not at all, dials, and the heartbeats
-//! by which an end finds out that the other is gone.
+//! The network between the nodes: dials, links whose frames arrive late, in order or not at all, and the heartbeats
+//! that show an end that the other end is gone.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -12,7 +12,7 @@ const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(4);
 pub(super) struct End {
     pub(super) peer: usize,
     heard: Duration,
-    /// Frames under way to this end arrive in their order.
+    /// When the last frame that was sent to this end arrives. Frames arrive in their order.
     arrival: Duration,
     /// Frames that a cut holds back.
     held: VecDeque<Frame>,
@@ -26,7 +26,7 @@ impl World {
         self.tell(|| format!("nothing passes from {from} to {to}"));
     }
 
-    /// From now on only heartbeats pass in this direction: links stand that are of no use.
+    /// From now on only heartbeats pass in this direction: links stay open and are of no use.
     pub(super) fn stick(&mut self, from: usize, to: usize) {
         self.stuck.insert((from, to));
         let (from, to) = (self.letter(from), self.letter(to));
@@ -49,7 +49,7 @@ impl World {
         self.tell(|| "the cuts heal".to_owned());
     }
 
-    /// From now on everything takes so much longer in this direction.
+    /// From now on every frame in this direction takes `delay` longer.
     pub(super) fn slow_down(&mut self, from: usize, to: usize, delay: Duration) {
         self.slow.insert((from, to), delay);
         let (from, to) = (self.letter(from), self.letter(to));
@@ -73,7 +73,7 @@ impl World {
         }
     }
 
-    /// A dial arrived: the end here stands, the other hears of it in a moment.
+    /// A dial arrived. The link is open at this end at once, and at the other end after a delay.
     pub(super) fn dialled(&mut self, place: usize, by: usize, link: LinkId) {
         let (peer, now) = (self.nodes[by].id, self.local(place));
         if self.nodes[by].core.is_none() {
@@ -93,7 +93,7 @@ impl World {
         if let Some(story) = &mut self.story {
             story.sends(self.now, self.nodes[place].id, self.nodes[peer].id, &frame);
         }
-        // Both ends know the link: what is under way to the other arrives in order.
+        // Both ends know the link, so frames to the other end arrive in order.
         if let Some(end) = self.nodes[peer].ends.get_mut(&link) {
             let at = (self.now + delay).max(end.arrival);
             end.arrival = at;
@@ -107,14 +107,14 @@ impl World {
             let now = self.local(place);
             return self.with_core(place, |core| core.handle_frame(now, link, frame));
         }
-        // It waits in the network, in its order, until the cut is healed or the link given up.
+        // The frame waits in the network, in its order, until the cut heals or the link ends.
         if end.held.is_empty() {
             self.schedule(Duration::from_millis(50), place, Happening::Release { link });
         }
         self.nodes[place].ends.entry(link).and_modify(|end| end.held.push_back(frame));
     }
 
-    /// Lets frames through that a cut held back, if it has healed.
+    /// Delivers the frames that a cut held back, if the cut has healed.
     pub(super) fn release(&mut self, place: usize, link: LinkId) {
         let now = self.local(place);
         let Some(peer) = self.nodes[place].ends.get(&link).map(|end| end.peer) else { return };
@@ -127,7 +127,7 @@ impl World {
         }
     }
 
-    /// A link ends at this node and, in a moment, at the other.
+    /// Ends a link at this node and, after a delay, at the other.
     pub(super) fn hang_up(&mut self, place: usize, link: LinkId) {
         let Some(end) = self.nodes[place].ends.remove(&link) else { return };
         self.close_other_end(place, link, end.peer);
@@ -142,14 +142,14 @@ impl World {
     }
 
     pub(super) fn close_other_end(&mut self, place: usize, link: LinkId, peer: usize) {
-        // Nobody hears of it through a cut: that end finds out by silence.
+        // The end of a link does not pass through a cut. The other end notices it by the silence.
         if self.passes(place, peer) {
             let last = self.nodes[peer].ends.get(&link).map_or(self.now, |end| end.arrival.max(self.now));
             self.schedule(last - self.now, peer, Happening::LinkDown { link });
         }
     }
 
-    /// Notes which links of a node were heard of, and ends those that were silent for too long.
+    /// Notes on which links a node has received heartbeats, and ends the links that were silent for too long.
     pub(super) fn heartbeats(&mut self, place: usize) {
         let links: Vec<(LinkId, usize)> = self.nodes[place].ends.iter().map(|(&link, end)| (link, end.peer)).collect();
         let mut dead = Vec::new();

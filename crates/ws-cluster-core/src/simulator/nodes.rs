@@ -23,14 +23,14 @@ pub(super) struct Node {
     /// How much it has published in this life.
     pub(super) published: u64,
     pub(super) core: Option<Core>,
-    /// Its clock runs at this many thousandths of the world's.
+    /// The rate of its clock, in thousandths of the world's clock.
     pub(super) rate: u32,
-    /// Stopped: what happens to it waits in `missed`.
+    /// True if the process is stopped. Its events wait in `missed`.
     pub(super) paused: bool,
     pub(super) paused_at: Duration,
     pub(super) missed: VecDeque<Happening>,
     pub(super) db_cut: bool,
-    /// The links of this node, as it knows them: the peer's place and when it was last heard of.
+    /// The links of this node, as the node knows them.
     pub(super) ends: BTreeMap<LinkId, End>,
 }
 
@@ -98,8 +98,8 @@ impl World {
         self.nodes[place].paused_at = self.now;
     }
 
-    /// Lets nodes go on that were stopped for as long as a log remembers: what lay in their sockets all that time may
-    /// come once more, since nobody knows it any longer.
+    /// Resumes nodes that were stopped for as long as a log keeps entries. Frames that waited in their sockets for
+    /// longer could be delivered twice, because no log recognises their publishes any more.
     pub(super) fn wake_sleepers(&mut self) {
         let (now, age) = (self.now, self.limits.log.age);
         let sleeps = |node: &Node| node.paused && now - node.paused_at >= age;
@@ -116,7 +116,7 @@ impl World {
         }
     }
 
-    /// What the node at a place is called.
+    /// Returns the name of the node at a place.
     pub(super) fn letter(&self, place: usize) -> Name {
         Name(self.nodes[place].id)
     }
@@ -134,7 +134,7 @@ impl World {
         }
     }
 
-    /// The name of the publish that comes next from this node.
+    /// Returns the name of this node's next publish.
     pub(super) fn next_publish(&self, place: usize) -> PublishName {
         let node = &self.nodes[place];
         PublishName(PublishId { origin: node.id, counter: node.published + 1 })

@@ -1,8 +1,9 @@
-//! The source of chance for simulations and for searches with hostile input.
+//! The random numbers of simulations and of searches with hostile input.
 
 use std::time::Duration;
 
-/// A generator of the splitmix family: quick, and the same for the same seed. It is no source of secrets.
+/// A generator of the splitmix family. It is fast, and gives the same numbers for the same seed. Do not use it for
+/// secrets.
 #[derive(Clone, Debug)]
 pub struct Random(pub u64);
 

@@ -33,11 +33,11 @@ pub(super) fn live(world: &mut World, time: Duration) {
     }
 }
 
-/// Heals all and waits until nothing moves any more.
+/// Heals all faults and waits until all nodes have the same log.
 pub(super) fn settle(world: &mut World) {
     let mut wrong = String::new();
     for _ in 0..40 {
-        // Again, since a node that was stopped while it shut down ends only now.
+        // It heals again in each round, because a node that was stopped during its shutdown ends only now.
         world.heal();
         world.run(SECOND * 2);
         match world.checks.settled(world.nodes.iter().filter_map(|node| node.core.as_ref())) {
@@ -90,7 +90,7 @@ pub(super) fn any_fault(world: &mut World) {
             world.delay_statements(percent);
         }
         16 => {
-            // Several at once.
+            // Several nodes at once.
             let dying: Vec<usize> = (0..world.nodes.len()).filter(|_| world.rng.below(2) == 0).collect();
             dying.into_iter().for_each(|place| world.crash(place));
         }
@@ -107,14 +107,14 @@ pub(super) fn any_fault(world: &mut World) {
                 world.skew_database(one, seconds(0), seconds(ahead))
             }
         }
-        // Some checks end with it, so that it must not come in most of the runs.
+        // Some checks end with a fail-over, so most runs must be without one.
         19 if world.rng.below(2) == 0 => {
             if world.replica.is_none() {
                 world.hold_replica_back();
                 let lag = Duration::from_millis(world.rng.below(6_000));
                 live(world, lag);
             }
-            // At once, as if the replica were a little behind, or after other faults.
+            // It fails over now, with a replica that is a little behind, or after other faults.
             if world.rng.below(3) != 0 {
                 world.fail_over();
             }
@@ -123,12 +123,12 @@ pub(super) fn any_fault(world: &mut World) {
     }
 }
 
-/// Faults of every kind, several at once, then peace.
+/// Runs with faults of every kind, several at once, and then without faults.
 pub(super) fn storm(seed: u64, mutant: Option<Fault>, story: bool) {
     rage(&mut World::new(seed, 2 + (seed % 4) as usize, mutant, story));
 }
 
-/// Runs a storm of faults with clients that hop from node to node. With `story`, prints what happened.
+/// Runs a storm of faults with clients that move from node to node. With `story`, prints what happened.
 ///
 /// # Panics
 /// If an invariant does not hold, or a client gets what it must not get.

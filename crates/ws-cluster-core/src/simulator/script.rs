@@ -1,6 +1,6 @@
-//! Stories that people ask about, as scripts: commands, and below each group of them what happened. A script runs on
-//! a steady world, where every frame takes a millisecond and every query two, so that its transcript is the same each
-//! time. `WS_CLUSTER_REWRITE=1` writes the transcripts anew.
+//! Scripts: groups of commands, each with the transcript of what happened. A script runs on a steady world, where every
+//! frame takes one millisecond and every query two, so that its transcript is the same each time.
+//! `WS_CLUSTER_REWRITE=1` writes new transcripts.
 //!
 //! ```text
 //! # A comment.
@@ -8,7 +8,7 @@
 //! settle                  time passes until all follow one master and nothing is under way; tells only how that ends
 //! run 2s                  time passes (also 300ms); tells what happens
 //! publish b one           b publishes "one"
-//! crash a | start a       a dies | starts again with an empty memory
+//! crash a | start a       a dies | starts again without its memory
 //! stop a | go a           a is frozen | goes on
 //! leave a                 a shuts down
 //! cut a b | cut a > b     nothing passes between the two | in one direction
@@ -44,7 +44,7 @@ enum Part<'a> {
     Group(Group<'a>),
 }
 
-/// The parts of a script. A group ends at the first empty line below its `----`.
+/// Splits a script into its parts. A group ends at the first empty line below its `----`.
 fn parse(script: &str) -> Vec<Part<'_>> {
     let mut parts = Vec::new();
     let mut lines = script.lines().peekable();
@@ -62,7 +62,7 @@ fn parse(script: &str) -> Vec<Part<'_>> {
     parts
 }
 
-/// Runs a script and returns it with the transcripts of this run, and whether they are those that it has.
+/// Runs a script. Returns it with the transcripts of this run, and true if the script had the same.
 fn play(script: &str) -> (String, bool) {
     let mut stage = Playback::default();
     let mut played = String::new();
@@ -86,7 +86,7 @@ fn play(script: &str) -> (String, bool) {
 struct Playback(Option<World>);
 
 impl Playback {
-    /// Carries out a group of commands and returns what there is to tell.
+    /// Carries out a group of commands and returns its transcript.
     fn play(&mut self, commands: &[&str]) -> Vec<String> {
         let mut told = Vec::new();
         let began = self.0.as_ref().map_or(Duration::ZERO, |world| world.now);
@@ -105,7 +105,7 @@ impl Playback {
     }
 }
 
-/// Carries out one command; what happened meanwhile is told by those that let time pass.
+/// Carries out one command. Returns what happened since the last command that let time pass.
 fn carry_out(world: &mut World, words: &[&str], began: Duration) -> Vec<String> {
     let wrong = |why: &str| vec![format!("{}: {why}", words.join(" "))];
     let node = |name: &str| name.bytes().next().map(|letter| usize::from(letter.wrapping_sub(b'a')));
@@ -176,7 +176,7 @@ fn settle(world: &mut World) -> Vec<String> {
     vec!["it does not settle".to_owned()]
 }
 
-/// How the nodes stand, as each of them would say.
+/// Returns the state of the nodes, as each of them reports it.
 fn status(world: &World) -> Vec<String> {
     let mut told = Vec::new();
     let mut without = Vec::new();

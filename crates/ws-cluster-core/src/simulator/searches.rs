@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{Body, Core, Degraded, Frame, Join, Lineage, Query, fault::Fault};
 
-/// One node at a time crashes, stops or leaves, and comes back before the next does; or the database fails over to a
-/// replica that had not got the last writes.
+/// One node at a time crashes, stops or leaves, and comes back before the next one; or the database fails over to a
+/// replica without the last writes.
 fn single_faults(seed: u64, mutant: Option<Fault>, story: bool) {
     let size = 2 + (seed % 3) as usize;
     let mut world = World::new(seed, size, mutant, story);
@@ -60,8 +60,8 @@ fn one_fault_at_a_time_loses_nothing() {
     search(3_000, |seed, story| single_faults(seed, None, story));
 }
 
-/// What lasts for minutes must not keep the rest from working: a node without the database, a pair that does not
-/// reach each other, a slow database.
+/// A fault that lasts for minutes must not stop the other nodes: a node without the database, a pair of nodes that do
+/// not reach each other, or a slow database.
 #[test]
 fn a_fault_that_stays_leaves_the_others_working() {
     search(1_200, standing_fault);
@@ -83,7 +83,7 @@ fn standing_fault(seed: u64, story: bool) {
         }
     }
     if size > 2 {
-        // Whoever is master hands over, perhaps to the one that has the fault.
+        // The master hands over, perhaps to the node that has the fault.
         let place = world.nodes.iter().position(|node| node.core.as_ref().is_some_and(Core::is_serving_master));
         place.into_iter().for_each(|place| world.shut_down(place));
     }
@@ -96,8 +96,8 @@ fn standing_fault(seed: u64, story: bool) {
     settle(&mut world);
 }
 
-/// The master loses the database first and then every follower, while all of them publish; a while later it is killed.
-/// The others have elected another master: nothing that the first one accepted may be lost with it.
+/// The master loses the database and then every follower while all of them publish. Later it is killed. The others have
+/// elected another master, and they must have everything that the first one accepted.
 #[test]
 fn an_isolated_master_accepts_nothing_that_its_end_loses() {
     search(1_500, |seed, story| {
@@ -106,7 +106,7 @@ fn an_isolated_master_accepts_nothing_that_its_end_loses() {
     });
 }
 
-/// The setting that gives the promise up does what its name says.
+/// With `accept_when_isolated`, an isolated master accepts what only it holds.
 #[test]
 fn an_isolated_master_accepts_where_that_is_wanted() {
     let accepted = first_wrong(0, 200, |seed| _ = isolated_master(seed, true, false));
@@ -134,7 +134,7 @@ fn isolated_master(seed: u64, accepts: bool, story: bool) -> usize {
         let time = Duration::from_millis(world.rng.below(limit));
         live(world, time);
     };
-    // Either it reaches the database no more, or nobody does for a while.
+    // Either the master no longer reaches the database, or no node does for a while.
     let outage = world.rng.below(2) == 0;
     if outage {
         world.stop_database(true)
@@ -156,8 +156,8 @@ fn isolated_master(seed: u64, accepts: bool, story: bool) -> usize {
     world.checks.extinct.len()
 }
 
-/// A fail-over of the database to a replica that had not got the last writes, while a candidate has seen the lease stand
-/// still: the master renews it as often as it was renewed before, and the candidate must not take the two for one.
+/// The database fails over to a replica without the last writes, and a candidate has read the lease before. The master
+/// renews the lease as often as it was renewed before. The candidate must not take the new lease for the old one.
 #[test]
 fn a_lease_that_falls_back_and_is_renewed_is_not_the_one_that_a_candidate_saw() {
     for counts_beats in [false, true] {
@@ -177,7 +177,8 @@ fn a_lease_that_falls_back_and_is_renewed_is_not_the_one_that_a_candidate_saw() 
     }
 }
 
-/// A database that became read-only answers every read, and nobody can renew, take over or announce.
+/// A database that became read-only answers every read, and no node can renew the lease, take it over or announce
+/// itself.
 #[test]
 fn a_database_that_refuses_writes_degrades_the_nodes_and_stops_nothing() {
     let mut world = World::steady(3);
@@ -204,8 +205,7 @@ fn a_database_that_refuses_writes_degrades_the_nodes_and_stops_nothing() {
     assert_eq!(world.nodes[0].core.as_ref().and_then(|core| core.status().degraded), Some(Degraded::Alone));
 }
 
-/// After a fail-over to a database server whose clock is behind, every row looks old, and the nodes are there all the
-/// same.
+/// After a fail-over to a database server whose clock is behind, every row looks old although the nodes are alive.
 #[test]
 fn a_clock_that_is_behind_hides_no_member() {
     let mut world = World::steady(3);
@@ -222,8 +222,8 @@ fn a_clock_that_is_behind_hides_no_member() {
     assert_eq!(masters.count(), 1, "the others agree at once on one of them");
 }
 
-/// A node that was away for longer than anybody remembers becomes the master, with the log that it had. What the others
-/// delivered back then must not come again.
+/// A node that was away for longer than the others keep their entries becomes the master, with its old log. What the
+/// others delivered at that time must not be delivered again.
 #[test]
 fn a_master_that_was_away_for_long_brings_no_old_messages_back() {
     let mut limits = Limits::plain();
@@ -251,8 +251,8 @@ fn a_master_that_was_away_for_long_brings_no_old_messages_back() {
     assert!(world.checks.deliveries > before, "what c had published lately comes again to both");
 }
 
-/// Two masters take publishes of one key. The clients of the one that is given up have got its publish, and the other
-/// master forgets its own sooner.
+/// Two masters take publishes with one key. The clients of the master that is given up have got its publish, and the
+/// other master forgets its own publish sooner.
 #[test]
 fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
     let mut limits = Limits::plain();
@@ -280,14 +280,14 @@ fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
     world.heal_cuts();
     [0, 2].into_iter().for_each(|place| world.cut_database(place, false));
     world.run(SECOND * 9);
-    // Twenty-one seconds after the first, and thirteen after the second.
+    // This is 21 seconds after the first publish and 13 seconds after the second.
     publish(&mut world, 1, "three", Some("key"));
     world.run(SECOND * 5);
     let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
     assert_eq!(world.checks.settled(cores), Ok(()));
 }
 
-/// The simulator is worth something only if it notices what it is for.
+/// The simulator notices each rule that is missing.
 #[test]
 fn a_core_that_lacks_a_rule_is_caught() {
     for mutant in [Fault::ForgetsCut, Fault::ShufflesCut, Fault::AcceptsAlone, Fault::IgnoresKeys] {
@@ -309,7 +309,7 @@ fn a_single_node_is_master_at_once_and_alone() {
     assert!(world.checks.deliveries > 0);
 }
 
-/// Two nodes that dial each other at the same time have two links, and the one they joined over may end first.
+/// Two nodes that dial each other at the same time have two links, and the link of the join may end first.
 #[test]
 fn a_node_that_lost_its_link_joins_again_over_another_that_stands() {
     let mut world = World::steady(2);
@@ -327,7 +327,7 @@ fn a_node_that_lost_its_link_joins_again_over_another_that_stands() {
     assert_eq!(world.checks.settled(cores), Ok(()));
 }
 
-/// What a link held back can come when its sender has long joined over another.
+/// A link may deliver a delayed join after its sender has joined over another link.
 #[test]
 fn a_join_that_comes_late_does_not_undo_a_later_one() {
     let mut world = World::steady(2);

@@ -1,5 +1,5 @@
-//! Which seeds are run, over all threads, and what is told of one that fails: its run is repeated with the story
-//! written down, which costs too much for all the others.
+//! Runs seeds on all threads. The run of a seed that fails is repeated with its story, which is too slow for all other
+//! runs.
 
 use std::{
     hash::{BuildHasher, Hasher, RandomState},
@@ -15,21 +15,21 @@ fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok()?.parse().ok()
 }
 
-/// How a run went wrong, where it did. A run ends by unwinding: it goes wrong deep inside of one of its steps.
+/// Returns why a run failed, or `None` if it did not. A run that fails ends by unwinding from the step that failed.
 fn wrong(run: impl FnOnce()) -> Option<String> {
     let panic = catch_unwind(AssertUnwindSafe(run)).err()?;
     let text = panic.downcast_ref::<String>().cloned();
     text.or_else(|| panic.downcast_ref::<&str>().map(|text| (*text).to_owned())).or_else(|| Some("it panicked".into()))
 }
 
-/// Ends the run.
+/// Ends the run with this failure.
 pub(super) fn go_wrong(why: String) -> ! {
-    // Without the message of a panic on each thread: whoever started the run tells what there is to tell.
+    // This prints no message of a panic on each thread. The caller of the run prints the failure.
     resume_unwind(Box::new(why))
 }
 
-/// The first of the `count` seeds from `first` on whose run goes wrong, and how. The threads take seed after seed
-/// until all are taken or one has failed.
+/// Returns the first of the `count` seeds from `first` on whose run fails, and why. The threads take one seed after the
+/// other until all are taken or one has failed.
 pub(super) fn first_wrong(first: u64, count: u64, run: impl Fn(u64) + Sync) -> Option<(u64, String)> {
     let next = AtomicU64::new(first);
     let found: Mutex<Option<(u64, String)>> = Mutex::new(None);
@@ -43,7 +43,7 @@ pub(super) fn first_wrong(first: u64, count: u64, run: impl Fn(u64) + Sync) -> O
                         return;
                     }
                     if let Some(why) = wrong(|| run(seed)) {
-                        // The others finish the seed that they are at, which may be a lower one.
+                        // The other threads finish their present seed, which may be lower.
                         next.store(first + count, Ordering::Relaxed);
                         let mut found = found.lock().expect("no thread panics while it holds this");
                         if found.as_ref().is_none_or(|(other, _)| seed < *other) {
@@ -57,9 +57,9 @@ pub(super) fn first_wrong(first: u64, count: u64, run: impl Fn(u64) + Sync) -> O
     found.into_inner().expect("no thread panics while it holds this")
 }
 
-/// Runs the first `default` seeds, always the same, so that a change is judged by what it changed; or a fresh stretch of as
-/// many as `WS_CLUSTER_RUNS` says; or the one of `WS_CLUSTER_SEED` with its story. `run` gets the seed and whether the
-/// story is wanted.
+/// Runs the seeds from 0 to `default`, so that two versions of the code run the same seeds. If `WS_CLUSTER_RUNS` is
+/// set, runs that many fresh seeds instead. If `WS_CLUSTER_SEED` is set, runs that seed with its story. `run` gets the
+/// seed, and true if the story is wanted.
 pub fn search(default: u64, run: impl Fn(u64, bool) + Sync) {
     if let Some(seed) = number("WS_CLUSTER_SEED") {
         return run(seed, true);
@@ -80,7 +80,7 @@ pub fn search(default: u64, run: impl Fn(u64, bool) + Sync) {
     }
 }
 
-/// The beginning of a stretch that nobody has run.
+/// Returns a random first seed.
 fn fresh() -> u64 {
     // The standard library draws the keys of each new map at random.
     (RandomState::new().build_hasher().finish() >> 32) << 20

@@ -1,5 +1,5 @@
-//! The story of a run, for people: who stands, wins, promises, joins, cuts and delivers. It is told by looking at a
-//! core before and after each of its steps. Scripts show it as their transcript; a failed run is repeated to tell it.
+//! The story of a run in readable lines: elections, promises, joins, cuts and deliveries. It compares each core before
+//! and after each of its steps. Scripts show the story as their transcript. A failed run is repeated to print it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,12 +12,12 @@ use crate::{
     master::MasterPhase,
 };
 
-/// A node as people call it: its letter, and from its second life on which that is.
+/// The name of a node in a story: its letter, and the number of its life from the second one on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Name(pub(super) NodeId);
 
 impl Name {
-    /// The id that a node has in one of its lives: so that its debug form can be read as well, 0xa, 0xb and so on.
+    /// Returns the id of a node in one of its lives. Its debug form is readable too: 0xa, 0xb and so on.
     pub(super) fn id(place: usize, life: u16) -> NodeId {
         let mut id = [0; 16];
         id[0] = 0x0a + place as u8;
@@ -35,7 +35,7 @@ impl fmt::Display for Name {
     }
 }
 
-/// A publish as people call it: its publisher and its count there.
+/// The name of a publish in a story: the publishing node and its publish counter.
 pub struct PublishName(pub PublishId);
 
 impl fmt::Display for PublishName {
@@ -44,12 +44,12 @@ impl fmt::Display for PublishName {
     }
 }
 
-/// One thing that happened. What several nodes do at the same time is told once.
+/// One thing that happened. If several nodes do the same at the same time, they share a line.
 struct Line {
     at: Duration,
     who: Vec<Name>,
     what: String,
-    /// It tells of messages, of which there are too many in a storm.
+    /// The publishes that it is about. A storm has too many of these lines.
     about: Vec<PublishId>,
 }
 
@@ -70,15 +70,15 @@ impl fmt::Display for Line {
 #[derive(Default)]
 pub(super) struct Story {
     lines: Vec<Line>,
-    /// What each node looked like after its last step.
+    /// Each node after its last step.
     looks: Vec<Option<Look>>,
-    /// What each node has proposed once: the second time is worth telling.
+    /// What each node has proposed. Only the second time is part of the story.
     proposed: BTreeSet<(NodeId, PublishId)>,
-    /// What the messages say that were delivered.
+    /// The texts of the messages that were delivered.
     texts: BTreeMap<PublishId, String>,
 }
 
-/// What is to be seen of a node.
+/// What the story compares of a node.
 struct Look {
     node: NodeId,
     term: Term,
@@ -118,7 +118,7 @@ impl Look {
                 (stance, members.map(|(&node, _)| node).collect())
             }
         };
-        // That it has no master, or is one alone, is told by how that came about.
+        // Other lines say that a node has no master or is a lone master.
         let trouble = core.status().degraded.filter(|why| {
             use Degraded::{Isolated, PoolReadOnly, PoolSilent};
             matches!(why, Isolated | PoolReadOnly | PoolSilent)
@@ -138,13 +138,13 @@ impl Look {
         }
     }
 
-    /// How the node stands before it has done anything.
+    /// The node before its first step.
     fn unborn(core: &Core) -> Self {
         Self { term: 0, master: None, trouble: None, ..Self::at(core) }
     }
 }
 
-/// What a message says, or whose it is where that is too long to be read.
+/// Returns the text of a message. A proposal whose key was known has no text.
 fn text(proposal: &Proposal) -> String {
     match &proposal.content {
         // No publish is counted 0.
@@ -165,7 +165,7 @@ pub(super) fn list(items: impl IntoIterator<Item = impl ToString>) -> String {
 }
 
 impl Story {
-    /// Something that happens to the world.
+    /// Adds something that happens to the world.
     pub(super) fn tell(&mut self, at: Duration, what: String) {
         self.lines.push(Line { at, who: Vec::new(), what, about: Vec::new() });
     }
@@ -180,13 +180,13 @@ impl Story {
         }
     }
 
-    /// The lines so far, which are then forgotten, in time since `began`.
+    /// Removes and returns the lines so far, with their times since `began`.
     pub(super) fn take(&mut self, began: Duration) -> Vec<String> {
         self.lines.drain(..).map(|line| Line { at: line.at.saturating_sub(began), ..line }.to_string()).collect()
     }
 
-    /// What a person wants to read of a run that went wrong: of the messages only the last, and those that `wrong`
-    /// speaks of.
+    /// Returns the lines that matter for the failure `wrong`: the last ones, those that are not about messages, and
+    /// those about the messages that `wrong` names.
     pub(super) fn digest(&self, wrong: &str) -> Vec<String> {
         const LAST: usize = 40;
         let named = |id: &PublishId| {
@@ -242,7 +242,7 @@ impl Story {
         }
     }
 
-    /// A core has moved: tells what is new about it.
+    /// Adds what a step has changed in a core.
     pub(super) fn watch(&mut self, at: Duration, place: usize, core: &Core) {
         if self.looks.len() <= place {
             self.looks.resize_with(place + 1, || None);
@@ -270,7 +270,7 @@ impl Story {
     }
 }
 
-/// What a person would say of a node that looked like this and looks like that now.
+/// Returns the lines for the change of a node from `before` to `after`.
 fn changes(before: &Look, after: &Look) -> Vec<String> {
     let mut told = Vec::new();
     let me = after.node;

@@ -1,4 +1,4 @@
-//! What the simulator looks at in a core, without changing it.
+//! What the simulator reads from a core.
 
 use crate::{Core, Entry, NodeId, PublishId, Role, Seq, Term};
 
@@ -15,23 +15,23 @@ impl Core {
         matches!(&self.role, Role::Master(master) if master.is_serving())
     }
 
-    /// Returns true if it is a master that counts itself as the only holder, for whatever reason.
+    /// Returns true if it is a master that may accept entries that only it holds, for any reason.
     pub(super) fn believes_alone(&self) -> bool {
         matches!(&self.role, Role::Master(master) if master.is_alone(&self.cx))
     }
 
-    /// Returns true if it is a master that the pool itself shows to be alone: the one reason to accept without a second
-    /// holder.
+    /// Returns true if it is a master that the pool shows to be alone. This is the only valid reason to accept an entry
+    /// without a second holder.
     pub(super) fn is_provably_alone_now(&self) -> bool {
         matches!(&self.role, Role::Master(master) if master.has_no_follower()) && self.cx.is_provably_alone()
     }
 
-    /// Returns true if it would accept for that reason: a master that leaves gives no more places.
+    /// Returns true if it accepts entries for that reason. A master that shuts down appends no entries.
     pub(super) fn accepts_alone(&self) -> bool {
         self.cx.draining.is_none() && self.is_provably_alone_now()
     }
 
-    /// Term and place of the last entry.
+    /// Returns the term and the number of the last entry.
     pub(super) fn end(&self) -> (Term, Seq) {
         (self.cx.log.last_term(), self.cx.log.last())
     }
@@ -45,7 +45,7 @@ impl Core {
         self.cx.log.after(seq)
     }
 
-    /// Counts what happened to the log but for growth at its end and trimming at its beginning.
+    /// Counts the changes of the log other than growth at its end and trimming at its beginning.
     pub(super) fn rewrites(&self) -> u64 {
         self.cx.log.rewrites
     }
