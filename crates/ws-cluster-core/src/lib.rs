@@ -64,7 +64,7 @@ pub use log::{Log, Snapshot};
 pub use output::{Answer, Output, Query};
 pub use pending::Busy;
 pub use pool::{Announcement, Lease, NodeRow, PoolView};
-pub use status::{Degraded, NodeStatus, Status};
+pub use status::{Degraded, FollowerStatus, LogStatus, NodeStatus, Status};
 pub use tables::Tables;
 
 use context::{Context, Link};

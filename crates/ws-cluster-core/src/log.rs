@@ -141,6 +141,12 @@ impl Log {
         self.entries.range(index.min(self.entries.len())..).map(|(entry, _)| entry)
     }
 
+    /// Returns how many bytes the entries count, and for how long the oldest has been here.
+    pub(crate) fn extent(&self, now: Instant) -> (usize, Duration) {
+        let oldest = self.entries.front();
+        (self.size, oldest.map_or(Duration::ZERO, |(_, arrived)| now.saturating_duration_since(*arrived)))
+    }
+
     /// Returns true if the log holds this publish or has trimmed it.
     pub fn knows(&self, id: PublishId) -> bool {
         self.marks.covers(id)

@@ -53,7 +53,7 @@ pub(super) struct Progress {
     attempt: u64,
     /// The last entry that was sent, and the last that was acknowledged.
     sent: Seq,
-    acked: Seq,
+    pub(super) acked: Seq,
     /// The last entry and the size of each frame that it has not acknowledged.
     flight: VecDeque<(Seq, usize)>,
     /// For how many ticks it has owed an acknowledgement. Ticks count only the time in which this process ran.

@@ -1,8 +1,8 @@
 //! What a node reports about itself and its cluster.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
-use crate::{Core, NodeId, Role, Term, pool_side::Trouble};
+use crate::{Core, NodeId, Role, Term, master::Progress, pool_side::Trouble};
 
 /// The state of a node in its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -37,6 +37,30 @@ pub struct NodeStatus {
     pub address: String,
     /// True if it has joined the present master.
     pub member: bool,
+}
+
+/// A follower as its master knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct FollowerStatus {
+    /// The id of the node.
+    pub node: NodeId,
+    /// True if it is a member. Others are still sent the log.
+    pub member: bool,
+    /// The number of entries that it has not acknowledged.
+    pub lag: u64,
+}
+
+/// What a node's log holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LogStatus {
+    /// The number of entries.
+    pub entries: u64,
+    /// The number of bytes that they count.
+    pub bytes: u64,
+    /// The time for which the oldest entry has been in this node's log.
+    pub age: Duration,
 }
 
 /// Why a node is degraded. Its text, from [`as_str`](Self::as_str) or `Display`, is what `/health`, `/ready` and the log
@@ -129,5 +153,24 @@ impl Core {
         // A client that connects before the first entry would have no position.
         let ready = cx.ready && cx.delivered > 0;
         Status { ready, term: cx.term, master, degraded, cause: None, dropped: cx.dropped, nodes: nodes.collect() }
+    }
+
+    /// Returns the followers, if this node is the master.
+    pub fn followers(&self) -> Vec<FollowerStatus> {
+        let Role::Master(master) = &self.role else { return Vec::new() };
+        let last = self.cx.log.last();
+        let status = |(&node, follower): (&NodeId, &Progress)| FollowerStatus {
+            node,
+            member: follower.joined,
+            lag: last.saturating_sub(follower.acked),
+        };
+        master.followers.iter().map(status).collect()
+    }
+
+    /// Returns what the log holds.
+    pub fn log_status(&self) -> LogStatus {
+        let log = &self.cx.log;
+        let (bytes, age) = log.extent(self.cx.now);
+        LogStatus { entries: log.last() - log.base(), bytes: bytes as u64, age }
     }
 }

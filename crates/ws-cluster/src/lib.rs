@@ -124,7 +124,6 @@
 mod address;
 mod auth;
 mod clock;
-mod close;
 mod config;
 mod connection;
 mod descriptors;
@@ -144,9 +143,11 @@ mod node;
 pub mod pool;
 mod publisher;
 mod random;
+mod report;
 mod secret;
 mod send_queue;
 mod server;
+mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod ws;
@@ -158,11 +159,10 @@ pub use auth::{
 };
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
-pub use close::Close;
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
 pub use error::{PublishError, ServeError, StartError};
 pub use message::{
-    ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError, Target,
+    Close, ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError, Target,
 };
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;
@@ -170,6 +170,9 @@ pub use pool::MySqlPool;
 pub use pool::SqlitePool;
 pub use pool::{IntoPool, MemoryPool, Pool, PoolError};
 pub use publisher::{ConnectError, Publisher, PublisherBuilder};
+pub use report::{
+    ConnectionList, ConnectionQuery, ConnectionReport, FollowerReport, LinkReport, NodeReport, NodeRole, Relay,
+};
 pub use server::{
     ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, LiveSettings, Next,
     RemoteAddress, Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,

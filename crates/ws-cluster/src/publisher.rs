@@ -12,8 +12,7 @@ use tokio::{
 
 use crate::{
     Close, IntoPool, Message, Pool, PoolError, PublishError,
-    close::Subject,
-    message::{self, content::Content},
+    message::{self, close::Subject, content::Content},
     node::{
         codec::{Outcome, Publish},
         link::{self, Dialled, Keys, LinkError, LinkIdentity, Purpose, log_publisher_loss},

@@ -10,8 +10,6 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value;
 
-use crate::close::Subject;
-
 mod handshake;
 mod origin;
 mod proxy;
@@ -205,16 +203,6 @@ pub enum Revoked<'a> {
     Session(&'a str),
     /// The connections of this user, in all sessions.
     User(&'a str),
-}
-
-impl<'a> From<&'a Subject> for Revoked<'a> {
-    /// If the order excepts a session, that session is included, which only costs a look-up.
-    fn from(subject: &'a Subject) -> Self {
-        match subject {
-            Subject::Session(id) => Self::Session(id),
-            Subject::User { id, .. } => Self::User(id),
-        }
-    }
 }
 
 impl Revoked<'_> {

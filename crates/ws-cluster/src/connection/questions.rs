@@ -10,11 +10,11 @@ use serde_json::Value;
 
 use super::{Context, panic_text};
 use crate::{
-    auth::{AuthenticationError, Authenticator, Credentials, Handshake, Identity},
+    auth::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, Revoked},
     clock::now,
-    close::Subject,
     hub::Moment,
     log_limit::{Outage, OutageLine},
+    message::close::Subject,
 };
 
 /// A question to the authenticator about a client. The handshake is always part of it.
@@ -111,7 +111,14 @@ fn log_outage(outage: &Outage, failure: Option<&AuthenticationError>, logged: bo
 /// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the
 /// cluster's task, so a panic is caught here.
 pub(crate) fn forget(authenticator: &dyn Authenticator, subject: &Subject) {
-    let result = catch_unwind(AssertUnwindSafe(|| authenticator.forget(subject.into())));
+    // If the order excepts a session, that session is included, which only costs a look-up.
+    let revoked = match subject {
+        Subject::Session(id) => Revoked::Session(id),
+        Subject::User { id, .. } => Revoked::User(id),
+        // Others of its user and session stay.
+        Subject::Connection(_) => return,
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| authenticator.forget(revoked)));
     if result.is_err() {
         tracing::error!("the authenticator's `forget` panicked: it may let a closed session in again");
     }

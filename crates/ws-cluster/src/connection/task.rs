@@ -535,21 +535,27 @@ impl<T: Transport, A: Application> Connection<T, A> {
             _ if matches!(self.phase, Phase::Closing(_)) => return,
             Event::Pong => return,
             Event::Ping(answer) => self.client().queue.push(answer),
-            Event::Text(text) => match self.application.raw() {
-                Some(answer) => self.answer_raw(answer(RawMessage::Text(text.into_owned()))),
-                None => match parse(&text) {
-                    Ok(incoming) => self.handle(incoming),
-                    Err(Malformed::Frame(bad)) => self.bad_frame(bad),
-                    Err(Malformed::Details { dialect, action, why }) => {
-                        self.decide_dialect(dialect);
-                        self.client().send_error(&action, 400, &why);
-                    }
-                },
-            },
-            Event::Binary(bytes) => match self.application.raw() {
-                Some(answer) => self.answer_raw(answer(RawMessage::Binary(bytes.into_owned()))),
-                None => self.bad_frame(BadFrame::Binary),
-            },
+            Event::Text(text) => {
+                self.context().hub.stats().messages_in.add(1);
+                match self.application.raw() {
+                    Some(answer) => self.answer_raw(answer(RawMessage::Text(text.into_owned()))),
+                    None => match parse(&text) {
+                        Ok(incoming) => self.handle(incoming),
+                        Err(Malformed::Frame(bad)) => self.bad_frame(bad),
+                        Err(Malformed::Details { dialect, action, why }) => {
+                            self.decide_dialect(dialect);
+                            self.client().send_error(&action, 400, &why);
+                        }
+                    },
+                }
+            }
+            Event::Binary(bytes) => {
+                self.context().hub.stats().messages_in.add(1);
+                match self.application.raw() {
+                    Some(answer) => self.answer_raw(answer(RawMessage::Binary(bytes.into_owned()))),
+                    None => self.bad_frame(BadFrame::Binary),
+                }
+            }
         }
         self.quiet = false;
         // All messages of one read count as of the moment of the read.

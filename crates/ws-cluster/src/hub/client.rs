@@ -39,6 +39,8 @@ pub(crate) struct Client {
     /// True if the client speaks the array form. The server's setting counts until the client's first message decides.
     /// The fan-out reads it.
     array: AtomicBool,
+    /// When the client connected, in seconds since 1970.
+    since: u32,
     /// True if the client asked for its position.
     tracks: bool,
     /// True if the hub delivers to the client. Written under the hub's lock.
@@ -63,12 +65,14 @@ impl Client {
     /// Returns a client that is not known to the hub yet. `tracks`: the client asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let queue = SendQueue::new(queue_size);
+        let since = unix_time() as u32;
         let (array, registered, forgotten, refresh, known_seq, began, entered, membership) = Default::default();
         Self {
             id,
             handshake,
             queue,
             array,
+            since,
             tracks,
             registered,
             forgotten,
@@ -145,6 +149,11 @@ impl Client {
     /// Returns the sequence number up to which the client knows that it has got everything.
     pub(crate) fn known_seq(&self) -> Seq {
         self.known_seq.load(Ordering::Relaxed)
+    }
+
+    /// Returns when the client connected, in seconds since 1970.
+    pub(super) fn since(&self) -> u64 {
+        self.since.into()
     }
 
     /// Returns the client's entry number among the clients of this node.

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use parking_lot::Mutex;
 
-use crate::{close::Subject, hub::Membership};
+use crate::{hub::Membership, message::close::Subject};
 
 /// Number of orders that are remembered. A look-up is bounded by the handshake's time limit (10 s by default), so this
 /// is enough for 400 orders a second. If there are more, a look-up that began before all of them is repeated.

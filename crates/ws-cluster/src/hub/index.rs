@@ -10,9 +10,11 @@ use std::{
 
 use super::table::Table;
 use crate::{
-    close::Subject,
     hub::{Client, Membership},
-    message::target::{ConnectionId, Selection, Target, property_text},
+    message::{
+        close::Subject,
+        target::{ConnectionId, Selection, Target, property_text},
+    },
 };
 
 pub(super) struct Index {
@@ -74,14 +76,17 @@ impl Index {
 
     /// Returns the clients that an order concerns, including arriving ones.
     pub(super) fn of<'a>(&'a self, subject: &'a Subject) -> impl Iterator<Item = &'a Arc<Client>> {
-        let here = match subject {
-            Subject::Session(id) => self.sessions.of(id),
-            Subject::User { id, .. } => self.users.of(id),
+        let (named, one) = match subject {
+            Subject::Session(id) => (Some(self.sessions.of(id)), None),
+            Subject::User { id, .. } => (Some(self.users.of(id)), None),
+            Subject::Connection(id) => (None, Some(self.known_as(*id))),
         };
-        here.chain(self.arriving.values()).filter(move |client| {
+        let arriving = named.is_some().then(|| self.arriving.values()).into_iter().flatten();
+        let named = named.into_iter().flatten().chain(arriving).filter(move |client| {
             let membership = client.membership();
             subject.is(membership.user.as_deref(), membership.session.as_deref())
-        })
+        });
+        named.chain(one.into_iter().flatten())
     }
 
     /// Returns the clients that have an id, or had it before they came back, including arriving ones.
@@ -89,6 +94,26 @@ impl Index {
         let here = [Some(id.local), self.former.get(&id).copied()].into_iter().flatten();
         let here = here.filter_map(|local| self.clients.get(&local)).chain(self.arriving.values());
         here.filter(move |client| client.known_as() == id)
+    }
+
+    /// Returns the clients of a user to which the hub delivers.
+    pub(super) fn of_user<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Arc<Client>> {
+        self.users.of(id)
+    }
+
+    /// Returns the clients of a session to which the hub delivers.
+    pub(super) fn of_session<'a>(&'a self, id: &'a str) -> impl Iterator<Item = &'a Arc<Client>> {
+        self.sessions.of(id)
+    }
+
+    /// Returns the clients of a group to which the hub delivers.
+    pub(super) fn in_group(&self, group: &str) -> impl Iterator<Item = &Arc<Client>> {
+        self.among(self.groups.get(group))
+    }
+
+    /// Returns how many clients have a user.
+    pub(super) fn with_user(&self) -> usize {
+        self.users.len()
     }
 
     fn among(&self, locals: Option<&HashSet<u64>>) -> impl Iterator<Item = &Arc<Client>> {

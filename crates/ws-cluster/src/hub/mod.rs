@@ -16,13 +16,14 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     CloseCode, Config,
-    close::{Close, Subject},
     message::{
         client::OutgoingMessage,
+        close::{Close, Subject},
         content::{Content, ContentError},
         target::{ConnectionId, Target},
     },
     node::{Delivery, DeliverySink},
+    stats::Stats,
 };
 use ws_cluster_core::{LogPosition, NodeId, Seq};
 
@@ -33,6 +34,7 @@ mod closes;
 mod coarse_timers;
 mod fan_out;
 mod index;
+mod listing;
 pub(crate) mod membership;
 pub(crate) mod resume;
 #[cfg(test)]
@@ -87,6 +89,7 @@ pub(crate) struct Hub {
     /// Clients that are gone and that the hub has to forget. A synchronous lock; no other lock is taken under it.
     gone: Mutex<Vec<Arc<Client>>>,
     admission: Arc<Admission>,
+    stats: Arc<Stats>,
 }
 
 /// A registered client. The hub knows it until it leaves, and counts it until this value is dropped. A client that has
@@ -114,7 +117,12 @@ impl Hub {
             closes: Closes::default(),
             gone: Mutex::default(),
             admission: Arc::default(),
+            stats: Arc::default(),
         }
+    }
+
+    pub(crate) fn stats(&self) -> &Arc<Stats> {
+        &self.stats
     }
 
     pub(crate) fn node(&self) -> NodeId {
@@ -314,12 +322,15 @@ impl Hub {
     fn fan_out_to(&self, index: &Index, target: &Target, message: &OutgoingMessage<'_>, since: u64) {
         let certain = target.selects_exactly();
         let mut fan_out = self.fan_out.lock();
+        let mut deliveries = 0;
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
             if client.entered() >= since && meant() {
                 fan_out.add(client, message);
+                deliveries += 1;
             }
         });
+        self.stats.deliveries.add(deliveries);
     }
 
     /// Forgets the clients whose registrations were dropped.
@@ -380,7 +391,9 @@ impl DeliverySink for Hub {
                 index.of(&close.subject).for_each(|client| match close {
                     Close { reconnect: true, .. } => client.queue.close(CloseCode::Expired, AUTHENTICATE_AGAIN),
                     Close { subject: Subject::Session(_), .. } => client.dismiss("the session ended"),
-                    Close { subject: Subject::User { .. }, .. } => client.dismiss("closed by the application"),
+                    Close { subject: Subject::User { .. } | Subject::Connection(_), .. } => {
+                        client.dismiss("closed by the application");
+                    }
                 });
             }
             Some(Content::Refresh(subject)) if order.is_some() => {

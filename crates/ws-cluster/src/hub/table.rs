@@ -49,6 +49,10 @@ impl Table {
         found.ok().into_iter().for_each(|entry| drop(entry.remove()));
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.clients.is_empty()

@@ -4,9 +4,9 @@
 use bytes::Bytes;
 use prost::Message;
 
-use crate::{
+use crate::message::{
     close::{Close, Subject},
-    message::target::{ConnectionId, Selection, Target},
+    target::{ConnectionId, Selection, Target},
 };
 use ws_cluster_core::NodeId;
 
@@ -60,7 +60,7 @@ impl Content {
         }
     }
 
-    /// Returns the session or user that an order concerns. A message is no order.
+    /// Returns the session, user or connection that an order concerns. A message is no order.
     pub(crate) fn subject(&self) -> Option<&Subject> {
         match self {
             Self::Message { .. } | Self::Revoked { .. } => None,
@@ -110,6 +110,7 @@ impl From<&Subject> for pb::Subject {
         let (whose, except_session) = match subject {
             Subject::Session(id) => (pb::Whose::Session(id.clone()), None),
             Subject::User { id, except_session } => (pb::Whose::User(id.clone()), except_session.clone()),
+            Subject::Connection(id) => (pb::Whose::Connection((*id).into()), None),
         };
         Self { whose: Some(whose), except_session }
     }
@@ -122,6 +123,7 @@ impl TryFrom<pb::Subject> for Subject {
         Ok(match subject.whose.ok_or(ContentError::Unknown)? {
             pb::Whose::Session(id) => Self::Session(id),
             pb::Whose::User(id) => Self::User { id, except_session: subject.except_session },
+            pb::Whose::Connection(id) => Self::Connection(id.try_into()?),
         })
     }
 }
@@ -218,7 +220,7 @@ mod pb {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Subject {
-        #[prost(oneof = "Whose", tags = "1, 2")]
+        #[prost(oneof = "Whose", tags = "1, 2, 4")]
         pub(super) whose: Option<Whose>,
         #[prost(string, optional, tag = "3")]
         pub(super) except_session: Option<String>,
@@ -230,6 +232,8 @@ mod pb {
         Session(String),
         #[prost(string, tag = "2")]
         User(String),
+        #[prost(message, tag = "4")]
+        Connection(Connection),
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -315,7 +319,12 @@ mod tests {
             action: "news/new".into(),
             details: details.clone(),
         });
-        let subjects = [Subject::session("a"), Subject::user("b"), Subject::user("b").except("c")];
+        let subjects = [
+            Subject::session("a"),
+            Subject::user("b"),
+            Subject::user("b").except("c"),
+            Subject::Connection(connection),
+        ];
         let orders = subjects.into_iter().flat_map(|subject| {
             let close = |reconnect| Content::Close(Close { subject: subject.clone(), reconnect });
             [close(false), close(true), Content::Refresh(subject.clone())]
@@ -343,6 +352,7 @@ mod tests {
             message(Target::property("page", "7").except_connection(connection)),
             message(Target::connection(connection)),
             Content::Close(Close::session("s")).encode(),
+            Content::Close(Close::connection(connection)).encode(),
         ];
         let corpus: Vec<&[u8]> = corpus.iter().map(|content| &content[..]).collect();
         crate::fuzz::search(&corpus, |input| {

@@ -2,6 +2,7 @@
 //! encode them. Pure.
 
 pub(crate) mod client;
+pub(crate) mod close;
 pub(crate) mod content;
 pub(crate) mod order;
 pub(crate) mod position;
@@ -9,5 +10,6 @@ pub(crate) mod publish;
 pub(crate) mod target;
 
 pub use client::{Dialect, ParseDialectError};
+pub use close::Close;
 pub use publish::Message;
 pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

@@ -194,7 +194,8 @@ impl<'a> Member<'a> {
         ids.into_iter().enumerate().map(|(at, json)| id(&format!("{}[{at}]", self.name), json.get())).collect()
     }
 
-    fn connection(&self) -> Result<ConnectionId, Why> {
+    /// Reads the member as a connection's id.
+    pub(crate) fn connection(&self) -> Result<ConnectionId, Why> {
         self.text()?.parse().map_err(|error| format!("`{}` is {error}", self.name))
     }
 

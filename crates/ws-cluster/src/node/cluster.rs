@@ -7,13 +7,15 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::timeout,
 };
 
 use super::{
-    DeliverySink, Failure, LinkLogCause, Settings, Shared,
+    CoreView, DeliverySink, Failure, LinkLogCause, Settings, Shared, Told,
+    codec::Note,
     driver::{Driver, Event, WaitingCaller},
     greetings::Greetings,
     ingest,
@@ -28,7 +30,7 @@ use crate::{
     message::content::Content,
     pool::PoolError,
 };
-use ws_cluster_core::{Core, Degraded, Status};
+use ws_cluster_core::{Core, Degraded, NodeId, Status};
 
 /// Maximum number of events that wait for the core. A sender beyond that waits.
 const MAX_EVENTS: usize = 4096;
@@ -39,10 +41,43 @@ pub(crate) struct Cluster {
     events: mpsc::Sender<Event>,
     status: watch::Receiver<Status>,
     failure: watch::Receiver<Option<Failure>>,
+    view: Arc<Mutex<CoreView>>,
     pub(super) shared: Arc<Shared>,
 }
 
+/// Tells other nodes something, as long as the node runs.
+pub(crate) struct Teller {
+    events: mpsc::WeakSender<Event>,
+    node: NodeId,
+}
+
+impl Teller {
+    /// Sends a note to a node, or to all if there is none. Nothing says that it arrives. Returns false if the node has
+    /// ended.
+    pub(crate) async fn tell(&self, to: Option<NodeId>, content: Bytes) -> bool {
+        let Some(events) = self.events.upgrade() else { return false };
+        let bytes = |node: NodeId| Bytes::copy_from_slice(node.as_bytes());
+        let note = Note { origin: bytes(self.node), to: to.map(bytes).unwrap_or_default(), relayed: false, content };
+        events.send(Event::Tell(note)).await.is_ok()
+    }
+}
+
 impl Cluster {
+    /// Returns what tells other nodes something. It does not keep the node running.
+    pub(crate) fn teller(&self) -> Teller {
+        Teller { events: self.events.downgrade(), node: self.shared.identity.node }
+    }
+
+    /// Returns what the driver last showed of the core.
+    pub(crate) fn view(&self) -> CoreView {
+        self.view.lock().clone()
+    }
+
+    /// Returns the address at which other nodes reach this one.
+    pub(crate) fn address(&self) -> &str {
+        &self.shared.address
+    }
+
     /// Publishes a message and waits until it is accepted, at most for the publish's time limit.
     pub(crate) async fn publish(&self, content: &Content, key: Option<Bytes>) -> Result<(), PublishError> {
         let limit = self.shared.config.cluster.publish_timeout;
@@ -59,8 +94,9 @@ impl Cluster {
         key: Option<Bytes>,
     ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
         let (accepted, acceptance) = oneshot::channel();
-        let until = now() + self.shared.config.cluster.publish_timeout;
-        let event = Event::Publish { content, key, waiting: WaitingCaller { accepted, until } };
+        let since = now();
+        let until = since + self.shared.config.cluster.publish_timeout;
+        let event = Event::Publish { content, key, waiting: WaitingCaller { accepted, since, until } };
         self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
         Ok(acceptance)
     }
@@ -148,9 +184,13 @@ impl Cluster {
     }
 }
 
-/// Starts the node, which joins or founds the cluster in the background.
-pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Result<Cluster, StartError> {
-    let Settings { node, cluster, address, keys, config, pool } = settings;
+/// Starts the node, which joins or founds the cluster in the background. Notes of other nodes go to `told`.
+pub(crate) async fn start(
+    settings: Settings,
+    hub: Arc<dyn DeliverySink>,
+    told: mpsc::Sender<Told>,
+) -> Result<Cluster, StartError> {
+    let Settings { node, cluster, address, keys, config, pool, stats } = settings;
     // A cluster without a key has one node, which is never dialled.
     let is_dialled = address.is_some() && !keys.is_empty();
     let address = match address {
@@ -180,12 +220,15 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
     let greetings = Greetings::new(config.links.greetings, config.links.greetings_per_ip);
     let shared = Arc::new(Shared {
         identity,
+        address: address.clone(),
         greetings,
         config,
         next_link: AtomicU64::new(1),
         logs: LogLimits::default(),
         drain_requested: watch::Sender::new(false),
+        stats: stats.clone(),
     });
+    let view = Arc::default();
     if is_dialled {
         tokio::spawn(probe_self(address.clone(), shared.clone(), failure.clone()));
     }
@@ -207,6 +250,9 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
         draining: false,
         leaving: Vec::new(),
         ended: false,
+        stats,
+        told,
+        view: Arc::clone(&view),
     };
     let (stopped, hub) = (driver.status.clone(), driver.hub.clone());
     tokio::spawn(async move {
@@ -221,7 +267,7 @@ pub(crate) async fn start(settings: Settings, hub: Arc<dyn DeliverySink>) -> Res
             tracing::error!("the task that runs the cluster panicked: this node stops, and its clients go elsewhere");
         }
     });
-    Ok(Cluster { events, status: status_receiver, failure: failure_receiver, shared })
+    Ok(Cluster { events, status: status_receiver, failure: failure_receiver, view, shared })
 }
 
 #[cfg(test)]
@@ -234,7 +280,7 @@ mod tests {
         node::{Delivery, DeliverySink},
         pool::MemoryPool,
     };
-    use ws_cluster_core::{LogPosition, NodeId, Seq};
+    use ws_cluster_core::{LogPosition, Seq};
 
     /// A sink that panics when it gets a message, and notes that the clients are sent away.
     #[derive(Default)]
@@ -264,8 +310,9 @@ mod tests {
             keys: Vec::new(),
             config: Config::default(),
             pool: Arc::new(MemoryPool::default()),
+            stats: Arc::default(),
         };
-        let cluster = start(settings, hub.clone()).await.unwrap();
+        let cluster = start(settings, hub.clone(), mpsc::channel(1).0).await.unwrap();
         let mut status = cluster.status();
         status.wait_for(|status| status.ready).await.unwrap();
         let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
@@ -308,8 +355,9 @@ mod tests {
             keys: Vec::new(),
             config: Config::default(),
             pool: Arc::new(MemoryPool::default()),
+            stats: Arc::default(),
         };
-        let cluster = start(settings, hub.clone()).await.unwrap();
+        let cluster = start(settings, hub.clone(), mpsc::channel(1).0).await.unwrap();
         cluster.status().wait_for(|status| status.ready).await.unwrap();
         assert!(cluster.probe().await);
         let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };

@@ -10,7 +10,7 @@ use ws_cluster_core::{Body, Entry, Frame, Join, Lineage, NodeId, Proposal, Publi
 mod schema;
 
 use schema as pb;
-pub(crate) use schema::{Greeting, Outcome, Packet, Proof, Publish, Welcome};
+pub(crate) use schema::{Greeting, Note, Outcome, Packet, Proof, Publish, Welcome};
 
 /// The oldest and the newest version of the link protocol that this code speaks. Version 1 did not authenticate
 /// packets, so no node speaks it any more.
@@ -37,16 +37,17 @@ fn absent(what: &str) -> PacketError {
     PacketError(format!("no {what}"))
 }
 
-/// Joins frames into one packet.
-pub(crate) fn packet(frames: Vec<Frame>) -> Packet {
-    Packet { frames: into_all(frames) }
+/// Joins frames and notes into one packet.
+pub(crate) fn packet(frames: Vec<Frame>, notes: Vec<Note>) -> Packet {
+    Packet { frames: into_all(frames), notes }
 }
 
-/// Decodes the frames of a packet. Contents are copied, so that none keeps a whole packet in memory. Bodies of kinds
-/// that this version does not know are skipped.
-pub(crate) fn decode_packet(packet: &[u8]) -> Result<Vec<Frame>, PacketError> {
+/// Decodes the frames and notes of a packet. Contents are copied, so that none keeps a whole packet in memory. Bodies
+/// of kinds that this version does not know are skipped.
+pub(crate) fn decode_packet(packet: &[u8]) -> Result<(Vec<Frame>, Vec<Note>), PacketError> {
     let packet = pb::Packet::decode(packet)?;
-    packet.frames.into_iter().filter(|frame| frame.body.is_some()).map(TryInto::try_into).collect()
+    let frames = packet.frames.into_iter().filter(|frame| frame.body.is_some()).map(TryInto::try_into);
+    Ok((frames.collect::<Result<_, _>>()?, packet.notes))
 }
 
 /// Refuses terms and sequence numbers that are so large that sums could overflow.
@@ -284,21 +285,26 @@ mod tests {
     #[test]
     fn every_frame_comes_back_as_it_was() {
         let frames = frames();
-        assert_eq!(decode_packet(&packet(frames.clone()).encode_to_vec()).ok(), Some(frames));
-        assert_eq!(decode_packet(&packet(Vec::new()).encode_to_vec()).ok(), Some(Vec::new()), "a heartbeat");
+        let note = Note { origin: id(NODE), to: Bytes::new(), relayed: true, content: Bytes::from_static(b"note") };
+        let encoded = packet(frames.clone(), vec![note.clone()]).encode_to_vec();
+        assert_eq!(decode_packet(&encoded).ok(), Some((frames, vec![note])));
+        let heartbeat = packet(Vec::new(), Vec::new()).encode_to_vec();
+        assert_eq!(decode_packet(&heartbeat).ok(), Some((Vec::new(), Vec::new())));
+        assert!(heartbeat.is_empty());
     }
 
     #[test]
     fn a_hostile_packet_is_refused_or_means_one_thing() {
-        let corpus: Vec<Vec<u8>> = frames().into_iter().map(|frame| packet(vec![frame]).encode_to_vec()).collect();
+        let corpus: Vec<Vec<u8>> =
+            frames().into_iter().map(|frame| packet(vec![frame], Vec::new()).encode_to_vec()).collect();
         let corpus: Vec<&[u8]> = corpus.iter().map(Vec::as_slice).collect();
         crate::fuzz::search(&corpus, |input| {
-            let Ok(frames) = decode_packet(input) else { return Ok(()) };
-            let again = decode_packet(&packet(frames.clone()).encode_to_vec());
-            if again.as_ref().ok() == Some(&frames) {
+            let Ok((frames, notes)) = decode_packet(input) else { return Ok(()) };
+            let again = decode_packet(&packet(frames.clone(), notes.clone()).encode_to_vec());
+            if again.as_ref().is_ok_and(|(came, told)| (came, told) == (&frames, &notes)) {
                 Ok(())
             } else {
-                Err(format!("{frames:?} comes back as {again:?}"))
+                Err(format!("{frames:?}, {notes:?} come back as {again:?}"))
             }
         });
     }
@@ -307,7 +313,7 @@ mod tests {
     fn frames_of_a_later_version_are_skipped() {
         // Field 1 (frames), which contains field 1 (term) and an unknown field 99.
         let packet = [0x0a, 0x06, 0x08, 0x07, 0x9a, 0x06, 0x01, 0x00];
-        assert_eq!(decode_packet(&packet).ok(), Some(Vec::new()));
+        assert_eq!(decode_packet(&packet).ok(), Some((Vec::new(), Vec::new())));
         assert!(decode_packet(b"\xff\xff").is_err());
     }
 

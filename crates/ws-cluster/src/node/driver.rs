@@ -8,6 +8,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::{
     sync::{mpsc, oneshot, watch},
     time::sleep_until,
@@ -15,9 +16,11 @@ use tokio::{
 
 use super::{
     Delivery, DeliverySink, Failure, Shared,
+    codec::Note,
     link::{FrameSender, LinkError},
+    notes::{CoreView, Told},
 };
-use crate::{clock::now, error::PublishError, log_limit::LogLimits, pool::Pool};
+use crate::{clock::now, error::PublishError, log_limit::LogLimits, pool::Pool, stats::Stats};
 use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
 
 /// Maximum number of events that the core handles before its outputs are carried out, so that more frames leave
@@ -37,7 +40,13 @@ pub(super) enum Event {
         sender: FrameSender,
     },
     LinkDown(LinkId),
-    Frames(LinkId, Vec<Frame>),
+    Arrived {
+        link: LinkId,
+        frames: Vec<Frame>,
+        notes: Vec<Note>,
+    },
+    /// A note of this node for others.
+    Tell(Note),
     DialFailed {
         node: NodeId,
         address: String,
@@ -54,7 +63,15 @@ pub(super) enum Event {
 /// The caller that waits for a publish to be accepted, and its deadline.
 pub(super) struct WaitingCaller {
     pub(super) accepted: oneshot::Sender<Result<(), PublishError>>,
+    pub(super) since: Instant,
     pub(super) until: Instant,
+}
+
+/// An open link to a node.
+pub(super) struct OpenLink {
+    pub(super) peer: NodeId,
+    pub(super) dialled: bool,
+    pub(super) sender: FrameSender,
 }
 
 pub(super) struct Driver {
@@ -65,7 +82,7 @@ pub(super) struct Driver {
     /// A weak sender: the driver ends with the last handle, and the tasks that it started do not keep it running.
     pub(super) events: mpsc::WeakSender<Event>,
     pub(super) shared: Arc<Shared>,
-    pub(super) links: HashMap<LinkId, FrameSender>,
+    pub(super) links: HashMap<LinkId, OpenLink>,
     /// The nodes whose last dial failed.
     pub(super) unreachable: HashSet<NodeId>,
     /// The reason why this node cannot continue, if there is one.
@@ -81,6 +98,11 @@ pub(super) struct Driver {
     /// The callers that wait for the end of the shutdown.
     pub(super) leaving: Vec<oneshot::Sender<()>>,
     pub(super) ended: bool,
+    pub(super) stats: Arc<Stats>,
+    /// Takes the notes of other nodes.
+    pub(super) told: mpsc::Sender<Told>,
+    /// What is shown of the core.
+    pub(super) view: Arc<Mutex<CoreView>>,
 }
 
 impl Driver {
@@ -95,6 +117,7 @@ impl Driver {
                     let now = now();
                     self.core.handle_timeout(now);
                     self.hub.tick();
+                    self.show();
                     // The dropped sender tells a caller that the time is over. The outcome of some publishes is never
                     // known.
                     self.waiting.retain(|_, waiting| !waiting.accepted.is_closed() && waiting.until > now);
@@ -127,7 +150,7 @@ impl Driver {
                 if !self.ended {
                     tracing::info!(?peer, dialled, "linked");
                     self.unreachable.remove(&peer);
-                    self.links.insert(link, sender);
+                    self.links.insert(link, OpenLink { peer, dialled, sender });
                     self.core.handle_link_up(now, link, peer, dialled);
                 }
             }
@@ -135,9 +158,11 @@ impl Driver {
                 self.links.remove(&link);
                 self.core.handle_link_down(now, link);
             }
-            Event::Frames(link, frames) => {
+            Event::Arrived { link, frames, notes } => {
                 frames.into_iter().for_each(|frame| self.core.handle_frame(now, link, frame));
+                notes.into_iter().for_each(|note| self.take_note(link, note));
             }
+            Event::Tell(note) => self.tell(&note),
             Event::DialFailed { node, address, error } => {
                 // Logged once for each loss, because the core dials again twice a second.
                 if self.unreachable.insert(node) {
@@ -170,7 +195,7 @@ impl Driver {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { link, frame } => {
-                    if self.links.get(&link).is_some_and(|sender| !sender.send(frame)) {
+                    if self.links.get(&link).is_some_and(|link| !link.sender.send(frame)) {
                         tracing::warn!(link, "a peer reads too slowly and is cut");
                         self.links.remove(&link);
                         self.core.handle_link_down(now(), link);
@@ -197,6 +222,7 @@ impl Driver {
                 Output::Restarted { base, missed } => self.hub.restarted(base, missed),
                 Output::Accepted { counter } => {
                     if let Some(waiting) = self.waiting.remove(&counter) {
+                        self.stats.accepted.observe(now().saturating_duration_since(waiting.since));
                         // The caller may have stopped waiting.
                         let _ = waiting.accepted.send(Ok(()));
                     }

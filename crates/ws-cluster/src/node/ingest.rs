@@ -120,8 +120,8 @@ mod tests {
         config.cluster.heartbeat_timeout = Duration::from_secs(3);
         let pool = Arc::new(MemoryPool::default());
         let (node, cluster) = (NodeId::from_bytes([7; 16]), "default".into());
-        let settings = Settings { node, cluster, address: None, keys: Vec::new(), config, pool };
-        let cluster = start(settings, Arc::new(Nobody)).await.unwrap();
+        let settings = Settings { node, cluster, address: None, keys: Vec::new(), config, pool, stats: Arc::default() };
+        let cluster = start(settings, Arc::new(Nobody), mpsc::channel(1).0).await.unwrap();
         let [_publisher, link] = pair().await;
         let start = Instant::now();
         serve(&cluster, link).await;

@@ -30,7 +30,7 @@ use tungstenite::{
 
 use crate::{
     io::Stream,
-    node::codec::{Greeting, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
+    node::codec::{Greeting, Note, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
     random,
 };
 use ws_cluster_core::{Frame, NodeId};
@@ -49,6 +49,9 @@ const PACKET_BYTES: usize = 512 * 1024;
 /// Maximum size of a packet from a peer that has proved the key, in bytes. A snapshot with all the idempotency keys
 /// that a log remembers comes near it.
 const PACKET_SIZE: usize = 32 * 1024 * 1024;
+
+/// Number of waiting bytes from which a link takes no more notes, so that those do not delay frames.
+const NOTES_ROOM: usize = 1024 * 1024;
 
 /// Maximum size of a message from a peer that has not proved the key: a greeting or a proof.
 const GREETING_SIZE: usize = 4 * 1024;
@@ -394,18 +397,34 @@ async fn read<S: Stream, M: prost::Message + Default>(socket: &mut Socket<S>) ->
     }
 }
 
-/// The sending end of a link's queue of frames. When it is dropped, the link is closed after the frames that wait.
+/// The sending end of a link's queue of frames and notes. When it is dropped, the link is closed after those that wait.
 #[derive(Debug)]
 pub(crate) struct FrameSender {
     /// Unbounded, since the core must not wait. `queue` limits the bytes by cutting the link.
-    frames: mpsc::UnboundedSender<Frame>,
+    waiting: mpsc::UnboundedSender<Waiting>,
     queue: Arc<Queue>,
 }
 
-/// The receiving end of a link's queue of frames.
+/// The receiving end of a link's queue of frames and notes.
 pub(crate) struct FrameReceiver {
-    frames: mpsc::UnboundedReceiver<Frame>,
+    waiting: mpsc::UnboundedReceiver<Waiting>,
     queue: Arc<Queue>,
+}
+
+#[derive(Debug)]
+enum Waiting {
+    Frame(Frame),
+    Note(Note),
+}
+
+impl Waiting {
+    fn size(&self) -> usize {
+        const HEADER: usize = 64;
+        match self {
+            Self::Frame(frame) => frame.size(),
+            Self::Note(note) => HEADER + note.content.len(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -421,7 +440,7 @@ struct Queue {
 pub(crate) fn queue(limit: usize) -> (FrameSender, FrameReceiver) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let queue = Arc::new(Queue { size: AtomicUsize::new(0), limit, cut: Notify::new() });
-    (FrameSender { frames: sender, queue: queue.clone() }, FrameReceiver { frames: receiver, queue })
+    (FrameSender { waiting: sender, queue: queue.clone() }, FrameReceiver { waiting: receiver, queue })
 }
 
 impl FrameSender {
@@ -433,33 +452,46 @@ impl FrameSender {
             self.queue.cut.notify_one();
             return false;
         }
-        self.frames.send(frame).is_ok()
+        self.waiting.send(Waiting::Frame(frame)).is_ok()
+    }
+
+    /// Adds a note to the queue, unless much waits in it.
+    pub(crate) fn tell(&self, note: Note) {
+        let note = Waiting::Note(note);
+        let size = note.size();
+        if self.queue.size.load(Ordering::Relaxed) + size <= NOTES_ROOM {
+            self.queue.size.fetch_add(size, Ordering::Relaxed);
+            // If the link is gone, the driver learns so elsewhere.
+            let _ = self.waiting.send(note);
+        }
     }
 }
 
 impl FrameReceiver {
-    /// Returns the waiting frames, as many as fit into a packet, or `None` if no more come.
-    async fn gather(&mut self) -> Option<Vec<Frame>> {
-        let mut frames = vec![self.frames.recv().await?];
-        let mut size = frames[0].size();
-        while size < PACKET_BYTES
-            && let Ok(frame) = self.frames.try_recv()
-        {
-            size += frame.size();
-            frames.push(frame);
+    /// Returns the waiting frames and notes, as many as fit into a packet, and their size, or `None` if no more come.
+    async fn gather(&mut self) -> Option<(Vec<Frame>, Vec<Note>, usize)> {
+        let (mut frames, mut notes, mut size) = (Vec::new(), Vec::new(), 0);
+        let mut next = Some(self.waiting.recv().await?);
+        while let Some(waiting) = next {
+            size += waiting.size();
+            match waiting {
+                Waiting::Frame(frame) => frames.push(frame),
+                Waiting::Note(note) => notes.push(note),
+            }
+            next = if size < PACKET_BYTES { self.waiting.try_recv().ok() } else { None };
         }
-        Some(frames)
+        Some((frames, notes, size))
     }
 }
 
-/// Runs a link until either side ends it, or until no packet has come from the peer for `dead`. Frames go to `arrived`.
-/// While `arrived` waits, nothing is read, but heartbeats are still sent.
+/// Runs a link until either side ends it, or until no packet has come from the peer for `dead`. Frames and notes go to
+/// `arrived`. While `arrived` waits, nothing is read, but heartbeats are still sent.
 pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
     link: Link<S>,
     mut outgoing: FrameReceiver,
     heartbeat: Duration,
     dead: Duration,
-    arrived: impl Fn(Vec<Frame>) -> F,
+    arrived: impl Fn(Vec<Frame>, Vec<Note>) -> F,
 ) -> Result<(), LinkError> {
     let (mut writer, mut reader) = link.split();
     let queue = outgoing.queue.clone();
@@ -467,13 +499,12 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
         let mut beat = interval(heartbeat);
         loop {
             tokio::select! {
-                frames = outgoing.gather() => {
-                    let Some(frames) = frames else {
+                gathered = outgoing.gather() => {
+                    let Some((frames, notes, size)) = gathered else {
                         writer.close().await;
                         return Ok(());
                     };
-                    let size: usize = frames.iter().map(Frame::size).sum();
-                    writer.write(&packet(frames)).await?;
+                    writer.write(&packet(frames, notes)).await?;
                     outgoing.queue.size.fetch_sub(size, Ordering::Relaxed);
                 }
                 _ = beat.tick() => writer.write_heartbeat().await?,
@@ -485,8 +516,9 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
             match timeout(dead, reader.read()).await {
                 Err(_) => return Err(LinkError::Silent),
                 Ok(Ok(Some(packet))) => {
-                    let frames = decode_packet(&packet).map_err(|error| LinkError::Broken(error.to_string()))?;
-                    if !frames.is_empty() && !arrived(frames).await {
+                    let (frames, notes) =
+                        decode_packet(&packet).map_err(|error| LinkError::Broken(error.to_string()))?;
+                    if !(frames.is_empty() && notes.is_empty()) && !arrived(frames, notes).await {
                         return Ok(());
                     }
                 }

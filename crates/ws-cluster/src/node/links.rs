@@ -63,9 +63,9 @@ pub(super) async fn run_link<S: Stream>(
         return;
     }
     let cluster = &shared.config.cluster;
-    let arrived = |frames| {
+    let arrived = |frames, notes| {
         let events = events.clone();
-        async move { events.send(Event::Frames(link, frames)).await.is_ok() }
+        async move { events.send(Event::Arrived { link, frames, notes }).await.is_ok() }
     };
     let ended = link::run(proved, waiting, cluster.heartbeat_interval, cluster.heartbeat_timeout, arrived).await;
     match ended {

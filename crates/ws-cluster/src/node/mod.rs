@@ -7,7 +7,7 @@ use bytes::Bytes;
 use tokio::sync::watch;
 
 use self::{greetings::Greetings, link::LinkIdentity};
-use crate::{config::Config, error::ServeError, log_limit::LogLimits, pool::Pool};
+use crate::{config::Config, error::ServeError, log_limit::LogLimits, pool::Pool, stats::Stats};
 use ws_cluster_core::{Degraded, LogPosition, NodeId, PublishId, Seq};
 
 mod cluster;
@@ -17,9 +17,11 @@ mod greetings;
 mod ingest;
 pub(crate) mod link;
 mod links;
+mod notes;
 mod queries;
 
-pub(crate) use cluster::{Cluster, start};
+pub(crate) use cluster::{Cluster, Teller, start};
+pub(crate) use notes::{CoreView, Told};
 
 /// The receiver of delivered entries, which is the hub. Only the driver's task calls it, so it must not block.
 pub(crate) trait DeliverySink: Send + Sync + 'static {
@@ -61,6 +63,7 @@ pub(crate) struct Settings {
     pub(crate) keys: Vec<Vec<u8>>,
     pub(crate) config: Config,
     pub(crate) pool: Arc<dyn Pool>,
+    pub(crate) stats: Arc<Stats>,
 }
 
 /// The reason why a node cannot continue.
@@ -94,6 +97,8 @@ impl From<Failure> for ServeError {
 /// The state that the links of a node share.
 struct Shared {
     identity: LinkIdentity,
+    /// Where other nodes reach this one.
+    address: String,
     config: Config,
     next_link: AtomicU64,
     /// Limits the links whose peers have not proved the key.
@@ -102,6 +107,7 @@ struct Shared {
     logs: LogLimits<LinkLogCause>,
     /// True once somebody has asked this node, over a link, to shut down.
     drain_requested: watch::Sender<bool>,
+    stats: Arc<Stats>,
 }
 
 /// The causes of log lines that strangers can trigger as often as they like.

@@ -7,7 +7,10 @@ use super::{
     driver::{Driver, Event},
     link::LinkIdentity,
 };
-use crate::pool::{Pool, PoolError};
+use crate::{
+    clock::now,
+    pool::{Pool, PoolError},
+};
 use ws_cluster_core::{Answer, Query};
 
 impl Driver {
@@ -17,10 +20,14 @@ impl Driver {
         self.report(async move {
             let limit = shared.config.cluster.query_timeout;
             let asked = query.clone();
+            let (stats, start) = (shared.stats.clone(), now());
             // The query runs in a task of its own, so that a panic of the pool counts as a failure.
             let answer = tokio::spawn(async move { timeout(limit, ask(&*pool, &shared, &asked)).await }).await;
             let why = match answer {
-                Ok(Ok(Ok(answer))) => return Event::Answer(answer, None),
+                Ok(Ok(Ok(answer))) => {
+                    stats.pool_queries.observe(now().saturating_duration_since(start));
+                    return Event::Answer(answer, None);
+                }
                 Ok(Ok(Err(error))) => error.to_string(),
                 Ok(Err(_)) => "no answer in time".to_owned(),
                 Err(panic) => panic.to_string(),

@@ -4,11 +4,16 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::RwLock;
+use tokio::sync::mpsc;
 use url::Url;
 use ws_cluster_client::ACTION_SIZE;
 
 use super::{
-    ActionHandler, IntoHandler, Layer, Server, Shared, States, action::Stack, live::LiveSettings, socket::Gate,
+    ActionHandler, IntoHandler, Layer, Server, Shared, States,
+    action::Stack,
+    live::LiveSettings,
+    reports::{self, Reports},
+    socket::Gate,
 };
 use crate::{
     Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, RawMessage, StartError,
@@ -240,9 +245,9 @@ impl ServerBuilder {
     /// `{"property": {"name": .., "value": ..}}`, in which ids may have commas. An id is text or a whole number.
     /// `except` is `{"connection": ID}` or `{"user": ID}`, and `key` an idempotency key.
     ///
-    /// `/_close` takes `{"session": ..}` or `{"user": ..}`. With a user, `"except_session": ..` excludes one session.
-    /// With `"reconnect": true` the clients may connect again at once ([`Close`](crate::Close)). `/_refresh` takes
-    /// `{"session": ..}` or `{"user": ..}` ([`Server::refresh_user`]).
+    /// `/_close` takes `{"session": ..}`, `{"user": ..}` or `{"connection": ..}`. With a user, `"except_session": ..`
+    /// excludes one session. With `"reconnect": true` the clients may connect again at once ([`Close`](crate::Close)).
+    /// `/_refresh` takes `{"session": ..}` or `{"user": ..}` ([`Server::refresh_user`]).
     ///
     /// The answer is 204 when the message or order is accepted; 400 if it is malformed, 401 without the key, 413 over 1
     /// MiB (escape sequences count as the characters that they stand for), 415 for a `Content-Encoding`, 503 if too
@@ -332,11 +337,20 @@ impl ServerBuilder {
         // Without a key there is no other node, and none of its clients outlives it.
         let sealing = if keys.is_empty() { vec![random::<32>()?.to_vec()] } else { keys.clone() };
         let sealer = StateSealer::new(&self.cluster, &sealing);
-        let settings =
-            node::Settings { node, cluster: self.cluster, address, keys, config: self.config.clone(), pool: self.pool };
-        let cluster = node::start(settings, hub.clone()).await?;
+        let settings = node::Settings {
+            node,
+            cluster: self.cluster,
+            address,
+            keys,
+            config: self.config.clone(),
+            pool: self.pool,
+            stats: hub.stats().clone(),
+        };
+        let (sender, told) = mpsc::channel(reports::MAX_TOLD);
+        let cluster = node::start(settings, hub.clone(), sender).await?;
         let resumption = Resumption::new(hub, cluster.clone(), sealer, self.config.clone());
-        Ok(Server(Arc::new(Shared {
+        let shared = Arc::new(Shared {
+            reports: Reports::new(cluster.teller()),
             gate: Gate::new(&self.config.http),
             logs: LogLimits::default(),
             handler_logs: LogLimits::default(),
@@ -351,7 +365,9 @@ impl ServerBuilder {
             prefix: self.prefix,
             live: RwLock::new(Arc::new(live)),
             pages,
-        })))
+        });
+        tokio::spawn(reports::run(Arc::downgrade(&shared), told));
+        Ok(Server(shared))
     }
 }
 

@@ -56,37 +56,41 @@ fn hash(secret: &[u8; 32], text: &str) -> Hmac<Sha256> {
 
 /// Reads whose connections to close, and how.
 fn close(body: &[u8]) -> Result<Close, Why> {
-    let mut members = Members::of_body(body, &["session", "user", "except_session", "reconnect"])?;
+    let known = ["session", "user", "connection", "except_session", "reconnect"];
+    let mut members = Members::of_body(body, &known)?;
     let except = members.optional("except_session").map(|session| session.id()).transpose()?;
     let reconnect = members.optional("reconnect").map(|reconnect| reconnect.flag()).transpose()?;
-    let close = match (whose(&mut members)?, except) {
-        (Whose::Session(_), Some(_)) => {
+    let named = (members.take("session"), members.take("user"), members.take("connection"));
+    let close = match (named, except) {
+        ((Some(session), None, None), None) => Close::session(session.id()?),
+        ((None, Some(user), None), None) => Close::user(user.id()?),
+        ((None, Some(user), None), Some(except)) => Close::user(user.id()?).except_session(except),
+        ((None, None, Some(connection)), None) => Close::connection(connection.connection()?),
+        ((Some(_), None, None) | (None, None, Some(_)), Some(_)) => {
             return Err("`except_session` goes with `user`: a session has no other one".to_owned());
         }
-        (Whose::Session(id), None) => Close::session(id),
-        (Whose::User(id), None) => Close::user(id),
-        (Whose::User(id), Some(except)) => Close::user(id).except_session(except),
+        _ => {
+            let text = r#"say whose connections: {"session": ID}, {"user": ID} or {"connection": ID}"#;
+            return Err(text.to_owned());
+        }
     };
     Ok(if reconnect == Some(true) { close.reconnect() } else { close })
 }
 
 /// Reads about whose connections to ask again.
 fn refresh(body: &[u8]) -> Result<Whose, Why> {
-    whose(&mut Members::of_body(body, &["session", "user"])?)
+    let mut members = Members::of_body(body, &["session", "user"])?;
+    match (members.take("session"), members.take("user")) {
+        (Some(session), None) => Ok(Whose::Session(session.id()?)),
+        (None, Some(user)) => Ok(Whose::User(user.id()?)),
+        _ => Err(r#"say whose connections: {"session": ID} or {"user": ID}"#.to_owned()),
+    }
 }
 
 /// Whose connections an order means.
 enum Whose {
     Session(String),
     User(String),
-}
-
-fn whose(members: &mut Members<'_>) -> Result<Whose, Why> {
-    match (members.take("session"), members.take("user")) {
-        (Some(session), None) => Ok(Whose::Session(session.id()?)),
-        (None, Some(user)) => Ok(Whose::User(user.id()?)),
-        _ => Err(r#"say whose connections: {"session": ID} or {"user": ID}"#.to_owned()),
-    }
 }
 
 type Refusal = Box<Response<Full<Bytes>>>;

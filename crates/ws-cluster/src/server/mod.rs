@@ -13,13 +13,16 @@ use tokio::{
 };
 
 use crate::{
-    Authenticator, Config, Dialect, IntoPool, Message, NodeId, PublishError, ServeError, Status,
+    Authenticator, Config, ConnectionId, Dialect, IntoPool, Message, NodeId, PublishError, ServeError, Status,
     clock::now,
-    close::{Close, Subject},
     connection::{Context, Raw},
     hub::{Hub, resume::Resumption},
     log_limit::LogLimits,
-    message::{client::OutgoingMessage, content::Content},
+    message::{
+        client::OutgoingMessage,
+        close::{Close, Subject},
+        content::Content,
+    },
     node::Cluster,
 };
 
@@ -28,6 +31,7 @@ mod builder;
 mod handlers;
 mod http;
 mod live;
+mod reports;
 mod routes;
 mod serve;
 mod socket;
@@ -44,6 +48,7 @@ pub use routes::RemoteAddress;
 pub use serve::{Serve, shutdown_signal};
 
 use handlers::Fault;
+use reports::Reports;
 use socket::{Full, Gate, HttpStream, Slot};
 
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which ends only when other sockets
@@ -76,6 +81,7 @@ pub struct Server(Arc<Shared>);
 struct Shared {
     connections: Context,
     cluster: Cluster,
+    reports: Reports,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,
     /// Values that handlers share.
@@ -338,6 +344,12 @@ impl Server {
     /// Closes every connection of a user on all nodes, as [`close_session`](Self::close_session) does.
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::user(id)).await
+    }
+
+    /// Closes one connection, under the id that handlers know, as [`close_session`](Self::close_session) does. A node of
+    /// an older version closes nothing.
+    pub async fn close_connection(&self, id: ConnectionId) -> Result<(), PublishError> {
+        self.close(Close::connection(id)).await
     }
 
     /// Closes the connections that [`Close`] describes, as [`close_session`](Self::close_session) does. For example, it

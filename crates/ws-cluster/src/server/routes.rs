@@ -205,7 +205,7 @@ impl Server {
 }
 
 /// Returns what is wrong with a node, with the database's error if there is one.
-fn trouble(status: &Status) -> Option<String> {
+pub(super) fn trouble(status: &Status) -> Option<String> {
     let why = status.degraded?;
     Some(status.cause.as_ref().map_or_else(|| why.to_string(), |cause| format!("{why} ({cause})")))
 }

@@ -66,11 +66,29 @@ pub(crate) struct Outcome {
     pub(crate) text: String,
 }
 
-/// The frames that are sent together. An empty packet is a heartbeat.
+/// The frames and notes that are sent together. An empty packet is a heartbeat.
 #[derive(Clone, PartialEq, Message)]
 pub(crate) struct Packet {
     #[prost(message, repeated, tag = "1")]
     pub(super) frames: Vec<Frame>,
+    #[prost(message, repeated, tag = "2")]
+    pub(super) notes: Vec<Note>,
+}
+
+/// What a node tells others outside of the log. Versions before notes skip it.
+#[derive(Clone, PartialEq, Message)]
+pub(crate) struct Note {
+    /// The node that wrote it.
+    #[prost(bytes = "bytes", tag = "1")]
+    pub(crate) origin: Bytes,
+    /// The node that it is for; empty if it is for all.
+    #[prost(bytes = "bytes", tag = "2")]
+    pub(crate) to: Bytes,
+    /// True if it comes from another node than its origin. It is passed on no further.
+    #[prost(bool, tag = "3")]
+    pub(crate) relayed: bool,
+    #[prost(bytes = "bytes", tag = "4")]
+    pub(crate) content: Bytes,
 }
 
 #[derive(Clone, PartialEq, Message)]

@@ -1,5 +1,7 @@
 //! Which connections an order to close concerns.
 
+use crate::message::target::ConnectionId;
+
 /// Which connections [`Server::close`](crate::Server::close) closes, and how.
 ///
 /// ```
@@ -27,8 +29,13 @@ impl Close {
         Self { subject: Subject::user(id), reconnect: false }
     }
 
-    /// Excludes the connections of this session. The user's connections without a session are closed. Has no effect on
-    /// [`Close::session`].
+    /// Closes one connection, under the id that handlers know. A node of an older version closes nothing.
+    pub fn connection(id: ConnectionId) -> Self {
+        Self { subject: Subject::Connection(id), reconnect: false }
+    }
+
+    /// Excludes the connections of this session. The user's connections without a session are closed. Has an effect on
+    /// [`Close::user`] only.
     pub fn except_session(mut self, id: impl Into<String>) -> Self {
         self.subject = self.subject.except(id);
         self
@@ -43,7 +50,7 @@ impl Close {
     }
 }
 
-/// The session or user whose connections an order concerns.
+/// The session or user whose connections an order concerns, or one connection.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Subject {
     Session(String),
@@ -52,6 +59,7 @@ pub(crate) enum Subject {
         /// A session of the user that is excluded.
         except_session: Option<String>,
     },
+    Connection(ConnectionId),
 }
 
 impl Subject {
@@ -65,15 +73,16 @@ impl Subject {
 
     pub(crate) fn except(self, session: impl Into<String>) -> Self {
         match self {
-            Self::Session(_) => self,
+            Self::Session(_) | Self::Connection(_) => self,
             Self::User { id, .. } => Self::User { id, except_session: Some(session.into()) },
         }
     }
 
-    /// Returns true if a connection of this user and session is concerned.
+    /// Returns true if every connection of this user and session is concerned.
     pub(crate) fn is(&self, user: Option<&str>, session: Option<&str>) -> bool {
         match self {
             Self::Session(id) => session == Some(id),
+            Self::Connection(_) => false,
             Self::User { id, except_session } => {
                 user == Some(id) && (except_session.is_none() || session != except_session.as_deref())
             }

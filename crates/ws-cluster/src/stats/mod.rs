@@ -1,0 +1,37 @@
+//! What a server counts about itself. Each value is a relaxed atomic that the place where something happens adds to;
+//! nothing is read there. `histogram` counts durations, `recent` turns two readings into rates.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+mod histogram;
+mod recent;
+
+pub(crate) use histogram::Histogram;
+pub(crate) use recent::Recent;
+
+/// The counts of one server since its start.
+#[derive(Debug, Default)]
+pub(crate) struct Stats {
+    /// Messages that were queued for clients, each counted once for each client.
+    pub(crate) deliveries: Counter,
+    /// Messages that came from clients.
+    pub(crate) messages_in: Counter,
+    /// The time from a publish on this node to its acceptance, of those that were accepted.
+    pub(crate) accepted: Histogram,
+    /// The time of the queries that the pool answered.
+    pub(crate) pool_queries: Histogram,
+}
+
+/// A count that only grows.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    pub(crate) fn add(&self, count: u64) {
+        self.0.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
