@@ -27,7 +27,7 @@ const LOOK: Duration = Duration::from_millis(20);
 #[derive(Debug)]
 pub struct WsServer {
     child: Child,
-    address: SocketAddr,
+    address: Option<SocketAddr>,
     /// Kept open, because the process's next line would fail otherwise.
     output: Lines<BufReader<ChildStdout>>,
     log: watch::Receiver<String>,
@@ -64,23 +64,32 @@ impl WsServer {
     }
 
     /// Starts a node like [`start`](Self::start), with the given command.
-    pub async fn spawn(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
-        let (log, lines) = (child.stderr.take().expect("piped"), child.stdout.take().expect("piped"));
-        let log = collect(BufReader::new(log).lines());
-        let mut output = BufReader::new(lines).lines();
-        let Some(url) = soon(output.next_line()).await.expect("text") else {
-            let status = soon(child.wait()).await;
-            panic!("ws-server ended ({status:?}):\n{}", log.borrow().as_str());
+    pub async fn spawn(command: Command) -> Self {
+        let mut server = Self::launch(command);
+        let Some(url) = soon(server.output.next_line()).await.expect("text") else {
+            let status = server.wait().await;
+            panic!("ws-server ended ({status:?}):\n{}", server.log());
         };
         let address =
             url.strip_prefix("http://").and_then(|url| url.strip_suffix('/')).expect("the first line is a URL");
-        Self { address: address.parse().expect("an address"), child, output, log }
+        server.address = Some(address.parse().expect("an address"));
+        server
+    }
+
+    /// Starts a command that may listen later, or never.
+    pub fn launch(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (log, lines) = (child.stderr.take().expect("piped"), child.stdout.take().expect("piped"));
+        let log = collect(BufReader::new(log).lines());
+        Self { address: None, child, output: BufReader::new(lines).lines(), log }
     }
 
     /// Returns the address on which the node listens.
+    ///
+    /// # Panics
+    /// Panics if it was only [launched](Self::launch).
     pub fn address(&self) -> SocketAddr {
-        self.address
+        self.address.expect("the node listens")
     }
 
     /// Returns the next line of the node's standard output.
@@ -122,7 +131,7 @@ impl WsServer {
     pub async fn client(&self, user: Option<&str>) -> Client {
         self.ready().await;
         let path = user.map_or("/WebSockets".to_owned(), |user| format!("/WebSockets?user={user}"));
-        let mut client = Client::try_connect(self.address, &path, &[]).await.expect("no refusal");
+        let mut client = Client::try_connect(self.address(), &path, &[]).await.expect("no refusal");
         if user.is_none() {
             // Users get it without asking.
             client.send("demo/node", serde_json::Value::Null).await;
@@ -132,7 +141,7 @@ impl WsServer {
 
     /// Returns the answer to an HTTP request: its status and its text.
     pub async fn http(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> (StatusCode, String) {
-        let answer = soon(http_client::request(self.address, method, path, headers, body)).await.expect("an answer");
+        let answer = soon(http_client::request(self.address(), method, path, headers, body)).await.expect("an answer");
         (answer.status, answer.text)
     }
 

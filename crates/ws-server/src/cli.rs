@@ -167,6 +167,8 @@ pub(crate) struct Run {
     pub(crate) limits: Limits,
     #[command(flatten)]
     pub(crate) supervision: Supervision,
+    #[command(flatten)]
+    pub(crate) admin_page: AdminPage,
 }
 
 /// The test connections by which `supervise` and the watchdog of systemd find a node that hangs.
@@ -188,6 +190,22 @@ pub(crate) struct Supervision {
     /// The process of the supervisor, with which the node ends
     #[arg(long, hide = true)]
     pub(crate) supervised_by: Option<u32>,
+}
+
+/// The page on which an administrator sees and operates the server, and what else its listener answers.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Admin page")]
+pub(crate) struct AdminPage {
+    /// Serve the admin page at this address: the state with start and stop, the log, the cluster, the connections; and
+    /// /metrics, /health and /ready. With supervise, the supervisor serves it
+    #[arg(long, value_name = "HOST:PORT", value_parser = text, env = "WS_SERVER_ADMIN")]
+    pub(crate) admin: Option<String>,
+    /// The key that opens the admin page, of at least 16 bytes. An address that other machines reach needs one
+    #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_ADMIN_KEY", hide_env_values = true)]
+    pub(crate) admin_key: Option<String>,
+    /// Answer /metrics at the admin page's address without the key
+    #[arg(long, value_parser = switch, env = "WS_SERVER_METRICS_OPEN")]
+    pub(crate) metrics_open: bool,
 }
 
 /// The limits for clients. A size is in bytes, or has a unit: 64K is 65536, 1M is 1048576.

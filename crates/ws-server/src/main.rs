@@ -11,11 +11,12 @@ use ws_cluster::NodeId;
 use crate::{
     arguments::{Misuse, Parsed},
     cli::Command,
-    config::Settings,
+    config::{Settings, Shown},
     reload::Reload,
     stderr::Stderr,
 };
 
+mod admin;
 mod arguments;
 mod cli;
 mod client;
@@ -36,6 +37,7 @@ mod signals;
 mod stderr;
 mod supervise;
 mod systemd;
+mod tail;
 mod values;
 
 /// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a
@@ -107,8 +109,9 @@ async fn obey(parsed: Parsed) -> Outcome {
     match cli.command.unwrap_or(Command::Run(Box::new(cli.run))) {
         Command::Run(run) => {
             let settings = Settings::new(*run, file.as_ref());
-            let mut reload = Reload::new(config::values(&matches, &settings.config));
-            run::run(settings, move |server| reload.read_again(server)).await
+            let shown = Shown::new(config::table(&matches, &sources, file.as_ref(), &settings.config));
+            let mut reload = Reload::new(config::values(&matches, &settings.config), shown.clone());
+            run::run(settings.shown(shown), move |server| reload.read_again(server)).await
         }
         Command::Supervise(run) => supervise::supervise(Settings::new(*run, file.as_ref())).await,
         Command::Config(asked) if asked.example => say(config::example().trim_end()),

@@ -8,7 +8,7 @@ use crate::{
     Outcome,
     arguments::{self, Misuse},
     cli::Command,
-    config::{Settings, values},
+    config::{Settings, Shown, table, values},
     logs, run,
 };
 
@@ -28,11 +28,13 @@ const LIVE: [&str; 9] = [
 /// The values in effect, to be compared with those that are read later.
 pub(crate) struct Reload {
     values: BTreeMap<String, String>,
+    /// The same for the admin page.
+    shown: Shown,
 }
 
 impl Reload {
-    pub(crate) fn new(values: BTreeMap<String, String>) -> Self {
-        Self { values }
+    pub(crate) fn new(values: BTreeMap<String, String>, shown: Shown) -> Self {
+        Self { values, shown }
     }
 
     /// Reads everything again. A mistake changes nothing, and is logged.
@@ -68,6 +70,8 @@ impl Reload {
             tracing::warn!("SIGHUP: these change at the next start only: {}", later.join(", "));
         }
         let live: Vec<String> = live.into_iter().map(str::to_owned).collect();
+        let rows = table(&parsed.matches, &parsed.sources, parsed.file.as_ref(), &settings.config);
+        self.shown.change(&live, rows);
         self.values.extend(new.into_iter().filter(|(key, _)| live.contains(key)));
         Ok(())
     }
@@ -75,7 +79,7 @@ impl Reload {
 
 fn change(server: &Server, settings: &Settings) -> Outcome {
     run::check(settings)?;
-    let Settings { run, config } = settings;
+    let Settings { run, config, .. } = settings;
     let (origins, proxies) = (run::allowed_origins(&run.allowed_origin)?, run::trusted_proxies(&run.trusted_proxy)?);
     let mut outcome = Ok(());
     server.change_settings(|live| {

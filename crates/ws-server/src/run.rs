@@ -1,8 +1,10 @@
 //! `run`: a node, from its flags to the end of its shutdown.
 
 use std::{
+    env,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
+    sync::Arc,
 };
 
 use sd_notify::NotifyState;
@@ -15,7 +17,8 @@ use ws_cluster::{
 
 use crate::{
     Failure, Outcome,
-    cli::Run,
+    admin::{self, Alone, Front, Listeners, Node},
+    cli::{AdminPage, Run},
     config::Settings,
     demo::Demo,
     logs, parent,
@@ -23,13 +26,14 @@ use crate::{
     probe::reachable,
     say,
     signals::Signals,
+    stderr::Stderr,
     systemd,
     values::items,
 };
 
 /// Finds the mistakes in the settings that show without a database and a listener.
 pub(crate) fn check(settings: &Settings) -> Outcome {
-    let Settings { run, config } = settings;
+    let Settings { run, config, .. } = settings;
     config.check().map_err(Failure::setup)?;
     if run.publish_key.as_deref() == Some("") {
         return Err(Failure::setup("--publish-key is empty: give a long random key, or leave it out"));
@@ -38,7 +42,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     allowed_origins(&run.allowed_origin)?;
     logs::check(run.log_filter.as_deref())?;
     pool::check_keys(&run.place.keys)?;
-    Ok(())
+    admin::check(&run.admin_page)
 }
 
 /// Runs a node until it is told to stop. `read_again` is called at SIGHUP.
@@ -48,13 +52,14 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     }
     let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
     check(&settings)?;
-    let Settings { run, config } = settings;
+    let Settings { run, config, shown } = settings;
     let trusted_proxies = trusted_proxies(&run.trusted_proxy)?;
     let allowed_origins = allowed_origins(&run.allowed_origin)?;
     let opened = Opened::for_node(&run.place).await?;
     let keys = opened.keys(&run.place.keys)?;
     let sessions = sessions(&run, &opened)?;
     let listener = listen(&run.listen).await?;
+    let page = AdminListener::bind(&run).await?;
     let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
     let address = address(run.address.as_deref(), bound, opened.kind);
     let reach = Reach::of(&address);
@@ -83,7 +88,7 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
         .dialect(run.dialect)
         .allowed_origins(allowed_origins)
         .own_origin(!run.no_own_origin)
-        .trusted_proxies(trusted_proxies)
+        .trusted_proxies(trusted_proxies.clone())
         .config(config);
     builder = keys.into_iter().fold(builder, ServerBuilder::key);
     if let Some(key) = run.publish_key {
@@ -108,7 +113,8 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
         let _ = say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
-    tokio::spawn(systemd::report(server.clone(), bound, run.path, run.supervision.check_timeout));
+    tokio::spawn(systemd::report(server.clone(), bound, run.path.clone(), run.supervision.check_timeout));
+    let page = page.serve(&run.admin_page, Node::new(server.clone(), shown), bound, trusted_proxies);
     let own = server.clone();
     let stop = async move {
         let drained = own.clone();
@@ -117,7 +123,9 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
             _ = &mut told => {}
             // A signal that follows does not cut the drain off, and the one after it does.
             () = drained.drain_requested() => {}
+            () = ordered(page.as_deref()) => {}
         }
+        page.inspect(|page| page.shut_down());
         systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
     };
     server.serve(listener).with_graceful_shutdown(stop).await.map_err(|error| match error {
@@ -125,6 +133,65 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
         // The node ended by itself.
         _ => Failure::refused(error),
     })
+}
+
+/// Where an administrator asks the node.
+enum AdminListener {
+    Nowhere,
+    /// At the supervisor, which asks the node on this socket.
+    Supervisor(std::path::PathBuf),
+    Own(Listeners),
+}
+
+impl AdminListener {
+    async fn bind(run: &Run) -> Outcome<Self> {
+        if run.supervision.supervised_by.is_some() {
+            return Ok(env::var_os(admin::SOCKET).map_or(Self::Nowhere, |path| Self::Supervisor(path.into())));
+        }
+        match &run.admin_page.admin {
+            Some(address) => {
+                // From the first line on.
+                Stderr::get().keep();
+                Ok(Self::Own(Listeners::bind(address).await?))
+            }
+            None => Ok(Self::Nowhere),
+        }
+    }
+
+    /// Serves the page, or the supervisor.
+    fn serve(
+        self,
+        page: &AdminPage,
+        node: Node,
+        bound: SocketAddr,
+        trusted_proxies: TrustedProxies,
+    ) -> Option<Arc<Alone>> {
+        match self {
+            Self::Nowhere => None,
+            Self::Supervisor(path) => {
+                tokio::spawn(admin::serve_supervisor(path, Arc::new(node)));
+                None
+            }
+            Self::Own(listeners) => {
+                let alone = Arc::new(Alone::new(Arc::new(node), bound));
+                let (page, service) = (page.clone(), alone.clone());
+                tokio::spawn(async move {
+                    if let Err(why) = Front::serve(listeners, &page, service, trusted_proxies).await {
+                        tracing::error!("there is no admin page: {}", why.text);
+                    }
+                });
+                Some(alone)
+            }
+        }
+    }
+}
+
+/// Waits until the admin page orders the node to stop; for ever without one.
+async fn ordered(page: Option<&Alone>) {
+    match page {
+        Some(page) => page.stopped().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Says which pool is used, before anything else is logged. A node that was started without its environment is a

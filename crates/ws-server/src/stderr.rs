@@ -14,6 +14,8 @@ use std::{
 
 use tracing_subscriber::fmt::MakeWriter;
 
+use crate::tail::Tail;
+
 /// Texts that wait for the reader of standard error. More are dropped and counted.
 const WAITING: usize = 1024;
 /// Longest wait for the reader at the end of the process.
@@ -33,6 +35,14 @@ struct Shared {
     queue: Option<SyncSender<Item>>,
     /// Texts that were dropped since the last one that was written.
     dropped: AtomicU64,
+    /// The last lines, if an admin page shows them.
+    tail: OnceLock<Tail>,
+}
+
+impl Shared {
+    fn new(queue: Option<SyncSender<Item>>) -> Self {
+        Self { queue, dropped: AtomicU64::new(0), tail: OnceLock::new() }
+    }
 }
 
 enum Item {
@@ -50,11 +60,11 @@ impl Stderr {
 
     fn start(output: impl Write + Send + 'static) -> Self {
         let (queue, items) = sync_channel(WAITING);
-        let shared = Arc::new(Shared { queue: Some(queue), dropped: AtomicU64::new(0) });
+        let shared = Arc::new(Shared::new(Some(queue)));
         let own = shared.clone();
         match thread::Builder::new().name("log".to_owned()).spawn(move || work(&own.dropped, &items, output)) {
             Ok(_) => Self(shared),
-            Err(_) => Self(Arc::new(Shared { queue: None, dropped: AtomicU64::new(0) })),
+            Err(_) => Self(Arc::new(Shared::new(None))),
         }
     }
 
@@ -63,7 +73,15 @@ impl Stderr {
         self.push(format!("{line}\n").into_bytes());
     }
 
+    /// Keeps the last lines from now on, those that are dropped for want of a reader included.
+    pub(crate) fn keep(&self) -> Tail {
+        self.0.tail.get_or_init(Tail::default).clone()
+    }
+
     fn push(&self, text: Vec<u8>) {
+        if let Some(tail) = self.0.tail.get() {
+            tail.push(&String::from_utf8_lossy(&text));
+        }
         let Some(queue) = &self.0.queue else {
             let _ = io::stderr().write_all(&text);
             return;

@@ -11,7 +11,7 @@ use ws_cluster::Config;
 
 pub(crate) use self::{
     file::File,
-    show::{effective, example, values},
+    show::{Shown, effective, example, table, values},
     sources::Sources,
 };
 use crate::cli::Run;
@@ -20,6 +20,8 @@ use crate::cli::Run;
 pub(crate) struct Settings {
     pub(crate) run: Run,
     pub(crate) config: Config,
+    /// All settings as the admin page shows them.
+    pub(crate) shown: Shown,
 }
 
 impl Settings {
@@ -28,7 +30,12 @@ impl Settings {
         let mut config = Config::default();
         file.into_iter().for_each(|file| file.apply(&mut config));
         run.apply(&mut config);
-        Self { run, config }
+        Self { run, config, shown: Shown::default() }
+    }
+
+    /// The same with what the admin page shows of them.
+    pub(crate) fn shown(self, shown: Shown) -> Self {
+        Self { shown, ..self }
     }
 }
 

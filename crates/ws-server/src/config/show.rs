@@ -1,8 +1,10 @@
 //! Writes settings as TOML: those that are in effect with their sources, or an example of all.
 
-use std::{collections::BTreeMap, fmt::Write};
+use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
 use clap::{ArgMatches, parser::ValueSource};
+use parking_lot::Mutex;
+use serde::Serialize;
 use url::Url;
 use ws_cluster::Config;
 
@@ -19,20 +21,8 @@ const HIDDEN: &str = "(hidden)";
 pub(crate) fn effective(matches: &ArgMatches, sources: &Sources, file: Option<&File>, config: &Config) -> String {
     let mut text = String::from("# The settings in effect, and the source of each.\n");
     for_each(&mut text, |text, key| {
-        let place = || file.and_then(|file| file.place(&key.name));
-        let id = key.flag.as_deref().map(id);
-        let source = id.as_deref().and_then(|id| matches.value_source(id));
-        let source = match (source, &key.flag) {
-            (Some(ValueSource::CommandLine), Some(flag)) => format!("--{flag}"),
-            (Some(ValueSource::EnvVariable), Some(flag)) => sources.of_flag(flag).unwrap_or_default(),
-            _ => place().unwrap_or_else(|| "default".to_owned()),
-        };
-        let value = match (key.setting, &id) {
-            (Some(setting), _) => Some(setting.show(config)),
-            (None, Some(id)) => given(matches, id, key, true),
-            (None, None) => None,
-        };
         let (_, name) = key.parts();
+        let (value, source) = in_effect(key, matches, sources, file, config);
         let _ = match value {
             Some(value) => writeln!(text, "{name} = {value}  # {source}"),
             None => writeln!(text, "# {name} is not set"),
@@ -49,6 +39,73 @@ pub(crate) fn values(matches: &ArgMatches, config: &Config) -> BTreeMap<String, 
         (None, None) => None,
     };
     Key::all().iter().map(|key| (key.name.clone(), value(key).unwrap_or_default())).collect()
+}
+
+/// The same for a page.
+pub(crate) fn table(matches: &ArgMatches, sources: &Sources, file: Option<&File>, config: &Config) -> Vec<Row> {
+    let row = |key: Key| {
+        let (value, source) = in_effect(&key, matches, sources, file, config);
+        Row { key: key.name, value, source, help: key.help }
+    };
+    Key::all().into_iter().map(row).collect()
+}
+
+/// A setting as a page shows it.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Row {
+    key: String,
+    /// In TOML; `None` if it is not set.
+    value: Option<String>,
+    source: String,
+    help: String,
+}
+
+/// The settings in effect, as a page shows them. Clones share them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Shown(Arc<Mutex<Vec<Row>>>);
+
+impl Shown {
+    pub(crate) fn new(rows: Vec<Row>) -> Self {
+        Self(Arc::new(Mutex::new(rows)))
+    }
+
+    pub(crate) fn rows(&self) -> Vec<Row> {
+        self.0.lock().clone()
+    }
+
+    /// Replaces the rows of these keys.
+    pub(crate) fn change(&self, keys: &[String], rows: Vec<Row>) {
+        let mut shown = self.0.lock();
+        for row in rows.into_iter().filter(|row| keys.contains(&row.key)) {
+            if let Some(old) = shown.iter_mut().find(|old| old.key == row.key) {
+                *old = row;
+            }
+        }
+    }
+}
+
+/// The value of a key in TOML, and its source.
+fn in_effect(
+    key: &Key,
+    matches: &ArgMatches,
+    sources: &Sources,
+    file: Option<&File>,
+    config: &Config,
+) -> (Option<String>, String) {
+    let place = || file.and_then(|file| file.place(&key.name));
+    let id = key.flag.as_deref().map(id);
+    let source = id.as_deref().and_then(|id| matches.value_source(id));
+    let source = match (source, &key.flag) {
+        (Some(ValueSource::CommandLine), Some(flag)) => format!("--{flag}"),
+        (Some(ValueSource::EnvVariable), Some(flag)) => sources.of_flag(flag).unwrap_or_default(),
+        _ => place().unwrap_or_else(|| "default".to_owned()),
+    };
+    let value = match (key.setting, &id) {
+        (Some(setting), _) => Some(setting.show(config)),
+        (None, Some(id)) => given(matches, id, key, true),
+        (None, None) => None,
+    };
+    (value, source)
 }
 
 /// A file with every key, its default and its meaning. All are comments.

@@ -2,26 +2,29 @@
 
 use std::{
     env,
-    ffi::OsString,
+    ffi::{OsStr, OsString},
     io,
     net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
+    sync::Arc,
     time::Duration,
 };
 
+use parking_lot::Mutex;
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufRead, AsyncBufReadExt, AsyncReadExt, BufReader},
     process::{self, ChildStdout, Command},
     sync::watch,
     task::JoinHandle,
     time::{Instant, timeout},
 };
 
-use super::tail::Tail;
-use crate::{say, systemd};
+use crate::{say, stderr::Stderr, systemd};
 
+/// Longest line of a log; a longer one becomes several.
+const LINE_SIZE: u64 = 64 * 1024;
 /// Time for the last lines of a log to come through after the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
@@ -31,29 +34,37 @@ pub(super) struct Child {
     /// Where it listens, once it does.
     pub(super) address: watch::Receiver<Option<SocketAddr>>,
     log: JoinHandle<()>,
+    last_line: Arc<Mutex<String>>,
 }
 
 impl Child {
-    /// Starts `ws-server run` with the arguments of this process. To be called on the main thread: the system sends the
+    /// Starts `ws-server run` with the arguments of this process, and with these variables. To be called on the main thread: the system sends the
     /// parent-death signal when the thread that started the child ends.
-    pub(super) fn start(tail: &Tail) -> io::Result<Self> {
+    pub(super) fn start(variables: &[(&str, &OsStr)]) -> io::Result<Self> {
         let mut command = Command::new(program()?);
         command.args(arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         for variable in systemd::VARIABLES {
             command.env_remove(variable);
         }
+        command.envs(variables.iter().copied());
         // Ctrl-c goes to all processes of a terminal's group, and a second signal would end the child at once.
         let mut process = command.process_group(0).kill_on_drop(true).spawn()?;
         let (output, log) = (process.stdout.take(), process.stderr.take());
         let (output, log) = output.zip(log).ok_or(io::ErrorKind::BrokenPipe)?;
         let (tell, address) = watch::channel(None);
         tokio::spawn(pass_on(output, tell));
-        let log = tokio::spawn(tail.clone().follow(BufReader::new(log)));
-        Ok(Self { process, started: Instant::now(), address, log })
+        let last_line = Arc::default();
+        let log = tokio::spawn(follow(BufReader::new(log), Arc::clone(&last_line)));
+        Ok(Self { process, started: Instant::now(), address, log, last_line })
     }
 
     pub(super) fn id(&self) -> Option<u32> {
         self.process.id()
+    }
+
+    /// The last line of its log.
+    pub(super) fn last_line(&self) -> String {
+        self.last_line.lock().clone()
     }
 
     /// Waits for its end and the end of its log.
@@ -70,6 +81,17 @@ impl Child {
         if let Some(id) = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = kill_process(id, signal);
         }
+    }
+}
+
+/// Passes each line of a log on, until the log ends.
+async fn follow(mut log: impl AsyncBufRead + Unpin, last: Arc<Mutex<String>>) {
+    let mut line = Vec::new();
+    while let Ok(1..) = (&mut log).take(LINE_SIZE).read_until(b'\n', &mut line).await {
+        let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+        Stderr::get().line(&text);
+        *last.lock() = text;
+        line.clear();
     }
 }
 

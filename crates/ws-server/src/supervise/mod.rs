@@ -9,19 +9,21 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 use self::{
     backoff::{Backoff, LONGEST},
     child::Child,
-    tail::Tail,
+    control::Control,
 };
 use crate::{
     Failure, Outcome,
+    admin::{Order, Phase, Shared},
     config::Settings,
     probe::test_connection,
+    run::trusted_proxies,
     signals::{Signals, Told},
     systemd,
 };
 
 mod backoff;
 mod child;
-mod tail;
+mod control;
 
 /// Test connections that fail in a row before the server is killed.
 const FAILURES: u32 = 2;
@@ -32,57 +34,186 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a server's life ended.
 enum End {
-    /// It was asked to.
-    Asked,
+    /// The supervisor was told to end.
+    Told,
+    /// The administrator ordered it.
+    Ordered(Order),
     Exited(ExitStatus),
     /// It did not answer, and was killed.
     Hung(String),
 }
 
+/// What comes after a server's end.
+enum Next {
+    Start,
+    /// A start after a pause.
+    Again {
+        why: String,
+        pause: Duration,
+    },
+    /// A start if the administrator orders one.
+    Rest,
+    End(Outcome),
+}
+
 pub(crate) async fn supervise(settings: Settings) -> Outcome {
     crate::run::check(&settings)?;
-    let mut signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
-    let tail = Tail::default();
-    let mut backoff = Backoff::default();
-    let mut came_up = false;
+    let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
+    let control = Control::start(&settings.run.admin_page, trusted_proxies(&settings.run.trusted_proxy)?);
+    let mut supervisor = Supervisor { settings, signals, control, backoff: Backoff::default(), came_up: false };
     loop {
-        let started = Instant::now();
-        let (why, pause) = match Child::start(&tail) {
-            Err(error) => (format!("the server cannot be started: {error}"), backoff.after(started.elapsed())),
-            Ok(mut child) => {
-                tracing::info!(pid = child.id(), "the server is started");
-                let end = watch(&mut child, &mut signals, &settings).await;
-                came_up |= child.address.borrow().is_some();
-                let pause = backoff.after(child.started.elapsed());
-                match end {
-                    End::Asked => return Ok(()),
-                    End::Hung(why) => (format!("the server was killed: {why}"), pause),
-                    End::Exited(status) if status.success() => {
-                        tracing::info!("the server was told to end by another process: it is not started again");
-                        return Ok(());
-                    }
-                    // What is wrong at the first start stays so until somebody changes it.
-                    End::Exited(status) if status.code() == Some(2) && !came_up => {
-                        let why = tail.last().unwrap_or_default();
-                        let why = why.strip_prefix("error: ").unwrap_or(&why);
-                        return Err(Failure::setup(format!("the server cannot start, and is not tried again: {why}")));
-                    }
-                    // It worked before: a database that is away for a while, for example.
-                    End::Exited(status) if status.code() == Some(2) => {
-                        ("the server cannot start (status 2)".to_owned(), LONGEST)
-                    }
-                    End::Exited(status) => (format!("the server ended ({})", describe(status)), pause),
+        match supervisor.live().await {
+            Next::Start => {}
+            Next::Again { why, pause } => {
+                match pause.is_zero() {
+                    true => tracing::error!("{why}: it is started again"),
+                    false => tracing::error!("{why}: it is started again in {pause:?}"),
+                }
+                supervisor.control.state.wait(&why, pause);
+                if !supervisor.rest(Some(pause)).await {
+                    return Ok(());
                 }
             }
+            Next::Rest => {
+                if !supervisor.rest(None).await {
+                    return Ok(());
+                }
+            }
+            Next::End(outcome) => return outcome,
+        }
+    }
+}
+
+struct Supervisor {
+    settings: Settings,
+    signals: Signals,
+    control: Control,
+    backoff: Backoff,
+    /// A server listened once.
+    came_up: bool,
+}
+
+impl Supervisor {
+    /// Starts a server, and watches it until its end.
+    async fn live(&mut self) -> Next {
+        let begin = Instant::now();
+        let socket = self.control.socket();
+        let mut child = match Child::start(&control::variables(socket.as_ref())) {
+            Ok(child) => child,
+            Err(error) => {
+                let pause = self.backoff.after(begin.elapsed());
+                return Next::Again { why: format!("the server cannot be started: {error}"), pause };
+            }
         };
-        match pause.is_zero() {
-            true => tracing::error!("{why}: it is started again"),
-            false => tracing::error!("{why}: it is started again in {pause:?}"),
+        tracing::info!(pid = child.id(), "the server is started");
+        self.control.state.start(child.id());
+        let end = self.watch(&mut child).await;
+        self.came_up |= child.address.borrow().is_some();
+        let pause = self.backoff.after(child.started.elapsed());
+        let state = &self.control.state;
+        match end {
+            End::Told => Next::End(Ok(())),
+            End::Ordered(Order::Stop) => {
+                state.enter(Phase::Stopped, Some("the administrator stopped it".to_owned()));
+                Next::Rest
+            }
+            End::Ordered(_) => {
+                state.note_restart("the administrator ordered it");
+                Next::Start
+            }
+            End::Hung(why) => Next::Again { why: format!("the server was killed: {why}"), pause },
+            End::Exited(status) if status.success() => {
+                tracing::info!("the server was told to end by another process: it is not started again");
+                state.enter(Phase::Stopped, Some("another process told it to end".to_owned()));
+                if self.control.has_page() { Next::Rest } else { Next::End(Ok(())) }
+            }
+            // What is wrong at the first start stays so until somebody changes it.
+            End::Exited(status) if status.code() == Some(2) && !self.came_up => {
+                let why = reason(&child);
+                let line = format!("the server cannot start, and is not tried again: {why}");
+                if !self.control.has_page() {
+                    return Next::End(Err(Failure::setup(line)));
+                }
+                tracing::error!("{line}");
+                state.enter(Phase::CannotStart, Some(why));
+                Next::Rest
+            }
+            // It worked before: a database that is away for a while, for example.
+            End::Exited(status) if status.code() == Some(2) => {
+                Next::Again { why: format!("the server cannot start (status 2): {}", reason(&child)), pause: LONGEST }
+            }
+            End::Exited(status) => Next::Again { why: format!("the server ended ({})", describe(status)), pause },
         }
-        tokio::select! {
-            () = sleep(pause) => {}
-            () = stop(&mut signals) => return Ok(()),
+    }
+
+    /// Waits for a time, or for an order to start. Returns false if the supervisor is told to end.
+    async fn rest(&mut self, pause: Option<Duration>) -> bool {
+        let mut end = pause.map(|pause| Instant::now() + pause);
+        loop {
+            let over = async {
+                match end {
+                    Some(end) => sleep_until(end).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = over => return true,
+                told = self.signals.next() => {
+                    if told == Told::Stop {
+                        return false;
+                    }
+                }
+                order = self.control.order() => match order {
+                    Order::Start | Order::Restart => return true,
+                    Order::Stop => {
+                        end = None;
+                        let why = "the administrator stopped it".to_owned();
+                        self.control.state.enter(Phase::Stopped, Some(why));
+                    }
+                },
+            }
         }
+    }
+
+    /// Watches a server until it ends, or is ended.
+    async fn watch(&mut self, child: &mut Child) -> End {
+        let Self { settings, signals, control, .. } = self;
+        let state = control.state.clone();
+        let mut address = child.address.clone();
+        let mut tests = pin!(test(child.address.clone(), settings, &state));
+        let mut is_told = false;
+        let why = loop {
+            tokio::select! {
+                status = child.wait() => return ended(status),
+                told = signals.next() => match told {
+                    Told::Stop => {
+                        systemd::tell(&[NotifyState::Stopping]);
+                        shut_down(child, signals, settings, &state, true).await;
+                        return End::Told;
+                    }
+                    Told::ReadAgain => child.signal(Signal::HUP),
+                },
+                order = control.order() => {
+                    if order == Order::Start {
+                        continue;
+                    }
+                    tracing::info!("the server is stopped: the administrator ordered it");
+                    let is_told = shut_down(child, signals, settings, &state, false).await;
+                    return if is_told { End::Told } else { End::Ordered(order) };
+                }
+                up = address.wait_for(Option::is_some), if !is_told => {
+                    is_told = true;
+                    if let Ok(Some(address)) = up.as_deref() {
+                        state.run(*address);
+                        systemd::tell(&[NotifyState::Ready]);
+                    }
+                }
+                why = &mut tests => break why,
+            }
+        };
+        child.signal(Signal::KILL);
+        let _ = child.wait().await;
+        End::Hung(why)
     }
 }
 
@@ -91,33 +222,10 @@ async fn stop(signals: &mut Signals) {
     while signals.next().await != Told::Stop {}
 }
 
-/// Watches a server until it ends, or is ended.
-async fn watch(child: &mut Child, signals: &mut Signals, settings: &Settings) -> End {
-    let mut address = child.address.clone();
-    let mut tests = pin!(test(child.address.clone(), settings));
-    let mut is_told = false;
-    let why = loop {
-        tokio::select! {
-            status = child.wait() => return ended(status),
-            told = signals.next() => match told {
-                Told::Stop => {
-                    shut_down(child, signals, settings).await;
-                    return End::Asked;
-                }
-                Told::ReadAgain => child.signal(Signal::HUP),
-            },
-            up = address.wait_for(Option::is_some), if !is_told => {
-                is_told = true;
-                if up.is_ok() {
-                    systemd::tell(&[NotifyState::Ready]);
-                }
-            }
-            why = &mut tests => break why,
-        }
-    };
-    child.signal(Signal::KILL);
-    let _ = child.wait().await;
-    End::Hung(why)
+/// What a server that cannot start said last.
+fn reason(child: &Child) -> String {
+    let line = child.last_line();
+    line.strip_prefix("error: ").unwrap_or(&line).to_owned()
 }
 
 fn ended(status: std::io::Result<ExitStatus>) -> End {
@@ -128,7 +236,11 @@ fn ended(status: std::io::Result<ExitStatus>) -> End {
 }
 
 /// Makes test connections until too many in a row fail. Why they do.
-async fn test(address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>>, settings: &Settings) -> String {
+async fn test(
+    address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>>,
+    settings: &Settings,
+    state: &Shared,
+) -> String {
     let supervision = &settings.run.supervision;
     let started = Instant::now();
     let mut failures = 0;
@@ -141,10 +253,16 @@ async fn test(address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>
             None => Err(format!("it does not listen {START_TIMEOUT:?} after its start")),
         };
         match tested {
-            Ok(()) => failures = 0,
+            Ok(()) => {
+                failures = 0;
+                if state.phase() == Phase::Hanging {
+                    state.enter(Phase::Running, None);
+                }
+            }
             Err(why) => {
                 failures += 1;
                 tracing::warn!(failures, "{why}");
+                state.enter(Phase::Hanging, Some(why.clone()));
                 if failures == FAILURES {
                     return why;
                 }
@@ -153,25 +271,38 @@ async fn test(address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>
     }
 }
 
-/// Lets the server drain; a second signal ends it at once, and so does a shutdown that takes too long.
-async fn shut_down(child: &mut Child, signals: &mut Signals, settings: &Settings) {
-    systemd::tell(&[NotifyState::Stopping]);
+/// Lets the server drain; a second signal ends it at once, and so does a shutdown that takes too long. Returns true if
+/// the supervisor is told to end, before (`is_told`) or meanwhile.
+async fn shut_down(
+    child: &mut Child,
+    signals: &mut Signals,
+    settings: &Settings,
+    state: &Shared,
+    mut is_told: bool,
+) -> bool {
+    state.enter(Phase::Stopping, None);
     child.signal(Signal::TERM);
     let limit =
         Instant::now() + settings.config.connection.drain + 2 * settings.config.cluster.shutdown_timeout + STOP_TIMEOUT;
-    let is_over = tokio::select! {
-        _ = child.wait() => true,
-        () = stop(signals) => false,
-        () = sleep_until(limit) => {
-            tracing::error!("the shutdown takes too long: the server is killed");
-            false
+    loop {
+        tokio::select! {
+            _ = child.wait() => return is_told,
+            () = stop(signals) => {
+                if is_told {
+                    break;
+                }
+                is_told = true;
+            }
+            () = sleep_until(limit) => {
+                tracing::error!("the shutdown takes too long: the server is killed");
+                break;
+            }
         }
-    };
-    if !is_over {
-        child.signal(Signal::KILL);
-        // Nothing but the system can keep it now.
-        let _ = timeout(STOP_TIMEOUT, child.wait()).await;
     }
+    child.signal(Signal::KILL);
+    // Nothing but the system can keep it now.
+    let _ = timeout(STOP_TIMEOUT, child.wait()).await;
+    is_told
 }
 
 /// How a process ended, for people.

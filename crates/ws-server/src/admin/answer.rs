@@ -1,0 +1,63 @@
+//! Answers over HTTP, and how a body is read.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::body::Incoming;
+use serde_json::{Value, json};
+
+use super::Answer;
+
+/// Time for a body to arrive.
+const BODY_TIMEOUT: Duration = Duration::from_secs(10);
+
+pub(super) fn document(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    answer
+}
+
+/// A line of text.
+pub(super) fn text(status: StatusCode, text: &str) -> Answer {
+    let mut answer = document("text/plain; charset=utf-8", format!("{text}\n"));
+    *answer.status_mut() = status;
+    answer
+}
+
+pub(super) fn json(status: StatusCode, value: &Value) -> Answer {
+    let mut answer = document("application/json", value.to_string());
+    *answer.status_mut() = status;
+    answer
+}
+
+/// A refusal or a failure, for people.
+pub(super) fn error(status: StatusCode, why: &str) -> Answer {
+    json(status, &json!({ "error": why }))
+}
+
+/// Sets a header. A value that no header can have is left out.
+pub(super) fn set(answer: &mut Answer, name: header::HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        answer.headers_mut().insert(name, value);
+    }
+}
+
+/// Reads a body of at most this size.
+pub(super) async fn read(body: Incoming, limit: usize) -> Result<Bytes, Box<Answer>> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(why)) if why.is::<LengthLimitError>() => {
+            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {limit} bytes here")).into())
+        }
+        Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the body broke off").into()),
+        Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into()),
+    }
+}
+
+/// Reads JSON, and says what is wrong with it.
+pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Box<Answer>> {
+    serde_json::from_slice(body)
+        .map_err(|why| error(StatusCode::BAD_REQUEST, &format!("the body is not what is expected here: {why}")).into())
+}

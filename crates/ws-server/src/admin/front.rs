@@ -1,0 +1,211 @@
+//! What the admin page's listener answers.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use http::{Method, Request, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use serde::Deserialize;
+use serde_json::json;
+use url::form_urlencoded;
+use ws_cluster::TrustedProxies;
+
+use super::{
+    Answer, Listeners, Order, Question, Service, answer,
+    history::History,
+    listener::serve,
+    sign_in::{Sender, SignIn},
+};
+use crate::{Failure, Outcome, cli::AdminPage, stderr::Stderr, tail::Tail};
+
+/// Largest body of a sign-in, and of a message to be published.
+const KEY_SIZE: usize = 4 * 1024;
+const BODY_SIZE: usize = 2 * 1024 * 1024;
+
+/// The files of the page, by their names below `/admin/`.
+const FILES: [(&str, &str, &str); 7] = [
+    ("", "text/html; charset=utf-8", include_str!("page/index.html")),
+    ("page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
+    ("page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
+    ("charts.js", "text/javascript; charset=utf-8", include_str!("page/charts.js")),
+    ("picture.js", "text/javascript; charset=utf-8", include_str!("page/picture.js")),
+    ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
+    ("dom.js", "text/javascript; charset=utf-8", include_str!("page/dom.js")),
+];
+
+/// A page loads nothing from elsewhere, runs no script and applies no style of its own text, and is in no frame.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+                      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+pub(crate) struct Front {
+    service: Arc<dyn Service>,
+    sign_in: SignIn,
+    history: Arc<History>,
+    log: Tail,
+    metrics_open: bool,
+    trusted_proxies: TrustedProxies,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Key {
+    key: String,
+}
+
+impl Front {
+    /// Serves the page until the future is dropped.
+    pub(crate) async fn serve(
+        listeners: Listeners,
+        page: &AdminPage,
+        service: Arc<dyn Service>,
+        trusted_proxies: TrustedProxies,
+    ) -> Outcome {
+        let address = listeners.address().ok_or_else(|| Failure::setup("the listener of the admin page is gone"))?;
+        let sign_in = SignIn::new(page.admin_key.as_deref(), address.port())
+            .map_err(|error| Failure::refused(format!("the system gives no random bytes: {error}")))?;
+        match page.admin_key {
+            Some(_) => tracing::info!("the admin page is at http://{address}/admin/"),
+            None => tracing::warn!(
+                "the admin page is at http://{address}/admin/, and every user of this machine may use it"
+            ),
+        }
+        let history = Arc::new(History::default());
+        let (metrics_open, log) = (page.metrics_open, Stderr::get().keep());
+        let front = Arc::new(Self { service, sign_in, history, log, metrics_open, trusted_proxies });
+        let recording = front.history.clone().record(front.service.clone());
+        let mut all = tokio::task::JoinSet::new();
+        for listener in listeners.into_iter() {
+            let front = front.clone();
+            all.spawn(serve(listener, move |request, peer| front.clone().handle(request, peer)));
+        }
+        // Dropping the set ends them.
+        recording.await;
+        Ok(())
+    }
+
+    async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Option<SocketAddr>) -> Answer {
+        let mut answer = self.route(request, peer).await.unwrap_or_else(|refusal| *refusal);
+        for (name, value) in [
+            (header::CONTENT_SECURITY_POLICY, POLICY),
+            (header::X_FRAME_OPTIONS, "DENY"),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::REFERRER_POLICY, "no-referrer"),
+            (header::HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+            (header::HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+            (header::CACHE_CONTROL, "no-store"),
+        ] {
+            answer::set(&mut answer, name, value);
+        }
+        answer
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Result<Answer, Box<Answer>> {
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().to_owned();
+        let Some(allowed) = method(&path) else { return Err(answer::text(StatusCode::NOT_FOUND, "not found").into()) };
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        if allowed == Method::GET && !is_read || allowed == Method::POST && head.method != Method::POST {
+            let mut refusal = answer::text(StatusCode::METHOD_NOT_ALLOWED, &format!("only {allowed}"));
+            answer::set(&mut refusal, header::ALLOW, allowed.as_str());
+            return Err(refusal.into());
+        }
+        let sender = self.sender(&head, peer);
+        let file = path.strip_prefix("/admin/");
+        if let Some((_, content_type, text)) = FILES.iter().find(|(name, ..)| Some(*name) == file) {
+            return Ok(answer::document(content_type, *text));
+        }
+        match &*path {
+            // Relative, so that a proxy may add a prefix.
+            "/" | "/admin" => {
+                let mut answer = answer::text(StatusCode::SEE_OTHER, "the page is at admin/");
+                answer::set(&mut answer, header::LOCATION, "admin/");
+                return Ok(answer);
+            }
+            "/health" | "/ready" => return Ok(self.service.ask(Question::get(&path)).await),
+            "/metrics" if self.metrics_open => return Ok(self.service.ask(Question::get(&path)).await),
+            "/admin/login" => {
+                check_type(&head)?;
+                let Key { key } = answer::parse(&answer::read(body, KEY_SIZE).await?)?;
+                return self.sign_in.sign_in(&head, &key, &sender);
+            }
+            "/admin/api/session" => return Ok(self.sign_in.session_answer(&head)),
+            _ => {}
+        }
+        self.sign_in.authorize(&head, &sender)?;
+        Ok(match &*path {
+            "/admin/logout" => self.sign_in.sign_out(&head, &sender),
+            "/admin/api/state" => answer::json(StatusCode::OK, &self.state()),
+            "/admin/api/start" => self.order(Order::Start),
+            "/admin/api/stop" => self.order(Order::Stop),
+            "/admin/api/restart" => self.order(Order::Restart),
+            "/admin/api/log" => self.log(&head)?,
+            "/admin/api/history" => answer::json(StatusCode::OK, &self.history.after(number(&head, "after")?)),
+            _ => {
+                let body = if is_read { Default::default() } else { answer::read(body, BODY_SIZE).await? };
+                let whole = head.uri.path_and_query().map_or(&*path, |whole| whole.as_str());
+                let method = if is_read { Method::GET } else { Method::POST };
+                self.service.ask(Question { method, path: whole.to_owned(), body }).await
+            }
+        })
+    }
+
+    fn sender(&self, head: &Parts, peer: Option<SocketAddr>) -> Sender {
+        let address = self.trusted_proxies.remote_ip(peer, &head.headers);
+        let is_proxy = peer.is_some_and(|peer| self.trusted_proxies.contains(peer.ip()));
+        let scheme = head.headers.get("x-forwarded-proto").and_then(|scheme| scheme.to_str().ok());
+        let is_secure = is_proxy && scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"));
+        Sender { address: address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()), is_secure }
+    }
+
+    fn state(&self) -> serde_json::Value {
+        self.service.state().json(self.service.is_supervised())
+    }
+
+    fn order(&self, order: Order) -> Answer {
+        match self.service.order(order) {
+            Ok(()) => answer::json(StatusCode::ACCEPTED, &self.state()),
+            Err(why) => answer::error(StatusCode::CONFLICT, &why),
+        }
+    }
+
+    fn log(&self, head: &Parts) -> Result<Answer, Box<Answer>> {
+        let part = self.log.after(number(head, "after")?);
+        let lines = part.lines.into_iter().zip(part.first..);
+        let lines: Vec<_> = lines.map(|(text, number)| json!({ "number": number, "text": text })).collect();
+        Ok(answer::json(StatusCode::OK, &json!({ "lines": lines, "last": part.last })))
+    }
+}
+
+/// The method that a path takes, if there is such a path.
+fn method(path: &str) -> Option<Method> {
+    let is_file = path.strip_prefix("/admin/").is_some_and(|file| FILES.iter().any(|(name, ..)| *name == file));
+    match path {
+        "/" | "/admin" | "/health" | "/ready" | "/metrics" => Some(Method::GET),
+        _ if is_file => Some(Method::GET),
+        "/admin/login" | "/admin/logout" => Some(Method::POST),
+        _ => match path.strip_prefix("/admin/api/")? {
+            "session" | "state" | "log" | "history" | "cluster" | "connections" | "config" => Some(Method::GET),
+            "start" | "stop" | "restart" | "close" | "publish" => Some(Method::POST),
+            _ => None,
+        },
+    }
+}
+
+/// A number in a request's query; 0 if it is not there.
+fn number(head: &Parts, name: &str) -> Result<u64, Box<Answer>> {
+    let query = head.uri.query().unwrap_or_default();
+    let value = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value);
+    let number = value.as_ref().map_or(Some(0), |value| value.parse().ok());
+    number.ok_or_else(|| answer::error(StatusCode::BAD_REQUEST, &format!("{name} is a whole number")).into())
+}
+
+/// A form of another site's page cannot send JSON, and so signs nobody in.
+fn check_type(head: &Parts) -> Result<(), Box<Answer>> {
+    let given = head.headers.get(header::CONTENT_TYPE).and_then(|given| given.to_str().ok()).unwrap_or_default();
+    match given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case("application/json")) {
+        true => Ok(()),
+        false => {
+            let why = "the body is JSON: send Content-Type: application/json";
+            Err(answer::error(StatusCode::UNSUPPORTED_MEDIA_TYPE, why).into())
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Serves HTTP on a listener: the admin page's, or the private socket of a supervised node.
+
+use std::{convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use http::Request;
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream, UnixListener, UnixStream},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+
+use super::{Answer, addresses};
+use crate::Outcome;
+
+/// Connections at the same time; more wait.
+const CONNECTIONS: usize = 128;
+/// Time for the head of a request.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+const HEAD_SIZE: usize = 16 * 1024;
+/// Life of a connection. A page opens a new one then; one that does not read its answer is gone.
+const LIFE: Duration = Duration::from_secs(60);
+/// Time for the last answer of a connection.
+const LAST_ANSWER: Duration = Duration::from_secs(15);
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two tries to listen at an address that is taken.
+const RETRY: Duration = Duration::from_secs(5);
+
+pub(crate) trait Listener: Send + Sync + 'static {
+    type Stream: AsyncRead + AsyncWrite + Send + Unpin + 'static;
+
+    fn accept(&self) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+}
+
+impl Listener for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        let (stream, peer) = Self::accept(self).await?;
+        // A failure costs latency only.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Some(peer)))
+    }
+}
+
+impl Listener for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
+        Self::accept(self).await.map(|(stream, _)| (stream, None))
+    }
+}
+
+/// Answers every request on a listener, for ever.
+pub(crate) async fn serve<H, F>(listener: impl Listener, handle: H)
+where
+    H: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Clone + Send + Sync + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let (stream, peer) = match listener.accept().await {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                tracing::debug!(%error, "a connection to the admin page could not be accepted");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        let handle = handle.clone();
+        tokio::spawn(async move {
+            let _place = place;
+            serve_connection(stream, peer, handle).await;
+        });
+    }
+}
+
+async fn serve_connection<S, H, F>(stream: S, peer: Option<SocketAddr>, handle: H)
+where
+    S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    H: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Send + 'static,
+    F: Future<Output = Answer> + Send + 'static,
+{
+    let service = service_fn(|request| {
+        let answer = handle(request, peer);
+        async move { Ok::<_, Infallible>(answer.await) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .max_buf_size(HEAD_SIZE)
+        .serve_connection(TokioIo::new(stream), service);
+    let mut connection = std::pin::pin!(connection);
+    let served = match timeout(LIFE, connection.as_mut()).await {
+        Ok(served) => served,
+        Err(_) => {
+            connection.as_mut().graceful_shutdown();
+            timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "a connection to the admin page failed");
+    }
+}
+
+/// The listeners at the admin page's address, of which a name may have several.
+pub(crate) struct Listeners(Vec<TcpListener>);
+
+impl Listeners {
+    /// Listens at all addresses of `HOST:PORT`.
+    ///
+    /// # Errors
+    /// What to do about it, in one line.
+    pub(crate) async fn bind(given: &str) -> Outcome<Self> {
+        let mut listeners = Vec::new();
+        for address in addresses(given)? {
+            // Port 0 is the same one at all addresses.
+            let first = listeners.first().and_then(|first: &TcpListener| first.local_addr().ok());
+            let port = first.map_or(address.port(), |first| first.port());
+            match TcpListener::bind(SocketAddr::new(address.ip(), port)).await {
+                Ok(listener) => listeners.push(listener),
+                // A machine without IPv6 has `localhost` in two families all the same.
+                Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !listeners.is_empty() => {}
+                Err(error) => return Err(failure(given, &error)),
+            }
+        }
+        Ok(Self(listeners))
+    }
+
+    /// Tries again for as long as the address is not to be had, and says so once.
+    pub(crate) async fn bind_at_last(given: &str) -> Self {
+        let mut is_told = false;
+        loop {
+            match Self::bind(given).await {
+                Ok(listeners) => return listeners,
+                Err(why) if !is_told => {
+                    is_told = true;
+                    tracing::error!("there is no admin page, and it is tried again every {RETRY:?}: {}", why.text);
+                }
+                Err(_) => {}
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
+        self.0.first().and_then(|listener| listener.local_addr().ok())
+    }
+
+    pub(super) fn into_iter(self) -> impl Iterator<Item = TcpListener> {
+        self.0.into_iter()
+    }
+}
+
+fn failure(given: &str, error: &io::Error) -> crate::Failure {
+    crate::Failure::setup(match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("--admin {given} is taken: stop what listens there, or give another address (port 0 picks one)")
+        }
+        io::ErrorKind::PermissionDenied => format!("--admin {given} may not be listened at: give a port above 1023"),
+        _ => format!("--admin {given} cannot be listened at ({error}): give another address"),
+    })
+}

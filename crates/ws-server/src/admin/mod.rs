@@ -1,0 +1,127 @@
+//! The admin page: its listener, who may use it, and what it answers.
+//!
+//! `front` answers at the public address. It asks a [`Service`], which is the supervisor, or a node that runs without
+//! one (`alone`). What only a node knows, `node` answers; a supervisor asks its node over a private socket (`private`).
+
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use http::{Method, Response, StatusCode};
+use http_body_util::Full;
+
+pub(crate) use self::{
+    alone::Alone,
+    front::Front,
+    listener::Listeners,
+    node::Node,
+    private::{Directory, Forward, SOCKET, serve_supervisor},
+    state::{Order, Phase, Shared, State},
+};
+use crate::{Failure, Outcome, cli::AdminPage};
+
+mod alone;
+mod answer;
+mod front;
+mod history;
+mod key;
+mod listener;
+mod node;
+mod private;
+mod sign_in;
+mod slow_down;
+mod state;
+
+pub(crate) type Answer = Response<Full<Bytes>>;
+
+/// What the page operates: a supervisor with its server, or a node without one.
+#[async_trait]
+pub(crate) trait Service: Send + Sync + 'static {
+    /// Whether a supervisor can start the server again.
+    fn is_supervised(&self) -> bool;
+
+    fn state(&self) -> State;
+
+    /// Takes an order, which is carried out after this returns.
+    ///
+    /// # Errors
+    /// Why it is not taken, for people.
+    fn order(&self, order: Order) -> Result<(), String>;
+
+    /// Asks the node.
+    async fn ask(&self, question: Question) -> Answer;
+}
+
+/// What the node is asked: a request whose sender may ask it.
+#[derive(Clone, Debug)]
+pub(crate) struct Question {
+    pub(crate) method: Method,
+    /// With its query.
+    pub(crate) path: String,
+    pub(crate) body: Bytes,
+}
+
+impl Question {
+    /// Whether the question is an order, which takes its time.
+    fn is_order(&self) -> bool {
+        self.method == Method::POST
+    }
+
+    fn get(path: &str) -> Self {
+        Self { method: Method::GET, path: path.to_owned(), body: Bytes::new() }
+    }
+}
+
+/// Finds mistakes in the settings of the admin page.
+pub(crate) fn check(page: &AdminPage) -> Outcome {
+    if let Some(key) = &page.admin_key {
+        key::check(key).map_err(|why| Failure::setup(format!("--admin-key {why}")))?;
+    }
+    let Some(address) = &page.admin else {
+        return match &page.admin_key {
+            Some(_) => Err(Failure::setup("--admin-key needs --admin HOST:PORT, the address of the admin page")),
+            None if page.metrics_open => Err(Failure::setup("--metrics-open needs --admin HOST:PORT, where they are")),
+            None => Ok(()),
+        };
+    };
+    if page.admin_key.is_none() && !is_local(address)? {
+        return Err(Failure::setup(format!(
+            "--admin {address} is open to other machines: give --admin-key, as from `openssl rand -hex 16`, or an address \
+             of this machine only, as 127.0.0.1:9100"
+        )));
+    }
+    Ok(())
+}
+
+/// Whether only processes of this machine reach an address.
+fn is_local(address: &str) -> Outcome<bool> {
+    let mut all = addresses(address)?.into_iter();
+    Ok(all.all(|address| address.ip().to_canonical().is_loopback()))
+}
+
+/// The addresses of `HOST:PORT`.
+fn addresses(given: &str) -> Outcome<Vec<SocketAddr>> {
+    let wrong = |why: String| Failure::setup(format!("--admin {given:?} is no HOST:PORT ({why}): give 127.0.0.1:9100"));
+    let found: Vec<_> = given.to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
+    match found.is_empty() {
+        true => Err(wrong("the host has no address".to_owned())),
+        false => Ok(found),
+    }
+}
+
+/// The address under which failures are counted: an IPv4 address itself, or the /64 of an IPv6 address, since a single
+/// customer has at least that many addresses.
+fn counted(ip: IpAddr) -> IpAddr {
+    match ip.to_canonical() {
+        IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
+        ip => ip,
+    }
+}
+
+/// A question that no node can answer now.
+pub(crate) fn unavailable(path: &str, why: &str) -> Answer {
+    match path.starts_with("/admin/") {
+        true => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),
+        false => answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}

@@ -1,0 +1,165 @@
+//! What only a node knows: its cluster, its settings, and orders to its cluster.
+
+use http::{Method, Request, StatusCode};
+use http_body_util::Empty;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use url::form_urlencoded;
+use ws_cluster::{Close, ConnectionQuery, Message, PublishError, RawDetails, Server, Target};
+
+use super::{Answer, Question, answer};
+use crate::config::Shown;
+
+/// A node that answers.
+pub(crate) struct Node {
+    server: Server,
+    /// The settings in effect, for people.
+    settings: Shown,
+}
+
+/// A message to be published.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Publish {
+    action: String,
+    #[serde(default)]
+    details: RawDetails,
+    to: String,
+}
+
+/// Whose connections are closed.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Closed {
+    user: Option<String>,
+    session: Option<String>,
+    connection: Option<String>,
+}
+
+type Refusal = Box<Answer>;
+
+impl Node {
+    pub(crate) fn new(server: Server, settings: Shown) -> Self {
+        Self { server, settings }
+    }
+
+    pub(super) fn is_ready(&self) -> bool {
+        self.server.status().ready
+    }
+
+    /// Answers a question of somebody who may ask it.
+    pub(super) async fn answer(&self, question: Question) -> Answer {
+        let Question { method, path, body } = question;
+        let (path, query) = path.split_once('?').unwrap_or((&path, ""));
+        let answered = match (path, method == Method::POST) {
+            ("/health" | "/ready", false) => Ok(self.watched(path).await),
+            ("/admin/api/cluster", false) => Ok(answer::json(StatusCode::OK, &self.cluster())),
+            ("/admin/api/connections", false) => self.connections(query).await,
+            ("/admin/api/config", false) => {
+                Ok(answer::json(StatusCode::OK, &json!({ "settings": self.settings.rows() })))
+            }
+            ("/admin/api/publish", true) => self.publish(&body).await,
+            ("/admin/api/close", true) => self.close(&body).await,
+            _ => Err(answer::text(StatusCode::NOT_FOUND, "not found").into()),
+        };
+        answered.unwrap_or_else(|refusal| *refusal)
+    }
+
+    /// What the node says at its own port.
+    async fn watched(&self, path: &str) -> Answer {
+        match Request::get(path).body(Empty::<bytes::Bytes>::new()) {
+            Ok(request) => self.server.handle(request).await,
+            Err(error) => answer::text(StatusCode::INTERNAL_SERVER_ERROR, &error.to_string()),
+        }
+    }
+
+    fn cluster(&self) -> Value {
+        json!({ "own": self.server.node_id().to_string(), "nodes": self.server.cluster_report() })
+    }
+
+    async fn connections(&self, query: &str) -> Result<Answer, Refusal> {
+        let query = connection_query(query).map_err(bad)?;
+        let found = self.server.list_connections(query).await;
+        Ok(answer::json(StatusCode::OK, &json!(found)))
+    }
+
+    async fn publish(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let Publish { action, details, to } = answer::parse(body)?;
+        let target: Target = to.parse().map_err(|why| bad(format!("to: {why}")))?;
+        done(self.server.publish(Message::raw(action, details).to(target)).await)
+    }
+
+    async fn close(&self, body: &[u8]) -> Result<Answer, Refusal> {
+        let close = match answer::parse(body)? {
+            Closed { user: Some(user), session: None, connection: None } => Close::user(user),
+            Closed { user: None, session: Some(session), connection: None } => Close::session(session),
+            Closed { user: None, session: None, connection: Some(connection) } => {
+                Close::connection(connection.parse().map_err(|why| bad(format!("connection: {why}")))?)
+            }
+            _ => {
+                let why = r#"say which connections: {"user": ID}, {"session": ID} or {"connection": ID}"#;
+                return Err(bad(why.to_owned()));
+            }
+        };
+        done(self.server.close(close).await)
+    }
+}
+
+/// Reads which connections are looked for. Empty values are left out, as forms send them.
+fn connection_query(query: &str) -> Result<ConnectionQuery, String> {
+    let mut read = ConnectionQuery::default();
+    for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(_, value)| !value.trim().is_empty()) {
+        let value = value.trim();
+        match &*name {
+            "user" => read.user = Some(value.to_owned()),
+            "session" => read.session = Some(value.to_owned()),
+            "group" => read.group = Some(value.to_owned()),
+            "address" => {
+                let address = value.parse().map_err(|_| format!("address: {value} is no IP address"))?;
+                read.address = Some(address);
+            }
+            "limit" => {
+                let limit = value.parse().ok().filter(|limit| (1..=1_000).contains(limit));
+                read.limit = limit.ok_or("limit: give a number from 1 to 1000")?;
+            }
+            _ => return Err(format!("unknown member `{name}`: use user, session, group, address and limit")),
+        }
+    }
+    Ok(read)
+}
+
+fn bad(why: String) -> Refusal {
+    answer::error(StatusCode::BAD_REQUEST, &why).into()
+}
+
+/// The answer to an order to the cluster.
+fn done(outcome: Result<(), PublishError>) -> Result<Answer, Refusal> {
+    match outcome {
+        Ok(()) => Ok(answer::json(StatusCode::OK, &json!({ "accepted": true }))),
+        Err(error) => {
+            let status = StatusCode::from_u16(error.status_code()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+            Err(answer::error(status, &error.to_string()).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_search_takes_what_forms_send() {
+        let query = connection_query("user=a%26b&session=&group=room%2F1&address=%3A%3A1&limit=20").unwrap();
+        assert_eq!((query.user.as_deref(), query.session, query.group.as_deref()), (Some("a&b"), None, Some("room/1")));
+        assert_eq!((query.address.unwrap().to_string(), query.limit), ("::1".to_owned(), 20));
+        for (wrong, says) in [
+            ("limit=0", "limit"),
+            ("limit=x", "limit"),
+            ("limit=1001", "limit"),
+            ("address=localhost", "address"),
+            ("name=ann", "unknown member `name`"),
+        ] {
+            assert!(connection_query(wrong).unwrap_err().starts_with(says), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,271 @@
+//! Who may use the page: sessions in a cookie, each with a token against forged requests, and the key itself for
+//! scripts.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use http::{Method, StatusCode, header, request::Parts};
+use parking_lot::Mutex;
+use serde_json::json;
+
+use super::{
+    Answer, answer, counted,
+    key::{Secret, hex},
+    slow_down::SlowDown,
+};
+
+/// Life of a session.
+const SESSION: Duration = Duration::from_secs(12 * 3600);
+/// Sessions at the same time; the one that ends first makes room.
+const SESSIONS: usize = 1_000;
+/// What other sites' pages cannot add to a request.
+const TOKEN: &str = "x-csrf-token";
+/// The session of those who need no key.
+const OPEN: &str = "open";
+
+/// What a refusal says if the key is missing.
+const MISSING: &str = "sign in first, or send `Authorization: Bearer KEY`";
+
+pub(super) struct SignIn {
+    secret: Secret,
+    /// The hash of the key. Without one, whoever reaches the listener may use it.
+    key: Option<[u8; 32]>,
+    /// When each session ends, by the hash of its id.
+    sessions: Mutex<HashMap<[u8; 32], Instant>>,
+    slow_down: Mutex<SlowDown>,
+    cookie: String,
+}
+
+/// Who sends a request.
+pub(super) struct Sender {
+    pub(super) address: IpAddr,
+    /// The request came over TLS, to the proxy at least.
+    pub(super) is_secure: bool,
+}
+
+impl SignIn {
+    /// `port` tells the cookies of several listeners of a host apart.
+    pub(super) fn new(key: Option<&str>, port: u16) -> Result<Self, getrandom::Error> {
+        let secret = Secret::new()?;
+        let key = key.map(|key| secret.hash("key", key));
+        let cookie = format!("ws_server_admin_{port}");
+        Ok(Self { secret, key, sessions: Mutex::default(), slow_down: Mutex::default(), cookie })
+    }
+
+    /// Lets a request through, or says why not.
+    pub(super) fn authorize(&self, head: &Parts, sender: &Sender) -> Result<(), Box<Answer>> {
+        if self.key.is_none() {
+            check_host(head)?;
+        }
+        if let Some(presented) = bearer(head) {
+            return self.check_key(presented, sender);
+        }
+        let session = self.session(head).ok_or_else(|| unauthorized(MISSING))?;
+        let is_read = matches!(head.method, Method::GET | Method::HEAD);
+        let token = head.headers.get(TOKEN).and_then(|token| token.to_str().ok());
+        if !is_read && !token.is_some_and(|token| self.is_token(token, &session)) {
+            let why = format!("the header {TOKEN} is missing or wrong: GET /admin/api/session tells it");
+            return Err(answer::error(StatusCode::FORBIDDEN, &why).into());
+        }
+        Ok(())
+    }
+
+    /// Begins a session for whoever has the key.
+    pub(super) fn sign_in(&self, head: &Parts, presented: &str, sender: &Sender) -> Result<Answer, Box<Answer>> {
+        if self.key.is_none() {
+            check_host(head)?;
+            return Ok(self.tell(OPEN));
+        }
+        self.check_key(presented.trim(), sender)?;
+        let mut id = [0; 32];
+        getrandom::fill(&mut id).map_err(|why| answer::error(StatusCode::INTERNAL_SERVER_ERROR, &why.to_string()))?;
+        let id = hex(&id);
+        self.begin(&id, Instant::now());
+        let mut answer = self.tell(&id);
+        answer::set(&mut answer, header::SET_COOKIE, &self.cookie(&id, SESSION, sender));
+        Ok(answer)
+    }
+
+    /// Ends the session of a request.
+    pub(super) fn sign_out(&self, head: &Parts, sender: &Sender) -> Answer {
+        if let Some(session) = self.session(head) {
+            self.sessions.lock().remove(&self.secret.hash("session", &session));
+        }
+        let mut answer = answer::json(StatusCode::OK, &json!({}));
+        answer::set(&mut answer, header::SET_COOKIE, &self.cookie("", Duration::ZERO, sender));
+        answer
+    }
+
+    /// Tells a page that may use this what it needs for its orders.
+    pub(super) fn session_answer(&self, head: &Parts) -> Answer {
+        match self.session(head) {
+            Some(session) => self.tell(&session),
+            None => answer::json(StatusCode::OK, &json!({ "csrf": null, "open": self.key.is_none() })),
+        }
+    }
+
+    fn tell(&self, session: &str) -> Answer {
+        let token = hex(&self.secret.hash("token", session));
+        answer::json(StatusCode::OK, &json!({ "csrf": token, "open": self.key.is_none() }))
+    }
+
+    fn is_token(&self, presented: &str, session: &str) -> bool {
+        let token = self.secret.hash("token", session);
+        // Hashes are compared, so that the time says nothing of the token.
+        self.secret.matches("compare", presented, &self.secret.hash("compare", &hex(&token)))
+    }
+
+    /// The session that a request has, if it is one.
+    fn session(&self, head: &Parts) -> Option<String> {
+        if self.key.is_none() {
+            return Some(OPEN.to_owned());
+        }
+        let cookies = head.headers.get_all(header::COOKIE).into_iter().filter_map(|line| line.to_str().ok());
+        let pairs = cookies.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let mut ids = pairs.filter(|(name, _)| *name == self.cookie).map(|(_, id)| id);
+        let (sessions, now) = (self.sessions.lock(), Instant::now());
+        ids.find(|id| sessions.get(&self.secret.hash("session", id)).is_some_and(|end| *end > now)).map(str::to_owned)
+    }
+
+    fn begin(&self, id: &str, now: Instant) {
+        let mut sessions = self.sessions.lock();
+        sessions.retain(|_, end| *end > now);
+        if sessions.len() >= SESSIONS {
+            let first = sessions.iter().min_by_key(|(_, end)| **end).map(|(hash, _)| *hash);
+            first.map(|first| sessions.remove(&first));
+        }
+        sessions.insert(self.secret.hash("session", id), now + SESSION);
+    }
+
+    /// Other paths of the host have no use for the cookie.
+    fn cookie(&self, id: &str, life: Duration, sender: &Sender) -> String {
+        let secure = if sender.is_secure { "; Secure" } else { "" };
+        let (name, life) = (&self.cookie, life.as_secs());
+        format!("{name}={id}; Path=/admin; Max-Age={life}; HttpOnly; SameSite=Strict{secure}")
+    }
+
+    fn check_key(&self, presented: &str, sender: &Sender) -> Result<(), Box<Answer>> {
+        let Some(key) = &self.key else { return Ok(()) };
+        let (address, now) = (counted(sender.address), Instant::now());
+        // Held until the key is compared: keys that come at once are counted one after the other.
+        let mut slow_down = self.slow_down.lock();
+        if let Some(wait) = slow_down.wait(address, now) {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            let why = format!("too many wrong keys: try again in {seconds} s");
+            let mut answer = answer::error(StatusCode::TOO_MANY_REQUESTS, &why);
+            answer::set(&mut answer, header::RETRY_AFTER, &seconds.to_string());
+            return Err(answer.into());
+        }
+        if self.secret.matches("key", presented, key) {
+            slow_down.succeed(address);
+            return Ok(());
+        }
+        slow_down.fail(address, now);
+        tracing::warn!(address = %sender.address, "the admin page was asked with a wrong key");
+        Err(unauthorized("the key is wrong"))
+    }
+}
+
+fn unauthorized(why: &str) -> Box<Answer> {
+    let mut answer = answer::error(StatusCode::UNAUTHORIZED, why);
+    answer::set(&mut answer, header::WWW_AUTHENTICATE, "Bearer");
+    answer.into()
+}
+
+fn bearer(head: &Parts) -> Option<&str> {
+    let (scheme, key) = head.headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
+}
+
+/// Without a key, the name of the host is all that tells the page from one of another site whose name was made to lead
+/// to this machine.
+fn check_host(head: &Parts) -> Result<(), Box<Answer>> {
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let host: Option<http::uri::Authority> = host.parse().ok();
+    let is_local = host.as_ref().is_some_and(|host| {
+        let host = host.host().trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+    });
+    match is_local {
+        true => Ok(()),
+        false => {
+            let why = "without --admin-key, the page is at localhost and 127.0.0.1 only";
+            Err(answer::error(StatusCode::FORBIDDEN, why).into())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const KEY: &str = "0123456789abcdef";
+
+    fn head(method: &str, headers: &[(&str, &str)]) -> Parts {
+        let request = Request::builder().method(method).uri("/admin/api/state");
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+        request.body(()).unwrap().into_parts().0
+    }
+
+    fn sender() -> Sender {
+        Sender { address: "192.0.2.1".parse().unwrap(), is_secure: false }
+    }
+
+    fn status(outcome: Result<(), Box<Answer>>) -> u16 {
+        outcome.map_or_else(|refusal| refusal.status().as_u16(), |()| 200)
+    }
+
+    #[test]
+    fn sessions_end_and_their_number_is_bounded() {
+        let sign_in = SignIn::new(Some(KEY), 9100).unwrap();
+        let now = Instant::now();
+        let cookie = |id: &str| head("GET", &[("cookie", &format!("a=b; ws_server_admin_9100={id}"))]);
+        sign_in.begin("old", now.checked_sub(SESSION).unwrap());
+        assert!(sign_in.session(&cookie("old")).is_none());
+        for number in 0..2 * SESSIONS {
+            sign_in.begin(&number.to_string(), now + Duration::from_millis(number as u64));
+        }
+        assert_eq!(sign_in.sessions.lock().len(), SESSIONS);
+        assert!(sign_in.session(&cookie("0")).is_none());
+        assert!(sign_in.session(&cookie("1999")).is_some());
+        let other_port = head("GET", &[("cookie", "ws_server_admin_9101=1999")]);
+        assert!(sign_in.session(&other_port).is_none());
+    }
+
+    #[test]
+    fn an_order_of_a_session_needs_its_token_and_one_with_the_key_does_not() {
+        let sign_in = SignIn::new(Some(KEY), 9100).unwrap();
+        sign_in.begin("id", Instant::now());
+        let cookie = ("cookie", "ws_server_admin_9100=id");
+        let token = hex(&sign_in.secret.hash("token", "id"));
+        let of_another = hex(&sign_in.secret.hash("token", "other"));
+        let ask = |method, headers: &[(&str, &str)]| status(sign_in.authorize(&head(method, headers), &sender()));
+        assert_eq!(ask("GET", &[]), 401);
+        assert_eq!(ask("GET", &[cookie]), 200);
+        assert_eq!(ask("POST", &[cookie]), 403);
+        assert_eq!(ask("POST", &[cookie, (TOKEN, &of_another)]), 403);
+        assert_eq!(ask("POST", &[cookie, (TOKEN, &token)]), 200);
+        assert_eq!(ask("POST", &[("authorization", &format!("Bearer {KEY}"))]), 200);
+        assert_eq!(ask("POST", &[("authorization", "Bearer wrong")]), 401);
+    }
+
+    #[test]
+    fn without_a_key_only_pages_of_this_machine_are_let_in() {
+        let sign_in = SignIn::new(None, 9100).unwrap();
+        let token = hex(&sign_in.secret.hash("token", OPEN));
+        let ask = |method, headers: &[(&str, &str)]| status(sign_in.authorize(&head(method, headers), &sender()));
+        for host in ["localhost:9100", "127.0.0.1:9100", "[::1]:9100", "LOCALHOST"] {
+            assert_eq!(ask("GET", &[("host", host)]), 200, "{host}");
+            assert_eq!(ask("POST", &[("host", host)]), 403, "{host}");
+            assert_eq!(ask("POST", &[("host", host), (TOKEN, &token)]), 200, "{host}");
+        }
+        for host in ["evil.example:9100", "localhost.evil.example", "10.0.0.1", ""] {
+            assert_eq!(ask("GET", &[("host", host)]), 403, "{host}");
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! How fast keys may be tried. Pure: time is an argument.
+
+use std::{
+    collections::HashMap,
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+/// Wrong keys of an address that cost nothing.
+const FREE: u32 = 3;
+/// The pause after one more. It doubles with each.
+const FIRST: Duration = Duration::from_secs(1);
+const LONGEST: Duration = Duration::from_secs(60);
+/// Time after the last failure at which an address is forgotten.
+const MEMORY: Duration = Duration::from_secs(15 * 60);
+/// Addresses that are remembered.
+const ADDRESSES: usize = 1_000;
+/// Wrong keys of all addresses together that cost nothing, and the time in which one more is allowed.
+const BURST: u32 = 60;
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// The wrong keys that came lately.
+#[derive(Debug, Default)]
+pub(super) struct SlowDown {
+    by_address: HashMap<IpAddr, Failures>,
+    /// Failures of all, which one interval each forgives.
+    total: u32,
+    forgiven: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+impl Failures {
+    /// The time from which on the next key is looked at.
+    fn until(&self) -> Instant {
+        let pause = match self.count.checked_sub(FREE + 1) {
+            None => Duration::ZERO,
+            Some(doublings) => (FIRST * 2_u32.pow(doublings.min(8))).min(LONGEST),
+        };
+        self.last + pause
+    }
+}
+
+impl SlowDown {
+    /// Returns how long an address has to wait before a key of its is looked at. What all together may do does not
+    /// concern processes of this machine, so that nobody keeps its administrator out.
+    pub(super) fn wait(&mut self, address: IpAddr, now: Instant) -> Option<Duration> {
+        let own = self.by_address.get(&address).map(|failures| failures.until().saturating_duration_since(now));
+        let all = self.total(now) >= BURST && !address.is_loopback();
+        let wait = own.unwrap_or_default().max(if all { INTERVAL } else { Duration::ZERO });
+        (!wait.is_zero()).then_some(wait)
+    }
+
+    /// Notes a wrong key.
+    pub(super) fn fail(&mut self, address: IpAddr, now: Instant) {
+        self.total = self.total(now) + 1;
+        self.by_address.retain(|_, failures| now.saturating_duration_since(failures.last) < MEMORY);
+        if self.by_address.len() >= ADDRESSES && !self.by_address.contains_key(&address) {
+            let oldest = self.by_address.iter().min_by_key(|(_, failures)| failures.last).map(|(address, _)| *address);
+            oldest.map(|oldest| self.by_address.remove(&oldest));
+        }
+        let failures = self.by_address.entry(address).or_insert(Failures { count: 0, last: now });
+        failures.count = failures.count.saturating_add(1);
+        failures.last = now;
+    }
+
+    /// Notes the right key.
+    pub(super) fn succeed(&mut self, address: IpAddr) {
+        self.by_address.remove(&address);
+    }
+
+    /// The failures of all that are not forgiven yet.
+    fn total(&mut self, now: Instant) -> u32 {
+        let since = *self.forgiven.get_or_insert(now);
+        let intervals = now.saturating_duration_since(since).as_secs() / INTERVAL.as_secs();
+        self.forgiven = Some(since + INTERVAL * u32::try_from(intervals).unwrap_or(u32::MAX));
+        self.total = self.total.saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
+        self.total
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(number: u32) -> IpAddr {
+        std::net::Ipv4Addr::from_bits(0x0a00_0000 + number).into()
+    }
+
+    #[test]
+    fn wrong_keys_of_an_address_make_it_wait_longer_each_time() {
+        let (mut slow, mut now) = (SlowDown::default(), Instant::now());
+        for _ in 0..FREE {
+            slow.fail(address(1), now);
+            assert_eq!(slow.wait(address(1), now), None);
+        }
+        for seconds in [1, 2, 4, 8, 16, 32, 60, 60] {
+            slow.fail(address(1), now);
+            assert_eq!(slow.wait(address(1), now), Some(Duration::from_secs(seconds)));
+            assert_eq!(slow.wait(address(2), now), None, "another address");
+            now += Duration::from_secs(seconds);
+            assert_eq!(slow.wait(address(1), now), None);
+        }
+        slow.succeed(address(1));
+        slow.fail(address(1), now);
+        assert_eq!(slow.wait(address(1), now), None);
+    }
+
+    #[test]
+    fn an_address_is_forgotten_after_a_while() {
+        let (mut slow, now) = (SlowDown::default(), Instant::now());
+        (0..10).for_each(|_| slow.fail(address(1), now));
+        let later = now + MEMORY;
+        slow.fail(address(2), later);
+        assert_eq!(slow.by_address.len(), 1);
+    }
+
+    #[test]
+    fn many_addresses_take_bounded_memory_and_share_a_limit() {
+        let (mut slow, now) = (SlowDown::default(), Instant::now());
+        for number in 0..2 * u32::try_from(ADDRESSES).unwrap() {
+            slow.fail(address(number), now);
+        }
+        assert_eq!(slow.by_address.len(), ADDRESSES);
+        assert_eq!(slow.wait(address(9_999), now), Some(INTERVAL), "the limit of all");
+        assert_eq!(slow.wait(IpAddr::from([127, 0, 0, 1]), now), None, "this machine");
+        let later = now + INTERVAL * 2 * u32::try_from(ADDRESSES).unwrap();
+        assert_eq!(slow.wait(address(9_999), later), None);
+    }
+}

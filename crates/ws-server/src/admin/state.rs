@@ -1,0 +1,243 @@
+//! What the admin page says of a server's life, and what it may be told to do.
+
+use std::{
+    collections::VecDeque,
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+
+/// Restarts that are remembered.
+const RESTARTS: usize = 50;
+
+/// What a server does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Its process runs, and does not serve yet.
+    Starting,
+    Running,
+    /// It does not answer, and is killed if it goes on like that.
+    Hanging,
+    /// It drains.
+    Stopping,
+    /// It ended by itself, and is started again in a while.
+    Waiting,
+    /// It was told to end.
+    Stopped,
+    /// Something has to be set up differently first.
+    CannotStart,
+}
+
+/// What the administrator orders.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Start,
+    Stop,
+    Restart,
+}
+
+impl Phase {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Hanging => "hanging",
+            Self::Stopping => "stopping",
+            Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+            Self::CannotStart => "cannot start",
+        }
+    }
+
+    /// Whether an order makes sense now.
+    ///
+    /// # Errors
+    /// Why it does not.
+    pub(crate) fn takes(self, order: Order) -> Result<(), &'static str> {
+        match (order, self) {
+            (Order::Start, Self::Waiting | Self::Stopped | Self::CannotStart) => Ok(()),
+            (Order::Start, Self::Stopping) => Err("the server is stopping: start it when it has stopped"),
+            (Order::Start, _) => Err("the server runs already"),
+            (Order::Stop, Self::Stopped | Self::CannotStart) => Err("the server does not run"),
+            (Order::Stop | Order::Restart, Self::Stopping) => Err("the server is stopping already"),
+            (Order::Stop | Order::Restart, _) => Ok(()),
+        }
+    }
+}
+
+/// A server's life until now.
+#[derive(Clone, Debug)]
+pub(crate) struct State {
+    pub(crate) phase: Phase,
+    /// Why it is so, if there is more to say.
+    pub(crate) why: Option<String>,
+    /// When that began, as all times in milliseconds of Unix time.
+    since: u64,
+    pub(crate) process: Option<u32>,
+    /// When the process was started.
+    started: Option<u64>,
+    /// Where it listens.
+    pub(crate) address: Option<SocketAddr>,
+    next_start: Option<u64>,
+    /// When and why it was started again lately, the last one first.
+    restarts: VecDeque<(u64, String)>,
+    restart_count: u64,
+}
+
+impl State {
+    /// A process that was started just now.
+    pub(crate) fn starting(process: Option<u32>) -> Self {
+        let now = unix_time();
+        Self {
+            phase: Phase::Starting,
+            why: None,
+            since: now,
+            process,
+            started: process.map(|_| now),
+            address: None,
+            next_start: None,
+            restarts: VecDeque::new(),
+            restart_count: 0,
+        }
+    }
+
+    fn enter(&mut self, phase: Phase, why: Option<String>) {
+        if self.phase != phase {
+            self.since = unix_time();
+        }
+        (self.phase, self.why, self.next_start) = (phase, why, None);
+        if matches!(phase, Phase::Waiting | Phase::Stopped | Phase::CannotStart) {
+            (self.process, self.started, self.address) = (None, None, None);
+        }
+    }
+
+    pub(crate) fn json(&self, is_supervised: bool) -> Value {
+        let restarts: Vec<_> = self.restarts.iter().map(|(at, why)| json!({ "at": at, "why": why })).collect();
+        let takes = |order| self.phase.takes(order).is_ok() && (is_supervised || order == Order::Stop);
+        json!({
+            "supervised": is_supervised,
+            "state": self.phase.as_str(),
+            "why": self.why,
+            "since": self.since,
+            "pid": self.process,
+            "started": self.started,
+            "address": self.address.map(|address| address.to_string()),
+            "next_start": self.next_start,
+            "restarts": restarts,
+            "restart_count": self.restart_count,
+            "can": { "start": takes(Order::Start), "stop": takes(Order::Stop), "restart": takes(Order::Restart) },
+            "now": unix_time(),
+            "version": env!("CARGO_PKG_VERSION"),
+        })
+    }
+}
+
+/// A state that one changes and others read.
+#[derive(Clone, Debug)]
+pub(crate) struct Shared(Arc<Mutex<State>>);
+
+impl Shared {
+    pub(crate) fn new(state: State) -> Self {
+        Self(Arc::new(Mutex::new(state)))
+    }
+
+    pub(crate) fn get(&self) -> State {
+        self.0.lock().clone()
+    }
+
+    pub(crate) fn phase(&self) -> Phase {
+        self.0.lock().phase
+    }
+
+    pub(crate) fn enter(&self, phase: Phase, why: Option<String>) {
+        self.0.lock().enter(phase, why);
+    }
+
+    /// A new process was started.
+    pub(crate) fn start(&self, process: Option<u32>) {
+        let mut state = self.0.lock();
+        let former = state.clone();
+        let (restarts, restart_count) = (former.restarts, former.restart_count);
+        *state = State { restarts, restart_count, ..State::starting(process) };
+    }
+
+    /// It serves at this address.
+    pub(crate) fn run(&self, address: SocketAddr) {
+        let mut state = self.0.lock();
+        state.enter(Phase::Running, None);
+        state.address = Some(address);
+    }
+
+    /// It ended by itself, or did not answer: it is started again after a pause.
+    pub(crate) fn wait(&self, why: &str, pause: Duration) {
+        let mut state = self.0.lock();
+        state.enter(Phase::Waiting, Some(why.to_owned()));
+        state.next_start = Some(unix_time() + u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        state.note_restart(why);
+    }
+
+    /// It is started again because somebody says so.
+    pub(crate) fn note_restart(&self, why: &str) {
+        self.0.lock().note_restart(why);
+    }
+}
+
+impl State {
+    fn note_restart(&mut self, why: &str) {
+        self.restarts.truncate(RESTARTS - 1);
+        self.restarts.push_front((unix_time(), why.to_owned()));
+        self.restart_count += 1;
+    }
+}
+
+/// Milliseconds of Unix time.
+pub(super) fn unix_time() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_is_taken_only_if_it_changes_something() {
+        use Phase::{CannotStart, Hanging, Running, Starting, Stopped, Stopping, Waiting};
+        let takes = |order| {
+            let all = [Starting, Running, Hanging, Stopping, Waiting, Stopped, CannotStart];
+            all.into_iter().filter(|phase| phase.takes(order).is_ok()).collect::<Vec<_>>()
+        };
+        assert_eq!(takes(Order::Start), [Waiting, Stopped, CannotStart]);
+        assert_eq!(takes(Order::Stop), [Starting, Running, Hanging, Waiting]);
+        assert_eq!(takes(Order::Restart), [Starting, Running, Hanging, Waiting, Stopped, CannotStart]);
+    }
+
+    #[test]
+    fn restarts_are_counted_and_the_last_ones_kept() {
+        let state = Shared::new(State::starting(Some(1)));
+        for number in 0..200 {
+            state.wait(&format!("cause {number}"), Duration::from_secs(1));
+            state.start(Some(2));
+        }
+        let json = state.get().json(true);
+        assert_eq!(json["restart_count"], 200);
+        assert_eq!(json["restarts"].as_array().unwrap().len(), RESTARTS);
+        assert_eq!(json["restarts"][0]["why"], "cause 199");
+        assert_eq!(json["state"], "starting");
+    }
+
+    #[test]
+    fn a_server_that_ended_has_no_process() {
+        let state = Shared::new(State::starting(Some(7)));
+        state.run("127.0.0.1:8080".parse().unwrap());
+        assert_eq!(state.get().json(true)["pid"], 7);
+        assert_eq!(state.get().json(true)["address"], "127.0.0.1:8080");
+        state.enter(Phase::Stopped, None);
+        let json = state.get().json(true);
+        assert_eq!((&json["pid"], &json["address"], &json["can"]["start"]), (&Value::Null, &Value::Null, &json!(true)));
+        assert_eq!(state.get().json(false)["can"]["start"], false);
+    }
+}
