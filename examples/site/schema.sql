@@ -1,5 +1,5 @@
--- The tables of the site: what a site like this has anyway. The user `ann` is an editor, `bob` is not; the password
--- of both is "example".
+-- The tables of the site: what a site like this has anyway. The user `ann` is an editor and an administrator, `bob` is
+-- neither; the password of both is "example".
 CREATE TABLE users (
     name VARCHAR(50) PRIMARY KEY,
     password VARCHAR(255) NOT NULL
@@ -23,4 +23,4 @@ CREATE TABLE memberships (
 INSERT INTO users VALUES
     ('ann', '$2y$10$u3WamGEAu8X0ijOhYukAHus8BPIdTKiREyVF5V9.dU.IJX.Kk.FUm'),
     ('bob', '$2y$10$u3WamGEAu8X0ijOhYukAHus8BPIdTKiREyVF5V9.dU.IJX.Kk.FUm');
-INSERT INTO memberships VALUES ('ann', 'editors');
+INSERT INTO memberships VALUES ('ann', 'editors'), ('ann', 'admins');

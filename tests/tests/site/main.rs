@@ -26,6 +26,8 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::{self, Message, client::IntoClientRequest};
 
+mod button;
+
 const PUBLISH_KEY: &str = "a key that only the site and its ws-servers have";
 /// Number of ports that are tried for nginx, which cannot pick one itself.
 const PORTS: usize = 5;
@@ -41,11 +43,16 @@ struct Site {
     pages: SocketAddr,
     _php: Process,
     _nginx: Process,
-    _directory: TempDir,
+    directory: TempDir,
 }
 
 impl Site {
     async fn start() -> Self {
+        Self::with_php(&[]).await
+    }
+
+    /// Starts the site with these arguments for PHP.
+    async fn with_php(arguments: &[&str]) -> Self {
         let directory = tempfile::Builder::new().prefix("site-").tempdir().unwrap();
         let mariadb = MariaDb::shared().await;
         let database = mariadb.database().await;
@@ -61,13 +68,16 @@ impl Site {
 
         let (_, name) = database.rsplit_once('/').unwrap();
         let mut php = Command::new("php");
-        php.args(["-S", "127.0.0.1:0", "-t"])
+        php.args(arguments)
+            .args(["-S", "127.0.0.1:0", "-t"])
             .arg(site().join("public"))
             .env("SITE_DATABASE", format!("mysql:host=127.0.0.1;port={};dbname={name}", mariadb.port()))
             .env("SITE_DATABASE_USER", MariaDb::USER)
             .env("SITE_DATABASE_PASSWORD", MariaDb::PASSWORD)
             .env("WS_SERVERS", format!("http://{one} http://{two}"))
-            .env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY);
+            .env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY)
+            .env("WS_SUPERVISE", button::supervise(one))
+            .env("WS_LOG", directory.path().join("supervisor.log"));
         let (php, started) = Process::start(&php, "Development Server (http://").await.unwrap();
         let (_, address) = started.split_once("(http://").unwrap();
         let (php_address, _) = address.split_once(')').unwrap();
@@ -80,7 +90,7 @@ impl Site {
             replaced(&configuration, "root public;", format!("root {};", site().join("public").display()));
         let (nginx, address) = nginx(directory.path(), &configuration).await;
         let pages = php_address.parse().expect("an address");
-        Self { address, servers, pages, _php: php, _nginx: nginx, _directory: directory }
+        Self { address, servers, pages, _php: php, _nginx: nginx, directory }
     }
 
     /// Returns a visitor at this address.
