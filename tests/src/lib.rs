@@ -21,7 +21,7 @@ pub mod tamper;
 pub mod world;
 
 pub use mariadb::MariaDb;
-pub use programs::program;
+pub use programs::{compile, program};
 pub use server::WsServer;
 
 /// Makes a message with details that are JSON.

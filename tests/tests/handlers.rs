@@ -1,6 +1,7 @@
-//! Async functions as handlers: their arguments, their return values, and the layers around them.
+//! Async functions as handlers: their arguments, their return values, the layers around them, and what the compiler says
+//! if a function cannot be a handler.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fs, sync::Arc};
 
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -413,4 +414,45 @@ async fn the_test_kit_calls_a_handler_without_sockets() {
     let identity = Identity::user("ann").groups(["editors"]);
     let outcome = testing::request("who", ()).identity(identity).call(async |request: Request| request.groups()).await;
     assert_eq!(outcome.reply(), json!(["editors"]));
+}
+
+/// Returns what the compiler says about a program that registers `handler` for an action.
+fn compile(handler: &str) -> Result<(), String> {
+    let source = format!(
+        "use ws_cluster::{{Details, Request, ServerBuilder, User}};
+        pub struct Own;
+        {handler}
+        pub fn register(builder: ServerBuilder) -> ServerBuilder {{
+            builder.action(\"it\", handler)
+        }}"
+    );
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("handlers.rs");
+    fs::write(&file, source).unwrap();
+    tests::compile(&file)
+}
+
+#[test]
+fn the_compiler_says_what_a_handler_is_if_a_function_is_none() {
+    assert_eq!(compile("async fn handler(_: Request, _: User, _: Details<String>) {}"), Ok(()));
+    for handler in [
+        "async fn handler(_: u32) {}",
+        "async fn handler(_: User, _: Own) {}",
+        "async fn handler(_: Details<Own>) {}",
+        "async fn handler() -> Own { Own }",
+        "fn handler(_: Request) {}",
+        "async fn handler(_: Request) { let _one = std::rc::Rc::new(1); async {}.await; }",
+        "async fn handler(_: (), _: (), _: (), _: (), _: (), _: (), _: (), _: (), _: ()) {}",
+    ] {
+        let said = compile(handler).expect_err(handler);
+        for part in [
+            "{handler}` cannot handle an action",
+            "is no handler",
+            "a handler is an async function or closure of at most eight arguments that implement `FromRequest`",
+            "required by a bound in `ServerBuilder::action`",
+        ] {
+            assert!(said.contains(part), "{handler}: no {part:?} in:\n{said}");
+        }
+        assert_eq!(said.matches("error[").count(), 1, "{handler}: one error, in:\n{said}");
+    }
 }
