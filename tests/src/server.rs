@@ -44,7 +44,7 @@ impl WsServer {
         }
         // Only the tests of the drain wait for clients that are closed one after the other.
         command.env("WS_SERVER_DRAIN", "0");
-        command.env("XDG_STATE_HOME", state).kill_on_drop(true).stdin(Stdio::null());
+        command.env("XDG_STATE_HOME", state).env("XDG_RUNTIME_DIR", state).kill_on_drop(true).stdin(Stdio::null());
         command
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     env,
-    fs::{self, DirBuilder},
+    fs::{self, DirBuilder, File},
     io,
     os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
@@ -34,8 +34,16 @@ const PING: &str = "/ping";
 /// Largest answer of a node, and largest body of a question.
 const SIZE: usize = 16 * 1024 * 1024;
 
+/// The beginning of the names of such directories.
+const NAME: &str = "ws-server-";
+/// The file in them that a supervisor locks for as long as it lives.
+const LOCK: &str = "lock";
+
 /// The directory of the socket. It is removed when this is dropped.
-pub(crate) struct Directory(PathBuf);
+pub(crate) struct Directory {
+    path: PathBuf,
+    _lock: File,
+}
 
 impl Directory {
     /// Makes it where this user's sockets belong.
@@ -44,12 +52,13 @@ impl Directory {
         let places = given.filter(|path| path.is_absolute()).chain([env::temp_dir()]);
         let mut random = [0; 8];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let name = format!("ws-server-{}", hex(&random));
+        let name = format!("{NAME}{}", hex(&random));
         let mut last = io::ErrorKind::NotFound.into();
         for place in places {
-            let directory = place.join(&name);
-            match DirBuilder::new().mode(0o700).create(&directory) {
-                Ok(()) => return Ok(Self(directory)),
+            remove_forsaken(&place);
+            let path = place.join(&name);
+            match DirBuilder::new().mode(0o700).create(&path).and_then(|()| lock(&path)) {
+                Ok(lock) => return Ok(Self { path, _lock: lock }),
                 Err(error) => last = error,
             }
         }
@@ -58,14 +67,37 @@ impl Directory {
 
     /// The path of the socket in it.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.0.join("node")
+        self.path.join("node")
+    }
+}
+
+/// Marks a directory as in use, until the file is closed.
+fn lock(directory: &Path) -> io::Result<File> {
+    let draft = directory.join("draft");
+    let file = File::create_new(&draft)?;
+    file.lock()?;
+    // It is never there without its lock.
+    fs::rename(draft, directory.join(LOCK))?;
+    Ok(file)
+}
+
+/// Removes the directories of supervisors that were killed. Those of other users cannot be entered.
+fn remove_forsaken(place: &Path) {
+    let Ok(entries) = fs::read_dir(place) else { return };
+    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(NAME);
+    for directory in entries.flatten().filter(is_ours).map(|entry| entry.path()) {
+        let Ok(lock) = File::open(directory.join(LOCK)) else { continue };
+        if lock.try_lock().is_ok() {
+            // Another supervisor may remove it as well.
+            let _ = fs::remove_dir_all(&directory);
+        }
     }
 }
 
 impl Drop for Directory {
     fn drop(&mut self) {
         // It may be removed already.
-        let _ = fs::remove_dir_all(&self.0);
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -151,6 +183,21 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    #[test]
+    fn the_directories_of_killed_supervisors_are_removed() {
+        let place = env::temp_dir().join(format!("{NAME}test-{}", std::process::id()));
+        let [forsaken, used, strange] = ["ws-server-1", "ws-server-2", "other"].map(|name| place.join(name));
+        for directory in [&forsaken, &used, &strange] {
+            fs::create_dir_all(directory).unwrap();
+        }
+        drop(lock(&forsaken).unwrap());
+        drop(lock(&strange).unwrap());
+        let _in_use = lock(&used).unwrap();
+        remove_forsaken(&place);
+        assert!(!forsaken.exists() && used.exists() && strange.exists());
+        fs::remove_dir_all(place).unwrap();
+    }
 
     #[tokio::test]
     async fn a_node_that_is_not_there_or_hangs_is_told_soon() {

@@ -160,7 +160,7 @@ impl SignIn {
             return Err(answer.into());
         }
         if self.secret.matches("key", presented, key) {
-            slow_down.succeed(address);
+            slow_down.succeed(address, now);
             return Ok(());
         }
         slow_down.fail(address, now);

@@ -31,7 +31,10 @@ pub(super) struct SlowDown {
 #[derive(Debug)]
 struct Failures {
     count: u32,
+    /// When the last key came.
     last: Instant,
+    /// The right key came from there lately.
+    is_known: bool,
 }
 
 impl Failures {
@@ -47,10 +50,12 @@ impl Failures {
 
 impl SlowDown {
     /// Returns how long an address has to wait before a key of its is looked at. What all together may do does not
-    /// concern processes of this machine, so that nobody keeps its administrator out.
+    /// concern processes of this machine and addresses that have the key, so that nobody keeps the administrator out.
     pub(super) fn wait(&mut self, address: IpAddr, now: Instant) -> Option<Duration> {
-        let own = self.by_address.get(&address).map(|failures| failures.until().saturating_duration_since(now));
-        let all = self.total(now) >= BURST && !address.is_loopback();
+        let failures = self.by_address.get(&address);
+        let own = failures.map(|failures| failures.until().saturating_duration_since(now));
+        let is_known = address.is_loopback() || failures.is_some_and(|failures| failures.is_known);
+        let all = self.total(now) >= BURST && !is_known;
         let wait = own.unwrap_or_default().max(if all { INTERVAL } else { Duration::ZERO });
         (!wait.is_zero()).then_some(wait)
     }
@@ -58,19 +63,27 @@ impl SlowDown {
     /// Notes a wrong key.
     pub(super) fn fail(&mut self, address: IpAddr, now: Instant) {
         self.total = self.total(now) + 1;
-        self.by_address.retain(|_, failures| now.saturating_duration_since(failures.last) < MEMORY);
-        if self.by_address.len() >= ADDRESSES && !self.by_address.contains_key(&address) {
-            let oldest = self.by_address.iter().min_by_key(|(_, failures)| failures.last).map(|(address, _)| *address);
-            oldest.map(|oldest| self.by_address.remove(&oldest));
-        }
-        let failures = self.by_address.entry(address).or_insert(Failures { count: 0, last: now });
+        let failures = self.entry(address, now);
         failures.count = failures.count.saturating_add(1);
-        failures.last = now;
     }
 
     /// Notes the right key.
-    pub(super) fn succeed(&mut self, address: IpAddr) {
-        self.by_address.remove(&address);
+    pub(super) fn succeed(&mut self, address: IpAddr, now: Instant) {
+        let failures = self.entry(address, now);
+        (failures.count, failures.is_known) = (0, true);
+    }
+
+    /// What is remembered of an address. The oldest that never had the key makes room for a new one.
+    fn entry(&mut self, address: IpAddr, now: Instant) -> &mut Failures {
+        self.by_address.retain(|_, failures| now.saturating_duration_since(failures.last) < MEMORY);
+        if self.by_address.len() >= ADDRESSES && !self.by_address.contains_key(&address) {
+            let all = self.by_address.iter();
+            let oldest = all.min_by_key(|(_, failures)| (failures.is_known, failures.last));
+            oldest.map(|(address, _)| *address).map(|oldest| self.by_address.remove(&oldest));
+        }
+        let failures = self.by_address.entry(address).or_insert(Failures { count: 0, last: now, is_known: false });
+        failures.last = now;
+        failures
     }
 
     /// The failures of all that are not forgiven yet.
@@ -105,7 +118,7 @@ mod tests {
             now += Duration::from_secs(seconds);
             assert_eq!(slow.wait(address(1), now), None);
         }
-        slow.succeed(address(1));
+        slow.succeed(address(1), now);
         slow.fail(address(1), now);
         assert_eq!(slow.wait(address(1), now), None);
     }
@@ -128,7 +141,10 @@ mod tests {
         assert_eq!(slow.by_address.len(), ADDRESSES);
         assert_eq!(slow.wait(address(9_999), now), Some(INTERVAL), "the limit of all");
         assert_eq!(slow.wait(IpAddr::from([127, 0, 0, 1]), now), None, "this machine");
-        let later = now + INTERVAL * 2 * u32::try_from(ADDRESSES).unwrap();
+        slow.succeed(address(8_888), now);
+        (0..ADDRESSES as u32).for_each(|number| slow.fail(address(10_000 + number), now));
+        assert_eq!(slow.wait(address(8_888), now), None, "it had the key");
+        let later = now + INTERVAL * 3 * u32::try_from(ADDRESSES).unwrap();
         assert_eq!(slow.wait(address(9_999), later), None);
     }
 }

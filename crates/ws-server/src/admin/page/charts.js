@@ -69,7 +69,9 @@ export class Charts {
 
   /** Learns the names of nodes, by id. Those of nodes that are gone stay known. */
   name(names) {
-    for (const [node, name] of names) this.names.set(node, name);
+    const fresh = [...names].filter(([node, name]) => this.names.get(node) !== name);
+    for (const [node, name] of fresh) this.names.set(node, name);
+    if (fresh.length) this.draw();
   }
 
   colour(node) {
