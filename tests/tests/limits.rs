@@ -154,8 +154,8 @@ impl Authenticator for Asking {
         Ok(handshake.header("X-Asked").map(Identity::user))
     }
 
-    fn headers(&self) -> &[&str] {
-        &["X-Named"]
+    fn headers(&self) -> Vec<&str> {
+        vec!["X-Named"]
     }
 }
 

@@ -130,6 +130,8 @@ mod descriptors;
 mod error;
 #[cfg(test)]
 mod fuzz;
+#[cfg(feature = "http-client")]
+mod http_client;
 mod hub;
 #[cfg(feature = "internals")]
 #[doc(hidden)]
@@ -154,9 +156,11 @@ mod ws;
 
 pub use async_trait::async_trait;
 pub use auth::{
-    AuthenticationError, Authenticator, Credentials, GuestsOnly, Handshake, Identity, Origin, ParseOriginError,
-    ParseProxiesError, Revoked, SessionCookie, TrustedProxies,
+    AuthenticationError, Authenticator, AuthenticatorChain, Credentials, GuestsOnly, Handshake, Identity, Origin,
+    ParseOriginError, ParseProxiesError, Revoked, SessionCookie, TrustedProxies,
 };
+#[cfg(feature = "jwt")]
+pub use auth::{JwtAuthenticator, JwtError};
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};

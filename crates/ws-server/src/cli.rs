@@ -139,6 +139,8 @@ pub(crate) struct Run {
         help_heading = "Sessions"
     )]
     pub(crate) session_database: Option<String>,
+    #[command(flatten)]
+    pub(crate) tokens: Tokens,
     /// Open POST /_publish, /_close and /_refresh to requests that present this key (default: closed)
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
@@ -255,6 +257,33 @@ pub(crate) struct Limits {
     /// that messages may be missing (reset) [default: 256M]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_REPLAY_BYTES_PER_MINUTE")]
     pub(crate) replay_bytes_per_minute: Option<usize>,
+}
+
+/// The keys of JSON Web Tokens, and what else must be right in them.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Tokens")]
+pub(crate) struct Tokens {
+    /// A secret of at least 32 bytes with which the site signs its tokens (HS256). May be repeated: tokens of all of them
+    /// are accepted, so that keys can be rotated
+    #[arg(long, value_name = "SECRET", env = "WS_SERVER_JWT_SECRET", hide_env_values = true)]
+    pub(crate) jwt_secret: Vec<String>,
+    /// A file with the public key of the site's tokens, in PEM (RS256, ES256, EdDSA); may be repeated, or separated by
+    /// commas
+    #[arg(long, value_name = "FILE", env = "WS_SERVER_JWT_PUBLIC_KEY")]
+    pub(crate) jwt_public_key: Vec<String>,
+    /// A JSON Web Key Set, at a URL or in a file, which is read again every 5 minutes; may be repeated, or separated by
+    /// commas
+    #[arg(long, value_name = "URL-or-FILE", env = "WS_SERVER_JWT_JWKS")]
+    pub(crate) jwt_jwks: Vec<String>,
+    /// The issuer that tokens must name (iss); of several, separated by commas, one
+    #[arg(long, value_name = "ISSUER", env = "WS_SERVER_JWT_ISSUER")]
+    pub(crate) jwt_issuer: Vec<String>,
+    /// The audience that tokens must name (aud); of several, separated by commas, one
+    #[arg(long, value_name = "AUDIENCE", env = "WS_SERVER_JWT_AUDIENCE")]
+    pub(crate) jwt_audience: Vec<String>,
+    /// A cookie from which a token is taken as well
+    #[arg(long, value_name = "NAME", value_parser = text, env = "WS_SERVER_JWT_COOKIE")]
+    pub(crate) jwt_cookie: Option<String>,
 }
 
 #[derive(Args, Debug)]

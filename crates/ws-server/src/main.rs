@@ -18,6 +18,7 @@ use crate::{
 
 mod admin;
 mod arguments;
+mod authentication;
 mod cli;
 mod client;
 mod config;

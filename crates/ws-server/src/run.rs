@@ -10,14 +10,12 @@ use std::{
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use url::{Host, Url};
-use ws_cluster::{
-    AuthenticationError, ClusterConfig, Origin, ServeError, Server, ServerBuilder, SessionTable, TrustedProxies,
-    pool::PoolView,
-};
+use ws_cluster::{ClusterConfig, Origin, ServeError, Server, ServerBuilder, TrustedProxies, pool::PoolView};
 
 use crate::{
     Failure, Outcome,
     admin::{self, Alone, Front, Listeners, Node},
+    authentication::{self, Authenticators},
     cli::{AdminPage, Run},
     config::Settings,
     demo::Demo,
@@ -41,6 +39,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     trusted_proxies(&run.trusted_proxy)?;
     allowed_origins(&run.allowed_origin)?;
     logs::check(run.log_filter.as_deref())?;
+    authentication::tokens(&run.tokens)?;
     pool::check_keys(&run.place.keys)?;
     admin::check(&run.admin_page)
 }
@@ -57,7 +56,7 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     let allowed_origins = allowed_origins(&run.allowed_origin)?;
     let opened = Opened::for_node(&run.place).await?;
     let keys = opened.keys(&run.place.keys)?;
-    let sessions = sessions(&run, &opened)?;
+    let authenticators = Authenticators::new(&run, &opened)?;
     let listener = listen(&run.listen).await?;
     let page = AdminListener::bind(&run).await?;
     let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
@@ -94,9 +93,8 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     if let Some(key) = run.publish_key {
         builder = builder.publish_key(key);
     }
-    if let Some(sessions) = sessions {
-        check_queries(&sessions).await?;
-        builder = builder.authenticator(sessions);
+    if let Some(authenticator) = authenticators.checked().await? {
+        builder = builder.authenticator(authenticator);
     }
     let demo = run.demo.then(Demo::new);
     if let Some(demo) = &demo {
@@ -289,39 +287,5 @@ impl Reach {
             () if ip.is_loopback() => Self::ThisHost,
             () => Self::Others,
         }
-    }
-}
-
-/// The site's sessions, where the flags name them.
-fn sessions(run: &Run, opened: &Opened) -> Outcome<Option<SessionTable>> {
-    let (cookie, query) = match (&run.session_cookie, &run.session_query) {
-        (Some(cookie), Some(query)) => (cookie, query),
-        (None, None) if run.groups_query.is_none() && run.session_database.is_none() => return Ok(None),
-        _ => return Err(Failure::setup("sessions need both --session-cookie and --session-query")),
-    };
-    if run.demo {
-        return Err(Failure::setup("--demo has sessions of its own: leave out it or --session-cookie"));
-    }
-    let url = match &run.session_database {
-        Some(url) => url,
-        None if opened.kind == Kind::MySql => &opened.url,
-        None => return Err(Failure::setup("give --session-database mysql://user:password@host:port/database")),
-    };
-    let mut sessions = SessionTable::new(url, cookie, query).map_err(Failure::setup)?;
-    if let Some(query) = &run.groups_query {
-        sessions = sessions.groups_query(query).map_err(Failure::setup)?;
-    }
-    Ok(Some(sessions))
-}
-
-/// Finds a mistake in the queries before clients do. A database that is down comes back.
-async fn check_queries(sessions: &SessionTable) -> Outcome {
-    match sessions.check().await {
-        Ok(()) => Ok(()),
-        Err(error @ AuthenticationError::Unavailable(_)) => {
-            tracing::warn!("{error}; clients with a session are refused until it does");
-            Ok(())
-        }
-        Err(error) => Err(Failure::setup(format!("{error}; see --session-query and --groups-query"))),
     }
 }

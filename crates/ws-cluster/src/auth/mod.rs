@@ -10,14 +10,20 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value;
 
+mod chain;
 mod handshake;
+#[cfg(feature = "jwt")]
+mod jwt;
 mod origin;
 mod proxy;
 mod session_cookie;
 #[cfg(feature = "mysql")]
 mod session_table;
 
+pub use chain::AuthenticatorChain;
 pub use handshake::Handshake;
+#[cfg(feature = "jwt")]
+pub use jwt::{JwtAuthenticator, JwtError};
 pub use origin::{Origin, ParseOriginError};
 pub use proxy::{ParseProxiesError, TrustedProxies};
 pub use session_cookie::SessionCookie;
@@ -180,8 +186,8 @@ pub trait Authenticator: Send + Sync + 'static {
 
     /// Returns the names, in any case, of the headers that it reads later than at the upgrade. A connection keeps the
     /// usual headers ([`Handshake`]) and those that were read at the upgrade anyway. Default: none.
-    fn headers(&self) -> &[&str] {
-        &[]
+    fn headers(&self) -> Vec<&str> {
+        Vec::new()
     }
 
     /// Returns true if it logs its own failures and recoveries. Otherwise the server logs them: once when a failure

@@ -518,7 +518,8 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
                 Ok(Ok(Some(packet))) => {
                     let (frames, notes) =
                         decode_packet(&packet).map_err(|error| LinkError::Broken(error.to_string()))?;
-                    if !(frames.is_empty() && notes.is_empty()) && !arrived(frames, notes).await {
+                    let is_heartbeat = frames.is_empty() && notes.is_empty();
+                    if !is_heartbeat && !arrived(frames, notes).await {
                         return Ok(());
                     }
                 }

@@ -125,7 +125,7 @@ impl Server {
             return Err(too_fast(wait).into());
         }
         let mut answer = connection::ask(self.context(), &handshake, Question::Handshake).await;
-        handshake.keep(self.authenticator().headers());
+        handshake.keep(&self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
         if asked.is_none() {
             client.set_dialect(self.0.dialect);

@@ -1,0 +1,156 @@
+//! Several authenticators, one after the other.
+
+use std::{fmt, time::Duration};
+
+use async_trait::async_trait;
+
+use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, Revoked};
+
+/// Asks several authenticators in turn: the first that knows the client decides who it is.
+///
+/// If none knows the client and one of them cannot answer, the chain cannot answer either.
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// use ws_cluster::{AuthenticatorChain, Identity, SessionCookie};
+///
+/// let sessions = SessionCookie::new("session", |id: String| async move {
+///     Ok((id == "e4d909").then(|| Identity::user("ann")))
+/// });
+/// let guests = SessionCookie::new("visitor", |id: String| async move { Ok(Some(Identity::guest().session(id))) });
+/// let authenticator = AuthenticatorChain::new().then(sessions).then(guests);
+/// # Ok(()) }
+/// ```
+#[derive(Default)]
+#[must_use = "an authenticator is used by `ServerBuilder::authenticator`"]
+pub struct AuthenticatorChain(Vec<Box<dyn Authenticator>>);
+
+impl AuthenticatorChain {
+    /// Returns a chain without authenticators, for which every client is a guest.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds an authenticator, which is asked after those before it.
+    pub fn then(mut self, next: impl Authenticator) -> Self {
+        self.0.push(Box::new(next));
+        self
+    }
+}
+
+impl fmt::Debug for AuthenticatorChain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("AuthenticatorChain").field(&self.0.len()).finish()
+    }
+}
+
+#[async_trait]
+impl Authenticator for AuthenticatorChain {
+    async fn authenticate(
+        &self,
+        handshake: &Handshake,
+        credentials: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        let mut failure = None;
+        for authenticator in &self.0 {
+            match authenticator.authenticate(handshake, credentials).await {
+                Ok(None) => {}
+                Err(error) => drop(failure.get_or_insert(error)),
+                known => return known,
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
+        let mut failure = None;
+        for authenticator in &self.0 {
+            match authenticator.recheck(handshake).await {
+                Ok(None) => {}
+                Err(error) => drop(failure.get_or_insert(error)),
+                known => return known,
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
+
+    /// The shortest interval of all.
+    fn recheck_interval(&self) -> Option<Duration> {
+        self.0.iter().filter_map(|authenticator| authenticator.recheck_interval()).min()
+    }
+
+    fn uses_cookies(&self) -> bool {
+        self.0.iter().any(|authenticator| authenticator.uses_cookies())
+    }
+
+    fn in_band(&self) -> bool {
+        self.0.iter().any(|authenticator| authenticator.in_band())
+    }
+
+    fn headers(&self) -> Vec<&str> {
+        self.0.iter().flat_map(|authenticator| authenticator.headers()).collect()
+    }
+
+    fn logs_failures(&self) -> bool {
+        self.0.iter().all(|authenticator| authenticator.logs_failures())
+    }
+
+    fn forget(&self, closed: Revoked<'_>) {
+        self.0.iter().for_each(|authenticator| authenticator.forget(closed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::TrustedProxies;
+
+    /// Answers each question alike.
+    struct Always(Result<Option<&'static str>, &'static str>);
+
+    #[async_trait]
+    impl Authenticator for Always {
+        async fn authenticate(
+            &self,
+            _handshake: &Handshake,
+            _credentials: Option<Credentials<'_>>,
+        ) -> Result<Option<Identity>, AuthenticationError> {
+            match self.0 {
+                Ok(user) => Ok(user.map(Identity::user)),
+                Err(why) => Err(AuthenticationError::Unavailable(why.into())),
+            }
+        }
+
+        fn uses_cookies(&self) -> bool {
+            self.0 == Ok(None)
+        }
+
+        fn headers(&self) -> Vec<&str> {
+            vec!["x-own"]
+        }
+    }
+
+    #[tokio::test]
+    async fn the_first_that_knows_the_client_decides() {
+        let request = http::Request::get("/").body(()).unwrap();
+        let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
+        let (ann, bob, guest, down) = (Ok(Some("ann")), Ok(Some("bob")), Ok(None), Err("down"));
+        for (answers, known) in [
+            (vec![], Ok(None)),
+            (vec![guest, ann, bob], Ok(Some("ann"))),
+            (vec![down, ann], Ok(Some("ann"))),
+            (vec![guest, guest], Ok(None)),
+            (vec![guest, down, guest], Err(())),
+        ] {
+            let chain = answers.iter().fold(AuthenticatorChain::new(), |chain, answer| chain.then(Always(*answer)));
+            let user = |answer: Result<Option<Identity>, AuthenticationError>| {
+                answer.map(|identity| identity.and_then(|identity| identity.user)).map_err(drop)
+            };
+            let known = known.map(|user| user.map(str::to_owned));
+            assert_eq!(user(chain.authenticate(&handshake, None).await), known, "{answers:?}");
+            assert_eq!(user(chain.recheck(&handshake).await), known, "{answers:?}");
+            assert_eq!(chain.uses_cookies(), answers.contains(&guest));
+            assert_eq!(chain.headers().len(), answers.len());
+        }
+    }
+}
