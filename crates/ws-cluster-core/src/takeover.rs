@@ -23,11 +23,13 @@ impl Master {
                 self.adopt_best(cx);
             }
             MasterPhase::Fetching { from, until } if cx.now >= until => {
-                // The node stopped answering. Its log is left out, and it joins when it can.
-                if let Some((link, _)) = self.waiting.remove(&from) {
+                // The node stopped answering. Its log is left out, and it joins when it can. Its link ends last,
+                // because the loss of the link during the fetch would adopt the best log a second time.
+                let left_out = self.waiting.remove(&from);
+                self.adopt_best(cx);
+                if let Some((link, _)) = left_out {
                     self.hang_up(cx, link);
                 }
-                self.adopt_best(cx);
             }
             _ => {}
         }
