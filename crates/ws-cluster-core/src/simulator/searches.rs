@@ -15,7 +15,7 @@ use super::{
     runs::{SECOND, live, settle, storm},
     seeds::{first_wrong, search},
 };
-use crate::{Body, Core, Degraded, Frame, Join, Lineage, Query, Role, fault::Fault, master::MasterPhase};
+use crate::{Body, Core, Degraded, Frame, Join, Lineage, Query, fault::Fault};
 
 /// One node at a time crashes, stops or leaves, and comes back before the next one; or the database fails over to a
 /// replica without the last writes.
@@ -285,38 +285,6 @@ fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
     world.run(SECOND * 5);
     let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
     assert_eq!(world.checks.settled(cores), Ok(()));
-}
-
-/// A new master fetches the best log from a node that hangs, and gives that log up. The other member is slow to join.
-/// The master is not alone until that member has joined.
-#[test]
-fn a_master_that_gives_a_log_up_still_waits_for_the_other_members() {
-    let mut world = World::steady(4);
-    world.run(SECOND * 5);
-    [1, 3].into_iter().for_each(|place| world.slow_down(0, place, SECOND * 60));
-    world.publish(0, Bytes::from_static(b"one"), None);
-    world.run(Duration::from_millis(50));
-    world.crash(0);
-    let fetches = |world: &World| {
-        let core = world.nodes[1].core.as_ref();
-        core.is_some_and(|core| match &core.role {
-            Role::Master(master) => matches!(master.stage, MasterPhase::Fetching { .. }),
-            Role::Follower(_) => false,
-        })
-    };
-    for _ in 0..10_000 {
-        world.run(Duration::from_millis(u64::from(!fetches(&world))));
-    }
-    assert!(fetches(&world), "c has an entry that b lacks");
-    world.pause(2);
-    world.slow_down(3, 1, SECOND * 3);
-    let before = world.checks.accepted_so_far();
-    world.publish(1, Bytes::from_static(b"two"), None);
-    world.run(SECOND * 4);
-    assert!(world.nodes[1].core.as_ref().is_some_and(Core::is_serving_master));
-    assert_eq!(world.checks.accepted_so_far(), before, "b alone holds it, and d is about to join");
-    world.run(SECOND * 2);
-    assert_eq!(world.checks.accepted_so_far(), before + 1, "d holds it");
 }
 
 /// The simulator notices each rule that is missing.
