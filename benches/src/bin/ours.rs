@@ -44,6 +44,20 @@ struct Options {
     pool: Option<PathBuf>,
 }
 
+/// Keeps the series as `ws-server` does.
+#[cfg(feature = "metrics")]
+fn keep_metrics() -> Result<()> {
+    let builder = metrics_exporter_prometheus::PrometheusBuilder::new().set_buckets(&ws_cluster::metrics::BUCKETS)?;
+    let recorder = builder.install_recorder()?;
+    spawn(async move {
+        loop {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            recorder.run_upkeep();
+        }
+    });
+    Ok(())
+}
+
 /// A handler that answers the connection that asked.
 struct Echo;
 
@@ -72,6 +86,8 @@ impl ActionHandler for Reply {
 #[tokio::main]
 async fn main() -> Result<()> {
     let options = Options::parse();
+    #[cfg(feature = "metrics")]
+    keep_metrics()?;
     let sessions: Vec<Identity> = (0..SESSIONS)
         .map(|number| Identity::user(format!("u{number}")).groups([format!("g{}", number / GROUP)]))
         .collect();

@@ -115,6 +115,7 @@
 //! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses for nodes and clients (rustls) |
+//! | `metrics` | no | `metrics`: what a server counts, through the facade of the crate `metrics` |
 //! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |
 //!
 //! The library logs with `tracing`. No line contains a key, a password or a cookie.
@@ -139,6 +140,8 @@ pub mod internals;
 mod io;
 mod log_limit;
 mod message;
+#[cfg(feature = "metrics")]
+pub mod metrics;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod node;

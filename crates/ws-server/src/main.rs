@@ -29,6 +29,7 @@ mod generate;
 mod key;
 mod logs;
 mod members;
+mod metrics;
 mod parent;
 mod pool;
 mod probe;

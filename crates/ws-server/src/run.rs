@@ -19,7 +19,7 @@ use crate::{
     cli::{AdminPage, Run},
     config::Settings,
     demo::Demo,
-    logs, parent,
+    logs, metrics, parent,
     pool::{self, Kind, Opened},
     probe::reachable,
     say,
@@ -112,6 +112,11 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
         tokio::spawn(demo.show(server.clone()));
     }
     tokio::spawn(systemd::report(server.clone(), bound, run.path.clone(), run.supervision.check_timeout));
+    if !matches!(page, AdminListener::Nowhere)
+        && let Err(error) = metrics::install()
+    {
+        tracing::error!(%error, "there are no metrics");
+    }
     let page = page.serve(&run.admin_page, Node::new(server.clone(), shown), bound, trusted_proxies);
     let own = server.clone();
     let stop = async move {

@@ -441,6 +441,30 @@ async fn connections_of_all_nodes_are_found_and_closed_one_by_one() {
 }
 
 #[tokio::test]
+async fn the_metrics_are_shown_with_the_key_or_to_all_if_they_are_open() {
+    let told = |text: &str| text.contains("\nws_cluster_role{role=\"master\"} 1\n");
+    let admin = Admin::supervise(&[]).await;
+    admin.is("running").await;
+    let bearer = format!("Bearer {KEY}");
+    let shown = soon(async {
+        loop {
+            let answer = admin.ask("GET", "/metrics", &[("authorization", &bearer)], "").await;
+            if answer.status == StatusCode::OK && told(&answer.text) {
+                return answer;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    });
+    let shown = shown.await;
+    assert_eq!(shown.header("content-type"), Some("text/plain; version=0.0.4; charset=utf-8"));
+    for series in ws_cluster::metrics::SERIES {
+        assert!(shown.text.contains(&format!("# TYPE {} {}\n", series.name, series.kind.as_str())), "{}", series.name);
+    }
+    let open = Admin::run(&["--admin-key", KEY, "--metrics-open"]).await;
+    assert_eq!(open.ask("GET", "/metrics", &[], "").await.status, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn the_log_is_told_from_a_number_on() {
     let admin = Admin::run(&["--admin-key", KEY]).await;
     let log = admin.get("/admin/api/log").await;

@@ -15,6 +15,7 @@ use crate::{
     hub::Moment,
     log_limit::{Outage, OutageLine},
     message::close::Subject,
+    stats::{LookUpOutcome, Stopwatch},
 };
 
 /// A question to the authenticator about a client. The handshake is always part of it.
@@ -53,7 +54,14 @@ pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Ques
     };
     // Read before the question, so that a later close takes precedence over the answer.
     let asked = context.hub.closes().now();
+    let stopwatch = Stopwatch::start();
     let identity = authenticate(context, handshake, question, deadline).await;
+    let outcome = match &identity {
+        Ok(Some(identity)) if identity.user.is_some() => LookUpOutcome::User,
+        Ok(_) => LookUpOutcome::Guest,
+        Err(_) => LookUpOutcome::Failed,
+    };
+    context.hub.stats().metered.note(|counts| counts.look_ups[outcome as usize].observe(stopwatch.elapsed()));
     Answer { identity, asked }
 }
 

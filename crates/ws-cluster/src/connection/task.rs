@@ -378,6 +378,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         {
             announced = refusal.is_none();
         }
+        self.application.context().hub.stats().metered.note(|counts| counts.note_close(ended.code));
         self.application.context().hub.timers().cancel(self.registration.client().id.local, self.timer);
         self.registration.leave();
         let client = self.registration.client();
@@ -459,7 +460,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
         ready!(self.transport.poll_read(cx, &mut buffer, &self.registration.client().queue))?;
         let bytes = buffer.filled_mut();
         if !bytes.is_empty() {
+            let size = bytes.len() as u64;
             self.note_activity();
+            self.context().hub.stats().metered.note(|counts| counts.received_bytes.add(size));
         }
         if self.decoder.keeps() {
             // The next pass of the loop decodes them together.
@@ -561,6 +564,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
         // All messages of one read count as of the moment of the read.
         let rate = self.rate();
         self.paused = self.limiter.count(rate, self.last_activity);
+        if self.paused {
+            self.context().hub.stats().metered.note(|counts| counts.rate_limited.add(1));
+        }
     }
 
     fn answer_raw(&self, answer: Option<RawMessage>) {

@@ -133,10 +133,12 @@ impl Client {
     }
 
     /// Queues a message like [`deliver`](Self::deliver), but for a fan-out to write when it ends. Returns true if the
-    /// fan-out has to list the client for that.
-    pub(crate) fn add(&self, message: &OutgoingMessage<'_>) -> bool {
+    /// fan-out has to list the client for that, and the size of the frame.
+    pub(crate) fn add(&self, message: &OutgoingMessage<'_>) -> (bool, usize) {
         self.note_position(message);
-        self.queue.add(self.frame(message))
+        let frame = self.frame(message);
+        let size = frame.len();
+        (self.queue.add(frame), size)
     }
 
     /// Notes the position that the message tells the client.

@@ -13,6 +13,16 @@ impl Hub {
         (users, index.clients.len() - users)
     }
 
+    /// Returns how many bytes wait in the send queues of all clients. It takes a look at each of them.
+    #[cfg(feature = "metrics")]
+    pub(crate) fn waiting(&self) -> u64 {
+        let index = self.index.read();
+        let clients: Vec<_> = index.clients.values().cloned().collect();
+        // Deliveries must not wait for the sum.
+        drop(index);
+        clients.iter().map(|client| client.queue.waiting() as u64).sum()
+    }
+
     /// Returns the clients that match, up to the limit, in the order in which they came, and how many match.
     pub(crate) fn list(&self, query: &ConnectionQuery) -> (Vec<ConnectionReport>, u64) {
         let index = self.index.read();

@@ -322,15 +322,16 @@ impl Hub {
     fn fan_out_to(&self, index: &Index, target: &Target, message: &OutgoingMessage<'_>, since: u64) {
         let certain = target.selects_exactly();
         let mut fan_out = self.fan_out.lock();
-        let mut deliveries = 0;
+        let (mut deliveries, mut bytes) = (0, 0);
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
             if client.entered() >= since && meant() {
-                fan_out.add(client, message);
+                bytes += fan_out.add(client, message);
                 deliveries += 1;
             }
         });
         self.stats.deliveries.add(deliveries);
+        self.stats.metered.note(|counts| counts.delivered_bytes.add(bytes as u64));
     }
 
     /// Forgets the clients whose registrations were dropped.
@@ -378,6 +379,7 @@ impl DeliverySink for Hub {
         let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
         // The callback is the application's code, so no lock is held.
         order.iter().for_each(|subject| (self.revoked)(subject));
+        self.stats.metered.note(|counts| counts.entries.add(1));
         let index = self.index.read();
         let since = self.replay_log.lock().append(log_position, publish, kept, size, repeated);
         if let Some(subject) = order {
@@ -428,7 +430,7 @@ impl DeliverySink for Hub {
     fn write(&self) {
         // The lock is released first, because writing takes a system call for each client.
         let fan_out = self.fan_out.lock().take();
-        fan_out.write(self.runtime.as_ref());
+        fan_out.write(self.runtime.as_ref(), &self.stats);
     }
 
     fn tick(&self) {

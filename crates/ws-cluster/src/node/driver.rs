@@ -20,7 +20,13 @@ use super::{
     link::{FrameSender, LinkError},
     notes::{CoreView, Told},
 };
-use crate::{clock::now, error::PublishError, log_limit::LogLimits, pool::Pool, stats::Stats};
+use crate::{
+    clock::now,
+    error::PublishError,
+    log_limit::LogLimits,
+    pool::Pool,
+    stats::{PublishOutcome, Stats},
+};
 use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
 
 /// Maximum number of events that the core handles before its outputs are carried out, so that more frames leave
@@ -120,7 +126,16 @@ impl Driver {
                     self.show();
                     // The dropped sender tells a caller that the time is over. The outcome of some publishes is never
                     // known.
-                    self.waiting.retain(|_, waiting| !waiting.accepted.is_closed() && waiting.until > now);
+                    let stats = &self.stats;
+                    self.waiting.retain(|_, waiting| {
+                        let outcome = match waiting.until > now {
+                            true if !waiting.accepted.is_closed() => return true,
+                            true => PublishOutcome::Abandoned,
+                            false => PublishOutcome::Unknown,
+                        };
+                        note_unsettled(stats, waiting.since, outcome);
+                        false
+                    });
                 }
                 count = received.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
@@ -140,22 +155,24 @@ impl Driver {
         let now = now();
         match event {
             Event::Publish { waiting, .. } if self.ended || !self.leaving.is_empty() => {
-                let _ = waiting.accepted.send(Err(PublishError::ShuttingDown));
+                self.settle(waiting, PublishOutcome::ShuttingDown, PublishError::ShuttingDown);
             }
             Event::Publish { content, key, waiting } => match self.core.publish(now, content, key) {
                 Ok(counter) => drop(self.waiting.insert(counter, waiting)),
-                Err(_) => drop(waiting.accepted.send(Err(PublishError::Busy))),
+                Err(_) => self.settle(waiting, PublishOutcome::Busy, PublishError::Busy),
             },
             Event::LinkUp { link, peer, dialled, sender } => {
                 if !self.ended {
                     tracing::info!(?peer, dialled, "linked");
                     self.unreachable.remove(&peer);
+                    self.stats.metered.note(|counts| counts.links_opened.add(1));
                     self.links.insert(link, OpenLink { peer, dialled, sender });
                     self.core.handle_link_up(now, link, peer, dialled);
                 }
             }
             Event::LinkDown(link) => {
                 self.links.remove(&link);
+                self.stats.metered.note(|counts| counts.links_lost.add(1));
                 self.core.handle_link_down(now, link);
             }
             Event::Arrived { link, frames, notes } => {
@@ -164,6 +181,7 @@ impl Driver {
             }
             Event::Tell(note) => self.tell(&note),
             Event::DialFailed { node, address, error } => {
+                self.stats.metered.note(|counts| counts.dials_failed.add(1));
                 // Logged once for each loss, because the core dials again twice a second.
                 if self.unreachable.insert(node) {
                     match &error {
@@ -236,8 +254,8 @@ impl Driver {
                     self.links.clear();
                     self.leave_pool().await;
                     // These publishes may or may not be in the logs of other nodes.
-                    for (_, waiting) in self.waiting.drain() {
-                        let _ = waiting.accepted.send(Err(PublishError::OutcomeUnknown));
+                    for waiting in std::mem::take(&mut self.waiting).into_values() {
+                        self.settle(waiting, PublishOutcome::Unknown, PublishError::OutcomeUnknown);
                     }
                     for done in self.leaving.drain(..) {
                         let _ = done.send(());
@@ -259,6 +277,13 @@ impl Driver {
             *known = status;
             changed
         });
+    }
+
+    /// Answers a publish that is not accepted.
+    fn settle(&self, waiting: WaitingCaller, outcome: PublishOutcome, error: PublishError) {
+        note_unsettled(&self.stats, waiting.since, outcome);
+        // The caller may have stopped waiting.
+        let _ = waiting.accepted.send(Err(error));
     }
 
     /// Logs why the node is degraded if the reason is new, and that it is no longer degraded.
@@ -307,4 +332,8 @@ impl Driver {
             }
         });
     }
+}
+
+fn note_unsettled(stats: &Stats, since: Instant, outcome: PublishOutcome) {
+    stats.metered.note(|counts| counts.unsettled[outcome as usize].observe(now().saturating_duration_since(since)));
 }

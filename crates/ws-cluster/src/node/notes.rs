@@ -20,6 +20,8 @@ pub(crate) struct CoreView {
     pub(crate) log: LogStatus,
     /// The peers of the open links, and whether this node dialled them.
     pub(crate) links: Vec<(NodeId, bool)>,
+    /// The number of publishes of this node whose outcome is open.
+    pub(crate) pending: usize,
 }
 
 impl Driver {
@@ -27,7 +29,8 @@ impl Driver {
     pub(super) fn show(&self) {
         let mut links: Vec<_> = self.links.values().map(|link| (link.peer, link.dialled)).collect();
         links.sort_unstable();
-        *self.view.lock() = CoreView { followers: self.core.followers(), log: self.core.log_status(), links };
+        let (followers, log, pending) = (self.core.followers(), self.core.log_status(), self.waiting.len());
+        *self.view.lock() = CoreView { followers, log, links, pending };
     }
 
     /// Sends a note of this node. A node without a link to the recipient leaves it to the nodes that it has links to.

@@ -32,6 +32,7 @@ impl Driver {
                 Ok(Err(_)) => "no answer in time".to_owned(),
                 Err(panic) => panic.to_string(),
             };
+            stats.metered.note(|counts| counts.pool_errors.add(1));
             tracing::debug!(why, ?query, "the pool failed");
             Event::Answer(Answer::Failed, Some(shortened(why)))
         });

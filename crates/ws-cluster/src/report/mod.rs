@@ -79,6 +79,17 @@ pub enum NodeRole {
     Candidate,
 }
 
+impl NodeRole {
+    /// Returns its name: `master`, `follower` or `candidate`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Master => "master",
+            Self::Follower => "follower",
+            Self::Candidate => "candidate",
+        }
+    }
+}
+
 /// What the master knows of a follower.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]

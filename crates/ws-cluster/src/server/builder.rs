@@ -26,6 +26,7 @@ use crate::{
     log_limit::LogLimits,
     node::{self, link::PATH as LINK},
     secret,
+    stats::{HandlerTimes, Metered},
 };
 
 /// Longest address, in bytes; the pool's column.
@@ -328,6 +329,7 @@ impl ServerBuilder {
             let handler = if OWN_ACTIONS.contains(&&*name) { handler } else { layered(handler) };
             (name, handler)
         };
+        let handler_times = Metered::new(|| HandlerTimes::new(actions.keys()));
         let actions = actions.into_iter().map(around).collect();
         let fallback = self.fallback.map(layered);
 
@@ -351,6 +353,7 @@ impl ServerBuilder {
         let resumption = Resumption::new(hub, cluster.clone(), sealer, self.config.clone());
         let shared = Arc::new(Shared {
             reports: Reports::new(cluster.teller()),
+            handler_times,
             gate: Gate::new(&self.config.http),
             logs: LogLimits::default(),
             handler_logs: LogLimits::default(),

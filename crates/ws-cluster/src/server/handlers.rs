@@ -11,6 +11,7 @@ use crate::{
     connection::{Application, Context, FORBIDDEN, Raw, panic_text},
     hub::Client,
     log_limit::Excerpt,
+    stats::Stopwatch,
 };
 
 /// What an action's handler did wrong.
@@ -64,7 +65,11 @@ async fn run(
     let context = action::Context { server: server.clone(), client, user, session, action: action.to_owned(), details };
     // A handler may panic while it makes its future as well.
     let handled = AssertUnwindSafe(async { handler.handle(Request::new(context)).await }).catch_unwind();
-    watched(handled, action, server).await.unwrap_or_else(|panic| {
+    let stopwatch = Stopwatch::start();
+    let handled = watched(handled, action, server).await;
+    server.0.handler_times.note(|times| times.of(action).observe(stopwatch.elapsed()));
+    handled.unwrap_or_else(|panic| {
+        server.hub().stats().metered.note(|counts| counts.handler_panics.add(1));
         if let Some(line) = server.0.handler_logs.due((Fault::Panic, shortened(action)), now()) {
             let (action, panic) = (Excerpt(action), panic_text(&*panic));
             tracing::error!(?action, panic, left_out = line.left_out, "a handler panicked");

@@ -24,6 +24,7 @@ use crate::{
         content::Content,
     },
     node::Cluster,
+    stats::{HandlerTimes, Metered},
 };
 
 mod action;
@@ -82,6 +83,7 @@ struct Shared {
     connections: Context,
     cluster: Cluster,
     reports: Reports,
+    handler_times: Metered<HandlerTimes>,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,
     /// Values that handlers share.

@@ -41,19 +41,37 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Most nodes whose reports are kept.
 const MAX_NODES: usize = 1000;
 
+/// How many seconds the size of the send queues is kept for.
+#[cfg(feature = "metrics")]
+const QUEUES_INTERVAL: u32 = 5;
+
 /// Most notes of other nodes that wait. More are dropped.
 pub(super) const MAX_TOLD: usize = 256;
 
 /// What a node knows of the others, and of its own last seconds.
 pub(super) struct Reports {
     started: Instant,
+    /// The same in seconds since 1970.
+    #[cfg(feature = "metrics")]
+    started_at: u64,
     teller: Teller,
     recent: Mutex<Recent>,
     /// The newest report of each other node, and when it came.
     others: Mutex<HashMap<NodeId, (NodeReport, Instant)>>,
     next_question: AtomicU64,
+    #[cfg(feature = "metrics")]
+    recording: Mutex<Recording>,
     /// The questions that wait for answers.
     questions: Mutex<HashMap<u64, mpsc::UnboundedSender<Answer>>>,
+}
+
+/// What was told to the recorder of metrics.
+#[cfg(feature = "metrics")]
+#[derive(Default)]
+struct Recording {
+    recorder: crate::metrics::Recorder,
+    /// The bytes in the send queues, and how many records ago they were counted.
+    send_queues: (u64, u32),
 }
 
 struct Answer {
@@ -79,9 +97,13 @@ impl Reports {
     pub(super) fn new(teller: Teller) -> Self {
         Self {
             started: now(),
+            #[cfg(feature = "metrics")]
+            started_at: crate::hub::resume::unix_time(),
             teller,
             recent: Mutex::default(),
             others: Mutex::default(),
+            #[cfg(feature = "metrics")]
+            recording: Mutex::default(),
             next_question: AtomicU64::new(1),
             questions: Mutex::default(),
         }
@@ -242,6 +264,8 @@ impl Server {
     async fn tell_report(&self) {
         self.0.reports.recent.lock().note(self.hub().stats(), now());
         let report = self.report();
+        #[cfg(feature = "metrics")]
+        self.record(&report);
         if !report.links.is_empty() {
             self.0.reports.teller.tell(None, Note::Report(Box::new(report)).encode()).await;
         }
@@ -264,6 +288,41 @@ impl Server {
             }
             Err(error) => tracing::debug!(node = ?origin, %error, "a note is skipped"),
         }
+    }
+
+    /// Tells the recorder of metrics what was counted since the last time.
+    #[cfg(feature = "metrics")]
+    fn record(&self, report: &NodeReport) {
+        let mut recording = self.0.reports.recording.lock();
+        let Recording { recorder, send_queues: (send_queues, age) } = &mut *recording;
+        if *age == 0 {
+            *send_queues = self.hub().waiting();
+        }
+        *age = (*age + 1) % QUEUES_INTERVAL;
+        let (status, view) = (self.status(), self.0.cluster.view());
+        let (sockets, sockets_limit) = self.0.gate.count(self.connections());
+        let gauges = crate::metrics::Gauges {
+            open: report.connections as usize,
+            users: report.user_connections as usize,
+            guests: report.guest_connections as usize,
+            pending: view.pending,
+            send_queues: *send_queues,
+            term: report.term,
+            role: report.role,
+            ready: report.ready,
+            degraded: status.degraded,
+            followers: report.followers.iter().filter(|follower| follower.member).count(),
+            lag: report.followers.iter().map(|follower| follower.lag).max().unwrap_or_default(),
+            log_entries: report.log_entries,
+            log_bytes: report.log_bytes,
+            log_age: view.log.age.as_secs_f64(),
+            dropped: status.dropped,
+            links: report.links.len(),
+            sockets,
+            sockets_limit,
+            started: self.0.reports.started_at,
+        };
+        recorder.record(self.hub().stats(), self.0.handler_times.get().all(), &gauges);
     }
 
     /// Returns how far behind a node is, as the master told last.

@@ -62,6 +62,12 @@ impl Gate {
         }
     }
 
+    /// Returns how many sockets are taken, with `upgraded` that are counted elsewhere, and how many may be.
+    #[cfg(feature = "metrics")]
+    pub(super) fn count(&self, upgraded: usize) -> (usize, usize) {
+        (self.sockets.open.lock().count + upgraded, self.sockets.total)
+    }
+
     /// Returns true if more than three quarters of the places are taken.
     pub(super) fn is_crowded(&self, upgraded: usize) -> bool {
         self.sockets.open.lock().count + upgraded > self.sockets.total / 4 * 3

@@ -23,6 +23,7 @@ use crate::{
     connection::{self, ATTEMPTS, Accepted, Application, Question},
     hub::{Client, Membership, Refusal, Stale, resume::ResumeRequest},
     log_limit::Excerpt,
+    stats::HandshakeOutcome,
 };
 
 impl Server {
@@ -48,19 +49,24 @@ impl Server {
             // plain request.
             Err(refusal) => match self.hub().admission().rate.wait(now()) {
                 Some(wait) if refusal.status() == StatusCode::UPGRADE_REQUIRED => return too_fast(wait),
-                _ => return *refusal,
+                _ => {
+                    self.count(HandshakeOutcome::Malformed);
+                    return *refusal;
+                }
             },
         };
         if let Some(protocol) = protocol(request.headers()) {
             switching.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
         if !self.status().ready {
+            self.count(HandshakeOutcome::NotReady);
             return busy("this node is not ready");
         }
         let upgrade = hyper::upgrade::on(&mut request);
         let (parts, _) = request.into_parts();
         match self.accept(&parts).await {
             Ok(accepted) => {
+                self.count(HandshakeOutcome::Accepted);
                 tokio::spawn(serve_upgraded(self.clone(), accepted, upgrade));
                 switching
             }
@@ -68,9 +74,18 @@ impl Server {
         }
     }
 
+    fn count(&self, outcome: HandshakeOutcome) {
+        self.hub().stats().metered.note(|counts| counts.handshakes[outcome as usize].add(1));
+    }
+
     /// Returns the answer to a client beyond a limit.
     fn refuse(&self, refusal: Refusal, ip: Option<IpAddr>) -> Response<Full<Bytes>> {
         let limits = self.live();
+        self.count(match refusal {
+            Refusal::Address => HandshakeOutcome::Address,
+            Refusal::Node => HandshakeOutcome::Node,
+            Refusal::ShuttingDown => HandshakeOutcome::NotReady,
+        });
         let why = match refusal {
             Refusal::Address => {
                 let limit = limits.connections_per_ip;
@@ -93,6 +108,7 @@ impl Server {
     async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
         let limit = self.config().http.request_head_size;
         if head_size(parts) > limit {
+            self.count(HandshakeOutcome::Malformed);
             let why = format!("the head of the request is too large (limit {limit} bytes: http.request_head_size)");
             return Err(answer(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, &why).into());
         }
@@ -108,6 +124,7 @@ impl Server {
                     "a page of a foreign origin is refused"
                 );
             }
+            self.count(HandshakeOutcome::Origin);
             return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
         }
         let limits = &self.config().connection;
@@ -122,6 +139,7 @@ impl Server {
                 let (limit, left_out) = (live.accept_rate, line.left_out);
                 tracing::warn!(limit, left_out, "more clients come per second than this node takes (accept_rate)");
             }
+            self.count(HandshakeOutcome::Rate);
             return Err(too_fast(wait).into());
         }
         let mut answer = connection::ask(self.context(), &handshake, Question::Handshake).await;
@@ -133,7 +151,11 @@ impl Server {
         let mut slot = Some(slot);
         let mut attempt = 1;
         let (registration, expires, may_join) = loop {
-            let identity = answer.identity.map_err(|_| busy("sessions cannot be looked up"))?.unwrap_or_default();
+            let identity = answer.identity.map_err(|_| {
+                self.count(HandshakeOutcome::LookUp);
+                busy("sessions cannot be looked up")
+            })?;
+            let identity = identity.unwrap_or_default();
             let (expires, may_join) = (identity.expires, identity.user.is_some() || self.context().guests);
             // The hub knows the client before there is a socket, so that no order to close a session is missed in
             // between.
@@ -144,7 +166,10 @@ impl Server {
                     attempt += 1;
                     answer = connection::ask(self.context(), &client.handshake, Question::Handshake).await;
                 }
-                Err(Stale) => return Err(busy("sessions change too fast to be looked up").into()),
+                Err(Stale) => {
+                    self.count(HandshakeOutcome::LookUp);
+                    return Err(busy("sessions change too fast to be looked up").into());
+                }
             }
         };
         let asked = match asked {

@@ -1,12 +1,23 @@
 //! What a server counts about itself. Each value is a relaxed atomic that the place where something happens adds to;
-//! nothing is read there. `histogram` counts durations, `recent` turns two readings into rates.
+//! nothing is read there. `histogram` counts durations, `recent` turns two readings into rates, and `metered` is what
+//! only the feature `metrics` counts.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 mod histogram;
+mod metered;
 mod recent;
 
+#[cfg(all(test, feature = "metrics"))]
+pub(crate) use histogram::BOUNDS;
 pub(crate) use histogram::Histogram;
+#[cfg(feature = "metrics")]
+pub(crate) use histogram::Observed;
+#[cfg(feature = "metrics")]
+pub(crate) use metered::{CLOSE_CODES, OTHER};
+pub(crate) use metered::{
+    Counts, HandlerTimes, HandshakeOutcome, LookUpOutcome, Metered, PublishOutcome, ResumeOutcome, Stopwatch,
+};
 pub(crate) use recent::Recent;
 
 /// The counts of one server since its start.
@@ -20,6 +31,7 @@ pub(crate) struct Stats {
     pub(crate) accepted: Histogram,
     /// The time of the queries that the pool answered.
     pub(crate) pool_queries: Histogram,
+    pub(crate) metered: Metered<Counts>,
 }
 
 /// A count that only grows.

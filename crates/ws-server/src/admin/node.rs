@@ -8,7 +8,7 @@ use url::form_urlencoded;
 use ws_cluster::{Close, ConnectionQuery, Message, PublishError, RawDetails, Server, Target};
 
 use super::{Answer, Question, answer};
-use crate::config::Shown;
+use crate::{config::Shown, metrics};
 
 /// A node that answers.
 pub(crate) struct Node {
@@ -53,6 +53,7 @@ impl Node {
         let (path, query) = path.split_once('?').unwrap_or((&path, ""));
         let answered = match (path, method == Method::POST) {
             ("/health" | "/ready", false) => Ok(self.watched(path).await),
+            ("/metrics", false) => Ok(answer::document(metrics::FORMAT, metrics::render())),
             ("/admin/api/cluster", false) => Ok(answer::json(StatusCode::OK, &self.cluster())),
             ("/admin/api/connections", false) => self.connections(query).await,
             ("/admin/api/config", false) => {

@@ -8,7 +8,7 @@ use super::{
     MAX_UNDER_LOCK, ReplayTurn, ResumeRequest, Resumption, catch_up, history::Missing, join_phase::Joining,
     reseal_interval, unix_time,
 };
-use crate::{CloseCode, hub::Client, message::position::Position};
+use crate::{CloseCode, hub::Client, message::position::Position, stats::ResumeOutcome};
 
 /// Time for a client to read what it missed. After that the connection is closed, so that other clients get their turn.
 /// The client continues from its position on its next connection.
@@ -108,6 +108,7 @@ pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted:
         if client.queue.is_sealed() {
             return Step::Over;
         }
+        let mut outcome = ResumeOutcome::New;
         let first = match from {
             StartingPoint::New => Some(vec!["new".into()]),
             StartingPoint::Now(position) => {
@@ -115,11 +116,20 @@ pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted:
                 replayed.err().map(|why| vec!["reset".into(), why.into()])
             }
             StartingPoint::Position(position) => {
+                outcome = ResumeOutcome::Recovered;
                 let replayed = try_replay(&resumption, &client, &position, false, heartbeat).await;
                 replayed.err().map(|why| vec!["reset".into(), why.into()])
             }
             StartingPoint::Reset(why) => Some(vec!["reset".into(), why.into()]),
         };
+        if first.as_ref().is_some_and(|first| first[0] == "reset") {
+            outcome = ResumeOutcome::Reset;
+        } else if client.queue.is_sealed() {
+            outcome = ResumeOutcome::Closed;
+        }
+        if client.keeps_position() {
+            resumption.hub.stats().metered.note(|counts| counts.resumes[outcome as usize].add(1));
+        }
         if let Some(first) = first {
             resumption.hub.begin(&client, &first, &resumption.sealer, heartbeat);
         }
@@ -198,6 +208,7 @@ async fn try_replay(
                     resumption.replays.count(ip, content.size());
                 }
                 catch_up::replay(client, *log_position, content);
+                hub.stats().metered.note(|counts| counts.replayed.add(1));
                 sent = log_position.seq;
             }
             sent = missed.until;

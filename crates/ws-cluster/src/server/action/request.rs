@@ -204,6 +204,7 @@ impl Request {
     pub(in crate::server) fn answer(&self, details: &RawDetails) {
         self.0.server.resumption().send_new_token(&self.0.client);
         self.0.client.send_details(&self.0.action, details);
+        self.0.server.hub().stats().metered.note(|counts| counts.replies.add(1));
     }
 
     /// Publishes a message of the same action to every connection of the user, on every node. For a guest it goes to this
