@@ -71,8 +71,8 @@ pub struct ClusterConfig {
     /// Time that a publish waits to be accepted; after that its outcome is unknown. Default 5 s.
     pub publish_timeout: Duration,
     /// Prefers availability to the promise: a master that has lost all its followers accepts and delivers messages
-    /// although the pool cannot be read. Such messages are lost if the master ends before it is linked again, because
-    /// the other nodes may have elected another master. Default `false`: publishes wait, and their outcome
+    /// although the pool cannot be read. Such messages are lost if the other nodes have elected another master, or
+    /// if this node ends before it is linked again. Default `false`: publishes wait, and their outcome
     /// is unknown when their time is over.
     pub accept_when_isolated: bool,
 }

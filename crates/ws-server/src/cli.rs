@@ -155,8 +155,9 @@ pub(crate) struct Run {
     /// Refuse pages of the node's own host with cookies as well, unless --allowed-origin lists it
     #[arg(long, value_parser = switch, env = "WS_SERVER_NO_OWN_ORIGIN")]
     pub(crate) no_own_origin: bool,
-    /// Accept messages on a master that has lost all its followers and cannot read the pool. They are lost if another
-    /// node has become the master (default: such messages wait, and their outcome is unknown)
+    /// Accept messages on a master that has lost all its followers and cannot read the pool. They are lost if
+    /// the other nodes have elected another master, or if this node ends before it is linked again (default: such
+    /// messages wait, and their outcome is unknown)
     #[arg(long, value_parser = switch, env = "WS_SERVER_ACCEPT_WHEN_ISOLATED", help_heading = "Cluster")]
     pub(crate) accept_when_isolated: bool,
     /// How much is logged: error, warn, info, debug, or a filter as ws_cluster=debug [default: info]
