@@ -11,7 +11,12 @@ use std::{
     time::Duration,
 };
 
-use fantoccini::{Client, ClientBuilder, wd::WindowHandle};
+use fantoccini::{
+    Client, ClientBuilder,
+    actions::{InputSource, KeyAction, KeyActions},
+    wd::{WebDriverCompatibleCommand, WindowHandle},
+};
+use http::Method;
 use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -19,6 +24,7 @@ use tokio::{
     sync::{Mutex, MutexGuard, OnceCell},
     task::spawn_blocking,
 };
+use url::{ParseError, Url};
 
 /// Starts chromedriver. When the test process is gone, it ends chromedriver with all its browsers and removes their
 /// files. The test process cannot do that, since statics are not dropped. Chromium's parent may die before Chromium, so
@@ -154,6 +160,33 @@ impl Tab<'_> {
         }
     }
 
+    /// Types on the keyboard, wherever the focus is. `\t` and `\n` are the keys of these names.
+    pub async fn press(&self, keys: &str) {
+        let client = self.client().await;
+        for key in keys.chars() {
+            let value = match key {
+                '\t' => '\u{e004}',
+                '\n' => '\u{e007}',
+                key => key,
+            };
+            let keys = KeyActions::new("keyboard".to_owned());
+            let keys = keys.then(KeyAction::Down { value }).then(KeyAction::Up { value });
+            client.perform_actions(keys).await.expect("a keyboard");
+        }
+    }
+
+    /// Shows the page as on a screen of this width, in CSS pixels, and with this colour scheme (`light` or `dark`).
+    pub async fn emulate(&self, width: u32, scheme: &str) {
+        let client = self.client().await;
+        let screen = json!({ "width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500 });
+        let media = json!({ "features": [{ "name": "prefers-color-scheme", "value": scheme }] });
+        for (command, parameters) in
+            [("Emulation.setDeviceMetricsOverride", screen), ("Emulation.setEmulatedMedia", media)]
+        {
+            client.issue_cmd(DevTools { command, parameters }).await.expect("a command of Chromium");
+        }
+    }
+
     /// Returns a picture of the page as PNG.
     pub async fn screenshot(&self) -> Vec<u8> {
         self.client().await.screenshot().await.expect("a screenshot")
@@ -164,6 +197,23 @@ impl Tab<'_> {
         let client = self.browser.client.lock().await;
         client.switch_to_window(self.window.clone()).await.expect("the tab is there");
         client
+    }
+}
+
+/// A command of Chromium's own protocol, which chromedriver passes on.
+#[derive(Debug)]
+struct DevTools {
+    command: &'static str,
+    parameters: Value,
+}
+
+impl WebDriverCompatibleCommand for DevTools {
+    fn endpoint(&self, base: &Url, session: Option<&str>) -> Result<Url, ParseError> {
+        base.join(&format!("session/{}/goog/cdp/execute", session.unwrap_or_default()))
+    }
+
+    fn method_and_body(&self, _: &Url) -> (Method, Option<String>) {
+        (Method::POST, Some(json!({ "cmd": self.command, "params": self.parameters }).to_string()))
     }
 }
 

@@ -188,3 +188,63 @@ async fn the_page_shows_a_second_node_and_closes_a_user_on_it() {
     }
     assert_eq!(page.run("return violations;").await, json!([]));
 }
+
+#[tokio::test]
+async fn the_page_is_operated_by_keyboard_alone() {
+    let admin = Admin::supervise(&[]).await;
+    admin.is("running").await;
+    let browser = Browser::start().await;
+    let page = Page::open(&browser, &admin).await;
+    page.run("await until(() => document.activeElement.id === 'key');").await;
+    page.0.press(&format!("{KEY}\n")).await;
+    page.says("Running").await;
+    page.run("await until(() => document.activeElement.id === 'title' && !document.getElementById('stop').disabled);")
+        .await;
+    // Start cannot be pressed now, so that Stop is next, and Cancel comes before the order.
+    page.0.press("\t").await;
+    assert_eq!(page.run("return document.activeElement.id;").await, "stop");
+    page.0.press("\n").await;
+    page.run("await until(() => document.getElementById('confirm').open);").await;
+    page.0.press("\n").await;
+    page.run("await until(() => !document.getElementById('confirm').open);").await;
+    assert_eq!(admin.get("/admin/api/state").await["state"], "running");
+    page.0.press("\n\t\n").await;
+    page.says("Stopped").await;
+    // The views are links, and each field has a name.
+    let unnamed = "return [...document.querySelectorAll('button, input, select, textarea, a, [role=region]')]
+        .filter((element) => !element.labels?.length && !element.ariaLabel && !element.textContent.trim())
+        .map((element) => element.outerHTML);";
+    assert_eq!(page.run(unnamed).await, json!([]));
+}
+
+#[tokio::test]
+async fn the_page_fits_a_narrow_screen_in_light_and_dark() {
+    let admin = Admin::supervise(&["--demo"]).await;
+    let running = admin.is("running").await;
+    admin.answers().await;
+    let mut ann = Client::connect_to(address(&running), "/WebSockets?user=a.user.with.quite.a.long.name").await;
+    ann.send("Client/authentication", json!([])).await;
+    while ann.json().await["action"] != "Client/authentication" {}
+    let browser = Browser::start().await;
+    let page = Page::enter(&browser, &admin).await;
+    for (scheme, is_dark) in [("light", false), ("dark", true)] {
+        page.0.emulate(360, scheme).await;
+        for view in ["overview", "clients", "log", "settings"] {
+            let shown = "location.hash = args;
+                await until(() => !document.getElementById(args).hidden && document.querySelector(
+                    '#overview:not([hidden]) #picture .node, #clients:not([hidden]) #connections tbody tr, ' +
+                    '#log:not([hidden]) #lines li, #settings:not([hidden]) #settings-table tbody tr'));
+                const page = document.documentElement;
+                const wide = [...document.querySelectorAll('body *')].filter((element) =>
+                    element.checkVisibility() && !element.closest('nav, .unseen, thead, .lines') &&
+                    element.getBoundingClientRect().right > page.clientWidth + 1);
+                return [page.clientWidth, page.scrollWidth, wide.map((element) => element.outerHTML.slice(0, 80))];";
+            let sizes = page.0.run(shown, json!(view)).await;
+            assert_eq!(sizes, json!([360, 360, []]), "{view} in {scheme}");
+            page.picture(&format!("{view}-{scheme}-360")).await;
+        }
+        let background = "const [red] = getComputedStyle(document.body).backgroundColor.match(/\\d+/g);
+                          return Number(red) < 128;";
+        assert_eq!(page.run(background).await, is_dark, "{scheme}");
+    }
+}

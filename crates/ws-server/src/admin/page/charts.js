@@ -8,18 +8,18 @@ const EDGE = { top: 8, right: 8, bottom: 18, left: 46 };
 const COLOURS = 6;
 
 const CHARTS = [
-  { figure: "connections", title: "Connections", show: count, whole: true },
-  { figure: "deliveries_per_second", title: "Deliveries per second", show: count },
-  { figure: "publishes_per_second", title: "Publishes per second", show: count },
+  { figure: "connections", title: "Connections", show: count, least: 4 },
+  { figure: "deliveries_per_second", title: "Deliveries per second", show: count, least: 2 },
+  { figure: "publishes_per_second", title: "Publishes per second", show: count, least: 2 },
   { figure: "publish_p99_ms", title: "Publish time (99 %)", show: milliseconds },
-  { figure: "lag", title: "Lag of followers", show: count, whole: true },
+  { figure: "lag", title: "Lag of followers", show: count, least: 4 },
   { figure: "pool_ms", title: "Query to the pool", show: milliseconds },
 ];
 
-/** A round number that is at least this one, so that the axis has round marks. */
-function ceiling(value, whole) {
-  const least = whole ? 4 : 1;
-  if (value <= least) return whole ? least : [0.1, 0.2, 0.5, 1].find((round) => value <= round);
+/** A round number that is at least this one and `least`, so that the axis has round marks. */
+function ceiling(value, least) {
+  if (value <= least) return least;
+  if (value <= 1) return [0.1, 0.2, 0.5, 1].find((round) => value <= round);
   const power = 10 ** Math.floor(Math.log10(value));
   return [1, 2, 4, 5, 10].map((round) => round * power).find((round) => round >= value);
 }
@@ -100,7 +100,7 @@ export class Charts {
     const begin = end - this.kept;
     const of = (sample, node) => sample.nodes[node]?.[index] ?? null;
     const values = this.samples.flatMap((sample) => nodes.map((node) => of(sample, node))).filter((value) => value !== null);
-    const top = ceiling(Math.max(0, ...values), chart.whole);
+    const top = ceiling(Math.max(0, ...values), chart.least ?? 0.1);
     const x = (at) => EDGE.left + ((at - begin) / this.kept) * (width - EDGE.left - EDGE.right);
     const y = (value) => HEIGHT - EDGE.bottom - (value / top) * (HEIGHT - EDGE.top - EDGE.bottom);
 
