@@ -51,6 +51,7 @@ async fn completions_and_manual_pages_name_every_command() {
             assert!(script.contains(command), "{shell}: {command}");
         }
     }
+    assert!(!pages.path().join("ws-server-help.1").exists(), "it would say nothing");
     let script = ws_server(&["completions", "bash"]).await;
     let file = pages.path().join("completions");
     fs::write(&file, script).unwrap();

@@ -15,7 +15,8 @@ pub(crate) fn completions(shell: Shell) -> Outcome {
 
 /// Writes `ws-server.1` and a page for each command into the directory, or the first to standard output.
 pub(crate) fn man(directory: Option<&Path>) -> Outcome {
-    let mut command = Cli::command();
+    // A page for each command of `help` would say nothing.
+    let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let Some(directory) = directory else {
         let mut page = Vec::new();
