@@ -8,7 +8,7 @@ use std::{
 };
 
 use http::StatusCode;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     WsServer,
@@ -179,4 +179,27 @@ async fn a_program_whose_cluster_task_panics_sends_its_clients_away_and_ends_wit
     let errors = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{errors}");
     assert!(errors.contains("error: the task that runs the cluster ended by a panic"), "{errors}");
+}
+
+#[tokio::test]
+async fn a_log_as_json_has_one_object_in_each_line_and_the_spans_of_a_publish() {
+    let state = state();
+    let mut command = loud(&state);
+    command.args(["--log-format", "json"]).env("RUST_LOG", "ws_cluster=debug");
+    let mut node = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut log = BufReader::new(node.stderr.take().expect("piped")).lines();
+    delivers(address(&mut node).await).await;
+    let (mut accepted, mut delivered) = (None, Vec::new());
+    while accepted.is_none() || !delivered.contains(accepted.as_ref().expect("it was accepted")) {
+        let line = soon(log.next_line()).await.expect("text").expect("the node runs");
+        let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        assert!(line["timestamp"].is_string() && line["level"].is_string() && line["target"].is_string(), "{line}");
+        let publish = (line["span"]["origin"].clone(), line["span"]["counter"].clone());
+        match (line["message"].as_str(), line["span"]["name"].as_str()) {
+            (Some("accepted"), Some("publish")) => accepted = Some(publish),
+            (Some("queued"), Some("deliver")) => delivered.push(publish),
+            _ => {}
+        }
+    }
+    node.kill().await.expect("killed");
 }

@@ -6,7 +6,10 @@ use std::{path::PathBuf, time::Duration};
 use clap::{Args, Parser, Subcommand};
 use ws_cluster::{Dialect, Target};
 
-use crate::values::{count, dialect, duration, rate, size, switch, text};
+use crate::{
+    logs::LogFormat,
+    values::{count, dialect, duration, rate, size, switch, text},
+};
 
 /// A node of a WebSocket cluster, and commands for a running cluster.
 ///
@@ -163,6 +166,9 @@ pub(crate) struct Run {
     /// How much is logged: error, warn, info, debug, or a filter as ws_cluster=debug [default: info]
     #[arg(long, value_name = "FILTER", value_parser = text, env = "RUST_LOG")]
     pub(crate) log_filter: Option<String>,
+    /// Write the log as text, or as JSON with one object in each line
+    #[arg(long, value_name = "FORMAT", value_enum, env = "WS_SERVER_LOG_FORMAT", default_value = "text")]
+    pub(crate) log_format: LogFormat,
     /// Time over which a shutdown closes the clients evenly, so that they do not come to the other nodes all at once
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
     pub(crate) drain: Duration,

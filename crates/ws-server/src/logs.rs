@@ -9,19 +9,31 @@ use std::{
 };
 
 use tracing_subscriber::{
-    EnvFilter, Registry, fmt, layer::SubscriberExt, reload, reload::Handle, util::SubscriberInitExt,
+    EnvFilter, Layer, Registry, fmt, layer::SubscriberExt, reload, reload::Handle, util::SubscriberInitExt,
 };
 
 use crate::{Failure, Outcome, stderr::Stderr};
 
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// The form of the lines.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum LogFormat {
+    #[default]
+    Text,
+    Json,
+}
+
 /// Logs from now on, with this filter or that of the environment.
-pub(crate) fn start(given: Option<String>) -> Outcome {
+pub(crate) fn start(given: Option<String>, format: LogFormat) -> Outcome {
     let given = given.or_else(|| env::var(EnvFilter::DEFAULT_ENV).ok());
     let (filter, handle) = reload::Layer::new(filter(given.as_deref())?);
     let _ = FILTER.set(handle);
-    let lines = fmt::layer().with_writer(Stderr::get().clone()).with_ansi(io::stderr().is_terminal());
+    let lines = fmt::layer().with_writer(Stderr::get().clone());
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().flatten_event(true).boxed(),
+    };
     tracing_subscriber::registry().with(filter).with(lines).init();
     // The default hook waits for the reader of standard error.
     panic::set_hook(Box::new(|panic| {

@@ -12,6 +12,7 @@ use crate::{
     arguments::{Misuse, Parsed},
     cli::Command,
     config::{Settings, Shown},
+    logs::LogFormat,
     reload::Reload,
     stderr::Stderr,
 };
@@ -89,7 +90,8 @@ async fn start() -> u8 {
     };
     let sources = parsed.sources.clone();
     let filter = parsed.matches.try_get_one::<String>("log_filter").ok().flatten().cloned();
-    let outcome = match logs::start(filter) {
+    let format = parsed.matches.try_get_one::<LogFormat>("log_format").ok().flatten().copied().unwrap_or_default();
+    let outcome = match logs::start(filter, format) {
         Ok(()) => obey(parsed).await,
         Err(failure) => Err(failure),
     };

@@ -330,6 +330,7 @@ impl Hub {
                 deliveries += 1;
             }
         });
+        tracing::debug!(deliveries, bytes, "queued");
         self.stats.deliveries.add(deliveries);
         self.stats.metered.note(|counts| counts.delivered_bytes.add(bytes as u64));
     }
@@ -358,6 +359,8 @@ impl Hub {
 impl DeliverySink for Hub {
     fn deliver(&self, delivery: Delivery) {
         let Delivery { position: log_position, id: publish, size, repeated, content: encoded } = delivery;
+        let (origin, counter, seq) = (publish.origin, publish.counter, log_position.seq);
+        let _span = tracing::debug_span!("deliver", ?origin, counter, term = log_position.term, seq).entered();
         let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
             Ok(content) => Some(content),
             Err(error @ ContentError::Unknown) => {

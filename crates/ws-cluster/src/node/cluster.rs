@@ -96,7 +96,9 @@ impl Cluster {
         let (accepted, acceptance) = oneshot::channel();
         let since = now();
         let until = since + self.shared.config.cluster.publish_timeout;
-        let event = Event::Publish { content, key, waiting: WaitingCaller { accepted, since, until } };
+        let (origin, counter) = (self.shared.identity.node, tracing::field::Empty);
+        let span = tracing::debug_span!("publish", ?origin, counter, size = content.len());
+        let event = Event::Publish { content, key, waiting: WaitingCaller { accepted, since, until, span } };
         self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
         Ok(acceptance)
     }

@@ -71,6 +71,8 @@ pub(super) struct WaitingCaller {
     pub(super) accepted: oneshot::Sender<Result<(), PublishError>>,
     pub(super) since: Instant,
     pub(super) until: Instant,
+    /// From the publish to its outcome.
+    pub(super) span: tracing::Span,
 }
 
 /// An open link to a node.
@@ -158,7 +160,11 @@ impl Driver {
                 self.settle(waiting, PublishOutcome::ShuttingDown, PublishError::ShuttingDown);
             }
             Event::Publish { content, key, waiting } => match self.core.publish(now, content, key) {
-                Ok(counter) => drop(self.waiting.insert(counter, waiting)),
+                Ok(counter) => {
+                    waiting.span.record("counter", counter);
+                    waiting.span.in_scope(|| tracing::debug!("proposed"));
+                    self.waiting.insert(counter, waiting);
+                }
                 Err(_) => self.settle(waiting, PublishOutcome::Busy, PublishError::Busy),
             },
             Event::LinkUp { link, peer, dialled, sender } => {
@@ -241,6 +247,7 @@ impl Driver {
                 Output::Accepted { counter } => {
                     if let Some(waiting) = self.waiting.remove(&counter) {
                         self.stats.accepted.observe(now().saturating_duration_since(waiting.since));
+                        waiting.span.in_scope(|| tracing::debug!("accepted"));
                         // The caller may have stopped waiting.
                         let _ = waiting.accepted.send(Ok(()));
                     }

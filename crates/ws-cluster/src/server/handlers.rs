@@ -3,6 +3,7 @@
 use std::{panic::AssertUnwindSafe, pin::pin, sync::Arc, task::Poll, time::Instant};
 
 use futures_util::FutureExt;
+use tracing::Instrument;
 
 use super::{ActionHandler, Request, Server, action};
 use crate::{
@@ -61,10 +62,13 @@ async fn run(
         let membership = client.membership();
         (membership.user.clone(), membership.session.clone())
     };
+    let span =
+        tracing::debug_span!("action", action = ?Excerpt(action), connection = %client.id, user = user.as_deref());
     let (client, details) = (client.clone(), details.clone());
     let context = action::Context { server: server.clone(), client, user, session, action: action.to_owned(), details };
     // A handler may panic while it makes its future as well.
     let handled = AssertUnwindSafe(async { handler.handle(Request::new(context)).await }).catch_unwind();
+    let handled = handled.instrument(span);
     let stopwatch = Stopwatch::start();
     let handled = watched(handled, action, server).await;
     server.0.handler_times.note(|times| times.of(action).observe(stopwatch.elapsed()));
