@@ -21,6 +21,7 @@ pub(crate) struct CoreView {
     /// The peers of the open links, and whether this node dialled them.
     pub(crate) links: Vec<(NodeId, bool)>,
     /// The number of publishes of this node whose outcome is open.
+    #[cfg(feature = "metrics")]
     pub(crate) pending: usize,
 }
 
@@ -29,8 +30,13 @@ impl Driver {
     pub(super) fn show(&self) {
         let mut links: Vec<_> = self.links.values().map(|link| (link.peer, link.dialled)).collect();
         links.sort_unstable();
-        let (followers, log, pending) = (self.core.followers(), self.core.log_status(), self.waiting.len());
-        *self.view.lock() = CoreView { followers, log, links, pending };
+        *self.view.lock() = CoreView {
+            followers: self.core.followers(),
+            log: self.core.log_status(),
+            links,
+            #[cfg(feature = "metrics")]
+            pending: self.waiting.len(),
+        };
     }
 
     /// Sends a note of this node. A node without a link to the recipient leaves it to the nodes that it has links to.
