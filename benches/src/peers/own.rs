@@ -125,6 +125,7 @@ fn build() -> Result<PathBuf> {
     let built = Command::new(env!("CARGO"))
         .args(["build", "--quiet", "--package", "benches", "--bin", "ours", "--profile", profile, "--target-dir"])
         .arg(directory.parent().ok_or("a profile's directory stands in another")?)
+        .args(if cfg!(feature = "metrics") { &["--features", "metrics"][..] } else { &[] })
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .status()?;
     if built.success() { Ok(directory.join("ours")) } else { Err("our server could not be built".into()) }
