@@ -234,11 +234,29 @@ async fn wrong_keys_make_their_address_wait_and_no_other() {
     for _ in 0..4 {
         assert_eq!(try_key("wrong", "192.0.2.1").await.status, StatusCode::UNAUTHORIZED);
     }
-    // Not even the right one is looked at.
-    let answer = try_key(KEY, "192.0.2.1").await;
+    let answer = try_key("wrong", "192.0.2.1").await;
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{}", answer.text);
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
-    assert_eq!(try_key(KEY, "192.0.2.2").await.status, StatusCode::OK);
+    assert_eq!(try_key("wrong", "192.0.2.2").await.status, StatusCode::UNAUTHORIZED, "another address");
+    // Who guesses keys out of somebody's network keeps nobody of that network out.
+    assert_eq!(try_key(KEY, "192.0.2.1").await.status, StatusCode::OK);
+    let log = admin.server.log();
+    assert_eq!(log.matches("was asked with a wrong key").count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn connections_without_the_key_keep_nobody_out() {
+    let admin = Admin::run(&["--admin-key", KEY]).await;
+    let mut strangers = Vec::new();
+    for _ in 0..200 {
+        strangers.push(TcpStream::connect(admin.address).await.unwrap());
+    }
+    assert_eq!(admin.get("/admin/api/state").await["state"], "running");
+    // The oldest one made room.
+    let mut oldest = strangers.swap_remove(0);
+    assert_eq!(soon(tokio::io::AsyncReadExt::read(&mut oldest, &mut [0])).await.unwrap(), 0);
+    let answer = admin.ask("GET", "/health", &[], "").await;
+    assert_eq!((answer.status, answer.header("connection")), (StatusCode::OK, Some("close")));
 }
 
 #[tokio::test]

@@ -13,7 +13,9 @@ use super::{
     Answer, Listeners, Order, Question, Service, answer,
     history::History,
     listener::serve,
+    places::Place,
     sign_in::{Sender, SignIn},
+    watched::Watched,
 };
 use crate::{Failure, Outcome, cli::AdminPage, stderr::Stderr, tail::Tail};
 
@@ -41,6 +43,9 @@ pub(crate) struct Front {
     sign_in: SignIn,
     history: Arc<History>,
     log: Tail,
+    health: Watched,
+    ready: Watched,
+    metrics: Watched,
     metrics_open: bool,
     trusted_proxies: TrustedProxies,
 }
@@ -70,20 +75,30 @@ impl Front {
         }
         let history = Arc::new(History::default());
         let (metrics_open, log) = (page.metrics_open, Stderr::get().keep());
-        let front = Arc::new(Self { service, sign_in, history, log, metrics_open, trusted_proxies });
+        let (health, ready, metrics) = Default::default();
+        let front = Self { service, sign_in, history, log, health, ready, metrics, metrics_open, trusted_proxies };
+        let front = Arc::new(front);
         let recording = front.history.clone().record(front.service.clone());
         let mut all = tokio::task::JoinSet::new();
         for listener in listeners.into_iter() {
             let front = front.clone();
-            all.spawn(serve(listener, move |request, peer| front.clone().handle(request, peer)));
+            all.spawn(serve(listener, move |request, peer, place| front.clone().handle(request, peer, place)));
         }
         // Dropping the set ends them.
         recording.await;
         Ok(())
     }
 
-    async fn handle(self: Arc<Self>, request: Request<Incoming>, peer: Option<SocketAddr>) -> Answer {
-        let mut answer = self.route(request, peer).await.unwrap_or_else(|refusal| *refusal);
+    async fn handle(
+        self: Arc<Self>,
+        request: Request<Incoming>,
+        peer: Option<SocketAddr>,
+        place: Arc<Place>,
+    ) -> Answer {
+        let mut answer = self.route(request, peer, &place).await.unwrap_or_else(|refusal| *refusal);
+        if !place.is_known() {
+            answer::set(&mut answer, header::CONNECTION, "close");
+        }
         for (name, value) in [
             (header::CONTENT_SECURITY_POLICY, POLICY),
             (header::X_FRAME_OPTIONS, "DENY"),
@@ -98,8 +113,14 @@ impl Front {
         answer
     }
 
-    async fn route(&self, request: Request<Incoming>, peer: Option<SocketAddr>) -> Result<Answer, Box<Answer>> {
+    async fn route(
+        &self,
+        request: Request<Incoming>,
+        peer: Option<SocketAddr>,
+        place: &Place,
+    ) -> Result<Answer, Box<Answer>> {
         let (head, body) = request.into_parts();
+        self.sign_in.check_host(&head)?;
         let path = head.uri.path().to_owned();
         let Some(allowed) = method(&path) else { return Err(answer::text(StatusCode::NOT_FOUND, "not found").into()) };
         let is_read = matches!(head.method, Method::GET | Method::HEAD);
@@ -120,17 +141,19 @@ impl Front {
                 answer::set(&mut answer, header::LOCATION, "admin/");
                 return Ok(answer);
             }
-            "/health" | "/ready" => return Ok(self.service.ask(Question::get(&path)).await),
-            "/metrics" if self.metrics_open => return Ok(self.service.ask(Question::get(&path)).await),
+            "/health" => return Ok(self.health.ask(&self.service, &path).await),
+            "/ready" => return Ok(self.ready.ask(&self.service, &path).await),
+            "/metrics" if self.metrics_open => return Ok(self.metrics.ask(&self.service, &path).await),
             "/admin/login" => {
                 check_type(&head)?;
                 let Key { key } = answer::parse(&answer::read(body, KEY_SIZE).await?)?;
-                return self.sign_in.sign_in(&head, &key, &sender);
+                return self.sign_in.sign_in(&key, &sender);
             }
             "/admin/api/session" => return Ok(self.sign_in.session_answer(&head)),
             _ => {}
         }
         self.sign_in.authorize(&head, &sender)?;
+        place.admit();
         Ok(match &*path {
             "/admin/logout" => self.sign_in.sign_out(&head, &sender),
             "/admin/api/state" => answer::json(StatusCode::OK, &self.state()),

@@ -14,6 +14,9 @@ pub(super) fn check(key: &str) -> Result<(), String> {
     if key.contains(char::is_control) {
         return Err(format!("contains a line break or another control character: {remedy}"));
     }
+    if !key.is_ascii() || key.trim() != key {
+        return Err(format!("has a letter beyond ASCII, or a space at an end, which no header can have: {remedy}"));
+    }
     if key.len() < SIZE {
         return Err(format!("has {} bytes, and needs at least {SIZE}: {remedy}", key.len()));
     }
@@ -73,6 +76,8 @@ mod tests {
             ("0123456789abcde", "has 15 bytes"),
             ("aaaaaaaaaaaaaaaaaaaaaaaa", "is too simple"),
             ("................", "is too simple"),
+            ("0123456789abcdéf", "has a letter beyond ASCII"),
+            ("0123456789abcdef ", "has a letter beyond ASCII, or a space at an end"),
             ("0123456789abcdef\nx", "contains a line break"),
         ] {
             assert!(check(key).unwrap_err().starts_with(says), "{key:?}");

@@ -8,20 +8,22 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream, UnixListener, UnixStream},
-    sync::Semaphore,
     time::{sleep, timeout},
 };
 
-use super::{Answer, addresses};
+use super::{
+    Answer, addresses,
+    places::{Place, Places},
+};
 use crate::Outcome;
 
-/// Connections at the same time; more wait.
-const CONNECTIONS: usize = 128;
 /// Time for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
 const HEAD_SIZE: usize = 16 * 1024;
 /// Life of a connection. A page opens a new one then; one that does not read its answer is gone.
 const LIFE: Duration = Duration::from_secs(60);
+/// Life of a connection whose sender has shown no right to be here.
+const LIFE_OF_STRANGER: Duration = Duration::from_secs(10);
 /// Time for the last answer of a connection.
 const LAST_ANSWER: Duration = Duration::from_secs(15);
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
@@ -54,15 +56,15 @@ impl Listener for UnixListener {
     }
 }
 
-/// Answers every request on a listener, for ever.
+/// Answers every request on a listener, for ever. The handler admits the sender to its place if the sender may use the
+/// listener; others have little time and few places.
 pub(crate) async fn serve<H, F>(listener: impl Listener, handle: H)
 where
-    H: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Clone + Send + Sync + 'static,
+    H: Fn(Request<Incoming>, Option<SocketAddr>, Arc<Place>) -> F + Clone + Send + Sync + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let places = Arc::<Places>::default();
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             Err(error) => {
@@ -71,22 +73,24 @@ where
                 continue;
             }
         };
-        let handle = handle.clone();
+        let (handle, place) = (handle.clone(), places.take());
         tokio::spawn(async move {
-            let _place = place;
-            serve_connection(stream, peer, handle).await;
+            tokio::select! {
+                () = serve_connection(stream, peer, place.clone(), handle) => {}
+                () = place.is_needed() => tracing::debug!("a connection to the admin page made room for another"),
+            }
         });
     }
 }
 
-async fn serve_connection<S, H, F>(stream: S, peer: Option<SocketAddr>, handle: H)
+async fn serve_connection<S, H, F>(stream: S, peer: Option<SocketAddr>, place: Arc<Place>, handle: H)
 where
     S: AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    H: Fn(Request<Incoming>, Option<SocketAddr>) -> F + Send + 'static,
+    H: Fn(Request<Incoming>, Option<SocketAddr>, Arc<Place>) -> F + Send + 'static,
     F: Future<Output = Answer> + Send + 'static,
 {
     let service = service_fn(|request| {
-        let answer = handle(request, peer);
+        let answer = handle(request, peer, place.clone());
         async move { Ok::<_, Infallible>(answer.await) }
     });
     let connection = http1::Builder::new()
@@ -95,12 +99,23 @@ where
         .max_buf_size(HEAD_SIZE)
         .serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
-    let served = match timeout(LIFE, connection.as_mut()).await {
-        Ok(served) => served,
-        Err(_) => {
-            connection.as_mut().graceful_shutdown();
-            timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+    let end_of_life = async {
+        sleep(LIFE_OF_STRANGER).await;
+        let is_known = place.is_known();
+        if is_known {
+            sleep(LIFE - LIFE_OF_STRANGER).await;
         }
+        is_known
+    };
+    let served = tokio::select! {
+        served = connection.as_mut() => served,
+        is_known = end_of_life => match is_known {
+            true => {
+                connection.as_mut().graceful_shutdown();
+                timeout(LAST_ANSWER, connection).await.unwrap_or(Ok(()))
+            }
+            false => Ok(()),
+        },
     };
     if let Err(error) = served {
         tracing::debug!(%error, "a connection to the admin page failed");

@@ -27,10 +27,12 @@ mod history;
 mod key;
 mod listener;
 mod node;
+mod places;
 mod private;
 mod sign_in;
 mod slow_down;
 mod state;
+mod watched;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
@@ -110,9 +112,10 @@ fn addresses(given: &str) -> Outcome<Vec<SocketAddr>> {
 }
 
 /// The address under which failures are counted: an IPv4 address itself, or the /64 of an IPv6 address, since a single
-/// customer has at least that many addresses.
+/// customer has at least that many addresses. A machine has millions of addresses of its own, which count as one.
 fn counted(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
+        ip if ip.is_loopback() => std::net::Ipv4Addr::LOCALHOST.into(),
         IpAddr::V6(ip) => std::net::Ipv6Addr::from_bits(ip.to_bits() & !u128::from(u64::MAX)).into(),
         ip => ip,
     }
@@ -123,5 +126,19 @@ pub(crate) fn unavailable(path: &str, why: &str) -> Answer {
     match path.starts_with("/admin/") {
         true => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),
         false => answer::text(StatusCode::SERVICE_UNAVAILABLE, why),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn addresses_of_one_sender_count_as_one() {
+        let counted = |ip: &str| super::counted(ip.parse().unwrap()).to_string();
+        for local in ["127.0.0.1", "127.1.2.3", "::1", "::ffff:127.0.0.9"] {
+            assert_eq!(counted(local), "127.0.0.1", "{local}");
+        }
+        assert_eq!(counted("::ffff:192.0.2.1"), "192.0.2.1");
+        assert_eq!(counted("2001:db8::1:2"), counted("2001:db8::3"));
+        assert_ne!(counted("2001:db8::1"), counted("2001:db8:0:1::1"));
     }
 }

@@ -2,9 +2,9 @@
 
 use std::{
     env,
-    fs::{self, DirBuilder, File},
+    fs::{self, DirBuilder, File, OpenOptions},
     io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -15,6 +15,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
+use nix::libc::{O_NOFOLLOW, O_NONBLOCK};
 use tokio::{
     net::{UnixListener, UnixStream},
     time::timeout,
@@ -34,10 +35,20 @@ const PING: &str = "/ping";
 /// Largest answer of a node, and largest body of a question.
 const SIZE: usize = 16 * 1024 * 1024;
 
-/// The beginning of the names of such directories.
-const NAME: &str = "ws-server-";
+/// The beginning of the names of such directories; random digits follow.
+const NAME: &str = "ws-server-admin-";
+/// Random bytes of a name, each of which is two digits.
+const RANDOM: usize = 8;
+/// Rights of such a directory: only its user enters it.
+const RIGHTS: u32 = 0o700;
 /// The file in them that a supervisor locks for as long as it lives.
 const LOCK: &str = "lock";
+/// That file until it is locked.
+const DRAFT: &str = "draft";
+/// The socket.
+const NODE: &str = "node";
+/// Longest path of a socket, in bytes.
+const LONGEST_PATH: usize = 107;
 
 /// The directory of the socket. It is removed when this is dropped.
 pub(crate) struct Directory {
@@ -50,14 +61,22 @@ impl Directory {
     pub(crate) fn make() -> io::Result<Self> {
         let given = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(env::var_os).map(PathBuf::from);
         let places = given.filter(|path| path.is_absolute()).chain([env::temp_dir()]);
-        let mut random = [0; 8];
+        Self::make_in(places)
+    }
+
+    fn make_in(places: impl Iterator<Item = PathBuf>) -> io::Result<Self> {
+        let mut random = [0; RANDOM];
         getrandom::fill(&mut random).map_err(io::Error::other)?;
         let name = format!("{NAME}{}", hex(&random));
         let mut last = io::ErrorKind::NotFound.into();
         for place in places {
             remove_forsaken(&place);
             let path = place.join(&name);
-            match DirBuilder::new().mode(0o700).create(&path).and_then(|()| lock(&path)) {
+            if path.join(NODE).as_os_str().len() > LONGEST_PATH {
+                last = io::Error::other(format!("{} is too long a path for a socket", place.display()));
+                continue;
+            }
+            match DirBuilder::new().mode(RIGHTS).create(&path).and_then(|()| lock(&path)) {
                 Ok(lock) => return Ok(Self { path, _lock: lock }),
                 Err(error) => last = error,
             }
@@ -67,13 +86,13 @@ impl Directory {
 
     /// The path of the socket in it.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.path.join("node")
+        self.path.join(NODE)
     }
 }
 
 /// Marks a directory as in use, until the file is closed.
 fn lock(directory: &Path) -> io::Result<File> {
-    let draft = directory.join("draft");
+    let draft = directory.join(DRAFT);
     let file = File::create_new(&draft)?;
     file.lock()?;
     // It is never there without its lock.
@@ -81,38 +100,79 @@ fn lock(directory: &Path) -> io::Result<File> {
     Ok(file)
 }
 
-/// Removes the directories of supervisors that were killed. Those of other users cannot be entered.
+/// Removes the directories of supervisors of this user that were killed.
 fn remove_forsaken(place: &Path) {
     let Ok(entries) = fs::read_dir(place) else { return };
-    let is_ours = |entry: &fs::DirEntry| entry.file_name().to_string_lossy().starts_with(NAME);
-    for directory in entries.flatten().filter(is_ours).map(|entry| entry.path()) {
-        let Ok(lock) = File::open(directory.join(LOCK)) else { continue };
+    let ours = entries.flatten().filter(|entry| is_name(&entry.file_name().to_string_lossy()));
+    for directory in ours.map(|entry| entry.path()).filter(|path| is_own(path)) {
+        let Ok(lock) = open_lock(&directory) else { continue };
         if lock.try_lock().is_ok() {
-            // Another supervisor may remove it as well.
-            let _ = fs::remove_dir_all(&directory);
+            remove(&directory);
         }
     }
 }
 
+fn is_name(name: &str) -> bool {
+    let digits = name.strip_prefix(NAME);
+    digits.is_some_and(|digits| digits.len() == 2 * RANDOM && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
+}
+
+/// Whether it is a directory of this user that no other user can enter.
+fn is_own(path: &Path) -> bool {
+    let user = rustix::process::geteuid().as_raw();
+    let is_own = |found: fs::Metadata| found.is_dir() && found.uid() == user && found.mode() & 0o777 == RIGHTS;
+    fs::symlink_metadata(path).is_ok_and(is_own)
+}
+
+/// Opens the lock of a directory: a file, and nothing that leads elsewhere or blocks.
+fn open_lock(directory: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(directory.join(LOCK))?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::ErrorKind::InvalidInput.into()),
+    }
+}
+
+/// Removes a directory with the files that are made in it. Another supervisor may remove it as well, and one that has
+/// other files stays.
+fn remove(directory: &Path) {
+    for file in [NODE, DRAFT, LOCK] {
+        let _ = fs::remove_file(directory.join(file));
+    }
+    let _ = fs::remove_dir(directory);
+}
+
 impl Drop for Directory {
     fn drop(&mut self) {
-        // It may be removed already.
-        let _ = fs::remove_dir_all(&self.path);
+        remove(&self.path);
     }
 }
 
 /// Answers the supervisor on its socket, until the process ends.
 pub(crate) async fn serve_supervisor(path: PathBuf, node: Arc<Node>) {
-    // A former process of the same supervisor left it.
-    let _ = fs::remove_file(&path);
-    let listener = match UnixListener::bind(&path) {
+    let listener = match replace(&path) {
         Ok(listener) => listener,
         Err(error) => {
             tracing::error!("the admin page cannot ask this node ({}: {error})", path.display());
             return;
         }
     };
-    serve(listener, move |request, _| answer_supervisor(node.clone(), request)).await;
+    serve(listener, move |request, _, place| {
+        // Only this user's processes reach the socket.
+        place.admit();
+        answer_supervisor(node.clone(), request)
+    })
+    .await;
+}
+
+/// Listens on a socket. One that a former process of the same supervisor left is removed before.
+fn replace(path: &Path) -> io::Result<UnixListener> {
+    if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 async fn answer_supervisor(node: Arc<Node>, request: Request<Incoming>) -> Answer {
@@ -150,7 +210,10 @@ impl Forward {
     }
 
     async fn send(&self, question: Question) -> Result<Answer, String> {
-        let stream = UnixStream::connect(&self.0).await.map_err(|_| "the server does not run".to_owned())?;
+        let stream = UnixStream::connect(&self.0).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => "the server does not run".to_owned(),
+            _ => format!("the server cannot be asked: {error}"),
+        })?;
         let broken = |error: hyper::Error| format!("the server did not answer: {error}");
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // It ends with the sender.
@@ -180,23 +243,86 @@ fn silent(limit: Duration) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
+
+    /// A directory of a test, and a directory in it.
+    struct Test(PathBuf);
+
+    impl Test {
+        fn new(name: &str) -> Self {
+            let path = env::temp_dir().join(format!("ws-server-test-{name}-{}", std::process::id()));
+            fs::create_dir_all(&path).unwrap();
+            Self(path)
+        }
+
+        fn directory(&self, name: &str) -> PathBuf {
+            let path = self.0.join(name);
+            DirBuilder::new().mode(RIGHTS).create(&path).unwrap();
+            path
+        }
+    }
+
+    impl Drop for Test {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
 
     #[test]
     fn the_directories_of_killed_supervisors_are_removed() {
-        let place = env::temp_dir().join(format!("{NAME}test-{}", std::process::id()));
-        let [forsaken, used, strange] = ["ws-server-1", "ws-server-2", "other"].map(|name| place.join(name));
-        for directory in [&forsaken, &used, &strange] {
-            fs::create_dir_all(directory).unwrap();
+        let test = Test::new("forsaken");
+        let [forsaken, used, full] = [1, 2, 3].map(|number| test.directory(&format!("{NAME}{number:016x}")));
+        let others = ["other", "ws-server-1", "ws-server-admin-1"].map(|name| test.directory(name));
+        for path in [&forsaken, &full].into_iter().chain(&others) {
+            drop(lock(path).unwrap());
         }
-        drop(lock(&forsaken).unwrap());
-        drop(lock(&strange).unwrap());
+        fs::write(full.join("file"), "of somebody").unwrap();
         let _in_use = lock(&used).unwrap();
-        remove_forsaken(&place);
-        assert!(!forsaken.exists() && used.exists() && strange.exists());
-        fs::remove_dir_all(place).unwrap();
+        remove_forsaken(&test.0);
+        assert!(!forsaken.exists() && used.exists());
+        assert!(full.join("file").exists(), "a file that no supervisor made");
+        assert!(others.iter().all(|path| path.join(LOCK).exists()), "directories of other programs");
+    }
+
+    #[test]
+    fn a_directory_that_another_user_can_change_is_left_alone() {
+        let test = Test::new("strange");
+        let name = |number: u32| format!("{NAME}{number:016x}");
+        // To open a FIFO waits for its other end.
+        let fifo = test.directory(&name(1));
+        assert!(std::process::Command::new("mkfifo").arg(fifo.join(LOCK)).status().unwrap().success());
+        let link = test.directory(&name(2));
+        std::os::unix::fs::symlink("/dev/null", link.join(LOCK)).unwrap();
+        let open = test.directory(&name(3));
+        drop(lock(&open).unwrap());
+        fs::set_permissions(&open, fs::Permissions::from_mode(0o777)).unwrap();
+        let target = test.directory("target");
+        drop(lock(&target).unwrap());
+        std::os::unix::fs::symlink(&target, test.0.join(name(4))).unwrap();
+        remove_forsaken(&test.0);
+        assert!(fifo.join(LOCK).exists() && link.join(LOCK).is_symlink());
+        assert!(open.join(LOCK).exists() && target.join(LOCK).exists());
+    }
+
+    #[test]
+    fn a_place_whose_path_is_too_long_for_a_socket_is_passed_over() {
+        let test = Test::new("long");
+        let long = test.directory(&"x".repeat(90));
+        let directory = Directory::make_in([long, test.0.clone()].into_iter()).unwrap();
+        assert_eq!(directory.path.parent(), Some(&*test.0));
+    }
+
+    #[tokio::test]
+    async fn only_a_socket_is_replaced_by_a_socket() {
+        let test = Test::new("socket");
+        let path = test.0.join("file");
+        fs::write(&path, "of somebody").unwrap();
+        assert!(replace(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "of somebody");
+        let path = test.0.join("socket");
+        drop(replace(&path).unwrap());
+        let _listener = replace(&path).unwrap();
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
     }
 
     #[tokio::test]

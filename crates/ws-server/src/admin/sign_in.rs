@@ -55,11 +55,20 @@ impl SignIn {
         Ok(Self { secret, key, sessions: Mutex::default(), slow_down: Mutex::default(), cookie })
     }
 
+    /// Refuses a request to another host's name, if there is no key. To be called for every request.
+    ///
+    /// Without a key, the name of the host is all that tells the page from one of another site whose name was made to
+    /// lead to this machine.
+    pub(super) fn check_host(&self, head: &Parts) -> Result<(), Box<Answer>> {
+        if self.key.is_some() || is_local_host(head) {
+            return Ok(());
+        }
+        let why = "without --admin-key, the page is at localhost and 127.0.0.1 only";
+        Err(answer::error(StatusCode::FORBIDDEN, why).into())
+    }
+
     /// Lets a request through, or says why not.
     pub(super) fn authorize(&self, head: &Parts, sender: &Sender) -> Result<(), Box<Answer>> {
-        if self.key.is_none() {
-            check_host(head)?;
-        }
         if let Some(presented) = bearer(head) {
             return self.check_key(presented, sender);
         }
@@ -74,9 +83,8 @@ impl SignIn {
     }
 
     /// Begins a session for whoever has the key.
-    pub(super) fn sign_in(&self, head: &Parts, presented: &str, sender: &Sender) -> Result<Answer, Box<Answer>> {
+    pub(super) fn sign_in(&self, presented: &str, sender: &Sender) -> Result<Answer, Box<Answer>> {
         if self.key.is_none() {
-            check_host(head)?;
             return Ok(self.tell(OPEN));
         }
         self.check_key(presented.trim(), sender)?;
@@ -152,20 +160,24 @@ impl SignIn {
         let (address, now) = (counted(sender.address), Instant::now());
         // Held until the key is compared: keys that come at once are counted one after the other.
         let mut slow_down = self.slow_down.lock();
-        if let Some(wait) = slow_down.wait(address, now) {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            let why = format!("too many wrong keys: try again in {seconds} s");
-            let mut answer = answer::error(StatusCode::TOO_MANY_REQUESTS, &why);
-            answer::set(&mut answer, header::RETRY_AFTER, &seconds.to_string());
-            return Err(answer.into());
-        }
-        if self.secret.matches("key", presented, key) {
+        let wait = slow_down.wait(address, now);
+        if (wait.is_none() || slow_down.look(address, now)) && self.secret.matches("key", presented, key) {
             slow_down.succeed(address, now);
             return Ok(());
         }
-        slow_down.fail(address, now);
-        tracing::warn!(address = %sender.address, "the admin page was asked with a wrong key");
-        Err(unauthorized("the key is wrong"))
+        if let Some(left_out) = slow_down.log(now) {
+            let left_out = (left_out > 0).then_some(left_out);
+            tracing::warn!(address = %sender.address, left_out, "the admin page was asked with a wrong key");
+        }
+        let Some(wait) = wait else {
+            slow_down.fail(address, now);
+            return Err(unauthorized("the key is wrong"));
+        };
+        let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+        let mut answer =
+            answer::error(StatusCode::TOO_MANY_REQUESTS, &format!("too many wrong keys: try again in {seconds} s"));
+        answer::set(&mut answer, header::RETRY_AFTER, &seconds.to_string());
+        Err(answer.into())
     }
 }
 
@@ -180,22 +192,14 @@ fn bearer(head: &Parts) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(key.trim())
 }
 
-/// Without a key, the name of the host is all that tells the page from one of another site whose name was made to lead
-/// to this machine.
-fn check_host(head: &Parts) -> Result<(), Box<Answer>> {
+fn is_local_host(head: &Parts) -> bool {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let host: Option<http::uri::Authority> = host.parse().ok();
-    let is_local = host.as_ref().is_some_and(|host| {
+    // A name before an `@` is none of the host's.
+    let host: Option<http::uri::Authority> = (!host.contains('@')).then(|| host.parse().ok()).flatten();
+    host.as_ref().is_some_and(|host| {
         let host = host.host().trim_start_matches('[').trim_end_matches(']');
         host.eq_ignore_ascii_case("localhost") || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
-    });
-    match is_local {
-        true => Ok(()),
-        false => {
-            let why = "without --admin-key, the page is at localhost and 127.0.0.1 only";
-            Err(answer::error(StatusCode::FORBIDDEN, why).into())
-        }
-    }
+    })
 }
 
 #[cfg(test)]
@@ -258,14 +262,29 @@ mod tests {
     fn without_a_key_only_pages_of_this_machine_are_let_in() {
         let sign_in = SignIn::new(None, 9100).unwrap();
         let token = hex(&sign_in.secret.hash("token", OPEN));
-        let ask = |method, headers: &[(&str, &str)]| status(sign_in.authorize(&head(method, headers), &sender()));
+        let ask = |method, headers: &[(&str, &str)]| {
+            let head = head(method, headers);
+            status(sign_in.check_host(&head).and_then(|()| sign_in.authorize(&head, &sender())))
+        };
         for host in ["localhost:9100", "127.0.0.1:9100", "[::1]:9100", "LOCALHOST"] {
             assert_eq!(ask("GET", &[("host", host)]), 200, "{host}");
             assert_eq!(ask("POST", &[("host", host)]), 403, "{host}");
             assert_eq!(ask("POST", &[("host", host), (TOKEN, &token)]), 200, "{host}");
         }
-        for host in ["evil.example:9100", "localhost.evil.example", "10.0.0.1", ""] {
+        for host in ["evil.example:9100", "localhost.evil.example", "10.0.0.1", "evil.example@localhost:9100", ""] {
             assert_eq!(ask("GET", &[("host", host)]), 403, "{host}");
         }
+    }
+
+    #[test]
+    fn the_right_key_is_taken_during_the_pause_after_wrong_ones() {
+        let sign_in = SignIn::new(Some(KEY), 9100).unwrap();
+        let ask = |key: &str| {
+            let head = head("GET", &[("authorization", &format!("Bearer {key}"))]);
+            status(sign_in.authorize(&head, &sender()))
+        };
+        let told: Vec<_> = (0..6).map(|_| ask("wrong")).collect();
+        assert_eq!(told, [401, 401, 401, 401, 429, 429]);
+        assert_eq!(ask(KEY), 200);
     }
 }

@@ -18,6 +18,13 @@ const ADDRESSES: usize = 1_000;
 /// Wrong keys of all addresses together that cost nothing, and the time in which one more is allowed.
 const BURST: u32 = 60;
 const INTERVAL: Duration = Duration::from_secs(1);
+/// Keys per second that are looked at although their addresses have to wait, so that others who share an address keep
+/// nobody out. A key of 16 bytes is not found by that.
+const LOOKS: u32 = 10;
+/// Keys per second of this machine's processes. They have no pause, since all of them share one address.
+const LOCAL_LOOKS: u32 = 100;
+/// Time between two lines of the log about wrong keys.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The wrong keys that came lately.
 #[derive(Debug, Default)]
@@ -26,6 +33,30 @@ pub(super) struct SlowDown {
     /// Failures of all, which one interval each forgives.
     total: u32,
     forgiven: Option<Instant>,
+    looks: Looks<LOOKS>,
+    local_looks: Looks<LOCAL_LOOKS>,
+    /// When a wrong key was logged last, and how many were not since then.
+    logged: Option<Instant>,
+    left_out: u64,
+}
+
+/// Counts looks, of which there are so many in a second.
+#[derive(Debug, Default)]
+struct Looks<const LIMIT: u32> {
+    second: Option<Instant>,
+    taken: u32,
+}
+
+impl<const LIMIT: u32> Looks<LIMIT> {
+    /// Takes one, if there is one left.
+    fn take(&mut self, now: Instant) -> bool {
+        if self.second.is_none_or(|begin| now.saturating_duration_since(begin) >= Duration::from_secs(1)) {
+            (self.second, self.taken) = (Some(now), 0);
+        }
+        let is_left = self.taken < LIMIT;
+        self.taken += u32::from(is_left);
+        is_left
+    }
 }
 
 #[derive(Debug)]
@@ -52,16 +83,37 @@ impl SlowDown {
     /// Returns how long an address has to wait before a key of its is looked at. What all together may do does not
     /// concern processes of this machine and addresses that have the key, so that nobody keeps the administrator out.
     pub(super) fn wait(&mut self, address: IpAddr, now: Instant) -> Option<Duration> {
+        if address.is_loopback() {
+            return (!self.local_looks.take(now)).then_some(INTERVAL);
+        }
         let failures = self.by_address.get(&address);
         let own = failures.map(|failures| failures.until().saturating_duration_since(now));
-        let is_known = address.is_loopback() || failures.is_some_and(|failures| failures.is_known);
+        let is_known = failures.is_some_and(|failures| failures.is_known);
         let all = self.total(now) >= BURST && !is_known;
         let wait = own.unwrap_or_default().max(if all { INTERVAL } else { Duration::ZERO });
         (!wait.is_zero()).then_some(wait)
     }
 
+    /// Returns true if a key is looked at although its address has to wait. A wrong one counts for nothing.
+    pub(super) fn look(&mut self, address: IpAddr, now: Instant) -> bool {
+        !address.is_loopback() && self.looks.take(now)
+    }
+
+    /// Returns the number of wrong keys that were not logged if one more is to be logged.
+    pub(super) fn log(&mut self, now: Instant) -> Option<u64> {
+        if self.logged.is_some_and(|last| now.saturating_duration_since(last) < LOG_INTERVAL) {
+            self.left_out += 1;
+            return None;
+        }
+        self.logged = Some(now);
+        Some(std::mem::take(&mut self.left_out))
+    }
+
     /// Notes a wrong key.
     pub(super) fn fail(&mut self, address: IpAddr, now: Instant) {
+        if address.is_loopback() {
+            return;
+        }
         self.total = self.total(now) + 1;
         let failures = self.entry(address, now);
         failures.count = failures.count.saturating_add(1);
@@ -69,6 +121,9 @@ impl SlowDown {
 
     /// Notes the right key.
     pub(super) fn succeed(&mut self, address: IpAddr, now: Instant) {
+        if address.is_loopback() {
+            return;
+        }
         let failures = self.entry(address, now);
         (failures.count, failures.is_known) = (0, true);
     }
@@ -146,5 +201,33 @@ mod tests {
         assert_eq!(slow.wait(address(8_888), now), None, "it had the key");
         let later = now + INTERVAL * 3 * u32::try_from(ADDRESSES).unwrap();
         assert_eq!(slow.wait(address(9_999), later), None);
+    }
+    #[test]
+    fn a_pause_leaves_a_few_looks_for_the_right_key() {
+        let (mut slow, now) = (SlowDown::default(), Instant::now());
+        assert_eq!((0..1_000).filter(|_| slow.look(address(1), now)).count(), LOOKS as usize);
+        assert!(slow.look(address(1), now + Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn wrong_keys_of_this_machine_keep_out_nobody() {
+        let (mut slow, now) = (SlowDown::default(), Instant::now());
+        let local = IpAddr::from([127, 0, 0, 1]);
+        for _ in 0..10 * LOCAL_LOOKS {
+            if slow.wait(local, now).is_none() {
+                slow.fail(local, now);
+            }
+        }
+        assert_eq!(slow.wait(address(1), now), None, "other machines");
+        assert_eq!(slow.wait(local, now), Some(INTERVAL));
+        assert_eq!(slow.wait(local, now + Duration::from_secs(1)), None, "no pause grows");
+    }
+
+    #[test]
+    fn wrong_keys_are_logged_once_a_minute() {
+        let (mut slow, now) = (SlowDown::default(), Instant::now());
+        assert_eq!(slow.log(now), Some(0));
+        assert!((0..1_000).all(|_| slow.log(now).is_none()));
+        assert_eq!(slow.log(now + LOG_INTERVAL), Some(1_000));
     }
 }

@@ -21,7 +21,7 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-use crate::{say, stderr::Stderr, systemd};
+use crate::{admin::SOCKET, say, stderr::Stderr, systemd};
 
 /// Longest line of a log; a longer one becomes several.
 const LINE_SIZE: u64 = 64 * 1024;
@@ -38,15 +38,12 @@ pub(super) struct Child {
 }
 
 impl Child {
-    /// Starts `ws-server run` with the arguments of this process, and with these variables. To be called on the main thread: the system sends the
-    /// parent-death signal when the thread that started the child ends.
+    /// Starts `ws-server run` with the arguments of this process, and with these variables. To be called on the main
+    /// thread: the system sends the parent-death signal when the thread that started the child ends.
     pub(super) fn start(variables: &[(&str, &OsStr)]) -> io::Result<Self> {
         let mut command = Command::new(program()?);
         command.args(arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        for variable in systemd::VARIABLES {
-            command.env_remove(variable);
-        }
-        command.envs(variables.iter().copied());
+        set_environment(&mut command, variables);
         // Ctrl-c goes to all processes of a terminal's group, and a second signal would end the child at once.
         let mut process = command.process_group(0).kill_on_drop(true).spawn()?;
         let (output, log) = (process.stdout.take(), process.stderr.take());
@@ -82,6 +79,14 @@ impl Child {
             let _ = kill_process(id, signal);
         }
     }
+}
+
+/// Sets these variables. Those that concern this process alone, or a supervisor that started it, are removed.
+fn set_environment(command: &mut Command, variables: &[(&str, &OsStr)]) {
+    for variable in systemd::VARIABLES.iter().chain([&SOCKET]) {
+        command.env_remove(variable);
+    }
+    command.envs(variables.iter().copied());
 }
 
 /// Passes each line of a log on, until the log ends.
@@ -120,4 +125,21 @@ fn arguments() -> Vec<OsString> {
     // The first is `supervise`.
     let given = env::args_os().skip(2);
     [OsString::from("run")].into_iter().chain(given).chain([supervisor.into()]).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_inherits_no_socket_of_another_supervisor() {
+        let socket = |variables: &[(&str, &OsStr)]| {
+            let mut command = Command::new("ws-server");
+            set_environment(&mut command, variables);
+            let found = command.as_std().get_envs().find(|(name, _)| *name == SOCKET);
+            found.map(|(_, value)| value.map(OsStr::to_owned))
+        };
+        assert_eq!(socket(&[]), Some(None), "removed");
+        assert_eq!(socket(&[(SOCKET, OsStr::new("/a"))]), Some(Some("/a".into())));
+    }
 }
