@@ -155,7 +155,7 @@ impl AdminListener {
             Some(address) => {
                 // From the first line on.
                 Stderr::get().keep();
-                Ok(Self::Own(Listeners::bind(address).await?))
+                Ok(Self::Own(Listeners::bind(address, run.admin_page.admin_key.is_some()).await?))
             }
             None => Ok(Self::Nowhere),
         }

@@ -12,7 +12,7 @@ use tokio::{
 };
 
 use super::{
-    Answer, addresses,
+    Answer, addresses, is_loopback, open_to_others,
     places::{Place, Places},
 };
 use crate::Outcome;
@@ -126,13 +126,17 @@ where
 pub(crate) struct Listeners(Vec<TcpListener>);
 
 impl Listeners {
-    /// Listens at all addresses of `HOST:PORT`.
+    /// Listens at all addresses of `HOST:PORT`. Without a key, each of them has to be one of this machine only: a name
+    /// may have other addresses than when the settings were checked.
     ///
     /// # Errors
     /// What to do about it, in one line.
-    pub(crate) async fn bind(given: &str) -> Outcome<Self> {
+    pub(crate) async fn bind(given: &str, has_key: bool) -> Outcome<Self> {
         let mut listeners = Vec::new();
         for address in addresses(given)? {
+            if !has_key && !is_loopback(address) {
+                return Err(open_to_others(given));
+            }
             // Port 0 is the same one at all addresses.
             let first = listeners.first().and_then(|first: &TcpListener| first.local_addr().ok());
             let port = first.map_or(address.port(), |first| first.port());
@@ -147,10 +151,10 @@ impl Listeners {
     }
 
     /// Tries again for as long as the address is not to be had, and says so once.
-    pub(crate) async fn bind_at_last(given: &str) -> Self {
+    pub(crate) async fn bind_at_last(given: &str, has_key: bool) -> Self {
         let mut is_told = false;
         loop {
-            match Self::bind(given).await {
+            match Self::bind(given, has_key).await {
                 Ok(listeners) => return listeners,
                 Err(why) if !is_told => {
                     is_told = true;
@@ -179,4 +183,19 @@ fn failure(given: &str, error: &io::Error) -> crate::Failure {
         io::ErrorKind::PermissionDenied => format!("--admin {given} may not be listened at: give a port above 1023"),
         _ => format!("--admin {given} cannot be listened at ({error}): give another address"),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_address_that_other_machines_reach_is_not_listened_at_without_a_key() {
+        for open in ["0.0.0.0:0", "[::]:0", "192.0.2.1:0"] {
+            let refusal = Listeners::bind(open, false).await.err().map(|why| why.text);
+            assert!(refusal.is_some_and(|why| why.contains("is open to other machines")), "{open}");
+        }
+        assert!(Listeners::bind("127.0.0.1:0", false).await.is_ok());
+        assert!(Listeners::bind("0.0.0.0:0", true).await.is_ok());
+    }
 }

@@ -86,19 +86,23 @@ pub(crate) fn check(page: &AdminPage) -> Outcome {
             None => Ok(()),
         };
     };
-    if page.admin_key.is_none() && !is_local(address)? {
-        return Err(Failure::setup(format!(
-            "--admin {address} is open to other machines: give --admin-key, as from `openssl rand -hex 16`, or an address \
-             of this machine only, as 127.0.0.1:9100"
-        )));
+    let all = addresses(address)?;
+    match page.admin_key.is_some() || all.into_iter().all(is_loopback) {
+        true => Ok(()),
+        false => Err(open_to_others(address)),
     }
-    Ok(())
 }
 
 /// Whether only processes of this machine reach an address.
-fn is_local(address: &str) -> Outcome<bool> {
-    let mut all = addresses(address)?.into_iter();
-    Ok(all.all(|address| address.ip().to_canonical().is_loopback()))
+fn is_loopback(address: SocketAddr) -> bool {
+    address.ip().to_canonical().is_loopback()
+}
+
+fn open_to_others(address: &str) -> Failure {
+    Failure::setup(format!(
+        "--admin {address} is open to other machines: give --admin-key, as from `openssl rand -hex 16`, or an address of \
+         this machine only, as 127.0.0.1:9100"
+    ))
 }
 
 /// The addresses of `HOST:PORT`.

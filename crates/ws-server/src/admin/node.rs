@@ -91,18 +91,24 @@ impl Node {
     }
 
     async fn close(&self, body: &[u8]) -> Result<Answer, Refusal> {
-        let close = match answer::parse(body)? {
-            Closed { user: Some(user), session: None, connection: None } => Close::user(user),
-            Closed { user: None, session: Some(session), connection: None } => Close::session(session),
-            Closed { user: None, session: None, connection: Some(connection) } => {
-                Close::connection(connection.parse().map_err(|why| bad(format!("connection: {why}")))?)
-            }
-            _ => {
-                let why = r#"say which connections: {"user": ID}, {"session": ID} or {"connection": ID}"#;
-                return Err(bad(why.to_owned()));
-            }
-        };
-        done(self.server.close(close).await)
+        done(self.server.close(which(answer::parse(body)?)?).await)
+    }
+}
+
+/// Which connections are to be closed.
+fn which(closed: Closed) -> Result<Close, Refusal> {
+    match closed {
+        Closed { user: Some(user), session: None, connection: None } if !user.is_empty() => Ok(Close::user(user)),
+        Closed { user: None, session: Some(session), connection: None } if !session.is_empty() => {
+            Ok(Close::session(session))
+        }
+        Closed { user: None, session: None, connection: Some(connection) } => {
+            Ok(Close::connection(connection.parse().map_err(|why| bad(format!("connection: {why}")))?))
+        }
+        _ => {
+            let why = r#"say which connections: {"user": ID}, {"session": ID} or {"connection": ID}"#;
+            Err(bad(why.to_owned()))
+        }
     }
 }
 
@@ -147,6 +153,15 @@ fn done(outcome: Result<(), PublishError>) -> Result<Answer, Refusal> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_empty_id_closes_nothing() {
+        let which = |body: &str| which(serde_json::from_str(body).unwrap());
+        for wrong in [r#"{"user": ""}"#, r#"{"session": ""}"#, r#"{"connection": ""}"#, "{}"] {
+            assert_eq!(which(wrong).err().map(|refusal| refusal.status()), Some(StatusCode::BAD_REQUEST), "{wrong}");
+        }
+        assert!(which(r#"{"user": "ann"}"#).is_ok());
+    }
 
     #[test]
     fn a_search_takes_what_forms_send() {

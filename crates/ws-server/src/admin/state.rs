@@ -85,6 +85,8 @@ pub(crate) struct State {
     /// When and why it was started again lately, the last one first.
     restarts: VecDeque<(u64, String)>,
     restart_count: u64,
+    /// The order that is being carried out, until the phase changes by it.
+    ordered: Option<Order>,
 }
 
 impl State {
@@ -101,6 +103,7 @@ impl State {
             next_start: None,
             restarts: VecDeque::new(),
             restart_count: 0,
+            ordered: None,
         }
     }
 
@@ -109,6 +112,10 @@ impl State {
             self.since = unix_time();
         }
         (self.phase, self.why, self.next_start) = (phase, why, None);
+        // A test connection changes nothing of an order.
+        if !matches!(phase, Phase::Running | Phase::Hanging) {
+            self.ordered = None;
+        }
         if matches!(phase, Phase::Waiting | Phase::Stopped | Phase::CannotStart) {
             (self.process, self.started, self.address) = (None, None, None);
         }
@@ -154,6 +161,24 @@ impl Shared {
 
     pub(crate) fn enter(&self, phase: Phase, why: Option<String>) {
         self.0.lock().enter(phase, why);
+    }
+
+    /// Takes an order if it makes sense now, and sends it. One order is carried out at a time, and the same one again,
+    /// as of a double click, counts once.
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub(crate) fn order(&self, order: Order, send: impl FnOnce(Order) -> Result<(), String>) -> Result<(), String> {
+        let mut state = self.0.lock();
+        match state.ordered {
+            Some(former) if former == order => return Ok(()),
+            Some(_) => return Err("another order is being carried out: try again".to_owned()),
+            None => {}
+        }
+        state.phase.takes(order)?;
+        send(order)?;
+        state.ordered = Some(order);
+        Ok(())
     }
 
     /// A new process was started.
@@ -213,6 +238,31 @@ mod tests {
         assert_eq!(takes(Order::Start), [Waiting, Stopped, CannotStart]);
         assert_eq!(takes(Order::Stop), [Starting, Running, Hanging, Waiting]);
         assert_eq!(takes(Order::Restart), [Starting, Running, Hanging, Waiting, Stopped, CannotStart]);
+    }
+
+    #[test]
+    fn one_order_is_carried_out_at_a_time_and_a_double_click_counts_once() {
+        let state = Shared::new(State::starting(Some(1)));
+        state.run("127.0.0.1:8080".parse().unwrap());
+        let sent = std::cell::RefCell::default();
+        let order = |order| {
+            let send = |order| {
+                Vec::push(&mut sent.borrow_mut(), order);
+                Ok(())
+            };
+            state.order(order, send).is_ok()
+        };
+        assert!(order(Order::Restart) && order(Order::Restart));
+        assert!(!order(Order::Stop));
+        // A test connection fails meanwhile.
+        state.enter(Phase::Hanging, None);
+        assert!(order(Order::Restart));
+        assert_eq!(*sent.borrow(), [Order::Restart]);
+        state.enter(Phase::Stopping, None);
+        assert!(!order(Order::Restart));
+        state.start(Some(2));
+        assert!(order(Order::Stop));
+        assert_eq!(*sent.borrow(), [Order::Restart, Order::Stop]);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl File {
     fn secrets(&self) -> Vec<String> {
         let is_secret = |key: &Key| {
             let texts = self.entries.get(&key.name).map(|entry| &*entry.texts).unwrap_or_default();
-            key.is_secret && texts.iter().any(|text| super::show::hidden(text) != *text)
+            texts.iter().any(|text| super::show::shown(key, text) != *text)
         };
         Key::all().into_iter().filter(is_secret).map(|key| key.name).collect()
     }

@@ -189,7 +189,7 @@ fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String
         return Some(matches.get_flag(id).to_string());
     }
     let texts = matches.get_raw(id)?.map(|text| text.to_string_lossy().trim().to_owned());
-    let texts = texts.map(|text| if hide && key.is_secret { hidden(&text) } else { text });
+    let texts = texts.map(|text| if hide { shown(key, &text) } else { text });
     let mut texts: Vec<_> = texts.map(|text| quoted(&text)).collect();
     match key.expects {
         Expects::Texts => Some(format!("[{}]", texts.join(", "))),
@@ -197,19 +197,48 @@ fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String
     }
 }
 
-/// A secret as it may be shown: a URL without its password, and nothing of a key.
-pub(super) fn hidden(text: &str) -> String {
-    match Url::parse(text) {
-        Ok(mut url) if text.contains("://") => {
-            if url.password().is_some() && url.set_password(Some(HIDDEN)).is_err() {
-                return HIDDEN.to_owned();
-            }
-            url.to_string().replace("%28hidden%29", HIDDEN)
+/// A value as it may be shown: a URL without its secrets, and nothing of another secret.
+pub(super) fn shown(key: &Key, text: &str) -> String {
+    match &*key.name {
+        "pool" | "session_database" => without_secrets(text, false).unwrap_or_else(|| HIDDEN.to_owned()),
+        // Files and URLs.
+        "jwt_jwks" => {
+            let shown = |text: &str| match text.contains("://") {
+                true => without_secrets(text, true).unwrap_or_else(|| HIDDEN.to_owned()),
+                false => text.to_owned(),
+            };
+            text.split(',').map(shown).collect::<Vec<_>>().join(",")
         }
-        // A path of SQLite, or `memory:`.
-        _ if ["sqlite:", "memory:"].iter().any(|scheme| text.starts_with(scheme)) => text.to_owned(),
-        _ => HIDDEN.to_owned(),
+        _ if key.is_secret => HIDDEN.to_owned(),
+        _ => text.to_owned(),
     }
+}
+
+/// A URL without its password and its query, and without its user if `hides_user`. Returns `None` if its parts cannot
+/// be told apart.
+fn without_secrets(text: &str, hides_user: bool) -> Option<String> {
+    if ["sqlite:", "memory:"].iter().any(|scheme| text.starts_with(scheme)) {
+        return Some(text.split_once('?').map_or(text.to_owned(), |(path, _)| format!("{path}?{HIDDEN}")));
+    }
+    let mut url = Url::parse(text).ok().filter(|_| text.contains("://"))?;
+    // The rest of a password with a `/`, `?` or `#` in it.
+    if url.fragment().is_some() || url.path().contains('@') || url.query().is_some_and(|query| query.contains('@')) {
+        return None;
+    }
+    let hides_user = hides_user && !url.username().is_empty();
+    if url.password().is_none() && url.query().is_none() && !hides_user {
+        return Some(text.to_owned());
+    }
+    if url.password().is_some() {
+        url.set_password(Some(HIDDEN)).ok()?;
+    }
+    if hides_user {
+        url.set_username(HIDDEN).ok()?;
+    }
+    if url.query().is_some() {
+        url.set_query(Some(HIDDEN));
+    }
+    Some(url.to_string().replace("%28hidden%29", HIDDEN))
 }
 
 /// A text as a string of TOML.
@@ -234,10 +263,41 @@ mod tests {
 
     #[test]
     fn secrets_are_hidden_and_the_rest_of_a_url_is_not() {
-        assert_eq!(hidden("a key of thirty-two bytes"), HIDDEN);
-        assert_eq!(hidden("mysql://ann:secret@db:3306/site"), "mysql://ann:(hidden)@db:3306/site");
-        assert_eq!(hidden("mysql://db/site"), "mysql://db/site");
-        assert_eq!(hidden("sqlite:/var/lib/pool"), "sqlite:/var/lib/pool");
+        let keys = Key::all();
+        let shown = |name: &str, text: &str| super::shown(keys.iter().find(|key| key.name == name).unwrap(), text);
+        for secret in ["key", "publish_key", "admin_key", "jwt_secret"] {
+            for text in ["a key of thirty-two bytes", "https://a-key-of-thirty-two-bytes", "sqlite:secret"] {
+                assert_eq!(shown(secret, text), HIDDEN, "{secret}");
+            }
+        }
+        for key in ["pool", "session_database"] {
+            for (text, says) in [
+                ("mysql://ann:secret@db:3306/site", "mysql://ann:(hidden)@db:3306/site"),
+                ("mysql://db/site?password=secret", "mysql://db/site?(hidden)"),
+                ("mysql://db/site", "mysql://db/site"),
+                ("mysql://ann:12/secret@db/site", HIDDEN),
+                ("mysql://ann:12#secret@db/site", HIDDEN),
+                ("mysql://ann:12?secret@db/site", HIDDEN),
+                ("secret", HIDDEN),
+                ("sqlite:/var/lib/pool", "sqlite:/var/lib/pool"),
+                ("sqlite:/var/lib/pool?key=secret", "sqlite:/var/lib/pool?(hidden)"),
+                ("memory:", "memory:"),
+            ] {
+                assert_eq!(shown(key, text), says);
+            }
+        }
+        for (text, says) in [
+            ("/etc/keys.json", "/etc/keys.json"),
+            ("https://id.example/keys", "https://id.example/keys"),
+            ("https://secret@id.example/keys", "https://(hidden)@id.example/keys"),
+            (
+                "/a.json,https://ann:secret@id.example/?t=secret",
+                "/a.json,https://(hidden):(hidden)@id.example/?(hidden)",
+            ),
+        ] {
+            assert_eq!(shown("jwt_jwks", text), says);
+        }
+        assert_eq!(shown("path", "/WebSockets"), "/WebSockets");
     }
 
     #[test]

@@ -19,8 +19,8 @@ use crate::{
     stderr::Stderr,
 };
 
-/// Orders that wait. The state refuses those that make no sense, so there is rarely more than one.
-const ORDERS: usize = 4;
+/// Orders that wait: one at a time is carried out.
+const ORDERS: usize = 1;
 
 /// The supervisor's side: what it tells, and the orders that it gets. Without an admin page nobody reads and orders.
 pub(super) struct Control {
@@ -60,7 +60,7 @@ impl Control {
             let service = Arc::new(Page { state: state.clone(), orders: sender, forward });
             let (page, serves) = (page.clone(), is_served.clone());
             tokio::spawn(async move {
-                let listeners = Listeners::bind_at_last(&address).await;
+                let listeners = Listeners::bind_at_last(&address, page.admin_key.is_some()).await;
                 serves.store(true, Ordering::Relaxed);
                 if let Err(why) = Front::serve(listeners, &page, service, trusted_proxies).await {
                     tracing::error!("there is no admin page: {}", why.text);
@@ -105,8 +105,8 @@ impl Service for Page {
     }
 
     fn order(&self, order: Order) -> Result<(), String> {
-        self.state.phase().takes(order)?;
-        self.orders.try_send(order).map_err(|_| "other orders wait: try again".to_owned())
+        let send = |order| self.orders.try_send(order).map_err(|_| "another order waits: try again".to_owned());
+        self.state.order(order, send)
     }
 
     async fn ask(&self, question: Question) -> Answer {

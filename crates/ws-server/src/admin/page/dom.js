@@ -44,6 +44,11 @@ export function keyed(parent, items, key, make, update) {
   for (const child of old.values()) child.remove();
 }
 
+/** A text of a stranger with what is invisible or turns the direction of writing as numbers, so that it looks like no other. */
+export const visible = (text) => text.replace(
+  /[\u0000-\u001f\u007f-\u009f\u061c\u200b-\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g,
+  (letter) => `\\u{${letter.charCodeAt(0).toString(16)}}`);
+
 export const short = (id) => id.slice(0, 8);
 
 export function count(number) {

@@ -2,7 +2,7 @@
 // token.
 
 import { Charts } from "./charts.js";
-import { byId, bytes, clock, count, duration, el, keyed, milliseconds, say, short } from "./dom.js";
+import { byId, bytes, clock, count, duration, el, keyed, milliseconds, say, short, visible } from "./dom.js";
 import { picture } from "./picture.js";
 
 const NAMES = {
@@ -279,17 +279,17 @@ function connectionRow(connection) {
     cell("User", { class: "first" }), cell("Session", { class: "mono tight" }), cell("Address", { class: "mono tight" }), cell("Groups"), cell("Node", { class: "tight" }),
     cell("Connected", { class: "number" }), cell("Waiting", { class: "number" }),
     cell("", { class: "actions" }, button("Close", { connection: connection.id }, `connection ${connection.id}`),
-      user === null ? null : button("Close user", { user }, `user ${user}`),
-      session && connection.session !== null ? button("Close session", { session }, `session ${session}`) : null));
+      user === null ? null : button("Close user", { user }, `user ${visible(user)}`),
+      session && connection.session !== null ? button("Close session", { session }, `session ${visible(session)}`) : null));
 }
 
 function fillConnection(row, connection) {
   const [user, session, address, groups, node, since, waiting] = row.children;
-  say(user, connection.user ?? "guest");
+  say(user, visible(connection.user ?? "guest"));
   user.classList.toggle("soft", connection.user === null);
-  say(session, connection.session ?? "–");
+  say(session, visible(connection.session ?? "–"));
   say(address, connection.address ?? "–");
-  say(groups, connection.groups.length ? connection.groups.join(", ") + (connection.more_groups ? ` and ${connection.more_groups} more` : "") : "–");
+  say(groups, connection.groups.length ? visible(connection.groups.join(", ")) + (connection.more_groups ? ` and ${connection.more_groups} more` : "") : "–");
   const of = cluster.nodes.find((each) => each.node === connection.node);
   say(node, of ? nameOf(of) : short(connection.node));
   say(since, duration(Date.now() / 1000 - connection.since));
@@ -312,7 +312,7 @@ byId("search").addEventListener("submit", (event) => {
 byId("close").addEventListener("submit", (event) => {
   event.preventDefault();
   const [kind, id] = [byId("close-kind").value, byId("close-id").value.trim()];
-  order(() => close({ [kind]: id }, `all connections of ${kind} ${id}`));
+  order(() => close({ [kind]: id }, `all connections of ${kind} ${visible(id)}`));
 });
 
 byId("publish").addEventListener("submit", (event) => {
