@@ -16,6 +16,8 @@ require_once __DIR__ . '/ws.php';
 const WS_TEST_SECONDS = 3.0;
 /** Seconds for a server to answer after its start. */
 const WS_START_SECONDS = 10.0;
+/** Seconds for another start of the same server to end: longer than one takes. */
+const WS_LOCK_SECONDS = 15.0;
 /** What every client is answered to, guests included. */
 const WS_QUESTION = '{"action":"Client/authentication","details":[]}';
 
@@ -104,6 +106,31 @@ function ws_start_hindrance(): ?string
 }
 
 /**
+ * Opens a file of this user in a directory where others make files too, and makes it if it is missing.
+ *
+ * @return ?resource Null if it is not this user's, or cannot be opened.
+ */
+function ws_own_file(string $path)
+{
+    // To open a FIFO blocks.
+    if (is_link($path) || (file_exists($path) && !is_file($path))) {
+        return null;
+    }
+    $mask = umask(0077);
+    $file = @fopen($path, 'a');
+    umask($mask);
+    clearstatcache();
+    $found = $file === false ? false : @lstat($path);
+    if ($found === false) {
+        return null;
+    }
+    $opened = fstat($file);
+    $is_same = [$found['dev'], $found['ino']] === [$opened['dev'], $opened['ino']];
+    // A new file belongs to who runs this.
+    return $is_same && $opened['uid'] === fstat(tmpfile())['uid'] ? $file : null;
+}
+
+/**
  * Starts a supervisor with its server in the background, and waits until the server answers.
  *
  * @return ?string What went wrong, with what to do; null if it answers.
@@ -115,14 +142,27 @@ function ws_start(string $server): ?string
         return $hindrance;
     }
     // Two clicks start one server.
-    $lock = @fopen(sys_get_temp_dir() . '/ws-server-start-' . md5(getmyuid() . ' ' . $server), 'c');
-    if ($lock === false || !flock($lock, LOCK_EX)) {
-        return 'the lock of the start cannot be taken: make ' . sys_get_temp_dir() . ' writable';
+    $name = sys_get_temp_dir() . '/ws-server-start-' . md5(getmyuid() . ' ' . $server);
+    $lock = ws_own_file($name);
+    if ($lock === null) {
+        return "the lock of the start cannot be taken: $name is a link or of another user, or its directory is not writable";
+    }
+    for ($end = microtime(true) + WS_LOCK_SECONDS; !flock($lock, LOCK_EX | LOCK_NB); usleep(100_000)) {
+        if (microtime(true) > $end) {
+            return "another process holds $name: end it, or start the server on its machine: " . ws_command();
+        }
     }
     if (ws_test($server) === null) {
         return null;
     }
-    $log = getenv('WS_LOG') ?: sys_get_temp_dir() . '/ws-server.log';
+    $log = getenv('WS_LOG') ?: '';
+    if ($log === '') {
+        // Every user may make files there.
+        $log = sys_get_temp_dir() . '/ws-server.log';
+        if (ws_own_file($log) === null) {
+            return "the log $log is a link or of another user, or cannot be written: name another one in WS_LOG";
+        }
+    }
     $before = is_file($log) ? (int) filesize($log) : 0;
     // A session of its own: it outlives the PHP worker and its terminal. The supervisor closes what it inherited.
     $shell = 'setsid ' . ws_command() . ' </dev/null >>' . escapeshellarg($log) . ' 2>&1 & echo $!';

@@ -132,6 +132,31 @@ async fn a_shell_is_told_what_keeps_a_server_from_starting() {
 }
 
 #[tokio::test]
+async fn a_link_that_somebody_made_in_the_temporary_directory_is_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let temporary = directory.path().display().to_string();
+    let address = free().await;
+    let (server, command) = (format!("http://{address}"), supervise(address));
+    let variables = [("WS_SERVERS", &*server), ("WS_SUPERVISE", &command), ("TMPDIR", &temporary), ("WS_LOG", "")];
+    let target = directory.path().join("target");
+    std::os::unix::fs::symlink(&target, directory.path().join("ws-server.log")).unwrap();
+    let (status, said) = php(&[&script(), "start"], &variables).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.starts_with(&format!("the log {temporary}/ws-server.log is a link or of another user")), "{said}");
+    assert!(!target.exists());
+    // The same of the lock, which is the other file there.
+    let mut files = std::fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().path());
+    let lock = files.find(|file| file.to_string_lossy().contains("ws-server-start-")).expect("a lock");
+    assert_eq!(std::os::unix::fs::MetadataExt::mode(&std::fs::metadata(&lock).unwrap()) & 0o777, 0o600);
+    std::fs::remove_file(&lock).unwrap();
+    std::os::unix::fs::symlink(&target, &lock).unwrap();
+    let (status, said) = php(&[&script(), "start"], &variables).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.starts_with("the lock of the start cannot be taken"), "{said}");
+    assert!(!target.exists());
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_as_such() {
     let state = tempfile::tempdir().unwrap();
     let server = WsServer::start(state.path(), &["--pool", "memory:"]).await;
