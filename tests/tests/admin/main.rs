@@ -521,18 +521,13 @@ async fn without_a_key_the_page_is_for_this_machine_only() {
         "another site's page"
     );
     // Another site's name may lead to this machine.
-    let mut stream =
-        http_client::begin(admin.address, "GET", "/admin/api/state", &[("connection", "close")]).await.unwrap();
-    drop(stream);
-    stream = TcpStream::connect(admin.address).await.unwrap();
-    tokio::io::AsyncWriteExt::write_all(
-        &mut stream,
-        b"GET /admin/api/state HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n",
-    )
-    .await
-    .unwrap();
-    let answer = soon(http_client::answer(stream)).await.unwrap();
-    assert_eq!(answer.status, StatusCode::FORBIDDEN, "{}", answer.text);
+    for path in ["/admin/api/state", "/admin/api/session", "/admin/", "/health", "/metrics", "/nothing"] {
+        let mut stream = TcpStream::connect(admin.address).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\nhost: evil.example\r\nconnection: close\r\n\r\n");
+        tokio::io::AsyncWriteExt::write_all(&mut stream, request.as_bytes()).await.unwrap();
+        let answer = soon(http_client::answer(stream)).await.unwrap();
+        assert_eq!(answer.status, StatusCode::FORBIDDEN, "{path}: {}", answer.text);
+    }
     let token: Value = serde_json::from_str(&admin.ask("GET", "/admin/api/session", &[], "").await.text).unwrap();
     let token = [("x-csrf-token", token["csrf"].as_str().unwrap())];
     assert_eq!(admin.ask("POST", "/admin/api/stop", &token, "").await.status, StatusCode::ACCEPTED);

@@ -186,6 +186,16 @@ async fn the_page_shows_a_second_node_and_closes_a_user_on_it() {
         while ann.json().await["action"] != "Server/close" {}
         ann.closed().await;
     }
+    // A name that would be shown backwards.
+    let mut eve = Client::connect_to(own, "/WebSockets?user=%E2%80%AEeve").await;
+    eve.send("Client/authentication", json!([])).await;
+    while eve.json().await["action"] != "Client/authentication" {}
+    page.run(
+        "document.getElementById('by-user').value = '';
+         document.getElementById('search').requestSubmit();
+         await until(() => text('connections').includes('\\\\u{202e}eve'));",
+    )
+    .await;
     assert_eq!(page.run("return violations;").await, json!([]));
 }
 

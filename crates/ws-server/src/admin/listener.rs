@@ -187,7 +187,48 @@ fn failure(given: &str, error: &io::Error) -> crate::Failure {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+    use http_body_util::Full;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
+        sync::{Mutex, mpsc},
+        time::Instant,
+    };
+
     use super::*;
+
+    /// Connections of a test.
+    struct Pipes(Mutex<mpsc::Receiver<DuplexStream>>);
+
+    impl Listener for Pipes {
+        type Stream = DuplexStream;
+
+        async fn accept(&self) -> io::Result<(DuplexStream, Option<SocketAddr>)> {
+            match self.0.lock().await.recv().await {
+                Some(stream) => Ok((stream, None)),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_without_the_key_has_a_short_life() {
+        let (sender, pipes) = mpsc::channel(1);
+        tokio::spawn(serve(Pipes(Mutex::new(pipes)), |request, _, place| {
+            if request.uri().path() == "/known" {
+                place.admit();
+            }
+            std::future::pending::<http::Response<Full<Bytes>>>()
+        }));
+        for (path, life) in [("/", LIFE_OF_STRANGER), ("/known", LIFE + LAST_ANSWER)] {
+            let (mut client, server) = duplex(1024);
+            let begin = Instant::now();
+            sender.send(server).await.unwrap();
+            client.write_all(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n").as_bytes()).await.unwrap();
+            assert_eq!(client.read(&mut [0]).await.unwrap(), 0, "the end");
+            assert_eq!(begin.elapsed().as_secs(), life.as_secs(), "{path}");
+        }
+    }
 
     #[tokio::test]
     async fn an_address_that_other_machines_reach_is_not_listened_at_without_a_key() {

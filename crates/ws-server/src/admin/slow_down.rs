@@ -22,7 +22,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// nobody out. A key of 16 bytes is not found by that.
 const LOOKS: u32 = 10;
 /// Keys per second of this machine's processes. They have no pause, since all of them share one address.
-const LOCAL_LOOKS: u32 = 100;
+const LOCAL_LOOKS: u32 = 1_000;
 /// Time between two lines of the log about wrong keys.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
