@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, LazyLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering},
     },
     task::Wake,
 };
@@ -30,6 +30,13 @@ use crate::{
 };
 use ws_cluster_core::Seq;
 
+/// The hub does not deliver to the client yet.
+const ARRIVING: u8 = 0;
+/// The hub delivers to the client.
+const REGISTERED: u8 = 1;
+/// The hub has forgotten the client.
+const FORGOTTEN: u8 = 2;
+
 /// The shared half of a connection, with its send queue. The connection's task owns the other half, which reads and
 /// answers.
 pub(crate) struct Client {
@@ -43,10 +50,9 @@ pub(crate) struct Client {
     since: u32,
     /// True if the client asked for its position.
     tracks: bool,
-    /// True if the hub delivers to the client. Written under the hub's lock.
-    registered: AtomicBool,
-    /// True if the hub has forgotten the client.
-    forgotten: AtomicBool,
+    /// [`ARRIVING`], [`REGISTERED`] or [`FORGOTTEN`]. Written under the hub's lock. One byte, because the size of a
+    /// client counts.
+    stage: AtomicU8,
     /// True if the authenticator has to be asked again.
     refresh: AtomicBool,
     /// The sequence number up to which the client knows that it has got everything, if it tracks its position.
@@ -66,7 +72,7 @@ impl Client {
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let queue = SendQueue::new(queue_size);
         let since = unix_time() as u32;
-        let (array, registered, forgotten, refresh, known_seq, began, entered, membership) = Default::default();
+        let (array, refresh, known_seq, began, entered, membership) = Default::default();
         Self {
             id,
             handshake,
@@ -74,8 +80,7 @@ impl Client {
             array,
             since,
             tracks,
-            registered,
-            forgotten,
+            stage: AtomicU8::new(ARRIVING),
             refresh,
             known_seq,
             began,
@@ -166,23 +171,22 @@ impl Client {
     /// Makes the hub deliver to the client from now on.
     pub(crate) fn enter(&self, number: u64) {
         self.entered.store(number, Ordering::Relaxed);
-        self.registered.store(true, Ordering::Relaxed);
+        self.stage.store(REGISTERED, Ordering::Relaxed);
     }
 
     /// Makes the hub forget the client. Returns true if the hub delivered to it.
     pub(crate) fn leave(&self) -> bool {
-        self.forgotten.store(true, Ordering::Relaxed);
-        self.registered.swap(false, Ordering::Relaxed)
+        self.stage.swap(FORGOTTEN, Ordering::Relaxed) == REGISTERED
     }
 
     /// Returns true if the hub has forgotten the client.
     pub(crate) fn is_forgotten(&self) -> bool {
-        self.forgotten.load(Ordering::Relaxed)
+        self.stage.load(Ordering::Relaxed) == FORGOTTEN
     }
 
     /// Returns true if the hub delivers to the client.
     pub(crate) fn is_registered(&self) -> bool {
-        self.registered.load(Ordering::Relaxed)
+        self.stage.load(Ordering::Relaxed) == REGISTERED
     }
 
     /// Makes the connection's task ask the authenticator again at once.
