@@ -32,7 +32,7 @@ use ws_cluster::{
 };
 
 /// The cluster's key.
-const KEY: &str = "a key of the drain measurement, of 32 bytes or more";
+const KEY: &str = "a key of the drain measurement of 32 bytes or more";
 const NODES: usize = 3;
 /// Time between two publishes. Each goes to every client, so more would measure the fan-out.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(500);
