@@ -131,7 +131,7 @@ mod descriptors;
 mod error;
 #[cfg(test)]
 mod fuzz;
-#[cfg(feature = "http-client")]
+#[cfg(all(feature = "http-client", feature = "jwt"))]
 mod http_client;
 mod hub;
 #[cfg(feature = "internals")]
