@@ -240,6 +240,7 @@ async fn wrong_keys_make_their_address_wait_and_no_other() {
     assert_eq!(try_key("wrong", "192.0.2.2").await.status, StatusCode::UNAUTHORIZED, "another address");
     // Who guesses keys out of somebody's network keeps nobody of that network out.
     assert_eq!(try_key(KEY, "192.0.2.1").await.status, StatusCode::OK);
+    admin.server.logged("was asked with a wrong key").await;
     let log = admin.server.log();
     assert_eq!(log.matches("was asked with a wrong key").count(), 1, "{log}");
 }
