@@ -1,4 +1,4 @@
-//! Who the clients are: the site's sessions, its tokens, or both, as the flags say.
+//! The authenticators of the clients: the site's sessions, its tokens, or both, as the flags say.
 
 use std::{fs, path::Path};
 

@@ -238,7 +238,7 @@ async fn wrong_keys_make_their_address_wait_and_no_other() {
     assert_eq!(answer.status, StatusCode::TOO_MANY_REQUESTS, "{}", answer.text);
     assert!(answer.header("retry-after").unwrap().parse::<u64>().unwrap() > 0);
     assert_eq!(try_key("wrong", "192.0.2.2").await.status, StatusCode::UNAUTHORIZED, "another address");
-    // Who guesses keys out of somebody's network keeps nobody of that network out.
+    // Wrong keys from a network do not keep the right key from the same network out.
     assert_eq!(try_key(KEY, "192.0.2.1").await.status, StatusCode::OK);
     admin.server.logged("was asked with a wrong key").await;
     let log = admin.server.log();

@@ -115,7 +115,7 @@ async fn a_shell_is_told_what_keeps_a_server_from_starting() {
     let (server, command) = (format!("http://{address}"), supervise(address));
     let variables = [("WS_SERVERS", &*server), ("WS_SUPERVISE", &command), ("WS_LOG", &log)];
     let script = script();
-    // Whoever listens there never answers.
+    // The listener never answers.
     let (status, said) = php(&[&script, "start"], &variables).await;
     assert_eq!(status, Some(1), "{said}");
     assert!(said.starts_with("the server ended: its log says: error: the server cannot start"), "{said}");

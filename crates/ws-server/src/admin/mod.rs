@@ -39,7 +39,7 @@ pub(crate) type Answer = Response<Full<Bytes>>;
 /// What the page operates: a supervisor with its server, or a node without one.
 #[async_trait]
 pub(crate) trait Service: Send + Sync + 'static {
-    /// Whether a supervisor can start the server again.
+    /// True if a supervisor can start the server again.
     fn is_supervised(&self) -> bool;
 
     fn state(&self) -> State;
@@ -64,7 +64,7 @@ pub(crate) struct Question {
 }
 
 impl Question {
-    /// Whether the question is an order, which takes its time.
+    /// True if the question is an order, which takes its time.
     fn is_order(&self) -> bool {
         self.method == Method::POST
     }
@@ -93,7 +93,7 @@ pub(crate) fn check(page: &AdminPage) -> Outcome {
     }
 }
 
-/// Whether only processes of this machine reach an address.
+/// Returns true if only processes of this machine reach an address.
 fn is_loopback(address: SocketAddr) -> bool {
     address.ip().to_canonical().is_loopback()
 }

@@ -117,7 +117,7 @@ fn is_name(name: &str) -> bool {
     digits.is_some_and(|digits| digits.len() == 2 * RANDOM && digits.bytes().all(|digit| digit.is_ascii_hexdigit()))
 }
 
-/// Whether it is a directory of this user that no other user can enter.
+/// Returns true if it is a directory of this user that no other user can enter.
 fn is_own(path: &Path) -> bool {
     let user = rustix::process::geteuid().as_raw();
     let is_own = |found: fs::Metadata| found.is_dir() && found.uid() == user && found.mode() & 0o777 == RIGHTS;

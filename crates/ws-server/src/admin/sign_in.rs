@@ -39,7 +39,7 @@ pub(super) struct SignIn {
     cookie: String,
 }
 
-/// Who sends a request.
+/// The sender of a request.
 pub(super) struct Sender {
     pub(super) address: IpAddr,
     /// The request came over TLS, to the proxy at least.

@@ -52,7 +52,7 @@ impl Phase {
         }
     }
 
-    /// Whether an order makes sense now.
+    /// True if an order makes sense now.
     ///
     /// # Errors
     /// Why it does not.
