@@ -92,6 +92,16 @@ impl WsServer {
         self.address.expect("the node listens")
     }
 
+    /// Waits until the admin page is there, and returns its address.
+    pub async fn admin_address(&self) -> SocketAddr {
+        let begin = "the admin page is at http://";
+        self.logged_lines(1, |line| line.contains(begin) && line.contains("/admin/")).await;
+        let log = self.log();
+        let (_, rest) = log.split_once(begin).expect("the address of the page");
+        let (address, _) = rest.split_once('/').expect("a path");
+        address.parse().expect("an address")
+    }
+
     /// Returns the next line of the node's standard output.
     pub async fn line(&mut self) -> String {
         soon(self.output.next_line()).await.expect("text").expect("a line")

@@ -14,7 +14,6 @@ use std::{
 
 use clap::Parser;
 use mysql_async::{Conn, Opts, prelude::Queryable};
-use parking_lot::Mutex;
 use serde_json::json;
 use tempfile::TempDir;
 use tests::{
@@ -82,28 +81,32 @@ async fn main() {
 
     let queries = Queries::sample(&url).await;
     let publishing = Publishing::start(addresses.clone());
+    let mut most = 0;
     for node in 0..NODES {
-        seen.rates.lock().iter_mut().for_each(Rate::forget);
         let (lost, begun) = (seen.lost.load(Ordering::Relaxed), Instant::now());
         nodes[node].terminate();
         let status = timeout(PATIENCE, nodes[node].wait()).await.expect("the end of the drain");
         let drained = begun.elapsed();
+        most = most.max(most_in_a_second(&nodes[node].log()));
         nodes[node] = cluster.start(&addresses[node].to_string()).await;
         nodes[node].ready().await;
         reached(&seen.open, count as u64, "clients to come back").await;
         let moved = seen.lost.load(Ordering::Relaxed) - lost;
-        let peak = seen.rates.lock().iter().map(|rate| rate.peak).max().unwrap_or_default();
+        let back = begun.elapsed();
         println!(
-            "node {node}: ended ({status}) after {:.1} s, {moved} clients moved and were back after {:.1} s, at most \
-             {peak} handshakes in a second at one node ({:.2} x accept_rate)",
+            "node {node}: ended ({status}) after {:.1} s, {moved} clients moved and were back after {:.1} s",
             drained.as_secs_f64(),
-            begun.elapsed().as_secs_f64(),
-            peak as f64 / f64::from(accept_rate),
+            back.as_secs_f64(),
         );
     }
     let last = publishing.stop().await;
     let all = last * count as u64;
     reached(&seen.messages, all, "messages to arrive").await;
+    most = nodes.iter().map(|node| most_in_a_second(&node.log())).fold(most, usize::max);
+    println!(
+        "handshakes that one node began within any second: {most} at most ({:.2} x accept_rate)",
+        most as f64 / f64::from(accept_rate)
+    );
     let (running, connections) = queries.stop().await;
     println!(
         "session queries at once: {running} at most; connections of a node to the database: {connections} at most"
@@ -131,6 +134,7 @@ impl Cluster {
         command.args(["run", "--listen", listen, "--pool", &self.url, "--key", KEY, "--publish-key", PUBLISH_KEY]);
         command.args(["--session-cookie", "session", "--session-query", "SELECT user FROM sessions WHERE id = ?"]);
         command.args(["--accept-rate", &rate, "--drain", &self.drain, "--no-guests"]);
+        command.args(["--log-filter", "info,ws_cluster::server::upgrade=debug"]);
         // All clients of this measurement have one address.
         for limit in ["--connections-per-ip", "--sockets-per-ip", "--look-ups-per-ip"] {
             command.args([limit, "100000"]);
@@ -161,29 +165,27 @@ struct Seen {
     gaps: AtomicU64,
     resets: AtomicU64,
     recovered: AtomicU64,
-    rates: Mutex<[Rate; NODES]>,
 }
 
-/// The most handshakes that one node took within any second.
-#[derive(Default)]
-struct Rate {
-    last: VecDeque<Instant>,
-    peak: usize,
-}
-
-impl Rate {
-    fn note(&mut self) {
-        let now = Instant::now();
-        self.last.push_back(now);
-        while self.last.front().is_some_and(|first| now - *first > Duration::from_secs(1)) {
-            self.last.pop_front();
+/// Returns the most handshakes that a node began within any second, by the times in its log.
+fn most_in_a_second(log: &str) -> usize {
+    let (mut last, mut most) = (VecDeque::new(), 0);
+    for time in log.lines().filter(|line| line.contains("a client's handshake begins")).map(time_of_day) {
+        last.push_back(time);
+        while last.front().is_some_and(|first| time - first >= 1.) {
+            last.pop_front();
         }
-        self.peak = self.peak.max(self.last.len());
+        most = most.max(last.len());
     }
+    most
+}
 
-    fn forget(&mut self) {
-        *self = Self::default();
-    }
+/// Returns the time of a log line, `2026-01-31T12:00:00.000000Z` and more, in seconds since midnight.
+fn time_of_day(line: &str) -> f64 {
+    let parts: Option<Vec<f64>> =
+        line.get(11..26).and_then(|time| time.split(':').map(|part| part.parse().ok()).collect());
+    let [hours, minutes, seconds] = parts.unwrap_or_default()[..] else { panic!("{line} has no time") };
+    (hours * 60. + minutes) * 60. + seconds
 }
 
 /// Connects a client whose first node is its number's.
@@ -191,19 +193,15 @@ fn connect(number: usize, addresses: &[SocketAddr], seen: &Arc<Seen>) -> Client 
     let urls = (0..NODES).map(|step| format!("ws://{}/WebSockets", addresses[(number + step) % NODES]));
     let builder = Client::builder(urls).cookie(&format!("session=session-{number}"));
     let (client, events) = builder.connect().expect("URLs");
-    tokio::spawn(follow(events, addresses.to_vec(), seen.clone()));
+    tokio::spawn(follow(events, seen.clone()));
     client
 }
 
-async fn follow(mut events: Events, addresses: Vec<SocketAddr>, seen: Arc<Seen>) {
+async fn follow(mut events: Events, seen: Arc<Seen>) {
     let add = |count: &AtomicU64| count.fetch_add(1, Ordering::Relaxed);
     let (mut is_open, mut last) = (false, 0);
     while let Some(event) = events.next().await {
         match event {
-            Event::Open { url } => {
-                let node = addresses.iter().position(|address| url.contains(&address.to_string()));
-                seen.rates.lock()[node.expect("a node's URL")].note();
-            }
             Event::New => {
                 add(&seen.open);
                 is_open = true;

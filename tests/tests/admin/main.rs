@@ -55,11 +55,7 @@ impl Admin {
 
     async fn of(command: Command, state: TempDir) -> Self {
         let server = WsServer::launch(command);
-        server.logged("/admin/").await;
-        let log = server.log();
-        let (_, rest) = log.split_once("the admin page is at http://").expect("the address of the page");
-        let (address, _) = rest.split_once('/').expect("a path");
-        Self { address: address.parse().expect("an address"), server, _state: state }
+        Self { address: server.admin_address().await, server, _state: state }
     }
 
     async fn ask(&self, method: &str, path: &str, headers: &[(&str, &str)], body: &str) -> Answer {

@@ -142,6 +142,7 @@ impl Server {
             self.count(HandshakeOutcome::Rate);
             return Err(too_fast(wait).into());
         }
+        tracing::debug!(address = ?handshake.remote_ip(), "a client's handshake begins");
         let mut answer = connection::ask(self.context(), &handshake, Question::Handshake).await;
         handshake.keep(&self.authenticator().headers());
         let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
