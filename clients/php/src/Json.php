@@ -1,0 +1,48 @@
+<?php
+
+declare(strict_types=1);
+
+namespace WsCluster;
+
+/**
+ * The JSON of the package.
+ *
+ * @internal
+ */
+final class Json
+{
+    private const FLAGS = JSON_THROW_ON_ERROR | JSON_PRESERVE_ZERO_FRACTION | JSON_UNESCAPED_UNICODE
+        | JSON_UNESCAPED_SLASHES;
+
+    /** Levels of arrays and objects, as many as ws-server accepts in details, and a few for what is around them. */
+    public const DEPTH = 136;
+
+    /** @throws Exception The value has text that is not UTF-8, a number that is not finite, or an object of PHP. */
+    public static function encode(mixed $value): string
+    {
+        try {
+            return json_encode($value, self::FLAGS, self::DEPTH);
+        } catch (\JsonException $error) {
+            $why = "a message is UTF-8 text, finite numbers and arrays: {$error->getMessage()}. "
+                . "Convert text with mb_convert_encoding(\$text, 'UTF-8', 'ISO-8859-1')";
+            throw new Exception($why, 0, $error);
+        }
+    }
+
+    /**
+     * Returns the arguments of a message: an array without text as keys has one for each element, null means none, and
+     * any other value is one argument.
+     *
+     * @return list<mixed>
+     */
+    public static function arguments(mixed $details): array
+    {
+        if ($details === null) {
+            return [];
+        }
+        if (is_array($details) && array_filter(array_keys($details), is_string(...)) === []) {
+            return array_values($details);
+        }
+        return [$details];
+    }
+}

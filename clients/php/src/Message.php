@@ -1,0 +1,40 @@
+<?php
+
+declare(strict_types=1);
+
+namespace WsCluster;
+
+/**
+ * A message of `Client::batch`.
+ */
+final class Message implements \JsonSerializable
+{
+    public readonly string $key;
+
+    /**
+     * @param string $action 1 to 255 bytes.
+     * @param mixed $details The arguments: an array without text as keys has one for each element, null means none, and
+     *     any other value is one argument.
+     * @param string|Target $to The target, or its text form such as `user:bob`.
+     * @param string|int|null $key An idempotency key of 1 to 64 bytes. Without it, the message gets a random one.
+     * @param bool $volatile True if connections that are behind may miss the message.
+     */
+    public function __construct(
+        public readonly string $action,
+        public readonly mixed $details,
+        public readonly string|Target $to,
+        string|int|null $key = null,
+        public readonly bool $volatile = false,
+    ) {
+        $this->key = $key === null ? bin2hex(random_bytes(16)) : (string) $key;
+    }
+
+    /** @return array<string, mixed> */
+    public function jsonSerialize(): array
+    {
+        return ['action' => $this->action, 'details' => Json::arguments($this->details)]
+            + Target::members($this->to)
+            + ['key' => $this->key]
+            + ($this->volatile ? ['volatile' => true] : []);
+    }
+}

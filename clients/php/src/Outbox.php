@@ -1,0 +1,73 @@
+<?php
+
+declare(strict_types=1);
+
+namespace WsCluster;
+
+/**
+ * Publishes inside a transaction of the site: the message is delivered exactly once if the transaction commits, and never
+ * if it rolls back. The nodes run with `--outbox`. `ws-server pool --schema` prints the SQL of the table.
+ *
+ * ```php
+ * $database->beginTransaction();
+ * $database->prepare('INSERT INTO news (text) VALUES (?)')->execute([$text]);
+ * (new WsCluster\Outbox($database))->publish('news/new', [$text], WsCluster\Target::all());
+ * $database->commit();
+ * ```
+ */
+final class Outbox
+{
+    /** The limit of ws-server for a message, in bytes. A larger one would never be delivered. */
+    private const MAX_DETAILS = 1 << 20;
+
+    /**
+     * @param \PDO $database The connection on which the transaction runs: MySQL, MariaDB or SQLite.
+     * @param string $table The name of the table.
+     */
+    public function __construct(private readonly \PDO $database, private readonly string $table = 'ws_outbox')
+    {
+        if (preg_match('/^\w+(\.\w+)?$/', $table) !== 1) {
+            throw new Exception("$table cannot be the name of the outbox: use letters, digits and _");
+        }
+    }
+
+    /**
+     * Adds a message to the present transaction. Without a transaction it is published at once.
+     *
+     * @param string $action 1 to 255 bytes.
+     * @param mixed $details The arguments, as for `Client::publish`.
+     * @param string|Target $to The target, or its text form such as `user:bob`.
+     *
+     * @throws Exception The message cannot be published, or the database refuses the row. A transaction that runs goes
+     *     on: roll it back.
+     */
+    public function publish(string $action, mixed $details, string|Target $to): void
+    {
+        if ($action === '' || strlen($action) > 255) {
+            throw new Exception('an action has 1 to 255 bytes: ' . strlen($action) . ' were given');
+        }
+        $target = is_string($to) ? $to : $to->text();
+        if ($target === '') {
+            throw new Exception('the target is empty: give one such as Target::all() or user:bob');
+        }
+        $details = Json::encode(Json::arguments($details));
+        if (strlen($details) > self::MAX_DETAILS) {
+            throw new Exception('the details are longer than 1 MiB: publish less, such as an id, and let pages fetch it');
+        }
+        try {
+            $insert = $this->database->prepare("INSERT INTO {$this->table} (action, details, target) VALUES (?, ?, ?)");
+            if ($insert === false || !$insert->execute([$action, $details, $target])) {
+                $why = ($insert ?: $this->database)->errorInfo();
+                throw $this->refused((string) ($why[2] ?? 'unknown error'), null);
+            }
+        } catch (\PDOException $error) {
+            throw $this->refused($error->getMessage(), $error);
+        }
+    }
+
+    private function refused(string $why, ?\PDOException $error): Exception
+    {
+        $advice = "create the table {$this->table} with the SQL that `ws-server pool --schema` prints, and grant INSERT";
+        return new Exception("the outbox takes no message ($why): $advice", 0, $error);
+    }
+}

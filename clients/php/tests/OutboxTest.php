@@ -1,0 +1,57 @@
+<?php
+
+declare(strict_types=1);
+
+use WsCluster\Outbox;
+use WsCluster\Target;
+
+function outboxDatabase(): PDO
+{
+    $database = new PDO('sqlite::memory:');
+    $database->exec('CREATE TABLE ws_outbox (id INTEGER PRIMARY KEY, action TEXT, details TEXT, target TEXT)');
+    return $database;
+}
+
+function rows(PDO $database): array
+{
+    return $database->query('SELECT action, details, target FROM ws_outbox ORDER BY id')->fetchAll(PDO::FETCH_NUM);
+}
+
+test('a message joins the transaction of the caller', function (): void {
+    $database = outboxDatabase();
+    $outbox = new Outbox($database);
+    $database->beginTransaction();
+    $outbox->publish('news/new', ['ann', 'é'], Target::users('a,b', 'c')->exceptConnection('ab-1'));
+    same(true, $database->inTransaction());
+    $database->rollBack();
+    same([], rows($database));
+
+    $database->beginTransaction();
+    $outbox->publish('news/new', ['ann', 'é'], Target::users('a,b', 'c')->exceptConnection('ab-1'));
+    $outbox->publish('news/gone', 7, 'group:editors');
+    $database->commit();
+    same([
+        ['news/new', '["ann","é"]', 'user:a%2Cb,c except connection:ab-1'],
+        ['news/gone', '[7]', 'group:editors'],
+    ], rows($database));
+});
+
+test('a message that would never be delivered is refused before the row is written', function (): void {
+    $database = outboxDatabase();
+    $outbox = new Outbox($database);
+    throws('an action has 1 to 255 bytes: 0 were given', fn () => $outbox->publish('', [], 'all'));
+    throws('an action has 1 to 255 bytes: 256 were given', fn () => $outbox->publish(str_repeat('é', 128), [], 'all'));
+    throws('the target is empty', fn () => $outbox->publish('a', [], ''));
+    throws('a message is UTF-8', fn () => $outbox->publish('a', ["\xe9"], 'all'));
+    throws('longer than 1 MiB', fn () => $outbox->publish('a', [str_repeat('x', 1 << 20)], 'all'));
+    same([], rows($database));
+});
+
+test('a missing table is a clear error in every error mode', function (): void {
+    foreach ([PDO::ERRMODE_EXCEPTION, PDO::ERRMODE_SILENT] as $mode) {
+        $database = new PDO('sqlite::memory:', null, null, [PDO::ATTR_ERRMODE => $mode]);
+        $error = throws('no such table: ws_outbox', fn () => (new Outbox($database))->publish('a', [], 'all'));
+        contains('`ws-server pool --schema`', $error->getMessage());
+    }
+    throws('cannot be the name of the outbox', fn () => new Outbox($database, 'a; DROP TABLE b'));
+});

@@ -1,0 +1,38 @@
+<?php
+
+declare(strict_types=1);
+
+use WsCluster\Target;
+
+test('a target has a form as text and as JSON', function (): void {
+    foreach ([
+        [Target::all(), 'all', '{"to":"all"}'],
+        [Target::registered(), 'registered', '{"to":"registered"}'],
+        [Target::user(7), 'user:7', '{"to":{"user":"7"}}'],
+        [Target::user('doe, john'), 'user:doe%2C%20john', '{"to":{"user":"doe, john"}}'],
+        [Target::users('a,b', 'c'), 'user:a%2Cb,c', '{"to":{"users":["a,b","c"]}}'],
+        [Target::group('room/7'), 'group:room/7', '{"to":{"group":"room/7"}}'],
+        [Target::groups('é', '50%'), 'group:é,50%25', '{"to":{"groups":["é","50%"]}}'],
+        [Target::session("a\u{a0}b"), 'session:a%C2%A0b', "{\"to\":{\"session\":\"a\u{a0}b\"}}"],
+        [Target::connection('ab-1'), 'connection:ab-1', '{"to":{"connection":"ab-1"}}'],
+        [Target::property('a=b', 1.0), 'property:a%3Db=1.0', '{"to":{"property":{"name":"a=b","value":"1.0"}}}'],
+        [Target::property('on', true), 'property:on=true', '{"to":{"property":{"name":"on","value":"true"}}}'],
+        [
+            Target::all()->exceptUser('a b')->exceptConnection('ab-1'),
+            'all except user:a%20b except connection:ab-1',
+            '{"to":"all","except":{"connection":"ab-1","user":"a b"}}',
+        ],
+    ] as [$target, $text, $json]) {
+        same($text, $target->text());
+        same($json, WsCluster\Json::encode(Target::members($target)), $text);
+    }
+    same(['to' => 'user:a,b'], Target::members('user:a,b'));
+});
+
+test('a target without an id is refused', function (): void {
+    throws('an id in a target is empty', fn () => Target::user(''));
+    throws('an id in a target is empty', fn () => Target::all()->exceptUser(''));
+    throws('reaches no connection', fn () => Target::users());
+    throws('reaches no connection', fn () => Target::groups());
+    throws('not UTF-8', fn () => Target::user("\xe9"));
+});

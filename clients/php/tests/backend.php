@@ -1,0 +1,16 @@
+<?php
+
+// A backend behind a web server, for BackendTest.
+
+declare(strict_types=1);
+
+require __DIR__ . '/../autoload.php';
+
+(new WsCluster\Backend(maxBody: 100_000))
+    ->action('echo', fn (WsCluster\Event $event) => $event->details)
+    ->action('prints', function (): void {
+        echo 'hello';
+    })
+    ->action('warns', fn () => @$undefined + $undefined2 + 1)
+    ->action('throws', fn () => throw new RuntimeException('a secret'))
+    ->run();
