@@ -79,6 +79,8 @@
 //!   Otherwise it is told `reset`. The browser client and [`Client`] come back by themselves.
 //! - While the database is down, the cluster goes on relaying messages, but the master cannot change and no node can
 //!   start.
+//! - A client's message may ask for an answer: a request gets exactly one ([`Request::request_id`]), unless its
+//!   connection is lost.
 //! - Messages of [`Request::reply`], to a [`Target::connection`], and from clients are delivered at most once, and are
 //!   not repeated after a loss.
 //! - A message is lost if every node that holds it is lost, or if all nodes restart at once.
@@ -169,7 +171,8 @@ pub use auth::{SessionTable, SessionTableError};
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
 pub use error::{PublishError, ServeError, StartError};
 pub use message::{
-    Close, ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError, Target,
+    Close, ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError, RequestId,
+    Target,
 };
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;

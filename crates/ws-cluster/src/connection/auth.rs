@@ -14,11 +14,12 @@ use super::{
     transport::Transport,
 };
 use crate::{
-    CloseCode, RawDetails,
+    CloseCode,
     hub::{
         Membership, Stale,
         resume::{JoinPhase, ResumeRequest, Step},
     },
+    message::request_id::AwaitedAnswer,
 };
 
 /// The actions that the server itself handles or starts.
@@ -53,29 +54,29 @@ pub(super) struct Expiry {
 impl<T: Transport, A: Application> Connection<T, A> {
     /// Handles `Client/authentication`. Without credentials the handshake is checked again, because its session may
     /// have got a user meanwhile. If the client already has a user, it only gets the answer who it is.
-    pub(super) fn authenticate(&mut self, credentials: Vec<Value>) {
+    pub(super) fn authenticate(&mut self, credentials: Vec<Value>, awaited: AwaitedAnswer) {
         if self.is_known() && credentials.is_empty() {
-            return self.confirm();
+            return self.confirm(&awaited);
         }
         let config = self.config();
         let rate = Rate { interval: config.authentication_interval, burst: config.authentication_burst };
         let now = Instant::now();
         let asks = &mut self.expiry.get_or_insert_default().asks;
         if !asks.get_or_insert_with(|| RateLimiter::new(now)).admit(rate, now) {
-            return self.client().send_error(AUTHENTICATION, 429, "Too Many Requests");
+            return self.client().send_error(AUTHENTICATION, 429, "Too Many Requests", awaited.take());
         }
-        self.ask(credentials, 1);
+        self.ask(credentials, 1, awaited);
     }
 
     fn is_known(&self) -> bool {
         self.client().membership().user.is_some()
     }
 
-    fn ask(&mut self, credentials: Vec<Value>, attempt: u32) {
+    fn ask(&mut self, credentials: Vec<Value>, attempt: u32, awaited: AwaitedAnswer) {
         let (application, client) = (self.application.clone(), self.client().clone());
         self.work = Some(Box::pin(async move {
             let answer = ask(application.context(), &client.handshake, Question::of(&credentials)).await;
-            Done::Authenticated { answer, credentials, attempt }
+            Done::Authenticated { answer, credentials, attempt, awaited }
         }));
     }
 
@@ -92,30 +93,30 @@ impl<T: Transport, A: Application> Connection<T, A> {
         match done {
             Done::Handled => self.resumption().send_new_token(self.client()),
             Done::Announced { refusal: None, confirm } => self.accepted_by_application(confirm),
-            Done::Announced { refusal: Some(error), .. } => {
+            Done::Announced { refusal: Some(error), confirm } => {
                 self.join_phase = JoinPhase::Refused;
                 // An error of the server says nothing about the client.
                 let code = if error.code < 500 { CloseCode::Unauthenticated } else { CloseCode::Internal };
-                self.refuse(error.code, &error.text, code);
+                self.refuse(error.code, &error.text, code, &confirm.unwrap_or_default());
             }
-            Done::Authenticated { answer, credentials, attempt } => {
+            Done::Authenticated { answer, credentials, attempt, awaited } => {
                 let by_credentials = !credentials.is_empty();
                 let applied = match self.is_known() {
-                    true => self.reauthenticated(answer),
-                    false => self.authenticated(answer, by_credentials),
+                    true => self.reauthenticated(answer, &awaited),
+                    false => self.authenticated(answer, by_credentials, &awaited),
                 };
                 match applied {
                     Ok(()) => {}
                     // An answer from before a close or a refresh does not count.
-                    Err(Stale) if attempt < ATTEMPTS => self.ask(credentials, attempt + 1),
-                    Err(Stale) => self.unavailable(),
+                    Err(Stale) if attempt < ATTEMPTS => self.ask(credentials, attempt + 1, awaited),
+                    Err(Stale) => self.unavailable(&awaited),
                 }
             }
         }
     }
 
     /// Applies the authenticator's answer about a client without a user.
-    fn authenticated(&mut self, answer: Answer, by_credentials: bool) -> Result<(), Stale> {
+    fn authenticated(&mut self, answer: Answer, by_credentials: bool, awaited: &AwaitedAnswer) -> Result<(), Stale> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.is_some() || self.context().guests => {
                 let expires = identity.expires;
@@ -123,37 +124,37 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 let identity = Membership::of(identity);
                 self.context().hub.identify(self.client(), identity, answer.asked, Membership::identify)?;
                 self.expire(expires, by_credentials);
-                self.identified(user);
+                self.identified(user, awaited);
             }
             Ok(_) if !by_credentials && !matches!(self.join_phase, JoinPhase::Unauthenticated(_)) => {
-                self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
-                self.join(false);
+                self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
+                self.join(None);
             }
-            Ok(_) => self.forbid(),
-            Err(_) => self.unavailable(),
+            Ok(_) => self.forbid(awaited),
+            Err(_) => self.unavailable(awaited),
         }
         Ok(())
     }
 
     /// Applies the answer about fresh credentials of a client with a user. Credentials of another user change nothing.
-    fn reauthenticated(&mut self, answer: Answer) -> Result<(), Stale> {
+    fn reauthenticated(&mut self, answer: Answer, awaited: &AwaitedAnswer) -> Result<(), Stale> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.as_deref() == self.client().membership().user.as_deref() => {
                 let expires = identity.expires;
                 self.context().hub.refresh(self.client(), Membership::of(identity), answer.asked)?;
                 self.expire(expires, true);
-                self.confirm();
+                self.confirm(awaited);
                 self.resumption().send_new_token(self.client());
             }
-            Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN),
-            Err(_) => self.unavailable(),
+            Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take()),
+            Err(_) => self.unavailable(awaited),
         }
         Ok(())
     }
 
     /// Tells the client that the authenticator cannot answer now. The client stays who it was.
-    fn unavailable(&mut self) {
-        self.client().send_error(AUTHENTICATION, 503, "Service Unavailable");
+    fn unavailable(&mut self, awaited: &AwaitedAnswer) {
+        self.client().send_error(AUTHENTICATION, 503, "Service Unavailable", awaited.take());
         if matches!(self.join_phase, JoinPhase::Undecided(_)) {
             // As a guest the client would lose its place in the order, although the fault is not its own.
             self.client().queue.close(CloseCode::SessionUnknown, "this client cannot be identified at present");
@@ -161,7 +162,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
     }
 
     /// Tells a client with a user who it is, and for how long.
-    fn confirm(&self) {
+    fn confirm(&self, awaited: &AwaitedAnswer) {
         let client = self.client();
         let mut facts = json!({ "connection": client.known_as().to_string() });
         if let Some(user) = &client.membership().user {
@@ -170,24 +171,25 @@ impl<T: Transport, A: Application> Connection<T, A> {
         if let Some(ends) = self.expiry.as_ref().and_then(|expiry| expiry.ends) {
             facts["expires_in"] = ends.saturating_duration_since(Instant::now()).as_secs().into();
         }
-        client.send(AUTHENTICATION, &["ok".into(), facts]);
+        client.answer(AUTHENTICATION, &["ok".into(), facts], awaited.take());
     }
 
     /// Continues after the client has been identified. The client keeps groups and properties that handlers gave it as
     /// a guest.
-    fn identified(&mut self, user: bool) {
+    fn identified(&mut self, user: bool, awaited: &AwaitedAnswer) {
         if !user {
-            self.client().send_error(AUTHENTICATION, 403, FORBIDDEN);
+            self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
         }
+        let confirm = user.then(|| awaited.clone());
         if self.join_phase.is_joined() {
-            self.announce(user);
+            self.announce(confirm);
         } else {
-            self.join(user);
+            self.join(confirm);
         }
     }
 
-    /// Lets a client join, and replays what it missed if it resumes. `confirm`: the client waits for an answer.
-    pub(super) fn join(&mut self, confirm: bool) {
+    /// Lets a client join, and replays what it missed if it resumes. `confirm`: the answer that the client waits for.
+    pub(super) fn join(&mut self, confirm: Option<AwaitedAnswer>) {
         let asked = match std::mem::replace(&mut self.join_phase, JoinPhase::Joined) {
             JoinPhase::Unauthenticated(unauthenticated) => unauthenticated.asked,
             JoinPhase::Undecided(undecided) => Some(undecided.asked),
@@ -216,10 +218,11 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
     }
 
-    /// Asks the application whether a user may join. `confirm`: the client waits for an answer.
-    pub(super) fn announce(&mut self, confirm: bool) {
+    /// Asks the application whether a user may join. `confirm`: the answer that the client waits for.
+    pub(super) fn announce(&mut self, confirm: Option<AwaitedAnswer>) {
         let asks = asks_application(&self.application, self.client());
-        match asks.then(|| self.application.dispatch(self.client(), AUTHENTICATION, RawDetails::default())) {
+        let (details, awaited) = Default::default();
+        match asks.then(|| self.application.dispatch(self.client(), AUTHENTICATION, details, awaited)) {
             Some(Ok(handled)) => {
                 self.work = Some(Box::pin(async move { Done::Announced { refusal: handled.await.err(), confirm } }));
             }
@@ -228,9 +231,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
     }
 
     /// Continues after the application has accepted the client. The client is sent what it missed.
-    fn accepted_by_application(&mut self, confirm: bool) {
-        if confirm {
-            self.confirm();
+    fn accepted_by_application(&mut self, confirm: Option<AwaitedAnswer>) {
+        if let Some(awaited) = &confirm {
+            self.confirm(awaited);
         }
         match std::mem::replace(&mut self.join_phase, JoinPhase::Joined) {
             JoinPhase::Announcing(mut resuming) => {
@@ -254,7 +257,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         match step {
             Step::Admitted(back) => {
                 // The application may change the client's groups, and so what the client missed.
-                let confirm = resuming.confirm;
+                let confirm = resuming.confirm.take();
                 resuming.back = Some(back);
                 self.join_phase = JoinPhase::Announcing(resuming);
                 self.announce(confirm);
@@ -272,15 +275,15 @@ impl<T: Transport, A: Application> Connection<T, A> {
     }
 
     /// Refuses an unauthenticated client and closes.
-    pub(super) fn forbid(&mut self) {
-        self.refuse(403, FORBIDDEN, CloseCode::Unauthenticated);
+    pub(super) fn forbid(&mut self, awaited: &AwaitedAnswer) {
+        self.refuse(403, FORBIDDEN, CloseCode::Unauthenticated, awaited);
     }
 
     /// Answers `Client/authentication` with an error, and closes.
-    fn refuse(&mut self, code: u16, text: &str, close: CloseCode) {
+    fn refuse(&mut self, code: u16, text: &str, close: CloseCode, awaited: &AwaitedAnswer) {
         let action = format!("{AUTHENTICATION}:error");
         let reason = if code == 403 { FORBIDDEN } else { "refused by the application" };
-        self.client().close_after(&action, &[code.into(), text.into()], close, reason);
+        self.client().close_after(&action, &[code.into(), text.into()], awaited.take(), close, reason);
         self.close();
     }
 

@@ -11,6 +11,7 @@ use crate::{
     auth::Authenticator,
     hub::{Client, Hub, resume::Resumption},
     log_limit::Outage,
+    message::request_id::AwaitedAnswer,
     ws::RawMessage,
 };
 
@@ -38,7 +39,8 @@ pub(crate) trait Application: Clone + Send + Sync + Unpin + 'static {
     /// Returns true if the application has a handler for exactly this action.
     fn handles(&self, action: &str) -> bool;
 
-    /// Starts the handler of a client's action, or the fallback.
+    /// Starts the handler of a client's action, or the fallback. A handler that succeeds has given the awaited answer
+    /// when it ends; its error is for the caller to send.
     ///
     /// # Errors
     /// Returns the error for the client if nothing handles the action, or if the client may not call the handler.
@@ -47,6 +49,7 @@ pub(crate) trait Application: Clone + Send + Sync + Unpin + 'static {
         client: &Arc<Client>,
         action: &str,
         details: RawDetails,
+        awaited: AwaitedAnswer,
     ) -> Result<impl Future<Output = Result<(), ActionError>> + Send + use<Self>, ActionError>;
 
     /// Returns the function that answers raw messages, if the application handles those instead of actions.
@@ -63,11 +66,11 @@ pub(super) type Call<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 pub(super) enum Done {
     /// A handler has ended.
     Handled,
-    /// The handler of `Client/authentication` has ended, with an error if it refuses the client. `confirm`: the client
-    /// waits for an answer.
-    Announced { refusal: Option<ActionError>, confirm: bool },
+    /// The handler of `Client/authentication` has ended, with an error if it refuses the client. `confirm`: the answer
+    /// that the client waits for.
+    Announced { refusal: Option<ActionError>, confirm: Option<AwaitedAnswer> },
     /// The authenticator was asked about credentials. `attempt`: the number of this attempt, from 1.
-    Authenticated { answer: Answer, credentials: Vec<Value>, attempt: u32 },
+    Authenticated { answer: Answer, credentials: Vec<Value>, attempt: u32, awaited: AwaitedAnswer },
 }
 
 impl Context {

@@ -34,7 +34,10 @@ use crate::{
         resume::{Arriving, JoinPhase, ResumeRequest, Resumption},
     },
     io::Stream,
-    message::client::{BadFrame, Dialect, Incoming, Malformed, parse},
+    message::{
+        client::{BadFrame, Dialect, Incoming, Malformed, parse},
+        request_id::AwaitedAnswer,
+    },
     send_queue::{End, SendQueue},
     ws::{
         decoder::{Broken, Decoder, Event},
@@ -241,8 +244,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
         connection.decoder.keep(leftover);
         connection.expire(expires, false);
         match connection.join_phase {
-            JoinPhase::Joined => connection.announce(false),
-            JoinPhase::Unauthenticated(_) if !in_band => connection.forbid(),
+            JoinPhase::Joined => connection.announce(None),
+            JoinPhase::Unauthenticated(_) if !in_band => connection.forbid(&AwaitedAnswer::default()),
             _ => {}
         }
         connection
@@ -385,7 +388,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         if announced && self.application.handles(DISCONNECTION) {
             // A number and a text can always be encoded.
             let details = RawDetails::of(&(ended.code, &*ended.reason)).unwrap_or_default();
-            if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details) {
+            if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details, AwaitedAnswer::default()) {
                 // The client is gone, so an error has no recipient.
                 let _ = handled.await;
             }
@@ -545,9 +548,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
                     None => match parse(&text) {
                         Ok(incoming) => self.handle(incoming),
                         Err(Malformed::Frame(bad)) => self.bad_frame(bad),
-                        Err(Malformed::Details { dialect, action, why }) => {
+                        Err(Malformed::Details { dialect, action, id, why }) => {
                             self.decide_dialect(dialect);
-                            self.client().send_error(&action, 400, &why);
+                            self.client().send_error(&action, 400, &why, id.as_ref());
                         }
                     },
                 }
@@ -591,32 +594,33 @@ impl<T: Transport, A: Application> Connection<T, A> {
     }
 
     pub(super) fn handle(&mut self, incoming: Incoming) {
-        let Incoming { dialect, action, details } = incoming;
+        let Incoming { dialect, action, details, id } = incoming;
         self.decide_dialect(dialect);
         if action == AUTHENTICATION {
-            self.authenticate(details.to_vec());
+            self.authenticate(details.to_vec(), AwaitedAnswer::new(id));
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
-            self.client().send_error(&action, 400, "this action is not for clients to send");
+            self.client().send_error(&action, 400, "this action is not for clients to send", id.as_ref());
         } else if matches!(self.join_phase, JoinPhase::Unauthenticated(_)) {
-            self.client().send_error(&action, 403, FORBIDDEN);
+            self.client().send_error(&action, 403, FORBIDDEN, id.as_ref());
         } else if matches!(self.join_phase, JoinPhase::Undecided(_)) {
             // The client has chosen to join without authentication.
-            self.join(false);
+            self.join(None);
             if let JoinPhase::Resuming(resuming) = &mut self.join_phase {
-                resuming.deferred = Some(Incoming { dialect, action, details });
+                resuming.deferred = Some(Incoming { dialect, action, details, id });
             }
         } else {
-            match self.application.dispatch(self.client(), &action, details) {
+            let awaited = AwaitedAnswer::new(id);
+            match self.application.dispatch(self.client(), &action, details, awaited.clone()) {
                 Ok(handled) => {
                     let client = self.client().clone();
                     self.work = Some(Box::pin(async move {
                         if let Err(error) = handled.await {
-                            client.send_error(&action, error.code, &error.text);
+                            client.send_error(&action, error.code, &error.text, awaited.take());
                         }
                         Done::Handled
                     }));
                 }
-                Err(error) => self.client().send_error(&action, error.code, &error.text),
+                Err(error) => self.client().send_error(&action, error.code, &error.text, awaited.take()),
             }
         }
     }

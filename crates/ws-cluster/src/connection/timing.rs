@@ -14,6 +14,7 @@ use super::{
 use crate::{
     CloseCode,
     hub::resume::{JoinPhase, reseal_interval},
+    message::request_id::AwaitedAnswer,
     ws::frame,
 };
 
@@ -150,9 +151,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
         match &self.join_phase {
             JoinPhase::Unauthenticated(unauthenticated) if unauthenticated.until <= now && self.work.is_none() => {
-                self.forbid()
+                self.forbid(&AwaitedAnswer::default())
             }
-            JoinPhase::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.join(false),
+            JoinPhase::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.join(None),
             _ => {}
         }
     }

@@ -162,6 +162,8 @@ const JSON: &[&[u8]] = &[
     br#"{"action":"a","details":"\\\u00e4\/\n"}"#,
     br#"{"more":{"action":"b"},"action":"a","details":[[[[[[]]]]]]}"#,
     br#"["a""#,
+    br#"["a",{"x":"]"},-17]"#,
+    br#"{"id":"\u00e9\ud83cx","action":"a","details":[7]}"#,
     b"{}",
     b"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
     "\u{feff}{\"action\":\"\u{1f389}\",\"details\":[true]}".as_bytes(),
@@ -171,16 +173,17 @@ const JSON: &[&[u8]] = &[
 fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
     search(JSON, |input| {
         let text = text(input);
-        let Ok(Incoming { action, details, .. }) = parse(&text) else { return Ok(()) };
+        let Ok(Incoming { action, details, id, .. }) = parse(&text) else { return Ok(()) };
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(format!("an action of {} bytes", action.len()));
         }
-        let frame = OutgoingMessage::new(&action, details.as_str().as_bytes()).frame(MessageForm::Object);
+        let message = OutgoingMessage::new(&action, details.as_str().as_bytes()).answers(id.as_ref());
+        let frame = message.frame(MessageForm::Object);
         // Behind the header, whose size depends on that of the message.
         let start = frame.windows(2).position(|bytes| bytes == b"{\"").ok_or("no object")?;
         let sent = std::str::from_utf8(&frame[start..]).map_err(|error| error.to_string())?;
         let again = parse(sent).map_err(|error| format!("{sent} is not read: {error:?}"))?;
-        let same = again.action == action && again.details.as_str() == details.as_str();
+        let same = again.action == action && again.details.as_str() == details.as_str() && again.id == id;
         if same { Ok(()) } else { Err(format!("{sent} comes back as {again:?}")) }
     });
 }

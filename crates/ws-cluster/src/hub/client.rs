@@ -24,6 +24,7 @@ use crate::{
     message::{
         client::{Dialect, MessageForm, OutgoingMessage, beginning, encode, position},
         position::Position,
+        request_id::RequestId,
         target::ConnectionId,
     },
     send_queue::SendQueue,
@@ -278,30 +279,42 @@ impl Client {
         sealed
     }
 
-    /// Sends a message to this client alone.
-    pub(crate) fn send_details(&self, action: &str, details: &RawDetails) {
-        self.deliver(&OutgoingMessage::new(action, details.as_str().as_bytes()));
+    /// Sends a message to this client alone. `id`: the request that it answers.
+    pub(crate) fn send_details(&self, action: &str, details: &RawDetails, id: Option<&RequestId>) {
+        self.deliver(&OutgoingMessage::new(action, details.as_str().as_bytes()).answers(id));
     }
 
     /// Sends a message of the server's own to this client alone.
     pub(crate) fn send(&self, action: &str, details: &[Value]) {
-        self.deliver(&OutgoingMessage::new(action, &encode(details)));
+        self.answer(action, details, None);
+    }
+
+    /// Sends a message of the server's own that may answer a request.
+    pub(crate) fn answer(&self, action: &str, details: &[Value], id: Option<&RequestId>) {
+        self.deliver(&OutgoingMessage::new(action, &encode(details)).answers(id));
     }
 
     /// Answers an action with an error.
-    pub(crate) fn send_error(&self, action: &str, code: u16, text: &str) {
-        self.send(&format!("{action}:error"), &[code.into(), text.into()]);
+    pub(crate) fn send_error(&self, action: &str, code: u16, text: &str, id: Option<&RequestId>) {
+        self.answer(&format!("{action}:error"), &[code.into(), text.into()], id);
     }
 
-    /// Sends a last message and closes the connection.
-    pub(crate) fn close_after(&self, action: &str, details: &[Value], code: CloseCode, reason: &'static str) {
-        let last = self.frame(&OutgoingMessage::new(action, &encode(details)));
+    /// Sends a last message, which may answer a request, and closes the connection.
+    pub(crate) fn close_after(
+        &self,
+        action: &str,
+        details: &[Value],
+        id: Option<&RequestId>,
+        code: CloseCode,
+        reason: &'static str,
+    ) {
+        let last = self.frame(&OutgoingMessage::new(action, &encode(details)).answers(id));
         self.queue.close_after(last, code, reason);
     }
 
     /// Closes with `Server/close` and 1000, so that the client stays away.
     pub(crate) fn dismiss(&self, reason: &'static str) {
-        self.close_after("Server/close", &[], CloseCode::Normal, reason);
+        self.close_after("Server/close", &[], None, CloseCode::Normal, reason);
     }
 }
 

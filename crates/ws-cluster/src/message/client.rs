@@ -1,5 +1,5 @@
 //! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients, `["action",
-//! details]`. A message to many clients is encoded once for each form.
+//! details]`. Requests and their answers have an id as well. A message to many clients is encoded once for each form.
 
 use std::{borrow::Cow, cell::OnceCell, str::FromStr};
 
@@ -7,7 +7,10 @@ use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
 use serde_json::{Value, value::RawValue};
 
-use super::position::Position;
+use super::{
+    position::Position,
+    request_id::{BadRequestId, RequestId},
+};
 use crate::{RawDetails, ws::frame};
 use ws_cluster_client::{ACTION_SIZE, replace_lone_surrogates};
 use ws_cluster_core::Seq;
@@ -47,6 +50,8 @@ pub(crate) struct Incoming {
     pub(crate) dialect: Dialect,
     pub(crate) action: String,
     pub(crate) details: RawDetails,
+    /// The id that the one answer to this message carries.
+    pub(crate) id: Option<RequestId>,
 }
 
 /// The reason why a client's text is refused.
@@ -55,7 +60,7 @@ pub(crate) enum Malformed {
     /// The text is no message, so the connection cannot continue.
     Frame(BadFrame),
     /// The action can be read, but the rest cannot. The action is answered with an error.
-    Details { dialect: Dialect, action: String, why: String },
+    Details { dialect: Dialect, action: String, id: Option<RequestId>, why: String },
 }
 
 /// The error for a frame that is no message. The text goes into the close frame, so it stays below 123 bytes.
@@ -80,6 +85,8 @@ struct Either<'a> {
     action: Cow<'a, str>,
     #[serde(borrow, default)]
     details: Option<&'a RawValue>,
+    #[serde(borrow, default)]
+    id: Option<&'a RawValue>,
 }
 
 /// Reads a client's message.
@@ -88,12 +95,16 @@ pub(crate) fn parse(text: &str) -> Result<Incoming, Malformed> {
     incoming(text, either)
 }
 
-fn incoming(text: &str, Either { action, details }: Either<'_>) -> Result<Incoming, Malformed> {
+fn incoming(text: &str, Either { action, details, id }: Either<'_>) -> Result<Incoming, Malformed> {
     let dialect = if text.trim_start().starts_with('[') { Dialect::Array } else { Dialect::Object };
     let action = check_action(action.into_owned())?;
+    let id = match id.map(RequestId::from_raw).transpose() {
+        Ok(id) => id,
+        Err(bad @ BadRequestId) => return Err(Malformed::Details { dialect, action, id: None, why: bad.to_string() }),
+    };
     match details.map(RawDetails::from_raw).transpose() {
-        Ok(details) => Ok(Incoming { dialect, action, details: details.unwrap_or_default() }),
-        Err(error) => Err(Malformed::Details { dialect, action, why: error.to_string() }),
+        Ok(details) => Ok(Incoming { dialect, action, details: details.unwrap_or_default(), id }),
+        Err(error) => Err(Malformed::Details { dialect, action, id, why: error.to_string() }),
     }
 }
 
@@ -114,46 +125,64 @@ fn parse_leniently(text: &str) -> Result<Incoming, Malformed> {
         Ok(either) => return incoming(&mended, either),
         Err(error) => error,
     };
-    match find_action(&mended) {
-        Some((dialect, action)) => {
-            let why = if error.is_data() { error.to_string() } else { format!("not JSON: {error}") };
-            Err(Malformed::Details { dialect, action: check_action(action)?, why })
-        }
-        None => {
-            let json = serde_json::from_str::<IgnoredAny>(&mended).is_ok();
-            Err(Malformed::Frame(if json { BadFrame::NeitherForm } else { BadFrame::NotJson }))
-        }
-    }
+    let Some((dialect, action)) = find_action(&mended) else {
+        let json = serde_json::from_str::<IgnoredAny>(&mended).is_ok();
+        return Err(Malformed::Frame(if json { BadFrame::NeitherForm } else { BadFrame::NotJson }));
+    };
+    let action = check_action(action)?;
+    let why = if error.is_data() { error.to_string() } else { format!("not JSON: {error}") };
+    Err(Malformed::Details { dialect, action, id: find_id(&mended), why })
 }
 
 /// Returns the action of a message that is not JSON as a whole: the first element, or the first member `action` at the
 /// top level.
 fn find_action(text: &str) -> Option<(Dialect, String)> {
     let text = text.trim_ascii();
-    if let Some(elements) = text.strip_prefix('[') {
-        return Some((Dialect::Array, leading_text(elements)?.0));
+    match text.strip_prefix('[') {
+        Some(elements) => Some((Dialect::Array, leading::<String>(elements)?.0)),
+        None => Some((Dialect::Object, leading::<String>(find_member(text, "action")?)?.0)),
     }
+}
+
+/// Returns the id of such a message: the third element, or the first member `id` at the top level. An id behind a value
+/// whose end cannot be told is not found.
+fn find_id(text: &str) -> Option<RequestId> {
+    let text = text.trim_ascii();
+    let id = match text.strip_prefix('[') {
+        Some(mut elements) => {
+            for _ in 0..2 {
+                elements = &elements[value_end(elements)? + 1..];
+            }
+            elements
+        }
+        None => find_member(text, "id")?,
+    };
+    RequestId::from_raw(leading::<&RawValue>(id)?.0).ok()
+}
+
+/// Returns the text from the value of the first member `name` at the top level on.
+fn find_member<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     let mut rest = text.strip_prefix('{')?;
     loop {
-        let (name, behind) = leading_text(rest)?;
+        let (found, behind) = leading::<String>(rest)?;
         let value = behind.trim_ascii_start().strip_prefix(':')?;
-        if name == "action" {
-            return Some((Dialect::Object, leading_text(value)?.0));
+        if found == name {
+            return Some(value);
         }
-        rest = &value[member_end(value)? + 1..];
+        rest = &value[value_end(value)? + 1..];
     }
 }
 
-/// Returns the text in quotes at the beginning, and the rest behind it.
-fn leading_text(json: &str) -> Option<(String, &str)> {
+/// Reads the value at the beginning. Returns the rest behind it as well.
+fn leading<'a, T: Deserialize<'a>>(json: &'a str) -> Option<(T, &'a str)> {
     let mut values = serde_json::Deserializer::from_str(json).into_iter();
-    let text = values.next()?.ok()?;
+    let value = values.next()?.ok()?;
     let behind = json.get(values.byte_offset()..)?;
-    Some((text, behind))
+    Some((value, behind))
 }
 
-/// Returns the index of the comma after a member's value, whatever the value contains in its quotes and brackets.
-fn member_end(value: &str) -> Option<usize> {
+/// Returns the index of the comma after a value, whatever the value contains in its quotes and brackets.
+fn value_end(value: &str) -> Option<usize> {
     let (mut depth, mut text, mut escaped) = (0_usize, false, false);
     for (at, byte) in value.bytes().enumerate() {
         match byte {
@@ -192,6 +221,8 @@ pub(crate) struct OutgoingMessage<'a> {
     /// A JSON array.
     details: &'a [u8],
     at: Option<Position>,
+    /// The id of the request that this message answers.
+    id: Option<&'a RequestId>,
     object: OnceCell<Bytes>,
     array: OnceCell<Bytes>,
     positioned: OnceCell<Bytes>,
@@ -201,7 +232,12 @@ impl<'a> OutgoingMessage<'a> {
     /// Returns a message with encoded details, which are a JSON array.
     pub(crate) fn new(action: &'a str, details: &'a [u8]) -> Self {
         let (object, array, positioned) = Default::default();
-        Self { action, details, at: None, object, array, positioned }
+        Self { action, details, at: None, id: None, object, array, positioned }
+    }
+
+    /// Makes the message the answer to a request, if there is one.
+    pub(crate) fn answers(self, id: Option<&'a RequestId>) -> Self {
+        Self { id, ..self }
     }
 
     /// Sets the position of the message in the cluster's order.
@@ -216,20 +252,28 @@ impl<'a> OutgoingMessage<'a> {
 
     /// Returns the WebSocket frame with the message in a form.
     pub(crate) fn frame(&self, form: MessageForm) -> Bytes {
-        let object = |after: &[u8]| self.encode(b"{\"action\":", b",\"details\":", after);
         match (form, self.at) {
-            (MessageForm::Array, _) => self.array.get_or_init(|| self.encode(b"[", b",", b"]")),
+            (MessageForm::Array, _) => self.array.get_or_init(|| self.encode_array()),
             (MessageForm::Positioned, Some(at)) => {
-                self.positioned.get_or_init(|| object(format!(",\"at\":\"{at}\"}}").as_bytes()))
+                self.positioned.get_or_init(|| self.encode_object(&format!(",\"at\":\"{at}\"")))
             }
-            (MessageForm::Object | MessageForm::Positioned, _) => self.object.get_or_init(|| object(b"}")),
+            (MessageForm::Object | MessageForm::Positioned, _) => self.object.get_or_init(|| self.encode_object("")),
         }
         .clone()
     }
 
-    fn encode(&self, before: &[u8], between: &[u8], after: &[u8]) -> Bytes {
+    /// Encodes the object form, with this member for the position.
+    fn encode_object(&self, at: &str) -> Bytes {
         let action = Value::from(self.action).to_string();
-        frame::text(&[before, action.as_bytes(), between, self.details, after])
+        let id = self.id.map(|id| format!(",\"id\":{id}")).unwrap_or_default();
+        let (action, at, id) = (action.as_bytes(), at.as_bytes(), id.as_bytes());
+        frame::text(&[b"{\"action\":", action, b",\"details\":", self.details, at, id, b"}"])
+    }
+
+    fn encode_array(&self) -> Bytes {
+        let action = Value::from(self.action).to_string();
+        let id = self.id.map(|id| format!(",{id}")).unwrap_or_default();
+        frame::text(&[b"[", action.as_bytes(), b",", self.details, id.as_bytes(), b"]"])
     }
 }
 
@@ -263,7 +307,7 @@ mod tests {
 
     #[track_caller]
     fn parsed(text: &str) -> (Dialect, String, Value) {
-        let Incoming { dialect, action, details } = parse(text).unwrap();
+        let Incoming { dialect, action, details, .. } = parse(text).unwrap();
         (dialect, action, details.to_vec().into())
     }
 
@@ -342,19 +386,70 @@ mod tests {
             (r#" ["a",[1,]]"#, Dialect::Array, "not JSON"),
             (r#"["a",undefined]"#, Dialect::Array, "not JSON"),
             (r#"["a""#, Dialect::Array, "not JSON"),
-            (r#"["a",1,2]"#, Dialect::Array, ""),
+            (r#"["a",1,2,3]"#, Dialect::Array, ""),
             (&format!(r#"["a",{deep}]"#), Dialect::Array, "nested"),
             (&format!(r#"{{"details":{deep},"action":"a"}}"#), Dialect::Object, "nested"),
             (&format!(r#"{{"action":"\u0061","details":{deep}}}"#), Dialect::Object, "nested"),
         ] {
             match parse(sent) {
-                Err(Malformed::Details { dialect: spoken, action, why: text }) => {
+                Err(Malformed::Details { dialect: spoken, action, why: text, .. }) => {
                     assert_eq!((spoken, &*action), (dialect, "a"), "{sent}");
                     assert!(text.contains(why), "{sent}: {text}");
                 }
                 other => panic!("{sent}: {other:?}"),
             }
         }
+    }
+
+    #[test]
+    fn a_request_has_an_id_in_both_forms() {
+        let id = |sent: &str| parse(sent).unwrap().id.map(|id| id.to_string());
+        for (sent, expected) in [
+            (r#"{"action":"a","id":7}"#, Some("7")),
+            (r#"{"id": "x\u0041" ,"details":[{"id":8}],"action":"a"}"#, Some(r#""x\u0041""#)),
+            (r#"["a",1,7]"#, Some("7")),
+            (r#" ["a" , null , "x" ] "#, Some("\"x\"")),
+            (r#"{"action":"a","id":null}"#, None),
+            (r#"["a",1,null]"#, None),
+            (r#"{"action":"a","details":{"id":7}}"#, None),
+        ] {
+            assert_eq!(id(sent).as_deref(), expected, "{sent}");
+        }
+    }
+
+    #[test]
+    fn a_malformed_request_is_answered_with_its_id_if_that_can_be_read() {
+        let deep = "[".repeat(200) + &"]".repeat(200);
+        for (sent, expected) in [
+            (format!(r#"{{"action":"a","details":{deep},"id":7}}"#), Some("7")),
+            (format!(r#"{{"id":"x","action":"a","details":{deep}}}"#), Some("\"x\"")),
+            (format!(r#"["a",{deep},7]"#), Some("7")),
+            (r#"["a",1,7,8]"#.into(), Some("7")),
+            (r#"{"action":"a","id":7,"details":[NaN]}"#.into(), Some("7")),
+            (r#"{"action":"a","details":[NaN],"id":7}"#.into(), Some("7")),
+            (r#"{"action":"a","id":7,"id":7}"#.into(), Some("7")),
+            (r#"{"action":"a","id":7,"details":"#.into(), Some("7")),
+            (r#"{"action":"a","details":["x,"id":7}"#.into(), None),
+            (r#"{"action":"a","id":7.5}"#.into(), None),
+            (r#"["a",1,[]]"#.into(), None),
+            (format!(r#"{{"action":"a","id":"{}"}}"#, "x".repeat(65)), None),
+        ] {
+            match parse(&sent) {
+                Err(Malformed::Details { id, .. }) => {
+                    assert_eq!(id.map(|id| id.to_string()).as_deref(), expected, "{sent}");
+                }
+                other => panic!("{sent}: {other:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn an_answer_has_the_id_as_it_came() {
+        let id = parse(r#"["a",1,"\u0041"]"#).unwrap().id;
+        let answer = OutgoingMessage::new("a", b"[1]").answers(id.as_ref());
+        assert_eq!(&answer.frame(MessageForm::Object)[2..], br#"{"action":"a","details":[1],"id":"\u0041"}"#);
+        assert_eq!(&answer.frame(MessageForm::Positioned)[2..], br#"{"action":"a","details":[1],"id":"\u0041"}"#);
+        assert_eq!(&answer.frame(MessageForm::Array)[2..], br#"["a",[1],"\u0041"]"#);
     }
 
     #[test]

@@ -7,9 +7,11 @@ pub(crate) mod content;
 pub(crate) mod order;
 pub(crate) mod position;
 pub(crate) mod publish;
+pub(crate) mod request_id;
 pub(crate) mod target;
 
 pub use client::{Dialect, ParseDialectError};
 pub use close::Close;
 pub use publish::Message;
+pub use request_id::RequestId;
 pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

@@ -12,6 +12,7 @@ use crate::{
     connection::{Application, Context, FORBIDDEN, Raw, panic_text},
     hub::Client,
     log_limit::Excerpt,
+    message::request_id::AwaitedAnswer,
     stats::Stopwatch,
 };
 
@@ -36,6 +37,7 @@ impl Application for Server {
         client: &Arc<Client>,
         action: &str,
         details: RawDetails,
+        awaited: AwaitedAnswer,
     ) -> Result<impl Future<Output = Result<(), ActionError>> + Send + use<>, ActionError> {
         let handler = self.0.actions.get(action).or(self.0.fallback.as_ref());
         let handler = handler.ok_or_else(|| ActionError::not_found("Not Found"))?.clone();
@@ -43,7 +45,7 @@ impl Application for Server {
             return Err(ActionError::forbidden(FORBIDDEN));
         }
         let (server, client, action) = (self.clone(), client.clone(), action.to_owned());
-        Ok(async move { run(&server, &client, &*handler, &action, &details).await })
+        Ok(async move { run(&server, &client, &*handler, &action, &details, awaited).await })
     }
 
     fn raw(&self) -> Option<&Raw> {
@@ -57,6 +59,7 @@ async fn run(
     handler: &dyn ActionHandler,
     action: &str,
     details: &RawDetails,
+    awaited: AwaitedAnswer,
 ) -> Result<(), ActionError> {
     let (user, session) = {
         let membership = client.membership();
@@ -64,22 +67,33 @@ async fn run(
     };
     let span =
         tracing::debug_span!("action", action = ?Excerpt(action), connection = %client.id, user = user.as_deref());
-    let (client, details) = (client.clone(), details.clone());
-    let context = action::Context { server: server.clone(), client, user, session, action: action.to_owned(), details };
+    let request = Request::new(action::Context {
+        server: server.clone(),
+        client: client.clone(),
+        user,
+        session,
+        action: action.to_owned(),
+        details: details.clone(),
+        awaited,
+    });
     // A handler may panic while it makes its future as well.
-    let handled = AssertUnwindSafe(async { handler.handle(Request::new(context)).await }).catch_unwind();
+    let handled = AssertUnwindSafe(async { handler.handle(request.clone()).await }).catch_unwind();
     let handled = handled.instrument(span);
     let stopwatch = Stopwatch::start();
     let handled = watched(handled, action, server).await;
     server.0.handler_times.note(|times| times.of(action).observe(stopwatch.elapsed()));
-    handled.unwrap_or_else(|panic| {
+    let handled = handled.unwrap_or_else(|panic| {
         server.hub().stats().metered.note(|counts| counts.handler_panics.add(1));
         if let Some(line) = server.0.handler_logs.due((Fault::Panic, shortened(action)), now()) {
             let (action, panic) = (Excerpt(action), panic_text(&*panic));
             tracing::error!(?action, panic, left_out = line.left_out, "a handler panicked");
         }
         Err(ActionError::internal("Internal Server Error"))
-    })
+    });
+    if handled.is_ok() {
+        request.finish();
+    }
+    handled
 }
 
 /// Polls `handler`, and says in the log when a poll held its thread for longer than the limit.

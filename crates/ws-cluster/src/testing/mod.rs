@@ -113,7 +113,7 @@ impl RequestBuilder {
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
         let registration = hub.arrive(client.clone(), Membership::of(identity), &mut slot, hub.closes().now());
         let Ok(registration) = registration else { unreachable!("no close was ordered") };
-        let error = match server.dispatch(&client, &action, details) {
+        let error = match server.dispatch(&client, &action, details, Default::default()) {
             Ok(handled) => handled.await.err(),
             Err(refused) => Some(refused),
         };

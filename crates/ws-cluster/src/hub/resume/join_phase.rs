@@ -5,7 +5,10 @@ use std::{pin::Pin, sync::Arc};
 use tokio::time::Instant;
 
 use super::{ResumeRequest, Resumption, Step, join::Admitted};
-use crate::{hub::Client, message::client::Incoming};
+use crate::{
+    hub::Client,
+    message::{client::Incoming, request_id::AwaitedAnswer},
+};
 
 /// The phase of a client's join. Small, since nearly all connections are in the last phase.
 pub(crate) enum JoinPhase {
@@ -55,8 +58,8 @@ pub(crate) struct Resuming {
     pub(crate) back: Option<Admitted>,
     /// True if the application knows of the client.
     pub(crate) announced: bool,
-    /// True if the client waits for the answer to its `Client/authentication`.
-    pub(crate) confirm: bool,
+    /// The answer to its `Client/authentication`, if the client waits for one.
+    pub(crate) confirm: Option<AwaitedAnswer>,
     /// A message that came before the client had joined. It is handled afterwards.
     pub(crate) deferred: Option<Incoming>,
 }
@@ -74,7 +77,7 @@ impl JoinPhase {
         match asked {
             asked if !may_join => Self::Unauthenticated(Box::new(Unauthenticated { until, asked })),
             None => Self::Joined,
-            Some(asked) if decided => Self::resuming(resumption, client, asked, false, asks_application),
+            Some(asked) if decided => Self::resuming(resumption, client, asked, None, asks_application),
             Some(asked) => Self::Undecided(Box::new(Undecided { until, asked })),
         }
     }
@@ -83,7 +86,7 @@ impl JoinPhase {
         resumption: &Arc<Resumption>,
         client: &Arc<Client>,
         asked: ResumeRequest,
-        confirm: bool,
+        confirm: Option<AwaitedAnswer>,
         asks_application: bool,
     ) -> Self {
         let call = resumption.admit(client, asked, asks_application);

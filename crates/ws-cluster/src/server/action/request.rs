@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::handler::encode;
 use crate::{
-    ActionError, ConnectionId, Handshake, Message, PublishError, RawDetails, Server, Target, connection::DISCONNECTION,
-    hub::Client,
+    ActionError, ConnectionId, Handshake, Message, PublishError, RawDetails, RequestId, Server, Target,
+    connection::DISCONNECTION, hub::Client, message::request_id::AwaitedAnswer,
 };
 
 /// A client's message, and the connection on which it came.
@@ -25,6 +25,7 @@ pub(in crate::server) struct Context {
     pub(in crate::server) session: Option<Arc<str>>,
     pub(in crate::server) action: String,
     pub(in crate::server) details: RawDetails,
+    pub(in crate::server) awaited: AwaitedAnswer,
 }
 
 impl Request {
@@ -35,6 +36,16 @@ impl Request {
     /// Returns the name of the action, 1 to 255 bytes.
     pub fn action(&self) -> &str {
         &self.0.action
+    }
+
+    /// Returns the id of the message if the client waits for an answer.
+    ///
+    /// The client gets exactly one answer with this id: the first [`reply`](Self::reply), or the value that the handler
+    /// returns, or its error. If the handler ends without any of them, the server sends an answer without arguments.
+    /// Further replies, and an error after a reply, are ordinary messages. So a handler need not care whether there is
+    /// an id.
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.0.awaited.id()
     }
 
     /// Returns the arguments as the text that the client sent. [`reply`](Self::reply) and [`Message::new`] pass them on
@@ -194,6 +205,9 @@ impl Request {
     /// `null` and `()` become no argument, an array or a tuple becomes one argument for each element, and anything else
     /// becomes one argument.
     ///
+    /// If the client waits for an answer, the first reply is that answer ([`request_id`](Self::request_id)). It has to
+    /// come before the handler ends.
+    ///
     /// # Errors
     /// A 500 if the value cannot be written as JSON, such as a map whose keys are no text.
     pub fn reply(&self, details: impl Serialize) -> Result<(), ActionError> {
@@ -202,13 +216,25 @@ impl Request {
     }
 
     pub(in crate::server) fn answer(&self, details: &RawDetails) {
+        self.send(details, self.0.awaited.take());
+    }
+
+    /// Gives the answer that the client waits for, unless the handler has.
+    pub(in crate::server) fn finish(&self) {
+        if let Some(id) = self.0.awaited.take() {
+            self.send(&RawDetails::default(), Some(id));
+        }
+    }
+
+    fn send(&self, details: &RawDetails, id: Option<&RequestId>) {
         self.0.server.resumption().send_new_token(&self.0.client);
-        self.0.client.send_details(&self.0.action, details);
+        self.0.client.send_details(&self.0.action, details, id);
         self.0.server.hub().stats().metered.note(|counts| counts.replies.add(1));
     }
 
     /// Publishes a message of the same action to every connection of the user, on every node. For a guest it goes to this
-    /// connection alone. The details are as for [`reply`](Self::reply).
+    /// connection alone. The details are as for [`reply`](Self::reply). The message is not the answer that the client
+    /// waits for ([`request_id`](Self::request_id)).
     ///
     /// # Errors
     /// As for [`Server::publish`], with the code of [`PublishError::status_code`].
@@ -217,7 +243,7 @@ impl Request {
         match self.user() {
             Some(user) => Ok(self.publish(Message::raw(self.action(), details).to(Target::user(user))).await?),
             None => {
-                self.answer(&details);
+                self.send(&details, None);
                 Ok(())
             }
         }
