@@ -59,6 +59,34 @@ type Details<Received, A> =
  */
 export type ErrorCallback = (code: number, text: string) => void;
 
+export interface RequestOptions {
+  /**
+   * Milliseconds for the answer, the wait for a connection included. Default 30,000. 0 and `Infinity` set no limit.
+   */
+  timeout?: number;
+  /** Ends the request: it rejects with the signal's reason, as `fetch` does. The server may carry it out nevertheless. */
+  signal?: AbortSignal;
+}
+
+/**
+ * The error with which {@link WsCluster.request} rejects. The server's handlers use codes as in HTTP; the codes of the
+ * client itself are:
+ *
+ * | code | cause | has it been carried out? |
+ * |---|---|---|
+ * | 413 | larger than {@link Options.messageSize} | no |
+ * | 499 | the connection was lost, or the client closed, before the answer | unknown |
+ * | 503 | the queue was full, there was no connection in time, or the client is closed | no |
+ * | 504 | no answer in time | unknown |
+ *
+ * 503 and 504 may also come from the server.
+ */
+export interface RequestError extends Error {
+  name: "RequestError";
+  code: number;
+  text: string;
+}
+
 export interface Options {
   /**
    * Details of `Client/authentication`, sent on every new connection: an array, one value, or a function that
@@ -201,6 +229,27 @@ export class WsCluster<Received = Actions, Sent = Actions> {
    * a BigInt).
    */
   send<A extends keyof Sent & string>(action: A, details?: Sent[A] | Extract<Sent[A], any[]>[0] | null): this;
+
+  /**
+   * Sends a message and waits for its one answer. Resolves with the details of the answer, an array, which is empty if
+   * the handler gives no answer of its own. Rejects with a {@link RequestError} if the action fails.
+   *
+   * Until the connection is authenticated, requests wait in the same queue as the messages of {@link send}, and are
+   * sent in one order with them. A request is sent once. If the connection is lost before the answer, it rejects with
+   * 499: the server may have carried it out or not.
+   *
+   * The answer of a request goes to the promise alone: callbacks of {@link on} for the action are not called. Further
+   * messages of the handler, and what it publishes, go to the callbacks as ever.
+   *
+   * ```js
+   * const [id] = await client.request("comment/add", ["Nice!"], { timeout: 5_000 });
+   * ```
+   *
+   * Rejects with a TypeError where {@link send} throws one.
+   */
+  request<A extends keyof Sent & string>(
+    action: A, details?: Sent[A] | Extract<Sent[A], any[]>[0] | null, options?: RequestOptions,
+  ): Promise<A extends keyof Received ? Extract<Received[A], any[]> : any[]>;
 
   /** Closes the connection and makes no further attempts. To connect again, make a new client. */
   close(): this;

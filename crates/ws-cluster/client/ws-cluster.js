@@ -58,6 +58,9 @@ globalThis.WsCluster = class WsCluster {
 
   /** Messages that wait for a connection. They are encoded at once, so later changes to their details don't matter. */
   #queue = [];
+  /** The requests without an answer, by their ids. */
+  #requests = new Map();
+  #lastRequest = 0;
   #registrations = new Map();
   #listening = new AbortController();
 
@@ -145,12 +148,37 @@ globalThis.WsCluster = class WsCluster {
 
   send(action, details) {
     const frame = WsCluster.#encode(action, details);
-    if (this.#isTooLarge(frame)) this.#refuse(action, 413, `Larger than ${this.#options.messageSize} bytes`);
-    else if (this.connected) this.#socket.send(frame);
-    else if (this.#closed) this.#refuse(action, 503, "Closed");
-    else if (this.#queue.length >= this.#options.queueSize) this.#refuse(action, 503, "Queue is full");
-    else this.#queue.push({ action, frame });
+    this.#submit({ frame, refuse: (code, why) => this.#refuse(action, code, why) });
     return this;
+  }
+
+  async request(action, details, { timeout = 30_000, signal } = {}) {
+    const id = this.#lastRequest + 1;
+    const frame = WsCluster.#encode(action, details, id);
+    signal?.throwIfAborted();
+    this.#lastRequest = id;
+    return new Promise((resolve, reject) => {
+      const message = { frame, sent: false };
+      const settle = (act, value) => {
+        clearTimeout(timer);
+        signal?.removeEventListener("abort", abort);
+        this.#requests.delete(id);
+        this.#queue = this.#queue.filter((other) => other !== message);
+        act(value);
+      };
+      message.resolve = (answer) => settle(resolve, answer);
+      message.refuse = (code, why) => settle(reject, WsCluster.#failure(action, code, why));
+      const abort = () => settle(reject, signal.reason);
+      const expire = () => {
+        if (message.sent) message.refuse(504, "No answer in time, the outcome is unknown");
+        else message.refuse(503, "Not connected in time");
+      };
+      // With a longer time, a timer would fire at once.
+      const timer = timeout > 0 && timeout < 2 ** 31 ? setTimeout(expire, timeout) : undefined;
+      signal?.addEventListener("abort", abort);
+      this.#requests.set(id, message);
+      this.#submit(message);
+    });
   }
 
   close() {
@@ -230,10 +258,14 @@ globalThis.WsCluster = class WsCluster {
       WsCluster.#report(error);
       return;
     }
-    const { action, at, state, heartbeat } = message ?? {};
+    const { action, at, state, heartbeat, id } = message ?? {};
     if (typeof action !== "string") return;
     const details = WsCluster.#asArray(message.details);
     if (at !== undefined) this.#at = at;
+    if (id !== undefined) {
+      this.#answered(id, action, details);
+      return;
+    }
     switch (action) {
       case "Client/authentication":
         this.#attempts = 0;
@@ -269,7 +301,7 @@ globalThis.WsCluster = class WsCluster {
     // From here on, silence only counts if the server has granted a heartbeat.
     if (!this.#heartbeat) clearTimeout(this.#watchdog);
     // Removed from the queue before it is sent: a message that a dying socket took must not be sent twice.
-    while (this.connected && this.#queue.length > 0) this.#socket.send(this.#queue.shift().frame);
+    while (this.connected && this.#queue.length > 0) this.#transmit(this.#queue.shift());
   }
 
   #lost(code, reason) {
@@ -316,7 +348,7 @@ globalThis.WsCluster = class WsCluster {
     this.#closed = true;
     this.#dropSocket();
     this.#listening.abort();
-    for (const { action } of this.#queue.splice(0)) this.#refuse(action, 503, "Closed");
+    for (const message of this.#queue.splice(0)) message.refuse(503, "Closed");
     this.#dispatchLater("Client/close", [code, reason, false, 0]);
   }
 
@@ -328,6 +360,9 @@ globalThis.WsCluster = class WsCluster {
     this.#renewing = false;
     this.#heartbeat = 0;
     socket?.close(1000);
+    for (const request of [...this.#requests.values()]) {
+      if (request.sent) request.refuse(499, "The connection was lost, the outcome is unknown");
+    }
   }
 
   #after(delay, act) {
@@ -435,7 +470,28 @@ globalThis.WsCluster = class WsCluster {
     return typeof credentials === "function" ? credentials() : credentials;
   }
 
-  // ---- callbacks
+  // ---- messages and callbacks
+
+  /** Sends a message, or lets it wait for the connection. A message that can do neither is refused. */
+  #submit(message) {
+    if (this.#isTooLarge(message.frame)) message.refuse(413, `Larger than ${this.#options.messageSize} bytes`);
+    else if (this.connected) this.#transmit(message);
+    else if (this.#closed) message.refuse(503, "Closed");
+    else if (this.#queue.length >= this.#options.queueSize) message.refuse(503, "Queue is full");
+    else this.#queue.push(message);
+  }
+
+  #transmit(message) {
+    message.sent = true;
+    this.#socket.send(message.frame);
+  }
+
+  /** Settles a request. The answer to a request that has ended meanwhile is ignored. */
+  #answered(id, action, details) {
+    const request = this.#requests.get(id);
+    if (action.endsWith(":error")) request?.refuse(...details);
+    else request?.resolve(details);
+  }
 
   #register(registration) {
     const { action } = registration;
@@ -511,17 +567,22 @@ globalThis.WsCluster = class WsCluster {
   }
 
   /** Returns the text of a message. Throws if the caller's values cannot be encoded. */
-  static #encode(action, details) {
+  static #encode(action, details, id) {
     if (typeof action !== "string") throw new TypeError("An action is a string");
     const length = WsCluster.#bytes(action);
     if (length < 1 || length > 255) throw new TypeError(`An action has 1 to 255 bytes, this one ${length}`);
     let frame;
     try {
-      frame = JSON.stringify({ action, details: WsCluster.#asArray(details) });
+      frame = JSON.stringify({ action, details: WsCluster.#asArray(details), id });
     } catch (cause) {
       throw new TypeError(`The details of ${action} cannot be sent as JSON: ${cause?.message ?? cause}`, { cause });
     }
     return WsCluster.#wellFormed(frame);
+  }
+
+  /** Returns the error of a request that failed. */
+  static #failure(action, code = 500, text = "") {
+    return Object.assign(new Error(`${action}: ${code} ${text}`), { name: "RequestError", code, text });
   }
 
   /** Returns the arguments: none for undefined or null, an array's elements, and anything else as one argument. */
