@@ -2,7 +2,7 @@
 //! after a loss, and gets what it missed. It behaves like the browser client. The crate compiles neither a server nor a
 //! database.
 //!
-//! [`Client`] sends messages, [`Events`] yields the messages of the server, and [`Builder`] has the settings.
+//! [`Client`] sends messages and asks for answers, [`Events`] yields the messages of the server, and [`Builder`] has the settings.
 //!
 //! ```no_run
 //! use ws_cluster_client::{Client, Event};
@@ -33,7 +33,7 @@ mod close;
 mod details;
 mod error;
 
-pub use client::{Builder, Client, Event, Events, Message, SendError, SetupError};
+pub use client::{Builder, Client, Event, Events, Message, RequestError, SendError, SetupError};
 pub use close::CloseCode;
 pub use details::{ParseDetailsError, RawDetails, replace_lone_surrogates};
 pub use error::ActionError;

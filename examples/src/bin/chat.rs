@@ -13,15 +13,16 @@
 //! document.cookie = "user=ann"
 //! await import("/ws-cluster.js")
 //! chat = new WsCluster()
-//! for (const action of ["join", "leave", "joined", "left", "said", "who"])
-//!   chat.on(action, (...details) => console.log(action, ...details), console.warn)
-//! chat.send("join", ["lobby"]).send("say", ["lobby", "Good morning"])
+//! for (const action of ["joined", "left", "said"])
+//!   chat.on(action, (...details) => console.log(action, ...details))
+//! await chat.request("join", ["lobby"])
+//! await chat.request("say", ["lobby", "Good morning"])
 //! ```
 //!
-//! What one says (`said lobby ann Good morning`) shows in every tab that is in the room, except the one that said it.
-//! `chat.send("who", ["lobby"])` shows who is in, as far as that node knows: its own. An application with several
-//! nodes keeps such a list in its database. `chat.send("leave", ["lobby"])` and closing a tab show `left` to the
-//! others.
+//! `join` is answered with those who are in the room. What one says (`said lobby ann Good morning`) shows in every tab
+//! that is in the room, except the one that said it. `await chat.request("who", ["lobby"])` tells who is in, as far as
+//! that node knows: its own. An application with several nodes keeps such a list in its database. `chat.request("leave",
+//! ["lobby"])` and closing a tab show `left` to the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -31,6 +31,7 @@ pub struct Builder {
     urls: Result<Vec<Url>, SetupError>,
     headers: Result<HeaderMap, SetupError>,
     queue_size: usize,
+    request_timeout: Duration,
     settings: Settings,
 }
 
@@ -85,6 +86,7 @@ impl Builder {
             urls: self::urls(urls),
             headers: Ok(HeaderMap::new()),
             queue_size: 100,
+            request_timeout: Duration::from_secs(30),
             settings: Settings {
                 headers: HeaderMap::new(),
                 credentials: Credentials::Fixed(Value::Null),
@@ -171,6 +173,12 @@ impl Builder {
         self
     }
 
+    /// Sets how long [`Client::request`] waits for its answer, the time without a connection included. Default 30 s.
+    pub fn request_timeout(mut self, request_timeout: Duration) -> Self {
+        self.request_timeout = request_timeout;
+        self
+    }
+
     /// Sets the time limit for a connection to open. After it the client tries the next URL. Default 10 s.
     pub fn connect_timeout(mut self, connect_timeout: Duration) -> Self {
         self.settings.connect_timeout = connect_timeout;
@@ -248,6 +256,8 @@ impl Builder {
         let client = Client(Arc::new(Shared {
             queue,
             message_size: settings.message_size,
+            request_timeout: self.request_timeout,
+            requests: Arc::default(),
             urls: Mutex::new(self.urls?),
             identity: Mutex::default(),
             reconnect: Notify::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::{Event, Identity};
+use super::{Event, Identity, requests::Answer};
 use crate::{ActionError, RawDetails};
 
 /// The end of the action's name in an error.
@@ -60,9 +60,23 @@ pub(super) struct Incoming {
     details: RawDetails,
     at: Option<String>,
     state: Option<String>,
+    /// The id of the request that this message answers.
+    id: Option<Value>,
 }
 
 impl Incoming {
+    /// Returns the id of the request that this message answers. The client's own ids are integers, so any other id is of
+    /// no request.
+    pub(super) fn request(&self) -> Option<u64> {
+        self.id.as_ref().map(|id| id.as_u64().unwrap_or_default())
+    }
+
+    /// Returns the answer to a request.
+    pub(super) fn into_answer(self) -> Answer {
+        let message = Message { action: self.action, details: self.details, at: None };
+        message.error().map_or(Ok(message.details), |error| Err(error.into()))
+    }
+
     /// Returns the client's ids in an answer to `Client/authentication`, and the time until the authentication ends. An
     /// answer of another version may have less.
     pub(super) fn authentication(&self) -> (Identity, Option<Duration>) {
@@ -95,7 +109,7 @@ pub(super) struct Position {
 impl Position {
     /// Updates the position with this message. Returns the event for the application.
     pub(super) fn take(&mut self, incoming: Incoming) -> Option<Event> {
-        let Incoming { action, details, at, state } = incoming;
+        let Incoming { action, details, at, state, .. } = incoming;
         if action != "Server/position" {
             if let Some(at) = &at {
                 self.at.clone_from(at);

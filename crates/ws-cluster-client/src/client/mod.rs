@@ -1,12 +1,13 @@
 //! A client of a cluster for programs in Rust. It behaves like the browser client, and knows nothing of how nodes work.
 //!
-//! [`Client`] sends, [`Events`] yields the events, [`Builder`] has the settings. `task` runs the connection, and
-//! `message` keeps the client's log position.
+//! [`Client`] sends, [`Events`] yields the events, [`Builder`] has the settings. `task` runs the connection, `message`
+//! keeps the client's log position, and `requests` those who wait for an answer.
 
 mod backoff;
 mod builder;
 mod message;
 mod renewal;
+mod requests;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -22,12 +23,17 @@ use std::{
 use futures_core::Stream;
 use parking_lot::Mutex;
 use serde::Serialize;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::timeout,
+};
 use url::Url;
 
 pub use builder::{Builder, SetupError};
 pub use message::Message;
+pub use requests::RequestError;
 
+use self::requests::Requests;
 use crate::{ACTION_SIZE, RawDetails};
 
 /// A handle on a lasting connection to a cluster. Clones are cheap and share the connection. The messages of the server
@@ -72,6 +78,9 @@ struct Shared {
     queue: mpsc::Sender<Outgoing>,
     /// Largest message in bytes.
     message_size: usize,
+    /// Longest wait for the answer to a request.
+    request_timeout: Duration,
+    requests: Arc<Requests>,
     /// The client's ids, as the server gave them.
     identity: Mutex<Identity>,
     /// Read for each attempt. A synchronous lock, because it is held only to copy and replace.
@@ -94,6 +103,9 @@ struct Identity {
 struct Outgoing {
     action: String,
     details: RawDetails,
+    /// The id of a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<u64>,
 }
 
 impl Client {
@@ -108,19 +120,60 @@ impl Client {
     ///
     /// Until the connection is authenticated, messages wait in a queue (of 100 by default), and are then sent in order.
     /// A message is written to a connection once. If the connection is lost then, the message may be lost without
-    /// notice. If that matters, let the handler answer. Messages that still wait when the client closes come back as
+    /// notice. If that matters, use [`request`](Self::request). Messages that still wait when the client closes come back as
     /// [`Event::Unsent`].
     ///
     /// # Errors
     /// [`SendError`] if the message was not taken.
     pub fn send(&self, action: &str, details: impl Into<RawDetails>) -> Result<(), SendError> {
+        self.submit(action, details.into(), None)
+    }
+
+    /// Sends a message and waits for its one answer. Returns the details of the answer, which are empty if the handler
+    /// gives no answer of its own.
+    ///
+    /// Until the connection is authenticated, requests wait in the same queue as the messages of [`send`](Self::send).
+    /// A request is sent once. The wait ends after 30 s ([`Builder::request_timeout`]), the time without a connection
+    /// included, and when the future is dropped. The server may carry out the request nevertheless.
+    ///
+    /// The answer does not appear among the [`Events`]. Further messages of the handler, and what it publishes, do. Read
+    /// the events meanwhile, in another task: if 64 of them wait, the client reads no further, and no answer comes.
+    ///
+    /// ```no_run
+    /// use ws_cluster_client::{Client, RequestError};
+    ///
+    /// # async fn f(client: Client) -> Result<(), Box<dyn std::error::Error>> {
+    /// match client.request("comment/add", "Nice!").await {
+    ///     Ok(answer) => println!("comment {}", answer.detail::<u64>(0)?),
+    ///     Err(RequestError::Action(error)) => println!("refused: {error}"),
+    ///     Err(error) if error.is_outcome_unknown() => println!("perhaps stored: {error}"),
+    ///     Err(error) => println!("not stored: {error}"),
+    /// }
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`RequestError`] with the error of the action, or the reason why there is no answer.
+    pub async fn request(&self, action: &str, details: impl Into<RawDetails>) -> Result<RawDetails, RequestError> {
+        let (request, answered) = self.0.requests.add();
+        self.submit(action, details.into(), Some(request.id))?;
+        match timeout(self.0.request_timeout, answered).await {
+            Ok(Ok(answer)) => answer,
+            // The sender lies in `requests`, so it is only dropped together with the request.
+            Ok(Err(_)) => Err(RequestError::Lost),
+            Err(_) => Err(request.expire()),
+        }
+    }
+
+    /// Puts a message into the queue.
+    fn submit(&self, action: &str, details: RawDetails, id: Option<u64>) -> Result<(), SendError> {
         if !(1..=ACTION_SIZE).contains(&action.len()) {
             return Err(SendError::Action);
         }
         if *self.0.closed.borrow() {
             return Err(SendError::Closed);
         }
-        let message = Outgoing { action: action.to_owned(), details: details.into() };
+        let message = Outgoing { action: action.to_owned(), details, id };
         let (size, limit) = (message.size(), self.0.message_size);
         if size > limit {
             return Err(SendError::TooLarge { size, limit });

@@ -30,6 +30,7 @@ use super::{
     builder::{Credentials, Settings},
     message::{Incoming, Position},
     renewal,
+    requests::Requests,
 };
 use crate::close::reconnects;
 
@@ -143,6 +144,14 @@ impl<D: Dial> Task<D> {
     }
 
     pub(super) async fn run(mut self) {
+        self.live().await;
+        // What comes from now on is refused at once.
+        self.queue.close();
+        self.shared.requests.refuse_unsent();
+    }
+
+    /// Makes one connection after another, until the client ends.
+    async fn live(&mut self) {
         loop {
             let (code, reason, delay) = match self.attempt().await {
                 End::Lost { code, reason } if reconnects(code) => {
@@ -199,6 +208,7 @@ impl<D: Dial> Task<D> {
             events: &self.events,
             position: &mut self.position,
             identity: &self.shared.identity,
+            requests: &self.shared.requests,
             silence: self.settings.silence_timeout,
             notes,
             answered: false,
@@ -209,6 +219,7 @@ impl<D: Dial> Task<D> {
             settings: &self.settings,
             notes: noted,
             queue: &mut self.queue,
+            requests: &self.shared.requests,
             sink: &mut sink,
             answered: false,
         };
@@ -221,6 +232,7 @@ impl<D: Dial> Task<D> {
             end = writing.run() => end,
         };
         let Reading { proven, dismissed, .. } = reading;
+        self.shared.requests.lose_sent();
         if proven || opened.elapsed() >= PROVEN_AFTER {
             self.failures = 0;
         }
@@ -266,10 +278,12 @@ impl<D: Dial> Task<D> {
     }
 
     /// Sends the last events.
-    async fn finish(mut self, code: u16, reason: String) {
+    async fn finish(&mut self, code: u16, reason: String) {
         self.queue.close();
-        while let Some(Outgoing { action, details }) = self.queue.recv().await {
-            if self.events.send(Event::Unsent { action, details }).await.is_err() {
+        self.shared.requests.refuse_unsent();
+        while let Some(Outgoing { action, details, id }) = self.queue.recv().await {
+            // The one who asked knows already.
+            if id.is_none() && self.events.send(Event::Unsent { action, details }).await.is_err() {
                 return;
             }
         }
@@ -308,6 +322,7 @@ struct Reading<'a> {
     events: &'a mpsc::Sender<Event>,
     position: &'a mut Position,
     identity: &'a Mutex<Identity>,
+    requests: &'a Requests,
     silence: Duration,
     /// Notes to the writing side.
     notes: mpsc::UnboundedSender<Note>,
@@ -347,6 +362,10 @@ impl Reading<'_> {
                     continue;
                 }
             };
+            if let Some(id) = incoming.request() {
+                self.requests.answer(id, incoming.into_answer());
+                continue;
+            }
             match incoming.action.as_str() {
                 "Client/authentication" => {
                     self.proven = true;
@@ -413,6 +432,7 @@ struct Writing<'a, S> {
     settings: &'a Settings,
     notes: mpsc::UnboundedReceiver<Note>,
     queue: &'a mut mpsc::Receiver<Outgoing>,
+    requests: &'a Requests,
     sink: &'a mut SplitSink<WebSocketStream<S>, Frame>,
     /// The server has answered credentials, so messages may be sent.
     answered: bool,
@@ -460,7 +480,9 @@ impl<S: Stream> Writing<'_, S> {
                 // The message leaves the queue before it is written, because a message that a broken socket took must
                 // not be sent twice.
                 Some(message) = self.queue.recv(), if self.answered => {
-                    self.sink.send(message.frame()).await?;
+                    if message.id.is_none_or(|id| self.requests.send(id)) {
+                        self.sink.send(message.frame()).await?;
+                    }
                 }
                 Some(()) = due => {
                     ask_at = None;
@@ -500,7 +522,7 @@ async fn authentication(settings: &Settings) -> Result<Frame, String> {
         Credentials::Fixed(credentials) => credentials.clone(),
         Credentials::Asked(ask) => ask().await.map_err(|error| error.to_string())?,
     };
-    let message = Outgoing { action: "Client/authentication".to_owned(), details: credentials.into() };
+    let message = Outgoing { action: "Client/authentication".to_owned(), details: credentials.into(), id: None };
     let (size, limit) = (message.size(), settings.message_size);
     if size > limit {
         Err(format!("they have {size} bytes, and the server takes {limit}"))

@@ -23,6 +23,7 @@ use super::{
 };
 
 mod identity;
+mod requests;
 mod silence;
 
 /// Bytes that are under way between the two.
