@@ -36,6 +36,26 @@ impl AuthenticatorChain {
         self.0.push(Box::new(next));
         self
     }
+
+    /// Asks one after the other, and returns the first answer that knows the client. If there is none, the first failure
+    /// counts.
+    async fn first<'a, F>(
+        &'a self,
+        ask: impl Fn(&'a dyn Authenticator) -> F,
+    ) -> Result<Option<Identity>, AuthenticationError>
+    where
+        F: Future<Output = Result<Option<Identity>, AuthenticationError>>,
+    {
+        let mut failure = None;
+        for authenticator in &self.0 {
+            match ask(&**authenticator).await {
+                Ok(None) => {}
+                Err(error) => drop(failure.get_or_insert(error)),
+                known => return known,
+            }
+        }
+        failure.map_or(Ok(None), Err)
+    }
 }
 
 impl fmt::Debug for AuthenticatorChain {
@@ -51,27 +71,11 @@ impl Authenticator for AuthenticatorChain {
         handshake: &Handshake,
         credentials: Option<Credentials<'_>>,
     ) -> Result<Option<Identity>, AuthenticationError> {
-        let mut failure = None;
-        for authenticator in &self.0 {
-            match authenticator.authenticate(handshake, credentials).await {
-                Ok(None) => {}
-                Err(error) => drop(failure.get_or_insert(error)),
-                known => return known,
-            }
-        }
-        failure.map_or(Ok(None), Err)
+        self.first(|authenticator| authenticator.authenticate(handshake, credentials)).await
     }
 
     async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
-        let mut failure = None;
-        for authenticator in &self.0 {
-            match authenticator.recheck(handshake).await {
-                Ok(None) => {}
-                Err(error) => drop(failure.get_or_insert(error)),
-                known => return known,
-            }
-        }
-        failure.map_or(Ok(None), Err)
+        self.first(|authenticator| authenticator.recheck(handshake)).await
     }
 
     /// The shortest interval of all.
