@@ -555,8 +555,8 @@ async fn a_shutdown_answers_before_the_close_frame_or_not_at_all() {
 #[tokio::test]
 async fn requests_and_messages_in_any_order_have_one_answer_each() {
     let solo = Solo::start(builder(Users::default())).await;
-    let seed = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(Random::seed);
-    eprintln!("SEED={seed}");
+    let seed = std::env::var("WS_CLUSTER_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(Random::seed);
+    eprintln!("WS_CLUSTER_SEED={seed}");
     let mut random = Random::new(seed);
     let table = table();
     for kind in KINDS {
@@ -584,7 +584,7 @@ async fn requests_and_messages_in_any_order_have_one_answer_each() {
                 if answer == "too large:error" {
                     details = json!([details[0]]);
                 }
-                assert_eq!((answer, details, id), expected, "SEED={seed}");
+                assert_eq!((answer, details, id), expected, "WS_CLUSTER_SEED={seed}");
             }
             client.nothing_more().await;
         }

@@ -262,10 +262,6 @@ globalThis.WsCluster = class WsCluster {
     if (typeof action !== "string") return;
     const details = WsCluster.#asArray(message.details);
     if (at !== undefined) this.#at = at;
-    if (id !== undefined) {
-      this.#answered(id, action, details);
-      return;
-    }
     switch (action) {
       case "Client/authentication":
         this.#attempts = 0;
@@ -285,7 +281,8 @@ globalThis.WsCluster = class WsCluster {
         this.#dismissed = true;
         break;
     }
-    this.#dispatch(action, details);
+    if (id === undefined) this.#dispatch(action, details);
+    else this.#answered(id, action, details);
   }
 
   #setPosition([kind, value], at, state) {

@@ -362,10 +362,6 @@ impl Reading<'_> {
                     continue;
                 }
             };
-            if let Some(id) = incoming.request() {
-                self.requests.answer(id, incoming.into_answer());
-                continue;
-            }
             match incoming.action.as_str() {
                 "Client/authentication" => {
                     self.proven = true;
@@ -380,6 +376,10 @@ impl Reading<'_> {
                 }
                 "Server/close" => self.dismissed = true,
                 _ => {}
+            }
+            if let Some(id) = incoming.request() {
+                self.requests.answer(id, incoming.into_answer());
+                continue;
             }
             // The position changes only together with a message that the application gets. So no message is skipped,
             // whatever ends the wait for the application.

@@ -177,6 +177,15 @@ describe("requests", () => {
     assert.deepEqual(await answered, [1]);
   });
 
+  test("an application that authenticates by a request becomes who the answer says", async () => {
+    const { calls, record } = recorder();
+    const client = (await authenticated()).on("Client/authentication", record("known"));
+    const asked = client.request("Client/authentication", ["token"]);
+    FakeSocket.last.say({ ...OK, details: ["ok", { connection: "c", user: "ann" }], id: 1 });
+    assert.deepEqual(await asked, ["ok", { connection: "c", user: "ann" }]);
+    assert.deepEqual([client.connectionId, client.user, calls], ["c", "ann", []]);
+  });
+
   test("what cannot be sent rejects, and the client lives on", async () => {
     const client = await authenticated();
     await assert.rejects(client.request(""), /^TypeError: An action /);
