@@ -8,7 +8,7 @@ use crate::{
     Goals, machine,
     peers::{OneSend, Ours, Peer, Plain},
     scenario::{
-        Stage, cluster, connect, echo,
+        Stage, batch, cluster, connect, echo,
         fan_out::{self, LOADS},
         idle, median, slow, targets,
     },
@@ -66,8 +66,9 @@ impl Line {
 
 type Measurement = fn(&Goals) -> Result<Vec<Line>>;
 
-const ALL: [(&str, Measurement); 9] = [
+const ALL: [(&str, Measurement); 10] = [
     ("fan-out", fan_out),
+    ("batch", publish_batch),
     ("targets", targets),
     ("actions", actions),
     ("memory", memory),
@@ -129,6 +130,22 @@ fn fan_out(options: &Goals) -> Result<Vec<Line>> {
             Line::times(what, *ours, "µs", *one_send, ONE_SEND, most)
         })
         .collect())
+}
+
+fn publish_batch(options: &Goals) -> Result<Vec<Line>> {
+    let publishes = if options.quick { 20 } else { 100 };
+    let [to_all, in_process, to_nobody, nobody_in_process] = rounds(options, || {
+        let [all, nobody] = batch::measure(publishes)?;
+        Ok([all.batch, all.in_process, nobody.batch, nobody.in_process])
+    })?;
+    let (messages, clients) = (batch::MESSAGES, batch::CLIENTS);
+    let of = format!("{messages} publishes in the process");
+    let what = format!("a batch of {messages} over HTTP to {clients} clients");
+    let reported = Line::times("the same to nobody", to_nobody, "µs", nobody_in_process, &of, 1.3);
+    Ok(vec![
+        Line::times(what, to_all, "µs", in_process, &of, 1.3),
+        Line { goal: NOTHING.to_owned(), reached: None, ..reported },
+    ])
 }
 
 fn targets(options: &Goals) -> Result<Vec<Line>> {

@@ -6,6 +6,9 @@ pub mod control;
 /// The result of a bench. Its only use is a line on the terminal, so it needs no error type of its own.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
+/// The key that opens HTTP publishing on our server.
+pub const PUBLISH_KEY: &str = "a publish key of the benches";
+
 /// The byte that each message contains once, and that servers send nowhere else. So messages can be counted in the
 /// frames of any protocol.
 pub const MARK: u8 = b'~';

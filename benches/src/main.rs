@@ -85,8 +85,8 @@ struct Goals {
     /// Number of times that a figure is measured; the median counts.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// Goals with these names, separated by commas: fan-out, targets, actions, memory, latency, relay, connect, slow,
-    /// churn.
+    /// Goals with these names, separated by commas: fan-out, batch, targets, actions, memory, latency, relay, connect,
+    /// slow, churn.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Number of connections that come and go in one run.

@@ -10,6 +10,7 @@ pub mod http_client;
 pub mod log;
 mod mariadb;
 pub mod nodes;
+pub mod openapi;
 pub mod processes;
 mod programs;
 pub mod proxy;

@@ -10,7 +10,7 @@ use ws_cluster::{Server, ServerBuilder};
 
 use crate::{
     client::{Client, soon},
-    http_client,
+    http_client, openapi,
 };
 
 /// A server that runs until it is dropped.
@@ -48,6 +48,7 @@ impl Solo {
     /// Panics if the server does not take all bytes, or does not answer.
     pub async fn post(&self, path: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String) {
         let answer = soon(http_client::request(self.address, "POST", path, headers, body)).await.expect("an answer");
+        openapi::check("POST", path, answer.status.as_u16());
         (answer.status.as_u16(), answer.text)
     }
 

@@ -5,7 +5,7 @@ use std::{error::Error, net::Ipv4Addr, path::PathBuf, sync::Arc, time::Duration}
 
 use async_trait::async_trait;
 use benches::{
-    Result,
+    PUBLISH_KEY, Result,
     control::{DONE, Request as Order, Requests},
 };
 use clap::Parser;
@@ -111,6 +111,7 @@ async fn main() -> Result<()> {
         .action("echo", Echo)
         .action("reply", Reply)
         .config(config)
+        .publish_key(PUBLISH_KEY)
         .start()
         .await?;
     server.wait_ready().await;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, sync::OnceLock};
 
-use benches::{Result, control, marked};
+use benches::{PUBLISH_KEY, Result, control, marked};
 
 use super::{Peer, Place};
 use crate::load::order::Recipe;
@@ -69,6 +69,15 @@ impl Ours {
     /// Returns the bytes that publish to a target, with parameters of its own.
     pub(crate) fn publish_to(target: &str, messages: usize) -> String {
         control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - AROUND))
+    }
+
+    /// Returns the bytes of a request of a site that publishes one batch to a target.
+    pub(crate) fn batch_to(target: &str, messages: usize) -> String {
+        let text = marked(super::MESSAGE - AROUND);
+        let message = format!(r#"{{"action":"m","details":["{text}"],"to":"{target}"}}"#);
+        let body = format!("[{}]", vec![message; messages].join(","));
+        let head = "POST /_publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json";
+        format!("{head}\r\nAuthorization: Bearer {PUBLISH_KEY}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     }
 
     /// Returns a client's action, of 100 bytes like its answer.

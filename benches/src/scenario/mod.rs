@@ -13,6 +13,7 @@ use crate::{
     peers::{Peer, Running},
 };
 
+pub(crate) mod batch;
 pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod echo;

@@ -101,6 +101,14 @@ export interface Options {
   credentials?: unknown | (() => unknown);
   /** True to get the missed messages on a new connection. Default true. Servers may ignore it. */
   resume?: boolean;
+  /**
+   * Where the order of messages stood when the page was rendered, as `GET /_position` told the site. The client then gets
+   * what was published for it between the rendering and its connection; a message that the page shows already may come as
+   * well. The position is valid for two minutes. If it is older, `Client/reset` comes, so the page must not be kept in a
+   * cache (`Cache-Control: no-store`). Part of resuming, so it has no effect with `resume: false`. Default none: the
+   * client gets what is published after it has connected.
+   */
+  position?: string;
   /** Maximum number of messages that wait for a connection. Further ones are refused with 503. Default 100. */
   queueSize?: number;
   /**

@@ -72,6 +72,7 @@ globalThis.WsCluster = class WsCluster {
     const {
       credentials,
       resume = true,
+      position,
       queueSize = 100,
       messageSize = 65_536,
       connectTimeout = 10_000,
@@ -91,6 +92,8 @@ globalThis.WsCluster = class WsCluster {
       heartbeat: heartbeat > 0 ? WsCluster.#clampHeartbeat(Math.round(heartbeat / 1_000)) : 0,
     };
     this.urls = url ?? "/WebSockets";
+    // On the first connection, the page's position takes the place of the resume token.
+    this.#state = position;
 
     const { signal } = this.#listening;
     const listen = (target, event, act) => target?.addEventListener?.(event, act, { signal });

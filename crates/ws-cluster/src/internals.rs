@@ -36,7 +36,12 @@ pub fn encode(action: &str, details: &[u8]) -> usize {
 
 /// Encodes the content of a relayed message, and decodes it again.
 pub fn relay(target: &Target, action: &str, details: &Bytes) -> bool {
-    let content = Content::Message { target: target.clone(), action: action.to_owned(), details: details.clone() };
+    let content = Content::Message {
+        target: target.clone(),
+        action: action.to_owned(),
+        details: details.clone(),
+        volatile: false,
+    };
     Content::decode(content.encode()).is_ok()
 }
 

@@ -171,8 +171,8 @@ pub use auth::{SessionTable, SessionTableError};
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
 pub use error::{PublishError, ServeError, StartError};
 pub use message::{
-    Close, ConnectionId, Dialect, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError, RequestId,
-    Target,
+    Close, ConnectionId, Dialect, GroupChange, Message, ParseConnectionIdError, ParseDialectError, ParseTargetError,
+    RequestId, Target,
 };
 #[cfg(feature = "mysql")]
 pub use pool::MySqlPool;

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 use crate::{
-    Close, IntoPool, Message, Pool, PoolError, PublishError,
+    Close, GroupChange, IntoPool, Message, Pool, PoolError, PublishError,
     message::{self, close::Subject, content::Content},
     node::{
         codec::{Outcome, Publish},
@@ -27,6 +27,9 @@ const MAX_REQUESTS: usize = 1024;
 const MAX_DIALS: usize = 16;
 /// Time for one node to answer a dial, before the next is tried.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// The outcome of a publish that has none yet.
+const UNKNOWN: Result<(), PublishError> = Err(PublishError::OutcomeUnknown);
 
 /// The reason why a publisher cannot connect. Nothing was published.
 #[derive(Debug, thiserror::Error)]
@@ -213,8 +216,32 @@ impl Publisher {
     /// once.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let (content, key) = message.encode()?;
-        // A random key lets the publish be repeated on another node.
-        self.send(content, key.unwrap_or_else(|| Bytes::copy_from_slice(&random::<16>()))).await
+        self.send_one(content, key.unwrap_or_else(random_key)).await
+    }
+
+    /// Publishes several messages on all nodes, in their order, and returns the outcome of each, as
+    /// [`Server::publish_all`](crate::Server::publish_all) does. The time limit is for all of them together.
+    pub async fn publish_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PublishError>> {
+        let mut publishes = Vec::new();
+        let encoded: Vec<_> = messages
+            .into_iter()
+            .map(|message| {
+                let (content, key) = message.encode()?;
+                publishes.push((content.encode(), key.unwrap_or_else(random_key)));
+                Ok(())
+            })
+            .collect();
+        let mut outcomes = self.send(publishes).await.into_iter();
+        let outcome = |encoded: Result<(), _>| encoded.and_then(|()| outcomes.next().unwrap_or(UNKNOWN));
+        encoded.into_iter().map(outcome).collect()
+    }
+
+    /// Puts connections into groups and takes them out of groups, on all nodes, as
+    /// [`Server::change_groups`](crate::Server::change_groups) does. A node of an older version answers
+    /// [`PublishError::Invalid`].
+    pub async fn change_groups(&self, change: GroupChange) -> Result<(), PublishError> {
+        change.check()?;
+        self.order(Content::Groups(change)).await
     }
 
     /// Closes every connection of a session, on all nodes, as
@@ -249,34 +276,55 @@ impl Publisher {
     }
 
     async fn order(&self, content: Content) -> Result<(), PublishError> {
-        self.send(content, Bytes::copy_from_slice(&random::<16>())).await
+        self.send_one(content, random_key()).await
     }
 
-    async fn send(&self, content: Content, key: Bytes) -> Result<(), PublishError> {
+    async fn send_one(&self, content: Content, key: Bytes) -> Result<(), PublishError> {
+        self.send(vec![(content.encode(), key)]).await.pop().unwrap_or(UNKNOWN)
+    }
+
+    /// Sends contents, each with its key, in their order. Returns the outcome of each.
+    async fn send(&self, publishes: Vec<(Bytes, Bytes)>) -> Vec<Result<(), PublishError>> {
         let deadline = Instant::now() + self.0.publish_timeout;
-        let content = content.encode();
+        let mut outcomes = vec![UNKNOWN; publishes.len()];
+        let mut open: Vec<usize> = (0..publishes.len()).collect();
         let sending = async {
-            loop {
+            while !open.is_empty() {
                 let Ok(connection) = self.connection().await else {
                     // The pool or the nodes may be back within the time limit.
                     tokio::time::sleep(Duration::from_millis(100)).await;
                     continue;
                 };
-                let (outcome, settled) = oneshot::channel();
-                let request = Request { content: content.clone(), key: key.clone(), outcome };
-                if connection.send(request).await.is_err() {
-                    continue;
-                }
-                match settled.await {
-                    // The publish is repeated on another node. If the cluster has it already, the key shows that.
-                    Err(_) | Ok(Err(PublishError::ShuttingDown | PublishError::OutcomeUnknown)) => {
-                        self.forget(&connection).await
+                let mut settling = Vec::with_capacity(open.len());
+                for index in &open {
+                    let (content, key) = publishes[*index].clone();
+                    let (outcome, settled) = oneshot::channel();
+                    if connection.send(Request { content, key, outcome }).await.is_err() {
+                        break;
                     }
-                    Ok(outcome) => return outcome,
+                    settling.push(settled);
                 }
+                let unsent = open.split_off(settling.len());
+                let mut again = Vec::new();
+                for (index, settled) in open.drain(..).zip(settling) {
+                    match settled.await {
+                        // The publish is repeated on another node. If the cluster has it already, the key shows that.
+                        Err(_) | Ok(Err(PublishError::ShuttingDown | PublishError::OutcomeUnknown)) => {
+                            again.push(index)
+                        }
+                        Ok(outcome) => outcomes[index] = outcome,
+                    }
+                }
+                if !again.is_empty() {
+                    self.forget(&connection).await;
+                }
+                again.extend(unsent);
+                open = again;
             }
         };
-        timeout_at(deadline, sending).await.unwrap_or(Err(PublishError::OutcomeUnknown))
+        // What is open at the end has an unknown outcome.
+        let _ = timeout_at(deadline, sending).await;
+        outcomes
     }
 
     async fn forget(&self, connection: &mpsc::Sender<Request>) {
@@ -348,6 +396,11 @@ impl fmt::Debug for Publisher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Publisher").field("cluster", &self.0.identity.cluster).finish_non_exhaustive()
     }
+}
+
+/// Returns a random key, with which a publish can be repeated on another node.
+fn random_key() -> Bytes {
+    Bytes::copy_from_slice(&random::<16>())
 }
 
 fn random<const N: usize>() -> [u8; N] {

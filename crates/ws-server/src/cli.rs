@@ -144,7 +144,7 @@ pub(crate) struct Run {
     pub(crate) session_database: Option<String>,
     #[command(flatten)]
     pub(crate) tokens: Tokens,
-    /// Open POST /_publish, /_close and /_refresh to requests that present this key (default: closed)
+    /// Open POST /_publish, /_groups, /_close, /_refresh and GET /_position to requests that present this key (default: closed)
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
     /// A proxy whose X-Forwarded-For the node believes, as an address or a network; may be repeated, or separated by
@@ -357,6 +357,9 @@ pub(crate) struct Send {
     /// is delivered
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
+    /// Deliver the message only to connections whose send queue is empty, and never replay it
+    #[arg(long)]
+    pub(crate) volatile: bool,
     #[command(flatten)]
     pub(crate) place: Place,
 }

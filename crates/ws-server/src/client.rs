@@ -34,7 +34,7 @@ const TROUBLE_TIMEOUT: Duration = Duration::from_secs(2);
 const READINESS_SIZE: u64 = 4096;
 
 pub(crate) async fn send(send: Send) -> Outcome {
-    let Send { action, details, to, idempotency_key, place } = send;
+    let Send { action, details, to, idempotency_key, volatile, place } = send;
     let details = details_of(&details)?;
     let publisher = connect(&place).await?;
     let message = Message::raw(action, details).to(to);
@@ -42,6 +42,7 @@ pub(crate) async fn send(send: Send) -> Outcome {
         Some(key) => message.idempotency_key(key),
         None => message,
     };
+    let message = if volatile { message.volatile() } else { message };
     let sent = publisher.publish(message).await;
     accepted(sent, &place).await
 }

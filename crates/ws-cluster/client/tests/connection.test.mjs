@@ -391,6 +391,17 @@ describe("resuming", () => {
     });
   }
 
+  test("begins at the position of the page, until the server says where the client is", async () => {
+    await connect({ position: "p.1" });
+    assert.deepEqual([...FakeSocket.last.url.searchParams], [["resume", ""], ["heartbeat", "25"], ["state", "p.1"]]);
+    // The first attempt fails.
+    assert.deepEqual(next(), [["resume", ""], ["state", "p.1"]]);
+    FakeSocket.last.open().say(OK, position(["new"], { at: "1", state: "s1" }));
+    assert.deepEqual(next(), [["resume", "1"], ["state", "s1"]]);
+    await connect({ position: "p.1", resume: false });
+    assert.equal(FakeSocket.last.url.search, "");
+  });
+
   test("is reported as client events, beside the server's own message", async () => {
     const { calls, record } = recorder();
     const client = await authenticated();

@@ -196,13 +196,13 @@ pub trait Authenticator: Send + Sync + 'static {
         false
     }
 
-    /// Called on every node when the application closes or refreshes a session or a user's connections. It must drop
-    /// what it remembers of them, so that the next question reaches the store and does not join an earlier question. It
-    /// must return at once. The server discards an answer to an earlier question and asks once more.
+    /// Called on every node when the application closes or refreshes a session or a user's connections, or changes their
+    /// groups. It must drop what it remembers of them, so that the next question reaches the store and does not join an
+    /// earlier question. It must return at once. The server discards an answer to an earlier question and asks once more.
     fn forget(&self, _closed: Revoked<'_>) {}
 }
 
-/// The session or user whose connections the application closed or refreshed.
+/// The session or user whose connections the application closed, refreshed or put into other groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked<'a> {
     /// The connections of this session.

@@ -246,15 +246,16 @@ impl Client {
             return;
         }
         let sealed = {
-            let at = hub.position();
             let mut membership = self.membership.write();
             membership.note_token_sent();
-            self.seal(&membership, at, sealer)
+            self.seal(&membership, hub.position(), sealer)
         };
         self.queue.push(position(&["now".into()], None, Some(&sealed)));
     }
 
-    /// Returns the client's resume token, sealed by a node that has delivered up to `at`.
+    /// Returns the client's resume token, sealed by a node that has delivered up to `at`. The caller reads `at` after it
+    /// has locked the membership: an order of the site may change the membership, and must not be carried out again
+    /// behind what a handler changed since.
     pub(crate) fn seal(&self, membership: &Membership, at: Position, sealer: &StateSealer) -> String {
         let state = ResumeState {
             id: self.known_as_in(membership),

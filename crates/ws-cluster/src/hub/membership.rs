@@ -9,7 +9,10 @@ use sha2::{Digest, Sha256};
 use super::resume::ResumeState;
 use crate::{
     auth::Identity,
-    message::target::{Candidate, ConnectionId, Selection, Target, property_text},
+    message::{
+        groups::GroupChange,
+        target::{Candidate, ConnectionId, Selection, Target, property_text},
+    },
 };
 use ws_cluster_core::Seq;
 
@@ -309,6 +312,29 @@ impl Membership {
         rare.version += 1;
         rare.token_outdated = true;
         true
+    }
+
+    /// Carries out an order of the site. The version stays, since no older resume token is revoked: when a client comes
+    /// back, the orders that are younger than its token are carried out. `at`: the order's sequence number, if the client
+    /// tracks its position or has not joined yet.
+    pub(crate) fn regroup(&mut self, GroupChange { join, leave, .. }: &GroupChange, at: Option<Seq>) {
+        for group in leave {
+            if let Some(group) = self.groups.take(group) {
+                let rare = self.rare();
+                rare.since.groups.remove(&group);
+                rare.changes.note(group, false);
+                rare.token_outdated = true;
+            }
+        }
+        for group in join {
+            let group: Arc<str> = group.as_str().into();
+            if !self.join(group.clone(), at)
+                && let Some((at, since)) = at.zip(self.rare().since.groups.get_mut(&group))
+            {
+                // The client was in the group when the order came.
+                *since = at.min(*since);
+            }
+        }
     }
 
     /// Sets a property, or removes it if `value` is null. `at`: the last sequence number that was delivered, if the

@@ -36,6 +36,7 @@ mod fan_out;
 mod index;
 mod listing;
 pub(crate) mod membership;
+mod regroup;
 pub(crate) mod resume;
 #[cfg(test)]
 mod simulation;
@@ -312,20 +313,20 @@ impl Hub {
     }
 
     /// Sends a message to the matching clients, outside of the cluster's order.
-    pub(crate) fn message(&self, target: &Target, message: &OutgoingMessage<'_>) {
-        self.fan_out_to(&self.index.read(), target, message, 0);
+    pub(crate) fn message(&self, target: &Target, message: &OutgoingMessage<'_>, volatile: bool) {
+        self.fan_out_to(&self.index.read(), target, message, 0, volatile);
         self.write();
     }
 
     /// Queues a message for every matching client whose entry number is at least `since`. The fan-out writes it when it
-    /// ends.
-    fn fan_out_to(&self, index: &Index, target: &Target, message: &OutgoingMessage<'_>, since: u64) {
+    /// ends. A volatile message is queued only for those whose send queue is empty.
+    fn fan_out_to(&self, index: &Index, target: &Target, message: &OutgoingMessage<'_>, since: u64, volatile: bool) {
         let certain = target.selects_exactly();
         let mut fan_out = self.fan_out.lock();
         let (mut deliveries, mut bytes) = (0, 0);
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
-            if client.entered() >= since && meant() {
+            if client.entered() >= since && meant() && (!volatile || client.queue.has_nothing_left()) {
                 bytes += fan_out.add(client, message);
                 deliveries += 1;
             }
@@ -374,8 +375,8 @@ impl DeliverySink for Hub {
             }
         });
         let kept = match &content {
-            Some(Content::Message { target, .. }) => encoded.map(|encoded| (target, encoded)),
-            // Orders are never replayed.
+            Some(Content::Message { target, volatile: false, .. }) => encoded.map(|encoded| (target, encoded)),
+            // Volatile messages and orders are never replayed.
             _ => None,
         };
         // An order concerns the clients that are connected when it comes, so a repeated order is ignored.
@@ -383,14 +384,18 @@ impl DeliverySink for Hub {
         // The callback is the application's code, so no lock is held.
         order.iter().for_each(|subject| (self.revoked)(subject));
         self.stats.metered.note(|counts| counts.entries.add(1));
+        if let Some(Content::Groups(change)) = &content {
+            return self.regroup(change, log_position, publish, size, repeated);
+        }
         let index = self.index.read();
         let since = self.replay_log.lock().append(log_position, publish, kept, size, repeated);
         if let Some(subject) = order {
             self.closes.note(subject.clone());
         }
         match &content {
-            Some(Content::Message { target, action, details }) => {
-                self.fan_out_to(&index, target, &OutgoingMessage::new(action, details).at(log_position.into()), since);
+            Some(Content::Message { target, action, details, volatile }) => {
+                let message = OutgoingMessage::new(action, details).at(log_position.into());
+                self.fan_out_to(&index, target, &message, since, *volatile);
             }
             Some(Content::Close(close)) if order.is_some() => {
                 index.of(&close.subject).for_each(|client| match close {

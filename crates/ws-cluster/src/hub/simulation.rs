@@ -315,7 +315,8 @@ impl SimulatedClients {
 /// Returns a message that names its publish.
 fn message(publish: PublishId) -> bytes::Bytes {
     let details = format!("[\"{}\",{}]", publish.origin, publish.counter);
-    Content::Message { target: Target::all(), action: "published".into(), details: details.into() }.encode()
+    Content::Message { target: Target::all(), action: "published".into(), details: details.into(), volatile: false }
+        .encode()
 }
 
 fn published(message: &Value) -> Option<PublishId> {

@@ -66,7 +66,7 @@ impl Node {
     fn deliver_at(&self, publish: PublishId, target: Target, repeated: bool) {
         self.deliver_content_at(
             publish,
-            Content::Message { target, action: "x".into(), details: "[]".into() },
+            Content::Message { target, action: "x".into(), details: "[]".into(), volatile: false },
             repeated,
         );
     }

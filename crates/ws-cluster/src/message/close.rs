@@ -51,7 +51,7 @@ impl Close {
 }
 
 /// The session or user whose connections an order concerns, or one connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Session(String),
     User {

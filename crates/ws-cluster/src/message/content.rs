@@ -6,6 +6,7 @@ use prost::Message;
 
 use crate::message::{
     close::{Close, Subject},
+    groups::GroupChange,
     target::{ConnectionId, Selection, Target},
 };
 use ws_cluster_core::NodeId;
@@ -13,12 +14,15 @@ use ws_cluster_core::NodeId;
 /// The content of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A message for clients. `details` is an encoded JSON array.
-    Message { target: Target, action: String, details: Bytes },
+    /// A message for clients. `details` is an encoded JSON array. A volatile message reaches only clients whose send
+    /// queue is empty, and is never replayed.
+    Message { target: Target, action: String, details: Bytes, volatile: bool },
     /// An order to close connections.
     Close(Close),
     /// An order to ask the authenticator again about connections, at once.
     Refresh(Subject),
+    /// An order to put connections into groups and to take them out of groups.
+    Groups(GroupChange),
     /// Revokes the resume tokens of a connection below `version`, because something was taken away from it.
     Revoked { connection: ConnectionId, version: u64 },
 }
@@ -35,15 +39,19 @@ pub(crate) enum ContentError {
 impl Content {
     pub(crate) fn encode(&self) -> Bytes {
         let kind = match self {
-            Self::Message { target, action, details } => pb::Kind::Message(pb::Message {
+            Self::Message { target, action, details, volatile } => pb::Kind::Message(pb::Message {
                 selection: Some((&target.selection).into()),
                 except_connection: target.except_connection.map(Into::into),
                 except_user: target.except_user.clone(),
                 action: action.clone(),
                 details: details.clone(),
+                volatile: *volatile,
             }),
             Self::Close(close) => close.into(),
             Self::Refresh(subject) => pb::Kind::Refresh(subject.into()),
+            Self::Groups(GroupChange { subject, join, leave }) => {
+                pb::Kind::Groups(pb::Groups { subject: Some(subject.into()), join: join.clone(), leave: leave.clone() })
+            }
             Self::Revoked { connection, version } => {
                 pb::Kind::Revoked(pb::Revoked { connection: Some((*connection).into()), version: *version })
             }
@@ -56,7 +64,7 @@ impl Content {
         const FRAME: usize = 96;
         match self {
             Self::Message { action, details, .. } => FRAME + action.len() + details.len(),
-            Self::Close(_) | Self::Refresh(_) | Self::Revoked { .. } => 0,
+            Self::Close(_) | Self::Refresh(_) | Self::Groups(_) | Self::Revoked { .. } => 0,
         }
     }
 
@@ -66,6 +74,7 @@ impl Content {
             Self::Message { .. } | Self::Revoked { .. } => None,
             Self::Close(close) => Some(&close.subject),
             Self::Refresh(subject) => Some(subject),
+            Self::Groups(change) => Some(&change.subject),
         }
     }
 
@@ -78,6 +87,10 @@ impl Content {
                 Ok(Self::Close(Close { subject, reconnect }))
             }
             pb::Kind::Refresh(subject) => Ok(Self::Refresh(subject.try_into()?)),
+            pb::Kind::Groups(pb::Groups { subject, join, leave }) => {
+                let subject = subject.ok_or(ContentError::Unknown)?.try_into()?;
+                Ok(Self::Groups(GroupChange { subject, join, leave }))
+            }
             pb::Kind::Revoked(pb::Revoked { connection, version }) => {
                 let connection = connection.ok_or(ContentError::Unknown)?.try_into()?;
                 Ok(Self::Revoked { connection, version })
@@ -88,7 +101,8 @@ impl Content {
                     except_connection: message.except_connection.map(TryInto::try_into).transpose()?,
                     except_user: message.except_user,
                 };
-                Ok(Self::Message { target, action: message.action, details: message.details })
+                let pb::Message { action, details, volatile, .. } = message;
+                Ok(Self::Message { target, action, details, volatile })
             }
         }
     }
@@ -182,7 +196,7 @@ mod pb {
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct Content {
-        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6")]
+        #[prost(oneof = "Kind", tags = "1, 2, 3, 4, 5, 6, 7")]
         pub(super) kind: Option<Kind>,
     }
 
@@ -200,6 +214,18 @@ mod pb {
         Refresh(Subject),
         #[prost(message, tag = "6")]
         Revoked(Revoked),
+        #[prost(message, tag = "7")]
+        Groups(Groups),
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Groups {
+        #[prost(message, optional, tag = "1")]
+        pub(super) subject: Option<Subject>,
+        #[prost(string, repeated, tag = "2")]
+        pub(super) join: Vec<String>,
+        #[prost(string, repeated, tag = "3")]
+        pub(super) leave: Vec<String>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -248,6 +274,9 @@ mod pb {
         pub(super) action: String,
         #[prost(bytes = "bytes", tag = "5")]
         pub(super) details: Bytes,
+        /// A node of an older version does not know it, and handles the message as any other.
+        #[prost(bool, tag = "6")]
+        pub(super) volatile: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -314,11 +343,13 @@ mod tests {
             Target::property("page", "7"),
         ];
         let details = Bytes::from_static(b"[1,\"\xc3\xbc\"]");
-        let messages = targets.into_iter().map(|target| Content::Message {
+        let message = |(number, target)| Content::Message {
             target,
             action: "news/new".into(),
             details: details.clone(),
-        });
+            volatile: number % 2 == 1,
+        };
+        let messages = targets.into_iter().enumerate().map(message);
         let subjects = [
             Subject::session("a"),
             Subject::user("b"),
@@ -327,7 +358,8 @@ mod tests {
         ];
         let orders = subjects.into_iter().flat_map(|subject| {
             let close = |reconnect| Content::Close(Close { subject: subject.clone(), reconnect });
-            [close(false), close(true), Content::Refresh(subject.clone())]
+            let groups = GroupChange { subject: subject.clone(), join: vec!["a".into()], leave: Vec::new() };
+            [close(false), close(true), Content::Refresh(subject.clone()), Content::Groups(groups)]
         });
         let revoked = Content::Revoked { connection, version: 3 };
         for content in messages.chain(orders).chain([revoked]) {
@@ -343,9 +375,22 @@ mod tests {
         }
     }
 
+    /// Bytes that the first version wrote and reads, and what it does not know.
+    #[test]
+    fn a_message_of_an_older_version_is_not_volatile() {
+        let message =
+            |volatile| Content::Message { target: Target::all(), action: "a".into(), details: "[]".into(), volatile };
+        let older = b"\x0a\x0b\x0a\x02\x08\x01\x22\x01a\x2a\x02[]";
+        assert_eq!(&message(false).encode()[..], older);
+        assert_eq!(Content::decode(Bytes::from_static(older)).ok(), Some(message(false)));
+        assert_eq!(&message(true).encode()[..], b"\x0a\x0d\x0a\x02\x08\x01\x22\x01a\x2a\x02[]\x30\x01");
+    }
+
     #[test]
     fn a_hostile_content_is_refused_or_means_one_thing() {
-        let message = |target: Target| Content::Message { target, action: "a".into(), details: "[1]".into() }.encode();
+        let message = |target: Target| {
+            Content::Message { target, action: "a".into(), details: "[1]".into(), volatile: true }.encode()
+        };
         let connection = ConnectionId { node: NodeId::from_bytes([9; 16]), local: 77 };
         let corpus = [
             message(Target::users(["ann", "bob"]).except_user("ann")),
@@ -353,6 +398,7 @@ mod tests {
             message(Target::connection(connection)),
             Content::Close(Close::session("s")).encode(),
             Content::Close(Close::connection(connection)).encode(),
+            Content::Groups(GroupChange::user("ann").join("a").leave("b")).encode(),
         ];
         let corpus: Vec<&[u8]> = corpus.iter().map(|content| &content[..]).collect();
         crate::fuzz::search(&corpus, |input| {

@@ -4,6 +4,7 @@
 pub(crate) mod client;
 pub(crate) mod close;
 pub(crate) mod content;
+pub(crate) mod groups;
 pub(crate) mod order;
 pub(crate) mod position;
 pub(crate) mod publish;
@@ -12,6 +13,7 @@ pub(crate) mod target;
 
 pub use client::{Dialect, ParseDialectError};
 pub use close::Close;
+pub use groups::GroupChange;
 pub use publish::Message;
 pub use request_id::RequestId;
 pub use target::{ConnectionId, ParseConnectionIdError, ParseTargetError, Target};

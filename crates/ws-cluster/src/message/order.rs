@@ -2,10 +2,10 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{ConnectionId, RawDetails, Target};
+use crate::{ConnectionId, GroupChange, Message, RawDetails, Target};
 use ws_cluster_client::replace_lone_surrogates;
 
 /// The reason why an order is refused, for the site.
@@ -24,27 +24,88 @@ pub(crate) fn text(body: &[u8]) -> Result<&str, Why> {
         .map_err(|error| format!("the body is not UTF-8 (byte {}): send it as UTF-8", error.valid_up_to() + 1))
 }
 
-/// A message to publish.
+/// Maximum number of messages in one batch.
+pub(crate) const BATCH: usize = 1000;
+
+/// What a site posts to publish.
 #[derive(Debug)]
-pub(crate) struct Publish {
-    pub(crate) action: String,
-    pub(crate) details: RawDetails,
-    pub(crate) target: Target,
-    pub(crate) key: Option<String>,
+pub(crate) enum Publish {
+    One(Message),
+    /// A batch of 1 to [`BATCH`] messages, each with the reason if it is refused.
+    Batch(Vec<Result<Message, Why>>),
+    /// A batch of more messages than that.
+    TooMany(usize),
 }
 
 impl Publish {
+    /// Reads a message, or an array of messages. A mistake in one message of an array is the outcome of that message.
     pub(crate) fn read(body: &[u8]) -> Result<Self, Why> {
-        let mut members = Members::of_body(body, &["action", "details", "to", "except", "key"])?;
-        let action = members.required("action")?.text()?;
-        let details = match members.take("details") {
-            Some(details) => RawDetails::from_raw(details.raw).map_err(|error| format!("`details` are {error}"))?,
-            None => RawDetails::default(),
-        };
-        let target = target(members.required("to")?, members.optional("except"))?;
-        let key = members.optional("key").map(|key| key.id()).transpose()?;
-        Ok(Self { action, details, target, key })
+        let value = value(body)?;
+        if JsonKind::of(value.get()) != JsonKind::Array {
+            return Ok(Self::One(message(Members::of_body(value)?)?));
+        }
+        let Batch { messages, count } = Batch::deserialize(value).map_err(|error| format!("the array: {error}"))?;
+        match count {
+            0 => Err("the array is empty: post at least one message".to_owned()),
+            1..=BATCH => {
+                Ok(Self::Batch(messages.into_iter().map(|value| message(Members::of_message(value)?)).collect()))
+            }
+            _ => Ok(Self::TooMany(count)),
+        }
     }
+}
+
+/// Reads a message to publish.
+fn message(members: Members<'_>) -> Result<Message, Why> {
+    let mut members = members.known(&["action", "details", "to", "except", "key", "volatile"])?;
+    let action = members.required("action")?.text()?;
+    let details = match members.take("details") {
+        Some(details) => RawDetails::from_raw(details.raw).map_err(|error| format!("`details` are {error}"))?,
+        None => RawDetails::default(),
+    };
+    let mut message = Message::raw(action, details).to(target(members.required("to")?, members.optional("except"))?);
+    if let Some(key) = members.optional("key") {
+        message = message.idempotency_key(key.id()?);
+    }
+    if let Some(volatile) = members.optional("volatile")
+        && volatile.flag()?
+    {
+        message = message.volatile();
+    }
+    Ok(message)
+}
+
+/// Reads whose connections change their groups, and how.
+pub(crate) fn groups(body: &[u8]) -> Result<GroupChange, Why> {
+    let members = Members::of_body(value(body)?)?;
+    let mut members = members.known(&["user", "session", "connection", "join", "leave"])?;
+    let change = match (members.take("user"), members.take("session"), members.take("connection")) {
+        (Some(user), None, None) => GroupChange::user(user.id()?),
+        (None, Some(session), None) => GroupChange::session(session.id()?),
+        (None, None, Some(connection)) => GroupChange::connection(connection.connection()?),
+        _ => {
+            let text = r#"say whose connections: {"user": ID}, {"session": ID} or {"connection": ID}"#;
+            return Err(text.to_owned());
+        }
+    };
+    let mut names = |name| members.optional(name).map_or(Ok(Vec::new()), |names| names.ids());
+    let change = names("join")?.into_iter().fold(change, GroupChange::join);
+    Ok(names("leave")?.into_iter().fold(change, GroupChange::leave))
+}
+
+/// Returns the JSON value of a body.
+pub(crate) fn value(body: &[u8]) -> Result<&RawValue, Why> {
+    let text = text(body)?;
+    if text.trim_ascii().is_empty() {
+        return Err("the body is empty: post a JSON object".to_owned());
+    }
+    let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
+    // The iterator has an item, since the text is not empty.
+    let value = values.next().transpose().map_err(|error| format!("the body is not JSON: {error}"))?;
+    if text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
+        return Err("text follows the JSON of the body: post one object at a time, or an array of messages".to_owned());
+    }
+    Ok(value.unwrap_or(RawValue::NULL))
 }
 
 /// Reads the target of a message: its text form, or JSON, which has no limits on ids.
@@ -102,27 +163,31 @@ pub(crate) struct Members<'a> {
 }
 
 impl<'a> Members<'a> {
-    /// Reads the members of a body that is one object. A member that is not in `known` is refused.
-    pub(crate) fn of_body(body: &'a [u8], known: &[&str]) -> Result<Self, Why> {
-        let text = text(body)?;
-        if text.trim_ascii().is_empty() {
-            return Err("the body is empty: post a JSON object".to_owned());
-        }
-        let mut values = serde_json::Deserializer::from_str(text).into_iter::<&RawValue>();
-        // The iterator has an item, since the text is not empty.
-        let value = values.next().transpose().map_err(|error| format!("the body is not JSON: {error}"))?;
-        let value = value.unwrap_or(RawValue::NULL);
-        if text.get(values.byte_offset()..).is_some_and(|rest| !rest.trim_ascii().is_empty()) {
-            return Err("text follows the JSON object of the body: post one object at a time".to_owned());
-        }
-        if JsonKind::of(value.get()) != JsonKind::Object {
-            return Err(format!("the body must be a JSON object, not {}", JsonKind::of(value.get())));
-        }
-        Self::of(value, String::new(), known)
+    /// Reads the members of a body that is one object.
+    pub(crate) fn of_body(value: &'a RawValue) -> Result<Self, Why> {
+        Self::of_object(value, "the body")
     }
 
-    fn of(object: &'a RawValue, prefix: String, known: &[&str]) -> Result<Self, Why> {
+    /// Reads the members of a message in a batch.
+    fn of_message(value: &'a RawValue) -> Result<Self, Why> {
+        Self::of_object(value, "a message")
+    }
+
+    fn of_object(value: &'a RawValue, what: &str) -> Result<Self, Why> {
+        match JsonKind::of(value.get()) {
+            JsonKind::Object => Self::of(value, String::new()),
+            kind => Err(format!("{what} must be a JSON object, not {kind}")),
+        }
+    }
+
+    fn of(object: &'a RawValue, prefix: String) -> Result<Self, Why> {
         let Pairs(members) = Pairs::deserialize(object).map_err(|error| format!("a name is no text: {error}"))?;
+        Ok(Self { prefix, members })
+    }
+
+    /// Refuses a member that is not in `known`, and one that is there twice.
+    pub(crate) fn known(self, known: &[&str]) -> Result<Self, Why> {
+        let Self { prefix, members } = &self;
         for (at, (name, _)) in members.iter().enumerate() {
             if !known.contains(&&**name) {
                 return Err(format!("unknown member `{prefix}{name}`: use {}", known.join(", ")));
@@ -131,7 +196,7 @@ impl<'a> Members<'a> {
                 return Err(format!("`{prefix}{name}` is there twice"));
             }
         }
-        Ok(Self { prefix, members })
+        Ok(self)
     }
 
     /// Returns a member of any kind, if it is there.
@@ -212,7 +277,7 @@ impl<'a> Member<'a> {
         if self.kind() != JsonKind::Object {
             return Err(self.must_be("an object"));
         }
-        Members::of(self.raw, format!("{}.", self.name), known)
+        Members::of(self.raw, format!("{}.", self.name))?.known(known)
     }
 }
 
@@ -315,28 +380,123 @@ impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
     }
 }
 
+/// The values of an array, and how many there are. Those beyond the limit are only counted.
+struct Batch<'a> {
+    messages: Vec<&'a RawValue>,
+    count: usize,
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Batch<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+
+        impl<'de> Visitor<'de> for All {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut array: A) -> Result<Self::Value, A::Error> {
+                let mut messages = Vec::new();
+                while messages.len() < BATCH {
+                    match array.next_element::<&'de RawValue>()? {
+                        Some(message) => messages.push(message),
+                        None => return Ok(Batch { count: messages.len(), messages }),
+                    }
+                }
+                let mut count = messages.len();
+                while array.next_element::<IgnoredAny>()?.is_some() {
+                    count += 1;
+                }
+                Ok(Batch { messages, count })
+            }
+        }
+
+        deserializer.deserialize_seq(All)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[track_caller]
-    fn read(body: &str) -> Publish {
-        Publish::read(body.as_bytes()).unwrap()
+    fn read(body: &str) -> Message {
+        match Publish::read(body.as_bytes()) {
+            Ok(Publish::One(message)) => message,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[track_caller]
     fn to(to: &str) -> Target {
-        read(&format!(r#"{{"action":"x","to":{to}}}"#)).target
+        read(&format!(r#"{{"action":"x","to":{to}}}"#)).target().clone()
     }
 
     #[test]
     fn a_publish_is_read() {
         let publish = read(r#" {"to":"all","details":{"z":1.0, "a":1e400},"action":"x\ud83c","key":7} "#);
-        assert_eq!((&*publish.action, publish.target), ("x\u{fffd}", Target::all()));
-        assert_eq!(publish.details.as_str(), r#"[{"z":1.0, "a":1e400}]"#);
-        assert_eq!(publish.key.as_deref(), Some("7"));
+        assert_eq!(publish.details().as_str(), r#"[{"z":1.0, "a":1e400}]"#);
+        let details: RawDetails = r#"[{"z":1.0, "a":1e400}]"#.parse().unwrap();
+        assert_eq!(publish, Message::raw("x\u{fffd}", details).idempotency_key("7"));
         let publish = read("\u{feff}{\"action\":\"x\",\"to\":\"all\",\"key\":null,\"except\":null,\"details\":null}");
-        assert!(publish.details.is_empty() && publish.key.is_none());
+        assert_eq!(publish, Message::raw("x", RawDetails::default()));
+        for (json, volatile) in [("true", true), ("false", false), ("null", false)] {
+            assert_eq!(read(&format!(r#"{{"action":"x","to":"all","volatile":{json}}}"#)).is_volatile(), volatile);
+        }
+    }
+
+    #[test]
+    fn each_message_of_a_batch_has_its_own_mistake() {
+        let body = r#" [ {"action":"a","to":"all"}, [], 7, [{"action":"a","to":"all"}], null, {"action":"b"} , {"action":"c","to":"all","volatile":"yes"} ] "#;
+        let Ok(Publish::Batch(messages)) = Publish::read(body.as_bytes()) else { panic!("no batch") };
+        let told: Vec<_> = messages.iter().map(|message| message.as_ref().map(Message::action)).collect();
+        let object = |what: &str| Err(format!("a message must be a JSON object, not {what}"));
+        let told: Vec<_> = told.into_iter().map(|message| message.map_err(Clone::clone)).collect();
+        assert_eq!(told[..5], [Ok("a"), object("an array"), object("a number"), object("an array"), object("null")]);
+        assert_eq!(told[5], Err("`action` is missing".replace("action", "to")));
+        assert_eq!(told[6], Err("`volatile` must be true or false, not text".to_owned()));
+    }
+
+    #[test]
+    fn a_batch_has_a_limited_number_of_messages() {
+        let batch = |count: usize| Publish::read(format!("[{}]", vec!["1"; count].join(",")).as_bytes());
+        assert!(matches!(batch(1000), Ok(Publish::Batch(messages)) if messages.len() == 1000));
+        assert!(matches!(batch(1001), Ok(Publish::TooMany(1001))));
+        assert!(matches!(batch(1_000_000), Ok(Publish::TooMany(1_000_000))));
+        assert!(batch(0).unwrap_err().contains("the array is empty"));
+        for body in ["[1,", "[1 2]", "[1]]", "[[1]", "[{\"a\":}]", &"[".repeat(100_000)] {
+            assert!(Publish::read(body.as_bytes()).unwrap_err().contains("JSON"), "{body:.20}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_groups_is_read() {
+        let id = "0123456789abcdef0123456789abcdef-7";
+        for (body, change) in [
+            (r#"{"user":7,"join":["a",8],"leave":["b"]}"#, GroupChange::user("7").join("a").join("8").leave("b")),
+            (r#"{"session":"s","join":["a"],"leave":null}"#, GroupChange::session("s").join("a")),
+            (
+                &format!(r#"{{"connection":"{id}","leave":["a"]}}"#),
+                GroupChange::connection(id.parse().unwrap()).leave("a"),
+            ),
+        ] {
+            assert_eq!(groups(body.as_bytes()), Ok(change), "{body}");
+        }
+        for (body, why) in [
+            ("{}", "say whose connections"),
+            (r#"{"user":1,"session":2}"#, "say whose connections"),
+            (r#"{"user":1,"join":"a"}"#, "`join` must be an array, not text"),
+            (r#"{"user":1,"join":[""]}"#, "`join[0]` is empty"),
+            (r#"{"user":1,"leave":[1,[]]}"#, "`leave[1]` must be text or a number, not an array"),
+            (r#"{"user":1,"groups":["a"]}"#, "unknown member `groups`"),
+            (r#"{"connection":"7","join":["a"]}"#, "`connection` is not the id of a connection"),
+            ("[]", "the body must be a JSON object, not an array"),
+        ] {
+            let told = groups(body.as_bytes()).expect_err(body);
+            assert!(told.contains(why), "{body}: {told}");
+        }
     }
 
     #[test]
@@ -376,11 +536,16 @@ mod tests {
             ("action=x&to=all", "the body is not JSON: expected value at line 1 column 1"),
             (r#"{"action":"x""#, "the body is not JSON: EOF"),
             (r#"{"action":"x","details":[NaN],"to":"all"}"#, "the body is not JSON: expected value"),
-            ("[]", "the body must be a JSON object, not an array"),
+            ("[]", "the array is empty"),
+            ("7", "the body must be a JSON object, not a number"),
             ("null", "the body must be a JSON object, not null"),
-            (r#"{"action":"x","to":"all"}{}"#, "text follows the JSON object"),
-            (r#"{"action":"x","to":"all"}x"#, "text follows the JSON object"),
-            (r#"{"action":"x","to":"all","too":1}"#, "unknown member `too`: use action, details, to, except, key"),
+            (r#"{"action":"x","to":"all"}{}"#, "text follows the JSON"),
+            (r#"{"action":"x","to":"all"}x"#, "text follows the JSON"),
+            (r#"{"action":"x","to":"all"}[]"#, "text follows the JSON"),
+            (
+                r#"{"action":"x","to":"all","too":1}"#,
+                "unknown member `too`: use action, details, to, except, key, volatile",
+            ),
             (r#"{"action":"x","to":"all","to":"all"}"#, "`to` is there twice"),
             (r#"{"to":"all"}"#, "`action` is missing"),
             (r#"{"action":null,"to":"all"}"#, "`action` must be text, not null"),
@@ -411,6 +576,7 @@ mod tests {
                 r#"{"action":"x","to":"all","except":{"user":[]}}"#,
                 "`except.user` must be text or a number, not an array",
             ),
+            (r#"{"action":"x","to":"all","volatile":1}"#, "`volatile` must be true or false, not a number"),
             (r#"{"action":"x","to":"all","key":{}}"#, "`key` must be text or a number, not an object"),
             (&format!(r#"{{"action":"x","to":"all","details":{deep}}}"#), "`details` are nested more than 128 levels"),
         ] {

@@ -36,6 +36,7 @@ pub struct Message {
     details: RawDetails,
     target: Target,
     key: Option<String>,
+    volatile: bool,
 }
 
 impl Message {
@@ -57,7 +58,8 @@ impl Message {
 
     /// Makes a message with details that are JSON already.
     pub fn raw(action: impl Into<String>, details: impl Into<RawDetails>) -> Self {
-        Self { action: action.into(), details: details.into(), target: Target::all(), key: None }
+        let (action, details) = (action.into(), details.into());
+        Self { action, details, target: Target::all(), key: None, volatile: false }
     }
 
     /// Sets the connections that get the message. Default: all.
@@ -86,6 +88,16 @@ impl Message {
         self
     }
 
+    /// Makes the message volatile, for what is outdated by the next one anyway, such as a position or a typing notice. It
+    /// is delivered to the connections whose send queue is empty at that time, and is never replayed: a client that does
+    /// not read or is away does not get it, and does not count it as missed. Everything else is as for other messages,
+    /// its acceptance and its place in the order included. A node of an older version delivers and replays it like
+    /// any other message.
+    pub fn volatile(mut self) -> Self {
+        self.volatile = true;
+        self
+    }
+
     /// Returns the action.
     pub fn action(&self) -> &str {
         &self.action
@@ -101,11 +113,17 @@ impl Message {
         &self.target
     }
 
+    /// Returns true if the message is volatile.
+    pub fn is_volatile(&self) -> bool {
+        self.volatile
+    }
+
     /// Checks and encodes the message.
     pub(crate) fn encode(self) -> Result<(Content, Option<Bytes>), PublishError> {
-        let key = self.key.as_deref().map(key).transpose()?;
-        let details = details(&self.action, self.details)?;
-        Ok((Content::Message { target: self.target, action: self.action, details }, key))
+        let Self { action, details: raw, target, key: text, volatile } = self;
+        let key = text.as_deref().map(key).transpose()?;
+        let details = details(&action, raw)?;
+        Ok((Content::Message { target, action, details, volatile }, key))
     }
 }
 

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     CoreView, DeliverySink, Failure, LinkLogCause, Settings, Shared, Told,
     codec::Note,
-    driver::{Driver, Event, WaitingCaller},
+    driver::{Driver, Event, Publish, WaitingCaller},
     greetings::Greetings,
     ingest,
     link::{self, Keys, LinkError, LinkIdentity, Purpose},
@@ -93,14 +93,56 @@ impl Cluster {
         content: Bytes,
         key: Option<Bytes>,
     ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
+        let (publish, acceptance) = self.prepare(content, key);
+        self.events.send(Event::Publish(publish)).await.map_err(|_| PublishError::ShuttingDown)?;
+        Ok(acceptance)
+    }
+
+    /// Publishes messages together, in their order, and waits until each of them is accepted or fails. What failed
+    /// already keeps its error.
+    pub(crate) async fn publish_all(
+        &self,
+        contents: Vec<Result<(Content, Option<Bytes>), PublishError>>,
+    ) -> Vec<Result<(), PublishError>> {
+        let mut publishes = Vec::with_capacity(contents.len());
+        let acceptances: Vec<_> = contents
+            .into_iter()
+            .map(|content| {
+                let (content, key) = content?;
+                let (publish, acceptance) = self.prepare(content.encode(), key);
+                publishes.push(publish);
+                Ok(acceptance)
+            })
+            .collect();
+        let limit = self.shared.config.cluster.publish_timeout;
+        let failure = match publishes.len() {
+            0 => None,
+            // One event, so that all of them enter the order and are delivered together.
+            _ => match timeout(limit, self.events.send(Event::PublishAll(publishes))).await {
+                Ok(Ok(())) => None,
+                Ok(Err(_)) => Some(PublishError::ShuttingDown),
+                Err(_) => Some(PublishError::OutcomeUnknown),
+            },
+        };
+        let mut outcomes = Vec::with_capacity(acceptances.len());
+        for acceptance in acceptances {
+            outcomes.push(match (acceptance, &failure) {
+                (Err(error), _) => Err(error),
+                (Ok(_), Some(failure)) => Err(failure.clone()),
+                (Ok(acceptance), None) => acceptance.await.unwrap_or(Err(PublishError::OutcomeUnknown)),
+            });
+        }
+        outcomes
+    }
+
+    /// Returns a publish for the driver, and what receives its outcome.
+    fn prepare(&self, content: Bytes, key: Option<Bytes>) -> (Publish, oneshot::Receiver<Result<(), PublishError>>) {
         let (accepted, acceptance) = oneshot::channel();
         let since = now();
         let until = since + self.shared.config.cluster.publish_timeout;
         let (origin, counter) = (self.shared.identity.node, tracing::field::Empty);
         let span = tracing::debug_span!("publish", ?origin, counter, size = content.len());
-        let event = Event::Publish { content, key, waiting: WaitingCaller { accepted, since, until, span } };
-        self.events.send(event).await.map_err(|_| PublishError::ShuttingDown)?;
-        Ok(acceptance)
+        (Publish { content, key, waiting: WaitingCaller { accepted, since, until, span } }, acceptance)
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
@@ -317,7 +359,8 @@ mod tests {
         let cluster = start(settings, hub.clone(), mpsc::channel(1).0).await.unwrap();
         let mut status = cluster.status();
         status.wait_for(|status| status.ready).await.unwrap();
-        let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
+        let message =
+            Content::Message { target: Target::all(), action: "a".into(), details: "[]".into(), volatile: false };
         let published = cluster.publish(&message, None).await;
         assert_eq!(published, Err(PublishError::OutcomeUnknown));
         assert_eq!(cluster.failure().await, Failure::Stopped);
@@ -362,7 +405,8 @@ mod tests {
         let cluster = start(settings, hub.clone(), mpsc::channel(1).0).await.unwrap();
         cluster.status().wait_for(|status| status.ready).await.unwrap();
         assert!(cluster.probe().await);
-        let message = Content::Message { target: Target::all(), action: "a".into(), details: "[]".into() };
+        let message =
+            Content::Message { target: Target::all(), action: "a".into(), details: "[]".into(), volatile: false };
         let acceptance = cluster.submit(message.encode(), None).await.unwrap();
         hub.entered.notified().await;
         let probe = tokio::spawn({

@@ -34,11 +34,9 @@ use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Pro
 const BATCH: usize = 256;
 
 pub(super) enum Event {
-    Publish {
-        content: Bytes,
-        key: Option<Bytes>,
-        waiting: WaitingCaller,
-    },
+    Publish(Publish),
+    /// Publishes that enter the order together.
+    PublishAll(Vec<Publish>),
     LinkUp {
         link: LinkId,
         peer: NodeId,
@@ -64,6 +62,13 @@ pub(super) enum Event {
     /// Answered in its turn, which shows that the driver works.
     Probe(oneshot::Sender<()>),
     ShutDown(oneshot::Sender<()>),
+}
+
+/// A publish of this node.
+pub(super) struct Publish {
+    pub(super) content: Bytes,
+    pub(super) key: Option<Bytes>,
+    pub(super) waiting: WaitingCaller,
 }
 
 /// The caller that waits for a publish to be accepted, and its deadline.
@@ -156,17 +161,8 @@ impl Driver {
     fn handle(&mut self, event: Event) {
         let now = now();
         match event {
-            Event::Publish { waiting, .. } if self.ended || !self.leaving.is_empty() => {
-                self.settle(waiting, PublishOutcome::ShuttingDown, PublishError::ShuttingDown);
-            }
-            Event::Publish { content, key, waiting } => match self.core.publish(now, content, key) {
-                Ok(counter) => {
-                    waiting.span.record("counter", counter);
-                    waiting.span.in_scope(|| tracing::debug!("proposed"));
-                    self.waiting.insert(counter, waiting);
-                }
-                Err(_) => self.settle(waiting, PublishOutcome::Busy, PublishError::Busy),
-            },
+            Event::Publish(publish) => self.publish(now, publish),
+            Event::PublishAll(publishes) => publishes.into_iter().for_each(|publish| self.publish(now, publish)),
             Event::LinkUp { link, peer, dialled, sender } => {
                 if !self.ended {
                     tracing::info!(?peer, dialled, "linked");
@@ -212,6 +208,20 @@ impl Driver {
                 self.leaving.push(done);
                 self.core.shut_down(now);
             }
+        }
+    }
+
+    fn publish(&mut self, now: Instant, Publish { content, key, waiting }: Publish) {
+        if self.ended || !self.leaving.is_empty() {
+            return self.settle(waiting, PublishOutcome::ShuttingDown, PublishError::ShuttingDown);
+        }
+        match self.core.publish(now, content, key) {
+            Ok(counter) => {
+                waiting.span.record("counter", counter);
+                waiting.span.in_scope(|| tracing::debug!("proposed"));
+                self.waiting.insert(counter, waiting);
+            }
+            Err(_) => self.settle(waiting, PublishOutcome::Busy, PublishError::Busy),
         }
     }
 

@@ -80,6 +80,11 @@ impl Frames {
         self.frames.is_empty()
     }
 
+    /// Returns true if nothing waits, apart from what fan-outs have queued and not written yet.
+    pub(super) fn has_nothing_left(&self) -> bool {
+        self.waiting == 0 || self.listed && self.refused_at == 0 && !self.blocked
+    }
+
     /// Returns the number of bytes that the socket has not taken yet.
     pub(super) fn waiting(&self) -> usize {
         self.waiting as usize

@@ -155,6 +155,12 @@ impl SendQueue {
         self.0.lock().frames.is_empty()
     }
 
+    /// Returns true if nothing waits, apart from what fan-outs have queued and not written yet: the socket has taken
+    /// everything that it was given.
+    pub(crate) fn has_nothing_left(&self) -> bool {
+        self.0.lock().frames.has_nothing_left()
+    }
+
     /// Returns what to write next: one shared frame, or several joined, or nothing if the queue is empty. The bytes
     /// count as waiting until [`written`](Self::written).
     pub(crate) fn take(&self) -> Bytes {
@@ -317,6 +323,27 @@ mod tests {
         assert_eq!(queue.take(), frame::close(CloseCode::TooSlow, "reads too slowly"));
         queue.push(Bytes::from_static(b"more"));
         assert!(queue.take().is_empty());
+    }
+
+    #[test]
+    fn what_a_fan_out_has_not_written_yet_is_not_left() {
+        let queue = SendQueue::new(100);
+        assert!(queue.has_nothing_left());
+        queue.add(Bytes::from_static(b"one"));
+        queue.add(Bytes::from_static(b"two"));
+        assert!(queue.has_nothing_left());
+        // Without a socket, the connection's task writes.
+        queue.write();
+        assert!(!queue.has_nothing_left());
+        let mut taken = queue.take();
+        queue.written(&mut taken, 2);
+        queue.note_refusal();
+        queue.add(Bytes::from_static(b"three"));
+        assert!(!queue.has_nothing_left());
+        queue.written(&mut taken, 4);
+        let mut taken = queue.take();
+        queue.written(&mut taken, 5);
+        assert!(queue.has_nothing_left());
     }
 
     #[test]

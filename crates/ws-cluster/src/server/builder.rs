@@ -235,8 +235,8 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the key that opens `POST /_publish`, `POST /_close` and `POST /_refresh`. A request presents it as
-    /// `Authorization: Bearer KEY`. It must be long and random, because nothing else keeps others from publishing.
+    /// Sets the key that opens `POST /_publish`, `/_groups`, `/_close` and `/_refresh`, and `GET /_position` and
+    /// `/_openapi.json`. A request presents it as `Authorization: Bearer KEY`. It must be long and random, because nothing else keeps others from publishing.
     /// White space around it does not count; [`start`](Self::start) refuses control characters in it. Default: these
     /// paths are closed.
     ///
@@ -244,11 +244,16 @@ impl ServerBuilder {
     /// `to` are required. `to` is the text form of a [`Target`](crate::Target), or one of `{"users": [ID, ..]}`,
     /// `{"user": ID}`, `{"groups": [NAME, ..]}`, `{"group": NAME}`, `{"session": ID}`, `{"connection": ID}` and
     /// `{"property": {"name": .., "value": ..}}`, in which ids may have commas. An id is text or a whole number.
-    /// `except` is `{"connection": ID}` or `{"user": ID}`, and `key` an idempotency key.
+    /// `except` is `{"connection": ID}` or `{"user": ID}`, and `key` an idempotency key. `"volatile": true` makes the
+    /// message [volatile](crate::Message::volatile). The body may also be an array of up to 1,000 such messages
+    /// ([`Server::publish_all`]), which is answered by 200 and an array with `{"status": .., "error": ..}` for each.
     ///
+    /// `/_groups` takes `{"user": ..}`, `{"session": ..}` or `{"connection": ..}` with `"join": [NAME, ..]`,
+    /// `"leave": [NAME, ..]` or both ([`Server::change_groups`]).
     /// `/_close` takes `{"session": ..}`, `{"user": ..}` or `{"connection": ..}`. With a user, `"except_session": ..`
     /// excludes one session. With `"reconnect": true` the clients may connect again at once ([`Close`](crate::Close)).
-    /// `/_refresh` takes `{"session": ..}` or `{"user": ..}` ([`Server::refresh_user`]).
+    /// `/_refresh` takes `{"session": ..}` or `{"user": ..}` ([`Server::refresh_user`]). `/_position` returns
+    /// `{"position": ..}` ([`Server::position`]), and `/_openapi.json` describes all of this.
     ///
     /// The answer is 204 when the message or order is accepted; 400 if it is malformed, 401 without the key, 413 over 1
     /// MiB (escape sequences count as the characters that they stand for), 415 for a `Content-Encoding`, 503 if too

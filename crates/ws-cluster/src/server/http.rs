@@ -1,22 +1,24 @@
-//! Publishing, closing and refreshing over HTTP, for the site's own pages.
+//! What a site posts: messages, and orders about connections.
 
 use bytes::{Buf, BufMut, Bytes};
 use hmac::{Hmac, KeyInit, Mac};
-use http::{HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{HeaderMap, HeaderName, Method, Request, Response, StatusCode, header, request::Parts};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Body;
+use serde_json::{Value, json};
 use sha2::Sha256;
 
 use super::{Server, routes::POSTS};
 use crate::{
-    Close, Message, PublishError,
+    Close, PublishError,
     message::{
-        order::{Members, Publish, Why},
+        order::{self, BATCH, Members, Publish, Why},
         publish::PUBLISH_SIZE,
     },
 };
 
 /// Largest body: a publish of the full size may have each byte escaped as `\u00XX`, and the rest of the order needs some.
+/// It is the limit of a whole batch as well.
 const BODY_SIZE: usize = 6 * PUBLISH_SIZE + 64 * 1024;
 
 /// Most of a body that is read although it is refused. Ordinary clients write all of their request before they read the
@@ -57,7 +59,7 @@ fn hash(secret: &[u8; 32], text: &str) -> Hmac<Sha256> {
 /// Reads whose connections to close, and how.
 fn close(body: &[u8]) -> Result<Close, Why> {
     let known = ["session", "user", "connection", "except_session", "reconnect"];
-    let mut members = Members::of_body(body, &known)?;
+    let mut members = Members::of_body(order::value(body)?)?.known(&known)?;
     let except = members.optional("except_session").map(|session| session.id()).transpose()?;
     let reconnect = members.optional("reconnect").map(|reconnect| reconnect.flag()).transpose()?;
     let named = (members.take("session"), members.take("user"), members.take("connection"));
@@ -79,7 +81,7 @@ fn close(body: &[u8]) -> Result<Close, Why> {
 
 /// Reads about whose connections to ask again.
 fn refresh(body: &[u8]) -> Result<Whose, Why> {
-    let mut members = Members::of_body(body, &["session", "user"])?;
+    let mut members = Members::of_body(order::value(body)?)?.known(&["session", "user"])?;
     match (members.take("session"), members.take("user")) {
         (Some(session), None) => Ok(Whose::Session(session.id()?)),
         (None, Some(user)) => Ok(Whose::User(user.id()?)),
@@ -103,15 +105,42 @@ impl Server {
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
         match self.order(request, Publish::read).await {
-            Ok(Publish { action, details, target, key }) => {
-                let message = Message::raw(action, details).to(target);
-                let message = match key {
-                    Some(key) => message.idempotency_key(key),
-                    None => message,
-                };
-                outcome(self.publish(message).await)
+            Ok(Publish::One(message)) => outcome(self.publish(message).await),
+            Ok(Publish::Batch(messages)) => {
+                let messages = messages.into_iter().map(|read| read.map_err(PublishError::invalid));
+                outcomes(&self.publish_each(messages).await)
+            }
+            Ok(Publish::TooMany(count)) => {
+                let text = format!("{count} messages in one batch: post at most {BATCH} at a time");
+                answer(StatusCode::PAYLOAD_TOO_LARGE, &text)
             }
             Err(refusal) => *refusal,
+        }
+    }
+
+    pub(super) async fn groups_request<B>(&self, request: Request<B>) -> Response<Full<Bytes>>
+    where
+        B: Body + Send,
+        B::Data: Send,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        match self.order(request, order::groups).await {
+            Ok(change) => outcome(self.change_groups(change).await),
+            Err(refusal) => *refusal,
+        }
+    }
+
+    pub(super) fn position_request(&self, headers: &HeaderMap) -> Response<Full<Bytes>> {
+        if let Err(refusal) = self.check_key(headers) {
+            return *refusal;
+        }
+        match self.position() {
+            Some(position) => {
+                let mut response = json_document(&json!({ "position": position }));
+                response.headers_mut().insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+                response
+            }
+            None => answer(StatusCode::SERVICE_UNAVAILABLE, "this node is not ready: ask another one"),
         }
     }
 
@@ -171,18 +200,7 @@ impl Server {
         if head.method != Method::POST {
             return Err(refuse(StatusCode::METHOD_NOT_ALLOWED, "only POST", (header::ALLOW, POSTS)));
         }
-        let presented = head
-            .headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok()?.split_once(' '))
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
-            .map(|(_, key)| key.trim());
-        let live = self.live();
-        let known = live.publish_key.as_ref().zip(presented).is_some_and(|(key, presented)| key.matches(presented));
-        if !known {
-            let text = "the publish key is missing or wrong";
-            return Err(refuse(StatusCode::UNAUTHORIZED, text, (header::WWW_AUTHENTICATE, "Bearer")));
-        }
+        self.check_key(&head.headers)?;
         let encodings = head.headers.get_all(header::CONTENT_ENCODING).into_iter();
         let mut encodings =
             encodings.flat_map(|value| value.as_bytes().split(|byte| *byte == b',')).map(<[u8]>::trim_ascii);
@@ -196,10 +214,27 @@ impl Server {
         }
         Ok(())
     }
+
+    /// Checks the publish key of a request.
+    pub(super) fn check_key(&self, headers: &HeaderMap) -> Result<(), Refusal> {
+        let presented = headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok()?.split_once(' '))
+            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"))
+            .map(|(_, key)| key.trim());
+        let live = self.live();
+        let known = live.publish_key.as_ref().zip(presented).is_some_and(|(key, presented)| key.matches(presented));
+        if !known {
+            let text = "the publish key is missing or wrong";
+            return Err(refuse(StatusCode::UNAUTHORIZED, text, (header::WWW_AUTHENTICATE, "Bearer")));
+        }
+        Ok(())
+    }
 }
 
 fn too_large() -> Refusal {
-    answer(StatusCode::PAYLOAD_TOO_LARGE, "more than 1 MiB to publish").into()
+    let text = format!("more than 1 MiB to publish, or a batch of more than {BODY_SIZE} bytes");
+    answer(StatusCode::PAYLOAD_TOO_LARGE, &text).into()
 }
 
 fn refuse(status: StatusCode, text: &str, (name, value): (HeaderName, &'static str)) -> Refusal {
@@ -239,6 +274,22 @@ fn outcome(published: Result<(), PublishError>) -> Response<Full<Bytes>> {
             answer(status, &error.to_string())
         }
     }
+}
+
+/// The outcome of each message of a batch.
+fn outcomes(published: &[Result<(), PublishError>]) -> Response<Full<Bytes>> {
+    let outcome = |published: &Result<(), PublishError>| match published {
+        Ok(()) => json!({ "status": StatusCode::NO_CONTENT.as_u16() }),
+        Err(error) => json!({ "status": error.status_code(), "error": error.to_string() }),
+    };
+    json_document(&published.iter().map(outcome).collect())
+}
+
+fn json_document(value: &Value) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(value.to_string().into()));
+    let json = http::HeaderValue::from_static("application/json");
+    response.headers_mut().insert(header::CONTENT_TYPE, json);
+    response
 }
 
 /// A line of text.

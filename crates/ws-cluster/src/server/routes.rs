@@ -20,6 +20,9 @@ use crate::{Status, node::link::PATH as LINK};
 const PUBLISH: &str = "/_publish";
 const CLOSE: &str = "/_close";
 const REFRESH: &str = "/_refresh";
+const GROUPS: &str = "/_groups";
+const POSITION: &str = "/_position";
+const OPENAPI: &str = "/_openapi.json";
 const CLIENT: &str = "/ws-cluster.js";
 const HEALTH: &str = "/health";
 const READY: &str = "/ready";
@@ -32,7 +35,27 @@ const READS: &str = "GET, HEAD, OPTIONS";
 pub(super) const UPGRADES: &str = "GET, OPTIONS";
 pub(super) const POSTS: &str = "POST, OPTIONS";
 
+/// The paths at which the server itself answers, apart from the clients' path, with their methods.
+const RESERVED: [(&str, &str); 10] = [
+    (LINK, UPGRADES),
+    (PUBLISH, POSTS),
+    (CLOSE, POSTS),
+    (REFRESH, POSTS),
+    (GROUPS, POSTS),
+    (POSITION, READS),
+    (OPENAPI, READS),
+    (CLIENT, READS),
+    (HEALTH, READS),
+    (READY, READS),
+];
+
+/// The reserved paths that need the publish key.
+const FOR_THE_SITE: [&str; 6] = [PUBLISH, CLOSE, REFRESH, GROUPS, POSITION, OPENAPI];
+
 const CLIENT_SOURCE: &str = include_str!("../../client/ws-cluster.js");
+
+/// The description of everything here as OpenAPI.
+const DESCRIPTION: &str = include_str!("openapi.json");
 
 /// The address of the peer of a request's socket. An application with an HTTP server of its own adds it to the
 /// extensions of a request, from which [`Server::upgrade`] and [`Server::handle`] read it.
@@ -48,12 +71,13 @@ pub(super) fn remote_address(extensions: &Extensions) -> Option<SocketAddr> {
 
 /// Returns true if the server itself answers at this path, apart from the clients' path.
 pub(super) fn is_reserved(path: &str) -> bool {
-    [LINK, PUBLISH, CLOSE, REFRESH, CLIENT, HEALTH, READY].contains(&path)
+    RESERVED.iter().any(|(reserved, _)| *reserved == path)
 }
 
-/// Returns true if a node beyond its limit on sockets still answers at this path: health checks, links and publishes.
+/// Returns true if a node beyond its limit on sockets still answers at this path: health checks, links and the site's
+/// requests.
 pub(super) fn is_vital(path: &str) -> bool {
-    [LINK, PUBLISH, CLOSE, REFRESH, HEALTH, READY].contains(&path)
+    is_reserved(path) && ![CLIENT, OPENAPI].contains(&path)
 }
 
 impl Server {
@@ -63,7 +87,8 @@ impl Server {
     ///   client at `/ws-cluster.js`;
     /// - `/health`: 200, or 503 if the cluster's task does not answer;
     /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not);
-    /// - with a [publish key](crate::ServerBuilder::publish_key), POST to `/_publish`, `/_close` and `/_refresh`;
+    /// - with a [publish key](crate::ServerBuilder::publish_key), POST to `/_publish`, `/_groups`, `/_close` and
+    ///   `/_refresh`, GET of `/_position`, and `/_openapi.json`, which describes all of this;
     /// - the [pages](crate::ServerBuilder::page) of the builder.
     ///
     /// Other paths get 404. `OPTIONS` gets 204 and the methods that the path allows.
@@ -83,13 +108,19 @@ impl Server {
         match path {
             path if path == self.0.path => self.upgrade(request).await,
             LINK => self.link(request),
-            PUBLISH | CLOSE | REFRESH if self.live().publish_key.is_none() => {
+            path if FOR_THE_SITE.contains(&path) && self.live().publish_key.is_none() => {
                 answer(StatusCode::NOT_FOUND, "not found")
             }
             PUBLISH => self.publish_request(request).await,
             CLOSE => self.close_request(request).await,
             REFRESH => self.refresh_request(request).await,
-            CLIENT | HEALTH | READY if !reads => only_get(),
+            GROUPS => self.groups_request(request).await,
+            CLIENT | HEALTH | READY | POSITION | OPENAPI if !reads => only_get(),
+            POSITION => self.position_request(request.headers()),
+            OPENAPI => match self.check_key(request.headers()) {
+                Ok(()) => document("application/json", "no-cache", DESCRIPTION.into()),
+                Err(refusal) => *refusal,
+            },
             // An hour, since it changes with the server's version only.
             CLIENT => document("text/javascript; charset=utf-8", "public, max-age=3600", CLIENT_SOURCE.into()),
             HEALTH if !self.responds(RESPONSE_TIMEOUT).await => {
@@ -129,14 +160,14 @@ impl Server {
 
     /// Returns the methods that a path allows.
     fn options(&self, path: &str) -> Response<Full<Bytes>> {
-        let allowed = match path {
-            LINK => UPGRADES,
-            path if path == self.0.path => UPGRADES,
-            CLIENT | HEALTH | READY => READS,
-            path if self.0.pages.contains_key(path) => READS,
-            path if is_reserved(path) && self.live().publish_key.is_some() => POSTS,
-            _ => return answer(StatusCode::NOT_FOUND, "not found"),
+        let reserved = RESERVED.iter().find(|(reserved, _)| *reserved == path);
+        let allowed = match reserved {
+            Some(_) if FOR_THE_SITE.contains(&path) && self.live().publish_key.is_none() => None,
+            Some((_, methods)) => Some(*methods),
+            None if path == self.0.path => Some(UPGRADES),
+            None => self.0.pages.contains_key(path).then_some(READS),
         };
+        let Some(allowed) = allowed else { return answer(StatusCode::NOT_FOUND, "not found") };
         let mut response = Response::new(Full::default());
         *response.status_mut() = StatusCode::NO_CONTENT;
         response.headers_mut().insert(header::ALLOW, http::HeaderValue::from_static(allowed));
@@ -144,7 +175,7 @@ impl Server {
     }
 
     /// Returns a router with the paths of clients, of links, of the browser client, of pages and, with a publish key,
-    /// of publishing, closing and refreshing. `/health` and `/ready` are in [`health_routes`](Self::health_routes).
+    /// of the requests of a site. `/health` and `/ready` are in [`health_routes`](Self::health_routes).
     ///
     /// Merge it into an application's router, or nest it there; then add the prefix to the
     /// [address](crate::ServerBuilder::address). Serve the application with
@@ -153,7 +184,7 @@ impl Server {
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         let mut paths = vec![&*self.0.path, LINK, CLIENT];
         if self.live().publish_key.is_some() {
-            paths.extend([PUBLISH, CLOSE, REFRESH]);
+            paths.extend(FOR_THE_SITE);
         }
         paths.extend(self.0.pages.keys().map(String::as_str));
         self.router(paths)
@@ -222,4 +253,41 @@ fn document(content_type: &'static str, caching: &'static str, body: Bytes) -> R
     headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
     headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static(caching));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
+    use super::*;
+
+    #[test]
+    fn the_description_has_every_path_and_method() {
+        let description: Value = serde_json::from_str(DESCRIPTION).unwrap();
+        assert_eq!(description["info"]["version"], env!("CARGO_PKG_VERSION"));
+        let methods = |path: &Value| {
+            let mut methods: Vec<_> = path.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
+            methods.sort_unstable();
+            methods
+        };
+        let described: BTreeMap<_, _> = description["paths"]
+            .as_object()
+            .unwrap()
+            .iter()
+            .map(|(path, item)| (path.as_str(), methods(item)))
+            .collect();
+        let reserved = RESERVED.map(|(path, methods)| {
+            let mut methods: Vec<_> = methods.split(", ").map(str::to_owned).collect();
+            methods.sort_unstable();
+            (path, methods)
+        });
+        assert_eq!(described, BTreeMap::from(reserved));
+        for path in FOR_THE_SITE {
+            let operations = description["paths"][path].as_object().unwrap().iter();
+            let open = operations.filter(|(method, operation)| *method != "options" && operation["security"].is_null());
+            assert_eq!(open.count(), 0, "{path} needs the key");
+        }
+    }
 }

@@ -15,6 +15,7 @@ use crate::{
     hub::{Client, Hub, Member},
     message::{
         client::{OutgoingMessage, position},
+        close::Subject,
         content::Content,
         position::Position,
         target::Target,
@@ -94,16 +95,33 @@ impl Hub {
         // Under the write lock nothing is being delivered. So each revocation is known already, or will close this
         // client.
         let _index = self.index.write();
-        let (lowest, at) = {
+        let mut subjects = Self::subjects_of(client);
+        subjects.push(Subject::Connection(state.id));
+        let (lowest, at, orders) = {
             let log = self.replay_log.lock();
-            (log.history.lowest_version(state.id), log.history.position().seq)
+            let orders = log.history.group_orders(&subjects, state.at.seq);
+            (log.history.lowest_version(state.id), log.history.position().seq, orders)
         };
         if state.version < lowest {
             return Err("the resume token was revoked");
         }
         client.begin_behind(state.began);
-        let resumed = client.membership_lock().write().resume(state, at);
-        resumed.map_err(|_| "the groups and properties have changed, and are too many to tell which are new")
+        let mut membership = client.membership_lock().write();
+        let resumed = membership.resume(state, at);
+        resumed.map_err(|_| "the groups and properties have changed, and are too many to tell which are new")?;
+        // The token is from before these orders.
+        orders.iter().for_each(|(seq, change)| membership.regroup(change, Some(*seq)));
+        Ok(())
+    }
+
+    /// Makes a client one that began at a position: the orders of the site since then concern it.
+    pub(crate) fn begin_at(&self, client: &Client, position: &Position) {
+        // As for a client that resumes: each order is known already, or finds this client.
+        let _index = self.index.write();
+        let orders = self.replay_log.lock().history.group_orders(&Self::subjects_of(client), position.seq);
+        client.begin_behind(position.seq);
+        let mut membership = client.membership_lock().write();
+        orders.iter().for_each(|(seq, change)| membership.regroup(change, Some(*seq)));
     }
 
     /// Returns what was delivered for a client after a sequence number, at most `limit` messages. Fails if the order is
@@ -227,10 +245,9 @@ impl Hub {
     /// due as well.
     pub(crate) fn send_position(&self, client: &Client, sealer: Option<&StateSealer>) {
         let state = sealer.map(|sealer| {
-            let at = self.position();
             let mut membership = client.membership_lock().write();
             membership.note_token_sent();
-            client.seal(&membership, at, sealer)
+            client.seal(&membership, self.position(), sealer)
         });
         let index = self.index.try_write();
         let at = index.is_some().then(|| self.position());

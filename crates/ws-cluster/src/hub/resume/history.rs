@@ -5,13 +5,17 @@
 use std::{
     collections::{HashMap, VecDeque, hash_map::RandomState},
     hash::{BuildHasher, Hash},
+    sync::Arc,
 };
 
 use bytes::Bytes;
 
+use super::group_orders::GroupOrders;
 use crate::{
     hub::Membership,
     message::{
+        close::Subject,
+        groups::GroupChange,
         position::Position,
         target::{ConnectionId, Selection, Target, property_text},
     },
@@ -42,6 +46,7 @@ pub(crate) struct History {
     index: HashMap<u64, VecDeque<Seq>>,
     hasher: RandomState,
     revoked: ValidVersions,
+    group_orders: GroupOrders,
     /// Grows with every cut and restart, so that a caller that reads in pieces notices one in between.
     epoch: u64,
 }
@@ -124,6 +129,7 @@ impl Default for History {
             index: HashMap::new(),
             hasher: RandomState::new(),
             revoked: ValidVersions::default(),
+            group_orders: GroupOrders::default(),
             epoch: 0,
         }
     }
@@ -178,6 +184,7 @@ impl History {
             cut.push(entry.publish);
         }
         self.lineage.truncate(self.last());
+        self.group_orders.cut(self.last());
         cut
     }
 
@@ -190,6 +197,7 @@ impl History {
                 floor: base.map_or(0, |log_position| log_position.seq),
                 ..ValidVersions::default()
             },
+            group_orders: GroupOrders::after(base.map_or(0, |log_position| log_position.seq)),
             lineage: Lineage::from_spans(spans.into_iter().collect()),
             epoch: self.epoch + 1,
             ..Self::default()
@@ -207,12 +215,24 @@ impl History {
     }
 
     /// Returns the status of a resume token that was sealed at a position: known if this node has delivered as much, in
-    /// the same order, and knows everything that was revoked since.
+    /// the same order, and knows everything that was revoked and ordered since.
     pub(crate) fn seal_status(&self, at: &Position) -> PositionStatus {
         match self.in_order(at) {
-            PositionStatus::Known if at.seq < self.revoked.floor => PositionStatus::Lost(Missing::Trimmed.why()),
+            PositionStatus::Known if at.seq < self.revoked.floor.max(self.group_orders.floor()) => {
+                PositionStatus::Lost(Missing::Trimmed.why())
+            }
             status => status,
         }
+    }
+
+    /// Notes an order of the site to change groups.
+    pub(crate) fn note_groups(&mut self, seq: Seq, change: &GroupChange) {
+        self.group_orders.note(seq, change);
+    }
+
+    /// Returns the orders to change groups after `after` about any of these subjects, in their order.
+    pub(crate) fn group_orders(&self, subjects: &[Subject], after: Seq) -> Vec<(Seq, Arc<GroupChange>)> {
+        self.group_orders.about(subjects, after)
     }
 
     /// Notes that the resume token of a connection is valid from `version` on. The revocation came at `seq`.
@@ -359,7 +379,7 @@ mod tests {
     }
 
     fn encoded(target: &Target) -> Bytes {
-        Content::Message { target: target.clone(), action: "x".into(), details: "[]".into() }.encode()
+        Content::Message { target: target.clone(), action: "x".into(), details: "[]".into(), volatile: false }.encode()
     }
 
     fn append(history: &mut History, log_position: LogPosition, target: &Target) {

@@ -5,8 +5,8 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::timeout;
 
 use super::{
-    MAX_UNDER_LOCK, ReplayTurn, ResumeRequest, Resumption, catch_up, history::Missing, join_phase::Joining,
-    reseal_interval, unix_time,
+    MAX_UNDER_LOCK, ReplayTurn, ResumeRequest, Resumption, StateSealer, catch_up, history::Missing,
+    join_phase::Joining, reseal_interval, unix_time,
 };
 use crate::{CloseCode, hub::Client, message::position::Position, stats::ResumeOutcome};
 
@@ -20,6 +20,9 @@ const REPLAY_STALL: Duration = Duration::from_secs(3);
 /// Time after which a client that takes nothing gives its turn back. Otherwise all clients of one address might wait
 /// for it.
 const TURN_STALL: Duration = Duration::from_millis(500);
+
+/// Age, in seconds, from which a page's position is too old. A page connects soon after it is rendered.
+const PAGE_AGE: u64 = 120;
 
 /// The reason in the close frame of such a client.
 const SLOW: &str = "reads what it missed too slowly";
@@ -38,12 +41,25 @@ pub(crate) struct Admitted {
     heartbeat: u16,
 }
 
+/// Why messages are replayed.
+#[derive(Clone, Copy)]
+enum Replay {
+    /// They came while the application was asked about a new client.
+    Asked,
+    /// They came between the rendering of a new client's page and its connection.
+    Page,
+    /// The client missed them.
+    Missed,
+}
+
 enum StartingPoint {
     /// The end of the order when the client joins.
     New,
     /// The end of the order when the client came. The client also gets what the application publishes while it is
     /// asked.
     Now(Position),
+    /// Where the order stood when the client's page was rendered.
+    Page(Position),
     /// After the last message that the client has seen.
     Position(Position),
     /// The client cannot continue, with the reason.
@@ -67,6 +83,11 @@ pub(super) async fn admit(
                 resumption.revoke(&client);
                 StartingPoint::Position(position)
             }
+            Err(why) => StartingPoint::Reset(why),
+        }
+    } else if StateSealer::is_page(&asked.state) {
+        match begin_at_page(&resumption, &client, &asked.state).await {
+            Ok(position) => StartingPoint::Page(position),
             Err(why) => StartingPoint::Reset(why),
         }
     } else if asks_application {
@@ -101,6 +122,18 @@ async fn prove(resumption: &Resumption, client: &Arc<Client>, asked: &ResumeRequ
     Ok(position)
 }
 
+/// Verifies the token of a client's page, and makes the client one that began at its position.
+async fn begin_at_page(resumption: &Resumption, client: &Arc<Client>, token: &str) -> Result<Position, &'static str> {
+    let Resumption { hub, sealer, config, .. } = resumption;
+    let (position, time) = sealer.open_page(token).map_err(|_| "the position of the page is not of this cluster")?;
+    if unix_time().saturating_sub(time) > PAGE_AGE {
+        return Err("the position of the page is too old");
+    }
+    hub.reach_seal(&position, config.connection.resume_timeout).await?;
+    hub.begin_at(client, &position);
+    Ok(position)
+}
+
 /// Tells the client its position, sends it what it missed, and adds it to the deliveries.
 pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted: Admitted) -> Joining {
     Box::pin(async move {
@@ -112,12 +145,16 @@ pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted:
         let first = match from {
             StartingPoint::New => Some(vec!["new".into()]),
             StartingPoint::Now(position) => {
-                let replayed = try_replay(&resumption, &client, &position, true, heartbeat).await;
+                let replayed = try_replay(&resumption, &client, &position, Replay::Asked, heartbeat).await;
+                replayed.err().map(|why| vec!["reset".into(), why.into()])
+            }
+            StartingPoint::Page(position) => {
+                let replayed = try_replay(&resumption, &client, &position, Replay::Page, heartbeat).await;
                 replayed.err().map(|why| vec!["reset".into(), why.into()])
             }
             StartingPoint::Position(position) => {
                 outcome = ResumeOutcome::Recovered;
-                let replayed = try_replay(&resumption, &client, &position, false, heartbeat).await;
+                let replayed = try_replay(&resumption, &client, &position, Replay::Missed, heartbeat).await;
                 replayed.err().map(|why| vec!["reset".into(), why.into()])
             }
             StartingPoint::Reset(why) => Some(vec!["reset".into(), why.into()]),
@@ -137,12 +174,12 @@ pub(super) fn replay(resumption: Arc<Resumption>, client: Arc<Client>, admitted:
     })
 }
 
-/// Replays what was missed after a position. `new`: the client begins at this position.
+/// Replays what came after a position.
 async fn try_replay(
     resumption: &Resumption,
     client: &Arc<Client>,
     position: &Position,
-    new: bool,
+    replay: Replay,
     heartbeat: u16,
 ) -> Result<(), &'static str> {
     let (hub, config) = (&resumption.hub, &resumption.config.connection);
@@ -168,19 +205,19 @@ async fn try_replay(
     }
     .map_err(Missing::why)?;
     // A new client gets what came while the application was asked, and would have got it as well if it had joined at once.
-    if !missed.messages.is_empty() && !new {
+    let limited = !matches!(replay, Replay::Asked);
+    if !missed.messages.is_empty() && limited {
         resumption.replays.check(ip)?;
     }
     if client.keeps_position() {
         let state = {
-            let at = hub.position();
             let mut membership = client.membership_lock().write();
             membership.note_token_sent();
-            client.seal(&membership, at, &resumption.sealer)
+            client.seal(&membership, hub.position(), &resumption.sealer)
         };
-        let first = match new {
-            true => vec!["new".into()],
-            false => vec!["recovered".into(), missed.messages.len().into()],
+        let first = match replay {
+            Replay::Asked | Replay::Page => vec!["new".into()],
+            Replay::Missed => vec!["recovered".into(), missed.messages.len().into()],
         };
         client.begin(&first, *position, &state, heartbeat);
     }
@@ -204,7 +241,7 @@ async fn try_replay(
                     missed = hub.missed(client, sent, epoch, config.replay_count)?;
                     continue 'missed;
                 }
-                if !new {
+                if limited {
                     resumption.replays.count(ip, content.size());
                 }
                 catch_up::replay(client, *log_position, content);

@@ -3,7 +3,7 @@
 //! Each message tells its client a position. On its return the client brings the last one (`request`) and a resume
 //! token (`seal`, `state`), which says what the client was and since when. `join_phase` is the client's progress.
 //! `join` restores its membership and sends it what it missed. `turns` limits the number of replays at a time.
-//! `history` finds what was missed. `replay_log` keeps the history, and the entries that may come again after a
+//! `history` finds what was missed, and `group_orders` how the site changed groups meanwhile. `replay_log` keeps the history, and the entries that may come again after a
 //! failover. `catch_up` is the part that happens under the hub's lock.
 
 use std::{sync::Arc, time::Duration};
@@ -14,6 +14,7 @@ use super::{Client, Hub};
 use crate::{Config, LogConfig, message::content::Content, node::Cluster};
 
 mod catch_up;
+mod group_orders;
 pub(crate) mod history;
 mod join;
 mod join_phase;

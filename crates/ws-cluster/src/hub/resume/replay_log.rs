@@ -9,7 +9,10 @@ use tokio::time::Instant;
 use super::history::History;
 use crate::{
     Config,
-    message::target::{ConnectionId, Target},
+    message::{
+        groups::GroupChange,
+        target::{ConnectionId, Target},
+    },
 };
 use ws_cluster_core::{LogPosition, PublishId, Seq};
 
@@ -66,7 +69,20 @@ impl ReplayLog {
         self.count += 1;
         self.size += size;
         self.history.append(log_position, publish, content);
-        repeated.map_or(0, |known| self.cut_entries.remove(&known).unwrap_or(self.reset_entry))
+        let first = self.first_entry(repeated);
+        if let Some(known) = repeated {
+            self.cut_entries.remove(&known);
+        }
+        first
+    }
+
+    /// Returns the entry number of the first client that may get an entry.
+    pub(in crate::hub) fn first_entry(&self, repeated: Option<PublishId>) -> u64 {
+        repeated.map_or(0, |known| self.cut_entries.get(&known).copied().unwrap_or(self.reset_entry))
+    }
+
+    pub(in crate::hub) fn note_groups(&mut self, seq: Seq, change: &GroupChange) {
+        self.history.note_groups(seq, change);
     }
 
     pub(in crate::hub) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {

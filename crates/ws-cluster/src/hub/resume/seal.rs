@@ -28,6 +28,9 @@ const SIZE: usize = 2048;
 
 const NONCE: usize = 24;
 
+/// The beginning of a page's token. It has a character that no resume token has.
+const PAGE: &str = "p.";
+
 /// The error if a token was not made by this cluster for this user and session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a state of this user's session")]
@@ -60,12 +63,49 @@ impl StateSealer {
     }
 
     fn try_seal(&self, user: Option<&str>, session: Option<&str>, state: &ResumeState) -> Option<String> {
+        self.encrypt(&pb::ResumeState::from(state).encode_to_vec(), &self.bound_to(user, session))
+    }
+
+    fn encrypt(&self, plain: &[u8], aad: &[u8]) -> Option<String> {
         let mut sealed = random::bytes::<NONCE>().ok()?.to_vec();
         let nonce = XNonce::try_from(&sealed[..]).ok()?;
-        let plain = pb::ResumeState::from(state).encode_to_vec();
-        let payload = Payload { msg: &plain, aad: &self.bound_to(user, session) };
-        sealed.extend(self.ciphers.first()?.encrypt(&nonce, payload).ok()?);
+        sealed.extend(self.ciphers.first()?.encrypt(&nonce, Payload { msg: plain, aad }).ok()?);
         Some(BASE64URL_NOPAD.encode(&sealed))
+    }
+
+    fn decrypt(&self, text: &str, aad: &[u8]) -> Result<Vec<u8>, StateError> {
+        if text.len() > SIZE {
+            return Err(StateError);
+        }
+        let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| StateError)?;
+        let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(StateError)?;
+        let nonce = XNonce::try_from(nonce).map_err(|_| StateError)?;
+        let open = |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, Payload { msg: sealed, aad }).ok();
+        self.ciphers.iter().find_map(open).ok_or(StateError)
+    }
+
+    /// Returns a token with which a page's client begins at a position. It is bound to no user, because whoever connects
+    /// only gets what is for them. Without random numbers there is none.
+    pub(crate) fn seal_page(&self, at: Position, time: u64) -> Option<String> {
+        let page = pb::Page { at: at.to_bytes().into(), time };
+        Some(format!("{PAGE}{}", self.encrypt(&page.encode_to_vec(), &self.page())?))
+    }
+
+    /// Returns true if a text may be a page's token rather than a resume token.
+    pub(crate) fn is_page(text: &str) -> bool {
+        text.starts_with(PAGE)
+    }
+
+    /// Opens a page's token. Returns its position and the time of sealing.
+    pub(crate) fn open_page(&self, text: &str) -> Result<(Position, u64), StateError> {
+        let plain = self.decrypt(text.strip_prefix(PAGE).ok_or(StateError)?, &self.page())?;
+        let pb::Page { at, time } = pb::Page::decode(&plain[..]).map_err(|_| StateError)?;
+        Ok((Position::from_bytes(&at).map_err(|_| StateError)?, time))
+    }
+
+    /// Returns what a page's token is bound to. It begins as no resume token's binding does.
+    fn page(&self) -> Vec<u8> {
+        [b"\x02", self.cluster.as_bytes()].concat()
     }
 
     /// Opens a token that was sealed for this user in this session.
@@ -75,15 +115,7 @@ impl StateSealer {
         session: Option<&str>,
         text: &str,
     ) -> Result<ResumeState, StateError> {
-        if text.len() > SIZE {
-            return Err(StateError);
-        }
-        let sealed = BASE64URL_NOPAD.decode(text.as_bytes()).map_err(|_| StateError)?;
-        let (nonce, sealed) = sealed.split_at_checked(NONCE).ok_or(StateError)?;
-        let nonce = XNonce::try_from(nonce).map_err(|_| StateError)?;
-        let aad = self.bound_to(user, session);
-        let open = |cipher: &XChaCha20Poly1305| cipher.decrypt(&nonce, Payload { msg: sealed, aad: &aad }).ok();
-        let plain = self.ciphers.iter().find_map(open).ok_or(StateError)?;
+        let plain = self.decrypt(text, &self.bound_to(user, session))?;
         pb::ResumeState::decode(&plain[..]).map_err(|_| StateError)?.try_into()
     }
 
@@ -179,6 +211,14 @@ impl TryFrom<pb::ResumeState> for ResumeState {
 /// The schema. A tag is never given another meaning.
 mod pb {
     use bytes::Bytes;
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Page {
+        #[prost(bytes = "bytes", tag = "1")]
+        pub(super) at: Bytes,
+        #[prost(uint64, tag = "2")]
+        pub(super) time: u64,
+    }
 
     #[derive(Clone, PartialEq, prost::Message)]
     pub(super) struct ResumeState {
@@ -300,6 +340,28 @@ mod tests {
             let text = String::from_utf8_lossy(input);
             match sealer.open(Some("ann"), Some("s"), &text) {
                 Ok(_) if text != sealed.as_str() => Err("a changed token is opened".into()),
+                _ => Ok(()),
+            }
+        });
+    }
+
+    #[test]
+    fn a_pages_token_is_opened_by_its_cluster_only() {
+        let at = Position::from_bytes(b"\x01\x07\x00\x00\x00\x00\x00\x00\x00\x00").unwrap();
+        let own = sealer(&["key"]);
+        let sealed = own.seal_page(at, 1000).unwrap();
+        assert!(StateSealer::is_page(&sealed));
+        assert_eq!(own.open_page(&sealed), Ok((at, 1000)));
+        assert_eq!(sealer(&["another"]).open_page(&sealed), Err(StateError));
+        assert_eq!(StateSealer::new("another", &[b"key".to_vec()]).open_page(&sealed), Err(StateError));
+        // Neither token passes for the other.
+        let state = own.seal(None, None, &state(0));
+        assert!(!StateSealer::is_page(&state));
+        assert_eq!(own.open_page(&format!("p.{state}")), Err(StateError));
+        assert_eq!(own.open(None, None, &sealed[2..]), Err(StateError));
+        crate::fuzz::search(&[sealed.as_bytes(), b"p."], |input| {
+            match own.open_page(&String::from_utf8_lossy(input)) {
+                Ok(_) if input != sealed.as_bytes() => Err("a changed token is opened".into()),
                 _ => Ok(()),
             }
         });

@@ -1,0 +1,113 @@
+//! Which connections join and leave groups by an order of the site.
+
+use crate::{
+    PublishError,
+    message::{close::Subject, target::ConnectionId},
+};
+
+/// Maximum number of groups in one order, and of bytes in their names together.
+const GROUPS: usize = 1000;
+const NAMES_SIZE: usize = 64 * 1024;
+
+/// The connections that [`Server::change_groups`](crate::Server::change_groups) puts into groups and takes out of
+/// groups.
+///
+/// ```
+/// use ws_cluster::GroupChange;
+///
+/// // Ann became an editor.
+/// let promoted = GroupChange::user("ann").join("editors").leave("trial");
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "an order takes effect in `change_groups`"]
+pub struct GroupChange {
+    pub(crate) subject: Subject,
+    pub(crate) join: Vec<String>,
+    pub(crate) leave: Vec<String>,
+}
+
+impl GroupChange {
+    fn of(subject: Subject) -> Self {
+        Self { subject, join: Vec::new(), leave: Vec::new() }
+    }
+
+    /// Changes the groups of every connection of this user.
+    pub fn user(id: impl Into<String>) -> Self {
+        Self::of(Subject::user(id))
+    }
+
+    /// Changes the groups of every connection of this session.
+    pub fn session(id: impl Into<String>) -> Self {
+        Self::of(Subject::session(id))
+    }
+
+    /// Changes the groups of one connection, under the id that handlers know.
+    pub fn connection(id: ConnectionId) -> Self {
+        Self::of(Subject::Connection(id))
+    }
+
+    /// Puts the connections into a group. The name is any text.
+    pub fn join(mut self, group: impl Into<String>) -> Self {
+        self.join.push(group.into());
+        self
+    }
+
+    /// Takes the connections out of a group.
+    pub fn leave(mut self, group: impl Into<String>) -> Self {
+        self.leave.push(group.into());
+        self
+    }
+
+    /// Checks the order: it names 1 to 1,000 groups, of 64 KiB together, and none of them twice.
+    pub(crate) fn check(&self) -> Result<(), PublishError> {
+        let mut names: Vec<&str> = self.names().collect();
+        let size = names.iter().map(|name| name.len()).sum();
+        match names.len() {
+            0 => return Err(PublishError::invalid("the order names no group: give `join`, `leave` or both")),
+            1..=GROUPS => {}
+            _ => return Err(PublishError::invalid(format!("one order names at most {GROUPS} groups"))),
+        }
+        if size > NAMES_SIZE {
+            return Err(PublishError::TooLarge { size, limit: NAMES_SIZE });
+        }
+        names.sort_unstable();
+        match names.windows(2).find(|pair| pair[0] == pair[1]) {
+            Some(pair) => Err(PublishError::invalid(format!("the group {:?} is there twice", pair[0]))),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns about the number of bytes that the order takes in memory.
+    pub(crate) fn size(&self) -> usize {
+        const ORDER: usize = 256;
+        const NAME: usize = 32;
+        ORDER + self.names().map(|name| NAME + name.len()).sum::<usize>()
+    }
+
+    fn names(&self) -> impl Iterator<Item = &str> {
+        self.join.iter().chain(&self.leave).map(String::as_str)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_order_names_each_group_once() {
+        let ann = || GroupChange::user("ann");
+        assert_eq!(ann().join("a").leave("b").check(), Ok(()));
+        let many = |count: usize| (0..count).fold(ann(), |order, number| order.join(number.to_string()));
+        assert_eq!(many(1000).check(), Ok(()));
+        for (order, why) in [
+            (ann(), "names no group"),
+            (ann().join("a").join("a"), "the group \"a\" is there twice"),
+            (ann().leave("a").join("a"), "the group \"a\" is there twice"),
+            (many(1001), "at most 1000 groups"),
+            (ann().join("x".repeat(70_000)), "over the limit"),
+        ] {
+            let told = order.check().unwrap_err().to_string();
+            assert!(told.contains(why), "{told}");
+        }
+    }
+}
