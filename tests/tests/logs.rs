@@ -188,25 +188,64 @@ async fn a_program_whose_cluster_task_panics_sends_its_clients_away_and_ends_wit
     assert!(errors.contains("error: the task that runs the cluster ended by a panic"), "{errors}");
 }
 
-#[tokio::test]
-async fn a_log_as_json_has_one_object_in_each_line_and_the_spans_of_a_publish() {
-    let state = state();
-    let mut command = loud(&state);
-    command.args(["--log-format", "json"]).env("RUST_LOG", "ws_cluster=debug");
-    let mut node = command.stderr(Stdio::piped()).spawn().expect("the binary starts");
-    let mut log = BufReader::new(node.stderr.take().expect("piped")).lines();
-    delivers(address(&mut node).await).await;
-    let (mut accepted, mut delivered) = (None, Vec::new());
-    while accepted.is_none() || !delivered.contains(accepted.as_ref().expect("it was accepted")) {
-        let line = soon(log.next_line()).await.expect("text").expect("the node runs");
-        let line: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line}"));
+/// The publishes whose spans a node logged.
+#[derive(Default)]
+struct Traced {
+    accepted: Vec<(Value, Value)>,
+    relayed: Vec<(Value, Value)>,
+    delivered: Vec<(Value, Value)>,
+}
+
+impl Traced {
+    /// Reads a line, which is one JSON object.
+    fn read(&mut self, line: &str) {
+        let line: Value = serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
         assert!(line["timestamp"].is_string() && line["level"].is_string() && line["target"].is_string(), "{line}");
         let publish = (line["span"]["origin"].clone(), line["span"]["counter"].clone());
         match (line["message"].as_str(), line["span"]["name"].as_str()) {
-            (Some("accepted"), Some("publish")) => accepted = Some(publish),
-            (Some("queued"), Some("deliver")) => delivered.push(publish),
+            (Some("accepted"), Some("publish")) => self.accepted.push(publish),
+            (Some("sent"), Some("relay")) => self.relayed.push(publish),
+            (Some("queued"), Some("deliver")) => self.delivered.push(publish),
             _ => {}
         }
     }
-    node.kill().await.expect("killed");
+}
+
+#[tokio::test]
+async fn a_log_as_json_has_one_object_in_each_line_and_the_spans_of_a_publish() {
+    let state = state();
+    let mut nodes = Vec::new();
+    for _ in 0..2 {
+        let mut command = WsServer::command(state.path());
+        command.args(["run", "--demo", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+        command.env("RUST_LOG", "ws_cluster=debug").stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut node = command.spawn().expect("the binary starts");
+        let log = BufReader::new(node.stderr.take().expect("piped")).lines();
+        let address = address(&mut node).await;
+        delivers(address).await;
+        nodes.push((node, log, address));
+    }
+    // The second node joined the first, so this publish goes through the first node to both.
+    delivers(nodes[1].2).await;
+    let (mut master, mut follower) = (Traced::default(), Traced::default());
+    let is_complete = |master: &Traced, follower: &Traced| {
+        follower.accepted.iter().any(|publish| {
+            let both = [&master.relayed, &follower.relayed, &master.delivered, &follower.delivered];
+            both.iter().all(|publishes| publishes.contains(publish))
+        })
+    };
+    while !is_complete(&master, &follower) {
+        let [(_, masters, _), (_, followers, _)] = &mut nodes[..] else { unreachable!("two nodes") };
+        let (traced, line) = soon(async {
+            tokio::select! {
+                line = masters.next_line() => (&mut master, line),
+                line = followers.next_line() => (&mut follower, line),
+            }
+        })
+        .await;
+        traced.read(&line.expect("text").expect("the node runs"));
+    }
+    for (node, ..) in &mut nodes {
+        node.kill().await.expect("killed");
+    }
 }

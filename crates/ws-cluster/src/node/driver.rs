@@ -27,7 +27,7 @@ use crate::{
     pool::Pool,
     stats::{PublishOutcome, Stats},
 };
-use ws_cluster_core::{Answer, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
+use ws_cluster_core::{Answer, Body, Core, Degraded, Frame, LinkId, NodeId, Output, Proposal, Status};
 
 /// Maximum number of events that the core handles before its outputs are carried out, so that more frames leave
 /// together.
@@ -229,6 +229,9 @@ impl Driver {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { link, frame } => {
+                    if let Some(link) = self.links.get(&link) {
+                        trace_relay(link.peer, &frame);
+                    }
                     if self.links.get(&link).is_some_and(|link| !link.sender.send(frame)) {
                         tracing::warn!(link, "a peer reads too slowly and is cut");
                         self.links.remove(&link);
@@ -353,4 +356,21 @@ impl Driver {
 
 fn note_unsettled(stats: &Stats, since: Instant, outcome: PublishOutcome) {
     stats.metered.note(|counts| counts.unsettled[outcome as usize].observe(now().saturating_duration_since(since)));
+}
+
+/// Gives each publish in a frame to `peer` a span `relay`, with the fields that the spans of its publish and of its
+/// deliveries have.
+fn trace_relay(peer: NodeId, frame: &Frame) {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    let trace = |proposal: &Proposal| {
+        let (origin, counter) = (proposal.id.origin, proposal.id.counter);
+        tracing::debug_span!("relay", ?origin, counter, ?peer).in_scope(|| tracing::debug!("sent"));
+    };
+    match &frame.body {
+        Body::Propose(proposals) => proposals.iter().for_each(trace),
+        Body::Append { entries, .. } => entries.iter().map(|entry| &entry.proposal).for_each(trace),
+        _ => {}
+    }
 }
