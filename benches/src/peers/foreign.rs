@@ -134,7 +134,7 @@ fn socket_io(ready: usize) -> Recipe {
     }
 }
 
-/// socketioxide of crates.io.
+/// The published socketioxide.
 pub(crate) struct SocketIoxide;
 
 impl SocketIoxide {
@@ -149,7 +149,7 @@ impl Peer for SocketIoxide {
     }
 
     fn missing(&self) -> Option<String> {
-        if Self::program().exists() { None } else { install("it from crates.io") }
+        if Self::program().exists() { None } else { install("it with cargo") }
     }
 
     fn command(&self, place: &Place) -> Result<Command> {
