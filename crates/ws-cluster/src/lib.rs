@@ -161,8 +161,8 @@ mod ws;
 
 pub use async_trait::async_trait;
 pub use auth::{
-    AuthenticationError, Authenticator, AuthenticatorChain, Credentials, GuestsOnly, Handshake, Identity, Origin,
-    ParseOriginError, ParseProxiesError, Revoked, SessionCookie, TrustedProxies,
+    AuthenticationError, Authenticator, AuthenticatorChain, Credentials, GuestsOnly, Handshake, Identity, Inquiry,
+    InquiryReason, Origin, ParseOriginError, ParseProxiesError, Revoked, SessionCookie, TrustedProxies,
 };
 #[cfg(feature = "jwt")]
 pub use auth::{JwtAuthenticator, JwtError};

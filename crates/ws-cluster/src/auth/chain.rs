@@ -4,11 +4,12 @@ use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
-use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, Revoked};
+use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, Inquiry, Revoked};
 
 /// Asks several authenticators in turn: the first that knows the client decides who it is.
 ///
-/// If none knows the client and one of them cannot answer, the chain cannot answer either.
+/// If none knows the client and one of them cannot answer, the chain cannot answer either. If one of them
+/// [refuses](AuthenticationError::Refused) the client, those after it are not asked.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -37,8 +38,8 @@ impl AuthenticatorChain {
         self
     }
 
-    /// Asks one after the other, and returns the first answer that knows the client. If there is none, the first failure
-    /// counts.
+    /// Asks one after the other, and returns the first answer that knows or refuses the client. If there is none, the
+    /// first failure counts.
     async fn first<'a, F>(
         &'a self,
         ask: impl Fn(&'a dyn Authenticator) -> F,
@@ -50,8 +51,8 @@ impl AuthenticatorChain {
         for authenticator in &self.0 {
             match ask(&**authenticator).await {
                 Ok(None) => {}
-                Err(error) => drop(failure.get_or_insert(error)),
-                known => return known,
+                Err(error) if !matches!(error, AuthenticationError::Refused) => drop(failure.get_or_insert(error)),
+                decided => return decided,
             }
         }
         failure.map_or(Ok(None), Err)
@@ -76,6 +77,10 @@ impl Authenticator for AuthenticatorChain {
 
     async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
         self.first(|authenticator| authenticator.recheck(handshake)).await
+    }
+
+    async fn identify(&self, inquiry: Inquiry<'_>) -> Result<Option<Identity>, AuthenticationError> {
+        self.first(|authenticator| authenticator.identify(inquiry)).await
     }
 
     /// The shortest interval of all.
@@ -107,9 +112,9 @@ impl Authenticator for AuthenticatorChain {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::TrustedProxies;
+    use crate::{TrustedProxies, auth::InquiryReason};
 
-    /// Answers each question alike.
+    /// Answers each question alike. The error "refused" refuses the client.
     struct Always(Result<Option<&'static str>, &'static str>);
 
     #[async_trait]
@@ -121,6 +126,7 @@ mod tests {
         ) -> Result<Option<Identity>, AuthenticationError> {
             match self.0 {
                 Ok(user) => Ok(user.map(Identity::user)),
+                Err("refused") => Err(AuthenticationError::Refused),
                 Err(why) => Err(AuthenticationError::Unavailable(why.into())),
             }
         }
@@ -139,12 +145,15 @@ mod tests {
         let request = http::Request::get("/").body(()).unwrap();
         let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
         let (ann, bob, guest, down) = (Ok(Some("ann")), Ok(Some("bob")), Ok(None), Err("down"));
+        let refused = Err("refused");
         for (answers, known) in [
             (vec![], Ok(None)),
             (vec![guest, ann, bob], Ok(Some("ann"))),
             (vec![down, ann], Ok(Some("ann"))),
             (vec![guest, guest], Ok(None)),
             (vec![guest, down, guest], Err(())),
+            (vec![down, refused, ann], Err(())),
+            (vec![ann, refused], Ok(Some("ann"))),
         ] {
             let chain = answers.iter().fold(AuthenticatorChain::new(), |chain, answer| chain.then(Always(*answer)));
             let user = |answer: Result<Option<Identity>, AuthenticationError>| {
@@ -153,6 +162,11 @@ mod tests {
             let known = known.map(|user| user.map(str::to_owned));
             assert_eq!(user(chain.authenticate(&handshake, None).await), known, "{answers:?}");
             assert_eq!(user(chain.recheck(&handshake).await), known, "{answers:?}");
+            let connection = "0123456789abcdef0123456789abcdef-7".parse().unwrap();
+            for reason in [InquiryReason::Handshake, InquiryReason::Recheck { user: None, session: None }] {
+                let inquiry = Inquiry { handshake: &handshake, connection, reason };
+                assert_eq!(user(chain.identify(inquiry).await), known, "{answers:?}");
+            }
             assert_eq!(chain.uses_cookies(), answers.contains(&guest));
             assert_eq!(chain.headers().len(), answers.len());
         }

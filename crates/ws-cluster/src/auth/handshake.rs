@@ -182,6 +182,12 @@ impl Handshake {
         form_urlencoded::parse(query.as_bytes()).find(|(own, _)| own == name).map(|(_, value)| value)
     }
 
+    /// Returns the names and values of the URL's query, decoded, in the order sent.
+    pub fn query_pairs(&self) -> impl Iterator<Item = (Cow<'_, str>, Cow<'_, str>)> {
+        let query = self.path_and_query().split_once('?').map_or("", |(_, query)| query);
+        form_urlencoded::parse(query.as_bytes())
+    }
+
     /// Takes parameters out of the query and returns the first of each name, decoded. The rest stays as it was sent.
     pub(crate) fn take_query<const N: usize>(&mut self, names: [&str; N]) -> [Option<String>; N] {
         let Some((path, query)) = self.path_and_query().split_once('?') else { return [const { None }; N] };

@@ -10,6 +10,8 @@ use std::{
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::ConnectionId;
+
 mod chain;
 mod handshake;
 #[cfg(feature = "jwt")]
@@ -100,10 +102,43 @@ impl fmt::Debug for Credentials<'_> {
     }
 }
 
+/// A question about a client, with what is known of its connection.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Inquiry<'a> {
+    /// The request with which the client connected.
+    pub handshake: &'a Handshake,
+    /// The id of the connection. A client that resumes gets the id of its earlier connection back when it has joined,
+    /// which is after the question at the upgrade.
+    pub connection: ConnectionId,
+    /// The reason for the question.
+    pub reason: InquiryReason<'a>,
+}
+
+/// Why an authenticator is asked.
+#[derive(Clone, Copy, Debug)]
+pub enum InquiryReason<'a> {
+    /// A client connects, or asks again who it is.
+    Handshake,
+    /// The client sent these credentials.
+    Credentials(Credentials<'a>),
+    /// An open connection is asked about again.
+    Recheck {
+        /// Its user.
+        user: Option<&'a str>,
+        /// Its session.
+        session: Option<&'a str>,
+    },
+}
+
 /// The reason why an authenticator cannot answer. Wrong credentials are no error but `Ok(None)`.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AuthenticationError {
+    /// The client may not connect, not even as a guest. It is told so on the WebSocket, and closed with
+    /// [`CloseCode::Unauthenticated`](crate::CloseCode::Unauthenticated), after which clients do not connect again.
+    #[error("the client is refused")]
+    Refused,
     /// The session store does not answer, so nothing is known of the session. An upgrade is refused with 503, after
     /// which clients try again. An authenticated connection stays open until the store answers.
     #[error("the session store does not answer: {0}")]
@@ -157,6 +192,17 @@ pub trait Authenticator: Send + Sync + 'static {
     /// ask its store. Otherwise the age of a cached answer adds to the interval.
     async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
         self.authenticate(handshake, None).await
+    }
+
+    /// Answers a question with what is known of the connection. The server calls this method, whose default calls
+    /// [`authenticate`](Self::authenticate) or [`recheck`](Self::recheck). An authenticator overrides it if it needs the
+    /// connection's id, or the user and the session that it gave earlier.
+    async fn identify(&self, inquiry: Inquiry<'_>) -> Result<Option<Identity>, AuthenticationError> {
+        match inquiry.reason {
+            InquiryReason::Handshake => self.authenticate(inquiry.handshake, None).await,
+            InquiryReason::Credentials(credentials) => self.authenticate(inquiry.handshake, Some(credentials)).await,
+            InquiryReason::Recheck { .. } => self.recheck(inquiry.handshake).await,
+        }
     }
 
     /// Returns the interval at which it is asked again about an open connection whose handshake named a user. Rechecks

@@ -8,13 +8,14 @@ use tokio::time::Instant;
 use super::{
     Application,
     context::{Call, Done, asks_application},
-    questions::{Answer, Question, ask},
+    questions::{Answer, ask, reason},
     rate_limit::{Rate, RateLimiter},
     task::{Connection, Phase},
     transport::Transport,
 };
 use crate::{
     CloseCode,
+    auth::{AuthenticationError, InquiryReason},
     hub::{
         Membership, Stale,
         resume::{JoinPhase, ResumeRequest, Step},
@@ -75,7 +76,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
     fn ask(&mut self, credentials: Vec<Value>, attempt: u32, awaited: AwaitedAnswer) {
         let (application, client) = (self.application.clone(), self.client().clone());
         self.work = Some(Box::pin(async move {
-            let answer = ask(application.context(), &client.handshake, Question::of(&credentials)).await;
+            let (handshake, connection) = (&client.handshake, client.known_as());
+            let answer = ask(application.context(), handshake, connection, reason(&credentials)).await;
             Done::Authenticated { answer, credentials, attempt, awaited }
         }));
     }
@@ -130,7 +132,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
                 self.join(None);
             }
-            Ok(_) => self.forbid(awaited),
+            Ok(_) | Err(AuthenticationError::Refused) => self.forbid(awaited),
             Err(_) => self.unavailable(awaited),
         }
         Ok(())
@@ -146,7 +148,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 self.confirm(awaited);
                 self.resumption().send_new_token(self.client());
             }
-            Ok(_) => self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take()),
+            Ok(_) | Err(AuthenticationError::Refused) => {
+                self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
+            }
             Err(_) => self.unavailable(awaited),
         }
         Ok(())
@@ -319,7 +323,14 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let expiry = self.expiry.get_or_insert_default();
         // If a close or a refresh comes meanwhile, the answer that is under way does not count.
         expiry.recheck.get_or_insert_with(|| {
-            Box::pin(async move { ask(application.context(), &client.handshake, Question::Again).await })
+            Box::pin(async move {
+                let (user, session) = {
+                    let membership = client.membership();
+                    (membership.user.clone(), membership.session.clone())
+                };
+                let known = InquiryReason::Recheck { user: user.as_deref(), session: session.as_deref() };
+                ask(application.context(), &client.handshake, client.known_as(), known).await
+            })
         });
     }
 
@@ -339,7 +350,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
                     Err(Stale) => self.recheck(),
                 }
             }
-            Ok(_) => client.queue.close(CloseCode::Expired, "the session ended"),
+            Ok(_) | Err(AuthenticationError::Refused) => client.queue.close(CloseCode::Expired, "the session ended"),
             // The session is valid as far as is known.
             Err(_) if expiry.ends.is_none_or(|ends| now < ends) => {
                 let next = self.next_recheck(now).unwrap_or(now + RECHECK_INTERVAL);

@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use super::{Context, panic_text};
 use crate::{
-    auth::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, Revoked},
+    ConnectionId,
+    auth::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, Inquiry, InquiryReason, Revoked},
     clock::now,
     hub::Moment,
     log_limit::{Outage, OutageLine},
@@ -18,22 +19,9 @@ use crate::{
     stats::{LookUpOutcome, Stopwatch},
 };
 
-/// A question to the authenticator about a client. The handshake is always part of it.
-#[derive(Clone, Copy)]
-pub(crate) enum Question<'a> {
-    /// Who the client is, by its handshake alone.
-    Handshake,
-    /// Who the client is, by these credentials.
-    Credentials(&'a [Value]),
-    /// If the client's session is still valid.
-    Again,
-}
-
-impl<'a> Question<'a> {
-    /// Returns the question for a message with these details.
-    pub(crate) fn of(details: &'a [Value]) -> Self {
-        if details.is_empty() { Self::Handshake } else { Self::Credentials(details) }
-    }
+/// Returns the reason for the question that a message with these details asks.
+pub(super) fn reason(details: &[Value]) -> InquiryReason<'_> {
+    if details.is_empty() { InquiryReason::Handshake } else { InquiryReason::Credentials(Credentials(details)) }
 }
 
 /// The authenticator's answer, and the moment at which it was asked.
@@ -44,7 +32,12 @@ pub(crate) struct Answer {
 
 /// Asks the authenticator, within the time limit of the handshake. The client waits for a turn among those of its
 /// address.
-pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Question<'_>) -> Answer {
+pub(crate) async fn ask(
+    context: &Context,
+    handshake: &Handshake,
+    connection: ConnectionId,
+    reason: InquiryReason<'_>,
+) -> Answer {
     let config = &context.config.connection;
     let deadline = tokio::time::Instant::now() + config.handshake_timeout;
     let turn = context.look_ups.turn(handshake.remote_ip(), config.look_ups_per_ip);
@@ -55,10 +48,11 @@ pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Ques
     // Read before the question, so that a later close takes precedence over the answer.
     let asked = context.hub.closes().now();
     let stopwatch = Stopwatch::start();
-    let identity = authenticate(context, handshake, question, deadline).await;
+    let identity = authenticate(context, Inquiry { handshake, connection, reason }, deadline).await;
     let outcome = match &identity {
         Ok(Some(identity)) if identity.user.is_some() => LookUpOutcome::User,
         Ok(_) => LookUpOutcome::Guest,
+        Err(AuthenticationError::Refused) => LookUpOutcome::Refused,
         Err(_) => LookUpOutcome::Failed,
     };
     context.hub.stats().metered.note(|counts| counts.look_ups[outcome as usize].observe(stopwatch.elapsed()));
@@ -67,19 +61,11 @@ pub(crate) async fn ask(context: &Context, handshake: &Handshake, question: Ques
 
 async fn authenticate(
     context: &Context,
-    handshake: &Handshake,
-    question: Question<'_>,
+    inquiry: Inquiry<'_>,
     deadline: tokio::time::Instant,
 ) -> Result<Option<Identity>, AuthenticationError> {
     let authenticator = &context.authenticator;
-    let asked = AssertUnwindSafe(async {
-        match question {
-            Question::Handshake => authenticator.authenticate(handshake, None).await,
-            Question::Credentials(details) => authenticator.authenticate(handshake, Some(Credentials(details))).await,
-            Question::Again => authenticator.recheck(handshake).await,
-        }
-    })
-    .catch_unwind();
+    let asked = AssertUnwindSafe(async { authenticator.identify(inquiry).await }).catch_unwind();
     let answered = tokio::time::timeout_at(deadline, asked).await;
     let answered_itself = matches!(answered, Ok(Ok(_)));
     let answer = match answered {
@@ -90,7 +76,8 @@ async fn authenticate(
         Err(elapsed) => Err(AuthenticationError::Unavailable(Box::new(elapsed))),
     };
     // The authenticator may have logged its own failures.
-    log_outage(&context.outage, answer.as_ref().err(), answered_itself && authenticator.logs_failures());
+    let failure = answer.as_ref().err().filter(|error| !matches!(error, AuthenticationError::Refused));
+    log_outage(&context.outage, failure, answered_itself && authenticator.logs_failures());
     match answer {
         // A session that has run out does not count.
         Ok(Some(identity)) if identity.expires.is_some_and(|expires| expires <= SystemTime::now()) => Ok(None),

@@ -55,6 +55,8 @@ pub(crate) struct Accepted {
     pub(crate) expires: Option<SystemTime>,
     /// True if the client may join as who it is. Otherwise it has to authenticate first.
     pub(crate) may_join: bool,
+    /// True if the client may not even authenticate.
+    pub(crate) refused: bool,
     /// The resume parameters of a client that tracks its position.
     pub(crate) asked: Option<ResumeRequest>,
 }
@@ -213,11 +215,11 @@ enum ClientEnd {
 
 impl<T: Transport, A: Application> Connection<T, A> {
     fn new(application: A, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
-        let Accepted { registration, expires, may_join, asked } = accepted;
+        let Accepted { registration, expires, may_join, refused, asked } = accepted;
         let now = Instant::now();
         let heartbeat = asked.as_ref().map_or(0, ResumeRequest::heartbeat);
         let (context, client) = (application.context(), registration.client());
-        let in_band = context.authenticator.in_band();
+        let in_band = context.authenticator.in_band() && !refused;
         let arriving = Arriving { may_join, in_band, asks_application: asks_application(&application, client) };
         let mut connection = Self {
             join_phase: JoinPhase::new(&context.resumption, registration.client(), asked, arriving),

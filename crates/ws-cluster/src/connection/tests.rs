@@ -88,7 +88,7 @@ fn ann(server: &Server, session: Option<Duration>) -> (Arc<Client>, Accepted) {
     let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
     server.hub().begin_delivery(&client);
     let expires = session.map(|left| SystemTime::now() + left);
-    (client, Accepted { registration, expires, may_join: true, asked: None })
+    (client, Accepted { registration, expires, may_join: true, refused: false, asked: None })
 }
 
 struct Peer {
@@ -385,7 +385,7 @@ async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
     let registration = server.hub().arrive(client, membership, &mut slot, now).unwrap();
     let (stream, far) = duplex(10_000);
-    let accepted = Accepted { registration, expires: None, may_join: true, asked };
+    let accepted = Accepted { registration, expires: None, may_join: true, refused: false, asked };
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     stream
 }

@@ -18,9 +18,9 @@ use super::{
 };
 use crate::{
     CloseCode,
-    auth::Handshake,
+    auth::{AuthenticationError, Handshake, Identity, InquiryReason},
     clock::now,
-    connection::{self, ATTEMPTS, Accepted, Application, Question},
+    connection::{self, ATTEMPTS, Accepted, Application},
     hub::{Client, Membership, Refusal, Stale, resume::ResumeRequest},
     log_limit::Excerpt,
     stats::HandshakeOutcome,
@@ -143,29 +143,36 @@ impl Server {
             return Err(too_fast(wait).into());
         }
         tracing::debug!(address = ?handshake.remote_ip(), "a client's handshake begins");
-        let mut answer = connection::ask(self.context(), &handshake, Question::Handshake).await;
+        let id = self.hub().next_id();
+        let mut answer = connection::ask(self.context(), &handshake, id, InquiryReason::Handshake).await;
         handshake.keep(&self.authenticator().headers());
-        let client = Arc::new(Client::new(self.hub().next_id(), handshake, limits.queue_size, asked.is_some()));
+        let client = Arc::new(Client::new(id, handshake, limits.queue_size, asked.is_some()));
         if asked.is_none() {
             client.set_dialect(self.0.dialect);
         }
         let mut slot = Some(slot);
         let mut attempt = 1;
-        let (registration, expires, may_join) = loop {
-            let identity = answer.identity.map_err(|_| {
-                self.count(HandshakeOutcome::LookUp);
-                busy("sessions cannot be looked up")
-            })?;
-            let identity = identity.unwrap_or_default();
-            let (expires, may_join) = (identity.expires, identity.user.is_some() || self.context().guests);
+        let (registration, expires, may_join, refused) = loop {
+            let (identity, refused) = match answer.identity {
+                Ok(identity) => (identity.unwrap_or_default(), false),
+                // A browser does not show the status of a refused upgrade, so the client is told on the WebSocket.
+                Err(AuthenticationError::Refused) => (Identity::default(), true),
+                Err(_) => {
+                    self.count(HandshakeOutcome::LookUp);
+                    return Err(busy("sessions cannot be looked up").into());
+                }
+            };
+            let expires = identity.expires;
+            let may_join = !refused && (identity.user.is_some() || self.context().guests);
             // The hub knows the client before there is a socket, so that no order to close a session is missed in
             // between.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
-                Ok(registration) => break (registration, expires, may_join),
+                Ok(registration) => break (registration, expires, may_join, refused),
                 // An answer from before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
-                    answer = connection::ask(self.context(), &client.handshake, Question::Handshake).await;
+                    let asked = connection::ask(self.context(), &client.handshake, id, InquiryReason::Handshake);
+                    answer = asked.await;
                 }
                 Err(Stale) => {
                     self.count(HandshakeOutcome::LookUp);
@@ -188,7 +195,7 @@ impl Server {
             // The node is no longer ready and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
-        Ok(Accepted { registration, expires, may_join, asked })
+        Ok(Accepted { registration, expires, may_join, refused, asked })
     }
 }
 

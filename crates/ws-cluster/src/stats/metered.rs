@@ -106,6 +106,7 @@ labelled! {
     LookUpOutcome {
         User = "user",
         Guest = "guest",
+        Refused = "refused",
         Failed = "failed",
     }
 }
