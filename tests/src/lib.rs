@@ -17,6 +17,7 @@ pub mod proxy;
 pub mod publish;
 pub mod random;
 mod server;
+pub mod site;
 pub mod solo;
 pub mod tamper;
 pub mod world;

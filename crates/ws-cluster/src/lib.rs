@@ -117,6 +117,7 @@
 //! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses for nodes and clients (rustls) |
+//! | `backend` | no | `Backend`: the site's own code behind a URL says who clients are and handles actions |
 //! | `metrics` | no | `metrics`: what a server counts, through the facade of the crate `metrics` |
 //! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |
 //!
@@ -126,6 +127,8 @@
 
 mod address;
 mod auth;
+#[cfg(feature = "backend")]
+mod backend;
 mod clock;
 mod config;
 mod connection;
@@ -133,7 +136,7 @@ mod descriptors;
 mod error;
 #[cfg(test)]
 mod fuzz;
-#[cfg(all(feature = "http-client", feature = "jwt"))]
+#[cfg(any(feature = "backend", all(feature = "http-client", feature = "jwt")))]
 mod http_client;
 mod hub;
 #[cfg(feature = "internals")]
@@ -168,6 +171,8 @@ pub use auth::{
 pub use auth::{JwtAuthenticator, JwtError};
 #[cfg(feature = "mysql")]
 pub use auth::{SessionTable, SessionTableError};
+#[cfg(feature = "backend")]
+pub use backend::{Backend, BackendBuilder, BackendError};
 pub use config::{Config, ConnectionConfig, HttpConfig, LinkConfig};
 pub use error::{PublishError, ServeError, StartError};
 pub use message::{

@@ -12,8 +12,8 @@ use metrics::{Label, Unit};
 use crate::{
     report::NodeRole,
     stats::{
-        CLOSE_CODES, Counter, HandshakeOutcome, Histogram, LookUpOutcome, OTHER, Observed, PublishOutcome,
-        ResumeOutcome, Stats,
+        BackendEvent, BackendOutcome, BackendStats, CLOSE_CODES, Counter, HandshakeOutcome, Histogram, LookUpOutcome,
+        OTHER, Observed, PublishOutcome, ResumeOutcome, Stats,
     },
 };
 use ws_cluster_core::Degraded;
@@ -161,6 +161,23 @@ pub static SERIES: &[Series] = &[
     ),
     counter("ws_cluster_handler_panics_total", &[], "Handlers that panicked."),
     counter(
+        "ws_cluster_backend_requests_total",
+        &["event", "outcome"],
+        "Requests to the site's own code, by event and by how they ended.",
+    ),
+    histogram(
+        "ws_cluster_backend_request_duration_seconds",
+        &["event"],
+        "Time of the requests that were sent to the site's own code, without the wait for a turn.",
+    ),
+    gauge("ws_cluster_backend_requests_running", &[], "Requests to the site's own code that are under way."),
+    gauge("ws_cluster_backend_requests_waiting", &[], "Requests to the site's own code that wait for a turn."),
+    gauge(
+        "ws_cluster_backend_breaker_open",
+        &[],
+        "1 while requests to the site's own code fail at once, because it did not answer the last ones.",
+    ),
+    counter(
         "ws_cluster_rate_limited_total",
         &[],
         "Times that a client was read more slowly, because its messages came too fast.",
@@ -202,7 +219,8 @@ pub(crate) struct Gauges {
 /// Tells the facade what a server counted. It knows what it has told.
 #[derive(Debug, Default)]
 pub(crate) struct Recorder {
-    counters: HashMap<(&'static str, &'static str), u64>,
+    /// By the name and the values of up to two labels.
+    counters: HashMap<(&'static str, &'static str, &'static str), u64>,
     histograms: HashMap<(&'static str, String), Observed>,
 }
 
@@ -212,6 +230,7 @@ impl Recorder {
         &mut self,
         stats: &Stats,
         handlers: impl IntoIterator<Item = (&'a str, &'a Histogram)>,
+        backend: &BackendStats,
         gauges: &Gauges,
     ) {
         describe();
@@ -246,7 +265,23 @@ impl Recorder {
         self.histograms(look_ups, "outcome", LookUpOutcome::LABELS, &counts.look_ups);
         let handled = "ws_cluster_handler_duration_seconds";
         handlers.into_iter().for_each(|(action, times)| self.histogram(handled, "action", action, times));
+        self.backend(backend);
         gauges.record();
+    }
+
+    fn backend(&mut self, backend: &BackendStats) {
+        for (event, outcomes) in BackendEvent::LABELS.iter().zip(&backend.requests) {
+            for (outcome, counter) in BackendOutcome::LABELS.iter().zip(outcomes) {
+                let name = "ws_cluster_backend_requests_total";
+                let labels = vec![Label::new("event", *event), Label::new("outcome", *outcome)];
+                self.count((name, event, outcome), labels, counter.get());
+            }
+        }
+        let times = "ws_cluster_backend_request_duration_seconds";
+        self.histograms(times, "event", BackendEvent::LABELS, &backend.durations);
+        gauge_of("ws_cluster_backend_requests_running", "", "", backend.running.get() as f64);
+        gauge_of("ws_cluster_backend_requests_waiting", "", "", backend.waiting.get() as f64);
+        gauge_of("ws_cluster_backend_breaker_open", "", "", backend.open.get() as f64);
     }
 
     fn counters(&mut self, name: &'static str, label: &'static str, values: &[&'static str], counters: &[Counter]) {
@@ -254,8 +289,12 @@ impl Recorder {
     }
 
     fn counter(&mut self, name: &'static str, label: &'static str, value: &'static str, count: u64) {
-        let told = self.counters.insert((name, value), count).unwrap_or_default();
-        metrics::counter!(name, labels(label, value)).increment(count.saturating_sub(told));
+        self.count((name, value, ""), labels(label, value), count);
+    }
+
+    fn count(&mut self, key: (&'static str, &'static str, &'static str), labels: Vec<Label>, count: u64) {
+        let told = self.counters.insert(key, count).unwrap_or_default();
+        metrics::counter!(key.0, labels).increment(count.saturating_sub(told));
     }
 
     fn histograms(&mut self, name: &'static str, label: &'static str, values: &[&str], histograms: &[Histogram]) {
@@ -343,7 +382,7 @@ fn label_of(reason: Degraded) -> &'static str {
     }
 }
 
-/// Returns the labels of a series, of which each has one at most.
+/// Returns the labels of a series with one label or none.
 fn labels(name: &'static str, value: &str) -> Vec<Label> {
     if name.is_empty() { Vec::new() } else { vec![Label::new(name, value.to_owned())] }
 }
@@ -481,7 +520,8 @@ mod tests {
     fn the_series_of_the_table_are_those_that_are_recorded() {
         let (kept, handled) = (Kept::default(), Histogram::default());
         with_local_recorder(&kept, || {
-            Recorder::default().record(&Stats::default(), [("hello", &handled)], &gauges());
+            let backend = BackendStats::default();
+            Recorder::default().record(&Stats::default(), [("hello", &handled)], &backend, &gauges());
         });
         let table: BTreeMap<String, SeriesKind> =
             SERIES.iter().map(|series| (series.name.to_owned(), series.kind)).collect();
@@ -509,13 +549,18 @@ mod tests {
     #[test]
     fn only_what_was_added_is_told() {
         let (kept, stats, handled) = (Kept::default(), Stats::default(), Histogram::default());
+        let backend = BackendStats::default();
         let mut recorder = Recorder::default();
         for round in 1..=3 {
             stats.deliveries.add(10);
             stats.metered.note(|counts| counts.note_close(4000));
             stats.metered.note(|counts| counts.note_close(4999));
             handled.observe(Duration::from_millis(3));
-            with_local_recorder(&kept, || recorder.record(&stats, [("hello", &handled)], &gauges()));
+            backend.note(BackendEvent::Action, BackendOutcome::TimedOut);
+            backend.open.set(1);
+            with_local_recorder(&kept, || recorder.record(&stats, [("hello", &handled)], &backend, &gauges()));
+            let timed_out = "ws_cluster_backend_requests_total[\"event=action\", \"outcome=timed_out\"]";
+            assert_eq!(kept.number(timed_out), round);
             assert_eq!(kept.number("ws_cluster_deliveries_total[]"), 10 * round);
             assert_eq!(kept.number("ws_cluster_closes_total[\"code=4000\"]"), round);
             assert_eq!(kept.number("ws_cluster_closes_total[\"code=other\"]"), round);
@@ -525,6 +570,7 @@ mod tests {
         assert_eq!(kept.number("ws_cluster_connections[\"state=arriving\"]"), 1);
         assert_eq!(kept.number("ws_cluster_role[\"role=follower\"]"), 1);
         assert_eq!(kept.number("ws_cluster_role[\"role=master\"]"), 0);
+        assert_eq!(kept.number("ws_cluster_backend_breaker_open[]"), 1);
         assert_eq!(kept.number("ws_cluster_degraded[\"reason=pool_silent\"]"), 1);
     }
 

@@ -1,12 +1,13 @@
-//! The authenticators of the clients: the site's sessions, its tokens, or both, as the flags say.
+//! The authenticators of the clients: the site's sessions, its tokens, its own code, or several of them, as the flags
+//! say.
 
 use std::{fs, path::Path};
 
-use ws_cluster::{AuthenticationError, AuthenticatorChain, JwtAuthenticator, SessionTable};
+use ws_cluster::{AuthenticationError, AuthenticatorChain, Backend, BackendError, JwtAuthenticator, SessionTable};
 
 use crate::{
     Failure, Outcome,
-    cli::{Run, Tokens},
+    cli::{BackendFlags, Run, Tokens},
     pool::{Kind, Opened},
     values::items,
 };
@@ -15,23 +16,26 @@ use crate::{
 pub(crate) struct Authenticators {
     sessions: Option<SessionTable>,
     tokens: Option<JwtAuthenticator>,
+    backend: Option<Backend>,
 }
 
 impl Authenticators {
-    pub(crate) fn new(run: &Run, opened: &Opened) -> Outcome<Self> {
+    /// `backend`: the site's own code, if the flags name it.
+    pub(crate) fn new(run: &Run, opened: &Opened, backend: Option<&Backend>) -> Outcome<Self> {
         let (sessions, tokens) = (sessions(run, opened)?, tokens(&run.tokens)?);
-        if run.demo && (sessions.is_some() || tokens.is_some()) {
+        let backend = backend.filter(|_| run.backend.backend_connect).cloned();
+        if run.demo && (sessions.is_some() || tokens.is_some() || backend.is_some()) {
             return Err(Failure::setup(
-                "--demo has users of its own: leave it out, or the flags of sessions and tokens",
+                "--demo has users of its own: leave it out, or the flags of sessions and tokens and --backend-connect",
             ));
         }
-        Ok(Self { sessions, tokens })
+        Ok(Self { sessions, tokens, backend })
     }
 
     /// Returns them as one; `None` if there is none. Mistakes in the queries are found before clients find them.
     pub(crate) async fn checked(self) -> Outcome<Option<AuthenticatorChain>> {
-        let Self { sessions, tokens } = self;
-        let is_any = sessions.is_some() || tokens.is_some();
+        let Self { sessions, tokens, backend } = self;
+        let is_any = sessions.is_some() || tokens.is_some() || backend.is_some();
         let mut chain = AuthenticatorChain::new();
         if let Some(sessions) = sessions {
             check_queries(&sessions).await?;
@@ -39,6 +43,10 @@ impl Authenticators {
         }
         if let Some(tokens) = tokens {
             chain = chain.then(tokens);
+        }
+        // The last, because its answer is final: a client that it does not know is a guest.
+        if let Some(backend) = backend {
+            chain = chain.then(backend);
         }
         Ok(is_any.then_some(chain))
     }
@@ -83,6 +91,38 @@ pub(crate) fn tokens(given: &Tokens) -> Outcome<Option<JwtAuthenticator>> {
         Some(name) => tokens.cookie(name),
         None => tokens,
     }))
+}
+
+/// The site's own code, if the flags name it.
+pub(crate) fn backend(given: &BackendFlags) -> Outcome<Option<Backend>> {
+    let actions = items(&given.backend_actions, "--backend-actions")?;
+    let Some(url) = &given.backend else {
+        let needs =
+            given.backend_key.is_some() || given.backend_connect || given.no_backend_disconnect || !actions.is_empty();
+        return match needs {
+            true => Err(Failure::setup("a backend needs its URL: give --backend http://HOST/PATH")),
+            false => Ok(None),
+        };
+    };
+    let Some(key) = &given.backend_key else {
+        return Err(Failure::setup(
+            "--backend needs --backend-key, which signs the requests: make one with `openssl rand -hex 32`",
+        ));
+    };
+    let builder = Backend::builder(url, key)
+        .concurrency(given.backend_concurrency)
+        .queue(given.backend_queue)
+        .timeout(given.backend_timeout);
+    let builder = if actions.is_empty() { builder } else { builder.actions(actions) };
+    let named = |error: BackendError| {
+        let flag = match error {
+            BackendError::Key(_) => "--backend-key",
+            BackendError::Setting(_) => "--backend-timeout",
+            _ => "--backend",
+        };
+        Failure::setup(format!("{flag}: {error}"))
+    };
+    builder.build().map(Some).map_err(named)
 }
 
 /// The site's sessions, where the flags name them.

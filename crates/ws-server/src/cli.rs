@@ -144,6 +144,8 @@ pub(crate) struct Run {
     pub(crate) session_database: Option<String>,
     #[command(flatten)]
     pub(crate) tokens: Tokens,
+    #[command(flatten)]
+    pub(crate) backend: BackendFlags,
     /// Open POST /_publish, /_groups, /_close, /_refresh and GET /_position to requests that present this key (default: closed)
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
@@ -291,6 +293,44 @@ pub(crate) struct Tokens {
     /// A cookie from which a token is taken as well
     #[arg(long, value_name = "NAME", value_parser = text, env = "WS_SERVER_JWT_COOKIE")]
     pub(crate) jwt_cookie: Option<String>,
+}
+
+/// The site's own code, which says who clients are and handles their actions.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Backend")]
+pub(crate) struct BackendFlags {
+    /// The URL of the site's code that handles actions, as http://127.0.0.1:8000/ws.php, or unix:SOCKET:PATH for HTTP
+    /// over a Unix socket
+    #[arg(long, value_name = "URL", value_parser = text, env = "WS_SERVER_BACKEND", hide_env_values = true)]
+    pub(crate) backend: Option<String>,
+    /// The key that signs the requests: whsec_ and Base64, or any other text of 24 bytes or more
+    #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_BACKEND_KEY", hide_env_values = true)]
+    pub(crate) backend_key: Option<String>,
+    /// Ask it as well who clients are, after sessions and tokens
+    #[arg(long, value_parser = switch, env = "WS_SERVER_BACKEND_CONNECT")]
+    pub(crate) backend_connect: bool,
+    /// The actions that go to it, with * for any text; may be repeated, or separated by commas [default: all without a
+    /// handler]
+    #[arg(long, value_name = "PATTERN", env = "WS_SERVER_BACKEND_ACTIONS")]
+    pub(crate) backend_actions: Vec<String>,
+    /// Do not tell it of connections that have ended
+    #[arg(long, value_parser = switch, env = "WS_SERVER_NO_BACKEND_DISCONNECT")]
+    pub(crate) no_backend_disconnect: bool,
+    /// Requests of this node to it at the same time; less than the site has processes
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_parser = count::<usize>,
+        env = "WS_SERVER_BACKEND_CONCURRENCY",
+        default_value = "64"
+    )]
+    pub(crate) backend_concurrency: usize,
+    /// Requests of a kind (questions about clients, actions, events) that wait for their turn; the next gets 503
+    #[arg(long, value_name = "COUNT", value_parser = count::<usize>, env = "WS_SERVER_BACKEND_QUEUE", default_value = "1000")]
+    pub(crate) backend_queue: usize,
+    /// Time for which a request waits for its turn, and then for its answer
+    #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_BACKEND_TIMEOUT", default_value = "5s")]
+    pub(crate) backend_timeout: Duration,
 }
 
 #[derive(Args, Debug)]

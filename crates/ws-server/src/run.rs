@@ -40,6 +40,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     allowed_origins(&run.allowed_origin)?;
     logs::check(run.log_filter.as_deref())?;
     authentication::tokens(&run.tokens)?;
+    authentication::backend(&run.backend)?;
     pool::check_keys(&run.place.keys)?;
     admin::check(&run.admin_page)
 }
@@ -56,7 +57,8 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     let allowed_origins = allowed_origins(&run.allowed_origin)?;
     let opened = Opened::for_node(&run.place).await?;
     let keys = opened.keys(&run.place.keys)?;
-    let authenticators = Authenticators::new(&run, &opened)?;
+    let backend = authentication::backend(&run.backend)?;
+    let authenticators = Authenticators::new(&run, &opened, backend.as_ref())?;
     let listener = listen(&run.listen).await?;
     let page = AdminListener::bind(&run).await?;
     let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
@@ -95,6 +97,12 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     }
     if let Some(authenticator) = authenticators.checked().await? {
         builder = builder.authenticator(authenticator);
+    }
+    if let Some(backend) = &backend {
+        builder = match run.backend.no_backend_disconnect {
+            true => backend.add_actions_to(builder),
+            false => backend.add_to(builder),
+        };
     }
     let demo = run.demo.then(Demo::new);
     if let Some(demo) = &demo {

@@ -3,6 +3,8 @@
 use std::{borrow::Cow, fmt};
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+#[cfg(feature = "backend")]
+use serde_json::Value;
 use serde_json::value::RawValue;
 
 use crate::{ConnectionId, GroupChange, Message, RawDetails, Target};
@@ -57,10 +59,14 @@ impl Publish {
 
 /// Reads a message to publish.
 fn message(members: Members<'_>) -> Result<Message, Why> {
-    let mut members = members.known(&["action", "details", "to", "except", "key", "volatile"])?;
+    message_of(members.known(&["action", "details", "to", "except", "key", "volatile"])?)
+}
+
+/// Reads a message from the members of an object. Other members are ignored.
+pub(crate) fn message_of(mut members: Members<'_>) -> Result<Message, Why> {
     let action = members.required("action")?.text()?;
     let details = match members.take("details") {
-        Some(details) => RawDetails::from_raw(details.raw).map_err(|error| format!("`details` are {error}"))?,
+        Some(details) => details.details()?,
         None => RawDetails::default(),
     };
     let mut message = Message::raw(action, details).to(target(members.required("to")?, members.optional("except"))?);
@@ -188,10 +194,18 @@ impl<'a> Members<'a> {
     /// Refuses a member that is not in `known`, and one that is there twice.
     pub(crate) fn known(self, known: &[&str]) -> Result<Self, Why> {
         let Self { prefix, members } = &self;
-        for (at, (name, _)) in members.iter().enumerate() {
+        for (name, _) in members {
             if !known.contains(&&**name) {
                 return Err(format!("unknown member `{prefix}{name}`: use {}", known.join(", ")));
             }
+        }
+        self.each_once()
+    }
+
+    /// Refuses a member that is there twice.
+    fn each_once(self) -> Result<Self, Why> {
+        let Self { prefix, members } = &self;
+        for (at, (name, _)) in members.iter().enumerate() {
             if members[..at].iter().any(|(before, _)| before == name) {
                 return Err(format!("`{prefix}{name}` is there twice"));
             }
@@ -199,11 +213,33 @@ impl<'a> Members<'a> {
         Ok(self)
     }
 
+    /// Returns the members of an empty object.
+    #[cfg(feature = "backend")]
+    pub(crate) fn none() -> Self {
+        Self { prefix: String::new(), members: Vec::new() }
+    }
+
+    /// Leaves the name of the object out of its members' names in errors.
+    #[cfg(feature = "backend")]
+    pub(crate) fn without_prefix(self) -> Self {
+        Self { prefix: String::new(), ..self }
+    }
+
+    /// Returns all members.
+    #[cfg(feature = "backend")]
+    pub(crate) fn all(self) -> impl Iterator<Item = (String, Member<'a>)> {
+        let prefix = self.prefix;
+        self.members.into_iter().map(move |(name, json)| {
+            let member = Member::new(format!("{prefix}{name}"), json);
+            (name.into_owned(), member)
+        })
+    }
+
     /// Returns a member of any kind, if it is there.
     pub(crate) fn take(&mut self, name: &str) -> Option<Member<'a>> {
         let at = self.members.iter().position(|(own, _)| own == name)?;
         let (name, json) = self.members.swap_remove(at);
-        Some(Member { name: format!("{}{name}", self.prefix), json: json.get(), raw: json })
+        Some(Member::new(format!("{}{name}", self.prefix), json))
     }
 
     /// Returns a member, if it is there and not null.
@@ -226,11 +262,16 @@ pub(crate) struct Member<'a> {
 }
 
 impl<'a> Member<'a> {
+    /// Returns a value under a name for errors.
+    pub(crate) fn new(name: String, raw: &'a RawValue) -> Self {
+        Self { name, json: raw.get(), raw }
+    }
+
     fn kind(&self) -> JsonKind {
         JsonKind::of(self.json)
     }
 
-    fn must_be(&self, what: &str) -> Why {
+    pub(crate) fn must_be(&self, what: &str) -> Why {
         format!("`{}` must be {what}, not {}", self.name, self.kind())
     }
 
@@ -250,13 +291,18 @@ impl<'a> Member<'a> {
     }
 
     /// Reads the member as a list of ids.
-    fn ids(&self) -> Result<Vec<String>, Why> {
+    pub(crate) fn ids(&self) -> Result<Vec<String>, Why> {
         if self.kind() != JsonKind::Array {
             return Err(self.must_be("an array"));
         }
         let ids: Vec<&RawValue> =
             serde_json::from_str(self.json).map_err(|error| format!("`{}`: {error}", self.name))?;
         ids.into_iter().enumerate().map(|(at, json)| id(&format!("{}[{at}]", self.name), json.get())).collect()
+    }
+
+    /// Reads the member as details of any kind.
+    pub(crate) fn details(&self) -> Result<RawDetails, Why> {
+        RawDetails::from_raw(self.raw).map_err(|error| format!("`{}` are {error}", self.name))
     }
 
     /// Reads the member as a connection's id.
@@ -278,6 +324,44 @@ impl<'a> Member<'a> {
             return Err(self.must_be("an object"));
         }
         Members::of(self.raw, format!("{}.", self.name))?.known(known)
+    }
+}
+
+/// What only the answers of a site's own code need.
+#[cfg(feature = "backend")]
+impl<'a> Member<'a> {
+    /// Returns the name, as errors show it.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the JSON text.
+    pub(crate) fn json(&self) -> &'a str {
+        self.json
+    }
+
+    /// Reads the member as an array of any values.
+    pub(crate) fn items(&self) -> Result<Vec<Self>, Why> {
+        if self.kind() != JsonKind::Array {
+            return Err(self.must_be("an array"));
+        }
+        let items: Vec<&RawValue> =
+            serde_json::from_str(self.json).map_err(|error| format!("`{}`: {error}", self.name))?;
+        Ok(items.into_iter().enumerate().map(|(at, raw)| Self::new(format!("{}[{at}]", self.name), raw)).collect())
+    }
+
+    /// Reads the member as an object, whose members may have any names.
+    pub(crate) fn object(&self) -> Result<Members<'a>, Why> {
+        match self.kind() {
+            JsonKind::Object => Members::of(self.raw, format!("{}.", self.name))?.each_once(),
+            _ => Err(self.must_be("an object")),
+        }
+    }
+
+    /// Reads the member as any value.
+    pub(crate) fn value(&self) -> Result<Value, Why> {
+        let mended = replace_lone_surrogates(self.json);
+        serde_json::from_str(&mended).map_err(|error| format!("`{}` cannot be read: {error}", self.name))
     }
 }
 

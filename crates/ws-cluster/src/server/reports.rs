@@ -322,7 +322,9 @@ impl Server {
             sockets_limit,
             started: self.0.reports.started_at,
         };
-        recorder.record(self.hub().stats(), self.0.handler_times.get().all(), &gauges);
+        // The backend is above this module, so it leaves its counts among the states.
+        let backend = self.state::<std::sync::Arc<crate::stats::BackendStats>>().unwrap_or_default();
+        recorder.record(self.hub().stats(), self.0.handler_times.get().all(), &backend, &gauges);
     }
 
     /// Returns how far behind a node is, as the master told last.

@@ -67,6 +67,8 @@ macro_rules! labelled {
     };
 }
 
+pub(super) use labelled;
+
 labelled! {
     /// How a client's upgrade request ended.
     HandshakeOutcome {

@@ -1,13 +1,19 @@
 //! What a server counts about itself. Each value is a relaxed atomic that the place where something happens adds to;
 //! nothing is read there. `histogram` counts durations, `recent` turns two readings into rates, and `metered` is what
-//! only the feature `metrics` counts.
+//! only the feature `metrics` counts. `backend` is about the site's own code.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(any(feature = "backend", feature = "metrics"))]
+mod backend;
 mod histogram;
 mod metered;
 mod recent;
 
+#[cfg(any(feature = "backend", feature = "metrics"))]
+pub(crate) use backend::{BackendEvent, BackendOutcome, BackendStats};
+#[cfg(feature = "backend")]
+pub(crate) use backend::{Entered, Level};
 #[cfg(all(test, feature = "metrics"))]
 pub(crate) use histogram::BOUNDS;
 pub(crate) use histogram::Histogram;

@@ -190,7 +190,8 @@ fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String
     }
     let texts = matches.get_raw(id)?.map(|text| text.to_string_lossy().trim().to_owned());
     let texts = texts.map(|text| if hide { shown(key, &text) } else { text });
-    let mut texts: Vec<_> = texts.map(|text| quoted(&text)).collect();
+    let is_number = |text: &str| key.expects == Expects::Number && text.bytes().all(|byte| byte.is_ascii_digit());
+    let mut texts: Vec<_> = texts.map(|text| if is_number(&text) { text } else { quoted(&text) }).collect();
     match key.expects {
         Expects::Texts => Some(format!("[{}]", texts.join(", "))),
         _ => texts.pop(),
@@ -200,6 +201,8 @@ fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String
 /// A value as it may be shown: a URL without its secrets, and nothing of another secret.
 pub(super) fn shown(key: &Key, text: &str) -> String {
     match &*key.name {
+        "backend" if text.starts_with("unix:") => without_query(text),
+        "backend" => without_secrets(text, true).unwrap_or_else(|| HIDDEN.to_owned()),
         "pool" | "session_database" => without_secrets(text, false).unwrap_or_else(|| HIDDEN.to_owned()),
         // Files and URLs.
         "jwt_jwks" => {
@@ -218,7 +221,7 @@ pub(super) fn shown(key: &Key, text: &str) -> String {
 /// be told apart.
 fn without_secrets(text: &str, hides_user: bool) -> Option<String> {
     if ["sqlite:", "memory:"].iter().any(|scheme| text.starts_with(scheme)) {
-        return Some(text.split_once('?').map_or(text.to_owned(), |(path, _)| format!("{path}?{HIDDEN}")));
+        return Some(without_query(text));
     }
     let mut url = Url::parse(text).ok().filter(|_| text.contains("://"))?;
     // The rest of a password with a `/`, `?` or `#` in it.
@@ -239,6 +242,10 @@ fn without_secrets(text: &str, hides_user: bool) -> Option<String> {
         url.set_query(Some(HIDDEN));
     }
     Some(url.to_string().replace("%28hidden%29", HIDDEN))
+}
+
+fn without_query(text: &str) -> String {
+    text.split_once('?').map_or(text.to_owned(), |(path, _)| format!("{path}?{HIDDEN}"))
 }
 
 /// A text as a string of TOML.
@@ -265,7 +272,7 @@ mod tests {
     fn secrets_are_hidden_and_the_rest_of_a_url_is_not() {
         let keys = Key::all();
         let shown = |name: &str, text: &str| super::shown(keys.iter().find(|key| key.name == name).unwrap(), text);
-        for secret in ["key", "publish_key", "admin_key", "jwt_secret"] {
+        for secret in ["key", "publish_key", "admin_key", "jwt_secret", "backend_key"] {
             for text in ["a key of thirty-two bytes", "https://a-key-of-thirty-two-bytes", "sqlite:secret"] {
                 assert_eq!(shown(secret, text), HIDDEN, "{secret}");
             }
@@ -296,6 +303,16 @@ mod tests {
             ),
         ] {
             assert_eq!(shown("jwt_jwks", text), says);
+        }
+        for (text, says) in [
+            ("http://127.0.0.1:8000/ws.php", "http://127.0.0.1:8000/ws.php"),
+            ("https://example.org/ws?token=secret", "https://example.org/ws?(hidden)"),
+            ("https://secret@example.org/ws", "https://(hidden)@example.org/ws"),
+            ("unix:/run/site.sock:/ws", "unix:/run/site.sock:/ws"),
+            ("unix:/run/site.sock:/ws?token=secret", "unix:/run/site.sock:/ws?(hidden)"),
+            ("secret", HIDDEN),
+        ] {
+            assert_eq!(shown("backend", text), says);
         }
         assert_eq!(shown("path", "/WebSockets"), "/WebSockets");
     }

@@ -1,6 +1,10 @@
 //! A client's message, as a handler gets it.
 
-use std::{collections::BTreeSet, fmt, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    sync::Arc,
+};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -177,6 +181,12 @@ impl Request {
         self.0.client.membership().property(name).cloned()
     }
 
+    /// Returns the properties of the connection.
+    pub fn properties(&self) -> BTreeMap<String, Value> {
+        let membership = self.0.client.membership();
+        membership.properties().map(|(name, value)| (String::from(&**name), value.clone())).collect()
+    }
+
     /// Sets a property of the connection, which [`Target::property`] can match. `null` removes it.
     ///
     /// A [`Value`] keeps floating point numbers exactly, but neither the order of members nor integers beyond 64 bits;
@@ -247,6 +257,12 @@ impl Request {
                 Ok(())
             }
         }
+    }
+
+    /// Publishes several messages together, as [`Server::publish_all`] does.
+    pub async fn publish_all(&self, messages: impl IntoIterator<Item = Message>) -> Vec<Result<(), PublishError>> {
+        self.0.server.resumption().send_new_token(&self.0.client);
+        self.0.server.publish_all(messages).await
     }
 
     /// Publishes a message, as [`Server::publish`] does.

@@ -1,0 +1,176 @@
+//! Sites that are slow or down: what clients are told, and what goes on meanwhile.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde_json::json;
+use tests::{
+    WsServer,
+    client::{Client, soon},
+    publish::{Message, PUBLISH_KEY, publish},
+    site::{Asked, Site},
+};
+
+use crate::{act, error, node, ping};
+
+#[tokio::test]
+async fn an_action_without_an_answer_has_an_unknown_outcome() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let node = node(state.path(), &site, &["--backend-timeout", "200ms"]).await;
+    let mut client = Client::connect(node.address(), &[]).await;
+    let asked = act(&mut client, &mut site, "x", json!([])).await;
+    error(&mut client, "x", 504).await;
+    // An answer that is late does not count.
+    asked.json(json!({"reply": "late", "publish": [{"action": "late", "to": "all"}]})).await;
+    ping(&mut client, &mut site).await;
+    // Neither does one whose body never ends.
+    let mut asked = act(&mut client, &mut site, "x", json!([])).await;
+    let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
+    tokio::io::AsyncWriteExt::write_all(&mut asked.stream, head).await.unwrap();
+    error(&mut client, "x", 504).await;
+    ping(&mut client, &mut site).await;
+}
+
+#[tokio::test]
+async fn a_site_that_cannot_be_reached_is_known_to_have_done_nothing() {
+    let state = tempfile::tempdir().unwrap();
+    // A port that nothing listens on.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let url = format!("http://{free}/");
+    let key = tests::site::BACKEND_KEY;
+    let node = WsServer::start(state.path(), &["--pool", "memory:", "--backend", &url, "--backend-key", key]).await;
+    node.ready().await;
+    let mut client = Client::connect(node.address(), &[]).await;
+    for _ in 0..8 {
+        client.send("x", json!([])).await;
+        error(&mut client, "x", 503).await;
+    }
+    let logged = node.log().lines().filter(|line| line.contains("the site's backend does not answer")).count();
+    assert_eq!(logged, 1, "{}", node.log());
+}
+
+/// Sends an action of each client, and sorts the errors by their codes as they come.
+async fn errors(clients: &mut [Client], action: &str) -> BTreeMap<u64, usize> {
+    for client in clients.iter_mut() {
+        client.send(action, json!([])).await;
+    }
+    let mut codes = BTreeMap::new();
+    for client in clients {
+        let mut message = client.json().await;
+        while message["action"] == "news" {
+            message = client.json().await;
+        }
+        assert_eq!(message["action"], format!("{action}:error"));
+        *codes.entry(message["details"][0].as_u64().expect("a code")).or_default() += 1;
+    }
+    codes
+}
+
+#[tokio::test]
+async fn a_site_that_hangs_opens_the_breaker_and_delays_nobody_else() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let arguments = [
+        "--backend-timeout",
+        "500ms",
+        "--backend-queue",
+        "20",
+        "--no-backend-disconnect",
+        "--publish-key",
+        PUBLISH_KEY,
+    ];
+    let node = node(state.path(), &site, &arguments).await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(Client::connect(node.address(), &[]).await);
+    }
+    let mut reader = Client::connect(node.address(), &[]).await;
+    let (codes, ()) = tokio::join!(errors(&mut clients, "x"), async {
+        // Messages pass while the site hangs.
+        let message = Message { action: "news", details: &json!([1]), to: "all", key: None };
+        publish(node.address(), message, Duration::from_secs(20)).await.expect("accepted");
+        reader.expect("news", json!([1])).await;
+    });
+    // 40 are under way, 20 wait, and the rest is refused at once. The breaker opens at the fifth time-out, so that at
+    // most five of those that wait are sent as well.
+    let (refused, unknown) = (codes[&503], codes[&504]);
+    assert!((40..=45).contains(&unknown) && refused + unknown == 100, "{codes:?}");
+    let mut hanging: Vec<Asked> = Vec::new();
+    while site.waiting() > 0 {
+        hanging.push(site.asked().await);
+    }
+    assert_eq!(hanging.len(), unknown);
+    // Now they fail at once, but for the probe, and the first answer ends that.
+    site.answers(|event| json!({"reply": event["details"]}));
+    let mut client = clients.pop().expect("a client");
+    let recovered = async {
+        loop {
+            client.send("x", json!(["again"])).await;
+            let message = client.json().await;
+            match message["action"].as_str() {
+                Some("x") => return message,
+                Some("news") => {}
+                _ => assert_eq!(message["details"][0], 503, "{message}"),
+            }
+        }
+    };
+    assert_eq!(soon(recovered).await["details"], json!(["again"]));
+    node.logged("the site's backend answers again").await;
+}
+
+#[tokio::test]
+async fn clients_that_connect_leave_requests_for_actions() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let arguments = ["--backend-connect", "--backend-concurrency", "4", "--backend-timeout", "20s"];
+    let node = node(state.path(), &site, &arguments).await;
+    let (mut client, ()) = tokio::join!(Client::connect(node.address(), &[]), async {
+        site.asked_for("connect").await.json(json!({"user": "ann"})).await;
+    });
+    // More clients than the node asks about at the same time.
+    let address = node.address();
+    let connecting: Vec<_> =
+        (0..10).map(|_| tokio::spawn(async move { Client::connect(address, &[]).await })).collect();
+    let mut hanging = Vec::new();
+    for _ in 0..2 {
+        hanging.push(site.asked_for("connect").await);
+    }
+    ping(&mut client, &mut site).await;
+    assert_eq!(site.waiting(), 0);
+    for asked in hanging {
+        asked.json(json!({})).await;
+    }
+    site.answers(|_| json!({}));
+    for client in connecting {
+        soon(client).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_flags_of_a_backend_are_checked() {
+    let state = tempfile::tempdir().unwrap();
+    let key = tests::site::BACKEND_KEY;
+    for (arguments, says) in [
+        (&["--backend", "http://127.0.0.1/"][..], "--backend needs --backend-key"),
+        (&["--backend-key", key], "a backend needs its URL"),
+        (&["--backend-connect"], "a backend needs its URL"),
+        (&["--backend-actions", "vote"], "a backend needs its URL"),
+        (&["--backend", "127.0.0.1:80", "--backend-key", key], "--backend: malformed URL"),
+        (&["--backend", "http://127.0.0.1/", "--backend-key", "short"], "--backend-key: a key has at least 24 bytes"),
+        (&["--backend", "http://127.0.0.1/", "--backend-key", "another-one"], "placeholder"),
+        (&["--backend", "http://127.0.0.1/", "--backend-key", key, "--backend-actions", "a,,b"], "empty item"),
+        (&["--backend", "http://127.0.0.1/", "--backend-key", key, "--backend-timeout", "0"], "--backend-timeout"),
+    ] {
+        let output = WsServer::run(state.path(), &[&["config", "--check"], arguments].concat()).await;
+        let text = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {text}");
+        assert!(text.contains(says), "{arguments:?}: {text}");
+    }
+    let shown = ["config", "--backend", "http://127.0.0.1/?token=secret", "--backend-key", key];
+    let output = WsServer::run(state.path(), &shown).await;
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("backend = \"http://127.0.0.1/?(hidden)\""), "{text}");
+    assert!(text.contains("backend_concurrency = 64") && !text.contains(key), "{text}");
+    // With the users of the demo there are no others.
+    let demo =
+        ["--demo", "--pool", "memory:", "--backend", "http://127.0.0.1/", "--backend-key", key, "--backend-connect"];
+    let output = WsServer::run(state.path(), &demo).await;
+    assert_eq!(output.status.code(), Some(2));
+}
