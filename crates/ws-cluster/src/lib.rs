@@ -157,6 +157,8 @@ mod report;
 mod secret;
 mod send_queue;
 mod server;
+#[cfg(feature = "sqlite-system")]
+mod sqlite;
 mod stats;
 #[cfg(feature = "testing")]
 pub mod testing;

@@ -1,14 +1,18 @@
-//! The parts that the pool and the session table share for MySQL and MariaDB: the URL, the texts of errors, and a guard
-//! against panics of the driver.
+//! The parts that the pool, the outbox and the session table share for MySQL and MariaDB: the URL, the texts of errors, a
+//! guard against panics of the driver, and statements on tables of their own.
 
 use std::{any::Any, borrow::Cow, fmt, future::Future, panic::AssertUnwindSafe};
 
 use futures_util::FutureExt;
 use mysql_async::{DriverError, Error, IoError};
 
+mod tables;
 mod url;
 
-pub(crate) use self::url::{Database, parse};
+pub(crate) use self::{
+    tables::{StatementError, StatementResult, Tables, Trouble, code},
+    url::{Database, parse},
+};
 
 /// Runs a call of the driver and converts a panic into an error. The driver panics on some packets that it does not
 /// expect. The connection must not be used after that.

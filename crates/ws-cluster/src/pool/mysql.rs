@@ -1,14 +1,13 @@
 //! The pool in MySQL or MariaDB: the statements, and the handling of a session if one of them fails. Statements run one
 //! by one in autocommit, because a read in a transaction would show an old beat.
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
-use mysql_async::{Conn, Opts, Params, PoolConstraints, PoolOpts, Row, Value, prelude::Queryable};
+use mysql_async::{Params, Row, Value};
 
 use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, Refusal, stride};
-use crate::mysql::{Database, guarded, is_permanent, parse, plain};
+use crate::mysql::{StatementError, StatementResult, Tables, Trouble, code};
 use ws_cluster_core::{NodeId, Term};
 
 /// InnoDB, because a MEMORY table is emptied by a restart and replicates badly. The statements are split at `;`.
@@ -82,41 +81,9 @@ ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
 const SESSION: &str =
     "SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 2";
 
-/// Maximum number of sessions. A node runs one or two statements at a time; the others replace sessions that hang.
-const MAX_SESSIONS: usize = 4;
-/// Time after which an idle session beyond the first is closed.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Number of attempts at a statement that other sessions kept from running. It is enough for twenty first starts at
-/// once.
+/// Number of attempts to announce a node while others announce themselves at the same address. It is enough for twenty
+/// first starts at once.
 const MAX_ATTEMPTS: usize = 10;
-
-/// Error codes of the server, from the manuals of MySQL and MariaDB.
-mod code {
-    pub(super) const TABLE_EXISTS: u16 = 1050;
-    pub(super) const DUPLICATE_KEY: u16 = 1062;
-    pub(super) const NO_SUCH_TABLE: u16 = 1146;
-    pub(super) const LOCK_WAIT_TIMEOUT: u16 = 1205;
-    pub(super) const DEADLOCK: u16 = 1213;
-
-    /// Returns true if the server cannot or will not serve this node now, whatever the statement is.
-    pub(super) fn is_refusal(code: u16) -> bool {
-        match code {
-            // Too many connections, in total or of the user.
-            1040 | 1203 | 1226 => true,
-            // Shutting down, read-only, session killed or timed out.
-            1053 | 1290 | 1317 | 1792 | 1836 | 1927 | 4031 => true,
-            // Galera: not part of the primary component, commit refused.
-            1047 | 1180 => true,
-            code => crate::mysql::is_login_refusal(code),
-        }
-    }
-
-    /// Returns true if creating a table can fail with this code because another session creates it at the same time.
-    /// The table exists, which the storage engine reports in several forms, or is locked.
-    pub(super) fn is_creation_race(code: u16) -> bool {
-        matches!(code, 1005 | 1007 | 1412 | 1684 | DUPLICATE_KEY | LOCK_WAIT_TIMEOUT | DEADLOCK)
-    }
-}
 
 /// A pool in MySQL 5.7 and later or MariaDB 10.2 and later. It uses two tables, `ws_lease` and `ws_node`, which it
 /// creates whenever they are missing. Its account needs SELECT, INSERT, UPDATE and DELETE on them, and CREATE unless
@@ -125,13 +92,7 @@ mod code {
 /// A pool survives a server that is down or restarts: each call dials again if it has to. On a replicated database, all
 /// nodes of a cluster have to name the server that takes writes.
 #[derive(Clone)]
-pub struct MySqlPool {
-    sessions: mysql_async::Pool,
-    /// `host:port` or the socket's path, for errors; `None` for a pool of the application's.
-    server: Option<Arc<str>>,
-    /// True if missing tables are created.
-    creates: bool,
-}
+pub struct MySqlPool(Tables);
 
 impl MySqlPool {
     /// Returns a pool at `mysql://user:password@host:port/database`. The default port is 3306. In user and password,
@@ -164,27 +125,20 @@ impl MySqlPool {
     /// certificates cannot be read. The text never repeats the password.
     /// file of certificates cannot be read. It never repeats the password.
     pub async fn connect(url: &str) -> Result<Self, PoolError> {
-        let Database { options, server } = parse(url).map_err(PoolError::Url)?;
-        let pool = PoolOpts::new()
-            // A reset would drop the prepared statements at each return of a connection.
-            .with_reset_connection(false)
-            .with_constraints(PoolConstraints::new(1, MAX_SESSIONS).expect("1 is at most MAX_SESSIONS"))
-            .with_inactive_connection_ttl(IDLE_TIMEOUT);
-        let opts: Opts = options.pool_opts(pool).setup(vec![SESSION]).into();
-        Ok(Self { sessions: mysql_async::Pool::new(opts), server: Some(server.into()), creates: true })
+        Ok(Self(Tables::connect(url, SCHEMA, &[SESSION]).map_err(PoolError::Url)?))
     }
 
     /// Returns a pool over connections that the application already has. They must be in autocommit, and at least two
     /// must be free at any time: a lease that cannot be renewed for want of a connection is lost. Connections are
     /// returned unchanged. A connection whose statement was abandoned is closed.
     pub fn from_pool(pool: mysql_async::Pool) -> Self {
-        Self { sessions: pool, server: None, creates: true }
+        Self(Tables::from_pool(pool, SCHEMA))
     }
 
     /// Returns the same pool for a process that only reads it: missing tables are read as empty and not created.
     #[must_use]
     pub fn creating_nothing(self) -> Self {
-        Self { creates: false, ..self }
+        Self(self.0.creating_nothing())
     }
 
     /// Returns the statements that create the tables, separated by `;`, for a database whose account may not CREATE.
@@ -192,51 +146,8 @@ impl MySqlPool {
         SCHEMA
     }
 
-    /// Runs one statement. If the tables are missing, it creates them and tries once more. If the server rolled the
-    /// statement back because of other sessions, it tries again.
     async fn run(&self, sql: &str, params: Params) -> Result<StatementResult, StatementError> {
-        let mut created = false;
-        let mut attempt = 1;
-        loop {
-            match self.run_once(sql, params.clone()).await {
-                Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !created && self.creates => {
-                    created = true;
-                    self.create(error).await?;
-                }
-                Err(error) if error.code() == Some(code::DEADLOCK) && attempt < MAX_ATTEMPTS => attempt += 1,
-                outcome => return outcome,
-            }
-        }
-    }
-
-    async fn run_once(&self, sql: &str, params: Params) -> Result<StatementResult, StatementError> {
-        let mut session = Session::open(self).await?;
-        let outcome = guarded(session.run(sql, params)).await.map_err(|error| StatementError::of(self, error));
-        // After an answer of the server, even an error of the statement, the session can be used again.
-        match &outcome {
-            Ok(_) => session.close(),
-            Err(error) if error.code().is_some_and(|code| !code::is_refusal(code)) => session.close(),
-            Err(_) => {}
-        }
-        outcome
-    }
-
-    /// Creates the tables. `missing` is the error that reported them missing.
-    async fn create(&self, missing: StatementError) -> Result<(), StatementError> {
-        for statement in SCHEMA.split(';').map(str::trim).filter(|statement| !statement.is_empty()) {
-            let mut attempt = 1;
-            while let Err(error) = self.run_once(statement, Params::Empty).await {
-                match error.code() {
-                    Some(code::TABLE_EXISTS) => break,
-                    Some(code) if code::is_creation_race(code) && attempt < MAX_ATTEMPTS => attempt += 1,
-                    Some(code) if !code::is_refusal(code) => {
-                        return Err(StatementError::Tables { missing: Box::new(missing), cause: Box::new(error) });
-                    }
-                    _ => return Err(error),
-                }
-            }
-        }
-        Ok(())
+        self.0.run(sql, params).await
     }
 
     /// Runs a conditional UPDATE of the lease. Returns true if its condition held, since every such UPDATE changes
@@ -249,7 +160,7 @@ impl MySqlPool {
 impl fmt::Debug for MySqlPool {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The driver's `Debug` shows the password.
-        f.debug_struct("MySqlPool").field("server", &self.server).finish_non_exhaustive()
+        f.debug_struct("MySqlPool").field("server", &self.0.server()).finish_non_exhaustive()
     }
 }
 
@@ -270,7 +181,9 @@ impl Pool for MySqlPool {
             Ok::<_, StatementError>((lease, self.run(READ_NODES, (cluster,).into()).await?))
         };
         let (lease, nodes) = match read.await {
-            Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !self.creates => return Ok(PoolView::default()),
+            Err(error) if error.code() == Some(code::NO_SUCH_TABLE) && !self.0.creates() => {
+                return Ok(PoolView::default());
+            }
             read => read?,
         };
         Ok(PoolView {
@@ -354,96 +267,12 @@ impl Pool for MySqlPool {
     }
 }
 
-/// The result of a statement.
-struct StatementResult {
-    rows: Vec<Row>,
-    affected: u64,
-}
-
-/// A connection while a statement runs on it. If it is dropped before [`close`](Self::close), by an error or because
-/// the caller's time is over, the connection is cut at once. The driver only does so before the answer begins. Within
-/// an answer the driver reads the rest first, without a limit, and a server that falls silent there would use up the
-/// pool.
-struct Session(Option<Conn>);
-
-impl Session {
-    async fn open(pool: &MySqlPool) -> Result<Self, StatementError> {
-        let mut conn = guarded(pool.sessions.get_conn()).await.map_err(|error| StatementError::of(pool, error))?;
-        // This pool changes nothing in a session, and a reset would drop the prepared statements.
-        conn.reset_connection(false);
-        Ok(Self(Some(conn)))
-    }
-
-    async fn run(&mut self, sql: &str, params: Params) -> mysql_async::Result<StatementResult> {
-        let Some(conn) = &mut self.0 else { unreachable!("only `close` takes the connection, and it takes `self`") };
-        let mut result = conn.exec_iter(sql, params).await?;
-        let affected = result.affected_rows();
-        let rows = result.collect().await?;
-        result.drop_result().await?;
-        Ok(StatementResult { rows, affected })
-    }
-
-    /// Returns the connection to the driver's pool.
-    fn close(mut self) {
-        drop(self.0.take());
-    }
-}
-
-impl Drop for Session {
-    fn drop(&mut self) {
-        if let Some(conn) = self.0.take() {
-            // The first poll marks the connection as disconnected, which keeps it out of the pool even if the driver's
-            // quit message cannot be sent at once.
-            let _ = guarded(conn.disconnect()).now_or_never();
-        }
-    }
-}
-
-/// The reason why a statement failed, before it is converted to a [`PoolError`].
-#[derive(Debug, thiserror::Error)]
-enum StatementError {
-    #[error("{server}: {}", plain(.cause))]
-    Statement { server: Arc<str>, cause: mysql_async::Error },
-    #[error(
-        "{missing}, and creating it failed: {cause}; create the tables by hand from the schema that \
-         `ws-server pool --schema` prints"
-    )]
-    Tables { missing: Box<StatementError>, cause: Box<StatementError> },
-}
-
-impl StatementError {
-    fn of(pool: &MySqlPool, cause: mysql_async::Error) -> Self {
-        Self::Statement { server: pool.server.clone().unwrap_or_else(|| "MySQL".into()), cause }
-    }
-
-    /// Returns the server's code, if the server answered with an error.
-    fn code(&self) -> Option<u16> {
-        match self {
-            Self::Statement { cause: mysql_async::Error::Server(error), .. } => Some(error.code),
-            _ => None,
-        }
-    }
-}
-
 impl From<StatementError> for PoolError {
     fn from(failure: StatementError) -> Self {
-        use mysql_async::Error;
-        match &failure {
-            StatementError::Statement { cause: Error::Server(error), .. } if code::is_refusal(error.code) => {
-                Self::Unreachable(Refusal(failure.to_string()).into())
-            }
-            StatementError::Statement { cause: Error::Server(error), .. }
-                if [code::LOCK_WAIT_TIMEOUT, code::DEADLOCK].contains(&error.code) =>
-            {
-                Self::Unreachable(failure.into())
-            }
-            StatementError::Statement { cause, .. } if is_permanent(cause) => {
-                Self::Unreachable(Refusal(failure.to_string()).into())
-            }
-            StatementError::Statement { cause: Error::Io(_) | Error::Driver(_), .. } => {
-                Self::Unreachable(failure.into())
-            }
-            StatementError::Statement { .. } | StatementError::Tables { .. } => Self::Failed(failure.into()),
+        match failure.trouble() {
+            Trouble::Refused => Self::Unreachable(Refusal(failure.to_string()).into()),
+            Trouble::Unreachable => Self::Unreachable(failure.into()),
+            Trouble::Failed => Self::Failed(failure.into()),
         }
     }
 }

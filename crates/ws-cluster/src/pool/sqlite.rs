@@ -1,19 +1,13 @@
 //! The pool in an SQLite file, for processes on one machine. They share its clock, and the file's locks make each
-//! statement atomic. The file may be removed or replaced while a server runs.
+//! statement atomic.
 
-use std::{
-    fs, io,
-    path::{Path, PathBuf},
-    sync::Arc,
-    thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::{path::Path, time::Duration};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params, types::Type};
+use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 
 use super::{Announcement, Lease, NodeRow, Pool, PoolError, PoolView, stride};
+use crate::sqlite::{File, FileError, Missing, integer, micros, natural, now};
 use ws_cluster_core::{NodeId, Term};
 
 /// Times are microseconds since 1970.
@@ -64,26 +58,12 @@ WHERE cluster = ? AND term = ? AND master = ?";
 const RESTORE: &str = "\
 INSERT INTO ws_lease (cluster, term, master, beat, expires_at) VALUES (?, ?, ?, ?, ?) ON CONFLICT DO NOTHING";
 
-/// Time for which a statement waits for other processes. It is shorter than the caller's limit of a query.
-const BUSY_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time for which an open is repeated while other processes open the file, and the pause between attempts. Switching
-/// the journal to WAL fails at once, without regard to the time above, if another process does the same.
-const OPEN_TIMEOUT: Duration = Duration::from_secs(2);
-const OPEN_PAUSE: Duration = Duration::from_millis(10);
-
 /// A pool in an SQLite file. All processes that open it must run on one machine, and the file must be on a local disk
 /// (not on NFS). Statements run on Tokio's threads for blocking work, one at a time.
 ///
 /// The next statement creates a file that was removed, and opens a file that was replaced.
 #[derive(Clone, Debug)]
-pub struct SqlitePool {
-    path: Arc<Path>,
-    // Locked for one statement by a thread that may block, never across an await. Empty after an error that makes the
-    // connection unusable.
-    file: Arc<Mutex<Option<File>>>,
-    /// True if a missing file or table is created.
-    creates: bool,
-}
+pub struct SqlitePool(File);
 
 impl SqlitePool {
     /// Opens the pool in the file at `path`. If the file is missing, it is created for its user only (0600), with the
@@ -93,9 +73,7 @@ impl SqlitePool {
     /// Returns [`PoolError::Unreachable`] if the file can neither be opened nor created, and [`PoolError::Failed`] if
     /// it is no SQLite file or has other tables of these names.
     pub async fn open(path: impl AsRef<Path>) -> Result<Self, PoolError> {
-        // Absolute, so that a later change of directory does not matter.
-        let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
-        let pool = Self { path: path.into(), file: Arc::default(), creates: true };
+        let pool = Self(Self::file(path, Missing::Created)?);
         pool.prepare().await?;
         Ok(pool)
     }
@@ -106,31 +84,20 @@ impl SqlitePool {
     /// # Errors
     /// Returns the errors of [`open`](Self::open), and [`PoolError::Unreachable`] if the file is missing.
     pub async fn open_existing(path: impl AsRef<Path>) -> Result<Self, PoolError> {
-        let path: PathBuf = std::path::absolute(path).map_err(|error| PoolError::Url(error.to_string()))?;
-        let pool = Self { path: path.into(), file: Arc::default(), creates: false };
+        let pool = Self(Self::file(path, Missing::Refused)?);
         pool.read("").await?;
         Ok(pool)
     }
 
-    /// Runs `statement` on a thread that may block. The statement is finished even if the caller stops waiting, so the
-    /// connection is never left half-used.
+    fn file(path: impl AsRef<Path>, missing: Missing) -> Result<File, PoolError> {
+        File::new(path, SCHEMA, missing).map_err(|error| PoolError::Url(error.to_string()))
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         statement: impl Fn(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, PoolError> {
-        let (path, file, creates) = (self.path.clone(), self.file.clone(), self.creates);
-        let work = move || {
-            let mut slot = file.lock();
-            let outcome = run(&path, creates, &mut slot, statement);
-            if outcome.as_ref().is_err_and(StatementError::is_fatal) {
-                *slot = None;
-            }
-            outcome.map_err(|failure| failure.into_pool_error(&path))
-        };
-        match tokio::task::spawn_blocking(work).await {
-            Ok(outcome) => outcome,
-            Err(error) => Err(PoolError::Failed(Box::new(error))),
-        }
+        Ok(self.0.run(statement).await?)
     }
 
     async fn change_lease(
@@ -155,7 +122,7 @@ impl Pool for SqlitePool {
 
     async fn read(&self, cluster: &str) -> Result<PoolView, PoolError> {
         let cluster = cluster.to_owned();
-        let creates = self.creates;
+        let creates = self.0.creates();
         self.run(move |connection| {
             let tables = "SELECT COUNT(*) FROM sqlite_schema WHERE name IN ('ws_lease', 'ws_node')";
             if !creates && connection.query_row(tables, [], |row| row.get(0)) != Ok(2) {
@@ -267,159 +234,13 @@ impl Pool for SqlitePool {
     }
 }
 
-/// An open file and its identity.
-#[derive(Debug)]
-struct File {
-    connection: Connection,
-    identity: Option<Identity>,
-}
-
-impl File {
-    /// Opens the file at `path`, creates what is missing, and waits for other processes that do so at the same time.
-    fn open(path: &Path, creates: bool) -> Result<Self, StatementError> {
-        let start = Instant::now();
-        loop {
-            match Self::open_once(path, creates) {
-                Err(StatementError::Sqlite(error)) if is_busy(&error) && start.elapsed() < OPEN_TIMEOUT => {
-                    thread::sleep(OPEN_PAUSE);
-                }
-                outcome => return outcome,
-            }
+impl From<FileError> for PoolError {
+    fn from(failure: FileError) -> Self {
+        match failure.is_passing {
+            true => Self::Unreachable(failure.into()),
+            false => Self::Failed(failure.into()),
         }
     }
-
-    fn open_once(path: &Path, creates: bool) -> Result<Self, StatementError> {
-        if creates {
-            create(path).map_err(StatementError::File)?;
-        } else {
-            fs::metadata(path).map_err(StatementError::File)?;
-        }
-        // Read before the open, so that a replacement in between is noticed at the next statement.
-        let identity = identity(path);
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-        let connection = Connection::open_with_flags(path, flags)?;
-        connection.busy_timeout(BUSY_TIMEOUT)?;
-        if !creates {
-            return Ok(Self { connection, identity });
-        }
-        // If a file system cannot do WAL, SQLite keeps its default, which is slower and as safe.
-        connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        // A power failure may lose the last writes. It also ends all nodes.
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
-        connection.execute_batch(SCHEMA)?;
-        Ok(Self { connection, identity })
-    }
-}
-
-fn run<T>(
-    path: &Path,
-    creates: bool,
-    slot: &mut Option<File>,
-    statement: impl Fn(&mut Connection) -> rusqlite::Result<T>,
-) -> Result<T, StatementError> {
-    // Without this check, the process would continue alone in a file that no other process can open, with a lease of
-    // its own.
-    if slot.as_ref().is_some_and(|file| file.identity.is_none() || file.identity != identity(path)) {
-        *slot = None;
-    }
-    let file = match slot {
-        Some(file) => file,
-        None => slot.insert(File::open(path, creates)?),
-    };
-    match statement(&mut file.connection) {
-        Err(error) if creates && is_missing_table(&error) => {
-            file.connection.execute_batch(SCHEMA)?;
-            Ok(statement(&mut file.connection)?)
-        }
-        outcome => Ok(outcome?),
-    }
-}
-
-/// Creates the file and the directories above it, for this user only, if they are missing.
-fn create(path: &Path) -> io::Result<()> {
-    let mut directories = fs::DirBuilder::new();
-    let mut options = fs::OpenOptions::new();
-    // Not truncated, because the file may exist and others may be writing to it.
-    options.append(true).create(true);
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
-        directories.mode(0o700);
-        options.mode(0o600);
-    }
-    if let Some(parent) = path.parent() {
-        directories.recursive(true).create(parent)?;
-    }
-    options.open(path).map(|_| ())
-}
-
-/// Device and inode, which change when the file is replaced.
-type Identity = (u64, u64);
-
-#[cfg(unix)]
-fn identity(path: &Path) -> Option<Identity> {
-    use std::os::unix::fs::MetadataExt;
-    fs::metadata(path).ok().map(|file| (file.dev(), file.ino()))
-}
-
-/// On these systems an open file cannot be removed or replaced.
-#[cfg(not(unix))]
-fn identity(_: &Path) -> Option<Identity> {
-    Some((0, 0))
-}
-
-/// The reason why a statement failed, before it is converted to a [`PoolError`].
-#[derive(Debug, thiserror::Error)]
-enum StatementError {
-    #[error(transparent)]
-    File(io::Error),
-    #[error(transparent)]
-    Sqlite(#[from] rusqlite::Error),
-}
-
-impl StatementError {
-    /// Returns true if the file has to be opened again.
-    fn is_fatal(&self) -> bool {
-        use ErrorCode::{CannotOpen, DatabaseCorrupt, DiskFull, NotADatabase, ReadOnly, SystemIoFailure};
-        let Self::Sqlite(error) = self else { return true };
-        matches!(
-            error.sqlite_error_code(),
-            Some(CannotOpen | DatabaseCorrupt | DiskFull | NotADatabase | ReadOnly | SystemIoFailure)
-        )
-    }
-
-    fn into_pool_error(self, path: &Path) -> PoolError {
-        use ErrorCode::{
-            CannotOpen, DatabaseBusy, DatabaseLocked, DiskFull, PermissionDenied, ReadOnly, SystemIoFailure,
-        };
-        let unreachable = match &self {
-            Self::File(_) => true,
-            Self::Sqlite(error) => matches!(
-                error.sqlite_error_code(),
-                Some(
-                    CannotOpen
-                        | DatabaseBusy
-                        | DatabaseLocked
-                        | DiskFull
-                        | PermissionDenied
-                        | ReadOnly
-                        | SystemIoFailure
-                )
-            ),
-        };
-        let text = format!("{}: {self}", path.display());
-        if unreachable { PoolError::Unreachable(text.into()) } else { PoolError::Failed(text.into()) }
-    }
-}
-
-fn is_busy(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
-}
-
-/// Returns true if a table is missing. SQLite has no code for this. The driver's versions have different variants for
-/// it, but the text always begins in the same way.
-fn is_missing_table(error: &rusqlite::Error) -> bool {
-    error.to_string().starts_with("no such table")
 }
 
 fn lease_of(row: &rusqlite::Row<'_>) -> rusqlite::Result<Lease> {
@@ -439,26 +260,4 @@ fn node_of(row: &rusqlite::Row<'_>, now: i64) -> rusqlite::Result<NodeRow> {
         // Negative if the clock was set back.
         age: Duration::from_micros(now.saturating_sub(seen_at).try_into().unwrap_or(0)),
     })
-}
-
-/// Reads a column that is never negative.
-fn natural(row: &rusqlite::Row<'_>, column: usize) -> rusqlite::Result<u64> {
-    let value: i64 = row.get(column)?;
-    u64::try_from(value)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
-}
-
-/// Converts to SQLite's integers, which are signed.
-fn integer(value: u64) -> rusqlite::Result<i64> {
-    i64::try_from(value).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
-}
-
-fn micros(duration: Duration) -> i64 {
-    duration.as_micros().try_into().unwrap_or(i64::MAX)
-}
-
-/// Returns microseconds since 1970, by the clock that all processes on the machine share.
-fn now() -> i64 {
-    // A machine whose clock was never set may be before 1970. All rows have age zero until the clock is set.
-    micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default())
 }
