@@ -11,6 +11,7 @@ pub mod log;
 mod mariadb;
 pub mod nodes;
 pub mod openapi;
+pub mod outbox;
 pub mod processes;
 mod programs;
 pub mod proxy;

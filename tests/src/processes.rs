@@ -40,6 +40,8 @@ pub struct Processes {
     pool: MySqlPool,
     state: TempDir,
     nodes: Vec<Node>,
+    /// Further arguments of each node.
+    arguments: &'static [&'static str],
     names: Arc<Mutex<Vec<String>>>,
     /// The logs of processes that are gone.
     logs: Vec<(String, String)>,
@@ -73,12 +75,20 @@ impl Processes {
     /// # Panics
     /// Panics if they do not start.
     pub async fn start(count: usize) -> Self {
+        Self::start_with(count, &[]).await
+    }
+
+    /// Starts nodes like [`start`](Self::start), with further arguments.
+    ///
+    /// # Panics
+    /// Panics if they do not start.
+    pub async fn start_with(count: usize, arguments: &'static [&'static str]) -> Self {
         let database = MariaDb::start().await;
         let url = database.database().await;
         let pool = MySqlPool::connect(&url).await.expect("a well-formed URL");
         let state = tempfile::tempdir().expect("a temporary directory");
         let names = Arc::new(Mutex::new(Vec::new()));
-        let mut processes = Self { database, url, pool, state, nodes: Vec::new(), names, logs: Vec::new() };
+        let mut processes = Self { database, url, pool, state, nodes: Vec::new(), arguments, names, logs: Vec::new() };
         // These ports are below those that the system gives to outgoing connections, so a node finds its port free
         // again.
         for port in free_ports().take(count) {
@@ -99,6 +109,11 @@ impl Processes {
     /// Returns the address of a node for clients and publishers.
     pub fn address(&self, node: usize) -> SocketAddr {
         (Ipv4Addr::LOCALHOST, self.nodes[node].port).into()
+    }
+
+    /// Returns the URL of the nodes' database.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     /// Returns a publisher over a link.
@@ -129,7 +144,7 @@ impl Processes {
         let mut command = WsServer::command(self.state.path());
         command.args(["run", "--demo", "--listen", &format!("127.0.0.1:{}", this.port)]);
         command.args(["--address", &url(&this.proxy), "--pool", &self.url]);
-        command.args(["--key", KEY, "--publish-key", PUBLISH_KEY]);
+        command.args(["--key", KEY, "--publish-key", PUBLISH_KEY]).args(self.arguments);
         // Set before the process listens, so that it is never taken for its predecessor.
         self.names.lock()[node] = format!("node {node} run {}", this.runs);
         this.process = Some(WsServer::spawn(command).await);

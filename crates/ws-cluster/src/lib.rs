@@ -52,6 +52,7 @@
 //! - A [`Message`] is published to a [`Target`]: all, users, groups, a session, a connection, or a property.
 //!   [`Server::publish`] publishes in the process of a node, and a [`Publisher`] in any other process. With a [publish
 //!   key](ServerBuilder::publish_key), a site in any language publishes over HTTP.
+//! - A row in the table of an [outbox](ServerBuilder::outbox) is published when its transaction commits.
 //! - A [`Client`] is for programs, as the browser client is for pages. It keeps a connection to a cluster, and sends
 //!   and receives messages.
 //!
@@ -150,6 +151,7 @@ pub mod metrics;
 #[cfg(feature = "mysql")]
 mod mysql;
 mod node;
+pub mod outbox;
 pub mod pool;
 mod publisher;
 mod random;

@@ -5,7 +5,7 @@
 //! and the recorder may be installed at any time. Series count the servers of a process together; gauges are those of the
 //! last one.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::atomic::Ordering};
 
 use metrics::{Label, Unit};
 
@@ -182,6 +182,25 @@ pub static SERIES: &[Series] = &[
         &[],
         "Times that a client was read more slowly, because its messages came too fast.",
     ),
+    counter("ws_cluster_outbox_published_total", &[], "Rows of the outbox that this node published as the master."),
+    counter("ws_cluster_outbox_failed_total", &[], "Rows that this node moved to `ws_outbox_failed`."),
+    counter("ws_cluster_outbox_errors_total", &[], "Calls of the outbox that its database did not answer, or refused."),
+    histogram(
+        "ws_cluster_outbox_delay_seconds",
+        &[],
+        "Time from the insert of a row, not from the commit of its transaction, to its acceptance.",
+    ),
+    gauge(
+        "ws_cluster_outbox_backlog_rows",
+        &[],
+        "On the master: rows that the last read of the outbox found. A read returns at most 500. 0 on other nodes.",
+    ),
+    gauge(
+        "ws_cluster_outbox_oldest_seconds",
+        &[],
+        "On the master: the age of the oldest of these rows. 0 if there are none, and on other nodes.",
+    )
+    .seconds(),
     gauge("ws_cluster_sockets", &[], "Sockets of clients and of HTTP that count against the limit."),
     gauge(
         "ws_cluster_sockets_limit",
@@ -249,6 +268,9 @@ impl Recorder {
             ("ws_cluster_pool_errors_total", &counts.pool_errors),
             ("ws_cluster_handler_panics_total", &counts.handler_panics),
             ("ws_cluster_rate_limited_total", &counts.rate_limited),
+            ("ws_cluster_outbox_published_total", &counts.outbox_published),
+            ("ws_cluster_outbox_failed_total", &counts.outbox_failed),
+            ("ws_cluster_outbox_errors_total", &counts.outbox_errors),
         ];
         plain.into_iter().for_each(|(name, counter)| self.counter(name, "", "", counter.get()));
         self.counter("ws_cluster_dropped_messages_total", "", "", gauges.dropped);
@@ -261,12 +283,16 @@ impl Recorder {
         self.histograms(publishes, "outcome", PublishOutcome::LABELS, &counts.unsettled);
         self.histogram("ws_cluster_fan_out_duration_seconds", "", "", &counts.fan_outs);
         self.histogram("ws_cluster_pool_query_duration_seconds", "", "", &stats.pool_queries);
+        self.histogram("ws_cluster_outbox_delay_seconds", "", "", &counts.outbox_delays);
         let look_ups = "ws_cluster_session_look_up_duration_seconds";
         self.histograms(look_ups, "outcome", LookUpOutcome::LABELS, &counts.look_ups);
         let handled = "ws_cluster_handler_duration_seconds";
         handlers.into_iter().for_each(|(action, times)| self.histogram(handled, "action", action, times));
         self.backend(backend);
         gauges.record();
+        let (backlog, oldest) = (&counts.outbox_backlog, &counts.outbox_oldest);
+        gauge_of("ws_cluster_outbox_backlog_rows", "", "", backlog.load(Ordering::Relaxed) as f64);
+        gauge_of("ws_cluster_outbox_oldest_seconds", "", "", oldest.load(Ordering::Relaxed) as f64 / 1e6);
     }
 
     fn backend(&mut self, backend: &BackendStats) {
@@ -407,7 +433,7 @@ fn describe() {
 mod tests {
     use std::{
         collections::{BTreeMap, BTreeSet},
-        sync::{Arc, atomic::Ordering},
+        sync::Arc,
         time::Duration,
     };
 

@@ -149,6 +149,21 @@ pub(crate) struct Run {
     /// Open POST /_publish, /_groups, /_close, /_refresh and GET /_position to requests that present this key (default: closed)
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
+    /// Publish the rows of the table ws_outbox when their transactions commit. The master polls the table, so every node
+    /// needs this
+    #[arg(long, value_parser = switch, env = "WS_SERVER_OUTBOX", help_heading = "Outbox")]
+    pub(crate) outbox: bool,
+    /// The database of the outbox, mysql://user:password@host:port/database or sqlite:PATH of a file that exists [default:
+    /// that of the pool]
+    #[arg(
+        long,
+        value_name = "URL",
+        value_parser = text,
+        env = "WS_SERVER_OUTBOX_DATABASE",
+        hide_env_values = true,
+        help_heading = "Outbox"
+    )]
+    pub(crate) outbox_database: Option<String>,
     /// A proxy whose X-Forwarded-For the node believes, as an address or a network; may be repeated, or separated by
     /// commas [default: 127.0.0.0/8, ::1]
     #[arg(long, value_name = "CIDR", env = "WS_SERVER_TRUSTED_PROXIES")]
@@ -422,7 +437,8 @@ pub(crate) enum Closed {
 
 #[derive(Args, Debug)]
 pub(crate) struct List {
-    /// Print the SQL that creates the tables of a MySQL pool instead, for an account that may not create tables
+    /// Print the SQL that creates the tables of a MySQL pool and of the outbox instead, for an account that may not create
+    /// tables; with an SQLite --pool, those of the outbox
     #[arg(long)]
     pub(crate) schema: bool,
     #[command(flatten)]

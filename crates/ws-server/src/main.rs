@@ -31,6 +31,7 @@ mod key;
 mod logs;
 mod members;
 mod metrics;
+mod outbox;
 mod parent;
 mod pool;
 mod probe;

@@ -7,6 +7,7 @@ use std::{
 
 use ws_cluster::{
     ClusterConfig, MySqlPool,
+    outbox::{MySqlOutbox, SqliteOutbox},
     pool::{NodeRow, PoolView},
 };
 
@@ -14,7 +15,7 @@ use crate::{Failure, Outcome, cli::List, pool::Opened, say, short};
 
 pub(crate) async fn list(list: List) -> Outcome {
     if list.schema {
-        return say(MySqlPool::schema().trim_end());
+        return say(schema(list.place.pool.as_deref()).trim_end());
     }
     let opened = Opened::existing(&list.place).await?;
     let view = watched(&opened, &list.place.cluster).await?;
@@ -28,6 +29,15 @@ pub(crate) async fn list(list: List) -> Outcome {
         )));
     }
     Ok(())
+}
+
+/// The SQL of the tables. A node makes the tables of an SQLite pool itself; a site may want those of the outbox sooner.
+fn schema(pool: Option<&str>) -> String {
+    let is_sqlite = |url: &str| url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite:"));
+    match pool.is_some_and(is_sqlite) {
+        true => SqliteOutbox::schema().to_owned(),
+        false => format!("{}\n{}", MySqlPool::schema(), MySqlOutbox::schema()),
+    }
 }
 
 /// Time between two looks at the pool.

@@ -19,7 +19,7 @@ use crate::{
     cli::{AdminPage, Run},
     config::Settings,
     demo::Demo,
-    logs, metrics, parent,
+    logs, metrics, outbox, parent,
     pool::{self, Kind, Opened},
     probe::reachable,
     say,
@@ -41,6 +41,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     logs::check(run.log_filter.as_deref())?;
     authentication::tokens(&run.tokens)?;
     authentication::backend(&run.backend)?;
+    outbox::check(run)?;
     pool::check_keys(&run.place.keys)?;
     admin::check(&run.admin_page)
 }
@@ -59,6 +60,7 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     let keys = opened.keys(&run.place.keys)?;
     let backend = authentication::backend(&run.backend)?;
     let authenticators = Authenticators::new(&run, &opened, backend.as_ref())?;
+    let outbox = outbox::open(&run, &opened)?;
     let listener = listen(&run.listen).await?;
     let page = AdminListener::bind(&run).await?;
     let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
@@ -103,6 +105,10 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
             true => backend.add_actions_to(builder),
             false => backend.add_to(builder),
         };
+    }
+    if let Some(outbox) = outbox {
+        outbox::prepare(&*outbox).await?;
+        builder = builder.outbox(outbox);
     }
     let demo = run.demo.then(Demo::new);
     if let Some(demo) = &demo {

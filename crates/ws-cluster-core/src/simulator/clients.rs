@@ -3,8 +3,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{Checks, Random, World, story::Name};
-use crate::{Core, NodeId, Output, Seq};
+use crate::{Core, NodeId, Output, Seq, Status};
 
 /// Clients of all nodes of a simulation. Nodes are numbered from 0.
 pub trait Clients {
@@ -30,6 +32,15 @@ pub trait Clients {
         history: &Checks,
     ) -> Result<(), String>;
 
+    /// Lets a node that runs do what it does besides, such as reading a table. Returns what it publishes, each with an
+    /// idempotency key.
+    fn work(&mut self, _now: Duration, _random: &mut Random, _node: usize, _status: &Status) -> Vec<(Bytes, Bytes)> {
+        Vec::new()
+    }
+
+    /// The counters of these publishes; `None` for each that was not taken.
+    fn published(&mut self, _node: usize, _counters: Vec<Option<u64>>) {}
+
     /// Returns true if every client has got everything up to the entry `end`.
     fn is_settled(&self, end: Seq) -> bool;
 }
@@ -53,6 +64,21 @@ impl World {
         if let Err(wrong) = clients.step(self.now, &mut self.rng, &ready, calm, &self.checks) {
             self.fail(&wrong);
         }
+        (0..self.nodes.len()).for_each(|place| self.node_works(place));
+    }
+
+    fn node_works(&mut self, place: usize) {
+        let (node, now) = (&self.nodes[place], self.now);
+        let (Some(core), Some(clients), false) = (&node.core, &mut self.clients, node.paused) else { return };
+        let publishes = clients.work(now, &mut self.rng, place, &core.status());
+        if publishes.is_empty() {
+            return;
+        }
+        let counters = self.publish_all(place, publishes);
+        if let Some(clients) = &mut self.clients {
+            clients.published(place, counters);
+        }
+        self.drain(place);
     }
 
     /// All has healed: publishes a last message, and waits until every client has it.

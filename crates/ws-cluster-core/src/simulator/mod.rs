@@ -38,7 +38,7 @@ use crate::{
 pub use checks::Checks;
 pub use clients::Clients;
 pub use random::Random;
-pub use runs::storm_with_clients;
+pub use runs::{single_faults_with_clients, storm_with_clients};
 pub use seeds::search;
 pub use story::PublishName;
 

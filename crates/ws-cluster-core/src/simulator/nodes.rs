@@ -134,6 +134,17 @@ impl World {
         }
     }
 
+    /// Publishes without carrying out the outputs. Returns the counters; `None` for each publish that was not taken.
+    pub(super) fn publish_all(&mut self, place: usize, publishes: Vec<(Bytes, Bytes)>) -> Vec<Option<u64>> {
+        let now = self.local(place);
+        let node = &mut self.nodes[place];
+        let Some(core) = node.core.as_mut() else { return Vec::new() };
+        let published = publishes.into_iter().map(|(content, key)| core.publish(now, content, Some(key)).ok());
+        let counters: Vec<Option<u64>> = published.collect();
+        node.published += counters.iter().flatten().count() as u64;
+        counters
+    }
+
     /// Returns the name of this node's next publish.
     pub(super) fn next_publish(&self, place: usize) -> PublishName {
         let node = &self.nodes[place];

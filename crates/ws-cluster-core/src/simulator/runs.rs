@@ -149,3 +149,43 @@ pub(super) fn rage(world: &mut World) {
     }
     settle(world);
 }
+
+/// Runs single faults with clients. With `story`, prints what happened.
+///
+/// # Panics
+/// If an invariant does not hold, a message is lost, or a client gets what it must not get.
+pub fn single_faults_with_clients(seed: u64, story: bool, clients: impl FnOnce(&LogConfig) -> Box<dyn Clients>) {
+    let world = World::new(seed, 2 + (seed % 3) as usize, None, story);
+    let clients = clients(&world.limits.log);
+    let mut world = world.with_clients(clients);
+    suffer_single_faults(&mut world);
+    world.clients_settle();
+}
+
+/// One node at a time crashes, stops or leaves, and comes back before the next one; or the database fails over to a
+/// replica without the last writes.
+pub(super) fn suffer_single_faults(world: &mut World) {
+    live(world, SECOND * 12);
+    for _ in 0..3 {
+        let one = world.rng.below(world.nodes.len() as u64) as usize;
+        match world.rng.below(9) {
+            0..4 => world.crash(one),
+            4 | 5 => world.pause(one),
+            6 | 7 => world.shut_down(one),
+            _ => {
+                world.hold_replica_back();
+                let lag = Duration::from_millis(world.rng.below(4_000));
+                live(world, lag);
+                world.fail_over();
+            }
+        }
+        live(world, SECOND * 12);
+        settle(world);
+        live(world, SECOND * 2);
+    }
+    settle(world);
+    if !world.checks.extinct.is_empty() {
+        let lost = world.checks.extinct.len();
+        world.fail(&format!("{lost} accepted messages were lost with one node"));
+    }
+}

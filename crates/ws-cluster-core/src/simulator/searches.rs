@@ -12,39 +12,14 @@ use bytes::Bytes;
 use super::{
     Limits, World,
     random::Random,
-    runs::{SECOND, live, settle, storm},
+    runs::{SECOND, live, settle, storm, suffer_single_faults},
     seeds::{first_wrong, search},
 };
 use crate::{Body, Core, Degraded, Frame, Join, Lineage, Query, fault::Fault};
 
-/// One node at a time crashes, stops or leaves, and comes back before the next one; or the database fails over to a
-/// replica without the last writes.
 fn single_faults(seed: u64, mutant: Option<Fault>, story: bool) {
-    let size = 2 + (seed % 3) as usize;
-    let mut world = World::new(seed, size, mutant, story);
-    live(&mut world, SECOND * 12);
-    for _ in 0..3 {
-        let one = world.rng.below(size as u64) as usize;
-        match world.rng.below(9) {
-            0..4 => world.crash(one),
-            4 | 5 => world.pause(one),
-            6 | 7 => world.shut_down(one),
-            _ => {
-                world.hold_replica_back();
-                let lag = Duration::from_millis(world.rng.below(4_000));
-                live(&mut world, lag);
-                world.fail_over();
-            }
-        }
-        live(&mut world, SECOND * 12);
-        settle(&mut world);
-        live(&mut world, SECOND * 2);
-    }
-    settle(&mut world);
-    if !world.checks.extinct.is_empty() {
-        let lost = world.checks.extinct.len();
-        world.fail(&format!("{lost} accepted messages were lost with one node"));
-    }
+    let mut world = World::new(seed, 2 + (seed % 3) as usize, mutant, story);
+    suffer_single_faults(&mut world);
     if world.checks.deliveries == 0 {
         world.fail("nothing was delivered");
     }

@@ -138,6 +138,12 @@ fn target(to: Member<'_>, except: Option<Member<'_>>) -> Result<Target, Why> {
     Ok(target)
 }
 
+/// Reads a target without exceptions from its JSON form.
+pub(crate) fn target_of_json(json: &str) -> Result<Target, Why> {
+    let raw: &RawValue = serde_json::from_str(json).map_err(|error| format!("no JSON: {error}"))?;
+    selection(&Member { name: "to".to_owned(), json: raw.get(), raw })
+}
+
 fn selection(to: &Member<'_>) -> Result<Target, Why> {
     const KINDS: [&str; 7] = ["users", "user", "groups", "group", "session", "property", "connection"];
     let mut members = to.members(&KINDS)?;

@@ -12,6 +12,9 @@ pub(crate) const PUBLISH_SIZE: usize = 1024 * 1024;
 /// Maximum size of an idempotency key in bytes.
 pub(crate) const IDEMPOTENCY_KEY_SIZE: usize = 64;
 
+/// The beginning of the idempotency keys of rows of an outbox. Each node remembers such keys for longer than others.
+pub(crate) const OUTBOX_KEY: &[u8] = b"ws_outbox/";
+
 /// Number of bytes that target and framing may add to a publish of the maximum size.
 const ENVELOPE_SIZE: usize = 64 * 1024;
 

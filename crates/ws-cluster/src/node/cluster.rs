@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
     sync::{Arc, atomic::AtomicU64},
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -62,7 +63,67 @@ impl Teller {
     }
 }
 
+/// Publishes rows of an outbox, as long as the node runs.
+pub(crate) struct Submitter {
+    events: mpsc::WeakSender<Event>,
+    status: watch::Receiver<Status>,
+    shared: Arc<Shared>,
+}
+
+impl Submitter {
+    /// Passes publishes with their idempotency keys to the core, in this order. None is taken after `not_after`, and none
+    /// is taken after one that was not. Each receiver gets the outcome, or the error that the time limit is over. Returns
+    /// `None` if the node has ended.
+    pub(crate) async fn submit_all(
+        &self,
+        publishes: Vec<(Bytes, Bytes)>,
+        not_after: Instant,
+    ) -> Option<Vec<oneshot::Receiver<Result<(), PublishError>>>> {
+        let events = self.events.upgrade()?;
+        let publish = |(content, key)| Publish::new(&self.shared, content, Some(key));
+        let (publishes, acceptances) = publishes.into_iter().map(publish).unzip();
+        events.send(Event::PublishRows { publishes, not_after }).await.ok()?;
+        Some(acceptances)
+    }
+
+    /// Returns true if this node has delivered the row of an outbox that this key stands for. It remembers only the last
+    /// ones, but those for as long as it runs.
+    pub(crate) fn has_delivered(&self, key: &Bytes) -> bool {
+        self.shared.delivered_keys.lock().contains(key)
+    }
+
+    pub(crate) fn status(&self) -> watch::Receiver<Status> {
+        self.status.clone()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.shared.identity.node
+    }
+
+    /// Returns the name of the cluster.
+    pub(crate) fn name(&self) -> &str {
+        &self.shared.identity.cluster
+    }
+}
+
+impl Publish {
+    /// Makes a publish for the driver, and what receives its outcome. It waits for at most the publish's time limit.
+    fn new(shared: &Shared, content: Bytes, key: Option<Bytes>) -> (Self, oneshot::Receiver<Result<(), PublishError>>) {
+        let (accepted, acceptance) = oneshot::channel();
+        let since = now();
+        let until = since + shared.config.cluster.publish_timeout;
+        let (origin, counter) = (shared.identity.node, tracing::field::Empty);
+        let span = tracing::debug_span!("publish", ?origin, counter, size = content.len());
+        (Self { content, key, waiting: WaitingCaller { accepted, since, until, span } }, acceptance)
+    }
+}
+
 impl Cluster {
+    /// Returns what publishes rows of an outbox. It does not keep the node running.
+    pub(crate) fn submitter(&self) -> Submitter {
+        Submitter { events: self.events.downgrade(), status: self.status.clone(), shared: self.shared.clone() }
+    }
+
     /// Returns what tells other nodes something. It does not keep the node running.
     pub(crate) fn teller(&self) -> Teller {
         Teller { events: self.events.downgrade(), node: self.shared.identity.node }
@@ -93,7 +154,7 @@ impl Cluster {
         content: Bytes,
         key: Option<Bytes>,
     ) -> Result<oneshot::Receiver<Result<(), PublishError>>, PublishError> {
-        let (publish, acceptance) = self.prepare(content, key);
+        let (publish, acceptance) = Publish::new(&self.shared, content, key);
         self.events.send(Event::Publish(publish)).await.map_err(|_| PublishError::ShuttingDown)?;
         Ok(acceptance)
     }
@@ -109,7 +170,7 @@ impl Cluster {
             .into_iter()
             .map(|content| {
                 let (content, key) = content?;
-                let (publish, acceptance) = self.prepare(content.encode(), key);
+                let (publish, acceptance) = Publish::new(&self.shared, content.encode(), key);
                 publishes.push(publish);
                 Ok(acceptance)
             })
@@ -133,16 +194,6 @@ impl Cluster {
             });
         }
         outcomes
-    }
-
-    /// Returns a publish for the driver, and what receives its outcome.
-    fn prepare(&self, content: Bytes, key: Option<Bytes>) -> (Publish, oneshot::Receiver<Result<(), PublishError>>) {
-        let (accepted, acceptance) = oneshot::channel();
-        let since = now();
-        let until = since + self.shared.config.cluster.publish_timeout;
-        let (origin, counter) = (self.shared.identity.node, tracing::field::Empty);
-        let span = tracing::debug_span!("publish", ?origin, counter, size = content.len());
-        (Publish { content, key, waiting: WaitingCaller { accepted, since, until, span } }, acceptance)
     }
 
     pub(crate) fn status(&self) -> watch::Receiver<Status> {
@@ -271,6 +322,7 @@ pub(crate) async fn start(
         logs: LogLimits::default(),
         drain_requested: watch::Sender::new(false),
         stats: stats.clone(),
+        delivered_keys: Mutex::default(),
     });
     let view = Arc::default();
     if is_dialled {

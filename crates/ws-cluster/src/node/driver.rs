@@ -37,6 +37,12 @@ pub(super) enum Event {
     Publish(Publish),
     /// Publishes that enter the order together.
     PublishAll(Vec<Publish>),
+    /// Publishes of rows of an outbox, unless this time has passed. If one is not taken, those after it are not taken
+    /// either.
+    PublishRows {
+        publishes: Vec<Publish>,
+        not_after: Instant,
+    },
     LinkUp {
         link: LinkId,
         peer: NodeId,
@@ -161,8 +167,16 @@ impl Driver {
     fn handle(&mut self, event: Event) {
         let now = now();
         match event {
-            Event::Publish(publish) => self.publish(now, publish),
-            Event::PublishAll(publishes) => publishes.into_iter().for_each(|publish| self.publish(now, publish)),
+            Event::Publish(publish) => _ = self.publish(now, publish),
+            Event::PublishAll(publishes) => publishes.into_iter().for_each(|publish| _ = self.publish(now, publish)),
+            Event::PublishRows { publishes, not_after } => {
+                // The callers of those that are not taken see that their senders are dropped.
+                let mut publishes = publishes.into_iter();
+                while now <= not_after
+                    && let Some(publish) = publishes.next()
+                    && self.publish(now, publish)
+                {}
+            }
             Event::LinkUp { link, peer, dialled, sender } => {
                 if !self.ended {
                     tracing::info!(?peer, dialled, "linked");
@@ -211,18 +225,20 @@ impl Driver {
         }
     }
 
-    fn publish(&mut self, now: Instant, Publish { content, key, waiting }: Publish) {
+    /// Passes a publish to the core. Returns true if the core takes it.
+    fn publish(&mut self, now: Instant, Publish { content, key, waiting }: Publish) -> bool {
         if self.ended || !self.leaving.is_empty() {
-            return self.settle(waiting, PublishOutcome::ShuttingDown, PublishError::ShuttingDown);
+            self.settle(waiting, PublishOutcome::ShuttingDown, PublishError::ShuttingDown);
+            return false;
         }
-        match self.core.publish(now, content, key) {
-            Ok(counter) => {
-                waiting.span.record("counter", counter);
-                waiting.span.in_scope(|| tracing::debug!("proposed"));
-                self.waiting.insert(counter, waiting);
-            }
-            Err(_) => self.settle(waiting, PublishOutcome::Busy, PublishError::Busy),
-        }
+        let Ok(counter) = self.core.publish(now, content, key) else {
+            self.settle(waiting, PublishOutcome::Busy, PublishError::Busy);
+            return false;
+        };
+        waiting.span.record("counter", counter);
+        waiting.span.in_scope(|| tracing::debug!("proposed"));
+        self.waiting.insert(counter, waiting);
+        true
     }
 
     async fn carry_out_outputs(&mut self) {
@@ -243,7 +259,8 @@ impl Driver {
                 Output::Query(query) => self.ask(query),
                 Output::Deliver { position, proposal, repeated } => {
                     let size = proposal.size();
-                    let Proposal { id, content, .. } = proposal;
+                    let Proposal { id, key, content } = proposal;
+                    self.shared.delivered_keys.lock().note(key, position.seq);
                     self.hub.deliver(Delivery { position, id, size, repeated, content });
                 }
                 Output::Diverged { again, dropped: 0 } => {
@@ -255,8 +272,14 @@ impl Driver {
                     "the cluster went on without messages of this node; those older than the log's age are lost"
                 ),
                 Output::Trimmed { base } => self.hub.trimmed(base),
-                Output::Cut { after } => self.hub.cut(after),
-                Output::Restarted { base, missed } => self.hub.restarted(base, missed),
+                Output::Cut { after } => {
+                    self.shared.delivered_keys.lock().cut(after);
+                    self.hub.cut(after);
+                }
+                Output::Restarted { base, missed } => {
+                    self.shared.delivered_keys.lock().cut(0);
+                    self.hub.restarted(base, missed);
+                }
                 Output::Accepted { counter } => {
                     if let Some(waiting) = self.waiting.remove(&counter) {
                         self.stats.accepted.observe(now().saturating_duration_since(waiting.since));

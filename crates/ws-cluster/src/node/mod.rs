@@ -4,14 +4,16 @@
 use std::{sync::Arc, sync::atomic::AtomicU64};
 
 use bytes::Bytes;
+use parking_lot::Mutex;
 use tokio::sync::watch;
 
-use self::{greetings::Greetings, link::LinkIdentity};
+use self::{delivered_keys::DeliveredKeys, greetings::Greetings, link::LinkIdentity};
 use crate::{config::Config, error::ServeError, log_limit::LogLimits, pool::Pool, stats::Stats};
 use ws_cluster_core::{Degraded, LogPosition, NodeId, PublishId, Seq};
 
 mod cluster;
 pub(crate) mod codec;
+pub(crate) mod delivered_keys;
 mod driver;
 mod greetings;
 mod ingest;
@@ -20,7 +22,7 @@ mod links;
 mod notes;
 mod queries;
 
-pub(crate) use cluster::{Cluster, Teller, start};
+pub(crate) use cluster::{Cluster, Submitter, Teller, start};
 pub(crate) use notes::{CoreView, Told};
 
 /// The receiver of delivered entries, which is the hub. Only the driver's task calls it, so it must not block.
@@ -108,6 +110,8 @@ struct Shared {
     /// True once somebody has asked this node, over a link, to shut down.
     drain_requested: watch::Sender<bool>,
     stats: Arc<Stats>,
+    /// The rows of an outbox that this node has delivered lately.
+    delivered_keys: Mutex<DeliveredKeys>,
 }
 
 /// The causes of log lines that strangers can trigger as often as they like.

@@ -25,6 +25,7 @@ use crate::{
     },
     log_limit::LogLimits,
     node::{self, link::PATH as LINK},
+    outbox::{self, IntoOutbox, Outbox},
     secret,
     stats::{HandlerTimes, Metered},
 };
@@ -58,6 +59,7 @@ pub struct ServerBuilder {
     trusted_proxies: TrustedProxies,
     publish_key: Option<String>,
     pages: Vec<(String, Bytes)>,
+    outbox: Option<Arc<dyn Outbox>>,
     config: Config,
 }
 
@@ -83,6 +85,7 @@ impl ServerBuilder {
             trusted_proxies: TrustedProxies::default(),
             publish_key: None,
             pages: Vec::new(),
+            outbox: None,
             config: Config::default(),
         }
     }
@@ -270,6 +273,29 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the outbox: an [`Outbox`], or an `Arc<dyn Outbox>`. The cluster publishes each row of its table once the row's
+    /// transaction has committed, exactly once, and removes the row. All nodes of the cluster need the same one; the
+    /// master polls it. Default: none.
+    ///
+    /// A row has an action, details in JSON, and a target in the text form of a [`Target`](crate::Target) or in the JSON
+    /// of [`publish_key`](Self::publish_key). Limits are those of [`Server::publish`]. A row that is malformed, or whose
+    /// action begins with `Server/`, `Client/` or `Presence/`, is moved to a second table with the reason.
+    ///
+    /// ```
+    /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
+    /// # #[cfg(feature = "mysql")] {
+    /// use ws_cluster::{MySqlPool, Server, outbox::MySqlOutbox};
+    ///
+    /// let url = "mysql://site:password@127.0.0.1:3306/site";
+    /// let builder = Server::builder(MySqlPool::connect(url).await?).outbox(MySqlOutbox::connect(url)?);
+    /// # }
+    /// # Ok(()) }
+    /// ```
+    pub fn outbox(mut self, outbox: impl IntoOutbox) -> Self {
+        self.outbox = Some(outbox.into_outbox());
+        self
+    }
+
     /// Sets the intervals and limits.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
@@ -355,6 +381,9 @@ impl ServerBuilder {
         };
         let (sender, told) = mpsc::channel(reports::MAX_TOLD);
         let cluster = node::start(settings, hub.clone(), sender).await?;
+        if let Some(outbox) = self.outbox {
+            tokio::spawn(outbox::run(outbox, cluster.submitter(), hub.stats().clone()));
+        }
         let resumption = Resumption::new(hub, cluster.clone(), sealer, self.config.clone());
         let shared = Arc::new(Shared {
             reports: Reports::new(cluster.teller()),

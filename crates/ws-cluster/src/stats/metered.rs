@@ -2,7 +2,7 @@
 
 #[cfg(feature = "metrics")]
 use std::time::Instant;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, sync::atomic::AtomicU64, time::Duration};
 
 use super::{Counter, Histogram};
 use crate::CloseCode;
@@ -29,6 +29,15 @@ pub(crate) struct Counts {
     pub(crate) look_ups: [Histogram; LookUpOutcome::LABELS.len()],
     pub(crate) handler_panics: Counter,
     pub(crate) rate_limited: Counter,
+    pub(crate) outbox_published: Counter,
+    pub(crate) outbox_failed: Counter,
+    pub(crate) outbox_errors: Counter,
+    /// From the insert of a row to its acceptance.
+    pub(crate) outbox_delays: Histogram,
+    /// Rows of the last read.
+    pub(crate) outbox_backlog: AtomicU64,
+    /// The age of the oldest one, in microseconds.
+    pub(crate) outbox_oldest: AtomicU64,
 }
 
 /// The codes that a close is counted under.

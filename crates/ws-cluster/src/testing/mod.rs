@@ -1,5 +1,5 @@
-//! A test kit (feature `testing`): handlers without sockets, clusters in one process, and the contract of a
-//! [`Pool`](crate::Pool) for those who implement one.
+//! A test kit (feature `testing`): handlers without sockets, clusters in one process, and the contracts of a
+//! [`Pool`](crate::Pool) and an [`Outbox`](crate::outbox::Outbox) for those who implement one.
 //!
 //! ```
 //! use serde_json::json;
@@ -26,6 +26,9 @@
 
 #[doc(hidden)]
 pub mod behaviours;
+pub mod outbox;
+#[doc(hidden)]
+pub mod outbox_behaviours;
 pub mod pool;
 
 use std::{
