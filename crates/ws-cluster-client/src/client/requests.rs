@@ -88,7 +88,7 @@ impl Requests {
         self.waiting.lock().is_empty()
     }
 
-    /// Notes that a request is given to a connection. Returns false if nobody waits for its answer any more.
+    /// Notes that a request is given to a connection. Returns false if the request has ended meanwhile.
     pub(super) fn send(&self, id: u64) -> bool {
         self.waiting.lock().get_mut(&id).map(|waiting| waiting.sent = true).is_some()
     }

@@ -282,7 +282,7 @@ impl<D: Dial> Task<D> {
         self.queue.close();
         self.shared.requests.refuse_unsent();
         while let Some(Outgoing { action, details, id }) = self.queue.recv().await {
-            // The one who asked knows already.
+            // A request has ended with an error already.
             if id.is_none() && self.events.send(Event::Unsent { action, details }).await.is_err() {
                 return;
             }
