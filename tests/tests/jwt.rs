@@ -7,7 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use http::StatusCode;
@@ -103,6 +103,38 @@ async fn a_token_is_renewed_in_place_and_one_that_is_not_ends_its_connection() {
     };
     timeout(Duration::from_secs(60), renewed).await.expect("renewals in time");
     client.close();
+}
+
+#[tokio::test]
+async fn a_connection_ends_with_its_last_token_and_not_before() {
+    let state = tempfile::tempdir().unwrap();
+    let node = node(state.path(), &["--jwt-secret", SECRET, "--no-guests"]).await;
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        let mut client = Client::connect(node.address(), &[]).await;
+        // Every second client renews its token on the open connection.
+        let mut end = UNIX_EPOCH;
+        for seconds in if number % 2 == 0 { &[2, 4][..] } else { &[2] } {
+            end = SystemTime::now() + Duration::from_secs(*seconds);
+            let claims = json!({"sub": "ann", "exp": end.duration_since(UNIX_EPOCH).unwrap().as_secs_f64()});
+            client.send("Client/authentication", json!([signed(&claims, SECRET)])).await;
+            assert_eq!(client.authenticated().await["user"], "ann");
+        }
+        clients.push((client, end));
+    }
+    let ended = async |(client, end): &mut (Client, SystemTime)| {
+        assert_eq!(client.closed().await.0, 4003);
+        assert!(SystemTime::now() >= *end, "closed before the end of its token");
+    };
+    for left in clients.iter_mut().skip(1).step_by(2) {
+        ended(left).await;
+    }
+    for renewed in clients.iter_mut().step_by(2) {
+        assert_eq!(who(&mut renewed.0).await["user"], "ann");
+    }
+    for renewed in clients.iter_mut().step_by(2) {
+        ended(renewed).await;
+    }
 }
 
 /// The key of RFC 8037, appendix A.
