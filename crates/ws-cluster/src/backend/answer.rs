@@ -74,7 +74,7 @@ fn object(text: &str) -> Result<Members<'_>, Why> {
     let raw = if raw.get().trim_ascii() == "[]" { RawValue::NULL } else { raw };
     match Member::new("answer".to_owned(), raw) {
         member if member.json() == "null" => Ok(Members::none()),
-        member => Ok(member.object()?.without_prefix()),
+        member => member.whole_object(),
     }
 }
 
@@ -105,7 +105,7 @@ fn messages(member: &Member<'_>) -> Result<Vec<Message>, Why> {
 }
 
 fn message(item: &Member<'_>) -> Result<Message, Why> {
-    let message = message_of(item.object()?.without_prefix())?;
+    let message = message_of(item.whole_object()?)?;
     // What could not be published is found before anything of the answer takes effect.
     message.clone().encode().map_err(|error| error.to_string())?;
     Ok(message)
@@ -146,7 +146,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::Target;
+    use crate::{Target, fuzz::search};
 
     fn read(body: &str) -> Effects {
         effects(body.as_bytes()).unwrap_or_else(|why| panic!("{body}: {why}"))
@@ -239,6 +239,48 @@ mod tests {
             assert_eq!(who(&format!(r#"{{"user": 7, "expires": {expires}, {rest}}}"#)), ann, "{expires}");
         }
         assert_eq!(who(r#"{"expires": "1960-01-01T00:00:00Z"}"#).expires, Some(at(0)));
+    }
+
+    /// Answers with all members.
+    const ANSWERS: &[&[u8]] = &[
+        br#"{"properties": {"page": 8, "draft": null}, "join": ["page/8", 9], "leave": ["page/7"], "reply": {"id": 1e400}}"#,
+        br#"{"publish": [{"action": "a", "details": [9, "\ud83c"], "to": "group:page/7", "except": {"user": "bob"}}]}"#,
+        br#"{"publish": [{"action": "a", "to": {"users": ["a,b"]}, "key": "k", "volatile": true}], "error": [409, "no"]}"#,
+        br#"{"user": "ann", "session": 7, "expires": 1900000000.5, "groups": ["editors"], "properties": {"page": 7}}"#,
+        br#"{"user": null, "expires": "2030-03-17T17:46:40.123+02:00", "groups": [], "properties": []}"#,
+        b"[]",
+    ];
+
+    #[test]
+    fn a_hostile_answer_is_refused_or_can_take_effect() {
+        search(ANSWERS, |input| match effects(input) {
+            Ok(effects) => {
+                let groups = effects.join.iter().chain(&effects.leave);
+                if groups.into_iter().any(String::is_empty) {
+                    return Err("a group without a name".to_owned());
+                }
+                effects
+                    .publish
+                    .into_iter()
+                    .try_for_each(|message| message.encode().map(drop))
+                    .map_err(|error| error.to_string())
+            }
+            Err(why) if why.is_empty() => Err("no reason".to_owned()),
+            Err(_) => Ok(()),
+        });
+    }
+
+    #[test]
+    fn a_hostile_answer_about_a_client_is_refused_or_names_a_user_or_a_guest() {
+        search(ANSWERS, |input| match identity(input) {
+            Ok(identity) if identity.user.as_deref() == Some("") => Err("a user without an id".to_owned()),
+            Ok(identity) if identity.expires.is_some_and(|expires| expires < SystemTime::UNIX_EPOCH) => {
+                Err("an end before 1970".to_owned())
+            }
+            Ok(_) => Ok(()),
+            Err(why) if why.is_empty() => Err("no reason".to_owned()),
+            Err(_) => Ok(()),
+        });
     }
 
     #[test]

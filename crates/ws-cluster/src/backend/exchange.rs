@@ -29,6 +29,9 @@ use crate::{
 /// Maximum size of an answer, in bytes.
 const ANSWER_SIZE: usize = 1024 * 1024;
 
+/// Maximum length of the reason why an answer cannot be used, in characters.
+const REASON_LENGTH: usize = 256;
+
 /// The software that asks, as the site sees it.
 const USER_AGENT: &str = concat!("ws-cluster/", env!("CARGO_PKG_VERSION"));
 
@@ -126,7 +129,9 @@ impl Exchange {
         let read = match self.send(event, id, body).await {
             Ok(answer) => {
                 let outcome = if answer.is_refusal() { BackendOutcome::Refused } else { BackendOutcome::Answered };
-                read(&answer).map(|read| (read, outcome)).map_err(Failure::Malformed)
+                // The reason may quote the answer, and the client gets it.
+                let shortened = |why: Why| Failure::Malformed(why.chars().take(REASON_LENGTH).collect());
+                read(&answer).map(|read| (read, outcome)).map_err(shortened)
             }
             Err(failure) => Err(failure),
         };

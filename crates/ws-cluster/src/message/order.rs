@@ -225,12 +225,6 @@ impl<'a> Members<'a> {
         Self { prefix: String::new(), members: Vec::new() }
     }
 
-    /// Leaves the name of the object out of its members' names in errors.
-    #[cfg(feature = "backend")]
-    pub(crate) fn without_prefix(self) -> Self {
-        Self { prefix: String::new(), ..self }
-    }
-
     /// Returns all members.
     #[cfg(feature = "backend")]
     pub(crate) fn all(self) -> impl Iterator<Item = (String, Member<'a>)> {
@@ -358,8 +352,17 @@ impl<'a> Member<'a> {
 
     /// Reads the member as an object, whose members may have any names.
     pub(crate) fn object(&self) -> Result<Members<'a>, Why> {
+        self.object_with(format!("{}.", self.name))
+    }
+
+    /// Reads the member like [`object`](Self::object). In errors its members are named without it.
+    pub(crate) fn whole_object(&self) -> Result<Members<'a>, Why> {
+        self.object_with(String::new())
+    }
+
+    fn object_with(&self, prefix: String) -> Result<Members<'a>, Why> {
         match self.kind() {
-            JsonKind::Object => Members::of(self.raw, format!("{}.", self.name))?.each_once(),
+            JsonKind::Object => Members::of(self.raw, prefix)?.each_once(),
             _ => Err(self.must_be("an object")),
         }
     }
