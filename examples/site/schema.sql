@@ -5,9 +5,9 @@ CREATE TABLE users (
     password VARCHAR(255) NOT NULL
 );
 
--- Ids compare exactly, or a session would have more than one id.
+-- Ids compare exactly, a space at the end included, or a session would have more than one id.
 CREATE TABLE sessions (
-    id CHAR(32) CHARACTER SET ascii COLLATE ascii_bin PRIMARY KEY,
+    id VARBINARY(32) PRIMARY KEY,
     user VARCHAR(50) NOT NULL,
     expires BIGINT NOT NULL, -- Unix time
     ip VARCHAR(45) NOT NULL,
@@ -18,6 +18,12 @@ CREATE TABLE memberships (
     user VARCHAR(50),
     name VARCHAR(50),
     PRIMARY KEY (user, name)
+);
+
+CREATE TABLE comments (
+    id BIGINT AUTO_INCREMENT PRIMARY KEY,
+    user VARCHAR(50) NOT NULL,
+    text VARCHAR(500) CHARACTER SET utf8mb4 NOT NULL
 );
 
 INSERT INTO users VALUES

@@ -108,18 +108,26 @@ final class Backend
         return $this;
     }
 
-    /** Answers the present HTTP request. What callables print is logged instead of sent. */
+    /**
+     * Answers the present HTTP request. What callables print is logged instead of sent, as are PHP's own errors. If a
+     * callable ends the script, by `exit` or a fatal error, ws-server gets 500.
+     */
     public function run(): void
     {
+        ini_set('display_errors', '0');
+        ini_set('log_errors', '1');
         ob_start();
-        try {
-            $response = $this->received();
-        } finally {
-            $printed = trim((string) ob_get_clean());
-        }
-        if ($printed !== '') {
-            ($this->log)('ws-cluster: a callable printed: ' . substr($printed, 0, 2000));
-        }
+        $response = null;
+        register_shutdown_function(function () use (&$response): void {
+            if ($response === null) {
+                $error = error_get_last();
+                $this->logPrinted();
+                ($this->log)('ws-cluster: a callable ended the script' . ($error === null ? '' : ": {$error['message']}"));
+                Response::text(500, 'Internal Server Error')->send();
+            }
+        });
+        $response = $this->received();
+        $this->logPrinted();
         $response->send();
     }
 
@@ -159,6 +167,18 @@ final class Backend
             $headers[$name] = (string) ($_SERVER['HTTP_' . strtoupper(strtr($name, '-', '_'))] ?? '');
         }
         return $this->handle($headers, $body, (string) ($_SERVER['REQUEST_METHOD'] ?? 'POST'));
+    }
+
+    /** Ends the output buffer that `run` has begun, and those that callables have. */
+    private function logPrinted(): void
+    {
+        $printed = '';
+        while (ob_get_level() > 0) {
+            $printed = ob_get_clean() . $printed;
+        }
+        if (trim($printed) !== '') {
+            ($this->log)('ws-cluster: a callable printed: ' . substr(trim($printed), 0, 2000));
+        }
     }
 
     private function tooLong(): Response

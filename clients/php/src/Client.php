@@ -157,6 +157,23 @@ final class Client
     }
 
     /**
+     * Returns where the order of messages stands, for the page that is being rendered. Ask before reading the database,
+     * and give the answer to the browser's client: `new WsCluster(null, { position })`. The page then gets what is
+     * published between now and its connection.
+     *
+     * @param float $seconds The time limit for each node. It is short, because the page waits.
+     *
+     * @throws Exception No node answers. A page can do without a position.
+     */
+    public function position(float $seconds = 1.0): string
+    {
+        $answer = json_decode($this->ask('GET', '/_position', '', 200, $seconds), true);
+        $position = is_array($answer) ? $answer['position'] ?? null : null;
+        return is_string($position) ? $position
+            : throw new Exception('the answer is not that of a ws-server to /_position: check WS_SERVERS');
+    }
+
+    /**
      * Returns the one subject that is given.
      *
      * @param array<string, string|int|null> $subjects
@@ -197,26 +214,32 @@ final class Client
         }, array_values($outcomes));
     }
 
+    private function post(string $path, string $body, int $success = 204): string
+    {
+        return $this->ask('POST', $path, $body, $success);
+    }
+
     /**
      * Asks one node after the other, until one carries the order out.
      *
      * @param int $success The status of success.
+     * @param ?float $limit The time limit for each node. Default: that of `Servers`.
      *
      * @return string The text of the answer.
      */
-    private function post(string $path, string $body, int $success = 204): string
+    private function ask(string $method, string $path, string $body, int $success, ?float $limit = null): string
     {
         $headers = ['Authorization' => "Bearer {$this->key}", 'Content-Type' => 'application/json'];
         $failures = [];
         $unknown = false;
         foreach ($this->servers->order() as [$server, $seconds]) {
             $reply = $this->transport->send(
-                'POST',
+                $method,
                 $server . $path,
                 $headers,
                 $body,
-                Servers::CONNECT_SECONDS,
-                $seconds,
+                min(Servers::CONNECT_SECONDS, $limit ?? $seconds),
+                $limit ?? $seconds,
             );
             $this->servers->remember($server, $reply->status === 0);
             if ($reply->status === $success) {

@@ -11,17 +11,20 @@ namespace WsCluster;
  */
 final class Json
 {
-    private const FLAGS = JSON_THROW_ON_ERROR | JSON_PRESERVE_ZERO_FRACTION | JSON_UNESCAPED_UNICODE
-        | JSON_UNESCAPED_SLASHES;
+    private const FLAGS = JSON_THROW_ON_ERROR | JSON_PRESERVE_ZERO_FRACTION | JSON_UNESCAPED_SLASHES;
 
     /** Levels of arrays and objects, as many as ws-server accepts in details, and a few for what is around them. */
     public const DEPTH = 136;
 
-    /** @throws Exception The value has text that is not UTF-8, a number that is not finite, or an object of PHP. */
-    public static function encode(mixed $value): string
+    /**
+     * @param bool $ascii True if other characters become `\uXXXX`.
+     *
+     * @throws Exception The value has text that is not UTF-8, a number that is not finite, or a resource.
+     */
+    public static function encode(mixed $value, bool $ascii = false): string
     {
         try {
-            return json_encode($value, self::FLAGS, self::DEPTH);
+            return json_encode($value, $ascii ? self::FLAGS : self::FLAGS | JSON_UNESCAPED_UNICODE, self::DEPTH);
         } catch (\JsonException $error) {
             $why = "a message is UTF-8 text, finite numbers and arrays: {$error->getMessage()}. "
                 . "Convert text with mb_convert_encoding(\$text, 'UTF-8', 'ISO-8859-1')";

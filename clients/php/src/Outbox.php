@@ -34,7 +34,7 @@ final class Outbox
     /**
      * Adds a message to the present transaction. Without a transaction it is published at once.
      *
-     * @param string $action 1 to 255 bytes.
+     * @param string $action 1 to 255 bytes. If it is not ASCII, the connection's character set must be utf8mb4.
      * @param mixed $details The arguments, as for `Client::publish`.
      * @param string|Target $to The target, or its text form such as `user:bob`.
      *
@@ -47,13 +47,17 @@ final class Outbox
             throw new Exception('an action has 1 to 255 bytes: ' . strlen($action) . ' were given');
         }
         $target = is_string($to) ? $to : $to->text();
-        if ($target === '') {
-            throw new Exception('the target is empty: give one such as Target::all() or user:bob');
+        // A row with an unknown target would only be found in ws_outbox_failed.
+        if (preg_match('/^\s*(\{|all|registered|(user|group|session|connection):.|property:[^=]+=)/', $target) !== 1) {
+            throw new Exception("unknown target $target: give one such as Target::all() or user:bob");
         }
-        $details = Json::encode(Json::arguments($details));
-        if (strlen($details) > self::MAX_DETAILS) {
+        $arguments = Json::arguments($details);
+        if (strlen(Json::encode($arguments)) > self::MAX_DETAILS) {
             throw new Exception('the details are longer than 1 MiB: publish less, such as an id, and let pages fetch it');
         }
+        // In ASCII, because a connection in Latin-1 would change anything else on its way.
+        $details = Json::encode($arguments, ascii: true);
+        $target = preg_replace_callback('/[\x80-\xff]/', static fn (array $byte): string => rawurlencode($byte[0]), $target);
         try {
             $insert = $this->database->prepare("INSERT INTO {$this->table} (action, details, target) VALUES (?, ?, ?)");
             if ($insert === false || !$insert->execute([$action, $details, $target])) {

@@ -281,6 +281,13 @@ test('a script answers over HTTP, and what it prints stays out of the answer', f
     [$status, $text] = $post(json_encode(action('warns')));
     same([200, '{"reply":[1]}'], [$status, $text]);
     same([200, '{"error":[500,"Internal Server Error"]}'], array_slice($post(json_encode(action('throws'))), 0, 2));
+    foreach (['exits', 'exhausts'] as $action) {
+        [$status, $text, $head] = $post(json_encode(action($action)));
+        same([500, "Internal Server Error\n"], [$status, $text], $action);
+        contains('text/plain', $head);
+    }
+    contains('a callable ended the script: Allowed memory size', $server->log());
+    contains('a callable printed: bye', $server->log());
     same(401, $post('{"event":"connect"}', ['webhook-signature' => 'v1,AAAA'])[0]);
     same(413, $post(str_repeat(' ', 200_000))[0]);
     same(405, (int) explode(' ', get_headers("http://{$server->address}/")[0])[1]);

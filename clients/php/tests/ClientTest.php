@@ -107,6 +107,21 @@ test('many or large messages are several requests', function (): void {
     }, ['BATCH' => $answer]);
 });
 
+test('a page asks for the position of the order', function (): void {
+    withServer(function (PhpServer $server, Transport $transport): void {
+        $base = "http://{$server->address}";
+        same('p.vD0m', (new Client(["$base/503", "$base/batch"], KEY, $transport))->position());
+        [, $request] = $server->requests();
+        same(['GET', '/_position', 'Bearer ' . KEY, ''], [$request['method'], $request['path'], $request['authorization'], $request['body']]);
+        throws('not that of a ws-server to /_position', fn () => (new Client("$base/html", KEY, $transport))->position());
+        throws('404 told 404', fn () => (new Client("$base/404", KEY, $transport))->position(), 404);
+        // Takes connections and never answers: the page does not wait for long.
+        $silent = stream_socket_server('tcp://127.0.0.1:0');
+        $hangs = 'http://' . stream_socket_get_name($silent, false);
+        throws('no ws-server answers', fn () => (new Client($hangs, KEY, $transport))->position(0.05));
+    }, ['BATCH' => '{"position":"p.vD0m"}']);
+});
+
 test('exactly one subject is named', function (): void {
     $client = new Client('http://127.0.0.1:1', KEY);
     throws('close needs exactly one of user, session, connection', fn () => $client->close());

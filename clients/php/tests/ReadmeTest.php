@@ -38,6 +38,15 @@ test('the blocks of the README publish and change connections', function (): voi
     same(['/_publish' => 7, '/_close' => 3, '/_groups' => 1, '/_refresh' => 1], $paths);
 });
 
+test('the block of the README about positions has one, or null', function (): void {
+    $server = new PhpServer(__DIR__ . '/server.php', ['BATCH' => '{"position":"p.vD0m"}']);
+    [$block] = blocks('->position()');
+    foreach (['batch' => '"p.vD0m"', '404' => 'null'] as $path => $expected) {
+        $environment = ['WS_SERVERS' => "http://{$server->address}/$path", 'WS_SERVER_PUBLISH_KEY' => 'a key'];
+        same($expected, block("{$block}echo json_encode(\$position);", $environment));
+    }
+});
+
 test('the block of the README about failures runs', function (): void {
     [$block] = blocks('catch (Exception');
     contains('no ws-server answers (http://127.0.0.1:1: ', block($block, []));

@@ -12,5 +12,14 @@ require __DIR__ . '/../autoload.php';
         echo 'hello';
     })
     ->action('warns', fn () => @$undefined + $undefined2 + 1)
+    ->action('exits', function (): void {
+        ob_start();
+        echo 'bye';
+        exit;
+    })
+    ->action('exhausts', function (): int {
+        ini_set('memory_limit', '32M');
+        return strlen(str_repeat('x', 1 << 26));
+    })
     ->action('throws', fn () => throw new RuntimeException('a secret'))
     ->run();
