@@ -126,8 +126,8 @@ async fn chat_goes_to_the_others_in_a_room_on_every_node_and_publish_joins_in() 
     drop(cid);
     ann.expect("left", json!(["lobby", "cid"])).await;
     bob.expect("left", json!(["lobby", "cid"])).await;
-    ann.send("who", json!(["lobby"])).await;
-    ann.expect("who", json!(["lobby", ["ann"]])).await;
+    ann.text(r#"{"action":"who","details":["lobby"],"id":1}"#).await;
+    assert_eq!(ann.json().await, json!({"action": "who", "details": ["lobby", ["ann"]], "id": 1}));
 
     let mut publish = command("publish", temporary.path());
     publish.arg("Lunch is ready");

@@ -61,7 +61,7 @@ impl Node {
         let listener = std::net::TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a setting");
         let address = listener.local_addr().expect("a bound socket");
-        let actions = ["echo", "hello", "fail", "where"];
+        let actions = ["echo", "hello", "fail", "where", "never"];
         let builder =
             actions.into_iter().fold(Server::builder(pool), |builder, action| builder.action(action, Act(name)));
         let builder = set(builder, address);
@@ -115,6 +115,7 @@ impl ActionHandler for Act {
             "echo" => request.reply(request.details())?,
             "hello" => request.reply_to_user(request.details()).await?,
             "where" => request.reply(self.0)?,
+            "never" => std::future::pending().await,
             _ => return Err(ActionError::conflict("no")),
         }
         Ok(())
