@@ -17,7 +17,7 @@ use crate::{
 /// The server makes the arguments of a function from the request ([`FromRequest`]). It sends the return value to the
 /// connection as a message with the name of the action. The function returns any value that is [`Serialize`], or a
 /// `Result` of such a value and an error that converts into [`ActionError`]. If the value is `()` or `None`, no answer
-/// is sent. The values of handlers of [`on_connect`](crate::ServerBuilder::on_connect) and
+/// is sent, except to a client that waits for one ([`Request::request_id`]). The values of handlers of [`on_connect`](crate::ServerBuilder::on_connect) and
 /// [`on_disconnect`](crate::ServerBuilder::on_disconnect) are never sent.
 ///
 /// ```
