@@ -198,7 +198,7 @@ async fn two_starts_are_a_cluster_of_two_that_obeys_commands() {
     assert_eq!(guest.json().await["details"][0], 400);
 
     assert_eq!(printed(WsServer::run(state.path(), &["send", "news", "[7]", "--to", "user:ann"]).await), "");
-    printed(WsServer::run(state.path(), &["send", "news", "--to", "all"]).await);
+    printed(WsServer::run(state.path(), &["send", "news", "--to", "all", "--volatile"]).await);
     expect(&mut ann, "news", json!([7])).await;
     expect(&mut also_ann, "news", json!([7])).await;
     for client in [&mut ann, &mut also_ann, &mut guest] {

@@ -102,7 +102,8 @@ async fn a_batch_that_is_not_understood_publishes_nothing() {
     let many = format!("[{}]", vec![&*good; 1001].join(","));
     let mut wide: Vec<u8> = format!("[{good}]").into_bytes();
     wide.insert(2, 0xff);
-    let huge = format!("[{}]", vec![&*to_all("x", json!(["x".repeat(MIB - 100)])).to_string(); 8].join(","));
+    let large = to_all("x", json!(["x".repeat(MIB - 100)])).to_string();
+    let huge = format!("[{}]", [&*large; 8].join(","));
     let numbers = format!("[{}1]", "1,".repeat(2 * MIB));
     for (body, status, why) in [
         (many.as_bytes(), 413, "1001 messages in one batch: post at most 1000 at a time"),

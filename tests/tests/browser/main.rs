@@ -16,6 +16,7 @@ mod demo;
 mod fidelity;
 mod node;
 mod places;
+mod position;
 mod requests;
 mod silence;
 mod subprotocols;
