@@ -3,14 +3,14 @@
 // page; a shell has the same: `php admin.php` shows, `php admin.php start` starts. Needs no PHP extension.
 //
 // Settings, as environment variables:
-//   WS_SERVERS    the addresses to look at, as for ws.php
+//   WS_SERVERS    the addresses to look at, as for WsCluster\Client
 //   WS_PATH       the path of the clients (default: /WebSockets)
 //   WS_SUPERVISE  what starts a server (default: ws-server supervise), as
 //                 /usr/local/bin/ws-server supervise --config /etc/ws-server.toml
 //   WS_LOG        the file for its log (default: ws-server.log in the system's temporary directory)
 declare(strict_types=1);
 
-require_once __DIR__ . '/ws.php';
+require_once __DIR__ . '/../../clients/php/autoload.php';
 
 /** Seconds for a test connection. */
 const WS_TEST_SECONDS = 3.0;
@@ -85,7 +85,7 @@ function ws_read($stream, float $deadline, callable $enough): ?string
 /** @return array<string, ?string> What is wrong with each server, null if it answers. */
 function ws_states(): array
 {
-    $servers = ws_servers();
+    $servers = WsCluster\Servers::of()->urls();
     return array_combine($servers, array_map(ws_test(...), $servers));
 }
 
@@ -189,12 +189,12 @@ function ws_start(string $server): ?string
 if (PHP_SAPI === 'cli' && realpath($_SERVER['SCRIPT_FILENAME']) === __FILE__) {
     try {
         if (($argv[1] ?? '') === 'start') {
-            $why = ws_start(ws_servers()[0]);
+            $why = ws_start(WsCluster\Servers::of()->urls()[0]);
             echo $why === null ? 'it answers' : $why, "\n";
             exit($why === null ? 0 : 1);
         }
         $states = ws_states();
-    } catch (RuntimeException $error) {
+    } catch (WsCluster\Exception $error) {
         fwrite(STDERR, $error->getMessage() . "\n");
         exit(2);
     }

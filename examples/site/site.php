@@ -2,17 +2,31 @@
 // What all pages share: the database and the session of the request.
 declare(strict_types=1);
 
-require __DIR__ . '/ws.php';
+require __DIR__ . '/../../clients/php/autoload.php';
+require __DIR__ . '/cookie.php';
 
 const COOKIE = 'site_session';
 
-function query(string $sql, string|int ...$values): PDOStatement
+function database(): PDO
 {
     static $database;
-    $database ??= new PDO(getenv('SITE_DATABASE'), getenv('SITE_DATABASE_USER'), getenv('SITE_DATABASE_PASSWORD'));
-    $statement = $database->prepare($sql);
+    return $database ??= new PDO(getenv('SITE_DATABASE'), getenv('SITE_DATABASE_USER'), getenv('SITE_DATABASE_PASSWORD'));
+}
+
+function query(string $sql, string|int ...$values): PDOStatement
+{
+    $statement = database()->prepare($sql);
     $statement->execute($values);
     return $statement;
+}
+
+/**
+ * How ws-server learns who a client is: `table` (it reads the sessions), `cookie` (it asks this site, which encrypts its
+ * cookies) or `token` (the page brings a token).
+ */
+function login(): string
+{
+    return getenv('SITE_LOGIN') ?: 'table';
 }
 
 /**
@@ -26,11 +40,28 @@ function ip(): string
     return $is_nginx ? $_SERVER['HTTP_X_REAL_IP'] ?? $peer : $peer;
 }
 
+/** The id of the session in a cookie's value. */
+function session(?string $cookie): string
+{
+    return (string) (login() === 'cookie' ? decrypted(COOKIE, (string) $cookie) : $cookie);
+}
+
+/**
+ * Who is signed in with a session at an address, and until when.
+ *
+ * @return array{?string, ?int}
+ */
+function user_of(string $session, string $ip): array
+{
+    $sql = 'SELECT user, expires FROM sessions WHERE id = ? AND ip = ? AND expires > UNIX_TIMESTAMP()';
+    $row = query($sql, $session, $ip)->fetch(PDO::FETCH_NUM);
+    return $row === false ? [null, null] : [$row[0], (int) $row[1]];
+}
+
 /** Who is signed in. */
 function user(): ?string
 {
-    $sql = 'SELECT user FROM sessions WHERE id = ? AND ip = ? AND expires > UNIX_TIMESTAMP()';
-    return query($sql, $_COOKIE[COOKIE] ?? '', ip())->fetchColumn() ?: null;
+    return user_of(session($_COOKIE[COOKIE] ?? null), ip())[0];
 }
 
 /** Ends the request with a status and a line of text. */
@@ -53,12 +84,14 @@ function only_post(): void
 /**
  * Closes connections, if a ws-server answers. If none does, the page goes on: connections whose session is gone are
  * closed within 30 s all the same.
+ *
+ * @param callable(WsCluster\Client): void $close
  */
 function close_connections(callable $close): void
 {
     try {
-        $close();
-    } catch (RuntimeException $error) {
+        $close(new WsCluster\Client());
+    } catch (WsCluster\Exception $error) {
         error_log("connections were not closed: {$error->getMessage()}");
     }
 }

@@ -191,9 +191,11 @@ async fn the_containers_get_settings_that_the_programs_take() {
         }
         succeeded(command.output().await.unwrap());
     }
-    // Both sides use the same publish key.
-    let key = |service: &str| services[service]["environment"]["WS_SERVER_PUBLISH_KEY"].clone();
-    assert_eq!(key("node1"), key("php"));
+    // Both sides use the same keys.
+    for key in ["WS_SERVER_PUBLISH_KEY", "WS_SERVER_BACKEND_KEY"] {
+        let key_of = |service: &str| services[service]["environment"][key].as_str().expect("a key").to_owned();
+        assert_eq!(key_of("node1"), key_of("php"));
+    }
 
     // nginx resolves names when it reads its configuration, so these become addresses, and paths those of this machine.
     let configuration = fs::read_to_string(directory.join("nginx.conf")).unwrap();
@@ -203,10 +205,11 @@ async fn the_containers_get_settings_that_the_programs_take() {
         ("node1:8080", "127.0.0.1:9001".to_owned()),
         ("node2:8080", "127.0.0.1:9002".to_owned()),
         ("php:9000", "127.0.0.1:9000".to_owned()),
-        ("/site/public", repository("examples/site/public").display().to_string()),
+        ("/examples/site/public", repository("examples/site/public").display().to_string()),
         ("include fastcgi_params", "include /etc/nginx/fastcgi_params".to_owned()),
         ("worker_rlimit_nofile 32768;", String::new()),
         ("listen 80;", "listen 127.0.0.1:8000;".to_owned()),
+        ("listen 9000;", "listen 127.0.0.1:9003;".to_owned()),
     ] {
         assert!(local.contains(from), "{from}");
         local = local.replace(from, &to);

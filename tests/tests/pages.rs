@@ -372,6 +372,23 @@ fn the_nginx_of_the_page_is_that_of_the_example() {
     }
 }
 
+#[test]
+fn the_php_of_the_page_is_that_of_the_example() {
+    let example = fs::read_to_string(top().join("examples/site/public/backend.php")).unwrap();
+    let statements = |text: &str| -> Vec<String> {
+        let code = text.lines().map(|line| line.split("//").next().unwrap_or_default().trim().to_owned());
+        code.filter(|line| !line.is_empty()).collect()
+    };
+    let example = statements(&example);
+    let blocks = page("docs/site.md").blocks("php");
+    let block = blocks.iter().find(|block| block.contains("function add_comment")).expect("the block");
+    for line in
+        statements(block).iter().filter(|line| !line.starts_with("require") && !line.starts_with("(new Backend"))
+    {
+        assert!(example.iter().any(|own| own == line || line.starts_with("use WsCluster")), "{line}");
+    }
+}
+
 /// A replacement for Cargo: a program is built and installed already.
 const CARGO: &str = r#"#!/bin/sh
 case "$1" in
@@ -453,7 +470,7 @@ async fn the_php_of_the_readme_reaches_a_user_of_the_site() {
     assert_eq!(bob.authenticated().await["user"], "bob");
 
     let mut php = tokio::process::Command::new("php");
-    php.args(["-r", &readme.blocks("php")[0]]).current_dir(top().join("examples/site"));
+    php.args(["-r", &readme.blocks("php")[0]]).current_dir(top());
     php.env("WS_SERVERS", format!("http://{}", node.address())).env("WS_SERVER_PUBLISH_KEY", KEY);
     let output = soon(php.output()).await.unwrap();
     assert!(output.status.success() && output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));

@@ -8,10 +8,11 @@ use std::{
 };
 
 use http::StatusCode;
+use mysql_async::{Conn, Opts, prelude::Queryable};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
-    WsServer,
+    MariaDb, WsServer,
     client::{Client, soon},
 };
 use tokio::{
@@ -49,6 +50,7 @@ impl Node {
             command.env("WS_SERVER_BACKEND_KEY", BACKEND_KEY);
         }
         command.env("WS_SERVER_PUBLISH_KEY", PUBLISH_KEY);
+        command.env("WS_CLUSTER_KEY", "the key of the cluster: 32 bytes or more");
         let server = WsServer::spawn(command).await;
         server.ready().await;
         Self { server, directory }
@@ -241,6 +243,35 @@ async fn a_page_gets_what_was_published_after_its_position() {
     let mut client = Client::connect_to(node.server.address(), &path).await;
     assert_eq!(client.json().await["details"], json!(["new"]));
     assert_eq!(client.json().await["action"], "since");
+}
+
+#[tokio::test]
+async fn a_message_of_the_outbox_comes_if_its_transaction_commits() {
+    let mariadb = MariaDb::shared().await;
+    let url = mariadb.database().await;
+    let node = Node::start(&["--pool", &url, "--outbox"]).await;
+    let mut client = node.client().await;
+    let mut conn = Conn::new(Opts::from_url(&url).unwrap()).await.unwrap();
+    conn.query_drop("CREATE TABLE news (text VARCHAR(20))").await.unwrap();
+    let (_, name) = url.rsplit_once('/').unwrap();
+    let database = format!("mysql:host=127.0.0.1;port={};dbname={name};charset=latin1", mariadb.port());
+    let code = "$database = new PDO(getenv('DATABASE'), getenv('DATABASE_USER'), getenv('PASSWORD'));
+        $outbox = new WsCluster\\Outbox($database);
+        foreach (['rolled back', 'é 🎉'] as $text) {
+            $database->beginTransaction();
+            $database->prepare('INSERT INTO news VALUES (?)')->execute([$text]);
+            $outbox->publish('news/new', [$text, ['price' => 1.0]], Target::all()->exceptUser('a, b'));
+            $text === 'rolled back' ? $database->rollBack() : $database->commit();
+        }
+        $outbox->publish('alone', null, Target::users('a,b', 'c'));
+        $outbox->publish('last', str_repeat('x', 100_000), 'all');";
+    let variables = [("DATABASE", &*database), ("DATABASE_USER", MariaDb::USER), ("PASSWORD", MariaDb::PASSWORD)];
+    assert_eq!(node.php(code, &variables).await, "");
+    client.expect("news/new", json!(["é 🎉", { "price": 1.0 }])).await;
+    client.expect("last", json!(["x".repeat(100_000)])).await;
+    let failed: Vec<String> = conn.query("SELECT reason FROM ws_outbox_failed").await.unwrap();
+    assert!(failed.is_empty(), "{failed:?}");
+    conn.disconnect().await.unwrap();
 }
 
 /// Sends a request and returns the action and the details of its answer, and the messages before it.

@@ -11,11 +11,11 @@ if (query('SELECT 1 FROM memberships WHERE user = ? AND name = ?', $user, 'admin
 }
 header("Content-Security-Policy: default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'");
 try {
-    $servers = ws_servers();
+    $servers = WsCluster\Servers::of()->urls();
     // What changes something comes by POST, to which other sites' pages cannot add this site's cookie.
     $outcome = $_SERVER['REQUEST_METHOD'] === 'POST' ? [ws_start($servers[0])] : [];
     $states = ws_states();
-} catch (RuntimeException $error) {
+} catch (WsCluster\Exception $error) {
     finish(500, $error->getMessage());
 }
 $html = fn (string $text) => htmlspecialchars($text, ENT_QUOTES);

@@ -1,10 +1,19 @@
 <?php
-// The page: who is signed in, and the messages as they come.
+// The page: who is signed in, the messages as they come, and the comments.
 declare(strict_types=1);
 
 require __DIR__ . '/../site.php';
 
 $user = user();
+// Before the comments are read: what is published from now on comes to the page's client.
+try {
+    $position = (new WsCluster\Client())->position();
+} catch (WsCluster\Exception $error) {
+    error_log("a page without a position: {$error->getMessage()}");
+    $position = null;
+}
+header('Cache-Control: no-store');
+$comments = query('SELECT id, user, text FROM comments ORDER BY id DESC LIMIT 50')->fetchAll(PDO::FETCH_ASSOC);
 ?>
 <!DOCTYPE html>
 <meta charset="utf-8">
@@ -25,11 +34,42 @@ $user = user();
 </form>
 <?php endif ?>
 <ul id="news"></ul>
+<h2>Comments</h2>
+<form id="comment"><input name="text" maxlength="500" required> <button>Comment</button> <span role="status"></span></form>
+<ul id="comments"></ul>
 <script src="/ws-cluster.js"></script>
 <script>
-  new WsCluster().on("news/new", (from, text) => {
+  const show = (list, id, text) => {
+    if (id && document.getElementById(id)) return;
     const item = document.createElement("li");
-    item.textContent = `${from}: ${text}`;
-    document.getElementById("news").append(item);
+    if (id) item.id = id;
+    item.textContent = text;
+    document.getElementById(list).prepend(item);
+  };
+  const showComment = ({ id, user, text }) => show("comments", `comment-${id}`, `${user}: ${text}`);
+  <?= json_encode(array_reverse($comments), JSON_HEX_TAG | JSON_UNESCAPED_UNICODE) ?>.forEach(showComment);
+
+<?php if (login() === 'token' && $user !== null): ?>
+  const credentials = async () => (await fetch("/token.php")).text();
+<?php else: ?>
+  const credentials = undefined;
+<?php endif ?>
+  const position = <?= json_encode($position) ?> ?? undefined;
+  const client = new WsCluster(null, { credentials, position })
+    .on("news/new", (from, text) => show("news", null, `${from}: ${text}`))
+    .on("comment/new", showComment)
+    .on("Client/reset", () => location.reload());
+
+  document.getElementById("comment").addEventListener("submit", async (event) => {
+    event.preventDefault();
+    const form = event.target, status = form.querySelector("[role=status]");
+    status.textContent = "";
+    try {
+      const [comment] = await client.request("comment/add", [form.text.value]);
+      showComment(comment);
+      form.reset();
+    } catch (error) {
+      status.textContent = error.text;
+    }
   });
 </script>

@@ -13,5 +13,6 @@ if ($hash === false || !password_verify($_POST['password'] ?? '', $hash)) {
 $id = bin2hex(random_bytes(16));
 $expires = time() + 86400;
 query('INSERT INTO sessions VALUES (?, ?, ?, ?)', $id, $user, $expires, ip());
-setcookie(COOKIE, $id, ['expires' => $expires, 'path' => '/', 'httponly' => true, 'samesite' => 'Lax']);
+$cookie = login() === 'cookie' ? encrypted(COOKIE, $id) : $id;
+setcookie(COOKIE, $cookie, ['expires' => $expires, 'path' => '/', 'httponly' => true, 'samesite' => 'Lax']);
 header('Location: /', true, 303);

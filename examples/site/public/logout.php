@@ -5,14 +5,17 @@ declare(strict_types=1);
 
 require __DIR__ . '/../site.php';
 
+use WsCluster\Client;
+
 only_post();
 $user = user();
+$session = session($_COOKIE[COOKIE] ?? null);
 setcookie(COOKIE, '', ['expires' => 1, 'path' => '/', 'httponly' => true, 'samesite' => 'Lax']);
 if ($user !== null && isset($_POST['everywhere'])) {
     query('DELETE FROM sessions WHERE user = ?', $user);
-    close_connections(fn () => ws_close_user($user));
+    close_connections(fn (Client $client) => $client->close(user: $user));
 } elseif ($user !== null) {
-    query('DELETE FROM sessions WHERE id = ?', $_COOKIE[COOKIE]);
-    close_connections(fn () => ws_close_session($_COOKIE[COOKIE]));
+    query('DELETE FROM sessions WHERE id = ?', $session);
+    close_connections(fn (Client $client) => $client->close(session: $session));
 }
 header('Location: /', true, 303);

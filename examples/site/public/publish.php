@@ -7,10 +7,8 @@ require __DIR__ . '/../site.php';
 only_post();
 $user = user() ?? finish(403, 'sign in first');
 try {
-    ws_publish('news/new', [$user, $_POST['text'] ?? ''], $_POST['to'] ?? '');
-} catch (JsonException $malformed) {
-    finish(400, $malformed->getMessage());
-} catch (RuntimeException $refusal) {
+    (new WsCluster\Client())->publish('news/new', [$user, $_POST['text'] ?? ''], $_POST['to'] ?? '');
+} catch (WsCluster\Exception $refusal) {
     finish(502, $refusal->getMessage());
 }
 finish(200, 'published');

@@ -13,7 +13,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tests::{WsServer, client::soon, program};
 use tokio::{net::TcpListener, process::Command};
 
-use super::{HOME, Site, site};
+use super::{HOME, Login, Site, site};
 
 /// Time between two looks at what nothing tells.
 const LOOK: Duration = Duration::from_millis(20);
@@ -190,7 +190,7 @@ async fn an_administrator_of_the_site_starts_a_server_from_its_page() {
 
 #[tokio::test]
 async fn a_page_that_may_not_start_programs_says_what_to_do() {
-    let mut site = Site::with_php(&["-d", "disable_functions=exec"]).await;
+    let mut site = Site::with(Login::Table, &["-d", "disable_functions=exec"]).await;
     let ann = site.signed_in("ann").await;
     site.servers[0].kill().await;
     for page in [ann.get("/admin.php").await, ann.post("/admin.php", &[]).await] {
