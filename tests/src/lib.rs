@@ -21,6 +21,7 @@ mod server;
 pub mod site;
 pub mod solo;
 pub mod tamper;
+pub mod tls;
 pub mod world;
 
 pub use mariadb::MariaDb;

@@ -71,7 +71,7 @@ impl WsServer {
             panic!("ws-server ended ({status:?}):\n{}", server.log());
         };
         let address =
-            url.strip_prefix("http://").and_then(|url| url.strip_suffix('/')).expect("the first line is a URL");
+            url.split_once("://").and_then(|(_, url)| url.strip_suffix('/')).expect("the first line is a URL");
         server.address = Some(address.parse().expect("an address"));
         server
     }

@@ -1,20 +1,19 @@
 //! The rules of RFC 6455 on frames, messages and closing: a table of cases with bytes in and frames out. An echo server
-//! is tested over a TCP socket, and over another kind of stream, as with TLS and other frameworks.
+//! is tested over a TCP socket, over TLS, and over another kind of stream, as with other frameworks.
 
 use std::{convert::Infallible, fmt, future::pending, net::SocketAddr, time::Duration};
-use tests::message;
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tests::client::soon;
+use tests::{client::soon, message, tls::Certificate};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, split},
     net::{TcpListener, TcpStream},
     task::yield_now,
     time::timeout,
 };
-use ws_cluster::{Config, MemoryPool, Server, Target};
+use ws_cluster::{Config, MemoryPool, Server, Target, TlsCertificate};
 
 /// Maximum size of a client's message.
 const LIMIT: usize = 1024 * 1024;
@@ -265,6 +264,9 @@ async fn upgrade(
 struct Echo {
     server: Server,
     address: SocketAddr,
+    /// The address at which the server speaks TLS, with this certificate.
+    tls: SocketAddr,
+    certificate: Certificate,
 }
 
 impl Echo {
@@ -280,7 +282,24 @@ impl Echo {
         let address = listener.local_addr().unwrap();
         let serving = server.clone();
         tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(pending()).await });
-        Self { server, address }
+
+        let (certificate, files) = (Certificate::new(), tempfile::tempdir().unwrap());
+        let (chain, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
+        std::fs::write(&chain, &certificate.pem).unwrap();
+        std::fs::write(&key, &certificate.key).unwrap();
+        let served = TlsCertificate::from_pem_files(&chain, &key).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (tls, serving) = (listener.local_addr().unwrap(), server.clone());
+        tokio::spawn(async move { serving.serve(listener).with_tls(served).await });
+        Self { server, address, tls, certificate }
+    }
+
+    async fn stream(&self, over: &str) -> Box<dyn Stream> {
+        match over {
+            "a socket" => self.socket().await,
+            "TLS" => Box::new(self.certificate.connect(self.tls, &[]).await.unwrap()),
+            _ => self.pipe().await,
+        }
     }
 
     /// Returns a socket of `Server::serve`, to which the fan-out writes as well.
@@ -303,7 +322,7 @@ impl Echo {
     }
 }
 
-/// Plays each case over both streams, at once and in pieces.
+/// Plays each case over all streams, at once and in pieces.
 ///
 /// # Panics
 /// Panics with all failing cases if there are any.
@@ -314,9 +333,8 @@ async fn hold(cases: impl IntoIterator<Item = Case>) {
         // Small cases go byte by byte. Large ones go in pieces that share no multiple with a boundary in the table.
         let small = if case.sent.len() <= 1024 { 1 } else { 997 };
         for piece in [usize::MAX, small] {
-            for over in ["a socket", "a pipe"] {
-                let stream = if over == "a socket" { echo.socket().await } else { echo.pipe().await };
-                if let Err(failure) = case.play(stream, piece).await {
+            for over in ["a socket", "a pipe", "TLS"] {
+                if let Err(failure) = case.play(echo.stream(over).await, piece).await {
                     failures.push(format!("{} (over {over}, pieces of {piece}): {failure}", case.name));
                 }
             }
@@ -664,7 +682,8 @@ async fn a_client_that_sends_no_more_still_reads() {
 async fn published_messages_come_between_frames() {
     const COUNT: usize = 200;
     let echo = Echo::start().await;
-    for stream in [echo.socket().await, echo.pipe().await] {
+    for over in ["a socket", "a pipe", "TLS"] {
+        let stream = echo.stream(over).await;
         let (mut reading, mut writing) = split(stream);
         soon(upgrade(&mut reading, &mut writing, b"")).await.unwrap();
         let publish = async {

@@ -117,7 +117,7 @@
 //! | `sqlite-system` | no | the same as `sqlite` with the SQLite that the program or the system links |
 //! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
-//! | `tls` | no | `wss://` addresses for nodes and clients (rustls) |
+//! | `tls` | no | `wss://` addresses for nodes and clients, and [`Serve::with_tls`] for listeners (rustls) |
 //! | `backend` | no | `Backend`: the site's own code behind a URL says who clients are and handles actions |
 //! | `metrics` | no | `metrics`: what a server counts, through the facade of the crate `metrics` |
 //! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |
@@ -196,6 +196,8 @@ pub use server::{
     ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, LiveSettings, Next,
     RemoteAddress, Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
 };
+#[cfg(feature = "tls")]
+pub use server::{TlsCertificate, TlsError};
 pub use ws::RawMessage;
 /// The client for programs in Rust: the crate `ws-cluster-client`.
 pub use ws_cluster_client as client;

@@ -190,11 +190,26 @@ pub(crate) struct Run {
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
     pub(crate) drain: Duration,
     #[command(flatten)]
+    pub(crate) tls: Tls,
+    #[command(flatten)]
     pub(crate) limits: Limits,
     #[command(flatten)]
     pub(crate) supervision: Supervision,
     #[command(flatten)]
     pub(crate) admin_page: AdminPage,
+}
+
+/// The certificate with which the node serves TLS itself, without a proxy in front.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "TLS")]
+pub(crate) struct Tls {
+    /// A file with the certificate of the node's host and its chain, in PEM: clients then connect with wss://. The file
+    /// is read again when it changes and at SIGHUP
+    #[arg(long, value_name = "FILE", env = "WS_SERVER_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// A file with the private key of the certificate, in PEM, without a passphrase
+    #[arg(long, value_name = "FILE", env = "WS_SERVER_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
 }
 
 /// The test connections by which `supervise` and the watchdog of systemd find a node that hangs.

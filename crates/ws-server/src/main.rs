@@ -42,6 +42,7 @@ mod stderr;
 mod supervise;
 mod systemd;
 mod tail;
+mod tls;
 mod values;
 
 /// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a

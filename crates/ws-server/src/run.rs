@@ -26,6 +26,7 @@ use crate::{
     signals::Signals,
     stderr::Stderr,
     systemd,
+    tls::Certificate,
     values::items,
 };
 
@@ -42,6 +43,7 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     authentication::tokens(&run.tokens)?;
     authentication::backend(&run.backend)?;
     outbox::check(run)?;
+    Certificate::open(&run.tls)?;
     pool::check_keys(&run.place.keys)?;
     admin::check(&run.admin_page)
 }
@@ -61,6 +63,7 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     let backend = authentication::backend(&run.backend)?;
     let authenticators = Authenticators::new(&run, &opened, backend.as_ref())?;
     let outbox = outbox::open(&run, &opened)?;
+    let certificate = Certificate::open(&run.tls)?.map(Arc::new);
     let listener = listen(&run.listen).await?;
     let page = AdminListener::bind(&run).await?;
     let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
@@ -120,9 +123,10 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
     let server = builder.start().await.map_err(Failure::setup)?;
 
     // A node does not depend on who reads this.
-    let _ = say(format_args!("http://{bound}/"));
+    let scheme = if certificate.is_some() { "https" } else { "http" };
+    let _ = say(format_args!("{scheme}://{bound}/"));
     if let Some(demo) = demo {
-        let _ = say(format_args!("Open http://{}/?user=ann in a browser", reachable(bound)));
+        let _ = say(format_args!("Open {scheme}://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
     tokio::spawn(systemd::report(server.clone(), bound, run.path.clone(), run.supervision.check_timeout));
@@ -132,10 +136,18 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
         tracing::error!(%error, "there are no metrics");
     }
     let page = page.serve(&run.admin_page, Node::new(server.clone(), shown), bound, trusted_proxies);
-    let own = server.clone();
+    if let Some(certificate) = certificate.clone() {
+        certificate.warn();
+        tokio::spawn(async move { certificate.follow().await });
+    }
+    let (own, again) = (server.clone(), certificate.clone());
     let stop = async move {
         let drained = own.clone();
-        let mut told = tokio::spawn(async move { signals.stop(|| read_again(&own)).await });
+        let read_again = move || {
+            read_again(&own);
+            again.iter().for_each(|certificate| certificate.reload());
+        };
+        let mut told = tokio::spawn(async move { signals.stop(read_again).await });
         tokio::select! {
             _ = &mut told => {}
             // A signal that follows does not cut the drain off, and the one after it does.
@@ -145,7 +157,11 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
         page.inspect(|page| page.shut_down());
         systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
     };
-    server.serve(listener).with_graceful_shutdown(stop).await.map_err(|error| match error {
+    let mut serve = server.serve(listener);
+    if let Some(certificate) = certificate {
+        serve = serve.with_tls(certificate.certificate.clone());
+    }
+    serve.with_graceful_shutdown(stop).await.map_err(|error| match error {
         ServeError::AddressTaken { .. } => Failure::setup(error),
         // The node ended by itself.
         _ => Failure::refused(error),

@@ -65,13 +65,18 @@ const KEPT_HEADERS: [&str; 7] =
 /// Maximum number of different headers that are noted as read. Others are not kept.
 const MAX_READ: usize = 64;
 
+/// Marks a request that came over TLS, among its extensions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Encrypted;
+
 impl Handshake {
     /// Returns the handshake of a request from `peer`, through `proxies`. `peer` is `None` if it is not an IP address
     /// or is unknown.
     pub fn new(request: &Parts, peer: Option<SocketAddr>, proxies: &TrustedProxies) -> Self {
         let target = request.uri.path_and_query().map_or("/", |target| target.as_str());
         let ip = proxies.remote_ip(peer, &request.headers);
-        let scheme = proxies.scheme(peer, &request.headers).unwrap_or_default();
+        let own = request.extensions.get().map(|Encrypted| "https");
+        let scheme = proxies.scheme(peer, &request.headers).or(own).unwrap_or_default();
         let mut text = format!("{target}\n{}\n{}\n{scheme}", or_empty(peer), or_empty(ip));
         let mut add = |name: &HeaderName, value: &[u8]| {
             for part in ["\n", name.as_str(), ": "] {
@@ -243,7 +248,8 @@ impl Handshake {
     }
 
     /// Returns the scheme of the client's request, `https` or `http`, as a trusted proxy states it in
-    /// `X-Forwarded-Proto` or `Forwarded`. Returns `None` if no trusted proxy states it.
+    /// `X-Forwarded-Proto` or `Forwarded`. Without such a statement, it is `https` if the server itself speaks TLS with
+    /// the client, and `None` otherwise.
     pub fn scheme(&self) -> Option<&str> {
         Some(self.line(3)).filter(|scheme| !scheme.is_empty())
     }

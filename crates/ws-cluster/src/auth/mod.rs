@@ -23,6 +23,7 @@ mod session_cookie;
 mod session_table;
 
 pub use chain::AuthenticatorChain;
+pub(crate) use handshake::Encrypted;
 pub use handshake::Handshake;
 #[cfg(feature = "jwt")]
 pub use jwt::{JwtAuthenticator, JwtError};

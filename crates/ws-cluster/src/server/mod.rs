@@ -14,6 +14,7 @@ use tokio::{
 
 use crate::{
     Authenticator, Config, Dialect, IntoPool, NodeId, ServeError, Status,
+    auth::Encrypted,
     clock::now,
     connection::{Context, Raw},
     hub::{Hub, resume::Resumption},
@@ -32,6 +33,8 @@ mod reports;
 mod routes;
 mod serve;
 mod socket;
+#[cfg(feature = "tls")]
+mod tls;
 mod upgrade;
 mod websocket;
 
@@ -45,10 +48,23 @@ pub use live::LiveSettings;
 pub(crate) use publishing::Recorder;
 pub use routes::RemoteAddress;
 pub use serve::{Serve, shutdown_signal};
+#[cfg(feature = "tls")]
+pub use tls::{TlsCertificate, TlsError};
 
 use handlers::Fault;
 use reports::Reports;
-use socket::{Full, Gate, HttpStream, Slot};
+use serve::Encryption;
+use socket::{Full, Gate, HttpStream, Slot, is_local};
+
+/// An accepted socket.
+struct Accepted {
+    stream: TcpStream,
+    place: Slot,
+    /// The limit that the socket exceeds.
+    full: Option<Full>,
+    peer: RemoteAddress,
+    encryption: Encryption,
+}
 
 /// Pause after a failed accept. The usual cause is a lack of file descriptors, which ends only when other sockets
 /// close.
@@ -132,7 +148,12 @@ impl Server {
     }
 
     /// Accepts on a listener until `shutdown` resolves, and shuts down.
-    async fn accept_all(&self, listener: TcpListener, shutdown: impl Future<Output = ()>) -> Result<(), ServeError> {
+    async fn accept_all(
+        &self,
+        listener: TcpListener,
+        encryption: Encryption,
+        shutdown: impl Future<Output = ()>,
+    ) -> Result<(), ServeError> {
         // A watch channel, because each connection reads it once, and the sender can wait until all connections have
         // dropped it.
         let (closing, _) = watch::channel(());
@@ -147,7 +168,7 @@ impl Server {
                 failure = &mut failure => break Err(failure.into()),
             };
             match accepted {
-                Ok((stream, peer)) => self.take_in(stream, RemoteAddress(peer), &closing),
+                Ok((stream, peer)) => self.take_in(stream, RemoteAddress(peer), &encryption, &closing),
                 Err(error) => {
                     if let Some(line) = self.0.logs.due(Cause::Accept, now()) {
                         let left_out = line.left_out;
@@ -171,7 +192,7 @@ impl Server {
     }
 
     /// Serves an accepted socket if the limits leave room for it, or closes it.
-    fn take_in(&self, stream: TcpStream, peer: RemoteAddress, closing: &watch::Sender<()>) {
+    fn take_in(&self, stream: TcpStream, peer: RemoteAddress, encryption: &Encryption, closing: &watch::Sender<()>) {
         // All clients behind a proxy come from its address.
         let ip = Some(peer.0.ip()).filter(|ip| !self.live().trusted_proxies.contains(*ip));
         let (place, full) = self.0.gate.admit(ip, self.hub().admission().open());
@@ -182,7 +203,8 @@ impl Server {
             tracing::warn!(peer = %peer.0, left_out, "a socket is refused: {why}");
         }
         if let Some(place) = place {
-            tokio::spawn(self.clone().serve_connection(stream, place, full, peer, closing.subscribe()));
+            let accepted = Accepted { stream, place, full, peer, encryption: encryption.clone() };
+            tokio::spawn(self.clone().serve_connection(accepted, closing.subscribe()));
         }
     }
 
@@ -196,26 +218,35 @@ impl Server {
         }
     }
 
-    /// Serves HTTP on one accepted socket until its end or its upgrade. `full` is the limit that the socket exceeds.
-    async fn serve_connection(
-        self,
-        stream: TcpStream,
-        place: Slot,
-        full: Option<Full>,
-        peer: RemoteAddress,
-        mut closing: watch::Receiver<()>,
-    ) {
+    /// Serves HTTP on one accepted socket until its end or its upgrade.
+    async fn serve_connection(self, accepted: Accepted, mut closing: watch::Receiver<()>) {
+        let Accepted { stream, place, full, peer, encryption } = accepted;
         // Messages are small and wanted at once. A failure costs latency only.
         let _ = stream.set_nodelay(true);
+        let is_local = is_local(peer.0.ip(), stream.local_addr().ok().map(|address| address.ip()));
         let config = self.config();
         let (head_size, head, write) = match full {
             None => (config.http.request_head_size, config.connection.handshake_timeout, config.http.write_timeout),
             Some(_) => (config.http.request_head_size, BEYOND_TIMEOUT, BEYOND_TIMEOUT),
         };
+        let socket = match encryption.begin(stream, head).await {
+            Ok(socket) => socket,
+            Err(error) => return tracing::debug!(peer = %peer.0, %error, "a TLS handshake failed"),
+        };
+        let lacks_tls = encryption.is_on() && !socket.is_encrypted() && !is_local;
+        let encrypted = socket.is_encrypted().then_some(Encrypted);
         let service = service_fn(move |mut request: ::http::Request<hyper::body::Incoming>| {
             let server = self.clone();
             request.extensions_mut().insert(peer);
-            async move { Ok::<_, Infallible>(server.answer(request, full).await) }
+            encrypted.map(|encrypted| request.extensions_mut().insert(encrypted));
+            async move {
+                Ok::<_, Infallible>(match lacks_tls && !server.is_link(request.uri().path()) {
+                    true => {
+                        http::answer(::http::StatusCode::BAD_REQUEST, "this port takes TLS: use https:// or wss://")
+                    }
+                    false => server.answer(request, full).await,
+                })
+            }
         });
         let connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -224,7 +255,7 @@ impl Server {
             // The minimum that hyper accepts.
             .max_buf_size(head_size.max(8 * 1024))
             .keep_alive(full.is_none())
-            .serve_connection(TokioIo::new(HttpStream::new(stream, place, write)), service)
+            .serve_connection(TokioIo::new(HttpStream::new(socket, place, write)), service)
             .with_upgrades();
         let mut connection = std::pin::pin!(connection);
         let served = tokio::select! {

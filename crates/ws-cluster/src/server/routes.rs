@@ -12,7 +12,7 @@ use super::{
     Server,
     http::answer,
     socket::Rewound,
-    upgrade::{busy, tcp},
+    upgrade::{busy, socket},
     websocket::switching,
 };
 use crate::{Status, node::link::PATH as LINK};
@@ -149,6 +149,11 @@ impl Server {
         }
     }
 
+    /// Returns true if a request is for a link of another node or a publisher.
+    pub(super) fn is_link(&self, path: &str) -> bool {
+        self.own_path(path) == Some(LINK)
+    }
+
     /// Returns a request's path without the [prefix](crate::ServerBuilder::prefix), or `None` if the path lacks the
     /// prefix.
     pub(super) fn own_path<'a>(&self, path: &'a str) -> Option<&'a str> {
@@ -223,7 +228,7 @@ impl Server {
         let cluster = self.0.cluster.clone();
         tokio::spawn(async move {
             match upgrade.await {
-                Ok(upgraded) => match tcp(upgraded) {
+                Ok(upgraded) => match socket(upgraded) {
                     Ok((stream, leftover)) if leftover.is_empty() => cluster.serve_link(Box::new(stream), ip).await,
                     Ok((stream, leftover)) => cluster.serve_link(Box::new(Rewound { leftover, stream }), ip).await,
                     Err(upgraded) => cluster.serve_link(Box::new(TokioIo::new(upgraded)), ip).await,

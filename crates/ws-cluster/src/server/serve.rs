@@ -2,12 +2,16 @@
 
 use std::{
     future::{IntoFuture, Pending, pending},
+    io,
     pin::Pin,
+    time::Duration,
 };
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
-use super::Server;
+#[cfg(feature = "tls")]
+use super::TlsCertificate;
+use super::{Server, socket::Socket};
 use crate::error::ServeError;
 
 /// A server on a listener. Await it to serve; it ends if the node cannot go on.
@@ -17,12 +21,40 @@ use crate::error::ServeError;
 pub struct Serve<F = Pending<()>> {
     server: Server,
     listener: TcpListener,
+    encryption: Encryption,
     signal: F,
+}
+
+/// How the sockets of a listener are encrypted.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Encryption {
+    #[cfg(feature = "tls")]
+    certificate: Option<TlsCertificate>,
+}
+
+impl Encryption {
+    /// Returns true if clients have to use TLS.
+    pub(super) fn is_on(&self) -> bool {
+        #[cfg(feature = "tls")]
+        return self.certificate.is_some();
+        #[cfg(not(feature = "tls"))]
+        return false;
+    }
+
+    /// Begins an accepted connection within the time limit.
+    pub(super) async fn begin(&self, stream: TcpStream, limit: Duration) -> io::Result<Socket> {
+        #[cfg(feature = "tls")]
+        if let Some(certificate) = &self.certificate {
+            return certificate.accept(stream, limit).await;
+        }
+        let _ = limit;
+        Ok(Socket::Tcp(stream))
+    }
 }
 
 impl Serve {
     pub(super) fn new(server: Server, listener: TcpListener) -> Self {
-        Self { server, listener, signal: pending() }
+        Self { server, listener, encryption: Encryption::default(), signal: pending() }
     }
 
     /// Stops accepting when `signal` resolves, and then [shuts the server down](Server::shutdown).
@@ -30,7 +62,21 @@ impl Serve {
     /// A server can serve several listeners at once; the first whose signal resolves shuts all of it down.
     /// [`shutdown_signal`] is a signal for most programs.
     pub fn with_graceful_shutdown<F: Future<Output = ()> + Send + 'static>(self, signal: F) -> Serve<F> {
-        Serve { server: self.server, listener: self.listener, signal }
+        let Self { server, listener, encryption, .. } = self;
+        Serve { server, listener, encryption, signal }
+    }
+}
+
+#[cfg(feature = "tls")]
+impl<F> Serve<F> {
+    /// Serves TLS with this certificate: clients connect with `wss://` and `https://`.
+    ///
+    /// Links of other nodes, and processes on this host, may still connect without TLS. Links prove the cluster's key and
+    /// authenticate each packet, but only TLS hides what they carry: give nodes in foreign networks an
+    /// [address](crate::ServerBuilder::address) that begins with `wss://`. All other requests without TLS get 400.
+    pub fn with_tls(mut self, certificate: TlsCertificate) -> Self {
+        self.encryption.certificate = Some(certificate);
+        self
     }
 }
 
@@ -45,7 +91,7 @@ impl<F: Future<Output = ()> + Send + 'static> IntoFuture for Serve<F> {
     type IntoFuture = Pin<Box<dyn Future<Output = Self::Output> + Send>>;
 
     fn into_future(self) -> Self::IntoFuture {
-        Box::pin(async move { self.server.accept_all(self.listener, self.signal).await })
+        Box::pin(async move { self.server.accept_all(self.listener, self.encryption, self.signal).await })
     }
 }
 

@@ -140,12 +140,75 @@ impl Drop for Slot {
     }
 }
 
-/// A TCP socket under HTTP. A write fails if the client reads nothing for too long. An upgrade takes the socket out
-/// ([`into_tcp`](Self::into_tcp)), so that what is served on it pays nothing for this.
+/// An accepted socket, with or without TLS.
+#[derive(Debug)]
+pub(super) enum Socket {
+    Tcp(TcpStream),
+    #[cfg(feature = "tls")]
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    pub(super) fn is_encrypted(&self) -> bool {
+        !matches!(self, Self::Tcp(_))
+    }
+}
+
+/// Returns true if a peer is on this host: its address is a loopback address or the one that it connected to.
+pub(super) fn is_local(peer: IpAddr, own: Option<IpAddr>) -> bool {
+    let peer = peer.to_canonical();
+    peer.is_loopback() || own.map(|own| own.to_canonical()) == Some(peer)
+}
+
+/// Calls a method of the stream in a socket.
+macro_rules! on_stream {
+    ($socket:expr, $stream:ident => $call:expr) => {
+        match $socket {
+            Socket::Tcp($stream) => $call,
+            #[cfg(feature = "tls")]
+            Socket::Tls($stream) => $call,
+        }
+    };
+}
+
+impl AsyncRead for Socket {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_read(cx, buffer))
+    }
+}
+
+impl AsyncWrite for Socket {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_write_vectored(cx, slices))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        on_stream!(self, stream => stream.is_write_vectored())
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_flush(cx))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        on_stream!(&mut *self, stream => Pin::new(stream).poll_shutdown(cx))
+    }
+}
+
+/// A socket under HTTP. A write fails if the client reads nothing for too long. An upgrade takes the socket out
+/// ([`into_socket`](Self::into_socket)), so that what is served on it pays nothing for this.
 #[derive(Debug)]
 pub(super) struct HttpStream {
     /// The socket and its place; `None` once taken out.
-    taken: Option<(TcpStream, Slot)>,
+    taken: Option<(Socket, Slot)>,
     /// Time for a write to make progress.
     limit: Duration,
     /// Goes off if a write waits for too long.
@@ -157,17 +220,17 @@ pub(super) struct HttpStream {
 }
 
 impl HttpStream {
-    pub(super) fn new(stream: TcpStream, place: Slot, limit: Duration) -> Self {
-        Self { taken: Some((stream, place)), limit, stalled: None, until: None, over: false }
+    pub(super) fn new(socket: Socket, place: Slot, limit: Duration) -> Self {
+        Self { taken: Some((socket, place)), limit, stalled: None, until: None, over: false }
     }
 
     /// The socket itself. Its place is given back: what it becomes counts elsewhere.
-    pub(super) fn into_tcp(mut self) -> Option<TcpStream> {
-        self.taken.take().map(|(stream, _)| stream)
+    pub(super) fn into_socket(mut self) -> Option<Socket> {
+        self.taken.take().map(|(socket, _)| socket)
     }
 
-    fn stream(&mut self) -> io::Result<&mut TcpStream> {
-        self.taken.as_mut().map(|(stream, _)| stream).ok_or_else(|| io::ErrorKind::NotConnected.into())
+    fn stream(&mut self) -> io::Result<&mut Socket> {
+        self.taken.as_mut().map(|(socket, _)| socket).ok_or_else(|| io::ErrorKind::NotConnected.into())
     }
 
     /// Watches over a write that came to `written`.
@@ -233,20 +296,20 @@ impl AsyncWrite for HttpStream {
 
 impl Drop for HttpStream {
     fn drop(&mut self) {
-        if let Some((stream, place)) = self.taken.take()
+        if let Some((socket, place)) = self.taken.take()
             && !self.over
             && let Ok(runtime) = Handle::try_current()
         {
-            runtime.spawn(linger(stream, place));
+            runtime.spawn(linger(socket, place));
         }
     }
 }
 
 /// Reads on until the client has seen that no more comes for it.
-async fn linger(mut stream: TcpStream, place: Slot) {
+async fn linger(mut socket: Socket, place: Slot) {
     let end = async {
-        stream.shutdown().await?;
-        tokio::io::copy(&mut stream.take(LINGER_BYTES), &mut tokio::io::sink()).await
+        socket.shutdown().await?;
+        tokio::io::copy(&mut socket.take(LINGER_BYTES), &mut tokio::io::sink()).await
     };
     let _ = timeout(LINGER, end).await;
     drop(place);
@@ -299,6 +362,18 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Rewound<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_peer_on_this_host_has_a_loopback_address_or_the_listeners() {
+        let local =
+            |peer: &str, own: Option<&str>| is_local(peer.parse().unwrap(), own.map(|own| own.parse().unwrap()));
+        for (peer, own) in
+            [("127.0.0.7", None), ("::1", None), ("::ffff:127.0.0.1", None), ("192.0.2.1", Some("::ffff:192.0.2.1"))]
+        {
+            assert!(local(peer, own), "{peer}");
+        }
+        assert!(!local("192.0.2.1", None) && !local("192.0.2.1", Some("192.0.2.2")));
+    }
 
     #[test]
     fn places_are_counted_in_total_and_per_network() {

@@ -13,7 +13,7 @@ use super::{
     Cause, Server,
     http::answer,
     routes::remote_address,
-    socket::HttpStream,
+    socket::{HttpStream, Socket},
     websocket::{protocol, switching},
 };
 use crate::{
@@ -231,18 +231,27 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
     };
     // In a task of its own, which holds nothing of the upgrade.
     let runtime = server.context().runtime.clone();
-    match tcp(upgraded) {
-        Ok((stream, leftover)) => runtime.spawn(connection::serve_tcp(server, accepted, stream, &leftover)),
-        Err(upgraded) => runtime.spawn(connection::serve(server, accepted, TokioIo::new(upgraded), &[])),
-    };
+    match socket(upgraded) {
+        Ok((Socket::Tcp(stream), leftover)) => {
+            runtime.spawn(connection::serve_tcp(server, accepted, stream, &leftover));
+        }
+        #[cfg(feature = "tls")]
+        Ok((Socket::Tls(stream), leftover)) => {
+            runtime.spawn(connection::serve(server, accepted, stream, &leftover));
+        }
+        Err(upgraded) => {
+            runtime.spawn(connection::serve(server, accepted, TokioIo::new(upgraded), &[]));
+        }
+    }
 }
 
-/// Returns the TCP socket under an upgrade, and the bytes that were read from it already. Turns off the socket's delay,
-/// which `axum::serve` leaves on.
-pub(super) fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
+/// Returns the socket under an upgrade, and the bytes that were read from it already. Turns off the delay of a TCP
+/// socket, which `axum::serve` leaves on.
+pub(super) fn socket(upgraded: Upgraded) -> Result<(Socket, Bytes), Upgraded> {
     let (stream, leftover) = match upgraded.downcast::<TokioIo<HttpStream>>() {
-        Ok(parts) => match parts.io.into_inner().into_tcp() {
-            Some(stream) => (stream, parts.read_buf),
+        Ok(parts) => match parts.io.into_inner().into_socket() {
+            // `serve` has turned off its delay.
+            Some(socket) => return Ok((socket, parts.read_buf)),
             None => unreachable!("an upgrade is the only one that takes the socket out"),
         },
         Err(upgraded) => match upgraded.downcast::<TokioIo<TcpStream>>() {
@@ -253,7 +262,7 @@ pub(super) fn tcp(upgraded: Upgraded) -> Result<(TcpStream, Bytes), Upgraded> {
     };
     // Messages are small and wanted at once. A failure costs latency only.
     let _ = stream.set_nodelay(true);
-    Ok((stream, leftover))
+    Ok((Socket::Tcp(stream), leftover))
 }
 
 #[cfg(test)]
@@ -283,7 +292,7 @@ mod tests {
         let service = service_fn(move |mut request: Request<Incoming>| {
             let (upgrade, tell) = (hyper::upgrade::on(&mut request), tell.clone());
             tokio::spawn(async move {
-                let (stream, _) = tcp(upgrade.await.unwrap()).expect("a TCP socket");
+                let Ok((Socket::Tcp(stream), _)) = socket(upgrade.await.unwrap()) else { panic!("no TCP socket") };
                 tell.send(stream.nodelay().unwrap()).unwrap();
             });
             let response = Response::builder()

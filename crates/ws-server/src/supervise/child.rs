@@ -104,7 +104,7 @@ async fn follow(mut log: impl AsyncBufRead + Unpin, last: Arc<Mutex<String>>) {
 async fn pass_on(output: ChildStdout, address: watch::Sender<Option<SocketAddr>>) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
-        let url = line.strip_prefix("http://").and_then(|url| url.strip_suffix('/'));
+        let url = line.split_once("://").and_then(|(_, url)| url.strip_suffix('/'));
         if address.borrow().is_none() {
             address.send_replace(url.and_then(|address| address.parse().ok()));
         }
