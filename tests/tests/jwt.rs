@@ -197,7 +197,7 @@ async fn while_no_keys_can_be_read_clients_with_a_token_are_told_to_come_again()
     let large = format!("HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n{}", " ".repeat(300_000));
     let elsewhere = "HTTP/1.1 302 Found\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n".to_owned();
     let html = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>".to_owned();
-    for (answer, says) in [(large, "length limit exceeded"), (elsewhere, "302 Found"), (html, "it is not JSON")] {
+    for (answer, says) in [(large, "larger than 262144 bytes"), (elsewhere, "302 Found"), (html, "it is not JSON")] {
         let (url, _) = serve(vec![answer]).await;
         let node = node(state.path(), &["--jwt-jwks", &url]).await;
         let bearer = format!("Bearer {}", by_key("key-1"));
