@@ -243,7 +243,15 @@ fn help(arguments: &[&str]) -> String {
 
 fn flags_in(help: &str) -> Vec<Flag> {
     let mut flags: Vec<Flag> = Vec::new();
+    let mut unwrapped = String::new();
     for line in help.lines() {
+        // A line may wrap after the colon.
+        match unwrapped.ends_with("[env:") || unwrapped.ends_with("[default:") {
+            true => unwrapped.extend([" ", line.trim_start()]),
+            false => unwrapped.extend(["\n", line]),
+        }
+    }
+    for line in unwrapped.lines() {
         let text = line.trim_start();
         let text = text.strip_prefix("-h, ").or(text.strip_prefix("-V, ")).unwrap_or(text);
         // A help text that names a flag may wrap before it; texts are further to the right.
