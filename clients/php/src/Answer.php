@@ -52,8 +52,12 @@ final class Answer implements \JsonSerializable
         return $answer;
     }
 
-    /** Publishes a message. */
-    public function publish(string $action, mixed $details, string|Target $to): self
+    /**
+     * Publishes a message.
+     *
+     * @param string|array<string, mixed>|Target $to The target, as for `Client::publish`.
+     */
+    public function publish(string $action, mixed $details, string|array|Target $to): self
     {
         $message = ['action' => $action, 'details' => Json::arguments($details)] + Target::members($to);
         $answer = clone $this;

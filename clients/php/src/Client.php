@@ -57,7 +57,8 @@ final class Client
      * @param mixed $details The arguments: an array without text as keys has one for each element, null means none, and
      *     any other value is one argument. An array inside of another follows the rules of json_encode: if keys are
      *     missing in it, it becomes an object; use array_values.
-     * @param string|Target $to The target, or its text form such as `user:bob`.
+     * @param string|array<string, mixed>|Target $to The target, its text form such as `user:bob`, or JSON such as
+     *     `{"user":"bob"}`, as text or as an array.
      * @param string|int|null $key An idempotency key of 1 to 64 bytes: of several publishes with the same key, only one
      *     is delivered. Default: a random one, so that a message that several nodes take is delivered once.
      * @param bool $volatile True if connections that are behind may miss the message.
@@ -67,7 +68,7 @@ final class Client
     public function publish(
         string $action,
         mixed $details,
-        string|Target $to,
+        string|array|Target $to,
         string|int|null $key = null,
         bool $volatile = false,
     ): void {

@@ -15,14 +15,15 @@ final class Message implements \JsonSerializable
      * @param string $action 1 to 255 bytes.
      * @param mixed $details The arguments: an array without text as keys has one for each element, null means none, and
      *     any other value is one argument.
-     * @param string|Target $to The target, or its text form such as `user:bob`.
+     * @param string|array<string, mixed>|Target $to The target, its text form such as `user:bob`, or JSON such as
+     *     `{"user":"bob"}`, as text or as an array.
      * @param string|int|null $key An idempotency key of 1 to 64 bytes. Without it, the message gets a random one.
      * @param bool $volatile True if connections that are behind may miss the message.
      */
     public function __construct(
         public readonly string $action,
         public readonly mixed $details,
-        public readonly string|Target $to,
+        public readonly string|array|Target $to,
         string|int|null $key = null,
         public readonly bool $volatile = false,
     ) {

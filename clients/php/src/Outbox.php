@@ -36,28 +36,25 @@ final class Outbox
      *
      * @param string $action 1 to 255 bytes. If it is not ASCII, the connection's character set must be utf8mb4.
      * @param mixed $details The arguments, as for `Client::publish`.
-     * @param string|Target $to The target, or its text form such as `user:bob`.
+     * @param string|array<string, mixed>|Target $to The target, its text form such as `user:bob`, or JSON such as
+     *     `{"user":"bob"}`, as text or as an array.
      *
      * @throws Exception The message cannot be published, or the database refuses the row. A transaction that runs goes
      *     on: roll it back.
      */
-    public function publish(string $action, mixed $details, string|Target $to): void
+    public function publish(string $action, mixed $details, string|array|Target $to): void
     {
         if ($action === '' || strlen($action) > 255) {
             throw new Exception('an action has 1 to 255 bytes: ' . strlen($action) . ' were given');
         }
-        $target = is_string($to) ? $to : $to->text();
         // A row with an unknown target would only be found in ws_outbox_failed.
-        if (preg_match('/^\s*(\{|all|registered|(user|group|session|connection):.|property:[^=]+=)/', $target) !== 1) {
-            throw new Exception("unknown target $target: give one such as Target::all() or user:bob");
-        }
+        $target = Target::column($to);
         $arguments = Json::arguments($details);
         if (strlen(Json::encode($arguments)) > self::MAX_DETAILS) {
             throw new Exception('the details are longer than 1 MiB: publish less, such as an id, and let pages fetch it');
         }
         // In ASCII, because a connection in Latin-1 would change anything else on its way.
         $details = Json::encode($arguments, ascii: true);
-        $target = preg_replace_callback('/[\x80-\xff]/', static fn (array $byte): string => rawurlencode($byte[0]), $target);
         try {
             $insert = $this->database->prepare("INSERT INTO {$this->table} (action, details, target) VALUES (?, ?, ?)");
             if ($insert === false || !$insert->execute([$action, $details, $target])) {

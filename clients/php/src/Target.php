@@ -14,6 +14,9 @@ namespace WsCluster;
  */
 final class Target implements \JsonSerializable
 {
+    /** A target as JSON has exactly one of these members. */
+    private const KINDS = ['users', 'user', 'groups', 'group', 'session', 'property', 'connection'];
+
     /** @param string|array<string, mixed> $to The target as JSON. */
     private function __construct(
         private readonly string|array $to,
@@ -108,20 +111,74 @@ final class Target implements \JsonSerializable
     /**
      * Returns the members `to` and `except` of a message.
      *
+     * @param string|array<string, mixed>|self $to
+     *
      * @return array<string, mixed>
+     *
+     * @throws Exception The target as JSON is malformed.
      *
      * @internal
      */
-    public static function members(string|self $to): array
+    public static function members(string|array|self $to): array
     {
-        if (is_string($to)) {
-            return ['to' => $to];
+        if (!$to instanceof self) {
+            return ['to' => self::json($to) ?? $to];
         }
         $except = array_filter(
             ['connection' => $to->exceptConnection, 'user' => $to->exceptUser],
             static fn (?string $id): bool => $id !== null,
         );
         return ['to' => $to->to] + ($except === [] ? [] : ['except' => $except]);
+    }
+
+    /**
+     * Returns the value of the column `target` of the outbox. It is ASCII, because a connection in Latin-1 would change
+     * anything else on its way.
+     *
+     * @param string|array<string, mixed>|self $to
+     *
+     * @throws Exception ws-server does not know such a target.
+     *
+     * @internal
+     */
+    public static function column(string|array|self $to): string
+    {
+        $json = $to instanceof self ? null : self::json($to);
+        if ($json !== null) {
+            return Json::encode($json, ascii: true);
+        }
+        $text = $to instanceof self ? $to->text() : $to;
+        if (preg_match('/^\s*(all|registered|(user|group|session|connection):.|property:[^=]+=)/', $text) !== 1) {
+            throw new Exception("unknown target $text: give one such as Target::all() or user:bob");
+        }
+        return preg_replace_callback('/[\x80-\xff]/', static fn (array $byte): string => rawurlencode($byte[0]), $text);
+    }
+
+    /**
+     * Returns the value of a target as JSON, or null for the text form.
+     *
+     * @param string|array<string, mixed> $to
+     *
+     * @return \stdClass|array<string, mixed>|null
+     */
+    private static function json(string|array $to): \stdClass|array|null
+    {
+        if (is_string($to)) {
+            if (!str_starts_with(ltrim($to), '{')) {
+                return null;
+            }
+            try {
+                $to = json_decode($to, false, Json::DEPTH, JSON_THROW_ON_ERROR | JSON_BIGINT_AS_STRING);
+            } catch (\JsonException $error) {
+                $why = "the target begins with { but is no JSON ({$error->getMessage()})";
+                throw new Exception("$why: give one such as Target::user('bob')", 0, $error);
+            }
+        }
+        $kinds = array_keys((array) $to);
+        if (count($kinds) !== 1 || !in_array($kinds[0], self::KINDS, true)) {
+            throw new Exception('a target as JSON has exactly one of the members ' . implode(', ', self::KINDS));
+        }
+        return $to;
     }
 
     /** @param array<string|int> $ids */

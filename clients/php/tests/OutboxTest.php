@@ -37,6 +37,22 @@ test('a message joins the transaction of the caller', function (): void {
     ], rows($database));
 });
 
+test('a target as JSON keeps its ids, in ASCII', function (): void {
+    $database = outboxDatabase();
+    $outbox = new Outbox($database);
+    foreach ([
+        '{"user":"jürgen"}' => '{"user":"j\u00fcrgen"}',
+        " {\"users\": [\"a,b\", 7, \"50%\"]}\n" => '{"users":["a,b",7,"50%"]}',
+        '{"group":"ä/\ud83d\ude00"}' => '{"group":"\u00e4/\ud83d\ude00"}',
+        '{"property":{"name":"é","value":1.0}}' => '{"property":{"name":"\u00e9","value":1.0}}',
+    ] as $given => $expected) {
+        $database->exec('DELETE FROM ws_outbox');
+        $outbox->publish('a', [1], $given);
+        $outbox->publish('a', [1], json_decode($given, true));
+        same([['a', '[1]', $expected], ['a', '[1]', $expected]], rows($database));
+    }
+});
+
 test('a message that would never be delivered is refused before the row is written', function (): void {
     $database = outboxDatabase();
     $outbox = new Outbox($database);
@@ -44,6 +60,12 @@ test('a message that would never be delivered is refused before the row is writt
     throws('an action has 1 to 255 bytes: 256 were given', fn () => $outbox->publish(str_repeat('é', 128), [], 'all'));
     foreach (['', 'nobody', 'user:', 'users:ann', 'property:page'] as $target) {
         throws("unknown target $target:", fn () => $outbox->publish('a', [], $target));
+    }
+    throws('begins with { but is no JSON', fn () => $outbox->publish('a', [], '{"user":"ann"'));
+    throws('begins with { but is no JSON', fn () => $outbox->publish('a', [], "{\"user\":\"\xe9\"}"));
+    throws('begins with { but is no JSON', fn () => $outbox->publish('a', [], '{"user":"ann"} except user:bob'));
+    foreach (['{}', '{"user":"ann","group":"b"}', '{"name":"ann"}', [], ['ann'], ['to' => 'all']] as $target) {
+        throws('exactly one of the members users, user,', fn () => $outbox->publish('a', [], $target));
     }
     throws('a message is UTF-8', fn () => $outbox->publish('a', ["\xe9"], 'all'));
     throws('longer than 1 MiB', fn () => $outbox->publish('a', [str_repeat('x', 1 << 20)], 'all'));

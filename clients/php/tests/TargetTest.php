@@ -27,6 +27,14 @@ test('a target has a form as text and as JSON', function (): void {
         same($json, WsCluster\Json::encode(Target::members($target)), $text);
     }
     same(['to' => 'user:a,b'], Target::members('user:a,b'));
+    // ws-server would take JSON in a text for the text form.
+    foreach (['{"user":"jürgen"}', ['user' => 'jürgen']] as $target) {
+        same('{"to":{"user":"jürgen"}}', WsCluster\Json::encode(Target::members($target)));
+        $answer = WsCluster\Answer::none()->publish('a', null, $target);
+        same('{"publish":[{"action":"a","details":[],"to":{"user":"jürgen"}}]}', WsCluster\Json::encode($answer));
+        contains('"to":{"user":"jürgen"}', WsCluster\Json::encode(new WsCluster\Message('a', null, $target)));
+    }
+    throws('exactly one of the members', fn () => Target::members('{"name":"ann"}'));
 });
 
 test('a target without an id is refused', function (): void {
