@@ -116,18 +116,19 @@ final class Backend
     {
         ini_set('display_errors', '0');
         ini_set('log_errors', '1');
+        $level = ob_get_level();
         ob_start();
         $response = null;
-        register_shutdown_function(function () use (&$response): void {
+        register_shutdown_function(function () use (&$response, $level): void {
             if ($response === null) {
                 $error = error_get_last();
-                $this->logPrinted();
+                $this->logPrinted($level);
                 ($this->log)('ws-cluster: a callable ended the script' . ($error === null ? '' : ": {$error['message']}"));
                 Response::text(500, 'Internal Server Error')->send();
             }
         });
         $response = $this->received();
-        $this->logPrinted();
+        $this->logPrinted($level);
         $response->send();
     }
 
@@ -169,12 +170,26 @@ final class Backend
         return $this->handle($headers, $body, (string) ($_SERVER['REQUEST_METHOD'] ?? 'POST'));
     }
 
-    /** Ends the output buffer that `run` has begun, and those that callables have. */
-    private function logPrinted(): void
+    /**
+     * Ends the output buffer that `run` has begun, and those that callables have. Buffers of the script that calls `run`
+     * stay.
+     *
+     * @param int $level The number of buffers before that of `run`.
+     */
+    private function logPrinted(int $level): void
     {
         $printed = '';
-        while (ob_get_level() > 0) {
-            $printed = ob_get_clean() . $printed;
+        while (ob_get_level() > $level) {
+            $printed = ob_get_contents() . $printed;
+            $flags = ob_get_status()['flags'];
+            if (($flags & PHP_OUTPUT_HANDLER_REMOVABLE) !== 0 && ob_end_clean()) {
+                continue;
+            }
+            // A callable has begun a buffer that PHP ends only with the script. The response goes through it.
+            if (($flags & PHP_OUTPUT_HANDLER_CLEANABLE) !== 0) {
+                ob_clean();
+            }
+            break;
         }
         if (trim($printed) !== '') {
             ($this->log)('ws-cluster: a callable printed: ' . substr(trim($printed), 0, 2000));

@@ -292,3 +292,21 @@ test('a script answers over HTTP, and what it prints stays out of the answer', f
     same(413, $post(str_repeat(' ', 200_000))[0]);
     same(405, (int) explode(' ', get_headers("http://{$server->address}/")[0])[1]);
 });
+
+test('a buffer that cannot be removed does not keep the answer back', function (): void {
+    $server = new PhpServer(__DIR__ . '/backend.php', ['WS_SERVER_BACKEND_KEY' => BACKEND_KEY]);
+    $post = function (string $action, string $path) use ($server): array {
+        $headers = ['Content-Type: application/json'];
+        foreach (signed(BACKEND_KEY, $body = json_encode(action($action, ['é']))) as $name => $value) {
+            $headers[] = "$name: $value";
+        }
+        return array_slice($server->post($path, $headers, $body), 0, 2);
+    };
+    same([200, '{"reply":[1]}'], $post('buffers', '/'));
+    contains('a callable printed: one two', $server->log());
+    same([200, '{"reply":[1]}'], $post('keeps', '/'));
+    // The buffer of the script around it gets the answer, and nothing else.
+    same([200, '<{"reply":["é"]}>'], $post('echo', '/?buffered'));
+    same([200, '<{"reply":[1]}>'], $post('buffers', '/?buffered'));
+    same([500, "<Internal Server Error\n>"], $post('exits', '/?buffered'));
+});
