@@ -13,8 +13,14 @@ namespace WsCluster;
  */
 final class Identity implements \JsonSerializable
 {
+    /** What sites and frameworks have instead of the id of a user for a guest. Databases return numbers as text. */
+    private const GUESTS = [null, false, 0, '0', ''];
+
+    /** The user's id. Null for a guest. */
+    public readonly string|int|null $user;
+
     /**
-     * @param string|int|null $user The user's id; null for a guest.
+     * @param string|int|null $user The user's id; null, 0, '0' and '' for a guest.
      * @param ?string $session The session, which `Client::close` can name.
      * @param int|\DateTimeInterface|null $expires The end of the identity, as Unix time or date. Before it, ws-server asks
      *     again with the event `refresh`. Null: it does not end.
@@ -22,12 +28,13 @@ final class Identity implements \JsonSerializable
      * @param array<string, mixed> $properties The connection's properties.
      */
     public function __construct(
-        public readonly string|int|null $user,
+        string|int|null $user,
         public readonly ?string $session = null,
         public readonly int|\DateTimeInterface|null $expires = null,
         public readonly array $groups = [],
         public readonly array $properties = [],
     ) {
+        $this->user = in_array($user, self::GUESTS, true) ? null : $user;
     }
 
     /** A client without a user. */
@@ -37,8 +44,9 @@ final class Identity implements \JsonSerializable
     }
 
     /**
-     * Reads what a callable returned: an identity, its members as an array, a user's id, or null, false, 0 and '' for a
-     * guest. So `return $_SESSION['user'] ?? null` does, as does the answer of a framework that has 0 for guests.
+     * Reads what a callable returned: an identity, its members as an array, a user's id, or null, false, 0, '0' and ''
+     * for a guest. So `return $_SESSION['user'] ?? null` does, as does the answer of a framework that has 0 for guests.
+     * The member `user` of an array means the same.
      *
      * @throws Exception It is none of these.
      *
@@ -46,12 +54,15 @@ final class Identity implements \JsonSerializable
      */
     public static function of(mixed $returned): self
     {
+        if (is_array($returned) && in_array($returned['user'] ?? null, self::GUESTS, true)) {
+            $returned['user'] = null;
+        }
         try {
             return match (true) {
                 $returned instanceof self => $returned,
-                in_array($returned, [null, false, 0, ''], true) => self::guest(),
+                in_array($returned, self::GUESTS, true) => self::guest(),
                 is_string($returned), is_int($returned) => new self($returned),
-                is_array($returned) => new self(...($returned + ['user' => null])),
+                is_array($returned) => new self(...$returned),
                 default => throw new Exception('a callable of connect returned ' . get_debug_type($returned)
                     . ': return a user id, null for a guest, or a WsCluster\Identity'),
             };

@@ -27,7 +27,7 @@ final class Jwt
      * @param array<string, mixed> $claims More claims, such as `aud`.
      * @param ?string $secret At least 32 bytes. Default: the variable WS_SERVER_JWT_SECRET.
      *
-     * @throws Exception The secret is missing or too short, or the user is empty.
+     * @throws Exception The secret is missing or too short, or the user is '', 0 or '0'.
      */
     public static function token(
         string|int $user,
@@ -43,7 +43,7 @@ final class Jwt
             $advice = 'give ws-server and PHP the same one of at least 32 bytes, as from `openssl rand -hex 32`';
             throw new Exception("the secret of the tokens (WS_SERVER_JWT_SECRET) $why: $advice");
         }
-        if ((string) $user === '') {
+        if (in_array((string) $user, ['', '0'], true)) {
             throw new Exception('a token needs a user: give guests no token');
         }
         if ($ttl < 1) {

@@ -29,7 +29,9 @@ test('a token has the claims that ws-server reads', function (): void {
 test('a token needs a secret, a user and a time', function (): void {
     throws('WS_SERVER_JWT_SECRET) is not set', fn () => Jwt::token('ann', 60));
     throws('has 5 bytes', fn () => Jwt::token('ann', 60, secret: 'short'));
-    throws('a token needs a user', fn () => Jwt::token('', 60, secret: SECRET));
+    foreach (['', 0, '0'] as $guest) {
+        throws('a token needs a user', fn () => Jwt::token($guest, 60, secret: SECRET));
+    }
     throws('has ended already', fn () => Jwt::token('ann', 0, secret: SECRET));
     putenv('WS_SERVER_JWT_SECRET= ' . SECRET . "\n");
     same('ann', claims(Jwt::token('ann', 60))['sub']);
