@@ -2,7 +2,10 @@
 
 declare(strict_types=1);
 
+use WsCluster\Hmacs;
 use WsCluster\Webhook;
+
+require __DIR__ . '/stubs/hmac.php';
 
 const WEBHOOK_KEY = 'a key that has enough bytes';
 const NOW = 1_700_000_000;
@@ -39,6 +42,21 @@ test('while a key is changed, several keys and signatures count', function (): v
     $old = signed(WEBHOOK_KEY, BODY, NOW)['webhook-signature'];
     same('msg_1', verified(['webhook-signature' => "v1,bm90 v1a,xyz v2,$old $old"]));
     throws('does not fit', fn () => verified(['webhook-signature' => str_repeat('v1,bm90 ', 16) . $old]), 401);
+});
+
+test('an HMAC is computed once for each key', function (): void {
+    $webhook = new Webhook([str_repeat('new', 8), WEBHOOK_KEY]);
+    $headers = signed(WEBHOOK_KEY, BODY, NOW);
+    $old = $headers['webhook-signature'];
+    Hmacs::$computed = 0;
+    $many = ['webhook-signature' => str_repeat('v1,bm90 ', 10_000)] + $headers;
+    throws('does not fit', fn () => $webhook->verify($many, BODY, NOW), 401);
+    same(2, Hmacs::$computed);
+    // The 16th signature counts, the 17th does not.
+    same('msg_1', $webhook->verify(['webhook-signature' => str_repeat('v1,bm90 ', 15) . "$old v1,bm90"] + $headers, BODY, NOW));
+    same(4, Hmacs::$computed);
+    $last = ['webhook-signature' => str_repeat('v1,bm90 ', 16) . $old] + $headers;
+    throws('does not fit', fn () => $webhook->verify($last, BODY, NOW), 401);
 });
 
 test('a forged signature is refused', function (): void {
