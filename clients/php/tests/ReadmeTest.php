@@ -38,6 +38,15 @@ test('the blocks of the README publish and change connections', function (): voi
     same(['/_publish' => 7, '/_close' => 3, '/_groups' => 1, '/_refresh' => 1], $paths);
 });
 
+test('the README and the documentation of ws-server say the same about the end of an identity', function (): void {
+    contains('When that time has come', file_get_contents(__DIR__ . '/../../../docs/site.md'));
+    foreach (['README.md', 'src/Identity.php'] as $file) {
+        $text = preg_replace('/\n(\s*\*)?\s*/', ' ', file_get_contents(__DIR__ . "/../$file"));
+        same(1, preg_match('/ has come, ws-server asks again with the event `refresh`/', $text), $file);
+        same(0, preg_match('/[Bb]efore (it|`expires`)/', $text), $file);
+    }
+});
+
 test('the block of the README about positions has one, or null', function (): void {
     $server = new PhpServer(__DIR__ . '/server.php', ['BATCH' => '{"position":"p.vD0m"}']);
     [$block] = blocks('->position()');
