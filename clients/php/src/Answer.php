@@ -55,11 +55,15 @@ final class Answer implements \JsonSerializable
     /**
      * Publishes a message.
      *
+     * @param string $action 1 to 255 bytes that do not begin with `Server/`, `Client/` or `Presence/`.
      * @param string|array<string, mixed>|Target $to The target, as for `Client::publish`.
+     *
+     * @throws Exception The action or the target is none that a message may have.
      */
     public function publish(string $action, mixed $details, string|array|Target $to): self
     {
-        $message = ['action' => $action, 'details' => Json::arguments($details)] + Target::members($to);
+        $message = ['action' => Action::checked($action), 'details' => Json::arguments($details)];
+        $message += Target::members($to);
         $answer = clone $this;
         $answer->members['publish'][] = $message;
         return $answer;

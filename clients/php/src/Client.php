@@ -53,7 +53,7 @@ final class Client
     /**
      * Publishes a message. When this returns, the message is accepted: it is delivered even if a node is lost.
      *
-     * @param string $action 1 to 255 bytes.
+     * @param string $action 1 to 255 bytes that do not begin with `Server/`, `Client/` or `Presence/`.
      * @param mixed $details The arguments: an array without text as keys has one for each element, null means none, and
      *     any other value is one argument. An array inside of another follows the rules of json_encode: if keys are
      *     missing in it, it becomes an object; use array_values.

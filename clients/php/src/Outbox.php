@@ -17,8 +17,8 @@ namespace WsCluster;
  */
 final class Outbox
 {
-    /** The limit of ws-server for a message, in bytes. A larger one would never be delivered. */
-    private const MAX_DETAILS = 1 << 20;
+    /** The limit of ws-server for action and details, in bytes. A larger message would never be delivered. */
+    private const MAX_BYTES = 1 << 20;
 
     /**
      * @param \PDO $database The connection on which the transaction runs: MySQL, MariaDB or SQLite.
@@ -34,7 +34,8 @@ final class Outbox
     /**
      * Adds a message to the present transaction. Without a transaction it is published at once.
      *
-     * @param string $action 1 to 255 bytes. If it is not ASCII, the connection's character set must be utf8mb4.
+     * @param string $action 1 to 255 bytes that do not begin with `Server/`, `Client/` or `Presence/`. If it is not
+     *     ASCII, the connection's character set must be utf8mb4.
      * @param mixed $details The arguments, as for `Client::publish`.
      * @param string|array<string, mixed>|Target $to The target, its text form such as `user:bob`, or JSON such as
      *     `{"user":"bob"}`, as text or as an array.
@@ -44,14 +45,13 @@ final class Outbox
      */
     public function publish(string $action, mixed $details, string|array|Target $to): void
     {
-        if ($action === '' || strlen($action) > 255) {
-            throw new Exception('an action has 1 to 255 bytes: ' . strlen($action) . ' were given');
-        }
-        // A row with an unknown target would only be found in ws_outbox_failed.
+        // A row that cannot be published would only be found in ws_outbox_failed.
+        $action = Action::checked($action);
         $target = Target::column($to);
         $arguments = Json::arguments($details);
-        if (strlen(Json::encode($arguments)) > self::MAX_DETAILS) {
-            throw new Exception('the details are longer than 1 MiB: publish less, such as an id, and let pages fetch it');
+        if (strlen($action) + strlen(Json::encode($arguments)) > self::MAX_BYTES) {
+            $advice = 'publish less, such as an id, and let pages fetch it';
+            throw new Exception("the action and the details are longer than 1 MiB: $advice");
         }
         // In ASCII, because a connection in Latin-1 would change anything else on its way.
         $details = Json::encode($arguments, ascii: true);

@@ -148,10 +148,46 @@ final class Target implements \JsonSerializable
             return Json::encode($json, ascii: true);
         }
         $text = $to instanceof self ? $to->text() : $to;
-        if (preg_match('/^\s*(all|registered|(user|group|session|connection):.|property:[^=]+=)/', $text) !== 1) {
+        if (preg_match('//u', rawurldecode($text)) !== 1) {
+            throw new Exception('the target is not UTF-8: convert it with mb_convert_encoding');
+        }
+        if (!self::isText($text)) {
             throw new Exception("unknown target $text: give one such as Target::all() or user:bob");
         }
         return preg_replace_callback('/[\x80-\xff]/', static fn (array $byte): string => rawurlencode($byte[0]), $text);
+    }
+
+    /** Returns true if ws-server reads this text form. */
+    private static function isText(string $text): bool
+    {
+        $parts = explode(' except ', $text);
+        [$kind, $ids] = explode(':', array_shift($parts), 2) + [1 => ''];
+        $fits = match ($kind) {
+            'all', 'registered' => $text === $kind || str_starts_with($text, "$kind except "),
+            'user', 'group' => self::areIds(...explode(',', $ids)),
+            'session', 'connection' => self::areIds($ids),
+            'property' => self::areIds((string) strstr($ids, '=', true)),
+            default => false,
+        };
+        $excepted = [];
+        foreach ($parts as $part) {
+            [$kind, $id] = explode(':', $part, 2) + [1 => ''];
+            $known = in_array($kind, ['user', 'connection'], true) && !isset($excepted[$kind]);
+            $fits = $fits && $known && self::areIds($id);
+            $excepted[$kind] = true;
+        }
+        return $fits;
+    }
+
+    /** Returns true if no text is empty, or begins or ends with white space. */
+    private static function areIds(string ...$texts): bool
+    {
+        foreach ($texts as $text) {
+            if ($text === '' || trim($text, " \t\n\r\f\v") !== $text) {
+                return false;
+            }
+        }
+        return true;
     }
 
     /**

@@ -107,6 +107,23 @@ test('many or large messages are several requests', function (): void {
     }, ['BATCH' => $answer]);
 });
 
+test('a reserved action is refused before anything is published', function (): void {
+    withServer(function (PhpServer $server, Transport $transport): void {
+        $client = new Client("http://{$server->address}/204", KEY, $transport);
+        foreach (['Server/close', 'Client/reset', 'Presence/joined'] as $action) {
+            $why = 'begins with ' . strstr($action, '/', true) . '/, which is reserved for ws-server';
+            throws($why, fn () => $client->publish($action, [], 'all'), 0);
+            throws($why, fn () => $client->batch([new Message('a', [], 'all'), new Message($action, [], 'all')]), 0);
+            throws($why, fn () => WsCluster\Answer::none()->publish($action, [], 'all'), 0);
+        }
+        throws('an action has 1 to 255 bytes: 256', fn () => $client->publish(str_repeat('a', 256), [], 'all'));
+        throws('an action has 1 to 255 bytes: 0', fn () => WsCluster\Answer::none()->publish('', [], 'all'));
+        same([], $server->requests());
+        $client->publish('server/close', [], 'all');
+        same(1, count($server->requests()));
+    });
+});
+
 test('a page asks for the position of the order', function (): void {
     withServer(function (PhpServer $server, Transport $transport): void {
         $base = "http://{$server->address}";

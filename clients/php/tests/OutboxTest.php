@@ -58,7 +58,12 @@ test('a message that would never be delivered is refused before the row is writt
     $outbox = new Outbox($database);
     throws('an action has 1 to 255 bytes: 0 were given', fn () => $outbox->publish('', [], 'all'));
     throws('an action has 1 to 255 bytes: 256 were given', fn () => $outbox->publish(str_repeat('é', 128), [], 'all'));
-    foreach (['', 'nobody', 'user:', 'users:ann', 'property:page'] as $target) {
+    foreach ([
+        '', 'nobody', 'user:', 'users:ann', 'property:page', 'allx', 'all users', 'registeredx', ' all',
+        "all\n", 'all except', 'all exceptuser:a', "all\texcept user:a", 'all except all', 'all except user:', 'user:ann,',
+        'group:,', 'user:ann, bob', "session:x\n", 'property:=7', 'connection:',
+        'all:', 'all except user:a except user:b', 'all except connection:a except connection:b',
+    ] as $target) {
         throws("unknown target $target:", fn () => $outbox->publish('a', [], $target));
     }
     throws('begins with { but is no JSON', fn () => $outbox->publish('a', [], '{"user":"ann"'));
@@ -68,8 +73,35 @@ test('a message that would never be delivered is refused before the row is writt
         throws('exactly one of the members users, user,', fn () => $outbox->publish('a', [], $target));
     }
     throws('a message is UTF-8', fn () => $outbox->publish('a', ["\xe9"], 'all'));
-    throws('longer than 1 MiB', fn () => $outbox->publish('a', [str_repeat('x', 1 << 20)], 'all'));
+    foreach (['Server/close', 'Client/reset', 'Presence/joined'] as $action) {
+        throws('which is reserved for ws-server', fn () => $outbox->publish($action, [], 'all'));
+    }
+    throws('the action is not UTF-8', fn () => $outbox->publish("\xe9", [], 'all'));
+    foreach (["user:\xe9", 'user:%E9'] as $target) {
+        throws('the target is not UTF-8', fn () => $outbox->publish('a', [], $target));
+    }
+    // ["x.."] with the action has one byte more than 1 MiB.
+    throws('longer than 1 MiB', fn () => $outbox->publish('abc', [str_repeat('x', (1 << 20) - 6)], 'all'));
     same([], rows($database));
+    $outbox->publish('abc', [str_repeat('x', (1 << 20) - 7)], 'all');
+    same(1, count(rows($database)));
+});
+
+test('every form of a target is taken', function (): void {
+    $database = outboxDatabase();
+    $targets = [
+        'all', 'registered', 'user:a', 'user:ann,7,a b', 'user:urn:x:7', 'group:room/lobby', 'session:a,b',
+        'property:page=7', 'property:a=', 'property:a=b= c ', 'user:doe%2Cjohn,50%,%20x', 'all except user:ann',
+        'user:a except connection:ab-1',
+        'user:' . implode(',', range(1, 10_000)), 'registered except user:a b except connection:ab-1',
+    ];
+    foreach ($targets as $target) {
+        (new Outbox($database))->publish('servers/Server/', [], $target);
+    }
+    same($targets, array_column(rows($database), 2));
+    // The last byte of this letter is a no-break space in Latin-1.
+    (new Outbox($database))->publish('a', [], 'user:à,b');
+    same('user:%C3%A0,b', end(rows($database)[count($targets)]));
 });
 
 test('a missing table is a clear error in every error mode', function (): void {
