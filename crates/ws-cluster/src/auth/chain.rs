@@ -39,7 +39,8 @@ impl AuthenticatorChain {
     }
 
     /// Asks one after the other, and returns the first answer that knows or refuses the client. If there is none, the
-    /// first failure counts.
+    /// first failure counts. After a failure only a user counts: whoever failed may know the client that a later one
+    /// takes for a guest or refuses.
     async fn first<'a, F>(
         &'a self,
         ask: impl Fn(&'a dyn Authenticator) -> F,
@@ -52,7 +53,8 @@ impl AuthenticatorChain {
             match ask(&**authenticator).await {
                 Ok(None) => {}
                 Err(error) if !matches!(error, AuthenticationError::Refused) => drop(failure.get_or_insert(error)),
-                decided => return decided,
+                Ok(Some(identity)) if identity.user.is_some() => return Ok(Some(identity)),
+                decided => return failure.map_or(decided, Err),
             }
         }
         failure.map_or(Ok(None), Err)
@@ -114,7 +116,7 @@ mod tests {
     use super::*;
     use crate::{TrustedProxies, auth::InquiryReason};
 
-    /// Answers each question alike. The error "refused" refuses the client.
+    /// Answers each question alike. The user "" is a guest, and the error "refused" refuses the client.
     struct Always(Result<Option<&'static str>, &'static str>);
 
     #[async_trait]
@@ -125,6 +127,7 @@ mod tests {
             _credentials: Option<Credentials<'_>>,
         ) -> Result<Option<Identity>, AuthenticationError> {
             match self.0 {
+                Ok(Some("")) => Ok(Some(Identity::guest())),
                 Ok(user) => Ok(user.map(Identity::user)),
                 Err("refused") => Err(AuthenticationError::Refused),
                 Err(why) => Err(AuthenticationError::Unavailable(why.into())),
@@ -145,13 +148,16 @@ mod tests {
         let request = http::Request::get("/").body(()).unwrap();
         let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
         let (ann, bob, guest, down) = (Ok(Some("ann")), Ok(Some("bob")), Ok(None), Err("down"));
-        let refused = Err("refused");
+        let (visitor, refused) = (Ok(Some("")), Err("refused"));
         for (answers, known) in [
             (vec![], Ok(None)),
             (vec![guest, ann, bob], Ok(Some("ann"))),
             (vec![down, ann], Ok(Some("ann"))),
             (vec![guest, guest], Ok(None)),
             (vec![guest, down, guest], Err(())),
+            (vec![down, visitor], Err(())),
+            (vec![down, visitor, ann], Err(())),
+            (vec![visitor, down], Ok(None)),
             (vec![down, refused, ann], Err(())),
             (vec![ann, refused], Ok(Some("ann"))),
         ] {
