@@ -45,14 +45,15 @@ pub struct Message {
 impl Message {
     /// Makes a message to every connection.
     ///
-    /// The action has 1 to 255 bytes. Clients treat an action that ends in `:error` as an error. `null` and `()` become
-    /// no argument, an array or a tuple becomes one argument for each element, and anything else becomes one argument.
+    /// The action has 1 to 255 bytes, and does not begin with `Server/`, `Client/` or `Presence/`, which are the server's
+    /// own. Clients treat an action that ends in `:error` as an error. `null` and `()` become no argument, an array or a
+    /// tuple becomes one argument for each element, and anything else becomes one argument.
     /// Action and details together may have 1 MiB. If they have more, escape sequences that JSON does not need
     /// (`\uXXXX`) are first replaced by what they stand for.
     ///
     /// # Errors
     /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. An
-    /// action that is too long or a message that is too large is refused when the message is published.
+    /// action that is too long or reserved, or a message that is too large, is refused when the message is published.
     pub fn new(action: impl Into<String>, details: impl Serialize) -> Result<Self, PublishError> {
         let details = RawDetails::of(&details);
         let details = details.map_err(|error| PublishError::invalid(format!("the details are no JSON: {error}")))?;
@@ -130,11 +131,18 @@ impl Message {
     }
 }
 
+/// Names that begin so are the server's own. The clients would take such a message for one of the server's.
+const RESERVED: [&str; 3] = ["Server/", "Client/", "Presence/"];
+
 /// Checks a message and returns its encoded details. If escape sequences make the text too large, it is encoded without
 /// them.
 pub(crate) fn details(action: &str, details: RawDetails) -> Result<Bytes, PublishError> {
     if !(1..=ACTION_SIZE).contains(&action.len()) {
         return Err(PublishError::invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
+    }
+    if let Some(reserved) = RESERVED.into_iter().find(|reserved| action.starts_with(reserved)) {
+        let text = format!("the action begins with {reserved}, which is reserved for the server");
+        return Err(PublishError::invalid(text));
     }
     let size = |details: &RawDetails| action.len() + details.as_str().len();
     let details = if size(&details) > PUBLISH_SIZE { details.plain() } else { details };

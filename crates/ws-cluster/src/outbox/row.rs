@@ -18,9 +18,6 @@ pub(super) const LIMITS: ReadLimits = ReadLimits { rows: 500, size: 4 * 1024 * 1
 /// Most bytes of a row's texts that are read. Six bytes of an escape sequence (`\u0041`) may stand for one of the message.
 const ROW_SIZE: u64 = 6 * publish::PUBLISH_SIZE as u64 + 256 * 1024;
 
-/// Names that begin so are the server's own. The clients would take such a message for one of the server's.
-const RESERVED: [&str; 3] = ["Server/", "Client/", "Presence/"];
-
 /// A row that can be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Publish {
@@ -36,9 +33,6 @@ pub(super) fn publish(row: &OutboxRow) -> Result<Publish, String> {
         return Err(format!("the row has {} bytes: a message may have {}", row.size, publish::PUBLISH_SIZE));
     };
     let action = text(&texts.action, "action is")?;
-    if let Some(reserved) = RESERVED.into_iter().find(|reserved| action.starts_with(reserved)) {
-        return Err(format!("the action begins with {reserved}, which is reserved for the server"));
-    }
     let details = match &texts.details {
         Some(details) => {
             let details: Result<RawDetails, _> = text(details, "details are")?.parse();
