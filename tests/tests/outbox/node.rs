@@ -115,6 +115,26 @@ async fn malformed_rows_are_moved_with_the_reason_and_stop_no_other() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_row_with_a_zero_date_stops_no_other() {
+    let (state, store) = (tempfile::tempdir().unwrap(), MySql::create().await);
+    let node = start(state.path(), &["--pool", &store.url]).await;
+    let mut ann = node.client(Some("ann")).await;
+    let mut site = store.connect().await;
+    site.query_drop("SET sql_mode = ''").await.unwrap();
+    for (action, created) in [("zero", "'0000-00-00'"), ("now", "CURRENT_TIMESTAMP(6)")] {
+        let columns = "INSERT INTO ws_outbox (action, details, target, created)";
+        site.query_drop(format!("{columns} VALUES ('{action}', '[1]', 'all', {created})")).await.unwrap();
+    }
+    assert_eq!(next(&mut ann).await, json!({ "action": "zero", "details": [1] }));
+    assert_eq!(next(&mut ann).await, json!({ "action": "now", "details": [1] }));
+    until_empty(&mut site).await;
+    // One that cannot be published is moved.
+    site.query_drop("INSERT INTO ws_outbox (action, target, created) VALUES ('zero', 'nowhere', 0)").await.unwrap();
+    until_empty(&mut site).await;
+    assert_eq!(store.failed().await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_site_with_sqlite_has_an_outbox_too() {
     let (state, store) = (tempfile::tempdir().unwrap(), Sqlite::create().await);
     let node = start(state.path(), &["--outbox-database", &store.url()]).await;

@@ -51,8 +51,10 @@ WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = 'ws_outbox' AND t.ENGINE IS
 /// Rows of up to this many bytes are read together with their texts. Larger ones are read one by one.
 const INLINE: u64 = 8 * 1024;
 
+/// A zero date, which a site may insert, has no difference to others: it counts as 1970.
 const READ: &str = "\
-SELECT id, TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), TIMESTAMPDIFF(MICROSECOND, created, CURRENT_TIMESTAMP(6)),
+SELECT id, COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), 0),
+  COALESCE(TIMESTAMPDIFF(MICROSECOND, created, CURRENT_TIMESTAMP(6)), 0),
   LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) AS size,
   IF(LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) <= ?, action, NULL),
   IF(LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) <= ?, details, NULL),
@@ -62,7 +64,7 @@ const READ_TEXTS: &str = "SELECT action, details, target FROM ws_outbox WHERE id
 const FAIL: &str = "\
 INSERT INTO ws_outbox_failed (action, details, target, cluster, created, outbox_id, reason)
 SELECT action, details, target, cluster, created, id, ?
-FROM ws_outbox WHERE id = ? AND TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created) = ?";
+FROM ws_outbox WHERE id = ? AND COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), 0) = ?";
 
 /// The settings of a session, whatever the server's defaults are. Each statement is its own transaction. It sees what has
 /// committed and nothing else; a lower level than this one would show rows of open transactions, and READ COMMITTED
@@ -173,7 +175,7 @@ fn removal(rows: &[RowId]) -> Option<String> {
     let (first, last) = (stamps().min()?, stamps().max()?);
     Some(format!(
         "DELETE ws_outbox FROM ws_outbox FORCE INDEX (PRIMARY) WHERE id IN ({}) \
-         AND TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created) BETWEEN {first} AND {last}",
+         AND COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), 0) BETWEEN {first} AND {last}",
         list(rows)
     ))
 }
