@@ -63,6 +63,15 @@ pub(crate) enum Subject {
 }
 
 impl Subject {
+    /// Returns the number of bytes in its ids of users and sessions.
+    pub(crate) fn id_size(&self) -> usize {
+        match self {
+            Self::Session(id) => id.len(),
+            Self::User { id, except_session } => id.len() + except_session.as_ref().map_or(0, String::len),
+            Self::Connection(_) => 0,
+        }
+    }
+
     pub(crate) fn session(id: impl Into<String>) -> Self {
         Self::Session(id.into())
     }

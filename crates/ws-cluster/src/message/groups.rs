@@ -6,8 +6,10 @@ use crate::{
 };
 
 /// Maximum number of groups in one order, and of bytes in their names together.
-const GROUPS: usize = 1000;
-const NAMES_SIZE: usize = 64 * 1024;
+pub(crate) const GROUPS: usize = 1000;
+pub(crate) const NAMES_SIZE: usize = 64 * 1024;
+/// Maximum size of the id of a user or session in an order, in bytes. Nodes keep orders for clients that come back.
+const ID_SIZE: usize = 1024;
 
 /// The connections that [`Server::change_groups`](crate::Server::change_groups) puts into groups and takes out of
 /// groups.
@@ -58,8 +60,11 @@ impl GroupChange {
         self
     }
 
-    /// Checks the order: it names 1 to 1,000 groups, of 64 KiB together, and none of them twice.
+    /// Checks the order: it names 1 to 1,000 groups, of 64 KiB together, and none of them twice. An id has up to 1 KiB.
     pub(crate) fn check(&self) -> Result<(), PublishError> {
+        if self.subject.id_size() > ID_SIZE {
+            return Err(PublishError::invalid(format!("the id of a user or session has at most {ID_SIZE} bytes")));
+        }
         let mut names: Vec<&str> = self.names().collect();
         let size = names.iter().map(|name| name.len()).sum();
         match names.len() {
@@ -81,7 +86,7 @@ impl GroupChange {
     pub(crate) fn size(&self) -> usize {
         const ORDER: usize = 256;
         const NAME: usize = 32;
-        ORDER + self.names().map(|name| NAME + name.len()).sum::<usize>()
+        ORDER + self.subject.id_size() + self.names().map(|name| NAME + name.len()).sum::<usize>()
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -102,6 +107,7 @@ mod tests {
         for (order, why) in [
             (ann(), "names no group"),
             (ann().join("a").join("a"), "the group \"a\" is there twice"),
+            (GroupChange::session("x".repeat(1_025)).join("a"), "at most 1024 bytes"),
             (ann().leave("a").join("a"), "the group \"a\" is there twice"),
             (many(1001), "at most 1000 groups"),
             (ann().join("x".repeat(70_000)), "over the limit"),
