@@ -8,11 +8,15 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use crate::{
     ActionError, Identity, Message, RawDetails,
-    message::order::{Member, Members, Why, message_of, text},
+    message::{
+        groups::{GROUPS, NAMES_SIZE},
+        order::{Member, Members, Why, message_of, text},
+    },
 };
 
-/// Maximum number of messages in one answer.
+/// Maximum number of messages in one answer, and of properties.
 const MESSAGES: usize = 1_000;
+const PROPERTIES: usize = 1_000;
 /// Maximum size of the id of a user or session, in bytes.
 const ID_SIZE: usize = 1_024;
 /// The range of times in seconds since 1970, from the year 2001 to the year 9999. What is below is the number of seconds
@@ -38,6 +42,7 @@ pub(super) fn effects(body: &[u8]) -> Result<Effects, Why> {
     let ids = |member: Option<Member<'_>>| member.map_or(Ok(Vec::new()), |member| member.ids());
     let properties = properties(members.optional("properties"))?;
     let (join, leave) = (ids(members.optional("join"))?, ids(members.optional("leave"))?);
+    check_groups(join.iter().chain(&leave))?;
     let publish = members.optional("publish").map_or(Ok(Vec::new()), |member| messages(&member))?;
     let reply = match (members.optional("reply"), members.optional("error")) {
         (Some(_), Some(_)) => return Err("`reply` and `error` exclude each other".to_owned()),
@@ -58,7 +63,9 @@ pub(super) fn identity(body: &[u8]) -> Result<Identity, Why> {
     identity.session = id(members.optional("session"))?;
     identity.expires = members.optional("expires").map(|member| expires(&member)).transpose()?;
     if let Some(groups) = members.optional("groups") {
-        identity = identity.groups(groups.ids()?);
+        let groups = groups.ids()?;
+        check_groups(&groups)?;
+        identity = identity.groups(groups);
     }
     let properties = properties(members.optional("properties"))?;
     identity.properties = properties.into_iter().filter(|(_, value)| !value.is_null()).collect();
@@ -88,7 +95,22 @@ fn id(member: &Member<'_>) -> Result<String, Why> {
 
 fn properties(member: Option<Member<'_>>) -> Result<Vec<(String, Value)>, Why> {
     let Some(member) = member.filter(|member| !is_empty_array(member)) else { return Ok(Vec::new()) };
-    member.object()?.all().map(|(name, member)| Ok((name, member.value()?))).collect()
+    let properties: Vec<_> =
+        member.object()?.all().map(|(name, member)| Ok((name, member.value()?))).collect::<Result<_, Why>>()?;
+    match properties.len() {
+        ..=PROPERTIES => Ok(properties),
+        count => Err(format!("`properties` has {count} properties, of at most {PROPERTIES}")),
+    }
+}
+
+/// Checks the groups of an answer, which have the limits of an order of the site.
+fn check_groups<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), Why> {
+    let (count, size) = names.into_iter().fold((0, 0), |(count, size), name| (count + 1, size + name.len()));
+    if count > GROUPS || size > NAMES_SIZE {
+        let limit = NAMES_SIZE / 1024;
+        return Err(format!("the answer names {count} groups of {size} bytes, of at most {GROUPS} and {limit} KiB"));
+    }
+    Ok(())
 }
 
 /// PHP writes an empty array for an empty object.
@@ -190,6 +212,7 @@ mod tests {
         let deep = "[".repeat(200) + &"]".repeat(200);
         let long = "a".repeat(256);
         let many = r#"{"action":"a","to":"all"},"#.repeat(1_001);
+        let numbered: String = (0..1_001).map(|number| format!(r#""{number}":1,"#)).collect();
         for (body, says) in [
             ("", "the answer is empty"),
             ("<html>", "the answer is not JSON"),
@@ -208,6 +231,9 @@ mod tests {
             (r#"{"error": [400, 7]}"#, "`error` must be"),
             (r#"{"join": "a"}"#, "`join` must be an array, not text"),
             (r#"{"leave": [""]}"#, "`leave[0]` is empty"),
+            (&format!(r#"{{"join": [{}7], "leave": [8]}}"#, "7,".repeat(999)), "names 1001 groups of 1001 bytes"),
+            (&format!(r#"{{"leave": ["{}"]}}"#, "a".repeat(65_537)), "names 1 groups of 65537 bytes"),
+            (&format!(r#"{{"properties": {{{}}}}}"#, numbered.trim_end_matches(',')), "has 1001 properties"),
             (r#"{"join": [1.5]}"#, "`join[0]` must be text or a whole number"),
             (r#"{"properties": ["a"]}"#, "`properties` must be an object, not an array"),
             (r#"{"properties": {"a": 1e400}}"#, "`properties.a` cannot be read"),

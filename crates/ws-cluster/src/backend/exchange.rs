@@ -32,6 +32,9 @@ const ANSWER_SIZE: usize = 1024 * 1024;
 /// Maximum length of the reason why an answer cannot be used, in characters.
 const REASON_LENGTH: usize = 256;
 
+/// Time after which a request that its caller gives up counts as one without an answer.
+const LATE: Duration = Duration::from_secs(3);
+
 /// The software that asks, as the site sees it.
 const USER_AGENT: &str = concat!("ws-cluster/", env!("CARGO_PKG_VERSION"));
 
@@ -244,12 +247,14 @@ impl Place {
 struct Passing<'a> {
     exchange: &'a Exchange,
     pass: Option<Pass>,
+    since: std::time::Instant,
 }
 
 impl<'a> Passing<'a> {
     fn enter(exchange: &'a Exchange) -> Option<Self> {
-        let pass = exchange.breaker.lock().enter(now())?;
-        Some(Self { exchange, pass: Some(pass) })
+        let since = now();
+        let pass = exchange.breaker.lock().enter(since)?;
+        Some(Self { exchange, pass: Some(pass), since })
     }
 
     /// Notes how the request ended.
@@ -263,7 +268,10 @@ impl<'a> Passing<'a> {
 impl Drop for Passing<'_> {
     fn drop(&mut self) {
         if let Some(pass) = self.pass.take() {
-            self.exchange.breaker.lock().leave(pass, Sign::Unknown, now());
+            let now = now();
+            // The caller's own time limit may be shorter than that of the exchange.
+            let is_late = now.saturating_duration_since(self.since) >= LATE;
+            self.exchange.breaker.lock().leave(pass, if is_late { Sign::Dead } else { Sign::Unknown }, now);
         }
     }
 }

@@ -79,19 +79,11 @@ impl Backend {
         asked
     }
 
-    /// Tells the site that a connection has ended.
+    /// Tells the site that a connection has ended. The connection keeps its place for the first attempt only.
     async fn tell_end(&self, request: &Request) {
-        let exchange = &self.0.exchange;
-        let lost = |why: &str| {
-            if let Some(line) = exchange.logs.due(Cause::Event, now()) {
-                let left_out = line.left_out;
-                tracing::warn!(why, left_out, "the site is not told of the end of a connection");
-            }
-        };
         if self.0.events.get() >= EVENTS {
-            return lost("too many such events wait");
+            return self.log_lost_event("too many such events wait");
         }
-        let _entered = self.0.events.enter();
         let body = encode(&Disconnect {
             event: "disconnect",
             code: request.close_code().unwrap_or_default(),
@@ -103,17 +95,37 @@ impl Backend {
             properties: request.properties(),
         });
         let id = event_id();
-        let mut pauses = PAUSES.into_iter();
-        loop {
-            let read = |answer: &super::exchange::Answer| match answer.status() {
-                status if status.is_success() => Ok(()),
-                status => Err(format!("the answer is {status}")),
-            };
-            match (exchange.ask(BackendEvent::Disconnect, &id, || body.clone(), read).await, pauses.next()) {
-                (Ok(()), _) => return,
-                (Err(_), Some(pause)) => sleep(pause).await,
-                (Err(failure), None) => return lost(&failure.to_string()),
+        let _entered = self.0.events.enter();
+        if self.send_event(&id, &body).await.is_err() {
+            tokio::spawn(self.clone().send_event_again(id, body));
+        }
+    }
+
+    async fn send_event_again(self, id: String, body: Vec<u8>) {
+        let _entered = self.0.events.enter();
+        let mut failure = None;
+        for pause in PAUSES {
+            sleep(pause).await;
+            match self.send_event(&id, &body).await {
+                Ok(()) => return,
+                Err(failed) => failure = Some(failed),
             }
+        }
+        failure.iter().for_each(|failure| self.log_lost_event(&failure.to_string()));
+    }
+
+    async fn send_event(&self, id: &str, body: &[u8]) -> Result<(), Failure> {
+        let read = |answer: &super::exchange::Answer| match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err(format!("the answer is {status}")),
+        };
+        self.0.exchange.ask(BackendEvent::Disconnect, id, || body.to_vec(), read).await
+    }
+
+    fn log_lost_event(&self, why: &str) {
+        if let Some(line) = self.0.exchange.logs.due(Cause::Event, now()) {
+            let left_out = line.left_out;
+            tracing::warn!(why, left_out, "the site is not told of the end of a connection");
         }
     }
 }
@@ -121,15 +133,7 @@ impl Backend {
 /// Lets an answer take effect, in this order: properties, joins and leaves, publishes, and the reply or the error.
 async fn apply(request: &Request, effects: Effects) -> Result<(), ActionError> {
     let Effects { properties, join, leave, publish, reply } = effects;
-    for (name, value) in properties {
-        request.set_property(&name, value);
-    }
-    for group in join {
-        request.join(&group);
-    }
-    for group in leave {
-        request.leave(&group);
-    }
+    request.change(properties, &join, &leave);
     if !publish.is_empty() {
         request.publish_all(publish).await.into_iter().collect::<Result<(), _>>()?;
     }

@@ -1,6 +1,6 @@
 //! The members of a JSON object that a site posts, read one by one, so that each mistake is named.
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, collections::HashSet, fmt};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 #[cfg(feature = "backend")]
@@ -86,12 +86,12 @@ impl<'a> Members<'a> {
     /// Refuses a member that is there twice.
     fn each_once(self) -> Result<Self, Why> {
         let Self { prefix, members } = &self;
-        for (at, (name, _)) in members.iter().enumerate() {
-            if members[..at].iter().any(|(before, _)| before == name) {
-                return Err(format!("`{prefix}{name}` is there twice"));
-            }
+        // A set, because the site's answer may have very many members.
+        let mut seen = HashSet::with_capacity(members.len());
+        match members.iter().find(|(name, _)| !seen.insert(&**name)) {
+            Some((name, _)) => Err(format!("`{prefix}{name}` is there twice")),
+            None => Ok(self),
         }
-        Ok(self)
     }
 
     /// Returns the members of an empty object.

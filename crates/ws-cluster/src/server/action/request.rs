@@ -197,6 +197,23 @@ impl Request {
         self.0.server.resumption().revoke(&self.0.client);
     }
 
+    /// Sets properties, joins groups and leaves groups, in this order. The client's earlier resume token becomes invalid
+    /// once and not with each change.
+    #[cfg(feature = "backend")]
+    pub(crate) fn change(&self, properties: Vec<(String, Value)>, join: &[String], leave: &[String]) {
+        let (hub, client) = (self.0.server.hub(), &self.0.client);
+        for (name, value) in properties {
+            hub.set_property(client, &name, value);
+        }
+        for group in join {
+            hub.join(client, group);
+        }
+        for group in leave {
+            hub.leave(client, group);
+        }
+        self.0.server.resumption().revoke(client);
+    }
+
     /// Returns the value of this type that [`set_data`](Self::set_data) attached to the connection.
     pub fn data<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
         self.0.client.membership().data()
