@@ -229,7 +229,11 @@ impl Server {
             None => (config.http.request_head_size, config.connection.handshake_timeout, config.http.write_timeout),
             Some(_) => (config.http.request_head_size, BEYOND_TIMEOUT, BEYOND_TIMEOUT),
         };
-        let socket = match encryption.begin(stream, head).await {
+        let begun = tokio::select! {
+            begun = encryption.begin(stream, head) => begun,
+            _ = closing.changed() => return,
+        };
+        let socket = match begun {
             Ok(socket) => socket,
             Err(error) => return tracing::debug!(peer = %peer.0, %error, "a TLS handshake failed"),
         };
