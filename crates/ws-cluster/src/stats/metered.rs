@@ -76,6 +76,7 @@ macro_rules! labelled {
     };
 }
 
+#[cfg(any(feature = "backend", feature = "metrics"))]
 pub(super) use labelled;
 
 labelled! {
