@@ -148,6 +148,11 @@ final class Backend
         try {
             $event = $this->event($this->webhook->verify($headers, $body), $body);
         } catch (Exception $refused) {
+            if ($refused->getCode() === 401) {
+                // For ws-server, 401 would refuse the visitor and not the signature, and nobody would learn of it.
+                ($this->log)("ws-cluster: a request is refused: {$refused->getMessage()}");
+                return Response::text(400, $refused->getMessage());
+            }
             return Response::text($refused->getCode(), $refused->getMessage());
         }
         return match ($event->name) {

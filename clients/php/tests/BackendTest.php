@@ -214,16 +214,17 @@ test('a request that is not from ws-server is refused before a callable runs', f
     $body = '{"event":"connect"}';
     $headers = signed(BACKEND_KEY, $body);
     same(405, $backend->handle($headers, $body, 'GET')->status);
-    same(401, $backend->handle([], $body)->status);
-    same(401, $backend->handle(signed('another key of another backend', $body), $body)->status);
-    same(401, $backend->handle(signed(BACKEND_KEY, $body, time() - 301), $body)->status);
-    same(401, $backend->handle(signed(BACKEND_KEY, $body, time() + 301), $body)->status);
+    same(400, $backend->handle([], $body)->status);
+    same(400, $backend->handle(signed('another key of another backend', $body), $body)->status);
+    same(400, $backend->handle(signed(BACKEND_KEY, $body, time() - 301), $body)->status);
+    same(400, $backend->handle(signed(BACKEND_KEY, $body, time() + 301), $body)->status);
     foreach (array_keys($headers) as $name) {
-        same(401, $backend->handle([$name => ''] + $headers, $body)->status);
+        same(400, $backend->handle([$name => ''] + $headers, $body)->status);
     }
     $huge = $body . str_repeat(' ', 1000);
     same(413, $backend->handle(signed(BACKEND_KEY, $huge), $huge)->status);
-    same([], Logged::$lines);
+    // The administrator learns of a wrong key, and the request does not count as the refusal of a visitor.
+    contains('a request is refused: the signature does not fit', Logged::$lines[1]);
 });
 
 test('a signed body that is malformed is refused with the reason', function (): void {
@@ -295,7 +296,7 @@ test('a script answers over HTTP, and what it prints stays out of the answer', f
     }
     contains('a callable ended the script: Allowed memory size', $server->log());
     contains('a callable printed: bye', $server->log());
-    same(401, $post('{"event":"connect"}', ['webhook-signature' => 'v1,AAAA'])[0]);
+    same(400, $post('{"event":"connect"}', ['webhook-signature' => 'v1,AAAA'])[0]);
     same(413, $post(str_repeat(' ', 200_000))[0]);
     same(405, (int) explode(' ', get_headers("http://{$server->address}/")[0])[1]);
 });
