@@ -70,7 +70,8 @@ impl Backend {
         };
         let asked = self.0.exchange.ask(BackendEvent::Action, &event_id(), body, read).await;
         if let Err(Failure::Malformed(why)) = &asked {
-            let cause = Cause::Malformed(request.action().chars().take(32).collect());
+            // A different mistake is logged at once.
+            let cause = Cause::Malformed(request.action().chars().take(32).chain(why.chars().take(64)).collect());
             if let Some(line) = self.0.exchange.logs.due(cause, now()) {
                 let (action, left_out) = (Excerpt(request.action()), line.left_out);
                 tracing::error!(?action, why, left_out, "the site's answer to an action cannot be used");
