@@ -143,7 +143,7 @@ pub struct LogConfig {
     pub size: usize,
     /// Number of messages. Default 1,000,000.
     pub count: usize,
-    /// Age of the oldest message. Clients that keep their position are given anew what they carry after a quarter of it.
+    /// Age of the oldest message. A client that keeps its position gets a new resume token after a quarter of this time.
     /// Default 5 min.
     pub age: Duration,
 }

@@ -62,7 +62,7 @@ use crate::{ACTION_SIZE, RawDetails};
 ///             Some(error) => eprintln!("{}: {error}", message.action),
 ///             None => println!("{}: {:?}", message.action, message.details),
 ///         },
-///         Event::Reset(why) => println!("load anew what must be complete: {why}"),
+///         Event::Reset(why) => println!("load again what must be complete: {why}"),
 ///         Event::Closed { code, reason, retry_in: None } => println!("closed for good: {code} {reason}"),
 ///         _ => {}
 ///     }

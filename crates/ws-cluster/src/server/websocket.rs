@@ -30,11 +30,13 @@ pub(super) fn switching<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>
     }
     if !list(headers, &header::CONNECTION).any(|option| option.eq_ignore_ascii_case(b"upgrade")) {
         return Err(upgrade_required(
-            "a WebSocket needs the header `Connection: Upgrade`, which proxies must set anew",
+            "a WebSocket needs the header `Connection: Upgrade`, which proxies must set again",
         ));
     }
     if !list(headers, &header::UPGRADE).any(|protocol| protocol.eq_ignore_ascii_case(b"websocket")) {
-        return Err(upgrade_required("a WebSocket needs the header `Upgrade: websocket`, which proxies must set anew"));
+        return Err(upgrade_required(
+            "a WebSocket needs the header `Upgrade: websocket`, which proxies must set again",
+        ));
     }
     if !list(headers, &header::SEC_WEBSOCKET_VERSION).any(|version| version == b"13") {
         return Err(upgrade_required("a WebSocket needs the header `Sec-WebSocket-Version: 13`"));
