@@ -40,7 +40,7 @@ pub struct Summary {
     pub unknown: (usize, usize),
     /// Malformed rows that were committed.
     pub failed: usize,
-    /// Whether the master and the database were killed.
+    /// True if the master and the database were killed.
     pub kills: (bool, bool),
 }
 

@@ -174,7 +174,7 @@ async fn drupal_names_its_users() {
         assert_eq!(identity.session.as_deref(), Some(&**id));
     }
     site.expect_guest(guest).await;
-    // Who reads the table cannot use what is in it.
+    // A reader of the table cannot use its contents.
     site.expect_guest(&digest(&ids[0])).await;
     site.expect_strangers_to_be_guests(&ids[0]).await;
 }

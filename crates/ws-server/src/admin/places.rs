@@ -1,5 +1,5 @@
-//! The places for connections. Nobody can take them all: connections whose sender has shown no right to be here have
-//! half of them, and the oldest one leaves if another comes.
+//! The places for connections. Strangers cannot take them all: connections that have not shown the key have half of the
+//! places, and the oldest of them leaves if another comes.
 
 use std::{collections::BTreeMap, sync::Arc};
 
