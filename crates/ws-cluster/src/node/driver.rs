@@ -245,10 +245,11 @@ impl Driver {
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { link, frame } => {
-                    if let Some(link) = self.links.get(&link) {
+                    let is_cut = self.links.get(&link).is_some_and(|link| {
                         trace_relay(link.peer, &frame);
-                    }
-                    if self.links.get(&link).is_some_and(|link| !link.sender.send(frame)) {
+                        !link.sender.send(frame)
+                    });
+                    if is_cut {
                         tracing::warn!(link, "a peer reads too slowly and is cut");
                         self.links.remove(&link);
                         self.core.handle_link_down(now(), link);
