@@ -1,6 +1,11 @@
 //! The certificate of a node that serves TLS itself: read at the start, when its files change, and at SIGHUP.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::PathBuf, time::Duration, time::SystemTime};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::PathBuf,
+    time::{Duration, SystemTime},
+};
 
 use parking_lot::Mutex;
 use tokio::time::{MissedTickBehavior, interval};
