@@ -4,9 +4,9 @@
 import { WebSocketServer, WebSocket } from 'ws';
 import { listen } from './publish.js';
 
-// Compression is off by default, and the README of `ws` advises to leave it so.
+// Compression is off by default, and the README of `ws` advises to leave it so. `DEFLATE=1` turns it on.
 const server = listen(broadcast);
-const sockets = new WebSocketServer({ server, path: '/' });
+const sockets = new WebSocketServer({ server, path: '/', perMessageDeflate: process.env.DEFLATE === '1' });
 
 function broadcast(body) {
     for (const socket of sockets.clients) {

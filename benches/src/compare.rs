@@ -7,21 +7,38 @@ use benches::Result;
 
 use crate::{
     Compare, chart, machine,
-    peers::{Centrifugo, MESSAGE, Nats, Nchan, NodeWs, OneSend, Ours, Peer, Plain, SocketIo, SocketIoxide},
+    peers::{Bun, Centrifugo, MESSAGE, Nats, Nchan, NodeWs, OneSend, Ours, Peer, Plain, SocketIo, SocketIoxide},
     scenario::{
         Stage, echo,
-        fan_out::{self, Figures, LOADS, Load},
-        idle, median,
+        fan_out::{self, Figures, Load, Rounds, Way},
+        idle,
     },
+    series::Series,
     table::{NOTHING, Table, figure},
 };
 
-/// The figures of one server, a value for each round.
+/// Seconds for which each load is measured.
+const SECONDS: f64 = 0.5;
+
+/// Number of rounds in which the memory is measured, since it does not depend on the machine's speed.
+const MEMORY_ROUNDS: usize = 1;
+
+/// The figures of one server.
 struct Shown {
     peer: Box<dyn Peer>,
-    fan_out: Vec<(Load, Figures)>,
-    idle: Vec<f64>,
-    echo: Vec<f64>,
+    fan_out: Rounds,
+    idle: Vec<Option<f64>>,
+    echo: Vec<Option<f64>>,
+}
+
+impl Shown {
+    fn new(peer: Box<dyn Peer>) -> Self {
+        Self { peer, fan_out: Rounds::default(), idle: Vec::new(), echo: Vec::new() }
+    }
+
+    fn cpu(&self, load: Load) -> Series {
+        self.fan_out.series(load, |figures| figures.cpu)
+    }
 }
 
 pub(crate) fn run(options: &Compare) -> Result<()> {
@@ -32,7 +49,7 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
         match peer.missing() {
             _ if !wanted => {}
             Some(how) => skipped.push(format!("{} is not installed: {how}", peer.name())),
-            None => shown.push(Shown { peer, fan_out: Vec::new(), idle: Vec::new(), echo: Vec::new() }),
+            None => shown.push(Shown::new(peer)),
         }
     }
     let rounds = if options.quick { 1 } else { options.rounds };
@@ -40,25 +57,16 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
     for round in 1..=rounds {
         for server in &mut shown {
             eprintln!("{:4} s: round {round} of {rounds}, {}", began.elapsed().as_secs(), server.peer.name());
-            if let Err(error) = measure(server, options) {
-                eprintln!("        failed: {error}");
-            }
+            measure(server, options, round <= MEMORY_ROUNDS);
         }
     }
-    let mut text = format!("{}\n\n{}\n{}", machine::describe(), table(&shown, options), ratios(&shown, options));
+    let mut text = format!("{}, {rounds} rounds\n\n", machine::describe());
+    text += &tables(&shown, options);
     text.extend(skipped.iter().map(|line| format!("\n{line}")));
     println!("{text}");
     fs::create_dir_all(&options.output)?;
     fs::write(options.output.join("compare.md"), text + "\n")?;
-    let loads = loads(options);
-    let bars = shown.iter().map(|server| {
-        let cpu = loads.iter().map(|load| middle(server, *load, |figures| figures.cpu)).collect();
-        chart::Row { name: server.peer.name().to_owned(), values: cpu }
-    });
-    let series: Vec<String> =
-        loads.iter().map(|load| format!("{} clients, {} at once", load.clients, load.messages)).collect();
-    let svg = chart::bars("µs of the server's CPU per delivery, 100-byte messages", &series, &bars.collect::<Vec<_>>());
-    fs::write(options.output.join("compare.svg"), svg)?;
+    fs::write(options.output.join("compare.svg"), chart(&shown, options))?;
     Ok(())
 }
 
@@ -67,6 +75,7 @@ fn peers() -> Vec<Box<dyn Peer>> {
     vec![
         Box::new(OneSend),
         Box::new(Ours::default()),
+        Box::new(Bun),
         Box::new(Plain { buffer: Some(4096) }),
         Box::new(Plain { buffer: None }),
         Box::new(Nchan),
@@ -88,96 +97,128 @@ fn chosen(name: &str, given: &str) -> bool {
     name.to_lowercase().starts_with(&given.to_lowercase())
 }
 
-fn loads(options: &Compare) -> Vec<Load> {
-    match options.clients {
-        None => LOADS.to_vec(),
-        Some(clients) => [1, 16].map(|messages| Load { clients, messages }).to_vec(),
-    }
-}
-
-fn measure(server: &mut Shown, options: &Compare) -> Result<()> {
+/// Measures a server once. A figure that fails is missing.
+fn measure(server: &mut Shown, options: &Compare, memory: bool) {
     let peer = &*server.peer;
-    let mut stage = Stage::set(peer)?;
-    for load in loads(options) {
-        server.fan_out.push((load, fan_out::measure(&mut stage, peer, load)?));
-    }
-    drop(stage);
-    server.idle.push(idle::measure(&mut Stage::set(peer)?, options.idle)?);
-    if let Some(message) = peer.echo() {
-        server.echo.push(echo::measure(&mut Stage::set(peer)?, &message)?);
-    }
-    Ok(())
+    let fan_out = measured(fan_out::measure_all(peer, &options.clients, SECONDS));
+    server.fan_out.0.push(fan_out.unwrap_or_default());
+    let idle = || idle::measure(&mut Stage::set(peer)?, options.idle);
+    server.idle.push(memory.then(|| measured(idle())).flatten());
+    let echo = |message: String| echo::measure(&mut Stage::set(peer)?, &message);
+    server.echo.push(peer.echo().and_then(|message| measured(echo(message))));
 }
 
-fn table(shown: &[Shown], options: &Compare) -> String {
-    let loads = loads(options);
-    // The figures for throughput and latency are those with the most clients and one message.
-    let shown_at = loads[loads.len() - 2];
-    let name = |name: &str| shown.iter().find(|server| server.peer.name() == name);
-    let (one_send, ours) = (name(OneSend.name()), name(Ours::default().name()));
-    let mut heads = vec![format!("{MESSAGE}-byte messages")];
-    heads.extend(loads.iter().map(|load| format!("µs CPU/delivery, {load}")));
-    heads.extend([format!("deliveries/s, {shown_at}"), format!("p50 / p99 ms, {shown_at}")]);
+fn measured<T>(outcome: Result<T>) -> Option<T> {
+    outcome.inspect_err(|error| eprintln!("        failed: {error}")).ok()
+}
+
+fn tables(shown: &[Shown], options: &Compare) -> String {
+    let server = |name: &str| shown.iter().find(|server| server.peer.name() == name);
+    let beside = [server(OneSend.name()), server(Bun.name())];
+    let mut text = one_message(shown, beside, options);
+    text += &format!(
+        "\nIn parentheses: how many times the figure of one send() per socket, and how many times Bun's, measured in \
+         the same round (median).\n\n{}\nOne send() is the one that sends all {} messages joined.\n",
+        together(shown, beside, options),
+        fan_out::TOGETHER
+    );
+    text + "\n" + &ratios(shown, beside, options)
+}
+
+/// Returns the table of one message at a time, with memory and echoes.
+fn one_message(shown: &[Shown], beside: [Option<&Shown>; 2], options: &Compare) -> String {
+    let loads = fan_out::loads(&options.clients, &[Way::One]);
+    // Throughput and latency are those with the middle number of clients.
+    let Some(middle) = loads.get(loads.len() / 2).copied() else { return String::new() };
+    let clients = middle.clients;
+    let mut heads = vec![format!("one {MESSAGE}-byte message")];
+    heads.extend(loads.iter().map(|load| format!("µs CPU/delivery, {} clients", load.clients)));
+    heads.extend([format!("deliveries/s, {clients}"), format!("p50 / p99 ms, {clients}")]);
     heads.extend([format!("KB/idle connection of {}", options.idle), "µs CPU/echo".to_owned()]);
     let mut table = Table::new(heads);
     for server in shown {
-        let at = |of: fn(&Figures) -> f64| move |server: &Shown| middle(server, shown_at, of);
+        let at = |of: fn(&Figures) -> f64| move |server: &Shown| server.fan_out.series(middle, of);
         let mut cells = vec![server.peer.name().to_owned()];
-        let cpu = |load: &Load| beside(server, one_send, ours, |server| middle(server, *load, |figures| figures.cpu));
-        cells.extend(loads.iter().map(cpu));
-        cells.push(beside(server, one_send, ours, at(|figures| figures.per_second)));
+        cells.extend(loads.iter().map(|load| cell(server, beside, |server| server.cpu(*load))));
+        cells.push(cell(server, beside, at(|figures| figures.per_second)));
         let [p50, p99] = [at(|figures| figures.p50)(server), at(|figures| figures.p99)(server)]
-            .map(|figure_of| figure_of.map_or(NOTHING.to_owned(), figure));
+            .map(|series| series.median().map_or(NOTHING.to_owned(), figure));
         cells.push(format!("{p50} / {p99}"));
-        cells.push(beside(server, None, ours, |server| median(server.idle.clone())));
-        cells.push(beside(server, None, ours, |server| median(server.echo.clone())));
+        cells.push(cell(server, [None, beside[1]], |server| server.idle.iter().copied().collect()));
+        cells.push(cell(server, [None; 2], |server| server.echo.iter().copied().collect()));
         table.row(cells);
     }
-    format!("{table}\nIn parentheses: how many times the figure of one send() per socket, and how many times ours.\n")
+    table.to_string()
 }
 
-/// Returns our ratios to the nearest servers, a line for each load, or nothing if one of them was not measured.
-fn ratios(shown: &[Shown], options: &Compare) -> String {
-    let is = |server: &Shown, name: &str| server.peer.name() == name;
-    let (one_send, ours) = (OneSend.name(), Ours::default().name());
-    let mut table = Table::new(["ws-cluster", "one send()'s", "at most", "the best peer's", "which is"]);
-    for load in loads(options) {
-        let cpu = |server: &Shown| middle(server, load, |figures| figures.cpu);
-        let one = |name: &str| shown.iter().find(|server| is(server, name)).and_then(cpu);
-        let best = shown
-            .iter()
-            .filter(|server| !is(server, one_send) && !is(server, ours))
-            .filter_map(|server| Some((cpu(server)?, server.peer.name())))
-            .min_by(|(one, _), (other, _)| one.total_cmp(other));
-        let (Some(one_send), Some(ours), Some((peer, name))) = (one(one_send), one(ours), best) else { continue };
-        let at_most = if load.messages == 1 { "1.3" } else { "1.8" };
-        table.row([
-            format!("CPU/delivery, {load}"),
-            format!("{} ×", figure(ours / one_send)),
-            at_most.to_owned(),
-            format!("{} ×", figure(ours / peer)),
-            name.to_owned(),
-        ]);
+/// Returns the table of several messages that are published together.
+fn together(shown: &[Shown], beside: [Option<&Shown>; 2], options: &Compare) -> String {
+    let loads = fan_out::loads(&options.clients, &Way::SEVERAL);
+    let mut heads = vec!["µs CPU/delivery".to_owned()];
+    heads.extend(loads.iter().map(|load| format!("{} clients, {}", load.clients, load.way)));
+    let mut table = Table::new(heads);
+    for server in shown {
+        let mut cells = vec![server.peer.name().to_owned()];
+        cells.extend(loads.iter().map(|load| {
+            let at = |server: &Shown| {
+                server.cpu(if server.peer.name() == OneSend.name() { load.of_one_send() } else { *load })
+            };
+            cell(server, beside, at)
+        }));
+        table.row(cells);
     }
-    if table.is_empty() { String::new() } else { table.to_string() }
+    table.to_string()
 }
 
-fn middle(server: &Shown, load: Load, figure: impl Fn(&Figures) -> f64) -> Option<f64> {
-    median(server.fan_out.iter().filter(|(of, _)| *of == load).map(|(_, figures)| figure(figures)).collect())
+/// Returns our ratios to one send() per socket and to Bun, a line for each load.
+fn ratios(shown: &[Shown], [one_send, bun]: [Option<&Shown>; 2], options: &Compare) -> String {
+    let mut table = Table::new(["ws-cluster, CPU/delivery", "of one send() per socket (rounds)", "of Bun's (rounds)"]);
+    let Some(ours) = shown.iter().find(|server| server.peer.name() == Ours::default().name()) else {
+        return String::new();
+    };
+    for load in fan_out::loads(&options.clients, &Way::ALL) {
+        let ratio = |other: Option<&Shown>, load_of_other: Load| {
+            let ratio = other.and_then(|other| ours.cpu(load).ratio(&other.cpu(load_of_other)));
+            ratio.map_or(NOTHING.to_owned(), |ratio| ratio.to_string())
+        };
+        table.row([load.to_string(), ratio(one_send, load.of_one_send()), ratio(bun, load)]);
+    }
+    table.to_string()
 }
 
-/// Returns a figure with its ratios to one send() and to ours.
-fn beside(
-    server: &Shown,
-    one_send: Option<&Shown>,
-    ours: Option<&Shown>,
-    of: impl Fn(&Shown) -> Option<f64>,
-) -> String {
-    let Some(value) = of(server) else { return NOTHING.to_owned() };
-    let ratios: Vec<String> =
-        [one_send, ours].into_iter().filter_map(|other| Some(format!("{:.2}", value / of(other?)?))).collect();
+/// Returns a figure with its ratios to the two references.
+fn cell(server: &Shown, beside: [Option<&Shown>; 2], of: impl Fn(&Shown) -> Series) -> String {
+    let series = of(server);
+    let Some(value) = series.median() else { return NOTHING.to_owned() };
+    let ratios: Vec<String> = beside
+        .into_iter()
+        .flatten()
+        .filter_map(|other| Some(format!("{:.2}", series.ratio(&of(other))?.median)))
+        .collect();
     match &ratios[..] {
         [] => figure(value),
         ratios => format!("{} ({})", figure(value), ratios.join(", ")),
     }
+}
+
+/// Draws the CPU per delivery of one message, and of several in the way that suits each server best.
+fn chart(shown: &[Shown], options: &Compare) -> String {
+    let mut clients = options.clients.clone();
+    clients.sort_unstable();
+    let panels: Vec<(usize, &[Way], String)> = clients
+        .iter()
+        .flat_map(|clients| {
+            let several = format!("{clients} clients, {} messages in the server's best way", fan_out::TOGETHER);
+            [(*clients, &[Way::One][..], format!("{clients} clients, one message")), (*clients, &Way::SEVERAL, several)]
+        })
+        .collect();
+    let bars = shown.iter().map(|server| {
+        let best = |(clients, ways, _): &(usize, &[Way], String)| {
+            let medians = ways.iter().filter_map(|way| server.cpu(Load { clients: *clients, way: *way }).median());
+            medians.min_by(f64::total_cmp)
+        };
+        chart::Row { name: server.peer.name().to_owned(), values: panels.iter().map(best).collect() }
+    });
+    let series: Vec<String> = panels.iter().map(|(_, _, name)| name.clone()).collect();
+    chart::bars("µs of the server's CPU per delivery, 100-byte messages", &series, &bars.collect::<Vec<_>>())
 }

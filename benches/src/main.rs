@@ -17,6 +17,7 @@ mod peers;
 mod plain;
 mod process;
 mod scenario;
+mod series;
 mod table;
 
 /// Measures the cost of a delivery, a connection and an action, beside the bare system call and other servers.
@@ -63,9 +64,9 @@ struct Compare {
     /// Number of rounds in which each server is measured once; figures are their medians.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Number of clients for the fan-out; default: both 1,000 and 5,000.
-    #[arg(long)]
-    clients: Option<usize>,
+    /// Numbers of clients for the fan-out, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = scenario::fan_out::CLIENTS)]
+    clients: Vec<usize>,
     /// Number of idle connections.
     #[arg(long, default_value_t = 10_000)]
     idle: usize,
@@ -82,17 +83,23 @@ struct Compare {
 
 #[derive(Args)]
 struct Goals {
-    /// Number of times that a figure is measured; the median counts.
-    #[arg(long, default_value_t = 3)]
+    /// Number of rounds; medians count, and ratios within a round.
+    #[arg(long, default_value_t = 5)]
     rounds: usize,
-    /// Goals with these names, separated by commas: fan-out, batch, targets, actions, memory, latency, relay, connect,
+    /// Goals with these names, separated by commas: speed, batch, targets, actions, memory, latency, relay, connect,
     /// slow, churn.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// Numbers of clients for `speed`, separated by commas.
+    #[arg(long, value_delimiter = ',', default_values_t = scenario::fan_out::CLIENTS)]
+    clients: Vec<usize>,
+    /// Another build of the program `ours`, which is measured in the same rounds by speed, targets, actions, connect.
+    #[arg(long)]
+    before: Option<PathBuf>,
     /// Number of connections that come and go in one run.
     #[arg(long, default_value_t = 1_000_000)]
     connections: usize,
-    /// Runs once each and shorter, for a first look.
+    /// Measures shorter and once, except for `speed`, for a first look.
     #[arg(long)]
     quick: bool,
     /// Directory of `goals.md`.
@@ -101,6 +108,11 @@ struct Goals {
 }
 
 impl Goals {
+    /// Returns the server of the build before.
+    fn before(&self) -> Option<peers::Ours> {
+        self.before.clone().map(|program| peers::Ours { program: Some(program), ..Default::default() })
+    }
+
     fn rounds(&self) -> usize {
         if self.quick { 1 } else { self.rounds }
     }

@@ -12,11 +12,6 @@ impl Table {
         Self { rows: vec![heads.into_iter().map(Into::into).collect()] }
     }
 
-    /// Returns true if it has no row besides its heads.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.rows.len() < 2
-    }
-
     pub(crate) fn row(&mut self, cells: impl IntoIterator<Item = impl Into<String>>) {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }

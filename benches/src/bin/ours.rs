@@ -115,10 +115,10 @@ async fn main() -> Result<()> {
         .start()
         .await?;
     server.wait_ready().await;
-    // Clients connect by the hundred.
-    let listener = listen(options.port)?;
+    // The program that measures waits for the clients' port, so it opens last.
     let controls = TcpListener::bind((Ipv4Addr::LOCALHOST, options.control)).await?;
     spawn(obey_all(server.clone(), controls));
+    let listener = listen(options.port)?;
     server.serve(listener).with_graceful_shutdown(std::future::pending()).await?;
     Ok(())
 }
@@ -127,6 +127,7 @@ fn listen(port: u16) -> Result<TcpListener> {
     let socket = tokio::net::TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
     socket.bind((Ipv4Addr::LOCALHOST, port).into())?;
+    // Clients connect by the hundred.
     Ok(socket.listen(4096)?)
 }
 

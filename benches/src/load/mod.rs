@@ -1,34 +1,36 @@
 //! The load generator: one thread that has all clients of a run, counts what they receive and when, and writes the
 //! publishes itself, so that one clock measures how long a message took. It is a process of its own that gets
-//! [`order`]s through a [`handle`]. [`client`] is one connection, and [`walker`] reads frames.
+//! [`order`]s through a [`handle`]. [`client`] is one connection, [`walker`] reads frames, and [`publisher`] publishes.
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::SocketAddr,
+    io::ErrorKind,
     rc::Rc,
     sync::mpsc,
     time::{Duration, Instant},
 };
 
 use benches::Result;
-use memchr::memmem;
-use mio::{Events, Interest, Poll, Token, Waker, net::TcpStream};
+use mio::{Events, Interest, Poll, Token, Waker};
 
 use self::{
     client::{Client, Progress, Stage},
     order::{Order, Recipe, Report},
+    publisher::Publisher,
 };
 
 mod client;
 mod handle;
 pub(crate) mod order;
+mod publisher;
 mod rounds;
 mod walker;
 
 pub(crate) use handle::Load;
 
-const CONTROL: Token = Token(usize::MAX);
-const WAKE: Token = Token(usize::MAX - 1);
+const WAKE: Token = Token(usize::MAX);
+
+/// The tokens from this one up, except for [`WAKE`], are those of connections for publishes.
+const FIRST_PUBLISHER: usize = usize::MAX - 1_000;
 
 /// The buffer that all connections share. It is larger than what a round brings to one of them.
 const BUFFER: usize = 256 * 1024;
@@ -72,7 +74,7 @@ struct Generator {
     events: Events,
     /// The clients by their tokens.
     clients: Vec<Option<Client>>,
-    control: Option<(SocketAddr, TcpStream)>,
+    publishers: Vec<Option<Publisher>>,
     buffer: Box<[u8]>,
     /// The message that every new client sends. It closes once it has an answer.
     churn: Option<String>,
@@ -89,7 +91,7 @@ struct Tally {
     /// For each client and tick, the time until the client had all messages of the tick, in nanoseconds.
     arrivals: Vec<u64>,
     marks: usize,
-    /// Number of ends of response heads on the control connection.
+    /// Number of ends of response heads on the connections for publishes.
     answers: usize,
     opened: usize,
     ended: usize,
@@ -107,9 +109,9 @@ impl Tally {
 
 impl Generator {
     fn new(poll: Poll) -> Self {
-        let (clients, control, churn, tally) = Default::default();
+        let (clients, publishers, churn, tally) = Default::default();
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Self { poll, events: Events::with_capacity(1024), clients, control, buffer, churn, tally }
+        Self { poll, events: Events::with_capacity(1024), clients, publishers, buffer, churn, tally }
     }
 
     fn carry_out(&mut self, order: Order) -> Result<Report> {
@@ -125,7 +127,7 @@ impl Generator {
             Order::Unstall => self.unstall()?,
             Order::Count { millis } => self.count(Duration::from_millis(millis))?,
             Order::Close => {
-                (self.clients, self.control) = Default::default();
+                (self.clients, self.publishers) = Default::default();
                 Report::default()
             }
         };
@@ -147,7 +149,7 @@ impl Generator {
         for event in &events {
             match event.token() {
                 WAKE => {}
-                CONTROL => self.drain_control()?,
+                Token(token) if token >= FIRST_PUBLISHER => self.drain_publisher(token - FIRST_PUBLISHER)?,
                 Token(index) => {
                     let ending = event.is_read_closed() || event.is_error();
                     self.attend(index, event.is_readable() || ending, ending);
@@ -230,57 +232,5 @@ impl Generator {
             self.clients[index] = Some(client);
         }
         Ok(())
-    }
-
-    /// Opens the control connection, unless it is open.
-    fn introduce(&mut self, address: SocketAddr, introduction: &str) -> Result<()> {
-        if self.control.as_ref().is_none_or(|(open, _)| *open != address) {
-            let stream = std::net::TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            let mut stream = TcpStream::from_std(stream);
-            self.poll.registry().register(&mut stream, CONTROL, Interest::READABLE)?;
-            self.control = Some((address, stream));
-            self.publish(introduction)?;
-        }
-        Ok(())
-    }
-
-    /// Writes a publish.
-    fn publish(&mut self, bytes: &str) -> Result<()> {
-        let mut bytes = bytes.as_bytes();
-        while !bytes.is_empty() {
-            let (_, stream) = self.control.as_mut().ok_or("the control connection was closed")?;
-            match stream.write(bytes) {
-                Ok(size) => bytes = &bytes[size..],
-                // The server takes the rest once its answers are read.
-                Err(error) if error.kind() == ErrorKind::WouldBlock => drop(self.turn(Some(Duration::ZERO))?),
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
-    }
-
-    /// Reads the answers to publishes. Only their number matters.
-    fn drain_control(&mut self) -> Result<()> {
-        let Some((_, stream)) = &mut self.control else { return Ok(()) };
-        loop {
-            match stream.read(&mut self.buffer) {
-                Ok(0) => {
-                    self.control = None;
-                    return Ok(());
-                }
-                Ok(size) => {
-                    let answer = &self.buffer[..size];
-                    self.tally.answers += memmem::find_iter(answer, b"\r\n\r\n").count();
-                    // NATS checks that its publishers are alive.
-                    if memmem::find(answer, b"PING\r\n").is_some() {
-                        stream.write_all(b"PONG\r\n")?;
-                    }
-                }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
-                Err(error) => return Err(error.into()),
-            }
-        }
     }
 }

@@ -46,10 +46,13 @@ pub(crate) enum Order {
 /// Rounds of publishing.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct FanOut {
-    /// The address of the control connection, the first bytes on it, and the publishes, which are written in turn.
-    pub(crate) control: Option<SocketAddr>,
+    /// The address to which publishes go, the first bytes on a connection to it, and the publishes, which are written
+    /// in turn.
+    pub(crate) publish_to: Option<SocketAddr>,
     pub(crate) introduction: String,
     pub(crate) publishes: Vec<String>,
+    /// Number of connections on each of which the publish is written, if not one.
+    pub(crate) connections: usize,
     /// Number of clients that each publish reaches, and number of messages for each client.
     pub(crate) reached: usize,
     pub(crate) messages: usize,
@@ -66,7 +69,7 @@ pub(crate) struct FanOut {
 /// Publishes at a fixed rate.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Pace {
-    pub(crate) control: Option<SocketAddr>,
+    pub(crate) publish_to: Option<SocketAddr>,
     /// The publishes of each tick.
     pub(crate) publishes: Vec<String>,
     /// Number of messages that each client gets for a tick.

@@ -43,8 +43,8 @@ impl Generator {
     }
 
     pub(super) fn fan_out(&mut self, order: &FanOut) -> Result<Report> {
-        let control = order.control.ok_or("nowhere to publish")?;
-        self.introduce(control, &order.introduction)?;
+        let to = order.publish_to.ok_or("nowhere to publish")?;
+        self.introduce(to, &order.introduction, order.connections.max(1))?;
         let (mut seconds, mut done, mut failed) = (0.0, 0, 0);
         for round in 0..order.rounds {
             let wanted = order.reached * order.messages;
@@ -67,8 +67,7 @@ impl Generator {
     }
 
     pub(super) fn pace(&mut self, order: &Pace) -> Result<Report> {
-        let control = order.control.ok_or("nowhere to publish")?;
-        self.introduce(control, "")?;
+        self.introduce(order.publish_to.ok_or("nowhere to publish")?, "", 1)?;
         let clients = self.clients.iter().flatten().filter(|client| !client.stalled).count();
         self.tally.messages = order.messages;
         let began = Instant::now();

@@ -1,6 +1,7 @@
 //! Other servers, as their scripts in `benches/peers` start them. The README there describes one publish for each.
 
 use std::{
+    fs,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -8,7 +9,7 @@ use std::{
 use benches::{Result, control, marked};
 
 use super::{MESSAGE, Peer, Place};
-use crate::load::order::Recipe;
+use crate::{load::order::Recipe, scenario::fan_out::Way};
 
 /// Returns the directory of the scripts.
 fn scripts() -> PathBuf {
@@ -35,6 +36,33 @@ fn installed(variable: &str, program: &str) -> bool {
 /// Returns how to get the packages that `install` installs.
 fn install(packages: &str) -> Option<String> {
     Some(format!("benches/peers/install, which takes {packages}"))
+}
+
+/// Bun's own server, which contains uWebSockets.
+pub(crate) struct Bun;
+
+impl Peer for Bun {
+    fn name(&self) -> &'static str {
+        "Bun"
+    }
+
+    fn missing(&self) -> Option<String> {
+        let packages = fs::read_dir(scripts().join("node_modules/@oven")).into_iter().flatten().flatten();
+        let mut programs = packages.map(|package| package.path().join("bin/bun"));
+        if programs.any(|program| program.exists()) { None } else { install("it from npm") }
+    }
+
+    fn command(&self, place: &Place) -> Result<Command> {
+        Ok(script("bun", place))
+    }
+
+    fn recipe(&self) -> Recipe {
+        Recipe { path: "/".to_owned(), ..Recipe::default() }
+    }
+
+    fn one_port(&self) -> bool {
+        true
+    }
 }
 
 /// nginx with nchan.
@@ -65,6 +93,10 @@ impl Peer for Nchan {
 
     fn one_port(&self) -> bool {
         true
+    }
+
+    fn ways(&self) -> &'static [Way] {
+        &Way::SEPARATE
     }
 }
 
@@ -205,6 +237,10 @@ impl Peer for Nats {
 
     fn publish(&self, messages: usize) -> String {
         format!("PUB all {MESSAGE}\r\n{}\r\n", marked(MESSAGE)).repeat(messages)
+    }
+
+    fn ways(&self) -> &'static [Way] {
+        &Way::SEPARATE
     }
 }
 

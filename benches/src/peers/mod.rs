@@ -9,12 +9,13 @@ use tempfile::TempDir;
 use crate::{
     load::order::Recipe,
     process::{Process, free_port},
+    scenario::fan_out::Way,
 };
 
 mod foreign;
 mod own;
 
-pub(crate) use foreign::{Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide};
+pub(crate) use foreign::{Bun, Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide};
 pub(crate) use own::{OneSend, Ours, Plain};
 
 /// Size of a message as its client sees it, in bytes.
@@ -41,7 +42,7 @@ pub(crate) trait Peer {
     /// Returns how its clients connect, without the port.
     fn recipe(&self) -> Recipe;
 
-    /// Returns the bytes that publish a text to all clients several times at once.
+    /// Returns the bytes that publish a text to all clients several times at once: one request, if there is one for that.
     fn publish(&self, messages: usize) -> String {
         benches::control::request(&format!("/publish?count={messages}"), &marked(MESSAGE))
     }
@@ -60,12 +61,19 @@ pub(crate) trait Peer {
     fn one_port(&self) -> bool {
         false
     }
+
+    /// Returns the ways in which it can be told to publish.
+    fn ways(&self) -> &'static [Way] {
+        &Way::ALL
+    }
 }
 
 /// A running server.
 pub(crate) struct Running {
     pub(crate) port: u16,
     pub(crate) control: SocketAddr,
+    /// The address to which the bytes of [`Peer::publish`] go.
+    pub(crate) publishing: SocketAddr,
     process: Process,
     _directory: TempDir,
 }
@@ -74,13 +82,14 @@ impl Running {
     /// Starts a server on this core, or on any core.
     pub(crate) fn start(peer: &dyn Peer, core: Option<usize>) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
-        let port = free_port()?;
-        let control = if peer.one_port() { port } else { free_port()? };
+        let (port, control) = (free_port()?, free_port()?);
         let place = Place { port, control };
+        let publishing = if peer.one_port() { port } else { control };
         let mut process = Process::start(core, &peer.command(&place)?, directory.path())?;
         process.listening(port, directory.path())?;
-        process.listening(control, directory.path())?;
-        Ok(Self { port, control: SocketAddr::from(([127, 0, 0, 1], control)), process, _directory: directory })
+        process.listening(publishing, directory.path())?;
+        let [control, publishing] = [control, publishing].map(|port| SocketAddr::from(([127, 0, 0, 1], port)));
+        Ok(Self { port, control, publishing, process, _directory: directory })
     }
 
     pub(crate) fn cpu(&self) -> Duration {

@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::Command, sync::OnceLock};
 use benches::{PUBLISH_KEY, Result, control, marked};
 
 use super::{Peer, Place};
-use crate::load::order::Recipe;
+use crate::{load::order::Recipe, scenario::fan_out::Way};
 
 /// One `send()` per socket.
 pub(crate) struct OneSend;
@@ -21,6 +21,11 @@ impl Peer for OneSend {
 
     fn recipe(&self) -> Recipe {
         Recipe { path: "/".to_owned(), ..Recipe::default() }
+    }
+
+    fn ways(&self) -> &'static [Way] {
+        // It joins the messages of a request, which is the least that can be done for them.
+        &[Way::One, Way::Batch]
     }
 }
 
@@ -56,26 +61,31 @@ fn own(name: &str, place: &Place) -> Result<Command> {
 }
 
 /// ws-cluster. Its clients are like browsers: authenticated by a cookie, resumable, in a group.
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Ours {
     /// The file in which several nodes find each other.
     pub(crate) pool: Option<PathBuf>,
+    /// Another build of its program, such as one of an earlier commit.
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// Number of bytes around a text: `{"action":"m","details":[""],"at":"AQ1234567890123"}`.
 const AROUND: usize = 52;
 
 impl Ours {
-    /// Returns the bytes that publish to a target, with parameters of its own.
+    /// Returns the bytes that publish within the server's process, through its control port.
     pub(crate) fn publish_to(target: &str, messages: usize) -> String {
         control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - AROUND))
     }
 
-    /// Returns the bytes of a request of a site that publishes one batch to a target.
-    pub(crate) fn batch_to(target: &str, messages: usize) -> String {
+    /// Returns the request of a site that publishes one message, or a batch of several.
+    pub(crate) fn post_to(target: &str, messages: usize) -> String {
         let text = marked(super::MESSAGE - AROUND);
         let message = format!(r#"{{"action":"m","details":["{text}"],"to":"{target}"}}"#);
-        let body = format!("[{}]", vec![message; messages].join(","));
+        let body = match messages {
+            1 => message,
+            several => format!("[{}]", vec![message; several].join(",")),
+        };
         let head = "POST /_publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json";
         format!("{head}\r\nAuthorization: Bearer {PUBLISH_KEY}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     }
@@ -93,7 +103,7 @@ impl Peer for Ours {
     }
 
     fn command(&self, place: &Place) -> Result<Command> {
-        let mut command = Command::new(program()?);
+        let mut command = Command::new(self.program.clone().map_or_else(program, Ok)?);
         command.arg("--port").arg(place.port.to_string()).arg("--control").arg(place.control.to_string());
         self.pool.as_ref().map(|path| command.arg("--pool").arg(path));
         Ok(command)
@@ -109,7 +119,11 @@ impl Peer for Ours {
     }
 
     fn publish(&self, messages: usize) -> String {
-        Self::publish_to("all", messages)
+        Self::post_to("all", messages)
+    }
+
+    fn one_port(&self) -> bool {
+        true
     }
 
     fn echo(&self) -> Option<String> {

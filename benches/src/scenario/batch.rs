@@ -1,7 +1,5 @@
 //! Sixteen messages in one batch over HTTP, beside sixteen publishes in the server's process: what the request adds.
 
-use std::net::{Ipv4Addr, SocketAddr};
-
 use benches::Result;
 
 use super::Stage;
@@ -29,18 +27,17 @@ pub(crate) fn measure(rounds: usize) -> Result<[Figures; 2]> {
     let mut stage = Stage::set(&Ours::default())?;
     stage.connect(CLIENTS)?;
     stage.settle();
-    let control = stage.server.control;
-    let http = SocketAddr::from((Ipv4Addr::LOCALHOST, stage.server.port));
+    let (control, http) = (stage.server.control, stage.server.publishing);
     let mut figures = [Figures::default(); 2];
     for part in 0..=PARTS {
         for (figures, (target, reached)) in figures.iter_mut().zip([("all", CLIENTS), ("user:nobody", 0)]) {
-            let mut cost = |control, publish: String| -> Result<f64> {
-                let order =
-                    FanOut { control: Some(control), reached, answered: true, ..stage.all(publish, MESSAGES, rounds) };
+            let mut cost = |address, publish: String| -> Result<f64> {
+                let order = stage.all(publish, MESSAGES, rounds);
+                let order = FanOut { publish_to: Some(address), reached, answered: true, ..order };
                 let (cost, _) = stage.cost(&Order::FanOut(order))?;
                 Ok(cost.as_secs_f64() * 1e6 / rounds as f64)
             };
-            let batch = cost(http, Ours::batch_to(target, MESSAGES))?;
+            let batch = cost(http, Ours::post_to(target, MESSAGES))?;
             let in_process = cost(control, Ours::publish_to(target, MESSAGES))?;
             // The first part is the warm-up.
             if part > 0 {

@@ -47,7 +47,7 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
         let peer = match size {
             1 => Ours::default(),
-            _ => Ours { pool: Some(directory.path().join("pool")) },
+            _ => Ours { pool: Some(directory.path().join("pool")), ..Ours::default() },
         };
         let mut nodes: Vec<Running> = (0..size).map(|_| Running::start(&peer, None)).collect::<Result<_>>()?;
         let began = Instant::now();
@@ -80,7 +80,7 @@ impl Cluster {
         self.connect(received, 0, CLIENTS)?;
         let order = |rounds| {
             Order::FanOut(FanOut {
-                control: Some(self.nodes[published].control),
+                publish_to: Some(self.nodes[published].control),
                 publishes: vec![Ours::publish_to("all", 1)],
                 reached: CLIENTS,
                 messages: 1,

@@ -20,25 +20,24 @@ const REST: Duration = Duration::from_secs(3);
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Rush {
     pub(crate) per_second: f64,
-    /// Memory with all clients connected, the first and the last time, in MB.
+    /// Memory with all clients connected, the first and the second time, in MB.
     pub(crate) first: f64,
     pub(crate) last: f64,
 }
 
-/// Connects all clients, disconnects them, and repeats that several times.
-pub(crate) fn rush(times: usize) -> Result<Rush> {
-    let mut stage = Stage::set(&Ours::default())?;
-    let (mut rates, mut memory) = (Vec::new(), Vec::new());
-    for _ in 0..times {
-        let report = stage.connect_by(CLIENTS, IN_FLIGHT)?;
-        rates.push(report.done as f64 / report.seconds);
+/// Connects all clients, disconnects them, and connects them again.
+pub(crate) fn rush(server: &Ours) -> Result<Rush> {
+    let mut stage = Stage::set(server)?;
+    let (mut seconds, mut memory) = (0.0, [0.0; 2]);
+    for memory in &mut memory {
+        seconds += stage.connect_by(CLIENTS, IN_FLIGHT)?.seconds;
         sleep(REST);
-        memory.push(megabytes(&stage));
+        *memory = megabytes(&stage);
         stage.disconnect()?;
         sleep(REST);
     }
-    let per_second = super::median(rates).unwrap_or_default();
-    Ok(Rush { per_second, first: memory[0], last: memory[memory.len() - 1] })
+    let [first, last] = memory;
+    Ok(Rush { per_second: (memory.len() * CLIENTS) as f64 / seconds, first, last })
 }
 
 /// Returns the memory after a tenth of the connections and at their end, in MB, and the connections per second.

@@ -91,7 +91,7 @@ impl Stage {
     /// Returns the order for rounds of publishing to all.
     pub(crate) fn all(&self, publish: String, messages: usize, rounds: usize) -> FanOut {
         FanOut {
-            control: Some(self.server.control),
+            publish_to: Some(self.server.publishing),
             introduction: self.introduction.to_owned(),
             publishes: vec![publish],
             reached: self.clients,
@@ -102,10 +102,4 @@ impl Stage {
             ..FanOut::default()
         }
     }
-}
-
-/// Returns the median, or `None` if there are no figures.
-pub(crate) fn median(mut figures: Vec<f64>) -> Option<f64> {
-    figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied()
 }

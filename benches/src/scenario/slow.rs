@@ -44,7 +44,7 @@ pub(crate) fn measure(seconds: usize) -> Result<Figures> {
     stage.settle();
     let extra = control::request(&format!("/publish?to=user:u{CLIENTS}"), &marked(EXTRA));
     let order = Order::Pace(Pace {
-        control: Some(stage.server.control),
+        publish_to: Some(stage.server.control),
         publishes: vec![Ours::publish_to("all", 1), extra],
         messages: 1,
         per_second: PER_SECOND,

@@ -30,13 +30,13 @@ pub(crate) fn one_send(rounds: usize) -> Result<Figures> {
     measure(&mut Stage::set(&OneSend)?, rounds, vec![publish(0)], vec![publish(1)], vec![publish(GROUP)])
 }
 
-pub(crate) fn ours(rounds: usize) -> Result<Figures> {
+pub(crate) fn ours(server: &Ours, rounds: usize) -> Result<Figures> {
     // Strides that are no divisors reach all of them in turn, and none again soon.
     let users = (0..CLIENTS).map(|turn| Ours::publish_to(&format!("user:u{}", turn * 7_919 % CLIENTS), 1)).collect();
     let groups = (0..CLIENTS / GROUP).map(|turn| format!("group:g{}", turn * 37 % (CLIENTS / GROUP)));
     let groups = groups.map(|group| Ours::publish_to(&group, 1)).collect();
     let nobody = vec![Ours::publish_to("user:nobody", 1)];
-    measure(&mut Stage::set(&Ours::default())?, rounds, nobody, users, groups)
+    measure(&mut Stage::set(server)?, rounds, nobody, users, groups)
 }
 
 fn measure(
@@ -50,6 +50,7 @@ fn measure(
     stage.settle();
     let mut cost = |publishes: &Vec<String>, reached: usize, rounds: usize| -> Result<f64> {
         let order = FanOut {
+            publish_to: Some(stage.server.control),
             publishes: publishes.clone(),
             reached,
             answered: true,
