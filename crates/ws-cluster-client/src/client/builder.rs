@@ -15,6 +15,8 @@ use url::Url;
 use super::{
     Client, Events, Shared,
     backoff::Backoff,
+    queue::Queue,
+    requests::Requests,
     task::{Dial, Over, Task, Tcp},
 };
 
@@ -251,19 +253,18 @@ impl Builder {
     pub(super) fn connect_by(self, dial: impl Dial) -> Result<(Client, Events), SetupError> {
         let mut settings = self.settings;
         settings.headers = self.headers?;
-        let (queue, waiting) = mpsc::channel(self.queue_size);
         let (events, received) = mpsc::channel(EVENTS);
         let client = Client(Arc::new(Shared {
-            queue,
+            queue: Queue::new(self.queue_size),
             message_size: settings.message_size,
             request_timeout: self.request_timeout,
-            requests: Arc::default(),
+            requests: Requests::default(),
             urls: Mutex::new(self.urls?),
             identity: Mutex::default(),
             reconnect: Notify::new(),
             closed: watch::Sender::new(false),
         }));
-        tokio::spawn(Task::new(settings, dial, client.0.clone(), waiting, events).run());
+        tokio::spawn(Task::new(settings, dial, client.0.clone(), events).run());
         Ok((client, Events(received)))
     }
 }

@@ -1,11 +1,13 @@
 //! A client of a cluster for programs in Rust. It behaves like the browser client, and knows nothing of how nodes work.
 //!
 //! [`Client`] sends, [`Events`] yields the events, [`Builder`] has the settings. `task` runs the connection, `message`
-//! keeps the client's log position, and `requests` those who wait for an answer.
+//! keeps the client's log position, `queue` the messages that wait for a connection, and `requests` those who wait for an
+//! answer.
 
 mod backoff;
 mod builder;
 mod message;
+mod queue;
 mod renewal;
 mod requests;
 mod task;
@@ -33,7 +35,10 @@ pub use builder::{Builder, SetupError};
 pub use message::Message;
 pub use requests::RequestError;
 
-use self::requests::Requests;
+use self::{
+    queue::Queue,
+    requests::{Request, Requests},
+};
 use crate::{ACTION_SIZE, RawDetails};
 
 /// A handle on a lasting connection to a cluster. Clones are cheap and share the connection. The messages of the server
@@ -75,12 +80,12 @@ pub struct Client(Arc<Shared>);
 /// The state that the handles and the connection's task share.
 struct Shared {
     /// Bounded by the queue size of the settings. If it is full, a message is refused. The task closes it at the end.
-    queue: mpsc::Sender<Outgoing>,
+    queue: Queue,
     /// Largest message in bytes.
     message_size: usize,
     /// Longest wait for the answer to a request.
     request_timeout: Duration,
-    requests: Arc<Requests>,
+    requests: Requests,
     /// The client's ids, as the server gave them.
     identity: Mutex<Identity>,
     /// Read for each attempt. A synchronous lock, because it is held only to copy and replace.
@@ -134,7 +139,8 @@ impl Client {
     ///
     /// Until the connection is authenticated, requests wait in the same queue as the messages of [`send`](Self::send).
     /// A request is sent once. The wait ends after 30 s ([`Builder::request_timeout`]), the time without a connection
-    /// included, and when the future is dropped. The server may carry out the request nevertheless.
+    /// included, and when the future is dropped. A request that still waits in the queue then leaves it and is not sent.
+    /// The server may carry out one that was sent.
     ///
     /// The answer does not appear among the [`Events`]. Further messages of the handler, and what it publishes, do. Read
     /// the events meanwhile, in another task: if 64 of them wait, the client reads no further, and no answer comes.
@@ -155,7 +161,7 @@ impl Client {
     /// # Errors
     /// [`RequestError`] with the error of the action, or the reason why there is no answer.
     pub async fn request(&self, action: &str, details: impl Into<RawDetails>) -> Result<RawDetails, RequestError> {
-        let (request, answered) = self.0.requests.add();
+        let (request, answered) = Request::begin(&self.0);
         self.submit(action, details.into(), Some(request.id))?;
         match timeout(self.0.request_timeout, answered).await {
             Ok(Ok(answer)) => answer,
@@ -178,10 +184,7 @@ impl Client {
         if size > limit {
             return Err(SendError::TooLarge { size, limit });
         }
-        self.0.queue.try_send(message).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => SendError::Full,
-            mpsc::error::TrySendError::Closed(_) => SendError::Closed,
-        })
+        self.0.queue.push(message)
     }
 
     /// Returns the connection's id, by which the server's handlers and exceptions of targets name it. The id is from

@@ -11,7 +11,7 @@ use std::{
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::SendError;
+use super::{SendError, Shared};
 use crate::{ActionError, RawDetails};
 
 /// The reason why a request has no answer with details.
@@ -75,14 +75,6 @@ struct Waiting {
 }
 
 impl Requests {
-    /// Adds a request.
-    pub(super) fn add(self: &Arc<Self>) -> (Request, oneshot::Receiver<Answer>) {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        let (answer, answered) = oneshot::channel();
-        self.waiting.lock().insert(id, Waiting { answer, sent: false });
-        (Request { id, requests: self.clone() }, answered)
-    }
-
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.lock().is_empty()
@@ -116,22 +108,40 @@ impl Requests {
     }
 }
 
-/// A request until its end. Dropping it ends it.
+/// A request until its end. Dropping it ends it: an answer is ignored, and if it still waits for a connection, it is not
+/// sent.
 pub(super) struct Request {
     pub(super) id: u64,
-    requests: Arc<Requests>,
+    shared: Arc<Shared>,
 }
 
 impl Request {
+    /// Begins a request. The receiver gets its answer.
+    pub(super) fn begin(shared: &Arc<Shared>) -> (Self, oneshot::Receiver<Answer>) {
+        let id = shared.requests.last.fetch_add(1, Ordering::Relaxed) + 1;
+        let (answer, answered) = oneshot::channel();
+        shared.requests.waiting.lock().insert(id, Waiting { answer, sent: false });
+        (Self { id, shared: shared.clone() }, answered)
+    }
+
     /// Ends a request whose time is over.
     pub(super) fn expire(self) -> RequestError {
-        let sent = self.requests.waiting.lock().get(&self.id).is_none_or(|waiting| waiting.sent);
-        if sent { RequestError::NoAnswer } else { RequestError::NotConnected }
+        // From here on it is not sent, so the error stays true.
+        if self.end().is_none_or(|ended| ended.sent) { RequestError::NoAnswer } else { RequestError::NotConnected }
+    }
+
+    /// Ends the request, and frees its place in the queue. Returns `None` if it has ended already.
+    fn end(&self) -> Option<Waiting> {
+        let ended = self.shared.requests.waiting.lock().remove(&self.id)?;
+        if !ended.sent {
+            self.shared.queue.remove(self.id);
+        }
+        Some(ended)
     }
 }
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.requests.waiting.lock().remove(&self.id);
+        self.end();
     }
 }

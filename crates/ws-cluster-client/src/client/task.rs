@@ -29,6 +29,7 @@ use super::{
     Event, Identity, Outgoing, Shared, backoff,
     builder::{Credentials, Settings},
     message::{Incoming, Position},
+    queue::Queue,
     renewal,
     requests::Requests,
 };
@@ -100,7 +101,6 @@ pub(super) struct Task<D> {
     settings: Settings,
     dial: D,
     shared: Arc<Shared>,
-    queue: mpsc::Receiver<Outgoing>,
     events: mpsc::Sender<Event>,
     /// The URL of the connection or of the last attempt.
     url: Option<Url>,
@@ -132,21 +132,15 @@ impl End {
 }
 
 impl<D: Dial> Task<D> {
-    pub(super) fn new(
-        settings: Settings,
-        dial: D,
-        shared: Arc<Shared>,
-        queue: mpsc::Receiver<Outgoing>,
-        events: mpsc::Sender<Event>,
-    ) -> Self {
+    pub(super) fn new(settings: Settings, dial: D, shared: Arc<Shared>, events: mpsc::Sender<Event>) -> Self {
         let (url, position, failures, retry_after) = Default::default();
-        Self { settings, dial, shared, queue, events, url, position, failures, retry_after }
+        Self { settings, dial, shared, events, url, position, failures, retry_after }
     }
 
     pub(super) async fn run(mut self) {
         self.live().await;
         // What comes from now on is refused at once.
-        self.queue.close();
+        self.shared.queue.close();
         self.shared.requests.refuse_unsent();
     }
 
@@ -218,7 +212,7 @@ impl<D: Dial> Task<D> {
         let writing = Writing {
             settings: &self.settings,
             notes: noted,
-            queue: &mut self.queue,
+            queue: &self.shared.queue,
             requests: &self.shared.requests,
             sink: &mut sink,
             answered: false,
@@ -279,9 +273,9 @@ impl<D: Dial> Task<D> {
 
     /// Sends the last events.
     async fn finish(&mut self, code: u16, reason: String) {
-        self.queue.close();
+        self.shared.queue.close();
         self.shared.requests.refuse_unsent();
-        while let Some(Outgoing { action, details, id }) = self.queue.recv().await {
+        while let Some(Outgoing { action, details, id }) = self.shared.queue.take() {
             // A request has ended with an error already.
             if id.is_none() && self.events.send(Event::Unsent { action, details }).await.is_err() {
                 return;
@@ -431,7 +425,7 @@ enum Note {
 struct Writing<'a, S> {
     settings: &'a Settings,
     notes: mpsc::UnboundedReceiver<Note>,
-    queue: &'a mut mpsc::Receiver<Outgoing>,
+    queue: &'a Queue,
     requests: &'a Requests,
     sink: &'a mut SplitSink<WebSocketStream<S>, Frame>,
     /// The server has answered credentials, so messages may be sent.
@@ -479,7 +473,7 @@ impl<S: Stream> Writing<'_, S> {
                 },
                 // The message leaves the queue before it is written, because a message that a broken socket took must
                 // not be sent twice.
-                Some(message) = self.queue.recv(), if self.answered => {
+                message = self.queue.next(), if self.answered => {
                     if message.id.is_none_or(|id| self.requests.send(id)) {
                         self.sink.send(message.frame()).await?;
                     }

@@ -97,6 +97,31 @@ async fn a_request_that_has_ended_is_not_sent() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn requests_that_end_without_a_connection_make_room_for_others() {
+    let mut script = Script::start(Client::builder(["ws://a/"]).queue_size(3));
+    let attempt = script.attempt().await;
+    script.client.send("before", json!([])).unwrap();
+    // One is dropped, and one times out.
+    let (dropped, expires) = (ask(&script.client, "dropped").await, ask(&script.client, "expires").await);
+    assert_eq!(script.client.send("full", json!([])), Err(SendError::Full));
+    dropped.abort();
+    assert!(dropped.await.unwrap_err().is_cancelled());
+    script.client.send("between", json!([])).unwrap();
+    assert_eq!(expires.await.unwrap(), Err(RequestError::NotConnected));
+    let waits = ask(&script.client, "waits").await;
+    assert_eq!(script.client.send("full", json!([])), Err(SendError::Full));
+    // The attempts have ended meanwhile, so another one takes what waits, in its order.
+    drop(attempt);
+    while script.attempts.try_recv().is_ok() {}
+    let mut peer = script.attempt().await.welcome().await;
+    peer.expect("before", json!([])).await;
+    peer.expect("between", json!([])).await;
+    let id = asked(&mut peer, "waits").await;
+    answer(&mut peer, "waits", json!([7]), &id).await;
+    assert_eq!(waits.await.unwrap(), Ok(RawDetails::from(7)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_server_that_does_not_answer_is_waited_for_in_vain() {
     let mut script = Script::start(Client::builder(["ws://a/"]).request_timeout(std::time::Duration::from_secs(5)));
     let mut peer = script.connected().await;
