@@ -94,8 +94,9 @@ export interface Options {
    * Default none: the session cookie identifies the user.
    *
    * If the server says when the authentication expires, the credentials are sent again before that on the open
-   * connection: one or two minutes before, or in the last half of a time under four minutes. After a failure (no
-   * credentials, 429, 503) the client tries again while time remains. Refused credentials (403) change nothing. At the
+   * connection: one or two minutes before, or in the last half of a time under four minutes. Credentials that last less
+   * than 3 s may expire before that. After a failure (no credentials, 429, 503) the client tries again while time
+   * remains, after 1 s at the soonest. Refused credentials (403) change nothing. At the
    * expiry the server closes the connection, and the client authenticates on a new one.
    */
   credentials?: unknown | (() => unknown);

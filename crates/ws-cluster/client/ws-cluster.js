@@ -16,8 +16,11 @@ globalThis.WsCluster = class WsCluster {
   /** Milliseconds of delay from which a late timer means that the page slept or its thread was busy. */
   static #lateAfter = 1_000;
 
-  /** Minimum number of milliseconds until credentials are asked for again. */
-  static #minRenewal = 5_000;
+  /**
+   * Minimum number of milliseconds until credentials are asked for again. Credentials that last 3 s or more are renewed
+   * in time: the server says the time in whole seconds, and the wait is at least half of what it says.
+   */
+  static #minRenewal = 1_000;
 
   #options;
   #urls;

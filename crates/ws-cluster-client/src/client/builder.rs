@@ -137,8 +137,9 @@ impl Builder {
     /// s by default). If it fails, the client gives up the connection and tries again.
     ///
     /// If the server says when the credentials expire, the client calls the function again before that, and sends the
-    /// result on the open connection. If the function fails or the server cannot check the credentials, the client
-    /// tries again while time remains. If the server refuses them, the connection stays until they expire.
+    /// result on the open connection. Credentials that last less than 3 s may expire before. If the function fails or the
+    /// server cannot check the credentials, the client tries again while time remains. If the server refuses them, the
+    /// connection stays until they expire.
     ///
     /// ```no_run
     /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }

@@ -4,8 +4,10 @@ use std::time::Duration;
 
 /// Longest lead before the expiry. A random part of up to the same length is added.
 const LEAD: Duration = Duration::from_secs(60);
-/// Shortest wait. If credentials expire sooner, the next connection renews them.
-const SOONEST: Duration = Duration::from_secs(5);
+/// Shortest wait. It bounds how often a client asks. Credentials that last 3 s or more are renewed in time: the server
+/// says the time in whole seconds, so that it says at least 2, and the wait is at least half of that. If credentials
+/// expire sooner, the next connection renews them.
+const SOONEST: Duration = Duration::from_secs(1);
 
 /// Returns the time to wait if the credentials are valid for `left`: early enough to try again, and not the same for
 /// all clients. `None` if it is too late.
@@ -33,8 +35,8 @@ mod tests {
         assert_eq!(waits(3600), (Some(3540), Some(3480)));
         assert_eq!(waits(240), (Some(180), Some(120)));
         assert_eq!(waits(20), (Some(15), Some(10)));
-        assert_eq!(waits(8), (Some(6), None));
-        assert_eq!(waits(6), (None, None));
+        assert_eq!(waits(2), (Some(1), Some(1)));
+        assert_eq!(waits(1), (None, None));
         assert_eq!(waits(0), (None, None));
         assert!(waits(u64::MAX).0.is_some());
     }

@@ -97,6 +97,26 @@ async fn credentials_are_shown_again_before_they_expire() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn credentials_that_last_a_few_seconds_are_shown_again_in_time() {
+    for seconds in [2, 3, 7, 12] {
+        let mut script = Script::start(numbered(&[]));
+        let mut peer = begin(&mut script).await;
+        for number in 0..10 {
+            let start = Instant::now();
+            peer.expect("Client/authentication", json!([number])).await;
+            assert!(start.elapsed() < Duration::from_secs(seconds), "{seconds} s");
+            peer.accept(&mut script, json!({ "user": "ann", "expires_in": seconds })).await;
+        }
+    }
+    // If the time is almost over, the next connection brings new ones.
+    let mut script = Script::start(numbered(&[]));
+    let mut peer = begin(&mut script).await;
+    peer.expect("Client/authentication", json!([0])).await;
+    peer.accept(&mut script, json!({ "user": "ann", "expires_in": 1 })).await;
+    peer.nothing(100).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_fails_for_now_is_tried_again_while_time_remains() {
     let mut script = Script::start(numbered(&[1]));
     let mut peer = begin(&mut script).await;
