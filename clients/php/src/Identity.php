@@ -22,8 +22,8 @@ final class Identity implements \JsonSerializable
     /**
      * @param string|int|null $user The user's id; null, 0, '0' and '' for a guest.
      * @param ?string $session The session, which `Client::close` can name.
-     * @param int|\DateTimeInterface|null $expires The end of the identity, as Unix time or date. When it has come,
-     *     ws-server asks again with the event `refresh`. Null: it does not end.
+     * @param int|\DateTimeInterface|null $expires The end of the identity, as Unix time or date. Some
+     *     time before it, ws-server asks again with the event `refresh`. Null: it does not end.
      * @param list<string> $groups The groups in which the connection starts.
      * @param array<string, mixed> $properties The connection's properties.
      */

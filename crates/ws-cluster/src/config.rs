@@ -150,7 +150,8 @@ pub struct ConnectionConfig {
     pub message_burst: u32,
     /// Number of times that one client may send `Client/authentication` at once. After that it gets
     /// `[429, "Too Many Requests"]`, and the authenticator is not asked. A message without credentials from an
-    /// authenticated client does not count, because the authenticator is not asked either. Default 5.
+    /// authenticated client does not count, because the authenticator is not asked either, nor do credentials that come
+    /// when a third of the present ones' time has passed. Default 5.
     pub authentication_burst: u32,
     /// Time after which a client that has used up `authentication_burst` may send `Client/authentication` once more.
     /// Default 5 s.

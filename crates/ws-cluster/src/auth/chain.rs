@@ -1,6 +1,6 @@
 //! Several authenticators, one after the other.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use async_trait::async_trait;
 
@@ -9,7 +9,8 @@ use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity
 /// Asks several authenticators in turn: the first that knows the client decides who it is.
 ///
 /// If none knows the client and one of them cannot answer, the chain cannot answer either. If one of them
-/// [refuses](AuthenticationError::Refused) the client, those after it are not asked.
+/// [refuses](AuthenticationError::Refused) the client, those after it are not asked. The interval of rechecks is that of
+/// the authenticator that knew the client.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -53,7 +54,10 @@ impl AuthenticatorChain {
             match ask(&**authenticator).await {
                 Ok(None) => {}
                 Err(error) if !matches!(error, AuthenticationError::Refused) => drop(failure.get_or_insert(error)),
-                Ok(Some(identity)) if identity.user.is_some() => return Ok(Some(identity)),
+                Ok(Some(mut identity)) if identity.user.is_some() => {
+                    identity.recheck = identity.recheck.or_else(|| authenticator.recheck_interval());
+                    return Ok(Some(identity));
+                }
                 decided => return failure.map_or(decided, Err),
             }
         }
@@ -85,11 +89,6 @@ impl Authenticator for AuthenticatorChain {
         self.first(|authenticator| authenticator.identify(inquiry)).await
     }
 
-    /// The shortest interval of all.
-    fn recheck_interval(&self) -> Option<Duration> {
-        self.0.iter().filter_map(|authenticator| authenticator.recheck_interval()).min()
-    }
-
     fn uses_cookies(&self) -> bool {
         self.0.iter().any(|authenticator| authenticator.uses_cookies())
     }
@@ -113,6 +112,8 @@ impl Authenticator for AuthenticatorChain {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{TrustedProxies, auth::InquiryReason};
 
@@ -176,5 +177,37 @@ mod tests {
             assert_eq!(chain.uses_cookies(), answers.contains(&guest));
             assert_eq!(chain.headers().len(), answers.len());
         }
+    }
+    /// Knows one user, and wants to be asked about it at an interval.
+    struct Knows(&'static str, Option<Duration>);
+
+    #[async_trait]
+    impl Authenticator for Knows {
+        async fn authenticate(
+            &self,
+            handshake: &Handshake,
+            _credentials: Option<Credentials<'_>>,
+        ) -> Result<Option<Identity>, AuthenticationError> {
+            Ok((handshake.header("x-user") == Some(self.0)).then(|| Identity::user(self.0)))
+        }
+
+        fn recheck_interval(&self) -> Option<Duration> {
+            self.1
+        }
+    }
+
+    #[tokio::test]
+    async fn a_user_is_rechecked_at_the_interval_of_the_authenticator_that_knew_it() {
+        let often = Some(Duration::from_secs(20));
+        let inner = AuthenticatorChain::new().then(Knows("bob", None)).then(Knows("carl", Some(Duration::MAX)));
+        let chain = AuthenticatorChain::new().then(Knows("ann", often)).then(inner);
+        for (user, interval) in [("ann", often), ("bob", None), ("carl", Some(Duration::MAX))] {
+            let request = http::Request::get("/").header("x-user", user).body(()).unwrap();
+            let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
+            let identity = chain.recheck(&handshake).await.unwrap().expect("a user");
+            assert_eq!((identity.user.as_deref(), identity.recheck), (Some(user), interval));
+        }
+        // No interval of one authenticator is that of the others' users.
+        assert_eq!(chain.recheck_interval(), None);
     }
 }

@@ -41,9 +41,14 @@ pub struct Identity {
     pub user: Option<String>,
     /// The session, which [`close_session`](crate::Server::close_session) and session targets name.
     pub session: Option<String>,
-    /// The time at which the session ends. The authenticator is asked again then. If the session was not renewed, the
-    /// connection is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), after which clients connect again.
+    /// The time at which the session ends. If the handshake named it, the authenticator is asked again some time before
+    /// that (see [`Authenticator::recheck`]), and when it has come. If the session was not renewed, the connection is
+    /// closed with [`CloseCode::Expired`](crate::CloseCode::Expired), after which clients connect again.
     pub expires: Option<SystemTime>,
+    /// The interval at which the authenticator is asked again about this user. Default: that of
+    /// [`Authenticator::recheck_interval`]. An [`AuthenticatorChain`] sets the interval of the authenticator that knew
+    /// the client.
+    pub recheck: Option<Duration>,
     /// The groups in which the client starts. Handlers can change them.
     pub groups: BTreeSet<String>,
     /// The properties with which the client starts. Handlers can change them.
@@ -73,6 +78,12 @@ impl Identity {
         self
     }
 
+    /// Sets the interval at which the authenticator is asked again.
+    pub fn recheck(mut self, interval: Duration) -> Self {
+        self.recheck = Some(interval);
+        self
+    }
+
     /// Adds groups.
     pub fn groups(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.groups.extend(names.into_iter().map(Into::into));
@@ -84,6 +95,19 @@ impl Identity {
         self.properties.insert(name.into(), value.into());
         self
     }
+
+    pub(crate) fn validity(&self) -> Validity {
+        Validity { expires: self.expires, recheck: self.recheck }
+    }
+}
+
+/// For how long an identity counts, and how often it is rechecked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Validity {
+    /// The time at which it ends.
+    pub(crate) expires: Option<SystemTime>,
+    /// The interval of rechecks, if it has one of its own.
+    pub(crate) recheck: Option<Duration>,
 }
 
 /// The details of a client's `Client/authentication`. `Debug` does not show them.
@@ -153,7 +177,7 @@ pub enum AuthenticationError {
 /// Identifies the clients of connections.
 ///
 /// The server asks it at the upgrade without credentials, on `Client/authentication` with the credentials that the
-/// client sent, and [again](Self::recheck) when an identity's `expires` has come. It has to answer within the
+/// client sent, and [again](Self::recheck) before an identity's `expires` comes. It has to answer within the
 /// handshake's time limit (10 s by default). Fresh credentials of the same user on an authenticated connection extend
 /// it and replace its groups and properties. Credentials of another user are refused and change nothing.
 ///
@@ -184,10 +208,15 @@ pub trait Authenticator: Send + Sync + 'static {
     ) -> Result<Option<Identity>, AuthenticationError>;
 
     /// Asks again about an open connection that was authenticated by its handshake: when
-    /// [`recheck_interval`](Self::recheck_interval) is over, when its identity's `expires` has come, and when the
+    /// [`recheck_interval`](Self::recheck_interval) is over, before its identity's `expires` comes, and when the
     /// application [refreshes](crate::Server::refresh_user) it. Fresh groups and properties replace those of the
     /// previous identity. `None` or another user ends the connection with
-    /// [`CloseCode::Expired`](crate::CloseCode::Expired).
+    /// [`CloseCode::Expired`](crate::CloseCode::Expired) at once, also before `expires`.
+    ///
+    /// The question before `expires` comes one or two minutes earlier, or in the last half of a time under four minutes,
+    /// at a random moment, so that connections that end together are not asked about together. If the answer does not
+    /// extend the identity, the next question comes at `expires`. If there is no answer, the server asks again after
+    /// 5 s. An identity that lasts less than 2 s may be asked about only at `expires`.
     ///
     /// Default: [`authenticate`](Self::authenticate) without credentials. An authenticator with a cache overrides it to
     /// ask its store. Otherwise the age of a cached answer adds to the interval.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     CloseCode,
-    auth::{AuthenticationError, InquiryReason},
+    auth::{AuthenticationError, InquiryReason, Validity},
     hub::{
         Membership, Stale,
         resume::{JoinPhase, ResumeRequest, Step},
@@ -35,6 +35,19 @@ pub(crate) const FORBIDDEN: &str = "Forbidden";
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const RECHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Longest time, before an identity ends, from which the authenticator is asked about it. A random part of up to the same
+/// length is added.
+const REFRESH_LEAD: Duration = Duration::from_secs(60);
+
+/// Shortest wait until that question. An identity that lasts less than 2 s may be asked about only when it ends.
+const SOONEST_REFRESH: Duration = Duration::from_secs(1);
+
+/// An identity whose end has moved by less than this was not extended. The two clocks may differ a little.
+const EXTENDED_BY: Duration = Duration::from_secs(1);
+
+/// Shortest time between two renewals that do not count as attempts to authenticate.
+const SOONEST_RENEWAL: Duration = Duration::from_millis(500);
+
 /// Number of attempts at a question whose answers were overtaken by a close or a refresh. After that, the client counts
 /// as unknown.
 pub(crate) const ATTEMPTS: u32 = 3;
@@ -46,6 +59,10 @@ pub(super) struct Expiry {
     pub(super) at: Option<Instant>,
     /// The time at which the session ends.
     ends: Option<Instant>,
+    /// The time of the answer, or of the last attempt to renew it that did not count.
+    begun: Option<Instant>,
+    /// The interval of rechecks that came with the identity.
+    interval: Option<Duration>,
     /// The recheck, while it runs.
     pub(super) recheck: Option<Call<Answer>>,
     /// The limit on how often the client may make the server ask the authenticator.
@@ -54,16 +71,24 @@ pub(super) struct Expiry {
 
 impl<T: Transport, A: Application> Connection<T, A> {
     /// Handles `Client/authentication`. Without credentials the handshake is checked again, because its session may
-    /// have got a user meanwhile. If the client already has a user, it only gets the answer who it is.
-    pub(super) fn authenticate(&mut self, credentials: Vec<Value>, awaited: AwaitedAnswer) {
-        if self.is_known() && credentials.is_empty() {
+    /// have got a user meanwhile. If the client already has a user, it only gets the answer who it is. `is_fresh`: the
+    /// authenticator has just been asked about the handshake, at the upgrade.
+    pub(super) fn authenticate(&mut self, credentials: Vec<Value>, is_fresh: bool, awaited: AwaitedAnswer) {
+        if credentials.is_empty() && self.is_known() {
             return self.confirm(&awaited);
+        }
+        if credentials.is_empty() && is_fresh {
+            return self.stays_guest(&awaited);
         }
         let config = self.config();
         let rate = Rate { interval: config.authentication_interval, burst: config.authentication_burst };
         let now = Instant::now();
-        let asks = &mut self.expiry.get_or_insert_default().asks;
-        if !asks.get_or_insert_with(|| RateLimiter::new(now)).admit(rate, now) {
+        let is_known = self.is_known();
+        let expiry = self.expiry.get_or_insert_default();
+        // Credentials that last a few seconds are renewed more often than strangers may try.
+        if !(is_known && expiry.takes_renewal(now))
+            && !expiry.asks.get_or_insert_with(|| RateLimiter::new(now)).admit(rate, now)
+        {
             return self.client().send_error(AUTHENTICATION, 429, "Too Many Requests", awaited.take());
         }
         self.ask(credentials, 1, awaited);
@@ -121,30 +146,36 @@ impl<T: Transport, A: Application> Connection<T, A> {
     fn authenticated(&mut self, answer: Answer, by_credentials: bool, awaited: &AwaitedAnswer) -> Result<(), Stale> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.is_some() || self.context().guests => {
-                let expires = identity.expires;
+                let validity = identity.validity();
                 let user = identity.user.is_some();
                 let identity = Membership::of(identity);
                 self.context().hub.identify(self.client(), identity, answer.asked, Membership::identify)?;
-                self.expire(expires, by_credentials);
+                self.expire(validity, by_credentials);
                 self.identified(user, awaited);
             }
-            Ok(_) if !by_credentials && !matches!(self.join_phase, JoinPhase::Unauthenticated(_)) => {
-                self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
-                self.join(None);
-            }
+            Ok(_) if !by_credentials => self.stays_guest(awaited),
             Ok(_) | Err(AuthenticationError::Refused) => self.forbid(awaited),
             Err(_) => self.unavailable(awaited),
         }
         Ok(())
     }
 
+    /// Tells a client without credentials that it is a guest. It is closed if guests are not welcome.
+    fn stays_guest(&mut self, awaited: &AwaitedAnswer) {
+        if matches!(self.join_phase, JoinPhase::Unauthenticated(_)) {
+            return self.forbid(awaited);
+        }
+        self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
+        self.join(None);
+    }
+
     /// Applies the answer about fresh credentials of a client with a user. Credentials of another user change nothing.
     fn reauthenticated(&mut self, answer: Answer, awaited: &AwaitedAnswer) -> Result<(), Stale> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.as_deref() == self.client().membership().user.as_deref() => {
-                let expires = identity.expires;
+                let validity = identity.validity();
                 self.context().hub.refresh(self.client(), Membership::of(identity), answer.asked)?;
-                self.expire(expires, true);
+                self.expire(validity, true);
                 self.confirm(awaited);
                 self.resumption().send_new_token(self.client());
             }
@@ -293,28 +324,49 @@ impl<T: Transport, A: Application> Connection<T, A> {
 
     /// Notes until when the client's identity is valid, and when to recheck it. An identity from credentials cannot be
     /// rechecked before the session ends, because credentials are not kept.
-    pub(super) fn expire(&mut self, expires: Option<SystemTime>, by_credentials: bool) {
+    pub(super) fn expire(&mut self, Validity { expires, recheck: interval }: Validity, by_credentials: bool) {
         let now = Instant::now();
         let left = expires.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         // A time beyond the range of the clock never comes.
         let ends = left.and_then(|left| now.checked_add(left));
-        let recheck = if by_credentials { None } else { self.next_recheck(now) };
-        let at = ends.into_iter().chain(recheck).min();
+        let (recheck, refresh) = match by_credentials {
+            true => (None, None),
+            false => (self.next_recheck(interval, now), ends.and_then(|ends| self.next_refresh(ends, now))),
+        };
+        let at = ends.into_iter().chain(recheck).chain(refresh).min();
         let asks = self.expiry.as_mut().and_then(|expiry| expiry.asks.take());
         let needed = at.is_some() || asks.is_some();
-        self.expiry = needed.then(|| Box::new(Expiry { at, ends, recheck: None, asks }));
+        let begun = Some(now);
+        self.expiry = needed.then(|| Box::new(Expiry { at, ends, begun, interval, recheck: None, asks }));
     }
 
     /// Returns the time of the next recheck of a user. Rechecks of connections that came at the same time are spread
     /// over a fifth of the interval.
-    fn next_recheck(&self, now: Instant) -> Option<Instant> {
+    fn next_recheck(&self, interval: Option<Duration>, now: Instant) -> Option<Instant> {
         if !self.is_known() {
             return None;
         }
-        let interval = self.context().recheck_interval()?;
-        let mixed = (self.client().id.local ^ u64::from(self.timer)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let spread = interval / 5 * (mixed >> 48) as u32 / (1 << 16);
+        let interval = self.context().recheck_interval(interval)?;
+        let spread = (interval / 5).mul_f64(self.fraction());
         now.checked_add(interval - spread)
+    }
+
+    /// Returns the time to ask about an identity before it ends, so that one that the site extends does not end. If the
+    /// site has just been asked and has not extended it, the next question is at the end.
+    fn next_refresh(&self, ends: Instant, now: Instant) -> Option<Instant> {
+        let before = self.expiry.as_ref().and_then(|expiry| expiry.ends);
+        if before.is_some_and(|before| ends < before + EXTENDED_BY) {
+            return None;
+        }
+        // With many connections, the limit on questions per second needs a longer lead.
+        let longest = REFRESH_LEAD.max(self.context().recheck_round());
+        Some(now + refresh_wait(ends.saturating_duration_since(now), longest, self.fraction())?)
+    }
+
+    /// Returns a number from 0 to 1 that differs between connections and times.
+    fn fraction(&self) -> f64 {
+        let mixed = (self.client().id.local ^ u64::from(self.timer)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        (mixed >> 48) as f64 / f64::from(1 << 16)
     }
 
     /// Asks the authenticator if the session is still valid, unless that question is under way.
@@ -341,10 +393,10 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let client = self.registration.client().clone();
         match identity {
             Ok(Some(identity)) if identity.user.as_deref() == client.membership().user.as_deref() => {
-                let expires = identity.expires;
+                let validity = identity.validity();
                 match self.context().hub.refresh(&client, Membership::of(identity), asked) {
                     Ok(()) => {
-                        self.expire(expires, false);
+                        self.expire(validity, false);
                         self.resumption().send_new_token(&client);
                     }
                     Err(Stale) => self.recheck(),
@@ -353,7 +405,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
             Ok(_) | Err(AuthenticationError::Refused) => client.queue.close(CloseCode::Expired, "the session ended"),
             // The session is valid as far as is known.
             Err(_) if expiry.ends.is_none_or(|ends| now < ends) => {
-                let next = self.next_recheck(now).unwrap_or(now + RECHECK_INTERVAL);
+                let interval = expiry.interval;
+                let next = self.next_recheck(interval, now).unwrap_or(now + RECHECK_INTERVAL);
                 let Some(expiry) = &mut self.expiry else { return };
                 expiry.at = Some(expiry.ends.map_or(next, |ends| ends.min(next)));
             }
@@ -363,4 +416,25 @@ impl<T: Transport, A: Application> Connection<T, A> {
             Err(_) => expiry.at = Some(now + RECHECK_INTERVAL),
         }
     }
+}
+
+impl Expiry {
+    /// Returns true if credentials that come now renew an identity in time: after a third of its time, or of the time
+    /// that was left at the last such renewal. The clients send theirs in the second half.
+    fn takes_renewal(&mut self, now: Instant) -> bool {
+        let (Some(begun), Some(ends)) = (self.begun, self.ends) else { return false };
+        let soonest = (ends.saturating_duration_since(begun) / 3).max(SOONEST_RENEWAL);
+        let takes = now.saturating_duration_since(begun) >= soonest;
+        if takes {
+            self.begun = Some(now);
+        }
+        takes
+    }
+}
+
+/// Returns the time to wait until the authenticator is asked about an identity that lasts for `left`: not the same for
+/// all clients (`fraction` is from 0 to 1), and early enough to ask again. `None` if that is too soon.
+pub(super) fn refresh_wait(left: Duration, longest: Duration, fraction: f64) -> Option<Duration> {
+    let lead = (left / 4).min(longest).mul_f64(1.0 + fraction);
+    Some(left.saturating_sub(lead)).filter(|wait| *wait >= SOONEST_REFRESH)
 }

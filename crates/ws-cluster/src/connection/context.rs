@@ -85,12 +85,17 @@ impl Context {
         Self { config, hub, authenticator, resumption, runtime, guests, look_ups, outage }
     }
 
-    /// Returns the interval between two rechecks of a user. It is the authenticator's, or a longer one if that would
-    /// exceed the node's limit on questions per second.
-    pub(super) fn recheck_interval(&self) -> Option<Duration> {
-        let interval = self.authenticator.recheck_interval().filter(|interval| !interval.is_zero())?;
+    /// Returns the interval between two rechecks of a user. It is the identity's own or that of the authenticator, or a
+    /// longer one if that would exceed the node's limit on questions per second.
+    pub(super) fn recheck_interval(&self, own: Option<Duration>) -> Option<Duration> {
+        let interval = own.or_else(|| self.authenticator.recheck_interval()).filter(|interval| !interval.is_zero())?;
+        Some(interval.max(self.recheck_round()))
+    }
+
+    /// Returns the time in which all connections can be rechecked.
+    pub(super) fn recheck_round(&self) -> Duration {
         let open = u32::try_from(self.hub.admission().open()).unwrap_or(u32::MAX);
-        Some(interval.max(Duration::from_secs(1) * open / self.config.connection.rechecks_per_second))
+        Duration::from_secs(1) * open / self.config.connection.rechecks_per_second
     }
 
     /// Returns the time for a client to answer a close frame. It is shorter during a shutdown, so that the handlers of

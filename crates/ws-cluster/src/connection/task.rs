@@ -10,7 +10,6 @@ use std::{
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
-    time::SystemTime,
 };
 
 use bytes::Bytes;
@@ -29,6 +28,7 @@ use super::{
 };
 use crate::{
     CloseCode, ConnectionConfig, RawDetails, RawMessage,
+    auth::Validity,
     hub::{
         Client, Registration,
         resume::{Arriving, JoinPhase, ResumeRequest, Resumption},
@@ -52,7 +52,7 @@ const READ_SIZE: usize = 16 * 1024;
 pub(crate) struct Accepted {
     /// The client's place in the hub. The connection drops it last.
     pub(crate) registration: Registration,
-    pub(crate) expires: Option<SystemTime>,
+    pub(crate) validity: Validity,
     /// True if the client may join as who it is. Otherwise it has to authenticate first.
     pub(crate) may_join: bool,
     /// True if the client may not even authenticate.
@@ -162,8 +162,7 @@ pub(super) struct Connection<T, A> {
     pub(super) heartbeat: u16,
     /// Number of heartbeats since the client got a resume token.
     pub(super) beats: u8,
-    /// True if the client's first message has decided its dialect.
-    dialect_known: bool,
+    pub(super) first_message: FirstMessage,
     /// True if the client has not answered the ping.
     pub(super) pinged: bool,
     /// True if messages are too frequent.
@@ -171,6 +170,17 @@ pub(super) struct Connection<T, A> {
     /// True if the client has sent no message yet, or none for a while.
     pub(super) quiet: bool,
     pub(super) read_ahead: ReadAhead,
+}
+
+/// The client's first message, which decides its dialect.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum FirstMessage {
+    /// It has not come, and the upgrade is not long ago.
+    Soon,
+    /// It has not come for a while, or the client has a user.
+    Late,
+    /// It has come.
+    Came,
 }
 
 /// The state of reading ahead. While messages have to wait, one message and a little more are read, so that pings are
@@ -215,11 +225,12 @@ enum ClientEnd {
 
 impl<T: Transport, A: Application> Connection<T, A> {
     fn new(application: A, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
-        let Accepted { registration, expires, may_join, refused, asked } = accepted;
+        let Accepted { registration, validity, may_join, refused, asked } = accepted;
         let now = Instant::now();
         let heartbeat = asked.as_ref().map_or(0, ResumeRequest::heartbeat);
         let (context, client) = (application.context(), registration.client());
         let in_band = context.authenticator.in_band() && !refused;
+        let is_guest = client.membership().user.is_none();
         let arriving = Arriving { may_join, in_band, asks_application: asks_application(&application, client) };
         let mut connection = Self {
             join_phase: JoinPhase::new(&context.resumption, registration.client(), asked, arriving),
@@ -237,14 +248,15 @@ impl<T: Transport, A: Application> Connection<T, A> {
             heartbeat_tick: 0,
             heartbeat,
             beats: 0,
-            dialect_known: false,
+            first_message: if is_guest { FirstMessage::Soon } else { FirstMessage::Late },
             pinged: false,
             paused: false,
-            quiet: true,
+            // The timer then says if the first message is late.
+            quiet: !is_guest,
             read_ahead: ReadAhead::Reads,
         };
         connection.decoder.keep(leftover);
-        connection.expire(expires, false);
+        connection.expire(validity, false);
         match connection.join_phase {
             JoinPhase::Joined => connection.announce(None),
             JoinPhase::Unauthenticated(_) if !in_band => connection.forbid(&AwaitedAnswer::default()),
@@ -589,17 +601,18 @@ impl<T: Transport, A: Application> Connection<T, A> {
 
     /// Sets the client's dialect at its first message.
     fn decide_dialect(&mut self, dialect: Dialect) {
-        if !self.dialect_known {
-            self.dialect_known = true;
+        if self.first_message != FirstMessage::Came {
+            self.first_message = FirstMessage::Came;
             self.client().set_dialect(dialect);
         }
     }
 
     pub(super) fn handle(&mut self, incoming: Incoming) {
         let Incoming { dialect, action, details, id } = incoming;
+        let is_fresh = self.first_message == FirstMessage::Soon;
         self.decide_dialect(dialect);
         if action == AUTHENTICATION {
-            self.authenticate(details.to_vec(), AwaitedAnswer::new(id));
+            self.authenticate(details.to_vec(), is_fresh, AwaitedAnswer::new(id));
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
             self.client().send_error(&action, 400, "this action is not for clients to send", id.as_ref());
         } else if matches!(self.join_phase, JoinPhase::Unauthenticated(_)) {

@@ -9,16 +9,18 @@ use std::{
 };
 
 use async_trait::async_trait;
+use parking_lot::Mutex;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex},
     net::{TcpListener, TcpStream},
     time::Instant,
 };
 
-use super::{Accepted, serve, serve_tcp, task::Connection, transport::Tcp};
+use super::{Accepted, auth::refresh_wait, serve, serve_tcp, task::Connection, transport::Tcp};
 use crate::{
     ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
     MemoryPool, Message, Request, Server, Target, TrustedProxies,
+    auth::Validity,
     hub::{
         Client, Membership,
         membership::GivenHashes,
@@ -81,14 +83,19 @@ async fn server(config: Config) -> (Server, Arc<AtomicBool>) {
 
 /// Returns Ann after her upgrade, with the time that is left of her session.
 fn ann(server: &Server, session: Option<Duration>) -> (Arc<Client>, Accepted) {
+    upgraded(server, Identity::user("ann"), session)
+}
+
+/// Returns a client after its upgrade, with the time that is left of its session.
+fn upgraded(server: &Server, identity: Identity, session: Option<Duration>) -> (Arc<Client>, Accepted) {
     let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
     let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
     let mut slot = server.hub().admission().admit(None, 1, 1).ok();
-    let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
+    let (membership, now) = (Membership::of(identity), server.hub().closes().now());
     let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
     server.hub().begin_delivery(&client);
-    let expires = session.map(|left| SystemTime::now() + left);
-    (client, Accepted { registration, expires, may_join: true, refused: false, asked: None })
+    let validity = Validity { expires: session.map(|left| SystemTime::now() + left), recheck: None };
+    (client, Accepted { registration, validity, may_join: true, refused: false, asked: None })
 }
 
 struct Peer {
@@ -192,6 +199,131 @@ async fn a_session_goes_on_once_its_store_says_so() {
         // Each answer postpones the next ping. Nothing closed it at the session's end.
         assert!(first == 0x89 && at >= second, "{at}");
     }
+}
+
+/// Ann's session in a store that notes when it is asked. The answer depends on how often it was asked before.
+struct Noting {
+    asked: Arc<Mutex<Vec<Instant>>>,
+    answer: fn(usize) -> Option<Identity>,
+}
+
+#[async_trait]
+impl Authenticator for Noting {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        let mut asked = self.asked.lock();
+        asked.push(Instant::now());
+        Ok((self.answer)(asked.len() - 1))
+    }
+}
+
+/// Returns Ann for some seconds. The wall clock does not follow the virtual time, so they count from the question.
+fn ann_for(seconds: u64) -> Option<Identity> {
+    Some(Identity::user("ann").expires(SystemTime::now() + Duration::from_secs(seconds)))
+}
+
+/// Connects a client that is never pinged. Returns it with the times at which its store is asked.
+async fn noting(
+    identity: Identity,
+    session: Option<u64>,
+    answer: fn(usize) -> Option<Identity>,
+) -> (Peer, Arc<Mutex<Vec<Instant>>>) {
+    let mut config = Config::default();
+    config.connection.ping_interval = Duration::from_secs(1_000_000);
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let authenticator = Noting { asked: asked.clone(), answer };
+    let builder = Server::builder(MemoryPool::default()).authenticator(authenticator).action("echo", Echo);
+    let server = builder.config(config).start().await.unwrap();
+    let (_, accepted) = upgraded(&server, identity, session.map(Duration::from_secs));
+    let (stream, far) = duplex(100_000);
+    tokio::spawn(serve(server, accepted, far, &[]));
+    (Peer { stream, start: Instant::now(), down: Arc::default() }, asked)
+}
+
+/// Returns the seconds between the questions.
+fn gaps(start: Instant, asked: &[Instant]) -> Vec<u64> {
+    let before = [&[start], asked].concat();
+    asked.iter().zip(before).map(|(at, before)| (*at - before).as_secs()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_the_site_extends_is_asked_about_in_time_and_never_ends() {
+    let (mut peer, asked) = noting(Identity::user("ann"), Some(300), |_| ann_for(300)).await;
+    tokio::time::sleep(Duration::from_secs(10_000)).await;
+    peer.send(r#"["echo"]"#).await;
+    assert_eq!(peer.frame().await.1, br#"["echo",[]]"#);
+    let gaps = gaps(peer.start, &asked.lock());
+    assert!(gaps.len() > 30 && gaps.iter().all(|gap| (179..=240).contains(gap)), "{gaps:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_the_site_does_not_extend_is_asked_about_once_more_at_its_end() {
+    // The first answer is no later end, and the second that the session has ended.
+    let answer = |asked| if asked == 0 { ann_for(60) } else { None };
+    let (mut peer, asked) = noting(Identity::user("ann"), Some(300), answer).await;
+    let (code, at) = peer.closed().await;
+    let gaps = gaps(peer.start, &asked.lock());
+    assert!((179..=240).contains(&gaps[0]) && (59..=61).contains(&gaps[1]), "{gaps:?}");
+    assert_eq!((code, gaps.len()), (4003, 2));
+    assert!((238..=302).contains(&at), "{at}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_identity_that_the_site_revokes_ends_when_it_says_so() {
+    for answer in [|_| None, |_| Some(Identity::user("bob"))] as [fn(usize) -> Option<Identity>; 2] {
+        let (mut peer, _asked) = noting(Identity::user("ann"), Some(300), answer).await;
+        let (code, at) = peer.closed().await;
+        assert!(code == 4003 && (179..=241).contains(&at), "{code} {at}");
+    }
+}
+
+#[test]
+fn identities_that_end_together_are_not_asked_about_together() {
+    let minute = Duration::from_secs(60);
+    let wait = |left, fraction| refresh_wait(Duration::from_secs(left), minute, fraction).map(|wait| wait.as_secs());
+    assert_eq!((wait(3600, 0.0), wait(3600, 1.0)), (Some(3540), Some(3480)));
+    assert_eq!((wait(60, 0.0), wait(60, 1.0)), (Some(45), Some(30)));
+    assert_eq!((wait(2, 0.0), wait(2, 1.0)), (Some(1), Some(1)));
+    assert_eq!((wait(1, 0.0), wait(0, 1.0)), (None, None));
+    // With very many connections, the node's limit on questions makes the time longer.
+    assert_eq!(refresh_wait(minute * 60, minute * 10, 1.0), Some(minute * 40));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_authenticates_first_is_not_asked_about_again() {
+    let (mut peer, asked) = noting(Identity::guest(), None, |_| None).await;
+    for questions in 0..3 {
+        peer.send(r#"["Client/authentication"]"#).await;
+        assert_eq!(peer.frame().await.1, br#"["Client/authentication:error",[403,"Forbidden"]]"#);
+        // Later, the session may have got a user.
+        assert_eq!(asked.lock().len(), questions);
+    }
+    let (mut peer, asked) = noting(Identity::guest(), None, |_| None).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    peer.send(r#"["Client/authentication"]"#).await;
+    assert_eq!(peer.frame().await.1, br#"["Client/authentication:error",[403,"Forbidden"]]"#);
+    assert_eq!(asked.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_last_a_few_seconds_may_be_renewed_as_often_as_they_need() {
+    let (mut peer, asked) = noting(Identity::guest(), None, |_| ann_for(3)).await;
+    for number in 0..50 {
+        peer.send(r#"["Client/authentication",["a"]]"#).await;
+        let (text, _) = peer.text().await;
+        assert!(text.contains(r#"["ok","#), "{number}: {text}");
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+    }
+    assert_eq!(asked.lock().len(), 50);
+    // Those that come sooner are limited.
+    for _ in 0..10 {
+        peer.send(r#"["Client/authentication",["a"]]"#).await;
+        peer.text().await;
+    }
+    assert!(asked.lock().len() < 58, "{}", asked.lock().len());
 }
 
 #[tokio::test(start_paused = true)]
@@ -385,7 +517,7 @@ async fn resumes(server: &Server, path: &str) -> DuplexStream {
     let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
     let registration = server.hub().arrive(client, membership, &mut slot, now).unwrap();
     let (stream, far) = duplex(10_000);
-    let accepted = Accepted { registration, expires: None, may_join: true, refused: false, asked };
+    let accepted = Accepted { registration, validity: Validity::default(), may_join: true, refused: false, asked };
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     stream
 }

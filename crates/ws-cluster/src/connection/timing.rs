@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep_until};
 use super::{
     Application,
     rate_limit::Rate,
-    task::{Connection, Phase, ReadAhead},
+    task::{Connection, FirstMessage, Phase, ReadAhead},
     transport::Transport,
 };
 use crate::{
@@ -126,7 +126,12 @@ impl<T: Transport, A: Application> Connection<T, A> {
             return;
         }
         let now = Instant::now();
-        self.quiet |= self.quiet_at() <= now;
+        if self.quiet_at() <= now {
+            self.quiet = true;
+            if self.first_message == FirstMessage::Soon {
+                self.first_message = FirstMessage::Late;
+            }
+        }
         if self.read_ahead == ReadAhead::Held && self.limiter.next(self.ping_rate()) <= now {
             self.read_ahead = ReadAhead::Reads;
         }

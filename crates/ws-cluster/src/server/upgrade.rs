@@ -152,7 +152,7 @@ impl Server {
         }
         let mut slot = Some(slot);
         let mut attempt = 1;
-        let (registration, expires, may_join, refused) = loop {
+        let (registration, validity, may_join, refused) = loop {
             let (identity, refused) = match answer.identity {
                 Ok(identity) => (identity.unwrap_or_default(), false),
                 // A browser does not show the status of a refused upgrade, so the client is told on the WebSocket.
@@ -162,12 +162,12 @@ impl Server {
                     return Err(busy("sessions cannot be looked up").into());
                 }
             };
-            let expires = identity.expires;
+            let validity = identity.validity();
             let may_join = !refused && (identity.user.is_some() || self.context().guests);
             // The hub knows the client before there is a socket, so that no order to close a session is missed in
             // between.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
-                Ok(registration) => break (registration, expires, may_join, refused),
+                Ok(registration) => break (registration, validity, may_join, refused),
                 // An answer from before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
@@ -195,7 +195,7 @@ impl Server {
             // The node is no longer ready and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
-        Ok(Accepted { registration, expires, may_join, refused, asked })
+        Ok(Accepted { registration, validity, may_join, refused, asked })
     }
 }
 
