@@ -1,16 +1,29 @@
 //! What nodes tell each other and an administrator: reports, and the connections of all nodes. Everything runs in this
 //! process.
 
-use std::time::Duration;
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use serde_json::json;
 use tests::{
     client::{Client, soon},
+    http_client,
+    log::Log,
     message,
-    nodes::Nodes,
+    nodes::{KEY, Nodes, config},
 };
-use tokio::time::interval;
-use ws_cluster::{ConnectionList, ConnectionQuery, NodeReport, NodeRole, Relay, Target};
+use tokio::{net::TcpListener, time::interval};
+use ws_cluster::{
+    ConnectionList, ConnectionQuery, MemoryPool, NodeReport, NodeRole, Pool, Relay, Server, Target,
+    outbox::{MemoryOutbox, Outbox, OutboxError, OutboxRows, ReadLimits, RowId},
+};
 
 /// Time between two looks at what sends no notice.
 const LOOK: Duration = Duration::from_millis(50);
@@ -176,4 +189,94 @@ async fn one_connection_is_closed_from_any_node() {
         nodes[node].server.publish(message("end", (), Target::all())).await.unwrap();
         other.expect("end", json!([])).await;
     }
+}
+
+/// Starts a server, with an outbox if there is one.
+async fn serve(pool: &Arc<dyn Pool>, outbox: Option<Arc<dyn Outbox>>) -> (Server, SocketAddr) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let builder = Server::builder(pool.clone()).address(format!("ws://{address}")).key(KEY).config(config());
+    let builder = match outbox {
+        Some(outbox) => builder.outbox(outbox),
+        None => builder,
+    };
+    let server = builder.start().await.unwrap();
+    let serving = server.clone();
+    tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(std::future::pending()).await });
+    server.wait_ready().await;
+    (server, address)
+}
+
+/// Looks at what is wrong with a server until it meets the condition.
+async fn degraded(server: &Server, condition: impl Fn(Option<&str>) -> bool) {
+    let mut look = interval(LOOK);
+    let looking = async {
+        while !condition(server.report().degraded.as_deref()) {
+            look.tick().await;
+        }
+    };
+    soon(looking).await;
+}
+
+/// Returns the status and the text of a page.
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let answer = soon(http_client::request(address, "GET", path, &[], "")).await.unwrap();
+    (answer.status.as_u16(), answer.text.trim().to_owned())
+}
+
+#[tokio::test]
+async fn a_node_without_the_outbox_of_another_says_so_and_takes_clients() {
+    let pool: Arc<dyn Pool> = Arc::new(MemoryPool::default());
+    let (with, _) = serve(&pool, Some(Arc::new(MemoryOutbox::default()))).await;
+    let mut log = Log::listen();
+    let (without, address) = serve(&pool, None).await;
+    assert!(log.line("this node has no outbox, and others have one").await.contains("WARN"));
+    degraded(&without, |why| why.is_some_and(|why| why.starts_with("this node has no outbox"))).await;
+    soon(without.subscribe_status().wait_for(|status| status.degraded.is_none())).await.unwrap();
+    let (status, text) = get(address, "/ready").await;
+    assert!(status == 200 && text.starts_with("ready; this node has no outbox, and others have one"), "{text}");
+    assert!(get(address, "/health").await.1.starts_with("alive, degraded: this node has no outbox"));
+    degraded(&with, |why| why.is_none()).await;
+    let told = with.cluster_report();
+    assert!(told.iter().all(|report| report.outbox == Some(report.node == with.node_id())), "{told:?}");
+}
+
+/// An outbox whose table is missing at times.
+struct Missing(AtomicBool);
+
+#[async_trait]
+impl Outbox for Missing {
+    async fn prepare(&self) -> Result<(), OutboxError> {
+        match self.0.load(Ordering::Relaxed) {
+            true => Err(OutboxError::Failed("no table ws_outbox".into())),
+            false => Ok(()),
+        }
+    }
+
+    async fn read(&self, _: &str, _: ReadLimits) -> Result<OutboxRows, OutboxError> {
+        self.prepare().await.map(|()| OutboxRows::default())
+    }
+
+    async fn remove(&self, _: &[RowId]) -> Result<(), OutboxError> {
+        Ok(())
+    }
+
+    async fn fail(&self, _: &[(RowId, String)]) -> Result<(), OutboxError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn an_outbox_that_fails_is_named_with_the_reason_and_the_node_takes_clients() {
+    let (pool, outbox) = (Arc::new(MemoryPool::default()), Arc::new(Missing(AtomicBool::new(true))));
+    let pool: Arc<dyn Pool> = pool;
+    let (server, address) = serve(&pool, Some(outbox.clone())).await;
+    let named =
+        |why: Option<&str>| why == Some("rows of the outbox wait: the outbox cannot be used: no table ws_outbox");
+    degraded(&server, named).await;
+    let (status, text) = get(address, "/ready").await;
+    assert!(status == 200 && text.starts_with("ready; rows of the outbox wait: "), "{text}");
+    outbox.0.store(false, Ordering::Relaxed);
+    degraded(&server, |why| why.is_none()).await;
+    assert_eq!(get(address, "/ready").await, (200, "ready".into()));
 }

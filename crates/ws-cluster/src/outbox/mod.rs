@@ -25,7 +25,7 @@ pub use mysql::MySqlOutbox;
 #[cfg(feature = "sqlite-system")]
 pub use sqlite::SqliteOutbox;
 
-pub(crate) use task::run;
+pub(crate) use task::{Trouble, run};
 
 /// The reason why an outbox could not answer. The statement may have taken effect or not, so callers read again instead
 /// of assuming either.

@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use parking_lot::Mutex;
 use tokio::{
     sync::watch,
     time::{sleep_until, timeout},
@@ -26,13 +27,35 @@ use ws_cluster_core::{Degraded, Status};
 /// Time limit of one call of the outbox.
 const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// Maximum length of the shown reason, in characters.
+const REASON_LENGTH: usize = 300;
+
+/// The reason why the rows of the outbox wait, while its database fails; `None` on a node that does not poll. A
+/// synchronous lock, held while the text is copied.
+#[derive(Debug, Default)]
+pub(crate) struct Trouble(Mutex<Option<String>>);
+
+impl Trouble {
+    pub(crate) fn get(&self) -> Option<String> {
+        self.0.lock().clone()
+    }
+
+    fn set(&self, why: Option<&str>) {
+        let mut known = self.0.lock();
+        if known.as_deref() != why {
+            *known = why.map(|why| why.chars().take(REASON_LENGTH).collect());
+        }
+    }
+}
+
 /// Polls the outbox while this node is the master, until the node ends.
-pub(crate) async fn run(outbox: Arc<dyn Outbox>, cluster: Submitter, stats: Arc<Stats>) {
+pub(crate) async fn run(outbox: Arc<dyn Outbox>, cluster: Submitter, stats: Arc<Stats>, trouble: Arc<Trouble>) {
     let status = cluster.status();
     let task = Task {
         outbox,
         cluster,
         stats,
+        trouble,
         poller: Poller::default(),
         read_at: now(),
         outage: Outage::default(),
@@ -45,6 +68,7 @@ struct Task {
     outbox: Arc<dyn Outbox>,
     cluster: Submitter,
     stats: Arc<Stats>,
+    trouble: Arc<Trouble>,
     poller: Poller,
     /// The time of the last read.
     read_at: Instant,
@@ -58,6 +82,8 @@ impl Task {
             if self.poller.is_between_rounds() && !self.leads(&status.borrow_and_update()) {
                 self.poller.pause();
                 self.note_backlog(&OutboxRows::default());
+                // The next master polls.
+                self.trouble.set(None);
                 // An error means that the node has ended.
                 if status.wait_for(|status| self.leads(status)).await.is_err() {
                     return;
@@ -149,6 +175,7 @@ impl Task {
     ) -> Option<T> {
         let (why, lasts) = match tokio::spawn(timeout(CALL_TIMEOUT, call)).await {
             Ok(Ok(Ok(answer))) => {
+                self.trouble.set(None);
                 if let Some(OutageLine::Over { failures, lasted }) = self.outage.succeeded(now()) {
                     tracing::info!(failures, ?lasted, "the outbox works again");
                 }
@@ -159,6 +186,7 @@ impl Task {
             Err(panic) => (panic.to_string(), true),
         };
         self.stats.metered.note(|counts| counts.outbox_errors.add(1));
+        self.trouble.set(Some(&why));
         if let Some(OutageLine::Failing { failures }) = self.outage.failed(now()) {
             let why = Excerpt(&why);
             match lasts {

@@ -26,8 +26,10 @@ pub struct NodeReport {
     pub term: Term,
     /// True if the node takes clients.
     pub ready: bool,
-    /// What is wrong with the node, with the database's own words if there are any; `None` if all is well.
+    /// What is wrong with the node or its outbox, with the database's own words if there are any; `None` if all is well.
     pub degraded: Option<String>,
+    /// True if it has an [outbox](crate::ServerBuilder::outbox); `None` if a node of an older version does not say.
+    pub outbox: Option<bool>,
     /// The version of the library that it runs.
     pub version: String,
     /// The time since the server was started, in seconds.

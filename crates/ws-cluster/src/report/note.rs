@@ -130,6 +130,7 @@ impl From<&NodeReport> for pb::Report {
             term: report.term,
             ready: report.ready,
             degraded: report.degraded.clone(),
+            outbox: report.outbox,
             version: report.version.clone(),
             uptime: report.uptime_seconds,
             connections: report.connections,
@@ -177,6 +178,7 @@ impl TryFrom<pb::Report> for NodeReport {
             term: report.term,
             ready: report.ready,
             degraded: report.degraded,
+            outbox: report.outbox,
             version: report.version,
             uptime_seconds: report.uptime,
             connections: report.connections,
@@ -302,6 +304,8 @@ mod pb {
         pub(super) log_bytes: u64,
         #[prost(uint64, tag = "23")]
         pub(super) log_age: u64,
+        #[prost(bool, optional, tag = "24")]
+        pub(super) outbox: Option<bool>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -389,6 +393,7 @@ mod tests {
             term: 7,
             ready: true,
             degraded: Some("the pool's database does not answer (refused)".into()),
+            outbox: Some(true),
             version: "0.1.0".into(),
             uptime_seconds: 3600,
             connections: 5,

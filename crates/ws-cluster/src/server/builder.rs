@@ -381,12 +381,15 @@ impl ServerBuilder {
         };
         let (sender, told) = mpsc::channel(reports::MAX_TOLD);
         let cluster = node::start(settings, hub.clone(), sender).await?;
-        if let Some(outbox) = self.outbox {
-            tokio::spawn(outbox::run(outbox, cluster.submitter(), hub.stats().clone()));
-        }
+        let outbox = self.outbox.map(|outbox| {
+            let trouble = Arc::new(outbox::Trouble::default());
+            tokio::spawn(outbox::run(outbox, cluster.submitter(), hub.stats().clone(), trouble.clone()));
+            trouble
+        });
         let resumption = Resumption::new(hub, cluster.clone(), sealer, self.config.clone());
         let shared = Arc::new(Shared {
             reports: Reports::new(cluster.teller()),
+            outbox,
             handler_times,
             gate: Gate::new(&self.config.http),
             logs: LogLimits::default(),

@@ -20,6 +20,7 @@ use crate::{
     hub::{Hub, resume::Resumption},
     log_limit::LogLimits,
     node::Cluster,
+    outbox::Trouble,
     stats::{HandlerTimes, Metered},
 };
 
@@ -97,6 +98,8 @@ struct Shared {
     connections: Context,
     cluster: Cluster,
     reports: Reports,
+    /// What is wrong with the outbox, if the node has one.
+    outbox: Option<Arc<Trouble>>,
     handler_times: Metered<HandlerTimes>,
     actions: HashMap<String, Arc<dyn ActionHandler>>,
     fallback: Option<Arc<dyn ActionHandler>>,

@@ -5,7 +5,7 @@ use std::{
     collections::{BTreeSet, HashMap},
     sync::{
         Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -16,7 +16,7 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{Server, Shared, routes::trouble};
+use super::{Server, Shared, routes::NO_OUTBOX};
 use crate::{
     NodeId,
     clock::now,
@@ -58,6 +58,8 @@ pub(super) struct Reports {
     recent: Mutex<Recent>,
     /// The newest report of each other node, and when it came.
     others: Mutex<HashMap<NodeId, (NodeReport, Instant)>>,
+    /// True once the log says that other nodes have an outbox and this one has none.
+    warned_of_outbox: AtomicBool,
     next_question: AtomicU64,
     #[cfg(feature = "metrics")]
     recording: Mutex<Recording>,
@@ -104,6 +106,7 @@ impl Reports {
             others: Mutex::default(),
             #[cfg(feature = "metrics")]
             recording: Mutex::default(),
+            warned_of_outbox: AtomicBool::new(false),
             next_question: AtomicU64::new(1),
             questions: Mutex::default(),
         }
@@ -181,7 +184,8 @@ impl Server {
             role,
             term: status.term,
             ready: status.ready,
-            degraded: trouble(&status),
+            degraded: self.trouble(),
+            outbox: Some(self.0.outbox.is_some()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.saturating_duration_since(self.0.reports.started).as_secs(),
             connections: self.connections() as u64,
@@ -261,6 +265,15 @@ impl Server {
         ConnectionList { connections, matching, silent: silent.into_iter().collect() }
     }
 
+    /// Returns true if another node has an outbox.
+    pub(super) fn others_have_outbox(&self) -> bool {
+        let now = now();
+        let others = self.0.reports.others.lock();
+        others
+            .values()
+            .any(|(report, came)| report.outbox == Some(true) && now.saturating_duration_since(*came) <= KEPT)
+    }
+
     async fn tell_report(&self) {
         self.0.reports.recent.lock().note(self.hub().stats(), now());
         let report = self.report();
@@ -273,7 +286,13 @@ impl Server {
 
     async fn take_note(&self, Told { origin, content }: Told) {
         match Note::decode(&content) {
-            Ok(Note::Report(report)) if report.node == origin => self.0.reports.keep(*report),
+            Ok(Note::Report(report)) if report.node == origin => {
+                let lacks_outbox = report.outbox == Some(true) && self.0.outbox.is_none();
+                if lacks_outbox && !self.0.reports.warned_of_outbox.swap(true, Ordering::Relaxed) {
+                    tracing::warn!(node = %report.node, address = report.address, "{NO_OUTBOX}");
+                }
+                self.0.reports.keep(*report);
+            }
             Ok(Note::Report(_)) => {}
             Ok(Note::Question { id, query }) => {
                 let (connections, matching) = self.hub().list(&query);

@@ -86,7 +86,8 @@ impl Server {
     /// - clients at their [path](crate::ServerBuilder::path), links of other nodes at `/_cluster/v1`, and the browser
     ///   client at `/ws-cluster.js`;
     /// - `/health`: 200, or 503 if the cluster's task does not answer;
-    /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not);
+    /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not). The text of
+    ///   a 200 begins with `ready`, and also names trouble with the [outbox](crate::ServerBuilder::outbox);
     /// - with a [publish key](crate::ServerBuilder::publish_key), POST to `/_publish`, `/_groups`, `/_close` and
     ///   `/_refresh`, GET of `/_position`, and `/_openapi.json`, which describes all of this;
     /// - the [pages](crate::ServerBuilder::page) of the builder.
@@ -126,15 +127,20 @@ impl Server {
             HEALTH if !self.responds(RESPONSE_TIMEOUT).await => {
                 answer(StatusCode::SERVICE_UNAVAILABLE, "hanging: the cluster's task does not answer")
             }
-            HEALTH => match trouble(&self.status()) {
+            HEALTH => match self.trouble() {
                 None => answer(StatusCode::OK, "alive"),
                 Some(why) => answer(StatusCode::OK, &format!("alive, degraded: {why}")),
             },
             READY => match self.status() {
-                Status { ready: true, degraded: None, .. } if self.config().cluster.accept_when_isolated => {
-                    answer(StatusCode::OK, "ready; accept_when_isolated is on: a failover may lose accepted messages")
+                // Trouble with the outbox is no reason to send clients elsewhere.
+                Status { ready: true, degraded: None, .. } => {
+                    let risk = self.config().cluster.accept_when_isolated.then_some(ACCEPTS_WHEN_ISOLATED);
+                    let notes = risk.map(str::to_owned).into_iter().chain(self.outbox_trouble());
+                    answer(
+                        StatusCode::OK,
+                        &["ready".to_owned()].into_iter().chain(notes).collect::<Vec<_>>().join("; "),
+                    )
                 }
-                Status { ready: true, degraded: None, .. } => answer(StatusCode::OK, "ready"),
                 // It takes clients, and what is published is relayed or waits.
                 status @ Status { ready: true, .. } => {
                     busy(&format!("degraded: {}", trouble(&status).unwrap_or_default()))
@@ -146,6 +152,19 @@ impl Server {
                 Some(html) => document("text/html; charset=utf-8", "no-cache", html.clone()),
                 None => answer(StatusCode::NOT_FOUND, "not found"),
             },
+        }
+    }
+
+    /// Returns what is wrong with the node, with its outbox included.
+    pub(super) fn trouble(&self) -> Option<String> {
+        trouble(&self.status()).or_else(|| self.outbox_trouble())
+    }
+
+    /// Returns what is wrong with the node's outbox, or with the lack of one.
+    fn outbox_trouble(&self) -> Option<String> {
+        match &self.0.outbox {
+            Some(trouble) => Some(format!("rows of the outbox wait: {}", trouble.get()?)),
+            None => self.others_have_outbox().then(|| NO_OUTBOX.to_owned()),
         }
     }
 
@@ -221,7 +240,8 @@ impl Server {
             Err(refusal) => return *refusal,
         };
         let live = self.live();
-        let ip = live.trusted_proxies.remote_ip(remote_address(request.extensions()), request.headers());
+        let from = remote_address(request.extensions());
+        let ip = live.trusted_proxies.remote_ip(from, request.headers());
         // A proxy that names no client tells nothing about who comes.
         let ip = ip.filter(|ip| !live.trusted_proxies.contains(*ip));
         let upgrade = hyper::upgrade::on(&mut request);
@@ -229,9 +249,13 @@ impl Server {
         tokio::spawn(async move {
             match upgrade.await {
                 Ok(upgraded) => match socket(upgraded) {
-                    Ok((stream, leftover)) if leftover.is_empty() => cluster.serve_link(Box::new(stream), ip).await,
-                    Ok((stream, leftover)) => cluster.serve_link(Box::new(Rewound { leftover, stream }), ip).await,
-                    Err(upgraded) => cluster.serve_link(Box::new(TokioIo::new(upgraded)), ip).await,
+                    Ok((stream, leftover)) if leftover.is_empty() => {
+                        cluster.serve_link(Box::new(stream), ip, from).await
+                    }
+                    Ok((stream, leftover)) => {
+                        cluster.serve_link(Box::new(Rewound { leftover, stream }), ip, from).await
+                    }
+                    Err(upgraded) => cluster.serve_link(Box::new(TokioIo::new(upgraded)), ip, from).await,
                 },
                 Err(error) => tracing::debug!(%error, "the upgrade of a link did not come about"),
             }
@@ -240,8 +264,15 @@ impl Server {
     }
 }
 
+/// The note of `/ready` on nodes that may lose messages.
+const ACCEPTS_WHEN_ISOLATED: &str = "accept_when_isolated is on: a failover may lose accepted messages";
+
+/// What is wrong with a node without an outbox while others have one.
+pub(super) const NO_OUTBOX: &str =
+    "this node has no outbox, and others have one: while this node is the master, rows of the outbox wait";
+
 /// Returns what is wrong with a node, with the database's error if there is one.
-pub(super) fn trouble(status: &Status) -> Option<String> {
+fn trouble(status: &Status) -> Option<String> {
     let why = status.degraded?;
     Some(status.cause.as_ref().map_or_else(|| why.to_string(), |cause| format!("{why} ({cause})")))
 }
