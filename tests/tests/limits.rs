@@ -418,6 +418,7 @@ async fn strangers_cannot_flood_the_log() {
     assert_eq!(origins.len(), 1, "{origins:?}");
     assert_eq!(refusals.len(), 1, "{refusals:?}");
     assert_eq!(links.len(), 1, "{links:?}");
+    assert!(links[0].contains("from=127.0.0.1:"), "{links:?}");
     assert!((1..=65).contains(&panics.len()), "{}", panics.len());
     let lines = log.lines("");
     assert!(lines.iter().all(|line| line.len() < 600), "{lines:?}");

@@ -262,7 +262,7 @@ final class Client
         $answers = array_filter($failures, static fn (array $failure): bool => $failure[1]->status !== 0);
         $told = implode('; ', array_map(static function (array $failure): string {
             [$server, $reply] = $failure;
-            return "$server: " . ($reply->status === 0 ? $reply->text : trim("{$reply->status} {$reply->text}"));
+            return "$server: " . ($reply->status === 0 ? $reply->text : self::told($reply));
         }, $failures));
         $advice = match (true) {
             $unknown => 'It may still be carried out. Repeat it with the same key, or leave it',
@@ -276,14 +276,25 @@ final class Client
 
     private static function refusal(Reply $reply, string $url): string
     {
-        // Another program may answer with a whole page.
-        $told = trim("{$reply->status} " . substr($reply->text, 0, 500));
+        $told = self::told($reply);
         return match (true) {
-            $reply->status < 400 => "$told: another program answers at $url, check WS_SERVERS",
+            $reply->status < 400 || self::isPage($reply) => "$told: another program answers at $url, check WS_SERVERS",
             $reply->status === 401 => "$told: give PHP the publish key of the ws-servers (WS_SERVER_PUBLISH_KEY)",
             $reply->status === 404 => "$told: give ws-server a publish key (WS_SERVER_PUBLISH_KEY), or check $url",
             $reply->status === 413 => "$told: send less in one message",
             default => $told,
         };
+    }
+    /** Returns the status and the text of an answer in one line. */
+    private static function told(Reply $reply): string
+    {
+        $line = self::isPage($reply) ? 'with a page of HTML' : strtok($reply->text, "\r\n");
+        return trim("{$reply->status} " . substr((string) $line, 0, 500));
+    }
+
+    /** Returns true if another program has answered with a page for people. No node does that. */
+    private static function isPage(Reply $reply): bool
+    {
+        return str_starts_with(ltrim($reply->text), '<');
     }
 }

@@ -193,6 +193,13 @@ test('an answer that is not one of ws-server is a failure', function (): void {
     withServer(function (PhpServer $server, Transport $transport): void {
         $base = "http://{$server->address}";
         throws('another program answers', fn () => (new Client("$base/html", KEY, $transport))->publish('a', [], 'all'));
+        // The error is one line, without the page.
+        foreach ([404, 405, 502] as $status) {
+            $publish = fn () => (new Client("$base/nginx/$status", KEY, $transport))->publish('a', [], 'all');
+            $error = throws("$status with a page of HTML", $publish, $status);
+            same(false, strpbrk($error->getMessage(), "<\r\n"));
+            contains($status < 500 ? 'another program answers' : 'was not carried out', $error->getMessage());
+        }
         $publish = fn () => (new Client("$base/huge", KEY, $transport))->publish('a', [], 'all');
         throws('', $publish);
         same(true, memory_get_peak_usage() < 64 << 20);

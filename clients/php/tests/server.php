@@ -25,6 +25,10 @@ switch ($path[1]) {
         header('Content-Type: text/html');
         echo '<h1>Welcome to nginx!</h1>';
         break;
+    case 'nginx':
+        http_response_code((int) $path[2]);
+        echo "<html>\r\n<head><title>$path[2]</title></head>\r\n<body>\r\n<hr><center>nginx</center>\r\n</html>\r\n";
+        break;
     case 'redirect':
         header('Location: /204/_publish', true, 307);
         break;

@@ -65,7 +65,7 @@ async fn a_proxy_that_says_the_site_is_down_is_no_answer_of_the_site() {
         act(&mut client, &mut site, "x", json!([])).await.answer(status, "text/html", "<h1>nginx</h1>").await;
         error(&mut client, "x", code).await;
     }
-    node.logged("the site's backend does not answer").await;
+    node.logged("a request to the site's backend failed").await;
     ping(&mut client, &mut site).await;
     node.logged("the site's backend answers again").await;
 }

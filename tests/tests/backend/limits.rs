@@ -22,6 +22,11 @@ async fn an_action_without_an_answer_has_an_unknown_outcome() {
     // An answer that is late does not count.
     asked.json(json!({"reply": "late", "publish": [{"action": "late", "to": "all"}]})).await;
     ping(&mut client, &mut site).await;
+    // One slow action is no sign that the site is down. The log names it, and the limit.
+    let log = node.log();
+    let line = log.lines().find(|line| line.contains("a request to the site's backend failed")).expect("a line");
+    assert!(line.contains("WARN") && line.contains("action=\"x\"") && line.contains("limit=200ms"), "{line}");
+    assert!(!log.contains("ERROR"), "{log}");
     // Neither does one whose body never ends.
     let mut asked = act(&mut client, &mut site, "x", json!([])).await;
     let head = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n{";
@@ -44,8 +49,11 @@ async fn a_site_that_cannot_be_reached_is_known_to_have_done_nothing() {
         client.send("x", json!([])).await;
         error(&mut client, "x", 503).await;
     }
-    let logged = node.log().lines().filter(|line| line.contains("the site's backend does not answer")).count();
-    assert_eq!(logged, 1, "{}", node.log());
+    let log = node.log();
+    let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
+    assert_eq!(lines("a request to the site's backend failed"), 1, "{log}");
+    let opened = log.lines().find(|line| line.contains("the site's backend does not answer")).expect("a line");
+    assert!(opened.contains("ERROR") && lines("the site's backend does not answer") == 1, "{log}");
 }
 
 /// Sends an action of each client, and sorts the errors by their codes as they come.

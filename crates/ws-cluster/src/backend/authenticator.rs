@@ -56,7 +56,7 @@ impl Backend {
     /// Asks who a client is. `None` in the answer means that the site refuses the client.
     async fn who(&self, event: BackendEvent, body: Vec<u8>) -> Result<Option<Identity>, AuthenticationError> {
         let id = event_id();
-        let ask = || self.0.exchange.ask(event, &id, || body.clone(), identity);
+        let ask = || self.0.exchange.ask(event, None, &id, || body.clone(), identity);
         let asked = match ask().await {
             // A question may be asked twice.
             Err(Failure::Lost(_)) => ask().await,

@@ -21,7 +21,7 @@ use super::{
 use crate::{
     clock::now,
     http_client::{HttpClient, HttpError},
-    log_limit::{LogLimits, Outage, OutageLine},
+    log_limit::{Excerpt, LogLimits, Outage, OutageLine},
     message::order::Why,
     stats::{BackendEvent, BackendOutcome, BackendStats},
 };
@@ -68,6 +68,8 @@ pub(super) struct Exchange {
 pub(super) enum Cause {
     /// Too many requests wait.
     Queue,
+    /// The breaker has opened.
+    Breaker,
     /// The answer about a client cannot be used.
     Identity,
     /// The answer to an action cannot be used.
@@ -122,14 +124,16 @@ fn is_json(content_type: &str) -> bool {
 
 impl Exchange {
     /// Sends an event, and returns what `read` makes of the answer. `id` identifies the event when it is sent again.
+    /// `action`: the action that it is about, for the log.
     pub(super) async fn ask<T>(
         &self,
         event: BackendEvent,
+        action: Option<&str>,
         id: &str,
         body: impl FnOnce() -> Vec<u8>,
         read: impl FnOnce(&Answer) -> Result<T, Why>,
     ) -> Result<T, Failure> {
-        let read = match self.send(event, id, body).await {
+        let read = match self.send(event, action, id, body).await {
             Ok(answer) => {
                 let outcome = if answer.is_refusal() { BackendOutcome::Refused } else { BackendOutcome::Answered };
                 // The reason may quote the answer, and the client gets it.
@@ -143,7 +147,13 @@ impl Exchange {
         read.map(|(read, _)| read)
     }
 
-    async fn send(&self, event: BackendEvent, id: &str, body: impl FnOnce() -> Vec<u8>) -> Result<Answer, Failure> {
+    async fn send(
+        &self,
+        event: BackendEvent,
+        action: Option<&str>,
+        id: &str,
+        body: impl FnOnce() -> Vec<u8>,
+    ) -> Result<Answer, Failure> {
         if !self.breaker.lock().would_pass(now()) {
             return Err(Failure::BreakerOpen);
         }
@@ -168,7 +178,7 @@ impl Exchange {
             Ok(Err(error)) => Err(Failure::from(error)),
             Err(_) => Err(Failure::TimedOut),
         };
-        passing.leave(answered.as_ref().err());
+        passing.leave((event, action), answered.as_ref().err());
         answered
     }
 
@@ -201,7 +211,7 @@ impl Exchange {
         Failure::QueueFull(why)
     }
 
-    fn note(&self, pass: Pass, failure: Option<&Failure>) {
+    fn note(&self, pass: Pass, (event, action): (BackendEvent, Option<&str>), failure: Option<&Failure>) {
         let sign = failure.map_or(Sign::Alive, Failure::sign);
         let (change, is_open) = {
             let mut breaker = self.breaker.lock();
@@ -215,8 +225,17 @@ impl Exchange {
         };
         match line {
             Some(OutageLine::Failing { failures }) => {
-                let why = failure.map(tracing::field::display);
-                tracing::error!(why, failures_before = failures, "the site's backend does not answer");
+                let (why, limit) = (failure.map(tracing::field::display), self.timeout);
+                let (event, action) =
+                    (BackendEvent::LABELS[event as usize], action.map(|action| tracing::field::debug(Excerpt(action))));
+                tracing::warn!(
+                    event,
+                    action,
+                    why,
+                    ?limit,
+                    failures_before = failures,
+                    "a request to the site's backend failed"
+                );
             }
             Some(OutageLine::Over { failures, lasted }) => {
                 tracing::info!(failures, ?lasted, "the site's backend answers again");
@@ -224,7 +243,16 @@ impl Exchange {
             None => {}
         }
         match change {
-            Some(Change::Opened) => tracing::debug!("requests to the site's backend fail at once, except for probes"),
+            Some(Change::Opened) => {
+                if let Some(line) = self.logs.due(Cause::Breaker, now()) {
+                    let (why, left_out) = (failure.map(tracing::field::display), line.left_out);
+                    tracing::error!(
+                        why,
+                        left_out,
+                        "the site's backend does not answer: requests fail at once, except for probes"
+                    );
+                }
+            }
             Some(Change::Closed) => tracing::debug!("requests to the site's backend are sent again"),
             None => {}
         }
@@ -258,9 +286,9 @@ impl<'a> Passing<'a> {
     }
 
     /// Notes how the request ended.
-    fn leave(mut self, failure: Option<&Failure>) {
+    fn leave(mut self, about: (BackendEvent, Option<&str>), failure: Option<&Failure>) {
         if let Some(pass) = self.pass.take() {
-            self.exchange.note(pass, failure);
+            self.exchange.note(pass, about, failure);
         }
     }
 }

@@ -68,7 +68,7 @@ impl Backend {
             Some(json) => answer::effects(json),
             None => Ok(Effects::default()),
         };
-        let asked = self.0.exchange.ask(BackendEvent::Action, &event_id(), body, read).await;
+        let asked = self.0.exchange.ask(BackendEvent::Action, Some(request.action()), &event_id(), body, read).await;
         if let Err(Failure::Malformed(why)) = &asked {
             // A different mistake is logged at once.
             let cause = Cause::Malformed(request.action().chars().take(32).chain(why.chars().take(64)).collect());
@@ -120,7 +120,7 @@ impl Backend {
             status if status.is_success() => Ok(()),
             status => Err(format!("the answer is {status}")),
         };
-        self.0.exchange.ask(BackendEvent::Disconnect, id, || body.to_vec(), read).await
+        self.0.exchange.ask(BackendEvent::Disconnect, None, id, || body.to_vec(), read).await
     }
 
     fn log_lost_event(&self, why: &str) {

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, atomic::AtomicU64},
     time::Instant,
 };
@@ -210,8 +210,8 @@ impl Cluster {
     }
 
     /// Serves one accepted link of another node or a publisher, on an upgraded stream, until the link ends. `ip`: the
-    /// peer's address, if it tells peers apart.
-    pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>) {
+    /// peer's address, if it tells peers apart. `from`: the address at the other end of the socket.
+    pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>, from: Option<SocketAddr>) {
         let (mut greeting, full) = self.shared.greetings.begin(ip);
         if full && let Some(line) = self.shared.logs.due(LinkLogCause::Dropped, now()) {
             let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
@@ -235,8 +235,9 @@ impl Cluster {
             Ok(Some((peer, _, link))) => run_link(&self.events, &self.shared, peer, false, link).await,
             Err(error) => {
                 if let Some(line) = self.shared.logs.due(LinkLogCause::Refused, now()) {
-                    let (ip, error) = (ip.map(tracing::field::display), error.to_string());
-                    tracing::warn!(ip, error = %Excerpt(&error), left_out = line.left_out, "a link was refused");
+                    let (ip, from) = (ip.map(tracing::field::display), from.map(tracing::field::display));
+                    let (error, left_out) = (error.to_string(), line.left_out);
+                    tracing::warn!(from, ip, error = %Excerpt(&error), left_out, "a link was refused");
                 }
             }
         }
