@@ -9,13 +9,13 @@ use std::{
 
 use http::StatusCode;
 use mysql_async::prelude::Queryable;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     MariaDb, WsServer,
     client::{Client, soon},
 };
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
 
@@ -86,6 +86,58 @@ async fn details_come_as_numbers_from_files_and_from_standard_input() {
         let output = run_with(state.path(), &["send", "news", argument, "--to", "all"], &[]).await;
         assert!(errors(&output, 2).contains(why), "{argument}: {output:?}");
     }
+}
+
+#[tokio::test]
+async fn lines_of_standard_input_are_messages_with_an_outcome_each() {
+    let state = state();
+    let node = start_with(state.path(), &["--demo"], &[]).await;
+    let mut client = Client::try_connect(node.address(), "/WebSockets?user=ann", &[]).await.expect("no refusal");
+    let mut command = WsServer::command(state.path());
+    command.args(["send", "--lines"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut sending = command.spawn().expect("the binary starts");
+    let (mut input, output) = (sending.stdin.take().expect("piped"), sending.stdout.take().expect("piped"));
+    let mut output = BufReader::new(output).lines();
+    let mut outcome = async || -> Value {
+        let line = soon(output.next_line()).await.unwrap().expect("a line");
+        serde_json::from_str(&line).unwrap()
+    };
+    // The outcome of a line does not wait for the next.
+    input.write_all(b"{\"action\": \"news\", \"details\": [0], \"to\": \"user:ann\"}\n").await.unwrap();
+    assert_eq!(outcome().await, json!({ "status": 204 }));
+    let mut lines = String::from("\n");
+    for number in 1..=2000 {
+        lines += &json!({ "action": "news", "details": [number], "to": { "user": "ann" } }).to_string();
+        lines.push('\n');
+    }
+    lines += "{\"action\": \"news\"}\nno JSON\n{\"action\": \"last\", \"to\": \"all\"}";
+    let writing = tokio::spawn(async move { input.write_all(lines.as_bytes()).await });
+    for _ in 1..=2000 {
+        assert_eq!(outcome().await, json!({ "status": 204 }));
+    }
+    for why in ["`to`", "JSON"] {
+        let refused = outcome().await;
+        assert!(refused["status"] == 400 && refused["error"].as_str().unwrap().contains(why), "{refused}");
+    }
+    assert_eq!(outcome().await, json!({ "status": 204 }));
+    writing.await.unwrap().unwrap();
+    let ended = soon(sending.wait_with_output()).await.unwrap();
+    assert!(errors(&ended, 1).contains("2 of 2004 messages were not accepted"), "{ended:?}");
+    let mut next = 0;
+    loop {
+        let message = client.json().await;
+        match message["action"].as_str() {
+            Some("news") => {
+                assert_eq!(message["details"], json!([next]));
+                next += 1;
+            }
+            Some("last") => break,
+            _ => {}
+        }
+    }
+    assert_eq!(next, 2001);
+    let output = run_with(state.path(), &["send", "--lines", "--to", "all"], &[]).await;
+    assert!(errors(&output, 2).contains("cannot be used with"), "{output:?}");
 }
 
 #[tokio::test]

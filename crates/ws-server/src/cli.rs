@@ -414,15 +414,16 @@ pub(crate) struct Man {
 #[derive(Args, Debug)]
 pub(crate) struct Send {
     /// The message's action, 1 to 255 bytes
-    pub(crate) action: String,
+    #[arg(required_unless_present = "lines")]
+    pub(crate) action: Option<String>,
     /// The message's details, as JSON: an array has one argument for each element, any other value is one argument. A
     /// single - reads them from standard input, @PATH from a file
     #[arg(value_name = "DETAILS_JSON", allow_negative_numbers = true, default_value = "[]", hide_default_value = true)]
     pub(crate) details: String,
     /// The connections that get the message: all, registered, user:ID[,ID], group:ID[,ID], session:ID or
     /// property:NAME=VALUE
-    #[arg(long, value_name = "TARGET")]
-    pub(crate) to: Target,
+    #[arg(long, value_name = "TARGET", required_unless_present = "lines")]
+    pub(crate) to: Option<Target>,
     /// A key of 1 to 64 bytes, to try again if the outcome is unknown: of several messages with the same key, only one
     /// is delivered
     #[arg(long, value_name = "KEY")]
@@ -430,6 +431,10 @@ pub(crate) struct Send {
     /// Deliver the message only to connections whose send queue is empty, and never replay it
     #[arg(long)]
     pub(crate) volatile: bool,
+    /// Read messages from standard input instead, one JSON object in each line, as POST /_publish takes it; the outcome of
+    /// each is a line of standard output, and the exit status is 1 if one was not accepted
+    #[arg(long, conflicts_with_all = ["action", "details", "to", "idempotency_key", "volatile"])]
+    pub(crate) lines: bool,
     #[command(flatten)]
     pub(crate) place: Place,
 }

@@ -24,6 +24,8 @@ use crate::{
     values,
 };
 
+mod lines;
+
 /// Longest text of details that is read. Escapes can make it several times as large as the message, which is limited
 /// to 1 MiB.
 const DETAILS_SIZE: u64 = 8 * 1024 * 1024;
@@ -34,7 +36,13 @@ const TROUBLE_TIMEOUT: Duration = Duration::from_secs(2);
 const READINESS_SIZE: u64 = 4096;
 
 pub(crate) async fn send(send: Send) -> Outcome {
-    let Send { action, details, to, idempotency_key, volatile, place } = send;
+    let Send { action, details, to, idempotency_key, volatile, lines, place } = send;
+    if lines {
+        return lines::send(&place).await;
+    }
+    let (Some(action), Some(to)) = (action, to) else {
+        return Err(Failure::setup("a message has an action and a target"));
+    };
     let details = details_of(&details)?;
     let publisher = connect(&place).await?;
     let message = Message::raw(action, details).to(to);

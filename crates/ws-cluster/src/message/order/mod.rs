@@ -5,7 +5,7 @@ use std::fmt;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::{GroupChange, Message, RawDetails, Target};
+use crate::{GroupChange, Message, PublishError, RawDetails, Target};
 
 mod members;
 
@@ -42,6 +42,25 @@ impl Publish {
             }
             _ => Ok(Self::TooMany(count)),
         }
+    }
+}
+
+impl Message {
+    /// Reads a message from the JSON object that `POST /_publish` takes: `action`, `details`, `to`, `except`, `key` and
+    /// `volatile`, as `docs/site.md` describes them.
+    ///
+    /// ```
+    /// # fn main() -> Result<(), ws_cluster::PublishError> {
+    /// let message = ws_cluster::Message::from_json(br#"{"action": "news/new", "details": [7], "to": "user:ann"}"#)?;
+    /// assert!(ws_cluster::Message::from_json(b"{}").is_err());
+    /// # Ok(()) }
+    /// ```
+    ///
+    /// # Errors
+    /// [`PublishError::Invalid`] with the mistake.
+    pub fn from_json(json: &[u8]) -> Result<Self, PublishError> {
+        let read = || message(Members::of_body(value(json)?)?);
+        read().map_err(PublishError::invalid)
     }
 }
 
