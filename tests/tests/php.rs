@@ -13,7 +13,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     MariaDb, WsServer,
+    browser::Browser,
     client::{Client, soon},
+    forwarder::Forwarder,
 };
 use tokio::{
     io::{AsyncBufReadExt, BufReader},
@@ -167,10 +169,16 @@ struct Script {
 
 impl Script {
     async fn start(file: &Path) -> Self {
+        Self::with(file, &[]).await
+    }
+
+    /// Starts PHP with these variables.
+    async fn with(file: &Path, variables: &[(&str, &str)]) -> Self {
         let mut php = Command::new("setpriv");
         // A killed test drops nothing.
         php.args(["--pdeathsig", "KILL", "--", "php", "-S", "127.0.0.1:0"]).arg(file);
-        php.env("WS_SERVER_BACKEND_KEY", BACKEND_KEY).stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        php.envs(variables.iter().copied()).env("WS_SERVER_BACKEND_KEY", BACKEND_KEY);
+        php.stdin(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         let mut php = php.spawn().expect("setpriv (util-linux) and php");
         let mut log = BufReader::new(php.stderr.take().expect("piped")).lines();
         let line = soon(async {
@@ -351,10 +359,7 @@ async fn a_backend_in_php_says_who_clients_are_and_answers_them() {
 #[tokio::test]
 async fn the_hello_service_comes_back_to_every_tab_of_its_user() {
     let script = Script::start(&repository("examples/php/hello.php")).await;
-    let readme = fs::read_to_string(repository("examples/php/README.md")).unwrap();
-    let flags = readme.lines().find_map(|line| line.strip_prefix("ws-server ")).expect("how to start a node");
-    let flags = flags.replace("127.0.0.1:9000", &script.address.to_string());
-    let node = Node::start(&flags.split(' ').collect::<Vec<_>>()).await;
+    let node = node_of("examples/php/README.md", &script).await;
     let page = soon(tests::http_client::request(script.address, "GET", "/", &[], "")).await.unwrap();
     assert_eq!(page.status, StatusCode::OK);
     assert!(page.text.contains("new WsCluster("), "{}", page.text);
@@ -380,4 +385,46 @@ async fn the_hello_service_comes_back_to_every_tab_of_its_user() {
     guest.expect("hello:error", json!([403, "sign in first"])).await;
     // Fifteen lines, as it says.
     assert_eq!(fs::read_to_string(repository("examples/php/hello.php")).unwrap().lines().count(), 15);
+}
+
+/// Starts the node of an example as its README says, with this script.
+async fn node_of(readme: &str, script: &Script) -> Node {
+    let readme = fs::read_to_string(repository(readme)).unwrap();
+    let flags = readme.lines().find_map(|line| line.strip_prefix("ws-server ")).expect("how to start a node");
+    let flags = flags.replace("127.0.0.1:9000", &script.address.to_string());
+    Node::start(&flags.split(' ').collect::<Vec<_>>()).await
+}
+
+#[tokio::test]
+async fn what_one_page_of_the_chat_says_shows_in_all() {
+    // The page has the node's address, and the node that of the script.
+    let forwarder = Forwarder::start(SocketAddr::from(([127, 0, 0, 1], 9))).await;
+    let place = format!("http://{}", forwarder.address());
+    let script = Script::with(&repository("examples/php/chat/chat.php"), &[("WS_NODE", &place)]).await;
+    let node = node_of("examples/php/chat/README.md", &script).await;
+    forwarder.switch(Some(node.server.address()));
+
+    let browser = Browser::start().await;
+    let page = format!("http://{}/", script.address);
+    let (ann, bob) = (browser.open(&page).await, browser.open(&page).await);
+    let say = "document.getElementById('name').value = args[0];
+        document.getElementById('text').value = args[1];
+        document.querySelector('button').click();";
+    // Waits until the last line is this.
+    let shows = "for (;;) {
+            const last = document.querySelector('#said li:last-child')?.textContent;
+            if (last === args[0]) return last;
+            await new Promise((resolve) => setTimeout(resolve, 20));
+        }";
+    for (tab, name, text) in [(&ann, "ann", "Hello"), (&bob, "bob", "<b>Hi</b>")] {
+        tab.run(say, json!([name, text])).await;
+        for tab in [&ann, &bob] {
+            tab.run(shows, json!([format!("{name}: {text}")])).await;
+        }
+    }
+    ann.run(say, json!(["ann", "x".repeat(501)])).await;
+    ann.run(shows, json!(["not sent: the text is longer than 500 characters"])).await;
+    let text = fs::read_to_string(repository("examples/php/chat/chat.php")).unwrap();
+    let php = text.lines().take_while(|line| *line != "?>").count();
+    assert!(php <= 15, "fifteen lines, as it says: {php}");
 }
