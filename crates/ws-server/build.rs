@@ -9,7 +9,7 @@ fn main() {
     // A package is built outside of a checkout, and its builder may know the commit.
     let commit = env::var("WS_SERVER_COMMIT").ok().filter(|commit| !commit.is_empty()).or_else(checked_out);
     notes.extend(commit.map(|commit| format!("commit {commit}")));
-    let features: Vec<_> = ["mysql-tls"]
+    let features: Vec<_> = ["deflate", "mysql-tls"]
         .into_iter()
         .filter(|name| env::var_os(format!("CARGO_FEATURE_{}", name.to_uppercase().replace('-', "_"))).is_some())
         .collect();

@@ -2,6 +2,7 @@
 
 pub mod browser;
 pub mod client;
+pub mod deflate;
 pub mod faults;
 pub mod forwarder;
 pub mod galera;

@@ -1,12 +1,18 @@
 //! The rules of RFC 6455 on frames, messages and closing: a table of cases with bytes in and frames out. An echo server
-//! is tested over a TCP socket, over TLS, and over another kind of stream, as with other frameworks.
+//! is tested over a TCP socket, over TLS, and over another kind of stream, as with other frameworks; each time with
+//! clients that negotiate compression (RFC 7692) and with others.
 
 use std::{convert::Infallible, fmt, future::pending, net::SocketAddr, time::Duration};
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
-use tests::{client::soon, message, tls::Certificate};
+use tests::{
+    client::soon,
+    deflate::{COMPRESSED, OFFER, compress, inflate},
+    message,
+    tls::Certificate,
+};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, split},
     net::{TcpListener, TcpStream},
@@ -89,6 +95,17 @@ impl fmt::Debug for Answer {
     }
 }
 
+impl Answer {
+    /// Inflates the message if it is compressed.
+    fn inflate(&mut self) {
+        if self.first & COMPRESSED > 0 {
+            assert!(matches!(self.first, 0xc1 | 0xc2), "{self:?}");
+            self.first &= !COMPRESSED;
+            self.payload = inflate(&self.payload);
+        }
+    }
+}
+
 fn answer(first: u8, payload: impl Into<Vec<u8>>) -> Answer {
     Answer { first, payload: payload.into() }
 }
@@ -143,12 +160,14 @@ struct Case {
     early: bool,
     /// True if the client then shuts its writing side down.
     half_closed: bool,
+    /// True for clients that negotiate compression, false for others, `None` for both.
+    compressed: Option<bool>,
 }
 
 impl Case {
     fn new(name: impl Into<String>, sent: Vec<u8>, expected: impl Into<Vec<Answer>>, end: End) -> Self {
         let expected = expected.into();
-        Self { name: name.into(), sent, expected, end, late: false, early: false, half_closed: false }
+        Self { name: name.into(), sent, expected, end, late: false, early: false, half_closed: false, compressed: None }
     }
 
     fn works(name: impl Into<String>, sent: Vec<u8>, expected: impl Into<Vec<Answer>>) -> Self {
@@ -171,8 +190,13 @@ impl Case {
         Self { half_closed: true, ..self }
     }
 
+    /// The case is for clients that negotiate compression, or for those that do not.
+    fn only(self, compressed: bool) -> Self {
+        Self { compressed: Some(compressed), ..self }
+    }
+
     /// Sends the bytes of the case in pieces of this size, and compares the answers.
-    async fn play(&self, stream: Box<dyn Stream>, piece: usize) -> Result<(), String> {
+    async fn play(&self, stream: Box<dyn Stream>, piece: usize, compressed: bool) -> Result<(), String> {
         let mut sent = self.sent.clone();
         if let End::Normal = self.end {
             sent.extend(frame(CLOSE, &reason(1000, b"")));
@@ -181,7 +205,7 @@ impl Case {
         let (early, sent) = sent.split_at(if self.early { sent.len() } else { 0 });
         let mut came = Vec::new();
         let exchange = async {
-            upgrade(&mut reading, &mut writing, early).await?;
+            upgrade(&mut reading, &mut writing, early, compressed).await?;
             let write = async {
                 for piece in sent.chunks(piece) {
                     // The case decides whether the server may close before it has taken everything.
@@ -208,6 +232,9 @@ impl Case {
         };
         let end = timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err("no end".to_owned()));
         let mut came = answers(&came)?;
+        if compressed {
+            came.iter_mut().for_each(Answer::inflate);
+        }
         end.map_err(|error| format!("{error} after {came:?}"))?;
         let closed = match self.end {
             End::Normal => (came.pop() == Some(answer(CLOSE, reason(1000, b"")))).then_some(()),
@@ -243,18 +270,20 @@ async fn upgrade(
     reading: &mut (impl AsyncRead + Unpin),
     writing: &mut (impl AsyncWrite + Unpin),
     early: &[u8],
+    compressed: bool,
 ) -> Result<(), String> {
-    let request = b"GET /WebSockets HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
-        Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
-        Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n";
-    writing.write_all(&[request, early].concat()).await.map_err(|error| error.to_string())?;
+    let offer = if compressed { format!("Sec-WebSocket-Extensions: {OFFER}\r\n") } else { String::new() };
+    let request = "GET /WebSockets HTTP/1.1\r\nHost: server.example.com\r\nUpgrade: websocket\r\n\
+        Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n";
+    let request = format!("{request}{offer}\r\n");
+    writing.write_all(&[request.as_bytes(), early].concat()).await.map_err(|error| error.to_string())?;
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(reading.read_u8().await.map_err(|error| format!("{error} in the head of the response"))?);
     }
     let head = String::from_utf8(head).map_err(|error| error.to_string())?;
     let agrees = head.starts_with("HTTP/1.1 101 ") && head.contains("s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
-    match agrees && !head.to_lowercase().contains("sec-websocket-extensions") {
+    match agrees && head.to_lowercase().contains("sec-websocket-extensions") == compressed {
         true => Ok(()),
         false => Err(head),
     }
@@ -332,10 +361,13 @@ async fn hold(cases: impl IntoIterator<Item = Case>) {
     for case in cases {
         // Small cases go byte by byte. Large ones go in pieces that share no multiple with a boundary in the table.
         let small = if case.sent.len() <= 1024 { 1 } else { 997 };
-        for piece in [usize::MAX, small] {
+        let played =
+            [false, true].into_iter().filter(|compressed| case.compressed.is_none_or(|only| only == *compressed));
+        for (piece, compressed) in played.flat_map(|compressed| [(usize::MAX, compressed), (small, compressed)]) {
             for over in ["a socket", "a pipe", "TLS"] {
-                if let Err(failure) = case.play(echo.stream(over).await, piece).await {
-                    failures.push(format!("{} (over {over}, pieces of {piece}): {failure}", case.name));
+                if let Err(failure) = case.play(echo.stream(over).await, piece, compressed).await {
+                    let (name, with) = (&case.name, if compressed { "with" } else { "without" });
+                    failures.push(format!("{name} (over {over}, pieces of {piece}, {with} compression): {failure}"));
                 }
             }
         }
@@ -479,7 +511,9 @@ async fn frames_that_the_protocol_forbids_end_the_connection() {
     let reserved_bits = [0x40, 0x20, 0x10, 0x70].into_iter().flat_map(|bits| {
         [TEXT, BINARY, FIRST_TEXT, PING, PONG, CLOSE].map(|first| {
             let name = format!("{first:#04x} with the reserved bits {bits:#04x}");
-            Case::fails(name, frame(first | bits, b""), 1002)
+            let case = Case::fails(name, frame(first | bits, b""), 1002);
+            // The bit of compression.
+            if bits == COMPRESSED && first & 0x08 == 0 { case.only(false) } else { case }
         })
     });
     let reserved_bits_amid = Case::fails(
@@ -507,6 +541,77 @@ async fn frames_that_the_protocol_forbids_end_the_connection() {
         1002,
     );
     hold(reserved_bits.chain(opcodes).chain(unmasked).chain([reserved_bits_amid, before, after])).await;
+}
+
+/// Returns the fragments of a compressed message.
+fn compressed_fragments(first: u8, message: &[u8], size: usize) -> Vec<u8> {
+    let mut fragments = fragments(first, &compress(message), size);
+    fragments[0] |= COMPRESSED;
+    fragments
+}
+
+#[tokio::test]
+async fn compressed_messages_come_back_as_they_are() {
+    let sizes = [0, 1, 125, 255, 256, 65_535, 65_536, LIMIT];
+    let single = sizes.into_iter().flat_map(|size| {
+        [(TEXT, text(size)), (BINARY, bytes(size))].map(|(first, message)| {
+            let name = format!("compressed {first:#04x} of {size} bytes");
+            Case::works(name, frame(first | COMPRESSED, &compress(&message)), [answer(first, message)])
+        })
+    });
+    let fragmented = [(120, 1), (120, 40), (100_000, 4_096), (LIMIT, 997)].into_iter().flat_map(|(size, part)| {
+        [(TEXT, text(size)), (BINARY, bytes(size))].map(|(first, message)| {
+            let name = format!("compressed {first:#04x} of {size} bytes in fragments of {part}");
+            Case::works(name, compressed_fragments(first, &message, part), [answer(first, message)])
+        })
+    });
+    let hello = || compress(b"Hello");
+    let bomb = || compress(&vec![b'x'; 100 * LIMIT]);
+    let mixed = [
+        frame(TEXT, b"plain"),
+        frame(TEXT | COMPRESSED, &hello()),
+        fragments(TEXT, b"in parts", 3),
+        compressed_fragments(TEXT, b"compressed in parts", 3),
+        frame(TEXT, b"plain"),
+    ];
+    let mixed_answers = ["plain", "Hello", "in parts", "compressed in parts", "plain"];
+    let cases = single.chain(fragmented).chain([
+        Case::works("plain messages beside them", mixed.concat(), mixed_answers.map(|text| answer(TEXT, text))),
+        Case::works("along with the upgrade", mixed.concat(), mixed_answers.map(|text| answer(TEXT, text))).early(),
+        Case::works("an empty payload", frame(TEXT | COMPRESSED, b""), [answer(TEXT, "")]),
+        Case::works(
+            "control frames amid one",
+            [
+                frame(FIRST_TEXT | COMPRESSED, &hello()[..3]),
+                frame(PING, b"a"),
+                frame(PONG, b""),
+                frame(LAST, &hello()[3..]),
+            ]
+            .concat(),
+            [answer(PONG, "a"), answer(TEXT, "Hello")],
+        ),
+        Case::new(
+            "a close amid one",
+            [frame(FIRST_TEXT | COMPRESSED, &hello()), frame(CLOSE, b""), frame(LAST, b"")].concat(),
+            [answer(CLOSE, "")],
+            End::Over,
+        ),
+        Case::fails(
+            "the bit on a continuation",
+            [frame(FIRST_TEXT | COMPRESSED, &hello()[..3]), frame(LAST | COMPRESSED, &hello()[3..])].concat(),
+            1002,
+        ),
+        Case::fails("text amid one", [frame(FIRST_TEXT | COMPRESSED, &hello()), frame(TEXT, b"a")].concat(), 1002),
+        Case::fails("another bit as well", frame(TEXT | COMPRESSED | 0x20, &hello()), 1002),
+        Case::fails("no mask", [&[TEXT | COMPRESSED, hello().len() as u8], &hello()[..]].concat(), 1002),
+        Case::fails("no stream", frame(BINARY | COMPRESSED, &[0xff; 10]), 1007),
+        Case::fails("a stream that ends early", frame(TEXT | COMPRESSED, &hello()[..4]), 1007),
+        Case::fails("not UTF-8", frame(TEXT | COMPRESSED, &compress(b"a\xff")), 1007),
+        Case::fails("a bomb", frame(TEXT | COMPRESSED, &bomb()), 1009),
+        Case::fails("a bomb in fragments", compressed_fragments(TEXT, &vec![b'x'; 100 * LIMIT], 10_000), 1009),
+        Case::fails("one byte over the limit", frame(BINARY | COMPRESSED, &compress(&bytes(LIMIT + 1))), 1009),
+    ]);
+    hold(cases.map(|case| case.only(true))).await;
 }
 
 #[tokio::test]
@@ -682,10 +787,10 @@ async fn a_client_that_sends_no_more_still_reads() {
 async fn published_messages_come_between_frames() {
     const COUNT: usize = 200;
     let echo = Echo::start().await;
-    for over in ["a socket", "a pipe", "TLS"] {
+    for (over, compressed) in ["a socket", "a pipe", "TLS"].into_iter().flat_map(|over| [(over, false), (over, true)]) {
         let stream = echo.stream(over).await;
         let (mut reading, mut writing) = split(stream);
-        soon(upgrade(&mut reading, &mut writing, b"")).await.unwrap();
+        soon(upgrade(&mut reading, &mut writing, b"", compressed)).await.unwrap();
         let publish = async {
             for number in 0..COUNT {
                 echo.server
@@ -704,6 +809,7 @@ async fn published_messages_come_between_frames() {
         let mut came = Vec::new();
         soon(reading.read_to_end(&mut came)).await.unwrap();
         let mut came = answers(&came).unwrap();
+        came.iter_mut().for_each(Answer::inflate);
         assert_eq!(came.pop(), Some(answer(CLOSE, "")));
         let (echoed, published): (Vec<_>, Vec<_>) = came.into_iter().partition(|answer| answer.first == BINARY);
         assert!(echoed.into_iter().map(|answer| answer.payload).eq((0..COUNT).map(|number| bytes(20_000 + number))));

@@ -12,7 +12,7 @@ pub enum CloseCode {
     Normal = 1000,
     /// The client broke the WebSocket protocol. Stay away.
     Protocol = 1002,
-    /// A text frame was not UTF-8. Stay away.
+    /// A text was not UTF-8, or a compressed message could not be inflated. Stay away.
     NotUtf8 = 1007,
     /// A message was over the limit (64 KiB by default). Stay away.
     TooLarge = 1009,

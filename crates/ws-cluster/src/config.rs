@@ -77,6 +77,7 @@ impl Config {
         }
         let counts = [
             ("connection.message_size", connection.message_size),
+            ("connection.compression_min_size", connection.compression_min_size),
             ("connection.queue_size", connection.queue_size),
             ("connection.messages_per_second", connection.messages_per_second as usize),
             ("connection.message_burst", connection.message_burst as usize),
@@ -129,6 +130,13 @@ pub struct ConnectionConfig {
     pub handshake_timeout: Duration,
     /// Largest message of a client, in bytes. A larger one closes the connection with 1009. Default 64 KiB.
     pub message_size: usize,
+    /// Compresses messages for clients that offer `permessage-deflate` (RFC 7692), as all browsers do, and takes
+    /// compressed messages of them. A message to many clients is compressed once for all of them, and a connection needs
+    /// no memory for it. Without the feature `deflate` nothing is compressed. Default true.
+    pub compression: bool,
+    /// Smallest message that is compressed, in bytes, rounded up to a power of two. A smaller message would gain little.
+    /// Default 256.
+    pub compression_min_size: usize,
     /// Bytes that may wait for a client whose socket takes nothing. A client that is over this limit for about a second
     /// is closed with 4000 and connects again. While the socket takes bytes, up to 8 times as many may wait, so that
     /// many messages at once do not close a client that reads. Default 1 MiB, the size of the largest publish. With a
@@ -202,6 +210,8 @@ pub struct ConnectionConfig {
 setters!(ConnectionConfig {
     handshake_timeout: Duration,
     message_size: usize,
+    compression: bool,
+    compression_min_size: usize,
     queue_size: usize,
     ping_interval: Duration,
     ping_timeout: Duration,
@@ -227,6 +237,8 @@ impl Default for ConnectionConfig {
         Self {
             handshake_timeout: Duration::from_secs(10),
             message_size: 64 * 1024,
+            compression: true,
+            compression_min_size: 256,
             queue_size: 1024 * 1024,
             ping_interval: Duration::from_secs(25),
             ping_timeout: Duration::from_secs(20),

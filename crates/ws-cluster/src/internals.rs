@@ -31,7 +31,7 @@ pub fn arguments(text: &str) -> Option<usize> {
 /// Encodes a message with its position as a frame. Returns the frame's size.
 pub fn encode(action: &str, details: &[u8]) -> usize {
     let log_position = LogPosition { term: 1, master: NODE, seq: 1_000_000 };
-    OutgoingMessage::new(action, details).at(log_position.into()).frame(MessageForm::Positioned).len()
+    OutgoingMessage::new(action, details).at(log_position.into()).frame(MessageForm::Positioned, None).len()
 }
 
 /// Encodes the content of a relayed message, and decodes it again.

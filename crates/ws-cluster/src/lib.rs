@@ -118,6 +118,7 @@
 //! | `mysql-tls` | no | TLS to MySQL and MariaDB ([`MySqlPool::connect`](pool::MySqlPool::connect) has the options) |
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses for nodes and clients, and [`Serve::with_tls`] for listeners (rustls) |
+//! | `deflate` | no | compression (`permessage-deflate`) for clients that offer it; [`ConnectionConfig::compression`] turns it off |
 //! | `backend` | no | `Backend`: the site's own code behind a URL says who clients are and handles actions |
 //! | `metrics` | no | `metrics`: what a server counts, through the facade of the crate `metrics` |
 //! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |

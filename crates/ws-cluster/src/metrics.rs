@@ -107,6 +107,7 @@ pub static SERIES: &[Series] = &[
     counter("ws_cluster_deliveries_total", &[], "Messages that were queued for clients, each counted for each client."),
     counter("ws_cluster_delivered_bytes_total", &[], "Bytes of these messages, with the heads of their frames.")
         .bytes(),
+    counter("ws_cluster_compressed_deliveries_total", &[], "Those of these messages that were compressed."),
     counter("ws_cluster_replies_total", &[], "Answers of handlers to the client that asked."),
     counter(
         "ws_cluster_entries_total",
@@ -259,6 +260,7 @@ impl Recorder {
             ("ws_cluster_received_bytes_total", &counts.received_bytes),
             ("ws_cluster_deliveries_total", &stats.deliveries),
             ("ws_cluster_delivered_bytes_total", &counts.delivered_bytes),
+            ("ws_cluster_compressed_deliveries_total", &counts.compressed),
             ("ws_cluster_replies_total", &counts.replies),
             ("ws_cluster_entries_total", &counts.entries),
             ("ws_cluster_replayed_messages_total", &counts.replayed),

@@ -527,8 +527,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
             {
                 return bytes.len();
             }
-            let limit = self.config().message_size;
-            match self.decoder.decode(&mut bytes[read..], limit) {
+            let (limit, deflate) = (self.config().message_size, self.client().deflate());
+            match self.decoder.decode(&mut bytes[read..], limit, deflate) {
                 Ok((0, _)) => break,
                 Ok((size, event)) => {
                     read += size;
@@ -588,7 +588,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
 
     fn answer_raw(&self, answer: Option<RawMessage>) {
         if let Some(answer) = answer {
-            self.client().queue.push(match &answer {
+            self.client().send_frame(match &answer {
                 RawMessage::Text(text) => frame::text(&[text.as_bytes()]),
                 RawMessage::Binary(bytes) => frame::binary(bytes),
             });

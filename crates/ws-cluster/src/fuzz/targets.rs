@@ -178,7 +178,7 @@ fn a_hostile_message_is_refused_or_reaches_others_as_it_came() {
             return Err(format!("an action of {} bytes", action.len()));
         }
         let message = OutgoingMessage::new(&action, details.as_str().as_bytes()).answers(id.as_ref());
-        let frame = message.frame(MessageForm::Object);
+        let frame = message.frame(MessageForm::Object, None);
         // Behind the header, whose size depends on that of the message.
         let start = frame.windows(2).position(|bytes| bytes == b"{\"").ok_or("no object")?;
         let sent = std::str::from_utf8(&frame[start..]).map_err(|error| error.to_string())?;

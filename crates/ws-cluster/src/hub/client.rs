@@ -28,8 +28,17 @@ use crate::{
         target::ConnectionId,
     },
     send_queue::SendQueue,
+    ws::{
+        deflate::{Deflate, compress},
+        frame::payload,
+    },
 };
 use ws_cluster_core::Seq;
+
+/// The client speaks the array form. The server's setting counts until the client's first message decides.
+const ARRAY: u8 = 1;
+/// The client asked for its position.
+const TRACKS: u8 = 2;
 
 /// The hub does not deliver to the client yet.
 const ARRIVING: u8 = 0;
@@ -44,13 +53,12 @@ pub(crate) struct Client {
     pub(crate) id: ConnectionId,
     pub(crate) handshake: Handshake,
     pub(crate) queue: SendQueue,
-    /// True if the client speaks the array form. The server's setting counts until the client's first message decides.
-    /// The fan-out reads it.
-    array: AtomicBool,
+    /// The form of the messages that the client gets: [`ARRAY`] and [`TRACKS`]. The fan-out reads it.
+    form: AtomicU8,
+    /// Present if the client gets large messages compressed. The fan-out reads it.
+    deflate: Option<Deflate>,
     /// When the client connected, in seconds since 1970.
     since: u32,
-    /// True if the client asked for its position.
-    tracks: bool,
     /// [`ARRIVING`], [`REGISTERED`] or [`FORGOTTEN`]. Written under the hub's lock. One byte, because the size of a
     /// client counts.
     stage: AtomicU8,
@@ -73,14 +81,14 @@ impl Client {
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let queue = SendQueue::new(queue_size);
         let since = unix_time() as u32;
-        let (array, refresh, known_seq, began, entered, membership) = Default::default();
+        let (refresh, known_seq, began, entered, membership) = Default::default();
         Self {
             id,
             handshake,
             queue,
-            array,
+            form: AtomicU8::new(if tracks { TRACKS } else { 0 }),
+            deflate: None,
             since,
-            tracks,
             stage: AtomicU8::new(ARRIVING),
             refresh,
             known_seq,
@@ -88,6 +96,16 @@ impl Client {
             entered,
             membership,
         }
+    }
+
+    /// Sets what was negotiated about compression.
+    pub(crate) fn with_deflate(self, deflate: Option<Deflate>) -> Self {
+        Self { deflate, ..self }
+    }
+
+    /// Returns what was negotiated about compression.
+    pub(crate) fn deflate(&self) -> Option<Deflate> {
+        self.deflate
     }
 
     /// Returns the id under which handlers and targets know the client: the one that it had before it came back, if
@@ -110,32 +128,42 @@ impl Client {
     }
 
     pub(crate) fn set_dialect(&self, dialect: Dialect) {
-        self.array.store(dialect == Dialect::Array, Ordering::Relaxed);
+        match dialect {
+            Dialect::Array => self.form.fetch_or(ARRAY, Ordering::Relaxed),
+            Dialect::Object => self.form.fetch_and(!ARRAY, Ordering::Relaxed),
+        };
     }
 
     /// Returns true if the client asked for its position, and so may resume on another connection.
     pub(crate) fn keeps_position(&self) -> bool {
-        self.tracks
+        self.form.load(Ordering::Relaxed) & TRACKS > 0
     }
 
     /// Returns true if the client is told its position: it asked for that, and speaks the form that has a position.
     pub(crate) fn tracks(&self) -> bool {
-        self.tracks && !self.array.load(Ordering::Relaxed)
+        self.form.load(Ordering::Relaxed) == TRACKS
     }
 
     fn frame(&self, message: &OutgoingMessage<'_>) -> Bytes {
-        let array = self.array.load(Ordering::Relaxed);
-        message.frame(match (array, self.tracks) {
-            (true, _) => MessageForm::Array,
-            (false, true) => MessageForm::Positioned,
-            (false, false) => MessageForm::Object,
-        })
+        let form = match self.form.load(Ordering::Relaxed) {
+            0 => MessageForm::Object,
+            TRACKS => MessageForm::Positioned,
+            _ => MessageForm::Array,
+        };
+        message.frame(form, self.deflate)
     }
 
     /// Queues a message in a frame that clients share.
     pub(crate) fn deliver(&self, message: &OutgoingMessage<'_>) {
         self.note_position(message);
         self.queue.push(self.frame(message));
+    }
+
+    /// Queues a frame for this client alone.
+    pub(crate) fn send_frame(&self, frame: Bytes) {
+        let takes = |deflate: Deflate| deflate.takes(payload(&frame).len());
+        let compressed = self.deflate.filter(|deflate| takes(*deflate)).and_then(|_| compress(&frame));
+        self.queue.push(compressed.unwrap_or(frame));
     }
 
     /// Queues a message like [`deliver`](Self::deliver), but for a fan-out to write when it ends. Returns true if the
@@ -149,7 +177,7 @@ impl Client {
 
     /// Notes the position that the message tells the client.
     fn note_position(&self, message: &OutgoingMessage<'_>) {
-        if let Some(seq) = message.seq().filter(|_| self.tracks) {
+        if let Some(seq) = message.seq().filter(|_| self.keeps_position()) {
             self.known_seq.store(seq, Ordering::Relaxed);
         }
     }

@@ -333,7 +333,10 @@ impl Hub {
         });
         tracing::debug!(deliveries, bytes, "queued");
         self.stats.deliveries.add(deliveries);
-        self.stats.metered.note(|counts| counts.delivered_bytes.add(bytes as u64));
+        self.stats.metered.note(|counts| {
+            counts.delivered_bytes.add(bytes as u64);
+            counts.compressed.add(message.compressed_count());
+        });
     }
 
     /// Forgets the clients whose registrations were dropped.

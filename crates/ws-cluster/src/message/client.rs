@@ -1,7 +1,11 @@
 //! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients, `["action",
 //! details]`. Requests and their answers have an id as well. A message to many clients is encoded once for each form.
 
-use std::{borrow::Cow, cell::OnceCell, str::FromStr};
+use std::{
+    borrow::Cow,
+    cell::{Cell, OnceCell},
+    str::FromStr,
+};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
@@ -11,7 +15,13 @@ use super::{
     position::Position,
     request_id::{BadRequestId, RequestId},
 };
-use crate::{RawDetails, ws::frame};
+use crate::{
+    RawDetails,
+    ws::{
+        deflate::{Deflate, compress},
+        frame,
+    },
+};
 use ws_cluster_client::{ACTION_SIZE, replace_lone_surrogates};
 use ws_cluster_core::Seq;
 
@@ -215,7 +225,8 @@ pub(crate) enum MessageForm {
     Positioned,
 }
 
-/// A message for clients. It is encoded when the first connection needs a form, and all connections share the result.
+/// A message for clients. It is encoded when the first connection needs a form, and compressed when the first connection
+/// needs a form compressed. All connections share the results.
 pub(crate) struct OutgoingMessage<'a> {
     action: &'a str,
     /// A JSON array.
@@ -223,16 +234,19 @@ pub(crate) struct OutgoingMessage<'a> {
     at: Option<Position>,
     /// The id of the request that this message answers.
     id: Option<&'a RequestId>,
-    object: OnceCell<Bytes>,
-    array: OnceCell<Bytes>,
-    positioned: OnceCell<Bytes>,
+    /// By form.
+    plain: [OnceCell<Bytes>; 3],
+    /// The same frames compressed. A frame that does not shrink is the plain one.
+    compressed: [OnceCell<Bytes>; 3],
+    /// Number of compressed frames that were returned.
+    compressed_count: Cell<u64>,
 }
 
 impl<'a> OutgoingMessage<'a> {
     /// Returns a message with encoded details, which are a JSON array.
     pub(crate) fn new(action: &'a str, details: &'a [u8]) -> Self {
-        let (object, array, positioned) = Default::default();
-        Self { action, details, at: None, id: None, object, array, positioned }
+        let (plain, compressed, compressed_count) = Default::default();
+        Self { action, details, at: None, id: None, plain, compressed, compressed_count }
     }
 
     /// Makes the message the answer to a request, if there is one.
@@ -250,16 +264,34 @@ impl<'a> OutgoingMessage<'a> {
         self.at.map(|position| position.seq)
     }
 
-    /// Returns the WebSocket frame with the message in a form.
-    pub(crate) fn frame(&self, form: MessageForm) -> Bytes {
-        match (form, self.at) {
-            (MessageForm::Array, _) => self.array.get_or_init(|| self.encode_array()),
-            (MessageForm::Positioned, Some(at)) => {
-                self.positioned.get_or_init(|| self.encode_object(&format!(",\"at\":\"{at}\"")))
+    /// Returns the WebSocket frame with the message in a form, compressed if the connection takes it so.
+    pub(crate) fn frame(&self, form: MessageForm, deflate: Option<Deflate>) -> Bytes {
+        let form = if self.at.is_none() && form == MessageForm::Positioned { MessageForm::Object } else { form };
+        let plain = self.plain[form as usize].get_or_init(|| self.encode(form));
+        match deflate {
+            Some(deflate) if deflate.takes(frame::payload(plain).len()) => {
+                let compressed =
+                    self.compressed[form as usize].get_or_init(|| compress(plain).unwrap_or_else(|| plain.clone()));
+                if compressed.len() < plain.len() {
+                    self.compressed_count.set(self.compressed_count.get() + 1);
+                }
+                compressed.clone()
             }
-            (MessageForm::Object | MessageForm::Positioned, _) => self.object.get_or_init(|| self.encode_object("")),
+            _ => plain.clone(),
         }
-        .clone()
+    }
+
+    /// Returns how many connections got the message compressed.
+    pub(crate) fn compressed_count(&self) -> u64 {
+        self.compressed_count.get()
+    }
+
+    fn encode(&self, form: MessageForm) -> Bytes {
+        match (form, self.at) {
+            (MessageForm::Array, _) => self.encode_array(),
+            (MessageForm::Positioned, Some(at)) => self.encode_object(&format!(",\"at\":\"{at}\"")),
+            (MessageForm::Object | MessageForm::Positioned, _) => self.encode_object(""),
+        }
     }
 
     /// Encodes the object form, with this member for the position.
@@ -447,9 +479,9 @@ mod tests {
     fn an_answer_has_the_id_as_it_came() {
         let id = parse(r#"["a",1,"\u0041"]"#).unwrap().id;
         let answer = OutgoingMessage::new("a", b"[1]").answers(id.as_ref());
-        assert_eq!(&answer.frame(MessageForm::Object)[2..], br#"{"action":"a","details":[1],"id":"\u0041"}"#);
-        assert_eq!(&answer.frame(MessageForm::Positioned)[2..], br#"{"action":"a","details":[1],"id":"\u0041"}"#);
-        assert_eq!(&answer.frame(MessageForm::Array)[2..], br#"["a",[1],"\u0041"]"#);
+        assert_eq!(&answer.frame(MessageForm::Object, None)[2..], br#"{"action":"a","details":[1],"id":"\u0041"}"#);
+        assert_eq!(&answer.frame(MessageForm::Positioned, None)[2..], br#"{"action":"a","details":[1],"id":"\u0041"}"#);
+        assert_eq!(&answer.frame(MessageForm::Array, None)[2..], br#"["a",[1],"\u0041"]"#);
     }
 
     #[test]
@@ -479,16 +511,36 @@ mod tests {
     #[test]
     fn a_message_is_encoded_once_for_each_form() {
         let message = OutgoingMessage::new("say \"x\"", b"[1]");
-        let object = message.frame(MessageForm::Object);
+        let object = message.frame(MessageForm::Object, None);
         assert_eq!(&object[2..], br#"{"action":"say \"x\"","details":[1]}"#);
-        assert_eq!(object.as_ptr(), message.frame(MessageForm::Object).as_ptr());
-        assert_eq!(object.as_ptr(), message.frame(MessageForm::Positioned).as_ptr(), "it has no position");
-        assert_eq!(&message.frame(MessageForm::Array)[2..], br#"["say \"x\"",[1]]"#);
+        assert_eq!(object.as_ptr(), message.frame(MessageForm::Object, None).as_ptr());
+        assert_eq!(object.as_ptr(), message.frame(MessageForm::Positioned, None).as_ptr(), "it has no position");
+        assert_eq!(&message.frame(MessageForm::Array, None)[2..], br#"["say \"x\"",[1]]"#);
         let entry = OutgoingMessage::new("a", b"[]").at(Position::START);
-        let positioned = entry.frame(MessageForm::Positioned);
+        let positioned = entry.frame(MessageForm::Positioned, None);
         assert_eq!(&positioned[2..], br#"{"action":"a","details":[],"at":"AAAAAAAAAAAAAA"}"#);
-        assert_eq!(positioned.as_ptr(), entry.frame(MessageForm::Positioned).as_ptr());
-        assert_eq!(&entry.frame(MessageForm::Object)[2..], br#"{"action":"a","details":[]}"#);
+        assert_eq!(positioned.as_ptr(), entry.frame(MessageForm::Positioned, None).as_ptr());
+        assert_eq!(&entry.frame(MessageForm::Object, None)[2..], br#"{"action":"a","details":[]}"#);
+    }
+
+    #[cfg(feature = "deflate")]
+    #[test]
+    fn a_message_is_compressed_once_for_each_form() {
+        let (deflate, _) = crate::ws::deflate::answer([&b"permessage-deflate"[..]], 256).unwrap();
+        let details = format!("[\"{}\"]", "x".repeat(300));
+        let message = OutgoingMessage::new("a", details.as_bytes()).at(Position::START);
+        for form in [MessageForm::Object, MessageForm::Array, MessageForm::Positioned] {
+            let compressed = message.frame(form, Some(deflate));
+            assert_eq!(compressed[0], 0xc1);
+            assert_eq!(compressed.as_ptr(), message.frame(form, Some(deflate)).as_ptr());
+            let plain = message.frame(form, None);
+            assert_eq!(plain[0], 0x81, "another connection has not negotiated it");
+            assert_eq!(deflate.inflate(frame::payload(&compressed), 1000).unwrap(), frame::payload(&plain));
+        }
+        assert_eq!(message.compressed_count(), 6);
+        let small = OutgoingMessage::new("a", b"[\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"]");
+        assert_eq!(small.frame(MessageForm::Object, Some(deflate)), small.frame(MessageForm::Object, None));
+        assert_eq!(small.compressed_count(), 0);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use super::{
     http::answer,
     routes::remote_address,
     socket::{HttpStream, Socket},
-    websocket::{protocol, switching},
+    websocket::{deflate, protocol, switching},
 };
 use crate::{
     CloseCode,
@@ -24,6 +24,7 @@ use crate::{
     hub::{Client, Membership, Refusal, Stale, resume::ResumeRequest},
     log_limit::Excerpt,
     stats::HandshakeOutcome,
+    ws::deflate::Deflate,
 };
 
 impl Server {
@@ -36,6 +37,9 @@ impl Server {
     ///
     /// Of the subprotocols that the client offers, the server selects `ws-cluster.v1`, or else the first that does not
     /// begin with `bearer.`. A subprotocol `bearer.TOKEN` carries a [token](crate::Handshake::bearer_token).
+    ///
+    /// With the feature `deflate`, the server accepts the extension `permessage-deflate` if the client offers it, unless
+    /// [`ConnectionConfig::compression`](crate::ConnectionConfig::compression) is off.
     ///
     /// The server refuses a request with 400, 405 or 426 if it is not a WebSocket handshake, with 403 if its `Origin`
     /// may not connect, with 429 if there are too many connections from its address, with 431 if its head is too large,
@@ -58,13 +62,19 @@ impl Server {
         if let Some(protocol) = protocol(request.headers()) {
             switching.headers_mut().insert(header::SEC_WEBSOCKET_PROTOCOL, protocol);
         }
+        let config = &self.config().connection;
+        let negotiated = config.compression.then(|| deflate(request.headers(), config.compression_min_size)).flatten();
+        let deflate = negotiated.map(|(deflate, agreed)| {
+            switching.headers_mut().insert(header::SEC_WEBSOCKET_EXTENSIONS, agreed);
+            deflate
+        });
         if !self.status().ready {
             self.count(HandshakeOutcome::NotReady);
             return busy("this node is not ready");
         }
         let upgrade = hyper::upgrade::on(&mut request);
         let (parts, _) = request.into_parts();
-        match self.accept(&parts).await {
+        match self.accept(&parts, deflate).await {
             Ok(accepted) => {
                 self.count(HandshakeOutcome::Accepted);
                 tokio::spawn(serve_upgraded(self.clone(), accepted, upgrade));
@@ -105,7 +115,7 @@ impl Server {
     }
 
     /// Accepts a client, or returns the refusal.
-    async fn accept(&self, parts: &Parts) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
+    async fn accept(&self, parts: &Parts, deflate: Option<Deflate>) -> Result<Accepted, Box<Response<Full<Bytes>>>> {
         let limit = self.config().http.request_head_size;
         if head_size(parts) > limit {
             self.count(HandshakeOutcome::Malformed);
@@ -146,7 +156,7 @@ impl Server {
         let id = self.hub().next_id();
         let mut answer = connection::ask(self.context(), &handshake, id, InquiryReason::Handshake).await;
         handshake.keep(&self.authenticator().headers());
-        let client = Arc::new(Client::new(id, handshake, limits.queue_size, asked.is_some()));
+        let client = Arc::new(Client::new(id, handshake, limits.queue_size, asked.is_some()).with_deflate(deflate));
         if asked.is_none() {
             client.set_dialect(self.0.dialect);
         }

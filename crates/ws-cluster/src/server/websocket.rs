@@ -9,6 +9,7 @@ use http_body_util::Full;
 use tungstenite::handshake::derive_accept_key;
 
 use super::{http::answer, routes::UPGRADES};
+use crate::ws::deflate::{self, Deflate};
 
 /// The subprotocol that the clients of this project speak.
 const PROTOCOL: &str = "ws-cluster.v1";
@@ -74,6 +75,13 @@ pub(super) fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let offered = || list(headers, &header::SEC_WEBSOCKET_PROTOCOL).filter(|protocol| !is_token(protocol));
     let selected = offered().find(|protocol| *protocol == PROTOCOL.as_bytes()).or_else(|| offered().next())?;
     HeaderValue::from_bytes(selected).ok()
+}
+
+/// What is negotiated about compression, and the header to answer with. `min_size`: messages below it are sent plain.
+pub(super) fn deflate(headers: &HeaderMap, min_size: usize) -> Option<(Deflate, HeaderValue)> {
+    let lines = headers.get_all(header::SEC_WEBSOCKET_EXTENSIONS).iter().map(HeaderValue::as_bytes);
+    let (deflate, answer) = deflate::answer(lines, min_size)?;
+    Some((deflate, HeaderValue::try_from(answer).ok()?))
 }
 
 /// The elements of a list, which may stand on several lines; empty ones are left out.

@@ -13,6 +13,7 @@ pub(crate) struct Counts {
     pub(crate) handshakes: [Counter; HandshakeOutcome::LABELS.len()],
     pub(crate) received_bytes: Counter,
     pub(crate) delivered_bytes: Counter,
+    pub(crate) compressed: Counter,
     pub(crate) replies: Counter,
     pub(crate) entries: Counter,
     /// The times of publishes that were not accepted.

@@ -1,6 +1,7 @@
 //! Decodes a client's bytes into messages. A frame that is a whole message is read in place. Everything else
 //! (fragments, close frames, errors) goes frame by frame through tungstenite, whose context exists only while a message
-//! is incomplete. So an idle connection has no buffer.
+//! is incomplete. The fragments of a compressed message are kept, and inflated when the last one has come. So an idle
+//! connection has no buffer.
 
 use std::{
     borrow::Cow,
@@ -19,7 +20,10 @@ use tungstenite::{
     },
 };
 
-use super::frame;
+use super::{
+    deflate::{Deflate, InflateError},
+    frame,
+};
 use crate::CloseCode;
 
 /// Size of tungstenite's reads and of its buffer. Most messages of clients are smaller.
@@ -67,21 +71,37 @@ struct PartialMessage {
     scanned: usize,
     /// The context within a message of several frames.
     context: Option<WebSocketContext>,
+    /// The beginning of a compressed message of several frames.
+    compressed: Option<CompressedMessage>,
+}
+
+impl PartialMessage {
+    fn is_between_messages(&self) -> bool {
+        self.context.is_none() && self.compressed.is_none()
+    }
+}
+
+/// The beginning of a compressed message. It is inflated as a whole, because an inflater takes more memory.
+struct CompressedMessage {
+    deflate: Deflate,
+    is_text: bool,
+    bytes: Vec<u8>,
 }
 
 impl Decoder {
     /// Decodes one frame at the beginning of `bytes`. Returns the number of bytes of the frame, which is 0 if more
     /// bytes are needed, and the event that the frame completes. The client's mask is removed in place. After an error
-    /// the content of `bytes` is unspecified. `limit`: the maximum size of a message in bytes.
+    /// the content of `bytes` is unspecified. `limit`: the maximum size of a message in bytes, compressed as well as
+    /// inflated. `deflate`: present if the client may compress messages.
     pub(crate) fn decode<'a>(
         &mut self,
         bytes: &'a mut [u8],
         limit: usize,
+        deflate: Option<Deflate>,
     ) -> Result<(usize, Option<Event<'a>>), Broken> {
         let Some((header, payload, start)) = parse(bytes).map_err(broken)? else { return Ok((0, None)) };
         if payload > limit as u64 {
-            let reason = format!("a message of {payload} bytes, where {limit} are allowed");
-            return Err(Broken { code: CloseCode::TooLarge, reason });
+            return Err(too_large(format!("a message of {payload} bytes, where {limit} are allowed")));
         }
         let size = start + payload as usize;
         let Some(frame) = bytes.get_mut(..size) else { return Ok((0, None)) };
@@ -98,6 +118,9 @@ impl Decoder {
                 Some(Event::Ping(frame::pong(unmask(&mut frame[start..], mask))))
             }
             (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => Some(Event::Pong),
+            (OpCode::Data(kind), Some(mask)) if self.is_compressed(&header, deflate) => {
+                self.decode_compressed(&header, kind, unmask(&mut frame[start..], mask), limit, deflate)?
+            }
             (opcode, _) => {
                 let event = self.decode_in_context(frame, limit)?;
                 if header.is_final && matches!(opcode, OpCode::Data(_)) {
@@ -110,7 +133,57 @@ impl Decoder {
     }
 
     fn is_between_messages(&self) -> bool {
-        self.partial.as_ref().is_none_or(|partial| partial.context.is_none())
+        self.partial.as_ref().is_none_or(|partial| partial.is_between_messages())
+    }
+
+    /// Returns true if a data frame begins a compressed message or comes within one.
+    fn is_compressed(&self, header: &FrameHeader, deflate: Option<Deflate>) -> bool {
+        let begins = deflate.is_some() && header.rsv1 && !header.rsv2 && !header.rsv3;
+        begins && self.is_between_messages()
+            || self.partial.as_ref().is_some_and(|partial| partial.compressed.is_some())
+    }
+
+    /// Decodes a data frame that begins a compressed message or comes within one.
+    fn decode_compressed<'a>(
+        &mut self,
+        header: &FrameHeader,
+        kind: Data,
+        payload: &[u8],
+        limit: usize,
+        deflate: Option<Deflate>,
+    ) -> Result<Option<Event<'a>>, Broken> {
+        let begun = self.partial.as_mut().and_then(|partial| partial.compressed.take());
+        let (deflate, is_text, joined) = match (kind, begun, deflate) {
+            (Data::Text | Data::Binary, None, Some(deflate)) => (deflate, kind == Data::Text, Cow::Borrowed(payload)),
+            // Only the first frame of a message has the bit.
+            (Data::Continue, Some(begun), _) if !(header.rsv1 || header.rsv2 || header.rsv3) => {
+                let CompressedMessage { deflate, is_text, mut bytes } = begun;
+                if bytes.len() + payload.len() > limit {
+                    return Err(too_large(format!("a compressed message of more than {limit} bytes")));
+                }
+                bytes.extend_from_slice(payload);
+                (deflate, is_text, Cow::Owned(bytes))
+            }
+            _ => {
+                let reason = "a frame that does not continue the compressed message".to_owned();
+                return Err(Broken { code: CloseCode::Protocol, reason });
+            }
+        };
+        if !header.is_final {
+            let compressed = CompressedMessage { deflate, is_text, bytes: joined.into_owned() };
+            self.partial.get_or_insert_default().compressed = Some(compressed);
+            return Ok(None);
+        }
+        self.drop_empty();
+        let message = deflate.inflate(&joined, limit).map_err(|error| match error {
+            InflateError::TooLarge => too_large(format!("a message of more than {limit} bytes when it is inflated")),
+            // The code for data that contradicts its type.
+            InflateError::Invalid => Broken { code: CloseCode::NotUtf8, reason: "cannot be inflated".to_owned() },
+        })?;
+        Ok(Some(match is_text {
+            true => Event::Text(String::from_utf8(message).map_err(|_| not_utf8())?.into()),
+            false => Event::Binary(message.into()),
+        }))
     }
 
     /// Passes a whole frame to tungstenite.
@@ -143,6 +216,14 @@ impl Decoder {
         if let Some(partial) = &mut self.partial {
             partial.context = None;
         }
+        self.drop_empty();
+    }
+
+    /// Frees what an incomplete message needed, if none is incomplete and no bytes are kept.
+    fn drop_empty(&mut self) {
+        if self.is_empty() {
+            self.partial = None;
+        }
     }
 
     /// Keeps bytes, after those that are kept already.
@@ -159,13 +240,14 @@ impl Decoder {
 
     /// Keeps the rest of the bytes, without the first ones, which are decoded.
     pub(crate) fn put_back(&mut self, mut kept: Vec<u8>, decoded: usize) {
-        let Some(partial) = &mut self.partial else { return };
-        partial.scanned = partial.scanned.saturating_sub(decoded);
         if decoded < kept.len() {
+            let partial = self.partial.get_or_insert_default();
+            partial.scanned = partial.scanned.saturating_sub(decoded);
             kept.drain(..decoded);
             partial.kept = kept;
-        } else if partial.context.is_none() {
-            self.partial = None;
+        } else {
+            self.partial.iter_mut().for_each(|partial| partial.scanned = 0);
+            self.drop_empty();
         }
     }
 
@@ -174,7 +256,7 @@ impl Decoder {
     /// search also ends at a close frame and at invalid bytes, which are handled in their order.
     pub(crate) fn take_pings(&mut self, limit: usize, mut answer: impl FnMut(Bytes) -> bool) {
         let Some(partial) = &mut self.partial else { return };
-        let PartialMessage { kept, scanned, context } = &mut **partial;
+        let PartialMessage { kept, scanned, .. } = &mut **partial;
         let (mut from, mut to) = (*scanned, *scanned);
         while let Ok(Some((header, payload, start))) = parse(&kept[from..]) {
             let whole = payload <= limit as u64 && kept.len() - from >= start + payload as usize;
@@ -201,9 +283,7 @@ impl Decoder {
         }
         kept.drain(to..from);
         *scanned = to;
-        if kept.is_empty() && context.is_none() {
-            self.partial = None;
-        }
+        self.drop_empty();
     }
 
     /// Returns the number of kept bytes.
@@ -214,6 +294,12 @@ impl Decoder {
     /// Returns true if no bytes are kept and no message is incomplete.
     pub(crate) fn is_empty(&self) -> bool {
         !self.keeps() && self.is_between_messages()
+    }
+
+    /// Returns true if the decoder has no memory at all.
+    #[cfg(all(test, feature = "deflate"))]
+    pub(super) fn is_free(&self) -> bool {
+        self.partial.is_none()
     }
 
     /// Returns true if bytes are kept.
@@ -229,6 +315,10 @@ fn broken(error: Error) -> Broken {
         Error::Protocol(error) => Broken { code: CloseCode::Protocol, reason: error.to_string() },
         error => Broken { code: CloseCode::Protocol, reason: error.to_string() },
     }
+}
+
+fn too_large(reason: String) -> Broken {
+    Broken { code: CloseCode::TooLarge, reason }
 }
 
 fn not_utf8() -> Broken {
@@ -278,13 +368,13 @@ impl Write for FrameIo<'_> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const LIMIT: usize = 1000;
+    pub(in crate::ws) const LIMIT: usize = 1000;
 
     /// Returns a frame as a client sends it.
-    fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    pub(in crate::ws) fn frame(first: u8, payload: &[u8]) -> Vec<u8> {
         let mask = [7, 0, 200, 31];
         let mut frame = vec![first];
         match payload.len() {
@@ -299,13 +389,22 @@ mod tests {
         frame
     }
 
-    /// Returns the events of the bytes, decoded after the kept ones.
+    /// Returns the events of the bytes, decoded after the kept ones, of a client that compresses nothing.
     fn all(decoder: &mut Decoder, bytes: &[u8]) -> Result<Vec<Event<'static>>, Broken> {
+        decode_all(decoder, bytes, None)
+    }
+
+    /// Returns the events of the bytes, decoded after the kept ones.
+    pub(in crate::ws) fn decode_all(
+        decoder: &mut Decoder,
+        bytes: &[u8],
+        deflate: Option<Deflate>,
+    ) -> Result<Vec<Event<'static>>, Broken> {
         decoder.keep(bytes);
         let mut kept = decoder.take_kept();
         let (mut at, mut events) = (0, Vec::new());
         loop {
-            let (size, event) = decoder.decode(&mut kept[at..], LIMIT)?;
+            let (size, event) = decoder.decode(&mut kept[at..], LIMIT, deflate)?;
             events.extend(event.map(|event| match event {
                 Event::Text(text) => Event::Text(text.into_owned().into()),
                 Event::Binary(bytes) => Event::Binary(bytes.into_owned().into()),
@@ -338,10 +437,10 @@ mod tests {
     #[test]
     fn whole_fragments_leave_no_buffer_behind() {
         let mut decoder = Decoder::default();
-        assert!(matches!(decoder.decode(&mut frame(0x01, b"a"), LIMIT), Ok((7, None))));
+        assert!(matches!(decoder.decode(&mut frame(0x01, b"a"), LIMIT, None), Ok((7, None))));
         assert!(!decoder.is_empty());
-        assert!(matches!(decoder.decode(&mut frame(0x80, b"b"), LIMIT), Ok((7, Some(Event::Text(_))))));
-        assert!(decoder.is_empty());
+        assert!(matches!(decoder.decode(&mut frame(0x80, b"b"), LIMIT, None), Ok((7, Some(Event::Text(_))))));
+        assert!(decoder.partial.is_none());
     }
 
     #[test]
@@ -429,14 +528,14 @@ mod tests {
     }
 
     /// Returns the events as text, up to a close frame, and the code of the error.
-    fn events_of(pieces: impl Iterator<Item = Vec<u8>>) -> (Vec<String>, Option<CloseCode>) {
+    fn events_of(pieces: impl Iterator<Item = Vec<u8>>, deflate: Option<Deflate>) -> (Vec<String>, Option<CloseCode>) {
         let (mut decoder, mut told) = (Decoder::default(), Vec::new());
         for piece in pieces {
             decoder.keep(&piece);
             let mut kept = decoder.take_kept();
             let mut at = 0;
             loop {
-                match decoder.decode(&mut kept[at..], LIMIT) {
+                match decoder.decode(&mut kept[at..], LIMIT, deflate) {
                     Ok((0, _)) => break,
                     Ok((size, event)) => {
                         at += size;
@@ -463,9 +562,14 @@ mod tests {
             frame(0x82, &[7; 126]),
         ];
         let corpus: Vec<&[u8]> = corpus.iter().map(Vec::as_slice).collect();
-        crate::fuzz::search(&corpus, |input| {
-            let (whole, broken) = events_of(std::iter::once(input.to_vec()));
-            let (pieces, broken_in_pieces) = events_of(input.iter().map(|byte| vec![*byte]));
+        read_alike_in_pieces(&corpus, None);
+    }
+
+    /// Searches for frames that are read in another way if they come byte by byte.
+    pub(in crate::ws) fn read_alike_in_pieces(corpus: &[&[u8]], deflate: Option<Deflate>) {
+        crate::fuzz::search(corpus, |input| {
+            let (whole, broken) = events_of(std::iter::once(input.to_vec()), deflate);
+            let (pieces, broken_in_pieces) = events_of(input.iter().map(|byte| vec![*byte]), deflate);
             let same = broken == broken_in_pieces && whole == pieces;
             same.then_some(()).ok_or_else(|| format!("{whole:?} {broken:?}, in pieces {pieces:?} {broken_in_pieces:?}"))
         });

@@ -24,9 +24,29 @@ pub(crate) fn binary(bytes: &[u8]) -> Bytes {
     data(Data::Binary, &[bytes])
 }
 
+/// Returns a text or binary frame of this module with its payload compressed.
+#[cfg(feature = "deflate")]
+pub(super) fn compressed(frame: &[u8], payload: &[u8]) -> Bytes {
+    let kind = if frame[0] & 0x0f == 1 { Data::Text } else { Data::Binary };
+    whole(FrameHeader { rsv1: true, opcode: OpCode::Data(kind), ..FrameHeader::default() }, &[payload])
+}
+
+/// Returns the payload of a frame of this module.
+pub(crate) fn payload(frame: &[u8]) -> &[u8] {
+    let header = match frame[1] {
+        126 => 4,
+        127 => 10,
+        _ => 2,
+    };
+    &frame[header..]
+}
+
 fn data(kind: Data, parts: &[&[u8]]) -> Bytes {
+    whole(FrameHeader { opcode: OpCode::Data(kind), ..FrameHeader::default() }, parts)
+}
+
+fn whole(header: FrameHeader, parts: &[&[u8]]) -> Bytes {
     let size: usize = parts.iter().map(|part| part.len()).sum();
-    let header = FrameHeader { opcode: OpCode::Data(kind), ..FrameHeader::default() };
     let mut frame = Vec::with_capacity(header.len(size as u64) + size);
     // Writing to memory cannot fail.
     header.format(size as u64, &mut frame).expect("a header can be written");
@@ -83,6 +103,13 @@ mod tests {
         assert_eq!(&text(&[b"a", b"bc"])[..], b"\x81\x03abc");
         assert_eq!(text(&[&[b'x'; 126]])[..4], [0x81, 126, 0, 126]);
         assert_eq!(text(&[&[b'x'; 65536]])[..10], [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]);
+    }
+
+    #[test]
+    fn the_payload_is_what_the_header_leaves() {
+        for size in [0, 1, 125, 126, 65535, 65536] {
+            assert_eq!(payload(&binary(&vec![7; size])), vec![7; size], "{size}");
+        }
     }
 
     #[test]

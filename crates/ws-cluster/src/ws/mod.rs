@@ -1,6 +1,11 @@
-//! WebSocket frames as in RFC 6455: encoding and decoding. Pure.
+//! WebSocket frames as in RFC 6455: encoding and decoding, and the compression of RFC 7692. Pure.
 
 pub(crate) mod decoder;
+#[cfg(feature = "deflate")]
+pub(crate) mod deflate;
+#[cfg(not(feature = "deflate"))]
+#[path = "no_deflate.rs"]
+pub(crate) mod deflate;
 pub(crate) mod frame;
 
 /// A whole WebSocket message, for [`ServerBuilder::raw`](crate::ServerBuilder::raw).
@@ -15,7 +20,7 @@ pub enum RawMessage {
 /// Returns the size of a client's text message, for the micro-benchmarks.
 #[cfg(feature = "internals")]
 pub(crate) fn decoded(frame: &mut [u8]) -> Option<usize> {
-    match decoder::Decoder::default().decode(frame, usize::MAX) {
+    match decoder::Decoder::default().decode(frame, usize::MAX, None) {
         Ok((_, Some(decoder::Event::Text(text)))) => Some(text.len()),
         _ => None,
     }

@@ -137,6 +137,9 @@ macro_rules! settings {
 settings! {
     connection.handshake_timeout: Time, "Time for the head of a request to arrive, and for the authenticator to answer";
     connection.message_size: Size, "Largest message of a client; a larger one closes with 1009";
+    connection.compression: Switch,
+        "Compress messages for clients that offer permessage-deflate, as browsers do, and take compressed ones of them";
+    connection.compression_min_size: Size, "Smallest message that is compressed, rounded up to a power of two";
     connection.queue_size: Size,
         "What may wait for a client whose socket takes nothing; a client over this is closed with 4000 and comes back";
     connection.ping_interval: Time,

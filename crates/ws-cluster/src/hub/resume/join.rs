@@ -245,6 +245,10 @@ async fn try_replay(
                     resumption.replays.count(ip, content.size());
                 }
                 catch_up::replay(client, *log_position, content);
+                if client.deflate().is_some() {
+                    // Compressing takes time, which other tasks of this thread need as well.
+                    tokio::task::coop::consume_budget().await;
+                }
                 hub.stats().metered.note(|counts| counts.replayed.add(1));
                 sent = log_position.seq;
             }
