@@ -19,7 +19,15 @@ fn options(seconds: u64) -> Options {
     let given = std::env::var("WS_CLUSTER_SEED").ok();
     let seed = given.map_or_else(Random::seed, |seed| seed.parse().expect("a seed is a number"));
     println!("seed {seed}");
-    Options { time: Duration::from_secs(seconds), seed, clients: 200, rate: 25.0, late: false, keep: false }
+    Options {
+        time: Duration::from_secs(seconds),
+        seed,
+        clients: 200,
+        rate: 25.0,
+        late: false,
+        deflate: false,
+        keep: false,
+    }
 }
 
 fn assert_good(outcome: &Outcome) {

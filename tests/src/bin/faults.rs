@@ -26,6 +26,9 @@ struct Arguments {
     /// Also kill a master while the one node that has its last messages is frozen: they come late, and none is lost
     #[arg(long)]
     late: bool,
+    /// Let the clients negotiate compression (permessage-deflate)
+    #[arg(long)]
+    deflate: bool,
     /// Also keep the history of a run without violations
     #[arg(long)]
     keep: bool,
@@ -33,10 +36,11 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let Arguments { minutes, seed, clients, rate, late, keep } = Arguments::parse();
+    let Arguments { minutes, seed, clients, rate, late, deflate, keep } = Arguments::parse();
     let seed = seed.unwrap_or_else(Random::seed);
     println!("seed {seed}");
-    let outcome = run(Options { time: Duration::from_secs_f64(minutes * 60.0), seed, clients, rate, late, keep }).await;
+    let time = Duration::from_secs_f64(minutes * 60.0);
+    let outcome = run(Options { time, seed, clients, rate, late, deflate, keep }).await;
     println!("{outcome}");
     ExitCode::from(u8::from(!outcome.is_good()))
 }

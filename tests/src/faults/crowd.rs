@@ -18,6 +18,11 @@ use crate::{
 /// The action of all messages that are recorded.
 pub(super) const ACTION: &str = "count";
 
+/// The last argument of all messages. It makes them large enough to be compressed, if the clients negotiate that.
+pub(super) const PADDING: &str = "This text is here so that the message is large enough to be compressed. It repeats \
+    itself, so that the message also shrinks: this text is here so that the message is large enough to be compressed. \
+    It repeats itself, so that the message also shrinks: this text is here so that the message is large enough.";
+
 /// Number of users. The other clients are guests.
 pub(super) const USERS: u64 = 40;
 
@@ -120,7 +125,7 @@ impl Seen {
             Event::Recovered(count) => position(Kind::Recovered, count, "".into()),
             Event::Reset(why) => position(Kind::Reset, 0, why.into()),
             Event::Message(message) if message.action == ACTION => {
-                let Ok((by, number)) = message.parse::<(String, u64)>() else {
+                let Ok((by, number, _)) = message.parse::<(String, u64, String)>() else {
                     panic!("{}: not what was published: {message:?}", self.name)
                 };
                 ended = by == SENTINEL;

@@ -23,12 +23,13 @@ use tokio::time::{interval, sleep_until};
 pub use plan::{Fault, Plan, Timed, Victim};
 
 use crate::{
+    deflate::Compressing,
     history::{Record, Report, SENTINEL},
     processes::Processes,
     publish::Message,
     random::Random,
 };
-use crowd::{ACTION, Crowd};
+use crowd::{ACTION, Crowd, PADDING};
 use publishers::{Place, Publishers, anywhere};
 use recorder::Recorder;
 
@@ -52,6 +53,8 @@ pub struct Options {
     pub rate: f64,
     /// Lets two nodes be away at once, of which only one loses its memory, so that messages come late.
     pub late: bool,
+    /// Lets all clients negotiate compression, through a proxy in front of each node.
+    pub deflate: bool,
     /// Also keeps the history of a run without violations.
     pub keep: bool,
 }
@@ -67,6 +70,8 @@ pub struct Outcome {
     pub faults: BTreeMap<&'static str, u64>,
     /// Number of changes of the master.
     pub terms: u64,
+    /// Number of messages that clients got compressed.
+    pub compressed: u64,
     /// The report of the history.
     pub report: Report,
     /// The reason why the run ended early: the cluster did not become whole again, or did not publish.
@@ -87,6 +92,9 @@ impl fmt::Display for Outcome {
         writeln!(f, "seed {}, {} nodes, {} changes of the master", self.seed, self.nodes, self.terms)?;
         for (kind, count) in &self.faults {
             writeln!(f, "{count:>5} {kind}")?;
+        }
+        if self.compressed > 0 {
+            writeln!(f, "{} messages came compressed", self.compressed)?;
         }
         write!(f, "{}", self.report)?;
         if let Some(stuck) = &self.stuck {
@@ -124,10 +132,19 @@ async fn live_through(options: Options, nodes: usize, rounds: impl Iterator<Item
     let processes = Processes::start(nodes).await;
     let recorder = Arc::new(Recorder::start());
     let addresses: Vec<_> = (0..nodes).map(|node| processes.address(node)).collect();
-    let crowd = Crowd::connect(options.clients, &addresses, &processes.names(), &recorder);
+    let mut proxies = Vec::new();
+    if options.deflate {
+        for address in &addresses {
+            proxies.push(Compressing::start(*address).await);
+        }
+    }
+    let proxied: Vec<_> = proxies.iter().map(Compressing::address).collect();
+    let connected = if options.deflate { &proxied } else { &addresses };
+    let crowd = Crowd::connect(options.clients, connected, &processes.names(), &recorder);
     let place = Place { addresses, processes: processes.names(), recorder: recorder.clone() };
     let mut run = Run {
         processes,
+        proxies,
         crowd,
         place,
         recorder,
@@ -142,6 +159,8 @@ async fn live_through(options: Options, nodes: usize, rounds: impl Iterator<Item
 
 struct Run {
     processes: Processes,
+    /// One in front of each node, if the clients negotiate compression.
+    proxies: Vec<Compressing>,
     crowd: Crowd,
     place: Place,
     recorder: Arc<Recorder>,
@@ -252,7 +271,7 @@ impl Run {
         self.processes.flushed(self.rounds + 1).await?;
         let by = || SENTINEL.into();
         self.recorder.add(&Record::Begun { t: self.recorder.now(), by: by(), number: 0, to: "all".into() });
-        let details = json!([SENTINEL, 0]);
+        let details = json!([SENTINEL, 0, PADDING]);
         let message = Message { action: ACTION, details: &details, to: "all", key: Some(SENTINEL) };
         anywhere(&self.place, 0, message, |_| {}).await?;
         self.recorder.add(&Record::Accepted { t: self.recorder.now(), by: by(), number: 0 });
@@ -271,7 +290,9 @@ impl Run {
             Ok(history) => (history.check(), stuck),
             Err(error) => (Report::default(), Some(format!("the history cannot be read: {error}"))),
         };
-        let mut outcome = Outcome { seed: options.seed, nodes, faults: self.faults, terms, report, stuck, kept: None };
+        let compressed = self.proxies.iter().map(Compressing::inflated).sum();
+        let (seed, faults, kept) = (options.seed, self.faults, None);
+        let mut outcome = Outcome { seed, nodes, faults, terms, compressed, report, stuck, kept };
         if options.keep || !outcome.is_good() {
             for (name, log) in self.processes.logs() {
                 let path = self.recorder.directory().join(format!("{name}.log"));

@@ -14,7 +14,7 @@ use tokio::{
 use ws_cluster::{PublishError, Publisher};
 
 use super::{
-    crowd::{ACTION, USERS},
+    crowd::{ACTION, PADDING, USERS},
     recorder::Recorder,
 };
 use crate::{
@@ -122,7 +122,7 @@ impl Worker {
         let by = || (&*self.name).into();
         recorder.add(&Record::Begun { t: recorder.now(), by: by(), number, to: to.into() });
         let key = format!("{} {} {number}", self.run, self.name);
-        let details = json!([self.name, number]);
+        let details = json!([self.name, number, PADDING]);
         let outcome = match &self.way {
             Way::Http { home } => {
                 let message = Message { action: ACTION, details: &details, to, key: Some(&key) };
