@@ -83,7 +83,7 @@ fn peers() -> Vec<Box<dyn Peer>> {
         Box::new(SocketIo),
         Box::new(SocketIoxide),
         Box::new(Nats),
-        Box::new(Centrifugo),
+        Box::new(Centrifugo::default()),
     ]
 }
 
@@ -118,9 +118,9 @@ fn tables(shown: &[Shown], options: &Compare) -> String {
     let mut text = one_message(shown, beside, options);
     text += &format!(
         "\nIn parentheses: how many times the figure of one send() per socket, and how many times Bun's, measured in \
-         the same round (median).\n\n{}\nOne send() is the one that sends all {} messages joined.\n",
+         the same round (median). one-send sends {} messages joined.\n\n{}",
+        fan_out::TOGETHER,
         together(shown, beside, options),
-        fan_out::TOGETHER
     );
     text + "\n" + &ratios(shown, beside, options)
 }
@@ -153,26 +153,26 @@ fn one_message(shown: &[Shown], beside: [Option<&Shown>; 2], options: &Compare) 
 
 /// Returns the table of several messages that are published together.
 fn together(shown: &[Shown], beside: [Option<&Shown>; 2], options: &Compare) -> String {
-    let loads = fan_out::loads(&options.clients, &Way::SEVERAL);
-    let mut heads = vec!["µs CPU/delivery".to_owned()];
-    heads.extend(loads.iter().map(|load| format!("{} clients, {}", load.clients, load.way)));
+    let loads = fan_out::loads(&options.clients, &[Way::Batch]);
+    let mut heads = vec![format!("{} messages together", fan_out::TOGETHER)];
+    heads.extend(loads.iter().map(|load| format!("µs CPU/delivery, {} clients", load.clients)));
     let mut table = Table::new(heads);
     for server in shown {
+        // In one request, or pipelined if there is no such request.
+        let several = |server: &Shown, load: Load| match server.peer.ways().contains(&Way::Batch) {
+            true => server.cpu(load),
+            false => server.cpu(Load { way: Way::Pipelined, ..load }),
+        };
         let mut cells = vec![server.peer.name().to_owned()];
-        cells.extend(loads.iter().map(|load| {
-            let at = |server: &Shown| {
-                server.cpu(if server.peer.name() == OneSend.name() { load.of_one_send() } else { *load })
-            };
-            cell(server, beside, at)
-        }));
+        cells.extend(loads.iter().map(|load| cell(server, beside, |server| several(server, *load))));
         table.row(cells);
     }
     table.to_string()
 }
 
-/// Returns our ratios to one send() per socket and to Bun, a line for each load.
+/// Returns our figures beside one send() per socket and Bun, a line for each load.
 fn ratios(shown: &[Shown], [one_send, bun]: [Option<&Shown>; 2], options: &Compare) -> String {
-    let mut table = Table::new(["ws-cluster, CPU/delivery", "of one send() per socket (rounds)", "of Bun's (rounds)"]);
+    let mut table = Table::new(["ws-cluster", "µs CPU/delivery", "of one send() per socket", "of Bun's"]);
     let Some(ours) = shown.iter().find(|server| server.peer.name() == Ours::default().name()) else {
         return String::new();
     };
@@ -181,7 +181,8 @@ fn ratios(shown: &[Shown], [one_send, bun]: [Option<&Shown>; 2], options: &Compa
             let ratio = other.and_then(|other| ours.cpu(load).ratio(&other.cpu(load_of_other)));
             ratio.map_or(NOTHING.to_owned(), |ratio| ratio.to_string())
         };
-        table.row([load.to_string(), ratio(one_send, load.of_one_send()), ratio(bun, load)]);
+        let cpu = ours.cpu(load).median().map_or(NOTHING.to_owned(), figure);
+        table.row([load.to_string(), cpu, ratio(one_send, load.of_one_send()), ratio(bun, load)]);
     }
     table.to_string()
 }

@@ -8,6 +8,7 @@ use benches::Result;
 use clap::{Args, Parser, Subcommand};
 
 mod chart;
+mod cluster;
 mod compare;
 mod goals;
 mod load;
@@ -34,6 +35,8 @@ enum Command {
     Compare(Compare),
     /// Measures ws-cluster by its goals.
     Goals(Goals),
+    /// Measures the way of a message through two nodes, of ws-cluster and of its relatives.
+    Cluster(Through),
     /// The load generator, which reads its orders from the standard input.
     #[command(hide = true)]
     Load,
@@ -87,7 +90,7 @@ struct Goals {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Goals with these names, separated by commas: speed, batch, targets, actions, memory, latency, relay, connect,
-    /// slow, churn.
+    /// slow, churn, tls, locks.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Numbers of clients for `speed`, separated by commas.
@@ -103,6 +106,22 @@ struct Goals {
     #[arg(long)]
     quick: bool,
     /// Directory of `goals.md`.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
+#[derive(Args)]
+struct Through {
+    /// Number of rounds in which each cluster is measured once; figures are their medians.
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// Clusters whose names contain one of these, separated by commas.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Runs one short round, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Directory of `cluster.md`.
     #[arg(long, default_value = "target/bench")]
     output: PathBuf,
 }
@@ -132,6 +151,7 @@ fn run(command: Command) -> Result<()> {
     match command {
         Command::Compare(options) => compare::run(&options),
         Command::Goals(options) => goals::run(&options),
+        Command::Cluster(options) => cluster::run(&options),
         Command::Load => load::run(),
         Command::OneSend(ports) => one_send::run(ports.port, ports.control),
         Command::Plain { ports, buffer } => plain::run(ports.port, ports.control, buffer),

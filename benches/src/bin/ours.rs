@@ -17,8 +17,8 @@ use tokio::{
     time::Instant,
 };
 use ws_cluster::{
-    ActionError, ActionHandler, Config, Identity, MemoryPool, Message, Request, Server, SessionCookie, SqlitePool,
-    Target,
+    ActionError, ActionHandler, Config, Identity, MemoryPool, Message, Request, Server, SessionCookie, Target,
+    TlsCertificate, pool,
 };
 
 #[global_allocator]
@@ -33,15 +33,24 @@ const GROUP: usize = 100;
 /// More messages per second than any client of the benches sends, since the rate limiter is not measured.
 const UNLIMITED: u32 = 1_000_000;
 
+/// Number of sockets. If three quarters are taken, a node closes the connection after each HTTP request, so that sockets
+/// are left. The publishers of the benches keep theirs while 15,000 clients are connected.
+const SOCKETS: usize = 40_000;
+
 #[derive(Parser)]
 struct Options {
     #[arg(long)]
     port: u16,
     #[arg(long)]
     control: u16,
-    /// The file in which the nodes find each other; without it, this one is alone.
+    /// The URL of the pool in which the nodes find each other; without it, this one is alone.
     #[arg(long)]
-    pool: Option<PathBuf>,
+    pool: Option<String>,
+    /// Files with a certificate and its private key, with which the clients' port speaks TLS.
+    #[arg(long, requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    #[arg(long, requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
 }
 
 /// Keeps the series as `ws-server` does.
@@ -95,9 +104,10 @@ async fn main() -> Result<()> {
     let mut config = Config::default();
     config.connection.messages_per_second = UNLIMITED;
     config.connection.message_burst = UNLIMITED;
+    config.http.sockets = SOCKETS;
     let builder = match &options.pool {
         None => Server::builder(MemoryPool::default()),
-        Some(path) => Server::builder(SqlitePool::open(path).await?)
+        Some(url) => Server::builder(pool::open(url).await?)
             .address(format!("ws://127.0.0.1:{}", options.port))
             .key("a key of the benches, long enough"),
     };
@@ -119,7 +129,11 @@ async fn main() -> Result<()> {
     let controls = TcpListener::bind((Ipv4Addr::LOCALHOST, options.control)).await?;
     spawn(obey_all(server.clone(), controls));
     let listener = listen(options.port)?;
-    server.serve(listener).with_graceful_shutdown(std::future::pending()).await?;
+    let serve = server.serve(listener).with_graceful_shutdown(std::future::pending());
+    match (options.tls_cert, options.tls_key) {
+        (Some(chain), Some(key)) => serve.with_tls(TlsCertificate::from_pem_files(chain, key)?).await?,
+        _ => serve.await?,
+    }
     Ok(())
 }
 

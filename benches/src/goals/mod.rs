@@ -7,21 +7,23 @@ use benches::Result;
 use self::{
     line::{Goal, Line},
     speed::{ONE_SEND, speed},
+    tls::tls,
 };
 use crate::{
     Goals, machine,
     peers::{Ours, Peer, Plain},
-    scenario::{Stage, batch, cluster, connect, echo, idle, slow, targets},
+    scenario::{Stage, batch, connect, echo, idle, locks, relay as nodes, slow, targets},
     series::Series,
     table::{NOTHING, Table, figure},
 };
 
 mod line;
 mod speed;
+mod tls;
 
 type Measurement = fn(&Goals) -> Result<Vec<Line>>;
 
-const ALL: [(&str, Measurement); 10] = [
+const ALL: [(&str, Measurement); 12] = [
     ("speed", speed),
     ("batch", publish_batch),
     ("targets", targets),
@@ -32,6 +34,8 @@ const ALL: [(&str, Measurement); 10] = [
     ("connect", rush),
     ("slow", slow),
     ("churn", churn),
+    ("tls", tls),
+    ("locks", locks),
 ];
 
 pub(crate) fn run(options: &Goals) -> Result<()> {
@@ -141,7 +145,7 @@ fn memory(options: &Goals) -> Result<Vec<Line>> {
 fn latency(options: &Goals) -> Result<Vec<Line>> {
     let publishes = if options.quick { 200 } else { 1_000 };
     let [local_p50, local_p99, p50, p99] = rounds(options.rounds(), || {
-        let (local, relayed) = cluster::latency(publishes)?;
+        let (local, relayed) = nodes::latency(publishes)?;
         Ok([local.p50_micros, local.p99_micros, relayed.p50_micros, relayed.p99_micros].map(|micros| micros / 1000.0))
     })?;
     let line = |what, relayed: &Series, local: &Series, most| {
@@ -156,7 +160,7 @@ fn latency(options: &Goals) -> Result<Vec<Line>> {
 
 fn relay(options: &Goals) -> Result<Vec<Line>> {
     let seconds = if options.quick { 3 } else { 10 };
-    let [accepted, delivered, lost] = rounds(options.rounds(), || cluster::throughput(seconds))?;
+    let [accepted, delivered, lost] = rounds(options.rounds(), || nodes::throughput(seconds))?;
     let line = Line::at_least("accepted by three nodes", &accepted, "messages/s", 200_000.0);
     let [delivered, lost] = [delivered, lost].map(|series| series.median().unwrap_or(f64::NAN));
     let reached = line.reached.map(|reached| reached && lost == 0.0);
@@ -211,4 +215,19 @@ fn churn(options: &Goals) -> Result<Vec<Line>> {
     let what = format!("memory after {connections} connections ({}/s)", figure(per_second));
     let (tenth, end) = (Series::one(tenth), Series::one(end));
     Ok(vec![Line::ratio(what, &end, "MB", &tenth, "after the first tenth", Goal::AtMost(1.05))])
+}
+
+fn locks(_: &Goals) -> Result<Vec<Line>> {
+    let figures = locks::measure()?;
+    let count: u64 = figures.contended.iter().map(|(_, count)| count).sum();
+    let per_thousand = Series::one(count as f64 * 1000.0 / figures.deliveries as f64);
+    let of: Vec<String> = figures
+        .contended
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{count} × {name}"))
+        .collect();
+    let what = format!("locks that were taken, of 1000 deliveries, {} clients, all cores", locks::CLIENTS);
+    let line = Line::at_most(what, &per_thousand, "contended", 10.0);
+    Ok(vec![Line { reference: format!("{} deliveries: {}", figures.deliveries, of.join(", ")), ..line }])
 }

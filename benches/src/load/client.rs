@@ -4,14 +4,17 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{Ipv4Addr, SocketAddr, SocketAddrV4},
     rc::Rc,
+    sync::Arc,
 };
 
 use benches::Result;
 use mio::net::TcpStream;
+use rustls::ClientConfig;
 use socket2::{Domain, Socket, Type};
 
 use super::{
     order::Recipe,
+    transport::Transport,
     walker::{Seen, Walker, push_frame},
 };
 
@@ -34,7 +37,7 @@ pub(super) enum Stage {
 }
 
 pub(super) struct Client {
-    pub(super) stream: TcpStream,
+    pub(super) transport: Transport,
     pub(super) stage: Stage,
     pub(super) walker: Walker,
     /// Number of messages in the round with this number.
@@ -61,7 +64,7 @@ pub(super) enum Progress {
 
 impl Client {
     /// Begins to connect, from an address of its own.
-    pub(super) fn connect(number: usize, recipe: Rc<Recipe>) -> Result<Self> {
+    pub(super) fn connect(number: usize, recipe: Rc<Recipe>, tls: Option<Arc<ClientConfig>>) -> Result<Self> {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
@@ -74,15 +77,15 @@ impl Client {
             _ => {}
         }
         let (stage, walker) = (Stage::Connecting, Walker::default());
-        let stream = TcpStream::from_std(socket.into());
+        let transport = Transport::new(TcpStream::from_std(socket.into()), tls)?;
         let (marks, round, stalled, head) = Default::default();
-        Ok(Self { stream, stage, walker, marks, round, stalled, recipe, number, head })
+        Ok(Self { transport, stage, walker, marks, round, stalled, recipe, number, head })
     }
 
     /// Sends the upgrade request once the socket is connected.
     pub(super) fn connected(&mut self) -> Result<()> {
         let recipe = self.recipe.clone();
-        if let Some(error) = self.stream.take_error()? {
+        if let Some(error) = self.transport.stream.take_error()? {
             return Err(error.into());
         }
         let mut request = format!(
@@ -105,7 +108,7 @@ impl Client {
 
     /// Writes bytes. They are few and never fill a socket's buffer, so they are written completely or not at all.
     fn write(&mut self, bytes: &[u8]) -> Result<()> {
-        match self.stream.write(bytes)? {
+        match self.transport.write(bytes)? {
             size if size == bytes.len() => Ok(()),
             _ => Err("a socket did not take all bytes".into()),
         }
@@ -130,7 +133,7 @@ impl Client {
     pub(super) fn read(&mut self, buffer: &mut [u8], ending: bool) -> Result<Progress> {
         let (mut seen, mut opened) = (Seen::default(), false);
         let ended = loop {
-            let size = match self.stream.read(buffer) {
+            let size = match self.transport.read(buffer) {
                 Ok(0) => break true,
                 Ok(size) => size,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break false,
@@ -140,7 +143,7 @@ impl Client {
             };
             opened |= self.take(&buffer[..size], &mut seen)?;
             // A short read means that there is no more. Later bytes raise another event.
-            if size < buffer.len() && !ending {
+            if size < buffer.len() && !ending && self.transport.reads_all() {
                 break false;
             }
         };

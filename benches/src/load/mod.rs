@@ -1,16 +1,19 @@
 //! The load generator: one thread that has all clients of a run, counts what they receive and when, and writes the
 //! publishes itself, so that one clock measures how long a message took. It is a process of its own that gets
-//! [`order`]s through a [`handle`]. [`client`] is one connection, [`walker`] reads frames, and [`publisher`] publishes.
+//! [`order`]s through a [`handle`]. [`client`] is one connection, on a [`transport`], [`walker`]
+//! reads frames, and [`publisher`] publishes.
 
 use std::{
     io::ErrorKind,
+    net::SocketAddr,
     rc::Rc,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use benches::Result;
 use mio::{Events, Interest, Poll, Token, Waker};
+use rustls::ClientConfig;
 
 use self::{
     client::{Client, Progress, Stage},
@@ -23,6 +26,7 @@ mod handle;
 pub(crate) mod order;
 mod publisher;
 mod rounds;
+mod transport;
 mod walker;
 
 pub(crate) use handle::Load;
@@ -75,9 +79,12 @@ struct Generator {
     /// The clients by their tokens.
     clients: Vec<Option<Client>>,
     publishers: Vec<Option<Publisher>>,
+    publish_to: Option<SocketAddr>,
     buffer: Box<[u8]>,
     /// The message that every new client sends. It closes once it has an answer.
     churn: Option<String>,
+    /// The publish that follows each answer.
+    flood: Option<String>,
     tally: Tally,
 }
 
@@ -93,6 +100,8 @@ struct Tally {
     marks: usize,
     /// Number of ends of response heads on the connections for publishes.
     answers: usize,
+    /// For each answer, the time since the round's publish, in nanoseconds.
+    acceptances: Vec<u64>,
     opened: usize,
     ended: usize,
     failed: usize,
@@ -109,9 +118,9 @@ impl Tally {
 
 impl Generator {
     fn new(poll: Poll) -> Self {
-        let (clients, publishers, churn, tally) = Default::default();
+        let (clients, publishers, publish_to, churn, flood, tally) = Default::default();
         let buffer = vec![0; BUFFER].into_boxed_slice();
-        Self { poll, events: Events::with_capacity(1024), clients, publishers, buffer, churn, tally }
+        Self { poll, events: Events::with_capacity(1024), clients, publishers, publish_to, buffer, churn, flood, tally }
     }
 
     fn carry_out(&mut self, order: Order) -> Result<Report> {
@@ -125,6 +134,9 @@ impl Generator {
             Order::Churn { recipe, message, count, in_flight } => self.churn(recipe, message, count, in_flight)?,
             Order::Stall { from } => self.stall(from)?,
             Order::Unstall => self.unstall()?,
+            Order::Flood { publish_to, publish, connections, millis } => {
+                self.flood(publish_to, publish, connections, Duration::from_millis(millis))?
+            }
             Order::Count { millis } => self.count(Duration::from_millis(millis))?,
             Order::Close => {
                 (self.clients, self.publishers) = Default::default();
@@ -223,9 +235,10 @@ impl Generator {
     }
 
     /// Begins a connection with this index.
-    fn open(&mut self, index: usize, number: usize, recipe: Rc<Recipe>) -> Result<()> {
-        let mut client = Client::connect(number, recipe)?;
-        self.poll.registry().register(&mut client.stream, Token(index), Interest::READABLE | Interest::WRITABLE)?;
+    fn open(&mut self, index: usize, number: usize, recipe: Rc<Recipe>, tls: Option<Arc<ClientConfig>>) -> Result<()> {
+        let mut client = Client::connect(number, recipe, tls)?;
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        self.poll.registry().register(&mut client.transport.stream, Token(index), interest)?;
         if index == self.clients.len() {
             self.clients.push(Some(client));
         } else {

@@ -1,7 +1,7 @@
 //! The orders that the load generator reads on its standard input, and the reports that it writes on its standard
 //! output, a line of JSON each.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Recipe {
     pub(crate) port: u16,
+    /// The file with the certificate of a server that speaks TLS.
+    pub(crate) certificate: Option<PathBuf>,
     pub(crate) path: String,
     pub(crate) headers: Vec<(String, String)>,
     /// Frames to send after the upgrade. They are texts unless they have to be binary.
@@ -37,6 +39,8 @@ pub(crate) enum Order {
     Stall { from: usize },
     /// Lets the stalled clients read again, until the server has closed them.
     Unstall,
+    /// Publishes on several connections, on each again when the answer has come.
+    Flood { publish_to: SocketAddr, publish: String, connections: usize, millis: u64 },
     /// Counts messages for this many milliseconds.
     Count { millis: u64 },
     /// Drops all connections.
@@ -56,8 +60,8 @@ pub(crate) struct FanOut {
     /// Number of clients that each publish reaches, and number of messages for each client.
     pub(crate) reached: usize,
     pub(crate) messages: usize,
-    /// True if the round also waits for the answer to the publish, which is necessary if it reaches no client.
-    pub(crate) answered: bool,
+    /// Number of answers to the publish for which the round also waits. That is necessary if it reaches no client.
+    pub(crate) answers: usize,
     pub(crate) rounds: usize,
     /// Pause between rounds.
     pub(crate) pause_micros: u64,
@@ -89,6 +93,9 @@ pub(crate) struct Report {
     /// The time from just before the publish is written until its last message has arrived at each client.
     pub(crate) p50_micros: f64,
     pub(crate) p99_micros: f64,
+    /// The time from just before the publish is written until its answer.
+    pub(crate) accepted_p50_micros: f64,
+    pub(crate) accepted_p99_micros: f64,
     /// The close code of a client that was closed.
     pub(crate) closed: Option<u16>,
     /// The first error.

@@ -53,20 +53,29 @@ impl Generator {
     /// Opens new connections for the publishes of an order, since a server may close a connection that is idle for long.
     pub(super) fn introduce(&mut self, address: SocketAddr, introduction: &str, connections: usize) -> Result<()> {
         self.publishers.clear();
-        for number in 0..connections {
-            let stream = std::net::TcpStream::connect(address)?;
-            stream.set_nodelay(true)?;
-            stream.set_nonblocking(true)?;
-            let mut stream = TcpStream::from_std(stream);
-            self.poll.registry().register(&mut stream, Token(FIRST_PUBLISHER + number), Interest::READABLE)?;
-            self.publishers.push(Some(Publisher { stream, heads: Heads::default() }));
-        }
+        self.publish_to = Some(address);
+        self.publishers.resize_with(connections, || None);
+        (0..connections).try_for_each(|number| self.open_publisher(number))?;
         if introduction.is_empty() { Ok(()) } else { self.publish(introduction) }
+    }
+
+    fn open_publisher(&mut self, number: usize) -> Result<()> {
+        let stream = std::net::TcpStream::connect(self.publish_to.ok_or("nowhere to publish")?)?;
+        stream.set_nodelay(true)?;
+        stream.set_nonblocking(true)?;
+        let mut stream = TcpStream::from_std(stream);
+        self.poll.registry().register(&mut stream, Token(FIRST_PUBLISHER + number), Interest::READABLE)?;
+        self.publishers[number] = Some(Publisher { stream, heads: Heads::default() });
+        Ok(())
     }
 
     /// Writes a publish on each connection.
     pub(super) fn publish(&mut self, bytes: &str) -> Result<()> {
         for number in 0..self.publishers.len() {
+            // A server may close the connection after an answer.
+            if self.publishers[number].is_none() {
+                self.open_publisher(number)?;
+            }
             let mut bytes = bytes.as_bytes();
             while !bytes.is_empty() {
                 let publisher = self.publishers[number].as_mut().ok_or("a connection for publishes was closed")?;
@@ -93,9 +102,15 @@ impl Generator {
                 }
                 Ok(size) => {
                     let answer = &self.buffer[..size];
-                    self.tally.answers += publisher.heads.count(answer);
+                    let answers = publisher.heads.count(answer);
+                    self.tally.answers += answers;
+                    let since = self.tally.ticks.last().map(|tick| tick.elapsed().as_nanos() as u64);
+                    self.tally.acceptances.extend(since.into_iter().cycle().take(answers));
                     if let Some(refusal) = refusal(answer) {
                         self.tally.trouble.get_or_insert(format!("a publish was refused: {refusal}"));
+                    }
+                    if let (Some(publish), 1..) = (&self.flood, answers) {
+                        publisher.stream.write_all(publish.as_bytes())?;
                     }
                     // NATS checks that its publishers are alive.
                     if memmem::find(answer, b"PING\r\n").is_some() {

@@ -1,6 +1,7 @@
 //! The load generator's actions for each order.
 
 use std::{
+    net::SocketAddr,
     rc::Rc,
     time::{Duration, Instant},
 };
@@ -11,6 +12,7 @@ use mio::{Interest, Token};
 use super::{
     Generator, PATIENCE,
     order::{FanOut, Pace, Recipe, Report},
+    transport::trust,
 };
 
 /// Time for which it waits for events before it checks whether enough has happened.
@@ -21,13 +23,13 @@ const CLOSING: Duration = Duration::from_secs(10);
 
 impl Generator {
     pub(super) fn connect(&mut self, recipe: Recipe, first: usize, count: usize, in_flight: usize) -> Result<Report> {
-        let recipe = Rc::new(recipe);
+        let (recipe, tls) = (Rc::new(recipe.clone()), trust(&recipe)?);
         let base = self.clients.len();
         let mut begun = 0;
         let mut progress = Instant::now();
         while self.tally.opened + self.tally.failed < count {
             while begun < count && begun - self.tally.opened - self.tally.failed < in_flight {
-                self.open(base + begun, first + begun, recipe.clone())?;
+                self.open(base + begun, first + begun, recipe.clone(), tls.clone())?;
                 begun += 1;
             }
             let before = self.tally.opened;
@@ -54,10 +56,13 @@ impl Generator {
             let began = Instant::now();
             self.tally.ticks = vec![began];
             self.publish(&order.publishes[round % order.publishes.len()])?;
-            self.wait(order.spin, |tally| tally.marks >= wanted && (!order.answered || tally.answers >= 1))?;
+            self.wait(order.spin, |tally| tally.marks >= wanted && tally.answers >= order.answers)?;
             seconds += began.elapsed().as_secs_f64();
             done += self.tally.marks;
             failed += wanted.saturating_sub(self.tally.marks);
+            if failed > 0 {
+                break;
+            }
             let pause = Instant::now();
             while pause.elapsed() < Duration::from_micros(order.pause_micros) {
                 self.turn(Some(Duration::from_micros(order.pause_micros).saturating_sub(pause.elapsed())))?;
@@ -110,7 +115,7 @@ impl Generator {
     }
 
     pub(super) fn churn(&mut self, recipe: Recipe, message: String, count: usize, in_flight: usize) -> Result<Report> {
-        let recipe = Rc::new(recipe);
+        let (recipe, tls) = (Rc::new(recipe.clone()), trust(&recipe)?);
         self.churn = Some(message);
         let base = self.clients.len();
         let mut places: Vec<usize> = (base..base + in_flight).rev().collect();
@@ -121,7 +126,7 @@ impl Generator {
             while begun < count
                 && let Some(place) = places.pop()
             {
-                self.open(place, begun, recipe.clone())?;
+                self.open(place, begun, recipe.clone(), tls.clone())?;
                 begun += 1;
             }
             let before = self.tally.ended;
@@ -143,7 +148,7 @@ impl Generator {
         let mut done = 0;
         for client in self.clients.iter_mut().skip(from).flatten() {
             client.stalled = true;
-            self.poll.registry().deregister(&mut client.stream)?;
+            self.poll.registry().deregister(&mut client.transport.stream)?;
             done += 1;
         }
         Ok(Report { done, ..Report::default() })
@@ -155,7 +160,7 @@ impl Generator {
         for (index, client) in self.clients.iter_mut().enumerate() {
             let Some(client) = client.as_mut().filter(|client| client.stalled) else { continue };
             client.stalled = false;
-            self.poll.registry().register(&mut client.stream, Token(index), interest)?;
+            self.poll.registry().register(&mut client.transport.stream, Token(index), interest)?;
             stalled += 1;
         }
         // A close frame may wait behind other frames.
@@ -165,6 +170,29 @@ impl Generator {
         }
         let done = self.tally.ended;
         Ok(Report { done, failed: stalled - done, ..Report::default() })
+    }
+
+    pub(super) fn flood(
+        &mut self,
+        to: SocketAddr,
+        publish: String,
+        connections: usize,
+        time: Duration,
+    ) -> Result<Report> {
+        self.introduce(to, "", connections)?;
+        let began = Instant::now();
+        self.publish(&publish)?;
+        self.flood = Some(publish);
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            self.turn(Some(left))?;
+        }
+        let (seconds, accepted) = (began.elapsed().as_secs_f64(), self.tally.answers);
+        self.flood = None;
+        let clients = self.clients.iter().flatten().count();
+        // Those that are under way count as messages, but came too late for the rate.
+        self.wait(false, |tally| tally.answers >= accepted + connections && tally.marks >= tally.answers * clients)?;
+        let failed = (self.tally.answers * clients).saturating_sub(self.tally.marks);
+        Ok(Report { seconds, done: accepted, failed, ..Report::default() })
     }
 
     pub(super) fn count(&mut self, time: Duration) -> Result<Report> {
@@ -193,12 +221,17 @@ impl Generator {
     }
 
     fn latencies(&mut self) -> Report {
-        let arrivals = &mut self.tally.arrivals;
-        arrivals.sort_unstable();
-        let at = |share: f64| match arrivals.len() {
-            0 => 0.0,
-            count => arrivals[((count - 1) as f64 * share) as usize] as f64 / 1000.0,
-        };
-        Report { p50_micros: at(0.5), p99_micros: at(0.99), ..Report::default() }
+        let [p50_micros, p99_micros] = percentiles(&mut self.tally.arrivals);
+        let [accepted_p50_micros, accepted_p99_micros] = percentiles(&mut self.tally.acceptances);
+        Report { p50_micros, p99_micros, accepted_p50_micros, accepted_p99_micros, ..Report::default() }
     }
+}
+
+/// Returns the median and the 99th percentile of nanoseconds, in microseconds.
+fn percentiles(times: &mut [u64]) -> [f64; 2] {
+    times.sort_unstable();
+    [0.5, 0.99].map(|share| match times.len() {
+        0 => 0.0,
+        count => times[((count - 1) as f64 * share) as usize] as f64 / 1000.0,
+    })
 }

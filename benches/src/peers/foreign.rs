@@ -16,14 +16,14 @@ fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
 }
 
-fn script(name: &str, place: &Place) -> Command {
+pub(super) fn script(name: &str, place: &Place) -> Command {
     let mut command = Command::new(scripts().join(name));
     command.arg(place.port.to_string());
     command
 }
 
 /// Returns true if a program is installed. An environment variable may name another one.
-fn installed(variable: &str, program: &str) -> bool {
+pub(crate) fn installed(variable: &str, program: &str) -> bool {
     let program = std::env::var(variable).unwrap_or_else(|_| program.to_owned());
     let found = Command::new("sh")
         .args(["-c", "command -v \"$1\"", "sh", &program])
@@ -63,6 +63,15 @@ impl Peer for Bun {
     fn one_port(&self) -> bool {
         true
     }
+
+    fn ways(&self) -> &'static [Way] {
+        &Way::ALL
+    }
+}
+
+/// Returns how to install nginx, if it is missing.
+pub(super) fn nginx() -> Option<String> {
+    if installed("NGINX", "nginx") { None } else { install("nginx of Debian") }
 }
 
 /// nginx with nchan.
@@ -245,7 +254,28 @@ impl Peer for Nats {
 }
 
 /// Centrifugo, with its JSON protocol.
-pub(crate) struct Centrifugo;
+#[derive(Default)]
+pub(crate) struct Centrifugo {
+    /// Settings beyond those of the script: the names of its environment variables without `CENTRIFUGO_`, and values.
+    pub(crate) settings: Vec<(String, String)>,
+    /// True if it may use all cores.
+    pub(crate) all_cores: bool,
+}
+
+impl Centrifugo {
+    /// Returns the request of a site that publishes one message.
+    pub(crate) fn post() -> String {
+        Self::request("/api/publish", &format!("{{\"channel\":\"all\",\"data\":\"{}\"}}", marked(MESSAGE)))
+    }
+
+    fn request(path: &str, body: &str) -> String {
+        format!(
+            "POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: bench\r\nContent-Type: application/json\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+    }
+}
 
 impl Peer for Centrifugo {
     fn name(&self) -> &'static str {
@@ -253,16 +283,17 @@ impl Peer for Centrifugo {
     }
 
     fn missing(&self) -> Option<String> {
-        let there = installed("CENTRIFUGO", "centrifugo");
-        if there {
-            None
-        } else {
-            Some("a release of its project, or the Go module, see benches/peers/README.md".into())
-        }
+        let there = scripts().join("bin/centrifugo").exists() || installed("CENTRIFUGO", "centrifugo");
+        if there { None } else { install("the Go module, if Go is installed") }
     }
 
     fn command(&self, place: &Place) -> Result<Command> {
-        Ok(script("centrifugo", place))
+        let mut command = script("centrifugo", place);
+        command.envs(self.settings.iter().map(|(name, value)| (format!("CENTRIFUGO_{name}"), value)));
+        if self.all_cores {
+            command.env("GOMAXPROCS", std::thread::available_parallelism()?.to_string());
+        }
+        Ok(command)
     }
 
     fn recipe(&self) -> Recipe {
@@ -272,21 +303,19 @@ impl Peer for Centrifugo {
                 "{\"id\":1,\"connect\":{}}".to_owned(),
                 "{\"id\":2,\"subscribe\":{\"channel\":\"all\"}}".to_owned(),
             ],
-            ready: 2,
+            // Both answers come in one frame, or the second is right behind the first.
+            ready: 1,
             pings: vec![("{}".to_owned(), "{}".to_owned())],
             ..Recipe::default()
         }
     }
 
     fn publish(&self, messages: usize) -> String {
-        let text = marked(MESSAGE);
-        let publish = format!("{{\"publish\":{{\"channel\":\"all\",\"data\":\"{text}\"}}}}");
-        let body = format!("{{\"commands\":[{}]}}", vec![publish; messages].join(","));
-        format!(
-            "POST /api/batch HTTP/1.1\r\nHost: 127.0.0.1\r\nX-API-Key: bench\r\nContent-Type: application/json\r\n\
-             Content-Length: {}\r\n\r\n{body}",
-            body.len()
-        )
+        if messages == 1 {
+            return Self::post();
+        }
+        let publish = format!("{{\"publish\":{{\"channel\":\"all\",\"data\":\"{}\"}}}}", marked(MESSAGE));
+        Self::request("/api/batch", &format!("{{\"commands\":[{}]}}", vec![publish; messages].join(",")))
     }
 
     fn one_port(&self) -> bool {

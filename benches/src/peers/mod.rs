@@ -12,10 +12,12 @@ use crate::{
     scenario::fan_out::Way,
 };
 
+mod encrypted;
 mod foreign;
 mod own;
 
-pub(crate) use foreign::{Bun, Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide};
+pub(crate) use encrypted::{Certificate, Encrypted, Front};
+pub(crate) use foreign::{Bun, Centrifugo, Nats, Nchan, NodeWs, SocketIo, SocketIoxide, installed};
 pub(crate) use own::{OneSend, Ours, Plain};
 
 /// Size of a message as its client sees it, in bytes.
@@ -62,9 +64,9 @@ pub(crate) trait Peer {
         false
     }
 
-    /// Returns the ways in which it can be told to publish.
+    /// Returns the ways to publish in which it is measured.
     fn ways(&self) -> &'static [Way] {
-        &Way::ALL
+        &Way::USUAL
     }
 }
 

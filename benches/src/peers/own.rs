@@ -25,7 +25,7 @@ impl Peer for OneSend {
 
     fn ways(&self) -> &'static [Way] {
         // It joins the messages of a request, which is the least that can be done for them.
-        &[Way::One, Way::Batch]
+        &Way::USUAL
     }
 }
 
@@ -63,8 +63,8 @@ fn own(name: &str, place: &Place) -> Result<Command> {
 /// ws-cluster. Its clients are like browsers: authenticated by a cookie, resumable, in a group.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Ours {
-    /// The file in which several nodes find each other.
-    pub(crate) pool: Option<PathBuf>,
+    /// The URL of the pool in which several nodes find each other.
+    pub(crate) pool: Option<String>,
     /// Another build of its program, such as one of an earlier commit.
     pub(crate) program: Option<PathBuf>,
 }
@@ -73,6 +73,11 @@ pub(crate) struct Ours {
 const AROUND: usize = 52;
 
 impl Ours {
+    /// Returns the path of its program.
+    pub(crate) fn path() -> Result<PathBuf> {
+        program()
+    }
+
     /// Returns the bytes that publish within the server's process, through its control port.
     pub(crate) fn publish_to(target: &str, messages: usize) -> String {
         control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - AROUND))
@@ -124,6 +129,10 @@ impl Peer for Ours {
 
     fn one_port(&self) -> bool {
         true
+    }
+
+    fn ways(&self) -> &'static [Way] {
+        &Way::ALL
     }
 
     fn echo(&self) -> Option<String> {

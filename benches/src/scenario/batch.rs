@@ -33,7 +33,7 @@ pub(crate) fn measure(rounds: usize) -> Result<[Figures; 2]> {
         for (figures, (target, reached)) in figures.iter_mut().zip([("all", CLIENTS), ("user:nobody", 0)]) {
             let mut cost = |address, publish: String| -> Result<f64> {
                 let order = stage.all(publish, MESSAGES, rounds);
-                let order = FanOut { publish_to: Some(address), reached, answered: true, ..order };
+                let order = FanOut { publish_to: Some(address), reached, answers: 1, ..order };
                 let (cost, _) = stage.cost(&Order::FanOut(order))?;
                 Ok(cost.as_secs_f64() * 1e6 / rounds as f64)
             };

@@ -14,9 +14,11 @@ use crate::{
 /// Number of messages that are published together.
 pub(crate) const TOGETHER: usize = 16;
 
-/// Number of rounds, and of messages delivered, to warm up the server.
-const WARM_UP_ROUNDS: usize = 5;
-const WARM_UP: usize = 20_000;
+/// Number of messages delivered to warm up the server, in at least one round.
+const WARM_UP: usize = 40_000;
+
+/// Minimum number of rounds that are measured.
+const ROUNDS: usize = 3;
 
 /// The way in which messages are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +36,11 @@ pub(crate) enum Way {
 impl Way {
     pub(crate) const ALL: [Self; 4] = [Self::One, Self::Pipelined, Self::Connections, Self::Batch];
 
-    /// The ways of a server that has no request with several messages.
-    pub(crate) const SEPARATE: [Self; 3] = [Self::One, Self::Pipelined, Self::Connections];
+    /// The ways in which a server is measured if all ways to publish several messages cost it the same.
+    pub(crate) const USUAL: [Self; 2] = [Self::One, Self::Batch];
+
+    /// The same for a server that has no request with several messages.
+    pub(crate) const SEPARATE: [Self; 2] = [Self::One, Self::Pipelined];
 
     /// The ways in which several messages are published.
     pub(crate) const SEVERAL: [Self; 3] = [Self::Pipelined, Self::Connections, Self::Batch];
@@ -127,10 +132,10 @@ fn measure(stage: &mut Stage, peer: &dyn Peer, load: Load, seconds: f64) -> Resu
     };
     let order =
         |stage: &Stage, rounds| Order::FanOut(FanOut { connections, ..stage.all(publish.clone(), messages, rounds) });
-    let warm_up = order(stage, (WARM_UP / load.clients / messages).max(WARM_UP_ROUNDS));
+    let warm_up = order(stage, (WARM_UP / load.clients / messages).max(1));
     let (_, warm) = stage.cost(&warm_up)?;
     let each = warm.seconds / (warm.done as f64) * (load.clients * messages) as f64;
-    let order = order(stage, ((seconds / each) as usize).max(WARM_UP_ROUNDS));
+    let order = order(stage, ((seconds / each) as usize).max(ROUNDS));
     let (cost, report) = stage.cost(&order)?;
     let deliveries = report.done as f64;
     Ok(Figures {

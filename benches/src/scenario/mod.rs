@@ -14,11 +14,12 @@ use crate::{
 };
 
 pub(crate) mod batch;
-pub(crate) mod cluster;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fan_out;
 pub(crate) mod idle;
+pub(crate) mod locks;
+pub(crate) mod relay;
 pub(crate) mod slow;
 pub(crate) mod targets;
 
@@ -41,9 +42,14 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts both, each on its core.
     pub(crate) fn set(peer: &dyn Peer) -> Result<Self> {
-        let server = Running::start(peer, SERVER)?;
+        Self::set_on(peer, SERVER, CLIENTS)
+    }
+
+    /// Starts both on these cores, or on any core.
+    pub(crate) fn set_on(peer: &dyn Peer, server: Option<usize>, clients: Option<usize>) -> Result<Self> {
+        let server = Running::start(peer, server)?;
         let recipe = Recipe { port: server.port, ..peer.recipe() };
-        Ok(Self { server, load: Load::start(CLIENTS)?, recipe, introduction: peer.introduction(), clients: 0 })
+        Ok(Self { server, load: Load::start(clients)?, recipe, introduction: peer.introduction(), clients: 0 })
     }
 
     /// Connects the clients that are missing.

@@ -53,7 +53,7 @@ fn measure(
             publish_to: Some(stage.server.control),
             publishes: publishes.clone(),
             reached,
-            answered: true,
+            answers: 1,
             pause_micros: 0,
             ..stage.all(String::new(), 1, rounds)
         };

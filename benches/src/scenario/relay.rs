@@ -47,25 +47,14 @@ impl Cluster {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
         let peer = match size {
             1 => Ours::default(),
-            _ => Ours { pool: Some(directory.path().join("pool")), ..Ours::default() },
+            _ => {
+                let pool = format!("sqlite:{}", directory.path().join("pool").display());
+                Ours { pool: Some(pool), ..Ours::default() }
+            }
         };
         let mut nodes: Vec<Running> = (0..size).map(|_| Running::start(&peer, None)).collect::<Result<_>>()?;
-        let began = Instant::now();
-        loop {
-            let statuses: Vec<String> =
-                nodes.iter().map(|node| ask(node.control, "/status", "")).collect::<Result<_>>()?;
-            let whole = statuses.iter().all(|status| status.ends_with(&format!(" {size}")));
-            if let Some(master) = statuses.iter().position(|status| status.starts_with("true"))
-                && (whole || size == 1)
-            {
-                nodes.swap(0, master);
-                break;
-            }
-            if began.elapsed() > JOIN {
-                return Err(format!("the nodes do not find each other: {statuses:?}").into());
-            }
-            sleep(Duration::from_millis(100));
-        }
+        let master = joined(&nodes)?;
+        nodes.swap(0, master);
         Ok(Self { nodes, load: Load::start(None)?, _directory: directory })
     }
 
@@ -92,6 +81,24 @@ impl Cluster {
         let (warm_up, measured) = (order(rounds / 10 + 1), order(rounds));
         self.load.order(&warm_up)?;
         self.load.order(&measured)
+    }
+}
+
+/// Waits until nodes know each other. Returns the index of the master.
+pub(crate) fn joined(nodes: &[Running]) -> Result<usize> {
+    let began = Instant::now();
+    loop {
+        let statuses: Vec<String> = nodes.iter().map(|node| ask(node.control, "/status", "")).collect::<Result<_>>()?;
+        let whole = statuses.iter().all(|status| status.ends_with(&format!(" {}", nodes.len())));
+        if let Some(master) = statuses.iter().position(|status| status.starts_with("true"))
+            && (whole || nodes.len() == 1)
+        {
+            return Ok(master);
+        }
+        if began.elapsed() > JOIN {
+            return Err(format!("the nodes do not find each other: {statuses:?}").into());
+        }
+        sleep(Duration::from_millis(100));
     }
 }
 
