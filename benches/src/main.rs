@@ -1,6 +1,6 @@
 //! `benches compare` measures servers beside each other and prints one table. `benches goals` measures ours by its
-//! goals. The other commands are the programs that these two start: the load generator, one `send()` per socket, a plain
-//! server.
+//! goals, and `benches followers` what followers cost their master. The other commands are the programs that these start:
+//! the load generator, one `send()` per socket, a plain server.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -10,6 +10,7 @@ use clap::{Args, Parser, Subcommand};
 mod chart;
 mod cluster;
 mod compare;
+mod followers;
 mod goals;
 mod load;
 mod machine;
@@ -37,6 +38,8 @@ enum Command {
     Goals(Goals),
     /// Measures the way of a message through two nodes, of ws-cluster and of its relatives.
     Cluster(Through),
+    /// Measures what followers cost their master.
+    Followers(Followers),
     /// The load generator, which reads its orders from the standard input.
     #[command(hide = true)]
     Load,
@@ -126,6 +129,22 @@ struct Through {
     output: PathBuf,
 }
 
+#[derive(Args)]
+struct Followers {
+    /// Number of rounds; medians count.
+    #[arg(long, default_value_t = 5)]
+    rounds: usize,
+    /// Number of messages, one at a time. Eight times as many are published 64 at once.
+    #[arg(long, default_value_t = 1_500)]
+    messages: usize,
+    /// Another build of the program `ours`, which is measured in the same rounds.
+    #[arg(long)]
+    before: Option<PathBuf>,
+    /// Directory of `followers.md`.
+    #[arg(long, default_value = "target/bench")]
+    output: PathBuf,
+}
+
 impl Goals {
     /// Returns the server of the build before.
     fn before(&self) -> Option<peers::Ours> {
@@ -152,6 +171,7 @@ fn run(command: Command) -> Result<()> {
         Command::Compare(options) => compare::run(&options),
         Command::Goals(options) => goals::run(&options),
         Command::Cluster(options) => cluster::run(&options),
+        Command::Followers(options) => followers::run(&options),
         Command::Load => load::run(),
         Command::OneSend(ports) => one_send::run(ports.port, ports.control),
         Command::Plain { ports, buffer } => plain::run(ports.port, ports.control, buffer),

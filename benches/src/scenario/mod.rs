@@ -17,6 +17,7 @@ pub(crate) mod batch;
 pub(crate) mod connect;
 pub(crate) mod echo;
 pub(crate) mod fan_out;
+pub(crate) mod followers;
 pub(crate) mod idle;
 pub(crate) mod locks;
 pub(crate) mod relay;

@@ -34,9 +34,9 @@ const PAUSE: u64 = 5_000;
 const PUBLISHERS: usize = 64;
 const BATCH: usize = 64;
 
-struct Cluster {
+pub(super) struct Cluster {
     /// The nodes, the master first.
-    nodes: Vec<Running>,
+    pub(super) nodes: Vec<Running>,
     load: Load,
     _directory: TempDir,
 }
@@ -44,14 +44,14 @@ struct Cluster {
 impl Cluster {
     /// Starts nodes. The scheduler decides about their cores, as on a machine with other services.
     fn start(size: usize) -> Result<Self> {
+        Self::start_as(size, Ours::default())
+    }
+
+    /// Starts nodes of this build.
+    pub(super) fn start_as(size: usize, peer: Ours) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
-        let peer = match size {
-            1 => Ours::default(),
-            _ => {
-                let pool = format!("sqlite:{}", directory.path().join("pool").display());
-                Ours { pool: Some(pool), ..Ours::default() }
-            }
-        };
+        let pool = (size > 1).then(|| format!("sqlite:{}", directory.path().join("pool").display()));
+        let peer = Ours { pool, ..peer };
         let mut nodes: Vec<Running> = (0..size).map(|_| Running::start(&peer, None)).collect::<Result<_>>()?;
         let master = joined(&nodes)?;
         nodes.swap(0, master);

@@ -113,18 +113,27 @@ impl Context {
     }
 
     pub(super) fn send(&mut self, link: LinkId, body: Body) {
-        self.outputs.push_back(Output::Send { link, frame: Frame { term: self.term, body } });
+        self.send_to_all(vec![link], body);
+    }
+
+    /// Sends one frame over each of these links.
+    pub(super) fn send_to_all(&mut self, links: Vec<LinkId>, body: Body) {
+        if !links.is_empty() {
+            self.outputs.push_back(Output::Send { links, frame: Frame { term: self.term, body } });
+        }
     }
 
     /// Tells a peer the term and its master.
     pub(super) fn send_term(&mut self, link: LinkId) {
-        let master = self.master.and_then(|master| Some((master, self.address_of(master)?)));
-        self.send(link, Body::Term { master });
+        self.send(link, self.term_and_master());
     }
 
     pub(super) fn send_term_to_all(&mut self) {
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
-        links.into_iter().for_each(|link| self.send_term(link));
+        self.send_to_all(self.links.keys().copied().collect(), self.term_and_master());
+    }
+
+    fn term_and_master(&self) -> Body {
+        Body::Term { master: self.master.and_then(|master| Some((master, self.address_of(master)?))) }
     }
 
     fn address_of(&self, node: NodeId) -> Option<String> {

@@ -54,8 +54,9 @@ pub(super) struct Progress {
     /// The last entry that was sent, and the last that was acknowledged.
     sent: Seq,
     pub(super) acked: Seq,
-    /// The last entry and the size of each frame that it has not acknowledged.
+    /// The last entry and the size of each frame that it has not acknowledged, and the sum of the sizes.
     flight: VecDeque<(Seq, usize)>,
+    in_flight: usize,
     /// For how many ticks it has owed an acknowledgement. Ticks count only the time in which this process ran.
     owing: u32,
     /// The entry that it must hold to become a member.
@@ -63,6 +64,21 @@ pub(super) struct Progress {
     pub(super) joined: bool,
     /// The last `held` that it was sent.
     held: Seq,
+}
+
+/// The frame that a follower needs next: the entries after one, and the bytes that it may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct NextFrame {
+    after: Seq,
+    room: usize,
+}
+
+impl Progress {
+    /// Returns the frame that it needs next, or `None` if it lacks nothing or its window is full.
+    fn next(&self, cx: &Context) -> Option<NextFrame> {
+        let room = cx.batch.min(cx.window.saturating_sub(self.in_flight));
+        (self.sent < cx.log.last() && room > 0).then_some(NextFrame { after: self.sent, room })
+    }
 }
 
 impl Master {
@@ -156,6 +172,7 @@ impl Master {
             sent: if anew { base } else { agreed },
             acked: 0,
             flight: VecDeque::new(),
+            in_flight: 0,
             // A repeated join is no acknowledgement.
             owing: self.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owing),
             goal: cx.log.last(),
@@ -176,7 +193,9 @@ impl Master {
             return self.hang_up(cx, link);
         }
         follower.acked = seq;
-        follower.flight.retain(|(sent, _)| *sent > seq);
+        while let Some((_, size)) = follower.flight.pop_front_if(|(sent, _)| *sent <= seq) {
+            follower.in_flight -= size;
+        }
         follower.owing = 0;
         if !follower.joined && seq >= follower.goal {
             follower.joined = true;
@@ -214,24 +233,26 @@ impl Master {
         self.advance(cx);
     }
 
-    /// Sends a follower the entries that it lacks, as far as the window allows.
-    fn pump(&mut self, cx: &mut Context, peer: NodeId) {
+    /// Sends the followers the entries that they lack, as far as the window of each allows. Followers that need the same
+    /// entries next get one frame.
+    fn pump(&mut self, cx: &mut Context) {
+        // The log no longer has the entries that these need next.
+        let stranded = self.followers.values().filter(|follower| follower.sent < cx.log.base());
+        let stranded: Vec<LinkId> = stranded.map(|follower| follower.link).collect();
+        stranded.into_iter().for_each(|link| self.hang_up(cx, link));
         let held = self.held(cx);
-        let last = cx.log.last();
-        let Some(follower) = self.followers.get_mut(&peer) else { return };
-        let mut in_flight: usize = follower.flight.iter().map(|(_, size)| size).sum();
-        if follower.sent < cx.log.base() {
-            // The log no longer has the entries that it needs next.
-            let link = follower.link;
-            return self.hang_up(cx, link);
-        }
-        while follower.sent < last && in_flight < cx.window {
-            let (spans, entries, size) = cx.batch(follower.sent, cx.window - in_flight);
-            follower.sent = entries.last().map_or(last, |entry| entry.seq);
-            follower.flight.push_back((follower.sent, size));
-            follower.held = held;
-            in_flight += size;
-            cx.send(follower.link, Body::Append { spans, entries, held });
+        while let Some(next) = self.followers.values().find_map(|follower| follower.next(cx)) {
+            let (spans, entries, size) = cx.batch(next.after, next.room);
+            let sent = entries.last().map_or(cx.log.last(), |entry| entry.seq);
+            let mut links = Vec::with_capacity(self.followers.len());
+            for follower in self.followers.values_mut().filter(|follower| follower.next(cx) == Some(next)) {
+                follower.sent = sent;
+                follower.flight.push_back((sent, size));
+                follower.in_flight += size;
+                follower.held = held;
+                links.push(follower.link);
+            }
+            cx.send_to_all(links, Body::Append { spans, entries, held });
         }
     }
 
@@ -308,8 +329,7 @@ impl Master {
             self.proposed = proposal.id.counter;
             self.sequence(cx, proposals);
         }
-        let peers: Vec<NodeId> = self.followers.keys().copied().collect();
-        peers.into_iter().for_each(|peer| self.pump(cx, peer));
+        self.pump(cx);
     }
 
     /// Ends a collection that has taken too long, trims, and tells followers what all members hold.
@@ -324,7 +344,7 @@ impl Master {
     fn enforce_retention(&mut self, cx: &mut Context) {
         let surplus = cx.log.surplus(cx.now);
         let held = self.held(cx);
-        let mut laggards = Vec::new();
+        let (mut laggards, mut outdated) = (Vec::new(), Vec::new());
         for follower in self.followers.values_mut() {
             let owes = !follower.flight.is_empty() || !follower.joined;
             follower.owing = if owes { follower.owing + 1 } else { 0 };
@@ -334,9 +354,10 @@ impl Master {
             }
             if follower.joined && follower.held < held {
                 follower.held = held;
-                cx.send(follower.link, Body::Append { spans: Vec::new(), entries: Vec::new(), held });
+                outdated.push(follower.link);
             }
         }
+        cx.send_to_all(outdated, Body::Append { spans: Vec::new(), entries: Vec::new(), held });
         laggards.into_iter().for_each(|link| self.hang_up(cx, link));
         cx.trim(self.held(cx));
     }

@@ -5,10 +5,10 @@ use crate::{Announcement, Frame, Lease, LinkId, LogPosition, NodeId, PoolView, P
 /// An instruction to the driver.
 #[derive(Debug)]
 pub enum Output {
-    /// Send this frame over this link.
+    /// Send this frame over each of these links. The driver encodes it once.
     Send {
-        /// The link to send over.
-        link: LinkId,
+        /// The links to send over. There is at least one.
+        links: Vec<LinkId>,
         /// The frame to send.
         frame: Frame,
     },

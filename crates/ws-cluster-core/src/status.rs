@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{Core, NodeId, Role, Term, master::Progress, pool_side::Trouble};
+use crate::{Core, NodeId, NodeRow, Role, Term, master::Progress, pool_side::Trouble};
 
 /// The state of a node in its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -125,6 +125,14 @@ impl fmt::Display for Degraded {
 impl Core {
     /// Returns the state of this node.
     pub fn status(&self) -> Status {
+        let mut status = Status::default();
+        self.update_status(&mut status);
+        status
+    }
+
+    /// Sets a status to the state of this node. This allocates nothing while the nodes of the pool stay the same, so a
+    /// driver can do it after each event.
+    pub fn update_status(&self, status: &mut Status) {
         let cx = &self.cx;
         let master = match &self.role {
             Role::Master(master) => master.is_serving().then_some(cx.me),
@@ -145,14 +153,20 @@ impl Core {
             Role::Master(master) if master.is_deserted(cx) => Some(Degraded::Alone),
             _ => None,
         };
-        let nodes = cx.live_rows().map(|row| NodeStatus {
-            node: row.node,
-            address: row.address.clone(),
-            member: row.joined == Some(cx.term),
-        });
+        let is_member = |row: &NodeRow| row.joined == Some(cx.term);
+        let shown = status.nodes.iter().map(|shown| (shown.node, shown.address.as_str(), shown.member));
+        if !cx.live_rows().map(|row| (row.node, row.address.as_str(), is_member(row))).eq(shown) {
+            let nodes = cx.live_rows().map(|row| NodeStatus {
+                node: row.node,
+                address: row.address.clone(),
+                member: is_member(row),
+            });
+            status.nodes = nodes.collect();
+        }
         // A client that connects before the first entry would have no position.
-        let ready = cx.ready && cx.delivered > 0;
-        Status { ready, term: cx.term, master, degraded, cause: None, dropped: cx.dropped, nodes: nodes.collect() }
+        status.ready = cx.ready && cx.delivered > 0;
+        (status.term, status.master, status.degraded) = (cx.term, master, degraded);
+        (status.cause, status.dropped) = (None, cx.dropped);
     }
 
     /// Returns the followers, if this node is the master.

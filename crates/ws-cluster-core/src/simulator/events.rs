@@ -171,7 +171,7 @@ impl World {
             clients.output(place, &output);
         }
         match output {
-            Output::Send { link, frame } => self.send(place, link, frame),
+            Output::Send { links, frame } => links.into_iter().for_each(|link| self.send(place, link, frame.clone())),
             Output::Dial { node, address } => self.dial(place, node, &address),
             Output::Hangup { link } => {
                 if let Some(end) = self.nodes[place].ends.remove(&link) {

@@ -336,6 +336,7 @@ pub(crate) async fn start(
         pool,
         hub,
         status: Arc::new(status),
+        presented: Status::default(),
         events: events.downgrade(),
         shared: shared.clone(),
         links: HashMap::new(),

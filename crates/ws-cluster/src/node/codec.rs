@@ -10,7 +10,7 @@ use ws_cluster_core::{Body, Entry, Frame, Join, Lineage, NodeId, Proposal, Publi
 mod schema;
 
 use schema as pb;
-pub(crate) use schema::{Greeting, Note, Outcome, Packet, Proof, Publish, Welcome};
+pub(crate) use schema::{Greeting, Note, Outcome, Proof, Publish, Welcome};
 
 /// The oldest and the newest version of the link protocol that this code speaks. Version 1 did not authenticate
 /// packets, so no node speaks it any more.
@@ -37,9 +37,27 @@ fn absent(what: &str) -> PacketError {
     PacketError(format!("no {what}"))
 }
 
-/// Joins frames and notes into one packet.
-pub(crate) fn packet(frames: Vec<Frame>, notes: Vec<Note>) -> Packet {
-    Packet { frames: into_all(frames), notes }
+/// An encoded frame or note. The parts of a packet in a row are the encoded packet, so a part is encoded once for all
+/// links, and its clones share the bytes.
+#[derive(Clone, Debug)]
+pub(crate) struct PacketPart(Bytes);
+
+impl PacketPart {
+    pub(crate) fn frame(frame: Frame) -> Self {
+        Self::encode(pb::Packet { frames: vec![frame.into()], notes: Vec::new() })
+    }
+
+    pub(crate) fn note(note: Note) -> Self {
+        Self::encode(pb::Packet { frames: Vec::new(), notes: vec![note] })
+    }
+
+    fn encode(packet: pb::Packet) -> Self {
+        Self(packet.encode_to_vec().into())
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Decodes the frames and notes of a packet. Contents are copied, so that none keeps a whole packet in memory. Bodies
@@ -282,25 +300,45 @@ mod tests {
         bodies.into_iter().map(|body| Frame { term: 7, body }).collect()
     }
 
+    /// Returns the bytes of a packet.
+    fn packet(frames: Vec<Frame>, notes: Vec<Note>) -> Vec<u8> {
+        pb::Packet { frames: into_all(frames), notes }.encode_to_vec()
+    }
+
     #[test]
     fn every_frame_comes_back_as_it_was() {
         let frames = frames();
         let note = Note { origin: id(NODE), to: Bytes::new(), relayed: true, content: Bytes::from_static(b"note") };
-        let encoded = packet(frames.clone(), vec![note.clone()]).encode_to_vec();
+        let encoded = packet(frames.clone(), vec![note.clone()]);
         assert_eq!(decode_packet(&encoded).ok(), Some((frames, vec![note])));
-        let heartbeat = packet(Vec::new(), Vec::new()).encode_to_vec();
+        let heartbeat = packet(Vec::new(), Vec::new());
         assert_eq!(decode_packet(&heartbeat).ok(), Some((Vec::new(), Vec::new())));
         assert!(heartbeat.is_empty());
     }
 
     #[test]
+    fn parts_in_a_row_are_a_packet() {
+        let frames = frames();
+        let note = Note { origin: id(NODE), to: Bytes::new(), relayed: false, content: Bytes::from_static(b"note") };
+        let mut parts: Vec<PacketPart> = frames.iter().cloned().map(PacketPart::frame).collect();
+        parts.push(PacketPart::note(note.clone()));
+        let joined: Vec<u8> = parts.iter().flat_map(PacketPart::bytes).copied().collect();
+        assert_eq!(joined, packet(frames.clone(), vec![note.clone()]), "what earlier versions send and expect");
+        // Frames and notes go into a link's queue in any order.
+        parts.rotate_right(3);
+        let mut mixed = frames;
+        mixed.rotate_right(2);
+        let joined: Vec<u8> = parts.iter().flat_map(PacketPart::bytes).copied().collect();
+        assert_eq!(decode_packet(&joined).ok(), Some((mixed, vec![note])));
+    }
+
+    #[test]
     fn a_hostile_packet_is_refused_or_means_one_thing() {
-        let corpus: Vec<Vec<u8>> =
-            frames().into_iter().map(|frame| packet(vec![frame], Vec::new()).encode_to_vec()).collect();
+        let corpus: Vec<Vec<u8>> = frames().into_iter().map(|frame| packet(vec![frame], Vec::new())).collect();
         let corpus: Vec<&[u8]> = corpus.iter().map(Vec::as_slice).collect();
         crate::fuzz::search(&corpus, |input| {
             let Ok((frames, notes)) = decode_packet(input) else { return Ok(()) };
-            let again = decode_packet(&packet(frames.clone(), notes.clone()).encode_to_vec());
+            let again = decode_packet(&packet(frames.clone(), notes.clone()));
             if again.as_ref().is_ok_and(|(came, told)| (came, told) == (&frames, &notes)) {
                 Ok(())
             } else {

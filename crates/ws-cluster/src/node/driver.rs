@@ -16,7 +16,7 @@ use tokio::{
 
 use super::{
     Delivery, DeliverySink, Failure, Shared,
-    codec::Note,
+    codec::{Note, PacketPart},
     link::{FrameSender, LinkError},
     notes::{CoreView, Told},
 };
@@ -98,6 +98,8 @@ pub(super) struct Driver {
     pub(super) pool: Arc<dyn Pool>,
     pub(super) hub: Arc<dyn DeliverySink>,
     pub(super) status: Arc<watch::Sender<Status>>,
+    /// The status as `status` has it, or is about to.
+    pub(super) presented: Status,
     /// A weak sender: the driver ends with the last handle, and the tasks that it started do not keep it running.
     pub(super) events: mpsc::WeakSender<Event>,
     pub(super) shared: Arc<Shared>,
@@ -244,17 +246,7 @@ impl Driver {
     async fn carry_out_outputs(&mut self) {
         while let Some(output) = self.core.poll_output() {
             match output {
-                Output::Send { link, frame } => {
-                    let is_cut = self.links.get(&link).is_some_and(|link| {
-                        trace_relay(link.peer, &frame);
-                        !link.sender.send(frame)
-                    });
-                    if is_cut {
-                        tracing::warn!(link, "a peer reads too slowly and is cut");
-                        self.links.remove(&link);
-                        self.core.handle_link_down(now(), link);
-                    }
-                }
+                Output::Send { links, frame } => self.send(&links, frame),
                 Output::Dial { node, address } => self.dial(node, address),
                 Output::Hangup { link } => drop(self.links.remove(&link)),
                 Output::Query(query) => self.ask(query),
@@ -308,19 +300,36 @@ impl Driver {
             }
         }
         self.hub.write();
-        let status = self.present_status();
+        self.update_presented();
+        let status = &self.presented;
         self.status.send_if_modified(|known| {
-            let changed = *known != status;
+            if known == status {
+                return false;
+            }
             if known.master != status.master || known.term != status.term {
                 tracing::info!(term = status.term, master = ?status.master, "the cluster changed");
             }
             // Every node begins without a master, so that is not logged.
             if *known != Status::default() {
-                self.log_degradation(known, &status);
+                self.log_degradation(known, status);
             }
-            *known = status;
-            changed
+            known.clone_from(status);
+            true
         });
+    }
+
+    /// Encodes a frame, and adds it to the queue of each of these links.
+    fn send(&mut self, links: &[LinkId], frame: Frame) {
+        let peers = links.iter().filter_map(|link| self.links.get(link)).map(|link| link.peer);
+        trace_relays(peers, &frame);
+        let frame = PacketPart::frame(frame);
+        for &link in links {
+            if self.links.get(&link).is_some_and(|link| !link.sender.send(frame.clone())) {
+                tracing::warn!(link, "a peer reads too slowly and is cut");
+                self.links.remove(&link);
+                self.core.handle_link_down(now(), link);
+            }
+        }
     }
 
     /// Answers a publish that is not accepted.
@@ -351,9 +360,10 @@ impl Driver {
         }
     }
 
-    /// Returns the core's status, with the facts that only the driver knows.
-    fn present_status(&self) -> Status {
-        let mut status = self.core.status();
+    /// Sets `presented` to the core's status, with the facts that only the driver knows.
+    fn update_presented(&mut self) {
+        let status = &mut self.presented;
+        self.core.update_status(status);
         if self.core.has_pool_trouble() {
             status.cause.clone_from(&self.cause);
         }
@@ -363,7 +373,6 @@ impl Driver {
         if let Some(failure) = &*self.failure.borrow() {
             (status.ready, status.degraded) = (false, Some(failure.degraded()));
         }
-        status
     }
 
     /// Sends the event that a future results in to the driver, unless the driver is gone.
@@ -382,19 +391,21 @@ fn note_unsettled(stats: &Stats, since: Instant, outcome: PublishOutcome) {
     stats.metered.note(|counts| counts.unsettled[outcome as usize].observe(now().saturating_duration_since(since)));
 }
 
-/// Gives each publish in a frame to `peer` a span `relay`, with the fields that the spans of its publish and of its
-/// deliveries have.
-fn trace_relay(peer: NodeId, frame: &Frame) {
+/// Gives each publish in a frame a span `relay` for each of these peers, with the fields that the spans of its publish
+/// and of its deliveries have.
+fn trace_relays(peers: impl Iterator<Item = NodeId>, frame: &Frame) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
-    let trace = |proposal: &Proposal| {
-        let (origin, counter) = (proposal.id.origin, proposal.id.counter);
-        tracing::debug_span!("relay", ?origin, counter, ?peer).in_scope(|| tracing::debug!("sent"));
-    };
-    match &frame.body {
-        Body::Propose(proposals) => proposals.iter().for_each(trace),
-        Body::Append { entries, .. } => entries.iter().map(|entry| &entry.proposal).for_each(trace),
-        _ => {}
+    for peer in peers {
+        let trace = |proposal: &Proposal| {
+            let (origin, counter) = (proposal.id.origin, proposal.id.counter);
+            tracing::debug_span!("relay", ?origin, counter, ?peer).in_scope(|| tracing::debug!("sent"));
+        };
+        match &frame.body {
+            Body::Propose(proposals) => proposals.iter().for_each(trace),
+            Body::Append { entries, .. } => entries.iter().map(|entry| &entry.proposal).for_each(trace),
+            _ => {}
+        }
     }
 }

@@ -30,7 +30,7 @@ use tungstenite::{
 
 use crate::{
     io::Stream,
-    node::codec::{Greeting, Note, Proof, VERSIONS, Welcome, decode_packet, negotiate, packet},
+    node::codec::{Greeting, Note, PacketPart, Proof, VERSIONS, Welcome, decode_packet, negotiate},
     random,
 };
 use ws_cluster_core::{Frame, NodeId};
@@ -187,6 +187,11 @@ impl<S: Stream> LinkWriter<S> {
     /// Sends one packet.
     pub(crate) async fn write(&mut self, packet: &impl prost::Message) -> Result<(), LinkError> {
         Ok(self.sink.send(Message::Binary(self.sealer.seal(packet))).await?)
+    }
+
+    /// Sends these frames and notes as one packet.
+    async fn write_parts(&mut self, parts: &[PacketPart]) -> Result<(), LinkError> {
+        Ok(self.sink.send(Message::Binary(self.sealer.seal_parts(parts))).await?)
     }
 
     /// Sends an empty packet, which tells the peer that this side is alive.
@@ -401,30 +406,14 @@ async fn read<S: Stream, M: prost::Message + Default>(socket: &mut Socket<S>) ->
 #[derive(Debug)]
 pub(crate) struct FrameSender {
     /// Unbounded, since the core must not wait. `queue` limits the bytes by cutting the link.
-    waiting: mpsc::UnboundedSender<Waiting>,
+    waiting: mpsc::UnboundedSender<PacketPart>,
     queue: Arc<Queue>,
 }
 
 /// The receiving end of a link's queue of frames and notes.
 pub(crate) struct FrameReceiver {
-    waiting: mpsc::UnboundedReceiver<Waiting>,
+    waiting: mpsc::UnboundedReceiver<PacketPart>,
     queue: Arc<Queue>,
-}
-
-#[derive(Debug)]
-enum Waiting {
-    Frame(Frame),
-    Note(Note),
-}
-
-impl Waiting {
-    fn size(&self) -> usize {
-        const HEADER: usize = 64;
-        match self {
-            Self::Frame(frame) => frame.size(),
-            Self::Note(note) => HEADER + note.content.len(),
-        }
-    }
 }
 
 #[derive(Debug)]
@@ -445,20 +434,19 @@ pub(crate) fn queue(limit: usize) -> (FrameSender, FrameReceiver) {
 
 impl FrameSender {
     /// Adds a frame to the queue. Returns false if the link is gone, or is cut because its peer reads too slowly.
-    pub(crate) fn send(&self, frame: Frame) -> bool {
-        let size = frame.size();
+    pub(crate) fn send(&self, frame: PacketPart) -> bool {
+        let size = frame.bytes().len();
         let waiting = self.queue.size.fetch_add(size, Ordering::Relaxed);
         if waiting > 0 && waiting + size > self.queue.limit {
             self.queue.cut.notify_one();
             return false;
         }
-        self.waiting.send(Waiting::Frame(frame)).is_ok()
+        self.waiting.send(frame).is_ok()
     }
 
     /// Adds a note to the queue, unless much waits in it.
-    pub(crate) fn tell(&self, note: Note) {
-        let note = Waiting::Note(note);
-        let size = note.size();
+    pub(crate) fn tell(&self, note: PacketPart) {
+        let size = note.bytes().len();
         if self.queue.size.load(Ordering::Relaxed) + size <= NOTES_ROOM {
             self.queue.size.fetch_add(size, Ordering::Relaxed);
             // If the link is gone, the driver learns so elsewhere.
@@ -468,19 +456,17 @@ impl FrameSender {
 }
 
 impl FrameReceiver {
-    /// Returns the waiting frames and notes, as many as fit into a packet, and their size, or `None` if no more come.
-    async fn gather(&mut self) -> Option<(Vec<Frame>, Vec<Note>, usize)> {
-        let (mut frames, mut notes, mut size) = (Vec::new(), Vec::new(), 0);
+    /// Moves the waiting frames and notes to `parts`, as many as fit into a packet, and returns their size, or `None` if
+    /// no more come.
+    async fn gather(&mut self, parts: &mut Vec<PacketPart>) -> Option<usize> {
+        let mut size = 0;
         let mut next = Some(self.waiting.recv().await?);
-        while let Some(waiting) = next {
-            size += waiting.size();
-            match waiting {
-                Waiting::Frame(frame) => frames.push(frame),
-                Waiting::Note(note) => notes.push(note),
-            }
+        while let Some(part) = next {
+            size += part.bytes().len();
+            parts.push(part);
             next = if size < PACKET_BYTES { self.waiting.try_recv().ok() } else { None };
         }
-        Some((frames, notes, size))
+        Some(size)
     }
 }
 
@@ -497,14 +483,16 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
     let queue = outgoing.queue.clone();
     let writing = async {
         let mut beat = interval(heartbeat);
+        let mut parts = Vec::new();
         loop {
             tokio::select! {
-                gathered = outgoing.gather() => {
-                    let Some((frames, notes, size)) = gathered else {
+                gathered = outgoing.gather(&mut parts) => {
+                    let Some(size) = gathered else {
                         writer.close().await;
                         return Ok(());
                     };
-                    writer.write(&packet(frames, notes)).await?;
+                    writer.write_parts(&parts).await?;
+                    parts.clear();
                     outgoing.queue.size.fetch_sub(size, Ordering::Relaxed);
                 }
                 _ = beat.tick() => writer.write_heartbeat().await?,

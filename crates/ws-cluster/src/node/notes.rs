@@ -4,7 +4,10 @@
 
 use bytes::Bytes;
 
-use super::{codec::Note, driver::Driver};
+use super::{
+    codec::{Note, PacketPart},
+    driver::Driver,
+};
 use ws_cluster_core::{FollowerStatus, LinkId, LogStatus, NodeId};
 
 /// A note of another node.
@@ -43,6 +46,7 @@ impl Driver {
     pub(super) fn tell(&self, note: &Note) {
         let direct = self.links.values().any(|link| *note.to == *link.peer.as_bytes());
         let links = self.links.values().filter(|link| !direct || *note.to == *link.peer.as_bytes());
+        let note = PacketPart::note(note.clone());
         links.for_each(|link| link.sender.tell(note.clone()));
     }
 
@@ -58,7 +62,8 @@ impl Driver {
         if !note.relayed && *note.to != *me.as_bytes() && self.status.borrow().master == Some(me) {
             let others =
                 self.links.iter().filter(|(id, link)| **id != over && link.peer != origin && is_for(link.peer));
-            others.for_each(|(_, link)| link.sender.tell(Note { relayed: true, ..note.clone() }));
+            let note = PacketPart::note(Note { relayed: true, ..note.clone() });
+            others.for_each(|(_, link)| link.sender.tell(note.clone()));
         }
         if is_for(me) {
             // If the receiver is busy, the note is dropped.

@@ -7,6 +7,7 @@
 use bytes::Bytes;
 
 use super::LinkError;
+use crate::node::codec::PacketPart;
 
 /// Size of the MAC of a packet, in bytes.
 const MAC_SIZE: usize = blake3::OUT_LEN;
@@ -39,6 +40,18 @@ impl PacketSealer {
     pub(super) fn seal(&mut self, packet: &impl prost::Message) -> Bytes {
         let mut bytes = Vec::with_capacity(packet.encoded_len() + MAC_SIZE);
         packet.encode(&mut bytes).expect("a Vec has room for every packet");
+        self.finish(bytes)
+    }
+
+    /// Returns the packet of these parts with its MAC.
+    pub(super) fn seal_parts(&mut self, parts: &[PacketPart]) -> Bytes {
+        let size: usize = parts.iter().map(|part| part.bytes().len()).sum();
+        let mut bytes = Vec::with_capacity(size + MAC_SIZE);
+        parts.iter().for_each(|part| bytes.extend_from_slice(part.bytes()));
+        self.finish(bytes)
+    }
+
+    fn finish(&mut self, mut bytes: Vec<u8>) -> Bytes {
         let mac = self.0.next_mac(&bytes);
         bytes.extend_from_slice(mac.as_bytes());
         bytes.into()
