@@ -30,6 +30,11 @@ pub(super) struct Upstream {
     /// one.
     proposed: u64,
     acked: Seq,
+    /// The bytes of the entries after `acked`.
+    unacked: usize,
+    /// True if the master does not need each acknowledgement at once, and true if one is due all the same.
+    defers: bool,
+    is_ack_due: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -167,6 +172,7 @@ impl Follower {
         if !self.is_upstream(link) {
             return;
         }
+        self.upstream.unacked += entries.iter().map(|entry| entry.proposal.size()).sum::<usize>();
         if !cx.extend(spans, entries) {
             return self.hang_up(cx, link);
         }
@@ -178,6 +184,12 @@ impl Follower {
         if self.is_upstream(link) {
             self.upstream.stage = JoinStage::Joined;
             cx.ready = cx.draining.is_none();
+        }
+    }
+
+    pub(super) fn handle_defer(&mut self, link: LinkId, defer: bool) {
+        if self.is_upstream(link) {
+            self.upstream.defers = defer;
         }
     }
 
@@ -206,13 +218,10 @@ impl Follower {
         }
     }
 
-    /// Acknowledges the entries and proposes the own publishes that have gathered since the last flush.
+    /// Acknowledges entries, and proposes the own publishes that have gathered since the last flush.
     pub(super) fn flush(&mut self, cx: &mut Context) {
         let Some(link) = self.upstream.link.filter(|_| self.is_welcomed()) else { return };
-        let last = cx.log.last();
-        if std::mem::replace(&mut self.upstream.acked, last) < last {
-            cx.send(link, Body::Ack { seq: last });
-        }
+        self.acknowledge(cx, link);
         let proposals: Vec<Proposal> = cx.pending.pending_after(self.upstream.proposed).cloned().collect();
         if let Some(proposal) = proposals.last() {
             self.upstream.proposed = proposal.id.counter;
@@ -220,9 +229,22 @@ impl Follower {
         cx.propose(link, proposals);
     }
 
+    /// Acknowledges the entries that it holds, unless the master lets it do so later. It does so before the entries fill
+    /// the master's window.
+    fn acknowledge(&mut self, cx: &mut Context, link: LinkId) {
+        let upstream = &mut self.upstream;
+        let is_due = std::mem::take(&mut upstream.is_ack_due) || upstream.unacked >= cx.window / 4;
+        let last = cx.log.last();
+        if upstream.acked < last && (is_due || !upstream.defers) {
+            (upstream.acked, upstream.unacked) = (last, 0);
+            cx.send(link, Body::Ack { seq: last });
+        }
+    }
+
     /// Tries to reach the master again, takes part in an election, and repeats a join that was not answered.
     pub(super) fn tick(&mut self, cx: &mut Context) {
         self.candidacy.forget_promises(cx);
+        self.upstream.is_ack_due = true;
         if cx.draining.is_none() {
             // An open link to the master may be one over which this node has not joined: two nodes that dialled each
             // other have two links, and the one it had joined over has ended.

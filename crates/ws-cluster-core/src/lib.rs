@@ -20,6 +20,7 @@
 //! | `membership`, `pool_side`, `lease`, `sightings` | what the pool says, and which query is next |
 //! | `election`, `takeover`, `shutdown` | who is master, how a new master begins, and how a node leaves |
 //! | `master`, `follower`, `order` | the two roles: the way of a message into and through the log |
+//! | `acknowledgers` | which followers acknowledge at once |
 //! | `tables` | the pool's rules in memory |
 //! | `simulator` (feature `simulator`) | many cores on a virtual clock, with faults from a seed |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+mod acknowledgers;
 mod config;
 mod context;
 mod delivered;
@@ -147,7 +149,9 @@ impl Core {
         if frame.term > self.cx.term {
             let master = match &frame.body {
                 Body::Term { master } => master.as_ref().map(|(master, _)| *master),
-                Body::Fetch { .. } | Body::Welcome { .. } | Body::Append { .. } | Body::Joined => Some(peer),
+                Body::Fetch { .. } | Body::Welcome { .. } | Body::Append { .. } | Body::Joined | Body::Defer(_) => {
+                    Some(peer)
+                }
                 Body::Promise | Body::Join(_) | Body::Tail { .. } | Body::Ack { .. } | Body::Propose(_) => None,
             };
             self.follow(frame.term, master);
@@ -166,6 +170,7 @@ impl Core {
                 }
                 Body::Append { spans, entries, held } => follower.handle_append(cx, link, &spans, entries, held),
                 Body::Joined => follower.handle_joined(cx, link),
+                Body::Defer(defer) => follower.handle_defer(link, defer),
                 // The others are for a master.
                 _ => {}
             },

@@ -1,5 +1,6 @@
 //! The master's side: it lets nodes join, appends publishes to the log, sends entries to followers, and delivers the
-//! entries that enough nodes hold. `takeover` is how a node becomes a serving master.
+//! entries that enough nodes hold. `takeover` is how a node becomes a serving master, and `acknowledgers` which followers
+//! acknowledge at once.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -10,6 +11,9 @@ use super::{Body, Entry, Join, LinkId, NodeId, Proposal, Seq, TICK, context::Con
 
 /// Age of the last view from which a waiting publish asks for another read.
 const SOON: Duration = Duration::from_millis(100);
+
+/// For how many ticks a member may owe an acknowledgement, or hold back the trimming of the log.
+pub(super) const PATIENCE: u32 = 2;
 
 /// The state of a master.
 #[derive(Debug)]
@@ -22,6 +26,7 @@ pub(super) struct Master {
     pub(super) expected: BTreeSet<NodeId>,
     /// When the last link to a follower was lost.
     deserted: Instant,
+    pub(super) trial: Trial,
     /// Nodes that were members in this term or the last, and are not now.
     absent: BTreeSet<NodeId>,
     /// Own publishes up to this counter are in the log.
@@ -45,6 +50,15 @@ pub(super) enum MasterPhase {
     HandedOver,
 }
 
+/// The next change of the members that acknowledge at once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Trial {
+    /// All members acknowledge at once. Ends after this many ticks.
+    Running(u32),
+    /// Begins after this many ticks.
+    Waiting(u32),
+}
+
 /// What the master knows of a follower.
 #[derive(Debug)]
 pub(super) struct Progress {
@@ -54,11 +68,16 @@ pub(super) struct Progress {
     /// The last entry that was sent, and the last that was acknowledged.
     sent: Seq,
     pub(super) acked: Seq,
-    /// The last entry and the size of each frame that it has not acknowledged, and the sum of the sizes.
-    flight: VecDeque<(Seq, usize)>,
+    /// The frames that it has not acknowledged, and the sum of their sizes.
+    pub(super) flight: VecDeque<InFlight>,
     in_flight: usize,
     /// For how many ticks it has owed an acknowledgement. Ticks count only the time in which this process ran.
-    owing: u32,
+    pub(super) owing: u32,
+    /// For how many ticks it has held back the trimming of the log.
+    behind: u32,
+    /// True if it acknowledges at once, and the shortest time that it took in the last trial.
+    pub(super) prompt: bool,
+    pub(super) delay: Option<Duration>,
     /// The entry that it must hold to become a member.
     goal: Seq,
     pub(super) joined: bool,
@@ -81,6 +100,14 @@ impl Progress {
     }
 }
 
+/// A frame that a follower has not acknowledged.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    pub(super) last: Seq,
+    size: usize,
+    pub(super) sent: Instant,
+}
+
 impl Master {
     /// Makes a master that waits for the logs of the members of the last term.
     pub(super) fn new(cx: &Context) -> Self {
@@ -93,6 +120,7 @@ impl Master {
             absent: last_term_members.iter().copied().chain(cx.predecessor).collect(),
             expected: last_term_members,
             deserted: cx.now,
+            trial: Trial::Waiting(0),
             proposed: 0,
         }
     }
@@ -110,7 +138,7 @@ impl Master {
         self.followers.contains_key(&node) || self.expected.contains(&node)
     }
 
-    fn members(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
+    pub(super) fn members(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
         self.followers.iter().filter(|(_, follower)| follower.joined).map(|(&node, follower)| (node, follower))
     }
 
@@ -173,6 +201,9 @@ impl Master {
             acked: 0,
             flight: VecDeque::new(),
             in_flight: 0,
+            behind: 0,
+            prompt: true,
+            delay: None,
             // A repeated join is no acknowledgement.
             owing: self.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owing),
             goal: cx.log.last(),
@@ -193,8 +224,12 @@ impl Master {
             return self.hang_up(cx, link);
         }
         follower.acked = seq;
-        while let Some((_, size)) = follower.flight.pop_front_if(|(sent, _)| *sent <= seq) {
-            follower.in_flight -= size;
+        while let Some(frame) = follower.flight.pop_front_if(|frame| frame.last <= seq) {
+            follower.in_flight -= frame.size;
+            if follower.prompt {
+                let delay = cx.since(frame.sent);
+                follower.delay = Some(follower.delay.map_or(delay, |shortest| shortest.min(delay)));
+            }
         }
         follower.owing = 0;
         if !follower.joined && seq >= follower.goal {
@@ -203,6 +238,7 @@ impl Master {
             self.absent.remove(&peer);
             cx.pool.lost.remove(&peer);
             cx.send(link, Body::Joined);
+            self.begin_trial(cx);
         }
         self.advance(cx);
     }
@@ -247,7 +283,7 @@ impl Master {
             let mut links = Vec::with_capacity(self.followers.len());
             for follower in self.followers.values_mut().filter(|follower| follower.next(cx) == Some(next)) {
                 follower.sent = sent;
-                follower.flight.push_back((sent, size));
+                follower.flight.push_back(InFlight { last: sent, size, sent: cx.now });
                 follower.in_flight += size;
                 follower.held = held;
                 links.push(follower.link);
@@ -309,6 +345,8 @@ impl Master {
             self.absent.insert(peer);
             self.deserted = cx.now;
             cx.pool.lose(peer);
+            // It may have been one of the few that acknowledge at once.
+            self.begin_trial(cx);
         }
         if cx.link_to(peer).is_none() {
             self.expected.remove(&peer);
@@ -337,6 +375,7 @@ impl Master {
         self.tick_takeover(cx);
         // This comes first, because a follower that it removes may be what shows that this master is not alone.
         self.enforce_retention(cx);
+        self.tick_trial(cx);
         self.advance(cx);
     }
 
@@ -344,12 +383,15 @@ impl Master {
     fn enforce_retention(&mut self, cx: &mut Context) {
         let surplus = cx.log.surplus(cx.now);
         let held = self.held(cx);
-        let (mut laggards, mut outdated) = (Vec::new(), Vec::new());
+        let (mut laggards, mut outdated, mut is_deferring) = (Vec::new(), Vec::new(), false);
         for follower in self.followers.values_mut() {
             let owes = !follower.flight.is_empty() || !follower.joined;
             follower.owing = if owes { follower.owing + 1 } else { 0 };
             // A node may send heartbeats and do nothing else. While it counts as alive, this master accepts nothing.
-            if (follower.joined && follower.acked < surplus) || TICK * follower.owing > cx.config.lease {
+            let holds_back = follower.joined && follower.acked < surplus;
+            follower.behind = if holds_back { follower.behind + 1 } else { 0 };
+            is_deferring |= holds_back && !follower.prompt;
+            if follower.behind > PATIENCE || TICK * follower.owing > cx.config.lease {
                 laggards.push(follower.link);
             }
             if follower.joined && follower.held < held {
@@ -359,6 +401,10 @@ impl Master {
         }
         cx.send_to_all(outdated, Body::Append { spans: Vec::new(), entries: Vec::new(), held });
         laggards.into_iter().for_each(|link| self.hang_up(cx, link));
+        if is_deferring {
+            // Perhaps it holds the entries and has not said so yet.
+            self.begin_trial(cx);
+        }
         cx.trim(self.held(cx));
     }
 }

@@ -47,7 +47,8 @@ pub struct FollowerStatus {
     pub node: NodeId,
     /// True if it is a member. Others are still sent the log.
     pub member: bool,
-    /// The number of entries that it has not acknowledged.
+    /// The number of entries that it has not acknowledged. With more than two followers, most acknowledge some times per
+    /// second; entries of the last 0.2 s do not count for these.
     pub lag: u64,
 }
 
@@ -172,11 +173,10 @@ impl Core {
     /// Returns the followers, if this node is the master.
     pub fn followers(&self) -> Vec<FollowerStatus> {
         let Role::Master(master) = &self.role else { return Vec::new() };
-        let last = self.cx.log.last();
         let status = |(&node, follower): (&NodeId, &Progress)| FollowerStatus {
             node,
             member: follower.joined,
-            lag: last.saturating_sub(follower.acked),
+            lag: follower.lag(&self.cx),
         };
         master.followers.iter().map(status).collect()
     }

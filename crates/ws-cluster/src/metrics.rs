@@ -134,7 +134,7 @@ pub static SERIES: &[Series] = &[
     gauge(
         "ws_cluster_follower_lag_entries",
         &[],
-        "On the master: entries that its slowest follower has not acknowledged. 0 on other nodes.",
+        "On the master: entries that its slowest follower should have acknowledged. 0 on other nodes.",
     ),
     gauge("ws_cluster_log_entries", &[], "Entries in the log."),
     gauge("ws_cluster_log_bytes", &[], "Bytes that the log counts for them.").bytes(),

@@ -15,6 +15,19 @@ impl Core {
         matches!(&self.role, Role::Master(master) if master.is_serving())
     }
 
+    /// Returns the members that acknowledge at once, if it is a master.
+    pub(super) fn prompt_members(&self) -> Vec<NodeId> {
+        let Role::Master(master) = &self.role else { return Vec::new() };
+        master.members().filter(|(_, member)| member.prompt).map(|(node, _)| node).collect()
+    }
+
+    /// Returns the followers that have not acknowledged every entry, if it is a master.
+    pub(super) fn owing_followers(&self) -> Vec<NodeId> {
+        let Role::Master(master) = &self.role else { return Vec::new() };
+        let owing = master.followers.iter().filter(|(_, follower)| follower.acked < self.cx.log.last());
+        owing.map(|(&node, _)| node).collect()
+    }
+
     /// Returns true if it is a master that may accept entries that only it holds, for any reason.
     pub(super) fn believes_alone(&self) -> bool {
         matches!(&self.role, Role::Master(master) if master.is_alone(&self.cx))

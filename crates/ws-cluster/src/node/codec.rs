@@ -126,6 +126,7 @@ impl From<Frame> for pb::Frame {
             }
             Body::Ack { seq } => pb::Body::Ack(seq),
             Body::Joined => pb::Body::Joined(true),
+            Body::Defer(defer) => pb::Body::Defer(defer),
             Body::Propose(proposals) => pb::Body::Propose(pb::Propose { proposals: into_all(proposals) }),
         };
         Self { term: frame.term, body: Some(body) }
@@ -164,6 +165,7 @@ impl TryFrom<pb::Frame> for Frame {
             }
             pb::Body::Ack(seq) => Body::Ack { seq },
             pb::Body::Joined(_) => Body::Joined,
+            pb::Body::Defer(defer) => Body::Defer(defer),
             pb::Body::Propose(propose) => Body::Propose(all(propose.proposals)?),
         };
         Ok(Self { term: plausible(frame.term)?, body })
@@ -295,6 +297,8 @@ mod tests {
             Body::Append { spans: vec![span], entries: vec![entry], held: 8 },
             Body::Ack { seq: 0 },
             Body::Joined,
+            Body::Defer(true),
+            Body::Defer(false),
             Body::Propose(vec![proposal]),
         ];
         bodies.into_iter().map(|body| Frame { term: 7, body }).collect()

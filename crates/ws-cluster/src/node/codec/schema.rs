@@ -95,7 +95,7 @@ pub(crate) struct Note {
 pub(super) struct Frame {
     #[prost(uint64, tag = "1")]
     pub(super) term: u64,
-    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11")]
+    #[prost(oneof = "Body", tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     pub(super) body: Option<Body>,
 }
 
@@ -121,6 +121,9 @@ pub(super) enum Body {
     Joined(bool),
     #[prost(message, tag = "11")]
     Propose(Propose),
+    /// Versions before it skip it, and acknowledge at once.
+    #[prost(bool, tag = "12")]
+    Defer(bool),
 }
 
 /// The sender's term. `master` is empty if there is no master.
