@@ -86,9 +86,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let is_known = self.is_known();
         let expiry = self.expiry.get_or_insert_default();
         // Credentials that last a few seconds are renewed more often than strangers may try.
-        if !(is_known && expiry.takes_renewal(now))
-            && !expiry.asks.get_or_insert_with(|| RateLimiter::new(now)).admit(rate, now)
-        {
+        let is_renewal = is_known && expiry.takes_renewal(now);
+        let asks = expiry.asks.get_or_insert_with(|| RateLimiter::new(now));
+        if !is_renewal && !asks.admit(rate, now) {
             return self.client().send_error(AUTHENTICATION, 429, "Too Many Requests", awaited.take());
         }
         self.ask(credentials, 1, awaited);
