@@ -13,7 +13,7 @@ use tokio::{
 };
 use tokio_tungstenite::tungstenite::Message;
 
-use crate::{client::Client, processes::Processes, random::Random};
+use crate::{MariaDb, client::Client, processes::Processes, random::Random};
 
 /// Maximum wait for anything in a run.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -24,7 +24,9 @@ const MAX_DELAY: u64 = 90;
 
 /// A cluster with an outbox, and its site.
 pub struct Site {
-    /// The nodes and the database.
+    /// The database.
+    pub database: MariaDb,
+    /// The nodes.
     pub processes: Processes,
     runs: u64,
 }
@@ -93,7 +95,9 @@ struct Observer {
 impl Site {
     /// Starts two nodes with an outbox.
     pub async fn start() -> Self {
-        Self { processes: Processes::start_with(2, &["--outbox"]).await, runs: 0 }
+        let database = MariaDb::start().await;
+        let processes = Processes::start(&[database.database().await], 2, &["--demo", "--outbox"]).await;
+        Self { database, processes, runs: 0 }
     }
 
     /// Runs the transactions and kills of a seed.
@@ -118,8 +122,8 @@ impl Site {
                     sleep(kill.delay).await;
                     if kill.is_database {
                         summary.kills.1 = true;
-                        self.processes.database.kill().await;
-                        self.processes.database.start_again().await;
+                        self.database.kill().await;
+                        self.database.start_again().await;
                     } else {
                         summary.kills.0 = true;
                         self.processes.kill(settled.master).await;

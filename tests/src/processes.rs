@@ -1,13 +1,14 @@
-//! A cluster of `ws-server` processes on a MariaDB of their own. Each process has a [`Proxy`] as its address, so that
-//! every process, every link and the database can fail.
+//! A cluster of `ws-server` processes. Each process has a [`Proxy`] as its address, so that every process and every link
+//! can fail. The database belongs to the caller, who can make it fail as well.
 
 use std::{
+    collections::HashSet,
     net::{Ipv4Addr, SocketAddr},
     sync::Arc,
     time::Duration,
 };
 
-use mysql_async::prelude::Queryable;
+use mysql_async::{Conn, prelude::Queryable};
 use parking_lot::Mutex;
 use rustix::process::Signal;
 use serde_json::json;
@@ -19,7 +20,7 @@ use ws_cluster::{
 };
 
 use crate::{
-    MariaDb, WsServer,
+    WsServer,
     mariadb::free_ports,
     proxy::{Proxy, Way},
     publish::{Message, PUBLISH_KEY, Refusal, publish},
@@ -32,12 +33,12 @@ const PATIENCE: Duration = Duration::from_secs(90);
 /// Time between two looks at the pool, which sends no notice.
 const LOOK: Duration = Duration::from_millis(50);
 
-/// The database and the nodes.
+/// The nodes.
 pub struct Processes {
-    /// The database server.
-    pub database: MariaDb,
-    url: String,
-    pool: MySqlPool,
+    /// The URLs of the pool: the first node uses the first one, and so on in turn.
+    urls: Vec<String>,
+    /// The same pool through each of the URLs.
+    pools: Vec<MySqlPool>,
     state: TempDir,
     nodes: Vec<Node>,
     /// Further arguments of each node.
@@ -70,35 +71,45 @@ pub struct Settled {
 }
 
 impl Processes {
-    /// Starts `count` nodes, and waits until they are members.
+    /// Starts `count` nodes on the pool at these URLs, with further arguments, and waits until they are members.
     ///
     /// # Panics
     /// Panics if they do not start.
-    pub async fn start(count: usize) -> Self {
-        Self::start_with(count, &[]).await
-    }
-
-    /// Starts nodes like [`start`](Self::start), with further arguments.
-    ///
-    /// # Panics
-    /// Panics if they do not start.
-    pub async fn start_with(count: usize, arguments: &'static [&'static str]) -> Self {
-        let database = MariaDb::start().await;
-        let url = database.database().await;
-        let pool = MySqlPool::connect(&url).await.expect("a well-formed URL");
-        let state = tempfile::tempdir().expect("a temporary directory");
-        let names = Arc::new(Mutex::new(Vec::new()));
-        let mut processes = Self { database, url, pool, state, nodes: Vec::new(), arguments, names, logs: Vec::new() };
-        // These ports are below those that the system gives to outgoing connections, so a node finds its port free
-        // again.
-        for port in free_ports().take(count) {
-            let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await;
-            processes.nodes.push(Node { port, proxy, process: None, runs: 0, id: None, former: None });
-            processes.names.lock().push(String::new());
-            processes.start_node(processes.nodes.len() - 1).await;
+    pub async fn start(urls: &[String], count: usize, arguments: &'static [&'static str]) -> Self {
+        let mut pools = Vec::new();
+        for url in urls {
+            pools.push(MySqlPool::connect(url).await.expect("a well-formed URL"));
+        }
+        let mut processes = Self {
+            urls: urls.to_vec(),
+            pools,
+            state: tempfile::tempdir().expect("a temporary directory"),
+            nodes: Vec::new(),
+            arguments,
+            names: Arc::default(),
+            logs: Vec::new(),
+        };
+        for _ in 0..count {
+            processes.add().await;
         }
         processes.settled().await.unwrap_or_else(|why| panic!("{why}"));
         processes
+    }
+
+    /// Starts one more node, and returns its index.
+    ///
+    /// # Panics
+    /// Panics with the node's log if it does not start.
+    pub async fn add(&mut self) -> usize {
+        // The port is below those that the system gives to outgoing connections, so a node finds its port free again.
+        let used = |port: &u16| self.nodes.iter().any(|node| node.port == *port);
+        let port = free_ports().find(|port| !used(port)).expect("a free port");
+        let proxy = Proxy::start((Ipv4Addr::LOCALHOST, port).into()).await;
+        self.nodes.push(Node { port, proxy, process: None, runs: 0, id: None, former: None });
+        self.names.lock().push(String::new());
+        let node = self.nodes.len() - 1;
+        self.start_node(node).await;
+        node
     }
 
     /// Returns the number of nodes, running or not.
@@ -111,9 +122,9 @@ impl Processes {
         (Ipv4Addr::LOCALHOST, self.nodes[node].port).into()
     }
 
-    /// Returns the URL of the nodes' database.
+    /// Returns the first URL of the pool.
     pub fn url(&self) -> &str {
-        &self.url
+        &self.urls[0]
     }
 
     /// Returns a publisher over a link.
@@ -121,7 +132,7 @@ impl Processes {
     /// # Errors
     /// Fails if no node answers.
     pub async fn publisher(&self) -> Result<Publisher, ConnectError> {
-        Publisher::connect(MySqlPool::connect(&self.url).await?, KEY).await
+        Publisher::connect(MySqlPool::connect(self.url()).await?, KEY).await
     }
 
     /// Returns the name of each node's present or last process, which changes with every start.
@@ -134,6 +145,19 @@ impl Processes {
         self.nodes[node].process.is_some()
     }
 
+    /// Returns the indices of the nodes whose processes live.
+    pub fn running(&self) -> Vec<usize> {
+        (0..self.count()).filter(|node| self.is_running(*node)).collect()
+    }
+
+    /// Returns a node's process.
+    ///
+    /// # Panics
+    /// Panics if the node does not run.
+    pub fn node(&self, node: usize) -> &WsServer {
+        self.nodes[node].process.as_ref().expect("a running node")
+    }
+
     /// Starts a node that does not run, without waiting until it is a member.
     ///
     /// # Panics
@@ -142,8 +166,8 @@ impl Processes {
         let this = &mut self.nodes[node];
         assert!(this.process.is_none(), "node {node} runs already");
         let mut command = WsServer::command(self.state.path());
-        command.args(["run", "--demo", "--listen", &format!("127.0.0.1:{}", this.port)]);
-        command.args(["--address", &url(&this.proxy), "--pool", &self.url]);
+        command.args(["run", "--listen", &format!("127.0.0.1:{}", this.port)]);
+        command.args(["--address", &url(&this.proxy), "--pool", &self.urls[node % self.urls.len()]]);
         command.args(["--key", KEY, "--publish-key", PUBLISH_KEY]).args(self.arguments);
         // Set before the process listens, so that it is never taken for its predecessor.
         self.names.lock()[node] = format!("node {node} run {}", this.runs);
@@ -171,12 +195,12 @@ impl Processes {
 
     /// Freezes a node (SIGSTOP).
     pub fn freeze(&self, node: usize) {
-        self.process(node).stop();
+        self.node(node).stop();
     }
 
     /// Lets a frozen node continue.
     pub fn thaw(&self, node: usize) {
-        self.process(node).cont();
+        self.node(node).cont();
     }
 
     /// Holds everything that one node sends to another, whichever of them dialled. Does nothing if one of them is
@@ -207,19 +231,21 @@ impl Processes {
     }
 
     /// Empties both tables of the pool, or drops them.
+    ///
+    /// # Panics
+    /// Panics if the database does not answer.
     pub async fn empty_tables(&self, dropped: bool) {
         let statement = if dropped { "DROP TABLE IF EXISTS" } else { "DELETE FROM" };
-        let database = self.url.rsplit('/').next().expect("a path");
-        let mut conn = self.database.connect().await;
+        let mut conn = Conn::from_url(self.url()).await.expect("the database answers");
         for table in ["ws_lease", "ws_node"] {
             // The table may be missing, and then there is nothing to delete.
-            let _ = conn.query_drop(format!("{statement} {database}.{table}")).await;
+            let _ = conn.query_drop(format!("{statement} {table}")).await;
         }
         // The result does not matter.
         let _ = conn.disconnect().await;
     }
 
-    /// Waits until all running nodes are members.
+    /// Waits until all running nodes are members, through every URL of the pool.
     ///
     /// # Errors
     /// Fails with the state of the pool and the end of each node's log if they are not members in time.
@@ -229,10 +255,15 @@ impl Processes {
             let mut look = interval(LOOK);
             loop {
                 look.tick().await;
-                let Ok(view) = self.pool.read("default").await else { continue };
-                last = Some(view.clone());
-                if let Some(settled) = self.judge(&view) {
-                    return settled;
+                let mut settled = Vec::new();
+                for pool in &self.pools {
+                    let Ok(view) = pool.read("default").await else { break };
+                    settled.extend(self.judge(&view));
+                    last = Some(view);
+                }
+                let masters = settled.iter().map(|(settled, _)| (settled.master, settled.lease.term));
+                if settled.len() == self.pools.len() && masters.collect::<HashSet<_>>().len() == 1 {
+                    return settled.swap_remove(0);
                 }
             }
         };
@@ -273,7 +304,7 @@ impl Processes {
     /// # Errors
     /// Fails if a node does not accept in time.
     pub async fn flushed(&self, number: usize) -> Result<(), String> {
-        for node in (0..self.count()).filter(|node| self.is_running(*node)) {
+        for node in self.running() {
             let details = json!([]);
             let key = format!("flush {number} {node}");
             let message = Message { action: "flush", details: &details, to: "user:nobody", key: Some(&key) };
@@ -309,10 +340,6 @@ impl Processes {
             lines[lines.len().saturating_sub(LINES)..].join("\n")
         };
         self.logs().iter().map(|(name, log)| format!("---- {name}:\n{}\n", end(log))).collect()
-    }
-
-    fn process(&self, node: usize) -> &WsServer {
-        self.nodes[node].process.as_ref().expect("a running node")
     }
 }
 

@@ -1,4 +1,4 @@
-//! `ws-server` processes with publishers and clients, and the property that must hold whatever happens to the
+//! [`Processes`] with publishers and clients, and the property that must hold whatever happens to the
 //! processes: a message whose publish was accepted reaches every client that lived through it exactly once, in one
 //! order.
 
@@ -10,30 +10,26 @@ use std::{
 
 use futures_util::StreamExt;
 use serde_json::{Value, json};
-use tempfile::TempDir;
 use tokio::{
     sync::watch,
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
 use tokio_tungstenite::tungstenite::Message;
-use ws_cluster::{
-    MySqlPool, Pool,
-    pool::{Lease, PoolView},
-};
+use ws_cluster::pool::Lease;
 
 use crate::{
     WsServer,
     client::Client,
-    publish::{self, PUBLISH_KEY},
+    processes::{Processes, Settled},
+    publish,
 };
 
-/// The key of the cluster.
-pub const KEY: &str = "a key of the tests of thirty-two bytes or more";
 /// Maximum wait for a step: a lease, a heartbeat's time and a database's start, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Time between two messages of one publisher.
 const PUBLISH_INTERVAL: Duration = Duration::from_millis(10);
+
 /// Waits for a future within the time that a step has.
 ///
 /// # Panics
@@ -47,12 +43,8 @@ type Numbered = (String, u64);
 
 /// The processes, their clients and their publishers.
 pub struct World {
-    /// The URLs of the pool: the first node uses the first one, and so on in turn.
-    urls: Vec<String>,
-    /// The same pool through each of the URLs.
-    pools: Vec<MySqlPool>,
-    state: TempDir,
-    nodes: Vec<Option<WsServer>>,
+    /// The processes.
+    pub processes: Processes,
     /// The clients, each with the index of its node.
     tabs: Vec<(usize, Tab)>,
     flow: Option<Flow>,
@@ -92,23 +84,8 @@ impl World {
     /// # Panics
     /// Panics with the nodes' logs if they do not start.
     pub async fn start(urls: &[String]) -> Self {
-        let mut pools = Vec::new();
-        for url in urls {
-            pools.push(MySqlPool::connect(url).await.expect("a well-formed URL"));
-        }
-        let mut world = Self {
-            urls: urls.to_vec(),
-            pools,
-            state: tempfile::tempdir().expect("a temporary directory"),
-            nodes: Vec::new(),
-            tabs: Vec::new(),
-            flow: None,
-            published: Vec::new(),
-        };
-        for _ in 0..3 {
-            world.add().await;
-        }
-        world.settled().await;
+        let processes = Processes::start(urls, 3, &[]).await;
+        let mut world = Self { processes, tabs: Vec::new(), flow: None, published: Vec::new() };
         for node in [0, 0, 1, 1, 2, 2] {
             world.connect(node).await;
         }
@@ -117,10 +94,7 @@ impl World {
 
     /// Starts one more node and returns its index.
     pub async fn add(&mut self) -> usize {
-        let url = &self.urls[self.nodes.len() % self.urls.len()];
-        let flags = ["--pool", url, "--key", KEY, "--publish-key", PUBLISH_KEY];
-        self.nodes.push(Some(WsServer::start(self.state.path(), &flags).await));
-        self.nodes.len() - 1
+        self.processes.add().await
     }
 
     /// Connects one more client to a node, once the node takes clients.
@@ -135,17 +109,17 @@ impl World {
     /// # Panics
     /// Panics if the node was killed.
     pub fn node(&self, node: usize) -> &WsServer {
-        self.nodes[node].as_ref().expect("a running node")
+        self.processes.node(node)
     }
 
     /// Returns the address for clients of a node.
     pub fn address(&self, node: usize) -> SocketAddr {
-        self.node(node).address()
+        self.processes.address(node)
     }
 
     /// Returns the indices of the running nodes.
     pub fn running(&self) -> Vec<usize> {
-        (0..self.nodes.len()).filter(|&node| self.nodes[node].is_some()).collect()
+        self.processes.running()
     }
 
     /// Waits until all running nodes are members, through every URL of the pool. Returns the master's index and the
@@ -153,48 +127,17 @@ impl World {
     ///
     /// # Panics
     /// Panics with the nodes' logs if they are not members in time.
-    pub async fn settled(&self) -> (usize, Lease) {
-        let mut last = None;
-        let looking = async {
-            let mut look = interval(Self::LOOK);
-            loop {
-                look.tick().await;
-                let mut settled = Vec::new();
-                for pool in &self.pools {
-                    let Ok(view) = pool.read("default").await else { break };
-                    settled.extend(self.judge(&view));
-                    last = Some(view);
-                }
-                let one_master = settled.windows(2).all(|two| (two[0].0, two[0].1.term) == (two[1].0, two[1].1.term));
-                if settled.len() == self.pools.len() && one_master {
-                    return settled[0];
-                }
-            }
-        };
-        match timeout(PATIENCE, looking).await {
-            Ok(settled) => settled,
-            Err(_) => self.fail(&format!("the cluster does not settle: {last:?}")),
+    pub async fn settled(&mut self) -> (usize, Lease) {
+        match self.processes.settled().await {
+            Ok(Settled { master, lease }) => (master, lease),
+            Err(why) => self.fail(&why),
         }
     }
 
-    /// Returns the master's index and the lease, if this view of the pool shows all running nodes as members.
-    fn judge(&self, view: &PoolView) -> Option<(usize, Lease)> {
-        let lease = view.lease?;
-        let mut master = None;
-        for node in self.running() {
-            let url = format!("ws://{}", self.address(node));
-            let row = view.nodes.iter().find(|row| row.address == url && row.joined == Some(lease.term))?;
-            if lease.master == Some(row.node) {
-                master = Some(node);
-            }
-        }
-        Some((master?, lease))
-    }
-
-    /// Panics with the logs of the running nodes.
+    /// Panics with the logs of all processes.
     fn fail(&self, why: &str) -> ! {
-        for node in self.running() {
-            eprintln!("---- node {node} at {}:\n{}", self.address(node), self.node(node).log());
+        for (name, log) in self.processes.logs() {
+            eprintln!("---- {name}:\n{log}");
         }
         panic!("{why}");
     }
@@ -252,8 +195,7 @@ impl World {
 
     /// Kills a node. Its clients are lost too.
     pub async fn kill(&mut self, node: usize) {
-        let mut process = self.nodes[node].take().expect("a running node");
-        process.kill().await;
+        self.processes.kill(node).await;
         self.tabs.retain(|(on, _)| *on != node);
     }
 

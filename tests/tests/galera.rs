@@ -6,7 +6,8 @@ use std::{process::Output, time::Instant};
 use tests::{
     WsServer,
     galera::Galera,
-    world::{KEY, World, in_time},
+    processes::KEY,
+    world::{World, in_time},
 };
 use tokio::{
     sync::{Mutex, MutexGuard},

@@ -2,7 +2,6 @@
 //! killed, stopped, frozen or emptied. Every test checks that a message whose publish was accepted reaches every client
 //! that lived through it exactly once, in one order.
 
-use mysql_async::prelude::Queryable;
 use tests::{MariaDb, world::World};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -16,17 +15,16 @@ async fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// Starts a database and three nodes on it.
-async fn start() -> (MariaDb, String, World) {
+async fn start() -> (MariaDb, World) {
     let database = MariaDb::start().await;
-    let url = database.database().await;
-    let world = World::start(std::slice::from_ref(&url)).await;
-    (database, url, world)
+    let world = World::start(&[database.database().await]).await;
+    (database, world)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_loss_of_a_node_loses_no_accepted_message() {
     let _alone = alone().await;
-    let (_database, _, mut world) = start().await;
+    let (_database, mut world) = start().await;
     for kills_the_master in [true, false, true] {
         let (master, lease) = world.settled().await;
         let lost =
@@ -52,7 +50,7 @@ async fn the_loss_of_a_node_loses_no_accepted_message() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_last_of_three_goes_on_alone() {
     let _alone = alone().await;
-    let (_database, _, mut world) = start().await;
+    let (_database, mut world) = start().await;
     let (master, lease) = world.settled().await;
     let others: Vec<usize> = world.running().into_iter().filter(|&node| node != master).collect();
     let (lost, last) = (others[0], others[1]);
@@ -72,7 +70,7 @@ async fn the_last_of_three_goes_on_alone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn messages_flow_while_the_database_is_away() {
     let _alone = alone().await;
-    let (mut database, _, mut world) = start().await;
+    let (mut database, mut world) = start().await;
     let (_, lease) = world.settled().await;
     let all = world.running();
     world.flow(&all);
@@ -100,7 +98,7 @@ async fn messages_flow_while_the_database_is_away() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_master_that_is_lost_while_the_database_is_away_is_replaced_when_it_is_back() {
     let _alone = alone().await;
-    let (mut database, _, mut world) = start().await;
+    let (mut database, mut world) = start().await;
     let (master, lease) = world.settled().await;
     let all = world.running();
     world.flow(&all);
@@ -125,18 +123,13 @@ async fn a_master_that_is_lost_while_the_database_is_away_is_replaced_when_it_is
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn emptied_tables_are_filled_again_by_the_nodes() {
     let _alone = alone().await;
-    let (database, url, mut world) = start().await;
+    let (_database, mut world) = start().await;
     let all = world.running();
     world.flow(&all);
-    for statement in ["DELETE FROM", "DROP TABLE"] {
+    for dropped in [false, true] {
         let (_, lease) = world.settled().await;
         world.flows(&all, 50).await;
-        let name = url.rsplit('/').next().expect("a path").to_owned();
-        let mut conn = database.connect().await;
-        for table in ["ws_lease", "ws_node"] {
-            conn.query_drop(format!("{statement} {name}.{table}")).await.expect("a statement");
-        }
-        conn.disconnect().await.expect("a farewell");
+        world.processes.empty_tables(dropped).await;
         let (_, now) = world.settled().await;
         assert!(now.term >= lease.term, "terms only grow");
         world.flows(&all, A_LEASE).await;
@@ -148,7 +141,7 @@ async fn emptied_tables_are_filled_again_by_the_nodes() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_frozen_master_is_replaced_and_comes_back_as_a_follower() {
     let _alone = alone().await;
-    let (_database, _, mut world) = start().await;
+    let (_database, mut world) = start().await;
     let (master, lease) = world.settled().await;
     let all = world.running();
     world.flow(&all);

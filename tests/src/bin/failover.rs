@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use serde_json::json;
 use tests::{
+    MariaDb,
     processes::Processes,
     publish::{Message, publish},
 };
@@ -55,7 +56,8 @@ impl Loss {
 #[tokio::main]
 async fn main() {
     let Arguments { count } = Arguments::parse();
-    let mut processes = Processes::start(3).await;
+    let mut database = MariaDb::start().await;
+    let mut processes = Processes::start(&[database.database().await], 3, &["--demo"]).await;
     println!("| 3 nodes on MariaDB, {count} times each | best | median | worst |");
     println!("|---|---|---|---|");
     let mut number = 0;
@@ -63,9 +65,9 @@ async fn main() {
         let (mut gaps, mut back) = (Vec::new(), Vec::new());
         for _ in 0..count {
             number += 1;
-            let (gap, database) = measure(&mut processes, loss, number).await;
+            let (gap, answered) = measure(&mut database, &mut processes, loss, number).await;
             gaps.push(gap);
-            back.extend(database);
+            back.extend(answered);
         }
         row(loss.text(), &mut gaps);
         if !back.is_empty() {
@@ -82,7 +84,12 @@ fn row(what: &str, times: &mut [Duration]) {
 }
 
 /// Returns the time without a master, and how much of it came after the database answered again, if it was away.
-async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Duration, Option<Duration>) {
+async fn measure(
+    database: &mut MariaDb,
+    processes: &mut Processes,
+    loss: Loss,
+    number: usize,
+) -> (Duration, Option<Duration>) {
     let master = processes.settled().await.expect("a whole cluster").master;
     processes.flushed(number).await.expect("a cluster that accepts");
     let (publishes, listens) = ((master + 1) % 3, (master + 2) % 3);
@@ -90,7 +97,7 @@ async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Durat
         Client::builder([format!("ws://{}/WebSockets", processes.address(listens))]).connect().expect("a URL");
     let events = ready(events).await;
     if loss == Loss::KilledWithoutDatabase {
-        processes.database.kill().await;
+        database.kill().await;
     }
 
     let lost = Instant::now();
@@ -118,11 +125,11 @@ async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Durat
         }
     });
     let delivered = tokio::spawn(first(events, number));
-    let mut database = None;
+    let mut answered = None;
     if loss == Loss::KilledWithoutDatabase {
         sleep_until((lost + DATABASE_AFTER).into()).await;
-        processes.database.start_again().await;
-        database = Some(Instant::now());
+        database.start_again().await;
+        answered = Some(Instant::now());
     }
     let delivered = timeout(PATIENCE, delivered).await.expect("a new master in time").expect("no panic");
     publishing.abort();
@@ -132,7 +139,7 @@ async fn measure(processes: &mut Processes, loss: Loss, number: usize) -> (Durat
         Loss::Killed | Loss::KilledWithoutDatabase => processes.start_node(master).await,
         Loss::Frozen => processes.thaw(master),
     }
-    (delivered - lost, database.map(|answered| delivered.saturating_duration_since(answered)))
+    (delivered - lost, answered.map(|answered| delivered.saturating_duration_since(answered)))
 }
 
 /// Waits until the client gets messages.

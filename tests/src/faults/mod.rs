@@ -23,6 +23,7 @@ use tokio::time::{interval, sleep_until};
 pub use plan::{Fault, Plan, Timed, Victim};
 
 use crate::{
+    MariaDb,
     deflate::Compressing,
     history::{Record, Report, SENTINEL},
     processes::Processes,
@@ -129,7 +130,8 @@ pub async fn restart_all(options: Options) -> Outcome {
 }
 
 async fn live_through(options: Options, nodes: usize, rounds: impl Iterator<Item = Vec<Timed>>) -> Outcome {
-    let processes = Processes::start(nodes).await;
+    let database = MariaDb::start().await;
+    let processes = Processes::start(&[database.database().await], nodes, &["--demo"]).await;
     let recorder = Arc::new(Recorder::start());
     let addresses: Vec<_> = (0..nodes).map(|node| processes.address(node)).collect();
     let mut proxies = Vec::new();
@@ -143,6 +145,7 @@ async fn live_through(options: Options, nodes: usize, rounds: impl Iterator<Item
     let crowd = Crowd::connect(options.clients, connected, &processes.names(), &recorder);
     let place = Place { addresses, processes: processes.names(), recorder: recorder.clone() };
     let mut run = Run {
+        database,
         processes,
         proxies,
         crowd,
@@ -158,6 +161,7 @@ async fn live_through(options: Options, nodes: usize, rounds: impl Iterator<Item
 }
 
 struct Run {
+    database: MariaDb,
     processes: Processes,
     /// One in front of each node, if the clients negotiate compression.
     proxies: Vec<Compressing>,
@@ -257,9 +261,9 @@ impl Run {
             }
             (Fault::Slow(victim, delay), true) => self.processes.slow(node(victim), delay),
             (Fault::Slow(victim, _), false) => self.processes.slow(node(victim), Duration::ZERO),
-            (Fault::Database { killed: true }, true) => self.processes.database.kill().await,
-            (Fault::Database { killed: false }, true) => self.processes.database.stop().await,
-            (Fault::Database { .. }, false) => self.processes.database.start_again().await,
+            (Fault::Database { killed: true }, true) => self.database.kill().await,
+            (Fault::Database { killed: false }, true) => self.database.stop().await,
+            (Fault::Database { .. }, false) => self.database.start_again().await,
             (Fault::EmptyTables { dropped }, true) => self.processes.empty_tables(dropped).await,
             (Fault::Hop(percent), true) => self.crowd.hop(percent, &mut self.random),
             (Fault::EmptyTables { .. } | Fault::Hop(_), false) => {}
