@@ -18,7 +18,7 @@ pub(crate) const TOGETHER: usize = 16;
 const WARM_UP: usize = 40_000;
 
 /// Minimum number of rounds that are measured.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 2;
 
 /// The way in which messages are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
