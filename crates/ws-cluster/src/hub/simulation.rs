@@ -1,9 +1,10 @@
 //! Simulated clients that track their position, on the real hubs and histories of simulated nodes. They connect, change
 //! nodes, are lost and come back. Whatever happens, each of them sees the one order without a gap and without a repeat,
-//! or is told `reset`.
+//! or is told `reset`. Some entries are orders of the site to change the groups of a client. A client that comes back has
+//! exactly the groups of the orders since it began, each of them in its place.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -17,7 +18,7 @@ use crate::{
         Client, Hub, Membership, Registration,
         resume::{StateSealer, history::PositionStatus, replay},
     },
-    message::{content::Content, position::Position},
+    message::{content::Content, groups::GroupChange, position::Position, target::ConnectionId},
     node::{Delivery, DeliverySink},
 };
 use ws_cluster_core::{
@@ -27,6 +28,10 @@ use ws_cluster_core::{
 
 /// Number of clients in one simulated world.
 const CLIENTS: usize = 3;
+/// Of so many entries, one is an order to change groups.
+const ORDERS: u64 = 4;
+/// Number of groups.
+const GROUPS: u64 = 3;
 /// Maximum time for which a client waits for its node to reach the client's position.
 const RESUME_TIME: Duration = Duration::from_secs(10);
 /// Maximum number of replayed messages. It is small, so that resets happen.
@@ -39,33 +44,60 @@ struct SimulatedClients {
     hubs: BTreeMap<usize, (NodeId, Arc<Hub>)>,
     clients: Vec<SimulatedClient>,
     /// Log positions that had nothing to deliver.
-    empty: HashSet<(u64, NodeId, Seq)>,
+    empty: HashSet<Place>,
+    /// The orders at their log positions.
+    orders: BTreeMap<Place, GroupChange>,
     resumed: u64,
     resets: u64,
 }
 
-/// One simulated client.
+/// One simulated client, whose user is its own.
 #[derive(Default)]
 struct SimulatedClient {
+    user: String,
     at: Option<Position>,
+    /// Its latest resume token.
+    token: String,
+    /// Its groups as the orders say. `None` if it has what an order did that has lost its place since, or if it has not
+    /// begun.
+    groups: Option<Groups>,
     connection: Option<Connection>,
     /// The publishes that the client has got since it began, and those on this connection.
     seen: HashSet<PublishId>,
     had: HashSet<PublishId>,
 }
 
+/// The groups of a client after the orders up to a log position.
+struct Groups {
+    place: Place,
+    names: BTreeSet<String>,
+    /// The connection that had them when they were last compared.
+    compared: Option<ConnectionId>,
+}
+
+/// A log position.
+type Place = (u64, NodeId, Seq);
+
 /// The client's connection to the node with the index `node_index`.
 struct Connection {
     node_index: usize,
     client: Arc<Client>,
     _registration: Registration,
+    /// The position of the node when the client came, and the epoch of its order.
+    came: (Place, u64),
     progress: Progress,
 }
 
 /// The progress of a client that comes back.
 enum Progress {
+    /// The node verifies its resume token.
+    Proves(Duration),
+    /// The token was valid, and the node looks up the position.
     Waits(Duration),
-    CatchesUp { after: Seq, epoch: u64 },
+    CatchesUp {
+        after: Seq,
+        epoch: u64,
+    },
     Joined,
 }
 
@@ -76,8 +108,9 @@ impl SimulatedClients {
             config,
             sealer: StateSealer::new("default", &[b"key".to_vec()]),
             hubs: BTreeMap::new(),
-            clients: std::iter::repeat_with(SimulatedClient::default).take(CLIENTS).collect(),
+            clients: (0..CLIENTS).map(|number| SimulatedClient { user: user(number), ..Default::default() }).collect(),
             empty: HashSet::new(),
+            orders: BTreeMap::new(),
             resumed: 0,
             resets: 0,
         }
@@ -102,14 +135,33 @@ impl Clients for SimulatedClients {
         let Some((_, hub)) = self.hubs.get(&node_index) else { return };
         match output {
             Output::Deliver { position, proposal, repeated } => {
-                let content = proposal.content.as_ref().map(|_| message(proposal.id));
-                if content.is_none() {
-                    self.empty.insert((position.term, position.master, position.seq));
+                let place = (position.term, position.master, position.seq);
+                // The world waits until all clients have got the last message.
+                let order = |content: &[u8]| order(proposal.id).filter(|_| content != b"the last one");
+                let content = proposal.content.as_ref().map(|content| match order(content) {
+                    Some(change) => {
+                        self.orders.insert(place, change.clone());
+                        Content::Groups(change).encode()
+                    }
+                    None => message(proposal.id),
+                });
+                if content.is_none() || self.orders.contains_key(&place) {
+                    self.empty.insert(place);
                 }
                 let (id, size) = (proposal.id, proposal.size());
                 hub.deliver(Delivery { position: *position, id, size, repeated: *repeated, content });
             }
-            Output::Cut { after } => hub.cut(*after),
+            Output::Cut { after } => {
+                let is_cut = hub.position().seq > *after;
+                hub.cut(*after);
+                // What was carried out for its connections stays, although it may never be in the order again.
+                let here = |client_state: &SimulatedClient| {
+                    client_state.connection.as_ref().is_some_and(|connection| connection.node_index == node_index)
+                };
+                for client_state in self.clients.iter_mut().filter(|client_state| is_cut && here(client_state)) {
+                    client_state.groups = None;
+                }
+            }
             Output::Trimmed { base } => hub.trimmed(*base),
             Output::Restarted { base, missed } => hub.restarted(*base, *missed),
             _ => {}
@@ -130,6 +182,7 @@ impl Clients for SimulatedClients {
             let before = self.read(&mut client_state, checks);
             self.act(&mut client_state, now, rng, ready, calm);
             let done = before.and_then(|()| self.read(&mut client_state, checks));
+            let done = done.and_then(|()| self.check_groups(&mut client_state, checks));
             self.clients[number] = client_state;
             done?;
         }
@@ -161,7 +214,13 @@ impl SimulatedClients {
             }
             // Frames that were under way to the client are lost.
             Some(_) if !calm && rng.below(20) == 0 => client_state.connection = None,
-            Some(_) => self.take_step(client_state, now, rng.below(2) == 0),
+            Some(connection) => {
+                // The connection's task may be late with a new token.
+                if let Some((_, hub)) = self.hubs.get(&connection.node_index).filter(|_| rng.below(2) == 0) {
+                    connection.client.send_new_token(hub, &self.sealer);
+                }
+                self.take_step(client_state, now, rng.below(2) == 0);
+            }
         }
     }
 
@@ -171,18 +230,21 @@ impl SimulatedClients {
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
         let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, true));
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
-        let (guest_now, now_closed) = (Membership::of(Identity::guest()), hub.closes().now());
-        let registration = hub.arrive(client.clone(), guest_now, &mut slot, now_closed);
-        let registration = registration.expect("a guest is never closed");
+        let (user_now, asked) = (Membership::of(Identity::user(&*client_state.user)), hub.closes().now());
+        let registration = hub.arrive(client.clone(), user_now, &mut slot, asked);
+        let registration = registration.expect("no order came since the question");
+        let (_, epoch) = hub.position_status(&Position::START);
+        let came = (log_position_of(&hub.position()), epoch);
         let progress = match client_state.at {
-            Some(_) => Progress::Waits(now),
+            Some(_) => Progress::Proves(now),
             None => {
                 hub.begin(&client, &["new".into()], &self.sealer, 0);
+                client_state.groups = Some(Groups::none_at(came.0));
                 Progress::Joined
             }
         };
         client_state.had.clear();
-        client_state.connection = Some(Connection { node_index, client, _registration: registration, progress });
+        client_state.connection = Some(Connection { node_index, client, _registration: registration, came, progress });
     }
 
     /// Takes the next step for a client that comes back, as the join of [`resume`](super::resume) does.
@@ -191,13 +253,34 @@ impl SimulatedClients {
         let Some((_, hub)) = self.hubs.get(&connection.node_index) else { return };
         let client = &connection.client;
         let mut lost = false;
+        if let Progress::Proves(since) = connection.progress {
+            let state = self.sealer.open(Some(&client_state.user), None, &client_state.token).ok();
+            let status = state.as_ref().map(|state| hub.seal_status(&state.at));
+            if status == Some(PositionStatus::Ahead) && now - since < RESUME_TIME {
+                return;
+            }
+            let state = state.filter(|_| status == Some(PositionStatus::Known));
+            if state.is_some_and(|state| hub.resume(client, state).is_ok()) {
+                connection.progress = Progress::Waits(since);
+            } else {
+                lost = true;
+                let (place, epoch) = connection.came;
+                let is_same = hub.position_status(&position).1 == epoch;
+                client_state.groups = is_same.then(|| Groups::none_at(place));
+            }
+        }
         if let Progress::Waits(since) = connection.progress {
             match hub.position_status(&position) {
                 (PositionStatus::Known, epoch) => match hub.missed(client, position.seq, epoch, REPLAYED) {
                     Ok(missed) => {
                         let first = ["recovered".into(), missed.messages.len().into()];
                         client.begin_behind(position.seq);
-                        client.begin(&first, position, "", 0);
+                        let token = {
+                            let mut membership = client.membership_lock().write();
+                            membership.note_token_sent();
+                            client.seal(&membership, hub.position(), &self.sealer)
+                        };
+                        client.begin(&first, position, &token, 0);
                         missed
                             .messages
                             .iter()
@@ -231,6 +314,10 @@ impl SimulatedClients {
             }
         }
         if lost {
+            if !matches!(connection.progress, Progress::Proves(_)) {
+                // The order may have been cut since the token was verified, with orders that were carried out.
+                client_state.groups = None;
+            }
             hub.begin(client, &["reset".into(), "lost".into()], &self.sealer, 0);
             connection.progress = Progress::Joined;
         }
@@ -271,11 +358,57 @@ impl SimulatedClients {
         } else if message["details"][0] == "new" || message["details"][0] == "reset" {
             self.resets += u64::from(message["details"][0] == "reset");
             client_state.seen.clear();
+            // Entries that it got have lost their places, and orders may be among them.
+            if message["details"][1] != "lost" && message["details"][0] == "reset" {
+                client_state.groups = None;
+            }
         } else if let Some(at) = at.filter(|_| message["details"][0] == "now") {
             self.check_continuity(client_state, at, None, checks)?;
         }
         client_state.at = at.or(client_state.at);
+        if let Some(token) = message["state"].as_str() {
+            client_state.token = token.to_owned();
+        }
         Ok(())
+    }
+
+    /// Checks that a client that has joined has the groups of the orders since it began.
+    fn check_groups(&self, client_state: &mut SimulatedClient, checks: &Checks) -> Result<(), String> {
+        let (Some(connection), Some(groups)) = (&client_state.connection, &mut client_state.groups) else {
+            return Ok(());
+        };
+        let Some((_, hub)) = self.hubs.get(&connection.node_index) else { return Ok(()) };
+        let (here, before) = (log_position_of(&hub.position()), groups.place);
+        // This node may be behind the one that the client was on.
+        if !matches!(connection.progress, Progress::Joined) || here.2 < before.2 {
+            return Ok(());
+        }
+        let id = Some(connection.client.id);
+        if here == before && groups.compared == id {
+            return Ok(());
+        }
+        let mut orders = Vec::new();
+        let mut place = here;
+        while place.2 > before.2 {
+            orders.extend(self.orders.get(&place).filter(|change| change.subject.is(Some(&client_state.user), None)));
+            // The predecessor is unknown if the node began after a snapshot.
+            let Some((_, Some(previous))) = checks.at(place) else { break };
+            place = previous;
+        }
+        if place != before && before.2 > 0 {
+            client_state.groups = None;
+            return Ok(());
+        }
+        for GroupChange { join, leave, .. } in orders.into_iter().rev() {
+            groups.names.extend(join.iter().cloned());
+            groups.names.retain(|group| !leave.contains(group));
+        }
+        (groups.place, groups.compared) = (here, id);
+        let own = connection.client.membership().groups.iter().map(|group| group.to_string()).collect::<BTreeSet<_>>();
+        if own == groups.names {
+            return Ok(());
+        }
+        Err(format!("{} is in the groups {own:?}, and the orders say {:?}", client_state.user, groups.names))
     }
 
     /// Checks that a client may continue at `at`: every entry between its last position and `at` had nothing to
@@ -312,6 +445,25 @@ impl SimulatedClients {
     }
 }
 
+impl Groups {
+    fn none_at(place: Place) -> Self {
+        Self { place, names: BTreeSet::new(), compared: None }
+    }
+}
+
+fn user(number: usize) -> String {
+    format!("user {number}")
+}
+
+/// Returns the order that a publish is, if it is one. It depends on the publish only, so that all nodes agree.
+fn order(publish: PublishId) -> Option<GroupChange> {
+    let (number, kind) = (publish.counter / ORDERS, publish.counter % ORDERS);
+    let change = GroupChange::user(user(number as usize % CLIENTS));
+    let number = number / CLIENTS as u64;
+    let group = (number % GROUPS).to_string();
+    (kind == 0).then(|| if (number / GROUPS).is_multiple_of(2) { change.join(group) } else { change.leave(group) })
+}
+
 /// Returns a message that names its publish.
 fn message(publish: PublishId) -> bytes::Bytes {
     let details = format!("[\"{}\",{}]", publish.origin, publish.counter);
@@ -329,7 +481,7 @@ fn published(message: &Value) -> Option<PublishId> {
 }
 
 /// Returns the log position that a client's position stands for. The ids of simulated nodes fit into it without loss.
-fn log_position_of(position: &Position) -> (u64, NodeId, Seq) {
+fn log_position_of(position: &Position) -> Place {
     let LogPosition { term, master, seq } = position.log_position();
     (term, master, seq)
 }

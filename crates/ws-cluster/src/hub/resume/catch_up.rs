@@ -83,11 +83,12 @@ impl Hub {
     /// Waits at most `limit` until this node has reached the position at which a resume token was sealed. Fails if the
     /// node cannot tell whether the token is still valid.
     pub(crate) async fn reach_seal(&self, at: &Position, limit: Duration) -> Result<(), &'static str> {
-        let status = || {
-            let log = self.replay_log.lock();
-            (log.history.seal_status(at), ())
-        };
-        self.until_known(status, limit).await
+        self.until_known(|| (self.seal_status(at), ()), limit).await
+    }
+
+    /// Returns the status of the position at which a resume token was sealed.
+    pub(crate) fn seal_status(&self, at: &Position) -> PositionStatus {
+        self.replay_log.lock().history.seal_status(at)
     }
 
     /// Makes a client what it was before, if its resume token is still valid.
