@@ -93,7 +93,7 @@ struct Goals {
     #[arg(long, default_value_t = 5)]
     rounds: usize,
     /// Goals with these names, separated by commas: speed, batch, targets, actions, memory, latency, relay, connect,
-    /// slow, churn, tls, locks.
+    /// slow, churn, tls, locks, deflate.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Numbers of clients for `speed`, separated by commas.

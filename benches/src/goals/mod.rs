@@ -17,13 +17,14 @@ use crate::{
     table::{NOTHING, Table, figure},
 };
 
+mod deflate;
 mod line;
 mod speed;
 mod tls;
 
 type Measurement = fn(&Goals) -> Result<Vec<Line>>;
 
-const ALL: [(&str, Measurement); 12] = [
+const ALL: [(&str, Measurement); 13] = [
     ("speed", speed),
     ("batch", publish_batch),
     ("targets", targets),
@@ -36,6 +37,7 @@ const ALL: [(&str, Measurement); 12] = [
     ("churn", churn),
     ("tls", tls),
     ("locks", locks),
+    ("deflate", deflate::compression),
 ];
 
 pub(crate) fn run(options: &Goals) -> Result<()> {

@@ -45,6 +45,8 @@ pub(super) struct Client {
     pub(super) round: usize,
     /// True if nothing is read.
     pub(super) stalled: bool,
+    /// Number of bytes that were read.
+    pub(super) bytes: u64,
     recipe: Rc<Recipe>,
     number: usize,
     head: Vec<u8>,
@@ -78,8 +80,8 @@ impl Client {
         }
         let (stage, walker) = (Stage::Connecting, Walker::default());
         let transport = Transport::new(TcpStream::from_std(socket.into()), tls)?;
-        let (marks, round, stalled, head) = Default::default();
-        Ok(Self { transport, stage, walker, marks, round, stalled, recipe, number, head })
+        let (marks, round, stalled, bytes, head) = Default::default();
+        Ok(Self { transport, stage, walker, marks, round, stalled, bytes, recipe, number, head })
     }
 
     /// Sends the upgrade request once the socket is connected.
@@ -141,6 +143,7 @@ impl Client {
                 Err(error) if self.stage == Stage::Closing && error.kind() == ErrorKind::ConnectionReset => break true,
                 Err(error) => return Err(error.into()),
             };
+            self.bytes += size as u64;
             opened |= self.take(&buffer[..size], &mut seen)?;
             // A short read means that there is no more. Later bytes raise another event.
             if size < buffer.len() && !ending && self.transport.reads_all() {
@@ -153,10 +156,11 @@ impl Client {
         if seen.closed.is_some() {
             self.stage = Stage::Closing;
         }
+        let messages = if self.recipe.frames_only { seen.frames } else { seen.marks };
         Ok(match () {
             () if ended => Progress::Ended(seen.closed),
             () if opened => Progress::Opened,
-            () if seen.marks > 0 => Progress::Messages(seen.marks),
+            () if messages > 0 => Progress::Messages(messages),
             () => Progress::None,
         })
     }

@@ -20,6 +20,9 @@ pub(crate) struct Recipe {
     pub(crate) ready: usize,
     /// Frames of the server that need an answer, each with its answer.
     pub(crate) pings: Vec<(String, String)>,
+    /// True if each frame counts as a message, because marks are not visible in compressed frames.
+    #[serde(default)]
+    pub(crate) frames_only: bool,
 }
 
 /// An order to the load generator. It reports when the order is done.
@@ -90,6 +93,8 @@ pub(crate) struct Report {
     pub(crate) done: usize,
     /// Number of missing ones.
     pub(crate) failed: usize,
+    /// Number of bytes that the clients read, with the heads of the frames.
+    pub(crate) bytes: u64,
     /// The time from just before the publish is written until its last message has arrived at each client.
     pub(crate) p50_micros: f64,
     pub(crate) p99_micros: f64,

@@ -48,6 +48,7 @@ impl Generator {
         let to = order.publish_to.ok_or("nowhere to publish")?;
         self.introduce(to, &order.introduction, order.connections.max(1))?;
         let (mut seconds, mut done, mut failed) = (0.0, 0, 0);
+        let read = self.bytes();
         for round in 0..order.rounds {
             let wanted = order.reached * order.messages;
             self.tally.round += 1;
@@ -68,7 +69,13 @@ impl Generator {
                 self.turn(Some(Duration::from_micros(order.pause_micros).saturating_sub(pause.elapsed())))?;
             }
         }
-        Ok(Report { seconds, done, failed, ..self.latencies() })
+        let bytes = self.bytes() - read;
+        Ok(Report { seconds, done, failed, bytes, ..self.latencies() })
+    }
+
+    /// Returns the number of bytes that the clients have read.
+    fn bytes(&self) -> u64 {
+        self.clients.iter().flatten().map(|client| client.bytes).sum()
     }
 
     pub(super) fn pace(&mut self, order: &Pace) -> Result<Report> {

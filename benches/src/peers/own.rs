@@ -69,10 +69,10 @@ pub(crate) struct Ours {
     pub(crate) program: Option<PathBuf>,
 }
 
-/// Number of bytes around a text: `{"action":"m","details":[""],"at":"AQ1234567890123"}`.
-const AROUND: usize = 52;
-
 impl Ours {
+    /// Number of bytes around a text: `{"action":"m","details":[""],"at":"AQ1234567890123"}`.
+    pub(crate) const AROUND: usize = 52;
+
     /// Returns the path of its program.
     pub(crate) fn path() -> Result<PathBuf> {
         program()
@@ -80,17 +80,26 @@ impl Ours {
 
     /// Returns the bytes that publish within the server's process, through its control port.
     pub(crate) fn publish_to(target: &str, messages: usize) -> String {
-        control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - AROUND))
+        control::request(&format!("/publish?count={messages}&to={target}"), &marked(super::MESSAGE - Self::AROUND))
     }
 
     /// Returns the request of a site that publishes one message, or a batch of several.
     pub(crate) fn post_to(target: &str, messages: usize) -> String {
-        let text = marked(super::MESSAGE - AROUND);
+        let text = marked(super::MESSAGE - Self::AROUND);
         let message = format!(r#"{{"action":"m","details":["{text}"],"to":"{target}"}}"#);
         let body = match messages {
             1 => message,
             several => format!("[{}]", vec![message; several].join(",")),
         };
+        Self::post(&body)
+    }
+
+    /// Returns the request of a site that publishes a message with these details, a JSON array, to all.
+    pub(crate) fn post_details(details: &str) -> String {
+        Self::post(&format!(r#"{{"action":"m","details":{details},"to":"all"}}"#))
+    }
+
+    fn post(body: &str) -> String {
         let head = "POST /_publish HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json";
         format!("{head}\r\nAuthorization: Bearer {PUBLISH_KEY}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
     }

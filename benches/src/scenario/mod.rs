@@ -15,6 +15,7 @@ use crate::{
 
 pub(crate) mod batch;
 pub(crate) mod connect;
+pub(crate) mod deflate;
 pub(crate) mod echo;
 pub(crate) mod fan_out;
 pub(crate) mod followers;
