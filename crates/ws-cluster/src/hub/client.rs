@@ -14,6 +14,7 @@ use serde_json::Value;
 
 use super::{
     Hub, Membership,
+    fan_out::SharedMessages,
     resume::{ResumeState, StateSealer, unix_time},
 };
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
         request_id::RequestId,
         target::ConnectionId,
     },
-    send_queue::SendQueue,
+    send_queue::{SendQueue, SharedFrame},
     ws::{
         deflate::{Deflate, compress},
         frame::payload,
@@ -49,28 +50,32 @@ const FORGOTTEN: u8 = 2;
 
 /// The shared half of a connection, with its send queue. The connection's task owns the other half, which reads and
 /// answers.
+///
+/// The fields are laid out as they are written here. A fan-out looks at those up to the beginning of the queue, which
+/// are in one line of the processor's cache together with the counts of the `Arc`.
+#[repr(C)]
 pub(crate) struct Client {
-    pub(crate) id: ConnectionId,
-    pub(crate) handshake: Handshake,
-    pub(crate) queue: SendQueue,
-    /// The form of the messages that the client gets: [`ARRAY`] and [`TRACKS`]. The fan-out reads it.
+    /// The client's entry number: clients are numbered in the order in which the hub began to deliver to them.
+    entered: AtomicU64,
+    /// The sequence number up to which the client knows that it has got everything, if it tracks its position.
+    /// Deliveries write it, one at a time.
+    known_seq: AtomicU64,
+    /// The form of the messages that the client gets: [`ARRAY`] and [`TRACKS`].
     form: AtomicU8,
-    /// Present if the client gets large messages compressed. The fan-out reads it.
+    /// Present if the client gets large messages compressed.
     deflate: Option<Deflate>,
-    /// When the client connected, in seconds since 1970.
-    since: u32,
     /// [`ARRIVING`], [`REGISTERED`] or [`FORGOTTEN`]. Written under the hub's lock. One byte, because the size of a
     /// client counts.
     stage: AtomicU8,
     /// True if the authenticator has to be asked again.
     refresh: AtomicBool,
-    /// The sequence number up to which the client knows that it has got everything, if it tracks its position.
-    /// Deliveries write it, one at a time.
-    known_seq: AtomicU64,
+    /// When the client connected, in seconds since 1970.
+    since: u32,
+    pub(crate) queue: SendQueue,
+    pub(crate) id: ConnectionId,
+    pub(crate) handshake: Handshake,
     /// The sequence number after which this connection's deliveries begin.
     began: AtomicU64,
-    /// The client's entry number: clients are numbered in the order in which the hub began to deliver to them.
-    entered: AtomicU64,
     /// Changes go through the hub, so that its index agrees. A synchronous lock, held for a look-up and never across an
     /// await. If the hub's lock is needed as well, it is taken first.
     membership: RwLock<Membership>,
@@ -144,19 +149,18 @@ impl Client {
         self.form.load(Ordering::Relaxed) == TRACKS
     }
 
-    fn frame(&self, message: &OutgoingMessage<'_>) -> Bytes {
-        let form = match self.form.load(Ordering::Relaxed) {
+    fn form(&self) -> MessageForm {
+        match self.form.load(Ordering::Relaxed) {
             0 => MessageForm::Object,
             TRACKS => MessageForm::Positioned,
             _ => MessageForm::Array,
-        };
-        message.frame(form, self.deflate)
+        }
     }
 
     /// Queues a message in a frame that clients share.
     pub(crate) fn deliver(&self, message: &OutgoingMessage<'_>) {
-        self.note_position(message);
-        self.queue.push(self.frame(message));
+        self.note_position(message.seq());
+        self.queue.push(message.frame(self.form(), self.deflate));
     }
 
     /// Queues a frame for this client alone.
@@ -167,17 +171,15 @@ impl Client {
     }
 
     /// Queues a message like [`deliver`](Self::deliver), but for a fan-out to write when it ends. Returns true if the
-    /// fan-out has to list the client for that, and the size of the frame.
-    pub(crate) fn add(&self, message: &OutgoingMessage<'_>) -> (bool, usize) {
-        self.note_position(message);
-        let frame = self.frame(message);
-        let size = frame.len();
-        (self.queue.add(frame), size)
+    /// fan-out has to list the client for that.
+    pub(super) fn add(&self, message: &mut SharedMessages<'_>) -> bool {
+        self.note_position(message.seq());
+        self.queue.add(message.frame(self.form(), self.deflate))
     }
 
-    /// Notes the position that the message tells the client.
-    fn note_position(&self, message: &OutgoingMessage<'_>) {
-        if let Some(seq) = message.seq().filter(|_| self.keeps_position()) {
+    /// Notes the sequence number of a message that the client gets.
+    fn note_position(&self, seq: Option<Seq>) {
+        if let Some(seq) = seq.filter(|_| self.keeps_position()) {
             self.known_seq.store(seq, Ordering::Relaxed);
         }
     }
@@ -250,10 +252,10 @@ impl Client {
 
     /// Tells the client its position in a frame that clients share, for a fan-out to write when it ends. Returns true
     /// if the fan-out has to list the client for that.
-    pub(crate) fn add_position(&self, frame: &Bytes, seq: Seq) -> bool {
+    pub(crate) fn add_position(&self, frame: &mut SharedFrame, seq: Seq) -> bool {
         self.tracks() && {
             self.known_seq.store(seq, Ordering::Relaxed);
-            self.queue.add(frame.clone())
+            self.queue.add(frame)
         }
     }
 
@@ -337,7 +339,7 @@ impl Client {
         code: CloseCode,
         reason: &'static str,
     ) {
-        let last = self.frame(&OutgoingMessage::new(action, &encode(details)).answers(id));
+        let last = OutgoingMessage::new(action, &encode(details)).answers(id).frame(self.form(), self.deflate);
         self.queue.close_after(last, code, reason);
     }
 

@@ -3,13 +3,15 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use tokio::runtime::Handle;
+use parking_lot::Mutex;
+use tokio::{runtime::Handle, task::yield_now};
 
 use crate::{
     hub::Client,
-    message::client::OutgoingMessage,
+    message::client::{MessageForm, OutgoingMessage},
+    send_queue::SharedFrame,
     stats::{Stats, Stopwatch},
+    ws::{deflate::Deflate, frame},
 };
 use ws_cluster_core::Seq;
 
@@ -21,6 +23,15 @@ const MAX_INLINE: usize = 64;
 /// system calls.
 const CHUNK: usize = 1024;
 const YIELD_AFTER: usize = 64;
+
+/// Maximum number of times that a round to many clients lets all other tasks run before it begins.
+const MAX_TURNS: usize = 128;
+
+/// Number of clients for which a round lets the other tasks run once more although they delivered nothing, and the
+/// maximum number of such turns. A turn takes about a microsecond, far less than the writes to these clients. Another
+/// processor may need several of them to read the next request.
+const CLIENTS_PER_TURN: usize = 128;
+const MAX_IDLE_TURNS: usize = 16;
 
 /// Notes how long a round took when the last of its tasks drops it.
 struct Timer {
@@ -34,53 +45,146 @@ impl Drop for Timer {
     }
 }
 
-/// The clients that the round writes to, each of them once.
+/// Messages for many clients, with their frames in each form that some of these clients get.
+pub(super) struct SharedMessages<'a> {
+    messages: &'a [OutgoingMessage<'a>],
+    frames: Vec<Shared>,
+    /// Number of bytes that all clients together get.
+    pub(super) bytes: u64,
+    /// Number of messages that clients get compressed.
+    pub(super) compressed: u64,
+}
+
+/// The frames of the messages in one form, joined.
+struct Shared {
+    form: MessageForm,
+    deflate: Option<Deflate>,
+    frame: SharedFrame,
+    /// Number of compressed messages.
+    compressed: u64,
+}
+
+impl<'a> SharedMessages<'a> {
+    pub(super) fn new(messages: &'a [OutgoingMessage<'a>]) -> Self {
+        Self { messages, frames: Vec::new(), bytes: 0, compressed: 0 }
+    }
+
+    /// Returns the sequence number of the last message in the cluster's order, if it has one.
+    pub(super) fn seq(&self) -> Option<Seq> {
+        self.messages.last()?.seq()
+    }
+
+    /// Returns the frames for one more client.
+    pub(super) fn frame(&mut self, form: MessageForm, deflate: Option<Deflate>) -> &mut SharedFrame {
+        let known = self.frames.iter().position(|shared| shared.form == form && shared.deflate == deflate);
+        let index = known.unwrap_or_else(|| {
+            self.frames.push(Shared::new(self.messages, form, deflate));
+            self.frames.len() - 1
+        });
+        let Shared { frame, compressed, .. } = &mut self.frames[index];
+        self.bytes += frame.size() as u64;
+        self.compressed += *compressed;
+        frame
+    }
+}
+
+impl Shared {
+    fn new(messages: &[OutgoingMessage<'_>], form: MessageForm, deflate: Option<Deflate>) -> Self {
+        let mut frames = messages.iter().map(|message| message.frame(form, deflate)).collect::<Vec<_>>();
+        let compressed = frames.iter().filter(|frame| frame::is_compressed(frame)).count() as u64;
+        let joined = if frames.len() == 1 { frames.remove(0) } else { frames.concat().into() };
+        Self { form, deflate, frame: SharedFrame::new(joined), compressed }
+    }
+}
+
+/// The clients that the next round writes to, each of them once.
 #[derive(Default)]
-pub(super) struct FanOut(Vec<Arc<Client>>);
+pub(super) struct FanOut {
+    clients: Vec<Arc<Client>>,
+    /// Number of frames that were ever queued for clients.
+    queued: u64,
+    /// True if a task has been started that writes to the clients.
+    is_due: bool,
+}
 
 impl FanOut {
-    /// Queues a message for a client. Returns the size of its frame.
-    pub(super) fn add(&mut self, client: &Arc<Client>, message: &OutgoingMessage<'_>) -> usize {
-        let (new, size) = client.add(message);
-        if new {
-            self.0.push(client.clone());
-        }
-        size
+    /// Queues messages for a client.
+    pub(super) fn add(&mut self, client: &Arc<Client>, messages: &mut SharedMessages<'_>) {
+        let new = client.add(messages);
+        self.note(client, new);
     }
 
     /// Queues a client's position, in a frame that clients share.
-    pub(super) fn add_position(&mut self, client: &Arc<Client>, frame: &Bytes, seq: Seq) {
-        if client.add_position(frame, seq) {
-            self.0.push(client.clone());
-        }
+    pub(super) fn add_position(&mut self, client: &Arc<Client>, frame: &mut SharedFrame, seq: Seq) {
+        let new = client.add_position(frame, seq);
+        self.note(client, new);
     }
 
-    pub(super) fn take(&mut self) -> Self {
-        Self(std::mem::take(&mut self.0))
+    fn note(&mut self, client: &Arc<Client>, new: bool) {
+        self.queued += 1;
+        if new {
+            self.clients.push(client.clone());
+        }
     }
 
     /// Writes to a few clients at once, and to many in tasks of the server's runtime, in parallel if there are several
     /// processors. Messages that are delivered meanwhile join those that still wait.
-    pub(super) fn write(self, runtime: Option<&Handle>, stats: &Arc<Stats>) {
-        let Self(clients) = self;
-        if clients.is_empty() {
+    pub(super) fn write(fan_out: &Arc<Mutex<Self>>, runtime: Option<&Handle>, stats: &Arc<Stats>) {
+        let mut next = fan_out.lock();
+        if next.clients.is_empty() {
             return;
         }
-        let timer = Arc::new(Timer { stats: stats.clone(), stopwatch: Stopwatch::start() });
-        let Some(runtime) = runtime.filter(|_| clients.len() > MAX_INLINE) else {
-            return clients.iter().for_each(|client| client.queue.write());
-        };
-        let mut clients = clients.into_iter();
-        while clients.len() > 0 {
-            let chunk: Vec<_> = clients.by_ref().take(CHUNK).collect();
-            let timer = timer.clone();
-            runtime.spawn(async move {
-                let _timer = timer;
-                for writes in chunk.chunks(YIELD_AFTER) {
-                    writes.iter().for_each(|client| client.queue.write());
-                    tokio::task::yield_now().await;
+        let timer = || Timer { stats: stats.clone(), stopwatch: Stopwatch::start() };
+        match runtime {
+            Some(runtime) if next.clients.len() > MAX_INLINE => {
+                if !std::mem::replace(&mut next.is_due, true) {
+                    runtime.spawn(write_to_many(fan_out.clone(), timer()));
                 }
-            });
+            }
+            _ => {
+                let _timer = timer();
+                let clients = std::mem::take(&mut next.clients);
+                // The lock is released first, because writing takes a system call for each client.
+                drop(next);
+                clients.iter().for_each(|client| client.queue.write());
+            }
         }
+    }
+}
+
+/// Writes to all clients of the next round. First it lets the other tasks run as long as they deliver something: messages
+/// that came together are to leave together.
+async fn write_to_many(fan_out: Arc<Mutex<FanOut>>, timer: Timer) {
+    let (mut queued, mut idle) = (0, 0);
+    for _ in 0..MAX_TURNS {
+        let (now, clients) = {
+            let fan_out = fan_out.lock();
+            (fan_out.queued, fan_out.clients.len())
+        };
+        idle = if now == queued { idle + 1 } else { 0 };
+        if idle > (clients / CLIENTS_PER_TURN).min(MAX_IDLE_TURNS) {
+            break;
+        }
+        queued = now;
+        yield_now().await;
+    }
+    let mut clients = {
+        let mut fan_out = fan_out.lock();
+        fan_out.is_due = false;
+        std::mem::take(&mut fan_out.clients).into_iter()
+    };
+    let timer = Arc::new(timer);
+    while clients.len() > CHUNK {
+        let chunk: Vec<_> = clients.by_ref().take(CHUNK).collect();
+        tokio::spawn(write_to(chunk.into_iter(), timer.clone()));
+    }
+    write_to(clients, timer).await;
+}
+
+async fn write_to(mut clients: std::vec::IntoIter<Arc<Client>>, _timer: Arc<Timer>) {
+    while clients.len() > 0 {
+        // Each client is dropped while the processor still has its memory at hand.
+        clients.by_ref().take(YIELD_AFTER).for_each(|client| client.queue.write());
+        yield_now().await;
     }
 }

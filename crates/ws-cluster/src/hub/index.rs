@@ -3,12 +3,15 @@
 
 use std::{
     borrow::Borrow,
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     hash::Hash,
     sync::Arc,
 };
 
-use super::table::Table;
+use super::{
+    clients::{Clients, Place},
+    table::Table,
+};
 use crate::{
     hub::{Client, Membership},
     message::{
@@ -18,7 +21,7 @@ use crate::{
 };
 
 pub(super) struct Index {
-    pub(super) clients: HashMap<u64, Arc<Client>>,
+    pub(super) clients: Clients,
     /// Clients to which nothing is delivered yet: they have to authenticate first, or they are sent what they missed. A
     /// shutdown and orders close them like the others.
     pub(super) arriving: HashMap<u64, Arc<Client>>,
@@ -33,12 +36,48 @@ pub(super) struct Index {
 }
 
 /// The connections under each key. A key without connections is removed.
-type Groups<K> = HashMap<K, HashSet<u64>>;
+type Groups<K> = HashMap<K, Places>;
+
+/// The places of the connections under one key, in the order in which a fan-out visits them. Most properties and many
+/// groups have one connection.
+enum Places {
+    One(Place),
+    Many(BTreeSet<Place>),
+}
+
+impl Places {
+    fn insert(&mut self, place: Place) {
+        match self {
+            Self::One(known) if *known == place => {}
+            Self::One(known) => *self = Self::Many([*known, place].into()),
+            Self::Many(places) => _ = places.insert(place),
+        }
+    }
+
+    /// Removes a place. Returns true if none is left.
+    fn remove(&mut self, place: Place) -> bool {
+        match self {
+            Self::One(known) => *known == place,
+            Self::Many(places) => {
+                places.remove(&place);
+                places.is_empty()
+            }
+        }
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Place> {
+        let (one, many) = match self {
+            Self::One(place) => (Some(*place), None),
+            Self::Many(places) => (None, Some(places)),
+        };
+        one.into_iter().chain(many.into_iter().flatten().copied())
+    }
+}
 
 impl Default for Index {
     fn default() -> Self {
         Self {
-            clients: HashMap::new(),
+            clients: Clients::default(),
             arriving: HashMap::new(),
             users: Table::new(|membership| membership.user.as_ref()),
             sessions: Table::new(|membership| membership.session.as_ref()),
@@ -54,7 +93,7 @@ impl Index {
     /// Calls `found` with the clients that a target selects. Clients that the target excepts may be among them.
     pub(super) fn select(&self, target: &Target, mut found: impl FnMut(&Arc<Client>)) {
         match &target.selection {
-            Selection::All | Selection::Registered => self.clients.values().for_each(found),
+            Selection::All | Selection::Registered => self.clients.iter().for_each(found),
             Selection::Users(ids) => {
                 // A client has one user.
                 let ids: HashSet<_> = ids.iter().collect();
@@ -66,7 +105,7 @@ impl Index {
                 // If the id is of another node, the client found may have a different id. The target is matched again
                 // later.
                 let local = self.former.get(id).unwrap_or(&id.local);
-                self.clients.get(local).into_iter().for_each(found);
+                self.clients.get(*local).into_iter().for_each(found);
             }
             Selection::Property { name, value } => {
                 self.among(self.properties.get(&(name.as_str().into(), value.as_str().into()))).for_each(found);
@@ -92,7 +131,7 @@ impl Index {
     /// Returns the clients that have an id, or had it before they came back, including arriving ones.
     pub(super) fn known_as(&self, id: ConnectionId) -> impl Iterator<Item = &Arc<Client>> {
         let here = [Some(id.local), self.former.get(&id).copied()].into_iter().flatten();
-        let here = here.filter_map(|local| self.clients.get(&local)).chain(self.arriving.values());
+        let here = here.filter_map(|local| self.clients.get(local)).chain(self.arriving.values());
         here.filter(move |client| client.known_as() == id)
     }
 
@@ -116,8 +155,8 @@ impl Index {
         self.users.len()
     }
 
-    fn among(&self, locals: Option<&HashSet<u64>>) -> impl Iterator<Item = &Arc<Client>> {
-        locals.into_iter().flatten().filter_map(|local| self.clients.get(local))
+    fn among(&self, places: Option<&Places>) -> impl Iterator<Item = &Arc<Client>> {
+        places.into_iter().flat_map(Places::iter).filter_map(|place| self.clients.at(place))
     }
 
     /// Calls `found` once with each client in any of the groups.
@@ -125,32 +164,39 @@ impl Index {
         match names {
             [name] => self.among(self.groups.get(name.as_str())).for_each(found),
             names => {
-                let union = names.iter().filter_map(|name| self.groups.get(name.as_str())).flatten().copied().collect();
-                self.among(Some(&union)).for_each(found);
+                let groups = names.iter().filter_map(|name| self.groups.get(name.as_str()));
+                let union: BTreeSet<Place> = groups.flat_map(Places::iter).collect();
+                union.into_iter().filter_map(|place| self.clients.at(place)).for_each(found);
             }
         }
     }
 
     pub(super) fn join(&mut self, local: u64, group: Arc<str>) {
-        self.groups.entry(group).or_default().insert(local);
+        if let Some(place) = self.clients.place_of(local) {
+            insert(&mut self.groups, group, place);
+        }
     }
 
     pub(super) fn leave(&mut self, local: u64, group: &str) {
-        remove(&mut self.groups, group, local);
+        if let Some(place) = self.clients.place_of(local) {
+            remove(&mut self.groups, group, place);
+        }
     }
 
-    /// Adds a client. Texts in its membership are replaced by equal texts of the index, to share their memory.
+    /// Adds the names of a client, which is among `clients`. Texts in its membership are replaced by equal texts of the
+    /// index, to share their memory.
     pub(super) fn add(&mut self, client: &Arc<Client>, membership: &mut Membership) {
         let local = client.id.local;
+        let Some(place) = self.clients.place_of(local) else { return };
         if let Some(id) = membership.former() {
             self.former.insert(id, local);
         }
         membership.user.iter_mut().for_each(|user| self.users.add(client, user));
         membership.session.iter_mut().for_each(|session| self.sessions.add(client, session));
-        membership.groups.iter_mut().for_each(|group| share(&mut self.groups, group, local));
+        membership.groups.iter_mut().for_each(|group| share(&mut self.groups, group, place));
         for (name, value) in membership.properties() {
             let key = (name.clone(), property_text(value).into());
-            self.properties.entry(key).or_default().insert(local);
+            insert(&mut self.properties, key, place);
         }
     }
 
@@ -160,11 +206,13 @@ impl Index {
         self.arriving.remove(&local);
         if client.leave() {
             self.remove(local, &client.membership());
-            self.clients.remove(&local);
+            self.clients.remove(local);
         }
     }
 
+    /// Removes the names of a client.
     pub(super) fn remove(&mut self, local: u64, membership: &Membership) {
+        let Some(place) = self.clients.place_of(local) else { return };
         if let Some(id) = &membership.former()
             && self.former.get(id) == Some(&local)
         {
@@ -172,9 +220,9 @@ impl Index {
         }
         membership.user.iter().for_each(|user| self.users.remove(local, user));
         membership.session.iter().for_each(|session| self.sessions.remove(local, session));
-        membership.groups.iter().for_each(|group| remove(&mut self.groups, group, local));
+        membership.groups.iter().for_each(|group| remove(&mut self.groups, group, place));
         for (name, value) in membership.properties() {
-            remove(&mut self.properties, &(name.clone(), property_text(value).into()), local);
+            remove(&mut self.properties, &(name.clone(), property_text(value).into()), place);
         }
     }
 
@@ -182,27 +230,28 @@ impl Index {
     pub(super) fn is_empty(&self) -> bool {
         let Self { clients, arriving, users, sessions, groups, properties, former, .. } = self;
         let keyed = users.is_empty() && sessions.is_empty() && groups.is_empty() && properties.is_empty();
-        clients.is_empty() && arriving.is_empty() && former.is_empty() && keyed
+        clients.len() == 0 && arriving.is_empty() && former.is_empty() && keyed
     }
 }
 
 /// Adds a connection under a name, which is replaced by the equal text of the index, if there is one.
-fn share(groups: &mut Groups<Arc<str>>, name: &mut Arc<str>, local: u64) {
+fn share(groups: &mut Groups<Arc<str>>, name: &mut Arc<str>, place: Place) {
     if let Some((known, _)) = groups.get_key_value(name) {
         *name = known.clone();
     }
-    groups.entry(name.clone()).or_default().insert(local);
+    insert(groups, name.clone(), place);
 }
 
-fn remove<K, Q>(groups: &mut Groups<K>, key: &Q, local: u64)
+fn insert<K: Eq + Hash>(groups: &mut Groups<K>, key: K, place: Place) {
+    groups.entry(key).or_insert(Places::One(place)).insert(place);
+}
+
+fn remove<K, Q>(groups: &mut Groups<K>, key: &Q, place: Place)
 where
     K: Eq + Hash + Borrow<Q>,
     Q: Eq + Hash + ?Sized,
 {
-    if let Some(locals) = groups.get_mut(key) {
-        locals.remove(&local);
-        if locals.is_empty() {
-            groups.remove(key);
-        }
+    if groups.get_mut(key).is_some_and(|places| places.remove(place)) {
+        groups.remove(key);
     }
 }

@@ -17,7 +17,7 @@ impl Hub {
     #[cfg(feature = "metrics")]
     pub(crate) fn waiting(&self) -> u64 {
         let index = self.index.read();
-        let clients: Vec<_> = index.clients.values().cloned().collect();
+        let clients: Vec<_> = index.clients.iter().cloned().collect();
         // Deliveries must not wait for the sum.
         drop(index);
         clients.iter().map(|client| client.queue.waiting() as u64).sum()
@@ -63,7 +63,7 @@ fn candidates<'a>(index: &'a Index, query: &'a ConnectionQuery) -> Box<dyn Itera
         (Some(user), ..) => Box::new(index.of_user(user).chain(arriving)),
         (_, Some(session), _) => Box::new(index.of_session(session).chain(arriving)),
         (.., Some(group)) => Box::new(index.in_group(group).chain(arriving)),
-        _ => Box::new(index.clients.values().chain(arriving)),
+        _ => Box::new(index.clients.iter().chain(arriving)),
     }
 }
 

@@ -16,22 +16,19 @@ use tokio::{runtime::Handle, sync::Notify, time::Instant};
 
 use crate::{
     CloseCode, Config,
-    message::{
-        client::OutgoingMessage,
-        close::{Close, Subject},
-        content::{Content, ContentError},
-        target::{ConnectionId, Target},
-    },
-    node::{Delivery, DeliverySink},
+    message::{close::Subject, target::ConnectionId},
+    send_queue::MAX_JOINED,
     stats::Stats,
 };
-use ws_cluster_core::{LogPosition, NodeId, Seq};
+use ws_cluster_core::{NodeId, Seq};
 
 mod accept_rate;
 mod admission;
 mod client;
+mod clients;
 mod closes;
 mod coarse_timers;
+mod delivery;
 mod fan_out;
 mod index;
 mod listing;
@@ -82,9 +79,11 @@ pub(crate) struct Hub {
     advanced: Notify,
     /// The clients that have got frames since the last write. A synchronous lock, held while a message is queued for
     /// all matching clients. Only the cluster's task takes it, except for messages outside of the order.
-    fan_out: Mutex<FanOut>,
+    fan_out: Arc<Mutex<FanOut>>,
     /// The server's runtime, whose tasks write a fan-out to many clients. `None` in tests that write nothing.
     runtime: Option<Handle>,
+    /// Maximum size of the messages that are queued for a client at a time, in bytes.
+    joined: usize,
     timers: CoarseTimers,
     closes: Closes,
     /// Clients that are gone and that the hub has to forget. A synchronous lock; no other lock is taken under it.
@@ -112,8 +111,9 @@ impl Hub {
             index: RwLock::default(),
             replay_log: Mutex::new(ReplayLog::new(config)),
             advanced: Notify::new(),
-            fan_out: Mutex::default(),
+            fan_out: Arc::default(),
             runtime: Handle::try_current().ok(),
+            joined: MAX_JOINED.min(config.connection.queue_size / 8),
             timers: CoarseTimers::new(),
             closes: Closes::default(),
             gone: Mutex::default(),
@@ -200,9 +200,8 @@ impl Hub {
         let Some(client) = index.arriving.remove(&client.id.local) else { return };
         let mut own = client.membership_lock().write();
         client.enter(self.entered.fetch_add(1, Ordering::Relaxed));
+        index.clients.insert(client.clone());
         index.add(&client, &mut own);
-        drop(own);
-        index.clients.insert(client.id.local, client);
     }
 
     /// Gives a client what the authenticator, asked at `asked`, says of its session now. Fails as
@@ -283,7 +282,7 @@ impl Hub {
     pub(crate) async fn close_evenly(&self, over: Duration) {
         let clients: Vec<_> = {
             let index = self.index.read();
-            index.clients.values().chain(index.arriving.values()).cloned().collect()
+            index.clients.iter().chain(index.arriving.values()).cloned().collect()
         };
         let start = tokio::time::Instant::now();
         let closing = async {
@@ -309,34 +308,7 @@ impl Hub {
 
     fn close_all(&self, code: CloseCode, reason: &'static str) {
         let index = self.index.read();
-        index.clients.values().chain(index.arriving.values()).for_each(|client| client.queue.close(code, reason));
-    }
-
-    /// Sends a message to the matching clients, outside of the cluster's order.
-    pub(crate) fn message(&self, target: &Target, message: &OutgoingMessage<'_>, volatile: bool) {
-        self.fan_out_to(&self.index.read(), target, message, 0, volatile);
-        self.write();
-    }
-
-    /// Queues a message for every matching client whose entry number is at least `since`. The fan-out writes it when it
-    /// ends. A volatile message is queued only for those whose send queue is empty.
-    fn fan_out_to(&self, index: &Index, target: &Target, message: &OutgoingMessage<'_>, since: u64, volatile: bool) {
-        let certain = target.selects_exactly();
-        let mut fan_out = self.fan_out.lock();
-        let (mut deliveries, mut bytes) = (0, 0);
-        index.select(target, |client| {
-            let meant = || certain || target.matches(&Member(client.id, &client.membership()));
-            if client.entered() >= since && meant() && (!volatile || client.queue.has_nothing_left()) {
-                bytes += fan_out.add(client, message);
-                deliveries += 1;
-            }
-        });
-        tracing::debug!(deliveries, bytes, "queued");
-        self.stats.deliveries.add(deliveries);
-        self.stats.metered.note(|counts| {
-            counts.delivered_bytes.add(bytes as u64);
-            counts.compressed.add(message.compressed_count());
-        });
+        index.clients.iter().chain(index.arriving.values()).for_each(|client| client.queue.close(code, reason));
     }
 
     /// Forgets the clients whose registrations were dropped.
@@ -355,104 +327,8 @@ impl Hub {
             return;
         }
         let index = self.index.read();
-        let known = due.iter().filter_map(|local| index.clients.get(local).or_else(|| index.arriving.get(local)));
+        let known = due.iter().filter_map(|local| index.clients.get(*local).or_else(|| index.arriving.get(local)));
         known.for_each(|client| client.queue.wake_for_timer());
-    }
-}
-
-impl DeliverySink for Hub {
-    fn deliver(&self, delivery: Delivery) {
-        let Delivery { position: log_position, id: publish, size, repeated, content: encoded } = delivery;
-        let (origin, counter, seq) = (publish.origin, publish.counter, log_position.seq);
-        let _span = tracing::debug_span!("deliver", ?origin, counter, term = log_position.term, seq).entered();
-        let content = encoded.clone().and_then(|encoded| match Content::decode(encoded) {
-            Ok(content) => Some(content),
-            Err(error @ ContentError::Unknown) => {
-                // The entry is of a later version. This version cannot read it, but its log position counts.
-                tracing::debug!(%error, seq = log_position.seq, "an entry of a later version is skipped");
-                None
-            }
-            Err(error) => {
-                tracing::error!(%error, seq = log_position.seq, "an entry cannot be delivered");
-                None
-            }
-        });
-        let kept = match &content {
-            Some(Content::Message { target, volatile: false, .. }) => encoded.map(|encoded| (target, encoded)),
-            // Volatile messages and orders are never replayed.
-            _ => None,
-        };
-        // An order concerns the clients that are connected when it comes, so a repeated order is ignored.
-        let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
-        // The callback is the application's code, so no lock is held.
-        order.iter().for_each(|subject| (self.revoked)(subject));
-        self.stats.metered.note(|counts| counts.entries.add(1));
-        if let Some(Content::Groups(change)) = &content {
-            return self.regroup(change, log_position, publish, size, repeated);
-        }
-        let index = self.index.read();
-        let since = self.replay_log.lock().append(log_position, publish, kept, size, repeated);
-        if let Some(subject) = order {
-            self.closes.note(subject.clone());
-        }
-        match &content {
-            Some(Content::Message { target, action, details, volatile }) => {
-                let message = OutgoingMessage::new(action, details).at(log_position.into());
-                self.fan_out_to(&index, target, &message, since, *volatile);
-            }
-            Some(Content::Close(close)) if order.is_some() => {
-                index.of(&close.subject).for_each(|client| match close {
-                    Close { reconnect: true, .. } => client.queue.close(CloseCode::Expired, AUTHENTICATE_AGAIN),
-                    Close { subject: Subject::Session(_), .. } => client.dismiss("the session ended"),
-                    Close { subject: Subject::User { .. } | Subject::Connection(_), .. } => {
-                        client.dismiss("closed by the application");
-                    }
-                });
-            }
-            Some(Content::Refresh(subject)) if order.is_some() => {
-                index.of(subject).for_each(|client| client.refresh());
-            }
-            Some(Content::Revoked { connection, version }) => {
-                self.replay_log.lock().revoke(*connection, *version, log_position.seq);
-                // A client with a lower version resumed with an outdated token, on a second connection.
-                index.known_as(*connection).filter(|client| client.membership().version() < *version).for_each(
-                    |client| {
-                        client.queue.close(CloseCode::TryAgainLater, "this client has resumed on another connection");
-                    },
-                );
-            }
-            _ => {}
-        }
-    }
-
-    fn trimmed(&self, base: Seq) {
-        let _index = self.index.read();
-        self.replay_log.lock().trim(base);
-    }
-
-    fn cut(&self, after: Seq) {
-        self.cut_back(after);
-    }
-
-    fn restarted(&self, base: Option<LogPosition>, missed: bool) {
-        self.reset_to(base, missed);
-    }
-
-    fn write(&self) {
-        // The lock is released first, because writing takes a system call for each client.
-        let fan_out = self.fan_out.lock().take();
-        fan_out.write(self.runtime.as_ref(), &self.stats);
-    }
-
-    fn tick(&self) {
-        self.forget_gone();
-        self.wake_due();
-        self.wake_waiting();
-        self.send_positions();
-    }
-
-    fn cut_off(&self) {
-        self.close_all(CloseCode::TryAgainLater, "this node lost its cluster");
     }
 }
 

@@ -149,7 +149,7 @@ impl Clients for SimulatedClients {
                     self.empty.insert(place);
                 }
                 let (id, size) = (proposal.id, proposal.size());
-                hub.deliver(Delivery { position: *position, id, size, repeated: *repeated, content });
+                hub.deliver(vec![Delivery { position: *position, id, size, repeated: *repeated, content }]);
             }
             Output::Cut { after } => {
                 let is_cut = hub.position().seq > *after;

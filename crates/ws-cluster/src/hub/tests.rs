@@ -4,11 +4,12 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    Authenticator, Handshake, Identity, TrustedProxies,
+    Authenticator, Handshake, Identity, Target, TrustedProxies,
     hub::resume::{ResumeState, StateSealer, history::Missing},
-    message::position::Position,
+    message::{client::Dialect, close::Close, content::Content, position::Position},
+    node::{Delivery, DeliverySink},
 };
-use ws_cluster_core::PublishId;
+use ws_cluster_core::{LogPosition, PublishId, simulator::Random};
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
@@ -49,7 +50,7 @@ impl Node {
     fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
         let (client, registration) = self.arrive(identity, true);
         self.hub.begin(&client, &["new".into()], &self.sealer, 0);
-        client.queue.take();
+        take_all(&client, &mut Vec::new());
         (client, registration)
     }
 
@@ -84,7 +85,13 @@ impl Node {
         let content = content.encode();
         let log_position = LogPosition { term: 1, master: NODE, seq };
         let repeated = repeated.then_some(publish);
-        self.hub.deliver(Delivery { position: log_position, id: publish, size: 0, repeated, content: Some(content) });
+        self.hub.deliver(vec![Delivery {
+            position: log_position,
+            id: publish,
+            size: 0,
+            repeated,
+            content: Some(content),
+        }]);
     }
 
     fn cut(&self, after: Seq) {
@@ -281,7 +288,7 @@ fn a_close_of_s_reaches_all(node: Node) {
     let log_position = LogPosition { term: 1, master: NODE, seq: 1 };
     let publish = PublishId { origin: NODE, counter: 1 };
     let content = Some(Content::Close(Close::session("s")).encode());
-    node.hub.deliver(Delivery { position: log_position, id: publish, size: 0, repeated: None, content });
+    node.hub.deliver(vec![Delivery { position: log_position, id: publish, size: 0, repeated: None, content }]);
     assert!(said(&here).contains("Server/close") && said(&arriving).contains("Server/close"));
     assert_eq!(said(&other), "");
 }
@@ -391,4 +398,121 @@ async fn a_drain_closes_the_clients_evenly_and_ends_when_the_last_is_gone() {
     clients.clear();
     draining.await.unwrap();
     assert_eq!(start.elapsed().as_secs(), 1);
+}
+
+#[test]
+fn a_client_fits_into_a_quarter_of_a_kilobyte() {
+    // With the two counts of its `Arc`.
+    let size = size_of::<Client>() + 2 * size_of::<usize>();
+    assert!(size <= 256, "{size} bytes: every connection has one, and the next size of the allocator is 320");
+}
+
+/// Returns random entries for some users and groups. Many of them have the recipients of the one before.
+fn random_entries(random: &mut Random, count: u64) -> Vec<Delivery> {
+    let mut target = Target::all();
+    let entry = |counter| {
+        if random.below(3) == 0 {
+            target = match random.below(6) {
+                0 => Target::registered(),
+                1 => Target::user("ann"),
+                2 => Target::groups(["a", "b"]),
+                3 => Target::group("a").except_user("ann"),
+                4 => Target::property("page", "7"),
+                _ => Target::all(),
+            };
+        }
+        let content = match random.below(12) {
+            0 => Content::Refresh(Subject::user("ann")),
+            1 => Content::Revoked {
+                connection: ConnectionId { node: NODE, local: 1 + random.below(8) },
+                version: random.below(2),
+            },
+            other => Content::Message {
+                target: target.clone(),
+                action: "x".into(),
+                details: format!("[{counter},\"{}\"]", "y".repeat(random.below(10) as usize)).into(),
+                volatile: other == 2,
+            },
+        };
+        let encoded = content.encode();
+        Delivery {
+            position: LogPosition { term: 1, master: NODE, seq: counter },
+            id: PublishId { origin: NODE, counter },
+            size: encoded.len(),
+            repeated: None,
+            content: Some(encoded),
+        }
+    };
+    (1..=count).map(entry).collect()
+}
+
+/// Takes everything from a client's queue, as its connection's task does.
+fn take_all(client: &Client, got: &mut Vec<u8>) {
+    while !client.queue.is_empty() {
+        let mut taken = client.queue.take();
+        got.extend_from_slice(&taken);
+        let size = taken.len();
+        client.queue.written(&mut taken, size);
+    }
+}
+
+/// Returns what each of some clients gets if the entries come in portions of the given sizes.
+fn received(seed: u64, portions: impl Fn(&mut Random) -> usize) -> Vec<Vec<u8>> {
+    let mut random = Random(seed);
+    let node = Node::new();
+    let identities = [
+        Identity::guest(),
+        Identity::user("ann").groups(["a"]),
+        Identity::user("bob").groups(["a", "b"]),
+        Identity::user("ann").property("page", "7"),
+    ];
+    let clients: Vec<_> = (0..8)
+        .map(|number| {
+            let identity = identities[number % identities.len()].clone();
+            if number < 4 { node.connect(identity) } else { node.track(identity) }
+        })
+        .collect();
+    clients[1].0.set_dialect(Dialect::Array);
+    let mut entries = random_entries(&mut random, 60).into_iter();
+    let mut got = vec![Vec::new(); clients.len()];
+    while entries.len() > 0 {
+        let portion = portions(&mut random);
+        node.hub.deliver(entries.by_ref().take(portion).collect());
+        for ((client, _), got) in clients.iter().zip(&mut got).filter(|_| random.below(2) == 0) {
+            client.queue.write();
+            take_all(client, got);
+        }
+    }
+    clients.iter().zip(&mut got).for_each(|((client, _), got)| take_all(client, got));
+    got
+}
+
+#[test]
+fn entries_that_come_together_reach_each_client_as_if_they_came_one_by_one() {
+    for seed in 0..300 {
+        let one_by_one = received(seed, |_| 1);
+        let together = received(seed, |random| 1 + random.below(20) as usize);
+        assert!(one_by_one.iter().any(|got| !got.is_empty()));
+        assert!(together == one_by_one, "seed {seed}");
+    }
+}
+
+#[tokio::test]
+async fn a_round_to_many_clients_waits_for_what_other_tasks_deliver_at_the_same_time() {
+    let node = Node::new();
+    let clients: Vec<_> = (0..100).map(|_| node.connect(Identity::guest())).collect();
+    node.deliver(Target::all());
+    node.hub.write();
+    for expected in 2..=5 {
+        tokio::task::yield_now().await;
+        node.deliver(Target::all());
+        node.hub.write();
+        let written = clients.iter().filter(|(client, _)| !client.queue.has_nothing_left()).count();
+        assert_eq!(written, 0, "before message {expected}");
+    }
+    // The clients have no sockets, so what is written is left for their connections' tasks.
+    while clients.iter().any(|(client, _)| client.queue.has_nothing_left()) {
+        tokio::task::yield_now().await;
+    }
+    assert!(clients.iter().all(|(client, _)| waiting(client) == 5));
 }

@@ -1,11 +1,7 @@
 //! The JSON that clients see: messages `{"action": .., "details": [..]}` and, for existing clients, `["action",
 //! details]`. Requests and their answers have an id as well. A message to many clients is encoded once for each form.
 
-use std::{
-    borrow::Cow,
-    cell::{Cell, OnceCell},
-    str::FromStr,
-};
+use std::{borrow::Cow, cell::OnceCell, str::FromStr};
 
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
@@ -238,15 +234,13 @@ pub(crate) struct OutgoingMessage<'a> {
     plain: [OnceCell<Bytes>; 3],
     /// The same frames compressed. A frame that does not shrink is the plain one.
     compressed: [OnceCell<Bytes>; 3],
-    /// Number of compressed frames that were returned.
-    compressed_count: Cell<u64>,
 }
 
 impl<'a> OutgoingMessage<'a> {
     /// Returns a message with encoded details, which are a JSON array.
     pub(crate) fn new(action: &'a str, details: &'a [u8]) -> Self {
-        let (plain, compressed, compressed_count) = Default::default();
-        Self { action, details, at: None, id: None, plain, compressed, compressed_count }
+        let (plain, compressed) = Default::default();
+        Self { action, details, at: None, id: None, plain, compressed }
     }
 
     /// Makes the message the answer to a request, if there is one.
@@ -270,20 +264,10 @@ impl<'a> OutgoingMessage<'a> {
         let plain = self.plain[form as usize].get_or_init(|| self.encode(form));
         match deflate {
             Some(deflate) if deflate.takes(frame::payload(plain).len()) => {
-                let compressed =
-                    self.compressed[form as usize].get_or_init(|| compress(plain).unwrap_or_else(|| plain.clone()));
-                if compressed.len() < plain.len() {
-                    self.compressed_count.set(self.compressed_count.get() + 1);
-                }
-                compressed.clone()
+                self.compressed[form as usize].get_or_init(|| compress(plain).unwrap_or_else(|| plain.clone())).clone()
             }
             _ => plain.clone(),
         }
-    }
-
-    /// Returns how many connections got the message compressed.
-    pub(crate) fn compressed_count(&self) -> u64 {
-        self.compressed_count.get()
     }
 
     fn encode(&self, form: MessageForm) -> Bytes {
@@ -532,15 +516,15 @@ mod tests {
         for form in [MessageForm::Object, MessageForm::Array, MessageForm::Positioned] {
             let compressed = message.frame(form, Some(deflate));
             assert_eq!(compressed[0], 0xc1);
+            assert!(frame::is_compressed(&compressed));
             assert_eq!(compressed.as_ptr(), message.frame(form, Some(deflate)).as_ptr());
             let plain = message.frame(form, None);
+            assert!(!frame::is_compressed(&plain));
             assert_eq!(plain[0], 0x81, "another connection has not negotiated it");
             assert_eq!(deflate.inflate(frame::payload(&compressed), 1000).unwrap(), frame::payload(&plain));
         }
-        assert_eq!(message.compressed_count(), 6);
         let small = OutgoingMessage::new("a", b"[\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"]");
         assert_eq!(small.frame(MessageForm::Object, Some(deflate)), small.frame(MessageForm::Object, None));
-        assert_eq!(small.compressed_count(), 0);
     }
 
     #[test]

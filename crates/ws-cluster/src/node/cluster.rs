@@ -385,8 +385,8 @@ mod tests {
     struct Panicking(Notify);
 
     impl DeliverySink for Panicking {
-        fn deliver(&self, delivery: Delivery) {
-            assert!(delivery.content.is_none(), "as the test wants it");
+        fn deliver(&self, deliveries: Vec<Delivery>) {
+            assert!(deliveries.iter().all(|delivery| delivery.content.is_none()), "as the test wants it");
         }
         fn write(&self) {}
         fn trimmed(&self, _: Seq) {}
@@ -430,8 +430,8 @@ mod tests {
     }
 
     impl DeliverySink for Blocking {
-        fn deliver(&self, delivery: Delivery) {
-            if delivery.content.is_some() {
+        fn deliver(&self, deliveries: Vec<Delivery>) {
+            if deliveries.iter().any(|delivery| delivery.content.is_some()) {
                 self.entered.notify_one();
                 self.released.wait();
             }

@@ -93,6 +93,16 @@ pub(super) struct OpenLink {
     pub(super) sender: FrameSender,
 }
 
+/// What the core has decided and the driver has not told anyone yet. Messages that come together are delivered
+/// together.
+#[derive(Default)]
+struct Ready {
+    deliveries: Vec<Delivery>,
+    /// The counters of own publishes. Their callers learn it after the deliveries, so that an answer of theirs comes
+    /// behind the message.
+    accepted: Vec<u64>,
+}
+
 pub(super) struct Driver {
     pub(super) core: Core,
     pub(super) pool: Arc<dyn Pool>,
@@ -244,6 +254,7 @@ impl Driver {
     }
 
     async fn carry_out_outputs(&mut self) {
+        let mut ready = Ready::default();
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Send { links, frame } => self.send(&links, frame),
@@ -254,7 +265,7 @@ impl Driver {
                     let size = proposal.size();
                     let Proposal { id, key, content } = proposal;
                     self.shared.delivered_keys.lock().note(key, position.seq);
-                    self.hub.deliver(Delivery { position, id, size, repeated, content });
+                    ready.deliveries.push(Delivery { position, id, size, repeated, content });
                 }
                 Output::Diverged { again, dropped: 0 } => {
                     tracing::warn!(again, "the cluster went on without messages of this node; they are proposed again");
@@ -264,28 +275,28 @@ impl Driver {
                     dropped,
                     "the cluster went on without messages of this node; those older than the log's age are lost"
                 ),
-                Output::Trimmed { base } => self.hub.trimmed(base),
+                Output::Trimmed { base } => {
+                    self.hand_over(&mut ready);
+                    self.hub.trimmed(base);
+                }
                 Output::Cut { after } => {
+                    self.hand_over(&mut ready);
                     self.shared.delivered_keys.lock().cut(after);
                     self.hub.cut(after);
                 }
                 Output::Restarted { base, missed } => {
+                    self.hand_over(&mut ready);
                     self.shared.delivered_keys.lock().cut(0);
                     self.hub.restarted(base, missed);
                 }
-                Output::Accepted { counter } => {
-                    if let Some(waiting) = self.waiting.remove(&counter) {
-                        self.stats.accepted.observe(now().saturating_duration_since(waiting.since));
-                        waiting.span.in_scope(|| tracing::debug!("accepted"));
-                        // The caller may have stopped waiting.
-                        let _ = waiting.accepted.send(Ok(()));
-                    }
-                }
+                Output::Accepted { counter } => ready.accepted.push(counter),
                 Output::CutOff => {
+                    self.hand_over(&mut ready);
                     tracing::warn!("no master for too long while others have one: clients are sent elsewhere");
                     self.hub.cut_off();
                 }
                 Output::ShutDown => {
+                    self.hand_over(&mut ready);
                     self.ended = true;
                     self.links.clear();
                     self.leave_pool().await;
@@ -299,6 +310,7 @@ impl Driver {
                 }
             }
         }
+        self.hand_over(&mut ready);
         self.hub.write();
         self.update_presented();
         let status = &self.presented;
@@ -328,6 +340,21 @@ impl Driver {
                 tracing::warn!(link, "a peer reads too slowly and is cut");
                 self.links.remove(&link);
                 self.core.handle_link_down(now(), link);
+            }
+        }
+    }
+
+    /// Delivers what is ready, and then tells the callers whose publishes are accepted.
+    fn hand_over(&mut self, ready: &mut Ready) {
+        if !ready.deliveries.is_empty() {
+            self.hub.deliver(std::mem::take(&mut ready.deliveries));
+        }
+        for counter in ready.accepted.drain(..) {
+            if let Some(waiting) = self.waiting.remove(&counter) {
+                self.stats.accepted.observe(now().saturating_duration_since(waiting.since));
+                waiting.span.in_scope(|| tracing::debug!("accepted"));
+                // The caller may have stopped waiting.
+                let _ = waiting.accepted.send(Ok(()));
             }
         }
     }

@@ -105,7 +105,7 @@ mod tests {
     struct Nobody;
 
     impl DeliverySink for Nobody {
-        fn deliver(&self, _: Delivery) {}
+        fn deliver(&self, _: Vec<Delivery>) {}
         fn write(&self) {}
         fn trimmed(&self, _: Seq) {}
         fn cut(&self, _: Seq) {}

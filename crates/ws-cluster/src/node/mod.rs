@@ -27,8 +27,8 @@ pub(crate) use notes::{CoreView, Told};
 
 /// The receiver of delivered entries, which is the hub. Only the driver's task calls it, so it must not block.
 pub(crate) trait DeliverySink: Send + Sync + 'static {
-    /// Delivers one entry, in the cluster's order.
-    fn deliver(&self, delivery: Delivery);
+    /// Delivers entries, in the cluster's order.
+    fn deliver(&self, deliveries: Vec<Delivery>);
     /// Writes to the clients what was delivered since the last call.
     fn write(&self);
     /// Notes that the log no longer holds the entries up to `base`.

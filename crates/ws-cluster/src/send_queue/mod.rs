@@ -17,10 +17,13 @@ use crate::{CloseCode, ws::frame};
 
 mod end;
 mod frames;
+mod run;
 mod sleeper;
 mod socket;
 
 pub(crate) use end::End;
+pub(crate) use frames::MAX_JOINED;
+pub(crate) use run::SharedFrame;
 pub(crate) use sleeper::Parked;
 
 /// The frames that one client's socket has not taken yet.
@@ -32,6 +35,7 @@ pub(crate) use sleeper::Parked;
 pub(crate) struct SendQueue(Mutex<QueueState>);
 
 #[derive(Default)]
+#[repr(C)]
 struct QueueState {
     frames: Frames,
     /// The socket, if the fan-out may write to it.
@@ -79,9 +83,11 @@ impl SendQueue {
     }
 
     /// Adds a frame for a fan-out to write when it ends. Returns true if the fan-out has to list the client for that.
-    pub(crate) fn add(&self, frame: Bytes) -> bool {
+    pub(crate) fn add(&self, frame: &mut SharedFrame) -> bool {
         let mut state = self.0.lock();
-        state.add(frame);
+        let QueueState { frames, socket, .. } = &mut *state;
+        // The connection's task handles a failure.
+        frames.add_shared(frame, |frames| drop(socket.write(frames)));
         let new = !std::mem::replace(&mut state.frames.listed, true);
         if state.frames.is_sealed() {
             // The connection's task ends the connection.
@@ -277,10 +283,11 @@ mod tests {
 
     use tokio::{io::AsyncReadExt, time::advance};
 
-    use super::{
-        frames::{BURST, MAX_JOINED},
-        *,
-    };
+    use super::{frames::BURST, *};
+
+    fn shared(frame: &[u8]) -> SharedFrame {
+        SharedFrame::new(Bytes::copy_from_slice(frame))
+    }
 
     #[test]
     fn waiting_frames_are_joined_in_order() {
@@ -299,6 +306,72 @@ mod tests {
         let frame = Bytes::from(vec![b'x'; 10]);
         queue.push(frame.clone());
         assert_eq!(queue.take().as_ptr(), frame.as_ptr());
+    }
+
+    #[test]
+    fn frames_that_clients_share_are_joined_once_for_all_of_them() {
+        let queues: Vec<_> = (0..3).map(|_| SendQueue::new(100)).collect();
+        let mut frames: Vec<_> = [&b"one "[..], b"two ", b"three"].into_iter().map(shared).collect();
+        for frame in &mut frames {
+            queues.iter().for_each(|queue| _ = queue.add(frame));
+        }
+        let taken: Vec<_> = queues.iter().map(SendQueue::take).collect();
+        assert_eq!(taken[0], "one two three");
+        assert!(taken.iter().all(|bytes| bytes.as_ptr() == taken[0].as_ptr()));
+        assert!(queues.iter().all(SendQueue::is_empty));
+    }
+
+    #[test]
+    fn clients_that_got_different_frames_before_get_their_own() {
+        let (first, second) = (SendQueue::new(100), SendQueue::new(100));
+        first.add(&mut shared(b"a"));
+        second.push(Bytes::from_static(b"b"));
+        let mut both = shared(b"c");
+        first.add(&mut both);
+        second.add(&mut both);
+        assert_eq!((first.take(), second.take()), (Bytes::from_static(b"ac"), Bytes::from_static(b"bc")));
+        // Nothing is shared beyond the number of runs that a frame remembers.
+        let mut last = shared(b"z");
+        for number in 0..20 {
+            let queue = SendQueue::new(100);
+            queue.add(&mut shared(&[number]));
+            queue.add(&mut last);
+            assert_eq!(queue.take(), [number, b'z'][..]);
+        }
+    }
+
+    #[test]
+    fn what_is_pushed_comes_after_what_fan_outs_have_added() {
+        let queue = SendQueue::new(100);
+        queue.add(&mut shared(b"first "));
+        queue.push(Bytes::from_static(b"second "));
+        queue.add(&mut shared(b"third"));
+        queue.close(CloseCode::Normal, "");
+        assert_eq!(&queue.take()[..], b"first second third\x88\x02\x03\xe8");
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_takes_a_part_of_shared_frames_gets_the_rest_later() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut near, queue) = (near.unwrap(), SendQueue::new(64 * 1024 * 1024));
+        queue.attach(far.unwrap().0);
+        let mut sent = Vec::new();
+        while queue.is_empty() {
+            let frames: Vec<Vec<u8>> = (0..4_u8).map(|number| vec![number; 9_999]).collect();
+            for frame in &frames {
+                sent.extend_from_slice(frame);
+                queue.add(&mut shared(frame));
+            }
+            queue.write();
+        }
+        queue.add(&mut shared(b"end"));
+        sent.extend_from_slice(b"end");
+        let mut came = vec![0; sent.len()];
+        let write = poll_fn(|cx| queue.poll_write(cx));
+        let (read, written) = tokio::join!(near.read_exact(&mut came), write);
+        assert!(read.is_ok() && written.is_ok() && came == sent);
+        assert_eq!(queue.waiting(), 0);
     }
 
     #[test]
@@ -329,8 +402,8 @@ mod tests {
     fn what_a_fan_out_has_not_written_yet_is_not_left() {
         let queue = SendQueue::new(100);
         assert!(queue.has_nothing_left());
-        queue.add(Bytes::from_static(b"one"));
-        queue.add(Bytes::from_static(b"two"));
+        queue.add(&mut shared(b"one"));
+        queue.add(&mut shared(b"two"));
         assert!(queue.has_nothing_left());
         // Without a socket, the connection's task writes.
         queue.write();
@@ -338,7 +411,7 @@ mod tests {
         let mut taken = queue.take();
         queue.written(&mut taken, 2);
         queue.note_refusal();
-        queue.add(Bytes::from_static(b"three"));
+        queue.add(&mut shared(b"three"));
         assert!(!queue.has_nothing_left());
         queue.written(&mut taken, 4);
         let mut taken = queue.take();
@@ -407,7 +480,7 @@ mod tests {
         let (mut near, queue) = (near.unwrap(), SendQueue::new(10));
         queue.attach(far.unwrap().0);
         for _ in 0..100 {
-            queue.add(vec![b'x'; 10].into());
+            queue.add(&mut shared(&[b'x'; 10]));
         }
         assert!(!queue.is_sealed());
         queue.write();

@@ -70,11 +70,11 @@ impl SharedSocket {
         while !frames.is_empty() {
             let written = match frames.first() {
                 [] => break,
-                [one] => socket.try_write(one),
+                [one] => send(socket, one),
                 several => JOINED.with_borrow_mut(|joined| {
                     joined.clear();
                     several.iter().for_each(|frame| joined.extend_from_slice(frame));
-                    socket.try_write(joined)
+                    send(socket, joined)
                 }),
             };
             match written {
@@ -102,4 +102,21 @@ impl SharedSocket {
         frames.shrink();
         Ok(true)
     }
+}
+
+/// Writes without asking Tokio first whether the socket takes anything: the queue remembers that it does not
+/// (`Frames::blocked`), and Tokio's answer is in memory that no delivery needs otherwise.
+#[cfg(target_os = "linux")]
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    use rustix::net::{SendFlags, send};
+    match send(socket, bytes, SendFlags::NOSIGNAL) {
+        // Tokio has to see the refusal, so that it wakes the task once the socket takes more.
+        Err(rustix::io::Errno::WOULDBLOCK) => socket.try_write(bytes),
+        sent => Ok(sent?),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    socket.try_write(bytes)
 }

@@ -160,7 +160,7 @@ impl Server {
     pub fn deliver(&self, message: Message) -> Result<(), PublishError> {
         let (content, _) = message.encode()?;
         if let Content::Message { target, action, details, volatile } = content {
-            self.hub().message(&target, &OutgoingMessage::new(&action, &details), volatile);
+            self.hub().message(&target, OutgoingMessage::new(&action, &details), volatile);
         }
         Ok(())
     }

@@ -31,6 +31,11 @@ pub(super) fn compressed(frame: &[u8], payload: &[u8]) -> Bytes {
     whole(FrameHeader { rsv1: true, opcode: OpCode::Data(kind), ..FrameHeader::default() }, &[payload])
 }
 
+/// Returns true if a frame of this module is compressed.
+pub(crate) fn is_compressed(frame: &[u8]) -> bool {
+    frame[0] & 0x40 > 0
+}
+
 /// Returns the payload of a frame of this module.
 pub(crate) fn payload(frame: &[u8]) -> &[u8] {
     let header = match frame[1] {

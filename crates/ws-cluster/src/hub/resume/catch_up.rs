@@ -20,6 +20,7 @@ use crate::{
         position::Position,
         target::Target,
     },
+    send_queue::SharedFrame,
 };
 use ws_cluster_core::{LogPosition, Seq};
 
@@ -199,13 +200,13 @@ impl Hub {
             log.history.position()
         };
         let cut = Missing::Cut.why();
-        let frame = position(&["reset".into(), cut.into()], Some(at), None);
-        for client in index.clients.values().filter(|client| client.tracks() && client.known_seq() > after) {
+        let mut frame = SharedFrame::new(position(&["reset".into(), cut.into()], Some(at), None));
+        for client in index.clients.iter().filter(|client| client.tracks() && client.known_seq() > after) {
             if client.began() > after {
                 // The client began inside the part that was cut. On its next connection it gets everything.
                 client.queue.close(CloseCode::TryAgainLater, cut);
             } else {
-                self.fan_out.lock().add_position(client, &frame, at.seq);
+                self.fan_out.lock().add_position(client, &mut frame, at.seq);
                 // The resume token was sealed in an order that no longer exists. The connection's task sends a new one.
                 client.membership_lock().write().outdate_token();
                 client.queue.wake_for_timer();
@@ -227,7 +228,7 @@ impl Hub {
             // A client without a position cannot be told what it missed.
             tracing::warn!("this node's clients missed messages: the node was away for longer than the log reaches");
             // Another node may have everything that the clients missed.
-            let tracking = index.clients.values().filter(|client| client.tracks());
+            let tracking = index.clients.iter().filter(|client| client.tracks());
             tracking.for_each(|client| client.queue.close(CloseCode::TryAgainLater, "this node was away for too long"));
         }
     }
@@ -266,10 +267,10 @@ impl Hub {
             (log.last_sent, log.count, log.size) = (Instant::now(), 0, 0);
             log.history.position()
         };
-        let frame = position(&["now".into()], Some(at), None);
-        let behind = index.clients.values().filter(|client| client.tracks() && client.known_seq() < at.seq);
+        let mut frame = SharedFrame::new(position(&["now".into()], Some(at), None));
+        let behind = index.clients.iter().filter(|client| client.tracks() && client.known_seq() < at.seq);
         let mut fan_out = self.fan_out.lock();
-        behind.for_each(|client| fan_out.add_position(client, &frame, at.seq));
+        behind.for_each(|client| fan_out.add_position(client, &mut frame, at.seq));
     }
 }
 
