@@ -11,4 +11,6 @@ pub(crate) enum Fault {
     AcceptsAlone,
     /// A publish whose idempotency key the log has is appended all the same.
     IgnoresKeys,
+    /// A follower that may acknowledge later does not do so at its next tick.
+    DefersForEver,
 }

@@ -244,7 +244,7 @@ impl Follower {
     /// Tries to reach the master again, takes part in an election, and repeats a join that was not answered.
     pub(super) fn tick(&mut self, cx: &mut Context) {
         self.candidacy.forget_promises(cx);
-        self.upstream.is_ack_due = true;
+        self.upstream.is_ack_due = !cx.has_fault(Fault::DefersForEver);
         if cx.draining.is_none() {
             // An open link to the master may be one over which this node has not joined: two nodes that dialled each
             // other have two links, and the one it had joined over has ended.

@@ -12,7 +12,8 @@ use super::{Body, Entry, Join, LinkId, NodeId, Proposal, Seq, TICK, context::Con
 /// Age of the last view from which a waiting publish asks for another read.
 const SOON: Duration = Duration::from_millis(100);
 
-/// For how many ticks a member may owe an acknowledgement, or hold back the trimming of the log.
+/// Number of ticks in a row at which a member may owe an acknowledgement, or hold back the trimming of the log. At the
+/// next one it counts as slow, or its link is ended. An entry may be sent just before the first of them.
 pub(super) const PATIENCE: u32 = 2;
 
 /// The state of a master.
@@ -27,6 +28,8 @@ pub(super) struct Master {
     /// When the last link to a follower was lost.
     deserted: Instant,
     pub(super) trial: Trial,
+    /// When the last trial began.
+    pub(super) trial_began: Instant,
     /// Nodes that were members in this term or the last, and are not now.
     absent: BTreeSet<NodeId>,
     /// Own publishes up to this counter are in the log.
@@ -53,9 +56,9 @@ pub(super) enum MasterPhase {
 /// The next change of the members that acknowledge at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Trial {
-    /// All members acknowledge at once. Ends after this many ticks.
+    /// All members acknowledge at once. Ends after this many ticks, which count once a member has acknowledged an entry.
     Running(u32),
-    /// Begins after this many ticks.
+    /// The next trial begins after this many ticks.
     Waiting(u32),
 }
 
@@ -75,7 +78,7 @@ pub(super) struct Progress {
     pub(super) owing: u32,
     /// For how many ticks it has held back the trimming of the log.
     behind: u32,
-    /// True if it acknowledges at once, and the shortest time that it took in the last trial.
+    /// True if it acknowledges at once, and the shortest time that it took since the last trial began.
     pub(super) prompt: bool,
     pub(super) delay: Option<Duration>,
     /// The entry that it must hold to become a member.
@@ -105,7 +108,7 @@ impl Progress {
 pub(super) struct InFlight {
     pub(super) last: Seq,
     size: usize,
-    pub(super) sent: Instant,
+    pub(super) sent_at: Instant,
 }
 
 impl Master {
@@ -120,7 +123,8 @@ impl Master {
             absent: last_term_members.iter().copied().chain(cx.predecessor).collect(),
             expected: last_term_members,
             deserted: cx.now,
-            trial: Trial::Waiting(0),
+            trial: Trial::Waiting(1),
+            trial_began: cx.now,
             proposed: 0,
         }
     }
@@ -226,19 +230,18 @@ impl Master {
         follower.acked = seq;
         while let Some(frame) = follower.flight.pop_front_if(|frame| frame.last <= seq) {
             follower.in_flight -= frame.size;
-            if follower.prompt {
-                let delay = cx.since(frame.sent);
-                follower.delay = Some(follower.delay.map_or(delay, |shortest| shortest.min(delay)));
-            }
+            follower.note_delay(cx, &frame, self.trial_began);
         }
         follower.owing = 0;
         if !follower.joined && seq >= follower.goal {
             follower.joined = true;
+            // It was sent these entries alone, so the time that it took says little about the next ones.
+            follower.delay = None;
             self.expected.remove(&peer);
             self.absent.remove(&peer);
             cx.pool.lost.remove(&peer);
             cx.send(link, Body::Joined);
-            self.begin_trial(cx);
+            self.hasten_trial();
         }
         self.advance(cx);
     }
@@ -283,7 +286,7 @@ impl Master {
             let mut links = Vec::with_capacity(self.followers.len());
             for follower in self.followers.values_mut().filter(|follower| follower.next(cx) == Some(next)) {
                 follower.sent = sent;
-                follower.flight.push_back(InFlight { last: sent, size, sent: cx.now });
+                follower.flight.push_back(InFlight { last: sent, size, sent_at: cx.now });
                 follower.in_flight += size;
                 follower.held = held;
                 links.push(follower.link);
@@ -345,8 +348,7 @@ impl Master {
             self.absent.insert(peer);
             self.deserted = cx.now;
             cx.pool.lose(peer);
-            // It may have been one of the few that acknowledge at once.
-            self.begin_trial(cx);
+            self.replace_prompt(cx);
         }
         if cx.link_to(peer).is_none() {
             self.expected.remove(&peer);

@@ -47,8 +47,8 @@ pub struct FollowerStatus {
     pub node: NodeId,
     /// True if it is a member. Others are still sent the log.
     pub member: bool,
-    /// The number of entries that it has not acknowledged. With more than two followers, most acknowledge some times per
-    /// second; entries of the last 0.2 s do not count for these.
+    /// The number of entries that it has not acknowledged. With more than two followers, most acknowledge ten times a
+    /// second; for these it is 0 until an entry is older than 0.2 s.
     pub lag: u64,
 }
 

@@ -3,11 +3,13 @@
 //!
 //! This file has the world: `nodes` and the `events` that happen to them. `network` and `database` connect the nodes,
 //! and `clients` are connected to them. `checks` asserts the invariants after every step. `runs` and `searches` are the
-//! runs, and `seeds` spreads them over the processors. `story` tells what happened, and `script` plays the stories in
+//! runs, `acknowledgements` has those of one rule, and `seeds` spreads them over the processors. `story` tells what happened, and `script` plays the stories in
 //! `scripts/`.
 
 #![cfg_attr(not(test), allow(dead_code, reason = "the searches of this crate use more than other crates do"))]
 
+#[cfg(test)]
+mod acknowledgements;
 mod checks;
 mod clients;
 mod database;

@@ -11,6 +11,7 @@ use bytes::Bytes;
 
 use super::{
     Limits, World,
+    acknowledgements::quick_members_stop,
     random::Random,
     runs::{SECOND, live, settle, storm, suffer_single_faults},
     seeds::{first_wrong, search},
@@ -265,10 +266,13 @@ fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
 /// The simulator notices each rule that is missing.
 #[test]
 fn a_core_that_lacks_a_rule_is_caught() {
-    for mutant in [Fault::ForgetsCut, Fault::ShufflesCut, Fault::AcceptsAlone, Fault::IgnoresKeys] {
+    let mutants =
+        [Fault::ForgetsCut, Fault::ShufflesCut, Fault::AcceptsAlone, Fault::IgnoresKeys, Fault::DefersForEver];
+    for mutant in mutants {
         let caught = first_wrong(0, 2000, |seed| {
             storm(seed, Some(mutant), false);
             single_faults(seed, Some(mutant), false);
+            quick_members_stop(seed, Some(mutant), false);
         });
         let Some((seed, why)) = caught else { panic!("{mutant:?} was not caught") };
         println!("{mutant:?} is caught by seed {seed}: {why}");
@@ -319,91 +323,4 @@ fn a_join_that_comes_late_does_not_undo_a_later_one() {
     let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
     assert_eq!(world.checks.settled(cores), Ok(()));
     assert!(world.nodes[0].core.as_ref().is_some_and(|master| !master.believes_alone()));
-}
-
-/// Returns the index of the serving master.
-fn master_of(world: &World) -> usize {
-    let serves = |node: &super::nodes::Node| node.core.as_ref().is_some_and(Core::is_serving_master);
-    world.nodes.iter().position(serves).expect("a master serves")
-}
-
-/// Returns the indices of the members that acknowledge at once.
-fn prompt_members_of(world: &World) -> Vec<usize> {
-    let prompt = world.nodes[master_of(world)].core.as_ref().map(Core::prompt_members).unwrap_or_default();
-    (0..world.nodes.len()).filter(|place| prompt.contains(&world.nodes[*place].id)).collect()
-}
-
-/// Publishes on the master ten times a second.
-fn publish_for(world: &mut World, time: Duration) {
-    let (master, end) = (master_of(world), world.now + time);
-    while world.now < end {
-        world.publish(master, Bytes::from_static(b"more"), None);
-        world.run(Duration::from_millis(100));
-    }
-}
-
-#[test]
-fn two_members_acknowledge_at_once_and_the_others_at_their_next_tick() {
-    let mut world = World::steady(5);
-    world.run(SECOND * 5);
-    let master = master_of(&world);
-    let prompt = prompt_members_of(&world);
-    assert_eq!(prompt.len(), 2);
-    world.publish(master, Bytes::from_static(b"one"), None);
-    world.run(Duration::from_millis(10));
-    let owing = |world: &World| {
-        let owing = world.nodes[master].core.as_ref().map(Core::owing_followers).unwrap_or_default();
-        (0..5).filter(|place| owing.contains(&world.nodes[*place].id)).collect::<Vec<_>>()
-    };
-    let others: Vec<_> = (0..5).filter(|place| *place != master && !prompt.contains(place)).collect();
-    assert_eq!(owing(&world), others);
-    let lags = world.nodes[master].core.as_ref().map(Core::followers).unwrap_or_default();
-    assert!(lags.len() == 4 && lags.iter().all(|node| node.lag == 0), "nothing is due yet: {lags:?}");
-    world.run(Duration::from_millis(100));
-    assert_eq!(owing(&world), []);
-}
-
-#[test]
-fn a_member_that_becomes_slow_acknowledges_later_than_the_quick_ones() {
-    let mut world = World::steady(5);
-    world.run(SECOND * 5);
-    let slow = prompt_members_of(&world)[0];
-    world.slow_down(slow, master_of(&world), Duration::from_millis(30));
-    publish_for(&mut world, SECOND * 40);
-    let prompt = prompt_members_of(&world);
-    assert!(prompt.len() == 2 && !prompt.contains(&slow), "{prompt:?} without {slow}");
-}
-
-#[test]
-fn messages_are_accepted_while_the_members_that_acknowledge_at_once_hang() {
-    let mut world = World::steady(5);
-    world.run(SECOND * 5);
-    let hanging = prompt_members_of(&world);
-    hanging.iter().for_each(|place| world.pause(*place));
-    let before = world.checks.accepted_so_far();
-    publish_for(&mut world, Duration::from_millis(200));
-    assert!(world.checks.accepted_so_far() > before, "the others acknowledge at their next tick");
-    publish_for(&mut world, SECOND);
-    let prompt = prompt_members_of(&world);
-    assert!(prompt.iter().any(|place| !hanging.contains(place)), "{prompt:?}");
-    let lags = world.nodes[master_of(&world)].core.as_ref().map(Core::followers).unwrap_or_default();
-    let lagging = lags.iter().filter(|node| node.lag > 0);
-    assert!(lagging.map(|node| node.node).eq(hanging.iter().map(|place| world.nodes[*place].id)), "{lags:?}");
-    hanging.iter().for_each(|place| world.resume(*place));
-    settle(&mut world);
-}
-
-/// With a small log, acknowledgements that come later would hold back its trimming.
-#[test]
-fn a_member_that_acknowledges_later_is_not_cut_for_it() {
-    let mut limits = Limits::plain();
-    limits.log.count = 5;
-    let mut world = World::of(Random(0), true, limits, 5, None, true);
-    world.run(SECOND * 5);
-    let (links, master) = (world.links, master_of(&world));
-    for _ in 0..1_000 {
-        world.publish(master, Bytes::from_static(b"more"), None);
-        world.run(Duration::from_millis(5));
-    }
-    assert_eq!(world.links, links, "no node had to dial again");
 }
