@@ -52,7 +52,7 @@ const FORGOTTEN: u8 = 2;
 /// answers.
 ///
 /// The fields are laid out as they are written here. A fan-out looks at those up to the beginning of the queue, which
-/// are in one line of the processor's cache together with the counts of the `Arc`.
+/// fit into one line of the processor's cache together with the counts of the `Arc`.
 #[repr(C)]
 pub(crate) struct Client {
     /// The client's entry number: clients are numbered in the order in which the hub began to deliver to them.

@@ -71,8 +71,7 @@ impl Clients {
             }
         };
         let Self { places, by_id, hasher, .. } = self;
-        let local = |place: &Place| places[*place as usize].as_ref().map_or(0, |client| client.id.local);
-        by_id.insert_unique(hash, place, |place| hasher.hash_one(local(place)));
+        by_id.insert_unique(hash, place, |place| hasher.hash_one(id_at(places, *place)));
         place
     }
 
@@ -84,11 +83,22 @@ impl Clients {
         let (place, _) = entry.remove();
         places[place as usize] = None;
         free.push(Reverse(place));
-        if by_id.is_empty() {
-            // The memory of many clients is not kept for few.
-            (*places, *free, *by_id) = Default::default();
+        if places.last().is_some_and(Option::is_none) {
+            while places.pop_if(|last| last.is_none()).is_some() {}
+            let size = places.len();
+            free.retain(|Reverse(place)| (*place as usize) < size);
+        }
+        if places.len() < places.capacity() / 4 {
+            places.shrink_to(places.len() * 2);
+            free.shrink_to(free.len() * 2);
+            by_id.shrink_to(by_id.len() * 2, |place| hasher.hash_one(id_at(places, *place)));
         }
     }
+}
+
+/// Returns the local id of the client at a place.
+fn id_at(places: &[Option<Arc<Client>>], place: Place) -> u64 {
+    places[place as usize].as_ref().map_or(0, |client| client.id.local)
 }
 
 #[cfg(test)]
@@ -137,5 +147,17 @@ mod tests {
         clients.insert(client(7));
         let visited: Vec<_> = clients.iter().map(|client| client.id.local).collect();
         assert_eq!(visited, [1, 7, 3, 4, 6]);
+    }
+
+    #[test]
+    fn the_memory_of_many_clients_is_not_kept_for_few() {
+        let mut clients = Clients::default();
+        (1..=10_000).for_each(|local| _ = clients.insert(client(local)));
+        (11..=10_000).for_each(|local| clients.remove(local));
+        assert_eq!((clients.len(), clients.places.len(), clients.free.len()), (10, 10, 0));
+        assert!(clients.places.capacity() <= 40 && clients.free.capacity() <= 40 && clients.by_id.capacity() <= 60);
+        assert!((1..=10).all(|local| clients.get(local).is_some()));
+        clients.insert(client(10_001));
+        assert_eq!(clients.place_of(10_001), Some(10));
     }
 }

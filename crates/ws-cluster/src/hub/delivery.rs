@@ -109,9 +109,9 @@ impl Hub {
         let messages: Vec<_> = group.iter().map(|(entry, message)| message.outgoing(entry.position)).collect();
         let Message { target, volatile, .. } = &group[0].1;
         let (deliveries, bytes) = self.fan_out_to(&index, target, &messages, since, *volatile);
-        let each = group.len() as u64;
+        let entries = group.len();
         for (entry, _) in &group {
-            entry.span.in_scope(|| tracing::debug!(deliveries = deliveries / each, bytes, "queued"));
+            entry.span.in_scope(|| tracing::debug!(entries, deliveries, bytes, "queued"));
         }
     }
 

@@ -1,7 +1,10 @@
 //! One round of writes to many clients. Messages that are delivered together leave in one write for each client,
 //! directly to its socket.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::yield_now};
@@ -24,19 +27,27 @@ const MAX_INLINE: usize = 64;
 const CHUNK: usize = 1024;
 const YIELD_AFTER: usize = 64;
 
-/// Maximum number of times that a round to many clients lets all other tasks run before it begins.
-const MAX_TURNS: usize = 128;
+/// Maximum time for which a round to many clients lets all other tasks run before it begins, and the maximum number of
+/// times. A busy runtime comes back to a task that yields only after some hundred microseconds.
+const MAX_WAIT: Duration = Duration::from_micros(500);
+const MAX_YIELDS: usize = 128;
 
-/// Number of clients for which a round lets the other tasks run once more although they delivered nothing, and the
-/// maximum number of such turns. A turn takes about a microsecond, far less than the writes to these clients. Another
-/// processor may need several of them to read the next request.
-const CLIENTS_PER_TURN: usize = 128;
-const MAX_IDLE_TURNS: usize = 16;
+/// Number of clients for which a round yields once more although the other tasks have delivered nothing, and the
+/// maximum number of such yields. Each takes about a microsecond if the runtime is idle, far less than the writes to
+/// these clients. Another processor may need several of them to read the next request.
+const CLIENTS_PER_YIELD: usize = 128;
+const MAX_IDLE_YIELDS: usize = 16;
 
 /// Notes how long a round took when the last of its tasks drops it.
 struct Timer {
     stats: Arc<Stats>,
     stopwatch: Stopwatch,
+}
+
+impl Timer {
+    fn start(stats: Arc<Stats>) -> Self {
+        Self { stats, stopwatch: Stopwatch::start() }
+    }
 }
 
 impl Drop for Timer {
@@ -101,8 +112,8 @@ impl Shared {
 #[derive(Default)]
 pub(super) struct FanOut {
     clients: Vec<Arc<Client>>,
-    /// Number of frames that were ever queued for clients.
-    queued: u64,
+    /// Number of times that something was ever queued for a client.
+    visits: u64,
     /// True if a task has been started that writes to the clients.
     is_due: bool,
 }
@@ -121,7 +132,7 @@ impl FanOut {
     }
 
     fn note(&mut self, client: &Arc<Client>, new: bool) {
-        self.queued += 1;
+        self.visits += 1;
         if new {
             self.clients.push(client.clone());
         }
@@ -134,15 +145,14 @@ impl FanOut {
         if next.clients.is_empty() {
             return;
         }
-        let timer = || Timer { stats: stats.clone(), stopwatch: Stopwatch::start() };
         match runtime {
             Some(runtime) if next.clients.len() > MAX_INLINE => {
                 if !std::mem::replace(&mut next.is_due, true) {
-                    runtime.spawn(write_to_many(fan_out.clone(), timer()));
+                    runtime.spawn(write_to_many(fan_out.clone(), stats.clone()));
                 }
             }
             _ => {
-                let _timer = timer();
+                let _timer = Timer::start(stats.clone());
                 let clients = std::mem::take(&mut next.clients);
                 // The lock is released first, because writing takes a system call for each client.
                 drop(next);
@@ -154,26 +164,33 @@ impl FanOut {
 
 /// Writes to all clients of the next round. First it lets the other tasks run as long as they deliver something: messages
 /// that came together are to leave together.
-async fn write_to_many(fan_out: Arc<Mutex<FanOut>>, timer: Timer) {
-    let (mut queued, mut idle) = (0, 0);
-    for _ in 0..MAX_TURNS {
-        let (now, clients) = {
-            let fan_out = fan_out.lock();
-            (fan_out.queued, fan_out.clients.len())
-        };
-        idle = if now == queued { idle + 1 } else { 0 };
-        if idle > (clients / CLIENTS_PER_TURN).min(MAX_IDLE_TURNS) {
+async fn write_to_many(fan_out: Arc<Mutex<FanOut>>, stats: Arc<Stats>) {
+    let start = Instant::now();
+    let (mut visits, mut idle) = (0, 0);
+    for _ in 0..MAX_YIELDS {
+        // If the lock is taken, something is being delivered.
+        let next = fan_out.try_lock().map(|next| (next.visits, next.clients.len()));
+        match next {
+            Some((now, clients)) if now == visits => {
+                idle += 1;
+                if idle > (clients / CLIENTS_PER_YIELD).min(MAX_IDLE_YIELDS) {
+                    break;
+                }
+            }
+            Some((now, _)) => (visits, idle) = (now, 0),
+            None => idle = 0,
+        }
+        if start.elapsed() > MAX_WAIT {
             break;
         }
-        queued = now;
         yield_now().await;
     }
     let mut clients = {
-        let mut fan_out = fan_out.lock();
-        fan_out.is_due = false;
-        std::mem::take(&mut fan_out.clients).into_iter()
+        let mut next = fan_out.lock();
+        next.is_due = false;
+        std::mem::take(&mut next.clients).into_iter()
     };
-    let timer = Arc::new(timer);
+    let timer = Arc::new(Timer::start(stats));
     while clients.len() > CHUNK {
         let chunk: Vec<_> = clients.by_ref().take(CHUNK).collect();
         tokio::spawn(write_to(chunk.into_iter(), timer.clone()));

@@ -77,8 +77,8 @@ pub(crate) struct Hub {
     replay_log: Mutex<ReplayLog>,
     /// Wakes the clients that wait for this node to reach their position.
     advanced: Notify,
-    /// The clients that have got frames since the last write. A synchronous lock, held while a message is queued for
-    /// all matching clients. Only the cluster's task takes it, except for messages outside of the order.
+    /// The clients that have got frames since the last write. A synchronous lock, held while messages are queued for all
+    /// matching clients. The cluster's task takes it, the task that begins a round, and messages outside of the order.
     fan_out: Arc<Mutex<FanOut>>,
     /// The server's runtime, whose tasks write a fan-out to many clients. `None` in tests that write nothing.
     runtime: Option<Handle>,

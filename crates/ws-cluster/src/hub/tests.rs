@@ -401,6 +401,13 @@ async fn a_drain_closes_the_clients_evenly_and_ends_when_the_last_is_gone() {
 }
 
 #[test]
+fn what_a_delivery_looks_at_is_in_one_line_of_the_cache() {
+    // The counts of the `Arc` are before the client. The queue begins with its lock, its run and its flags.
+    let end = 2 * size_of::<usize>() + std::mem::offset_of!(Client, queue) + 24;
+    assert!(end <= 64, "{end}");
+}
+
+#[test]
 fn a_client_fits_into_a_quarter_of_a_kilobyte() {
     // With the two counts of its `Arc`.
     let size = size_of::<Client>() + 2 * size_of::<usize>();

@@ -276,27 +276,27 @@ impl Driver {
                     "the cluster went on without messages of this node; those older than the log's age are lost"
                 ),
                 Output::Trimmed { base } => {
-                    self.hand_over(&mut ready);
+                    self.deliver_ready(&mut ready);
                     self.hub.trimmed(base);
                 }
                 Output::Cut { after } => {
-                    self.hand_over(&mut ready);
+                    self.deliver_ready(&mut ready);
                     self.shared.delivered_keys.lock().cut(after);
                     self.hub.cut(after);
                 }
                 Output::Restarted { base, missed } => {
-                    self.hand_over(&mut ready);
+                    self.deliver_ready(&mut ready);
                     self.shared.delivered_keys.lock().cut(0);
                     self.hub.restarted(base, missed);
                 }
                 Output::Accepted { counter } => ready.accepted.push(counter),
                 Output::CutOff => {
-                    self.hand_over(&mut ready);
+                    self.deliver_ready(&mut ready);
                     tracing::warn!("no master for too long while others have one: clients are sent elsewhere");
                     self.hub.cut_off();
                 }
                 Output::ShutDown => {
-                    self.hand_over(&mut ready);
+                    self.deliver_ready(&mut ready);
                     self.ended = true;
                     self.links.clear();
                     self.leave_pool().await;
@@ -310,7 +310,7 @@ impl Driver {
                 }
             }
         }
-        self.hand_over(&mut ready);
+        self.deliver_ready(&mut ready);
         self.hub.write();
         self.update_presented();
         let status = &self.presented;
@@ -345,7 +345,7 @@ impl Driver {
     }
 
     /// Delivers what is ready, and then tells the callers whose publishes are accepted.
-    fn hand_over(&mut self, ready: &mut Ready) {
+    fn deliver_ready(&mut self, ready: &mut Ready) {
         if !ready.deliveries.is_empty() {
             self.hub.deliver(std::mem::take(&mut ready.deliveries));
         }

@@ -59,7 +59,7 @@ pub(super) struct Frames {
     refused_at: u8,
     /// Number of ticks for which the socket has taken nothing.
     stalled: u8,
-    /// True if a part of the first frame is written.
+    /// True if a part of the first one is written. It may be several frames that were joined.
     partly_written: bool,
     /// True if the connection's timer has fired.
     pub(super) timer_fired: bool,
@@ -206,7 +206,7 @@ impl Frames {
         self.sealed = true;
     }
 
-    /// Drops the frames that wait, except for the rest of a frame that is partly written.
+    /// Drops the frames that wait, except for the rest of what is partly written.
     fn drop_frames(&mut self) {
         self.end_run();
         let dropped = self.frames.drain(usize::from(self.partly_written)..);

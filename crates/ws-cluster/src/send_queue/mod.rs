@@ -86,11 +86,13 @@ impl SendQueue {
     pub(crate) fn add(&self, frame: &mut SharedFrame) -> bool {
         let mut state = self.0.lock();
         let QueueState { frames, socket, .. } = &mut *state;
+        let was_blocked = frames.blocked;
         // The connection's task handles a failure.
         frames.add_shared(frame, |frames| drop(socket.write(frames)));
-        let new = !std::mem::replace(&mut state.frames.listed, true);
-        if state.frames.is_sealed() {
-            // The connection's task ends the connection.
+        let new = !std::mem::replace(&mut frames.listed, true);
+        // The connection's task ends the connection, or waits until the socket takes more: the fan-out leaves a socket
+        // alone that takes nothing.
+        if frames.is_sealed() || frames.failed || frames.blocked && !was_blocked {
             wake(state);
         }
         new
@@ -487,6 +489,33 @@ mod tests {
         let mut came = vec![0; 1000];
         near.read_exact(&mut came).await.unwrap();
         assert_eq!(came, [b'x'; 1000]);
+        assert!(queue.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_task_that_sleeps_is_woken_if_the_socket_refuses_what_a_fan_out_adds() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+        let (mut near, queue) = (near.unwrap(), std::sync::Arc::new(SendQueue::new(4_000_000)));
+        queue.attach(far.unwrap().0);
+        let task = tokio::spawn({
+            let queue = queue.clone();
+            async move {
+                poll_fn(|cx| if queue.sleep(cx, false, false) { Poll::Pending } else { Poll::Ready(()) }).await;
+                poll_fn(|cx| queue.poll_write(cx)).await
+            }
+        });
+        // The task sleeps now.
+        tokio::task::yield_now().await;
+        let (mut added, mut frame) = (0, shared(&[b'x'; 1_000_000]));
+        while !queue.0.lock().frames.blocked {
+            queue.add(&mut frame);
+            added += 1_000_000;
+        }
+        queue.write();
+        let mut came = vec![0; added];
+        near.read_exact(&mut came).await.unwrap();
+        task.await.unwrap().unwrap();
         assert!(queue.is_empty());
     }
 

@@ -6,6 +6,9 @@ use bytes::{Bytes, BytesMut};
 
 use super::frames::MAX_JOINED;
 
+/// Maximum number of frames of a run. Each longer run copies the list of the one before.
+const MAX_FRAMES: usize = 64;
+
 /// Maximum number of runs that one frame may continue or begin. A run is known by comparing it with each of them.
 const MAX_NEXT: usize = 8;
 
@@ -54,15 +57,16 @@ impl SharedFrame {
         self.frame.len()
     }
 
-    /// Returns the run that continues `before` with this frame. `None` if it would be too large to be written at once,
-    /// or if too many clients differ in what they have got before.
+    /// Returns the run that continues `before` with this frame. `None` if it would be too long, or if too many clients
+    /// differ in what they have got before.
     pub(super) fn run(&mut self, before: Option<&Arc<Run>>) -> Option<Arc<Run>> {
         let known = self.runs.iter().find(|(known, _)| known.as_ref().map(Arc::as_ptr) == before.map(Arc::as_ptr));
         if let Some((_, run)) = known {
             return Some(run.clone());
         }
         let size = before.map_or(0, |run| run.size) + self.frame.len();
-        if self.runs.len() == MAX_NEXT || before.is_some() && size > MAX_JOINED {
+        let is_long = before.is_some_and(|run| size > MAX_JOINED || run.frames.len() == MAX_FRAMES);
+        if is_long || self.runs.len() == MAX_NEXT {
             return None;
         }
         let mut frames = Vec::with_capacity(before.map_or(0, |run| run.frames.len()) + 1);
