@@ -27,10 +27,15 @@ const MAX_INLINE: usize = 64;
 const CHUNK: usize = 1024;
 const YIELD_AFTER: usize = 64;
 
-/// Maximum time for which a round to many clients lets all other tasks run before it begins, and the maximum number of
-/// times. A busy runtime comes back to a task that yields only after some hundred microseconds.
-const MAX_WAIT: Duration = Duration::from_micros(500);
+/// Maximum number of times that a round to many clients lets all other tasks run before it begins. A busy runtime comes
+/// back to a task that yields only after some hundred microseconds, so the time is limited as well.
 const MAX_YIELDS: usize = 128;
+
+/// Returns the maximum time for which a round waits: a microsecond for each client. That is about a quarter of the time
+/// that the writes take, and enough to queue dozens of messages for the clients.
+fn max_wait(clients: usize) -> Duration {
+    Duration::from_micros(clients.clamp(500, 10_000) as u64)
+}
 
 /// Number of clients for which a round yields once more although the other tasks have delivered nothing, and the
 /// maximum number of such yields. Each takes about a microsecond if the runtime is idle, far less than the writes to
@@ -166,21 +171,13 @@ impl FanOut {
 /// that came together are to leave together.
 async fn write_to_many(fan_out: Arc<Mutex<FanOut>>, stats: Arc<Stats>) {
     let start = Instant::now();
-    let (mut visits, mut idle) = (0, 0);
+    let (mut visits, mut clients, mut idle) = (0, 0, 0);
     for _ in 0..MAX_YIELDS {
         // If the lock is taken, something is being delivered.
         let next = fan_out.try_lock().map(|next| (next.visits, next.clients.len()));
-        match next {
-            Some((now, clients)) if now == visits => {
-                idle += 1;
-                if idle > (clients / CLIENTS_PER_YIELD).min(MAX_IDLE_YIELDS) {
-                    break;
-                }
-            }
-            Some((now, _)) => (visits, idle) = (now, 0),
-            None => idle = 0,
-        }
-        if start.elapsed() > MAX_WAIT {
+        idle = if next.is_some_and(|(now, _)| now == visits) { idle + 1 } else { 0 };
+        (visits, clients) = next.unwrap_or((visits, clients));
+        if idle > (clients / CLIENTS_PER_YIELD).min(MAX_IDLE_YIELDS) || start.elapsed() > max_wait(clients) {
             break;
         }
         yield_now().await;
