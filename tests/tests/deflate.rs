@@ -144,14 +144,14 @@ async fn a_broadcast_is_compressed_once_and_small_messages_stay_plain() {
     }
     let mut plain = node.peer("a socket", "", &[]).await;
     let mut narrow = node.peer("a socket", "", &["permessage-deflate; server_max_window_bits=9"]).await;
-    let (large, small) = (records(2_000), records(200));
+    let (large, small, huge) = (records(2_000), records(200), records(300_000));
     let noise: String =
         (0..100).map(|number: u32| char::from(33 + (number.wrapping_mul(2_654_435_761) >> 26) as u8)).collect();
-    for details in [&large, &small, &noise] {
+    for details in [&large, &small, &noise, &huge] {
         node.publish(details).await;
     }
     let expected =
-        [&large, &small, &noise].map(|details| json!({ "action": "news", "details": [details] }).to_string());
+        [&large, &small, &noise, &huge].map(|details| json!({ "action": "news", "details": [details] }).to_string());
     for (number, expected) in expected.iter().enumerate() {
         let mut frames = Vec::new();
         for peer in &mut peers {
@@ -183,9 +183,9 @@ async fn the_threshold_is_a_setting() {
 }
 
 #[tokio::test]
-async fn replies_and_replays_are_compressed_in_both_dialects() {
+async fn replies_and_large_replays_are_compressed_in_both_dialects() {
     let node = Node::start(Config::default()).await;
-    let text = records(1_500);
+    let (text, small) = (records(2_500), records(1_500));
     for over in STREAMS {
         let mut peer = node.peer(over, "", &[OFFER]).await;
         for say in [json!({ "action": "say", "details": text }), json!({ "action": "say", "details": text, "id": 7 })] {
@@ -205,7 +205,7 @@ async fn replies_and_replays_are_compressed_in_both_dialects() {
         place.take(&json_of(&soon(peer.frame()).await));
         drop(peer);
         for number in 0..100 {
-            node.publish(json!([number, text])).await;
+            node.publish(json!([number, if number % 2 == 0 { &text } else { &small }])).await;
         }
         let state = place.state.as_deref().unwrap();
         let query = format!("?resume={}&state={state}", place.at);
@@ -214,7 +214,8 @@ async fn replies_and_replays_are_compressed_in_both_dialects() {
         assert_eq!(json_of(&recovered)["details"], json!(["recovered", 100]));
         for number in 0..100 {
             let frame = soon(peer.frame()).await;
-            assert!(frame.is_compressed());
+            let (is_large, text) = if number % 2 == 0 { (true, &text) } else { (false, &small) };
+            assert_eq!(frame.is_compressed(), is_large);
             assert_eq!(json_of(&frame)["details"], json!([number, text]));
         }
     }

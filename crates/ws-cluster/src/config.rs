@@ -132,7 +132,8 @@ pub struct ConnectionConfig {
     pub message_size: usize,
     /// Compresses messages for clients that offer `permessage-deflate` (RFC 7692), as all browsers do, and takes
     /// compressed messages of them. A message to many clients is compressed once for all of them, and a connection needs
-    /// no memory for it. Without the feature `deflate` nothing is compressed. Default true.
+    /// no memory for it. Messages above 256 KiB stay plain, and those below 2 KiB if they are replayed. Without the
+    /// feature `deflate` nothing is compressed. Default true.
     pub compression: bool,
     /// Smallest message that is compressed, in bytes, rounded up to a power of two. A smaller message would gain little.
     /// Default 256.
@@ -152,7 +153,8 @@ pub struct ConnectionConfig {
     pub close_timeout: Duration,
     /// Messages a second that one client may send on average. A client that sends faster is read more slowly. The
     /// server reads up to `message_size` and 16 KiB ahead, to answer pings in there. Pings count as messages, and up to
-    /// `message_burst` of them may come while messages wait. Default 100.
+    /// `message_burst` of them may come while messages wait. A compressed message counts as one message for each 4 KiB
+    /// of its inflated size. Default 100.
     pub messages_per_second: u32,
     /// Messages that a client may send at once before `messages_per_second` holds it back. Default 500.
     pub message_burst: u32,

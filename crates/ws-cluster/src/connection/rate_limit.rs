@@ -31,7 +31,13 @@ impl RateLimiter {
 
     /// Counts a message. Returns true if the next has to wait.
     pub(super) fn count(&mut self, rate: Rate, now: Instant) -> bool {
-        self.due = self.due.max(nanos(now)) + rate.interval.as_nanos() as u64;
+        self.count_several(rate, 1, now)
+    }
+
+    /// Counts a message that costs as much as `messages` small ones. Returns true if the next has to wait.
+    pub(super) fn count_several(&mut self, rate: Rate, messages: usize, now: Instant) -> bool {
+        let interval = (rate.interval.as_nanos() as u64).saturating_mul(messages as u64);
+        self.due = self.due.max(nanos(now)).saturating_add(interval);
         self.next(rate) > now
     }
 
@@ -89,6 +95,18 @@ mod tests {
         assert!(limiter.count(rate, start + wait));
         assert_eq!(limiter.next(rate), start + 2 * wait);
         assert!(!limiter.count(rate, start + 10 * wait));
+    }
+
+    #[test]
+    fn a_message_that_costs_as_much_as_several_counts_as_several() {
+        let start = Instant::now();
+        let (mut several, mut single) = (RateLimiter::new(start), RateLimiter::new(start));
+        let rate = Rate::per_second(10, 3);
+        for messages in [1, 2, 5] {
+            let waits = several.count_several(rate, messages, start);
+            assert_eq!(waits, (0..messages).map(|_| single.count(rate, start)).last().unwrap());
+            assert_eq!(several.next(rate), single.next(rate));
+        }
     }
 
     #[test]

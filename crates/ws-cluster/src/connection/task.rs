@@ -40,13 +40,17 @@ use crate::{
     },
     send_queue::{End, SendQueue},
     ws::{
-        decoder::{Broken, Decoder, Event},
+        decoder::{Broken, Decoded, Decoder, Event},
         frame,
     },
 };
 
 /// Size of one read. The buffer lies on the stack of the reading thread, so idle connections have none.
 const READ_SIZE: usize = 16 * 1024;
+
+/// Bytes of a compressed message that the rate limit counts as one message. A few bytes on the wire can be inflated to
+/// the largest message, and inflating, checking and handling these bytes takes time. Most messages are smaller.
+const INFLATED_PER_MESSAGE: usize = 4 * 1024;
 
 /// The results of a client's upgrade.
 pub(crate) struct Accepted {
@@ -528,11 +532,15 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 return bytes.len();
             }
             let (limit, deflate) = (self.config().message_size, self.client().deflate());
-            match self.decoder.decode(&mut bytes[read..], limit, deflate) {
-                Ok((0, _)) => break,
-                Ok((size, event)) => {
+            let decoded = match &self.phase {
+                Phase::Open => self.decoder.decode(&mut bytes[read..], limit, deflate),
+                Phase::Closing(_) => self.decoder.decode_close(&mut bytes[read..], limit),
+            };
+            match decoded {
+                Ok(Decoded { size: 0, .. }) => break,
+                Ok(Decoded { size, event, inflated }) => {
                     read += size;
-                    event.into_iter().for_each(|event| self.take(event));
+                    event.into_iter().for_each(|event| self.take(event, inflated));
                 }
                 Err(Broken { code, reason }) => {
                     self.close_with(frame::close(code, &reason));
@@ -544,15 +552,14 @@ impl<T: Transport, A: Application> Connection<T, A> {
         read
     }
 
-    fn take(&mut self, event: Event<'_>) {
+    /// Handles an event. `inflated`: the size of a message that came compressed.
+    fn take(&mut self, event: Event<'_>, inflated: usize) {
         match event {
             Event::Close(answer) => {
                 self.close_with(answer);
                 self.client_ended(ClientEnd::CloseFrame);
                 return;
             }
-            // While the connection closes, only the client's close frame matters.
-            _ if matches!(self.phase, Phase::Closing(_)) => return,
             Event::Pong => return,
             Event::Ping(answer) => self.client().queue.push(answer),
             Event::Text(text) => {
@@ -580,7 +587,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
         self.quiet = false;
         // All messages of one read count as of the moment of the read.
         let rate = self.rate();
-        self.paused = self.limiter.count(rate, self.last_activity);
+        let messages = inflated.div_ceil(INFLATED_PER_MESSAGE).max(1);
+        self.paused = self.limiter.count_several(rate, messages, self.last_activity);
         if self.paused {
             self.context().hub.stats().metered.note(|counts| counts.rate_limited.add(1));
         }

@@ -88,8 +88,20 @@ fn ann(server: &Server, session: Option<Duration>) -> (Arc<Client>, Accepted) {
 
 /// Returns a client after its upgrade, with the time that is left of its session.
 fn upgraded(server: &Server, identity: Identity, session: Option<Duration>) -> (Arc<Client>, Accepted) {
+    offering(server, &[], identity, session)
+}
+
+/// Returns a client after its upgrade, which offered these extensions.
+fn offering(
+    server: &Server,
+    offers: &[&[u8]],
+    identity: Identity,
+    session: Option<Duration>,
+) -> (Arc<Client>, Accepted) {
     let handshake = Handshake::new(&http::Request::new(()).into_parts().0, None, &TrustedProxies::none());
-    let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, false));
+    let deflate = crate::ws::deflate::answer(offers.iter().copied(), 256).map(|(deflate, _)| deflate);
+    let client = Client::new(server.hub().next_id(), handshake, 1024 * 1024, false).with_deflate(deflate);
+    let client = Arc::new(client);
     let mut slot = server.hub().admission().admit(None, 1, 1).ok();
     let (membership, now) = (Membership::of(identity), server.hub().closes().now());
     let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
@@ -110,6 +122,16 @@ impl Peer {
         let (server, down) = server(config).await;
         let (_, accepted) = ann(&server, session);
         let (stream, far) = duplex(room);
+        tokio::spawn(serve(server, accepted, far, &[]));
+        Self { stream, start: Instant::now(), down }
+    }
+
+    /// Connects Ann with compression.
+    #[cfg(feature = "deflate")]
+    async fn compressing(config: Config) -> Self {
+        let (server, down) = server(config).await;
+        let (_, accepted) = offering(&server, &[b"permessage-deflate"], Identity::user("ann"), None);
+        let (stream, far) = duplex(1024 * 1024);
         tokio::spawn(serve(server, accepted, far, &[]));
         Self { stream, start: Instant::now(), down }
     }
@@ -346,6 +368,53 @@ async fn messages_beyond_the_burst_wait_their_turn() {
 /// Returns a frame that is masked with zeros.
 fn small(first: u8, payload: &str) -> Vec<u8> {
     [&[first, 0x80 | payload.len() as u8, 0, 0, 0, 0], payload.as_bytes()].concat()
+}
+
+/// Returns a frame with a text, compressed, as a client sends it.
+#[cfg(feature = "deflate")]
+fn compressed(text: &str) -> Vec<u8> {
+    use crate::ws::{deflate::compress, frame};
+    let compressed = compress(&frame::text(&[text.as_bytes()])).expect("it shrinks");
+    let payload = frame::payload(&compressed);
+    [&[0xc1, 0x80 | 126], &(payload.len() as u16).to_be_bytes()[..], &[0; 4], payload].concat()
+}
+
+#[cfg(feature = "deflate")]
+#[tokio::test(start_paused = true)]
+async fn a_compressed_message_counts_by_its_inflated_size() {
+    let mut config = Config::default();
+    config.connection.messages_per_second = 2;
+    config.connection.message_burst = 4;
+    // Each counts as two messages.
+    let mut peer = Peer::compressing(config).await;
+    let text = format!(r#"["echo","{}"]"#, "x".repeat(8_000));
+    let bytes = compressed(&text).repeat(10);
+    assert!(bytes.len() < 1_000);
+    peer.stream.write_all(&bytes).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        let (first, _, at) = peer.frame().await;
+        assert_eq!(first, 0xc1);
+        times.push(at);
+    }
+    assert_eq!(times[..2], [0; 2]);
+    // 20 messages, of which 4 come at once, and the last two together.
+    assert!((7..=8).contains(&times[9]), "{times:?}");
+}
+
+#[cfg(feature = "deflate")]
+#[tokio::test(start_paused = true)]
+async fn a_connection_that_closes_inflates_nothing() {
+    let mut config = Config::default();
+    config.connection.message_size = 1_000;
+    let mut peer = Peer::compressing(config).await;
+    // Inflated, each of them would end the connection with 1009, and the close frame behind them would not be read.
+    let bombs = compressed(&" ".repeat(10_000)).repeat(1_000);
+    let closes = small(0x81, "this is no JSON");
+    peer.stream.write_all(&[closes, bombs, vec![0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]].concat()).await.unwrap();
+    let (code, at) = peer.closed().await;
+    assert_eq!((code, at), (4400, 0));
+    assert_eq!(peer.dropped().await, 0, "the client's close frame ends the connection");
 }
 
 #[tokio::test(start_paused = true)]

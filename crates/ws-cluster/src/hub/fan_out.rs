@@ -6,6 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::{runtime::Handle, task::yield_now};
 
@@ -64,17 +65,26 @@ impl Drop for Timer {
 /// Messages for many clients, with their frames in each form that some of these clients get.
 pub(super) struct SharedMessages<'a> {
     messages: &'a [OutgoingMessage<'a>],
+    /// The frames, which differ. A broadcast has as many as there are different results, whatever clients negotiate.
     frames: Vec<Shared>,
+    /// The kinds of clients that get the same frames as a kind that came before, with the index of these frames. Mostly
+    /// empty.
+    same: Vec<(Kind, usize)>,
     /// Number of bytes that all clients together get.
     pub(super) bytes: u64,
     /// Number of messages that clients get compressed.
     pub(super) compressed: u64,
 }
 
-/// The frames of the messages in one form, joined.
+/// What decides which frames a client gets.
+type Kind = (MessageForm, Option<Deflate>);
+
+/// The frames of the messages for a kind of clients, joined.
 struct Shared {
-    form: MessageForm,
-    deflate: Option<Deflate>,
+    /// The first kind of clients that got these frames.
+    kind: Kind,
+    /// The frames before they were joined.
+    parts: Vec<Bytes>,
     frame: SharedFrame,
     /// Number of compressed messages.
     compressed: u64,
@@ -82,7 +92,7 @@ struct Shared {
 
 impl<'a> SharedMessages<'a> {
     pub(super) fn new(messages: &'a [OutgoingMessage<'a>]) -> Self {
-        Self { messages, frames: Vec::new(), bytes: 0, compressed: 0 }
+        Self { messages, frames: Vec::new(), same: Vec::new(), bytes: 0, compressed: 0 }
     }
 
     /// Returns the sequence number of the last message in the cluster's order, if it has one.
@@ -92,24 +102,43 @@ impl<'a> SharedMessages<'a> {
 
     /// Returns the frames for one more client.
     pub(super) fn frame(&mut self, form: MessageForm, deflate: Option<Deflate>) -> &mut SharedFrame {
-        let known = self.frames.iter().position(|shared| shared.form == form && shared.deflate == deflate);
-        let index = known.unwrap_or_else(|| {
-            self.frames.push(Shared::new(self.messages, form, deflate));
-            self.frames.len() - 1
-        });
+        let kind = (form, deflate);
+        let known = self.frames.iter().position(|shared| shared.kind == kind);
+        let known = known.or_else(|| self.same.iter().find(|(same, _)| *same == kind).map(|(_, index)| *index));
+        let index = known.unwrap_or_else(|| self.add(kind));
         let Shared { frame, compressed, .. } = &mut self.frames[index];
         self.bytes += frame.size() as u64;
         self.compressed += *compressed;
         frame
     }
+
+    /// Adds a kind of clients. Returns the index of its frames, which another kind may get as well.
+    fn add(&mut self, kind: Kind) -> usize {
+        let (form, deflate) = kind;
+        let parts: Vec<_> = self.messages.iter().map(|message| message.frame(form, deflate)).collect();
+        match self.frames.iter().position(|shared| shared.has(&parts)) {
+            Some(index) => {
+                self.same.push((kind, index));
+                index
+            }
+            None => {
+                self.frames.push(Shared::new(kind, parts));
+                self.frames.len() - 1
+            }
+        }
+    }
 }
 
 impl Shared {
-    fn new(messages: &[OutgoingMessage<'_>], form: MessageForm, deflate: Option<Deflate>) -> Self {
-        let mut frames = messages.iter().map(|message| message.frame(form, deflate)).collect::<Vec<_>>();
-        let compressed = frames.iter().filter(|frame| frame::is_compressed(frame)).count() as u64;
-        let joined = if frames.len() == 1 { frames.remove(0) } else { frames.concat().into() };
-        Self { form, deflate, frame: SharedFrame::new(joined), compressed }
+    fn new(kind: Kind, parts: Vec<Bytes>) -> Self {
+        let compressed = parts.iter().filter(|frame| frame::is_compressed(frame)).count() as u64;
+        let joined = if let [frame] = &parts[..] { frame.clone() } else { parts.concat().into() };
+        Self { kind, parts, frame: SharedFrame::new(joined), compressed }
+    }
+
+    /// Returns true if these are the same frames: each message has each of its frames once.
+    fn has(&self, parts: &[Bytes]) -> bool {
+        self.parts.iter().zip(parts).all(|(own, other)| own.as_ptr() == other.as_ptr())
     }
 }
 
@@ -200,5 +229,42 @@ async fn write_to(mut clients: std::vec::IntoIter<Arc<Client>>, _timer: Arc<Time
         // Each client is dropped while the processor still has its memory at hand.
         clients.by_ref().take(YIELD_AFTER).for_each(|client| client.queue.write());
         yield_now().await;
+    }
+}
+
+#[cfg(all(test, feature = "deflate"))]
+mod tests {
+    use super::*;
+    use crate::{message::position::Position, ws::deflate::answer};
+
+    #[test]
+    fn clients_that_get_the_same_frames_share_them_whatever_they_negotiated() {
+        let windows = (8..=15).map(|bits| format!("permessage-deflate; server_max_window_bits={bits}"));
+        let negotiated = windows.map(|offer| answer([offer.as_bytes()], 256).map(|(deflate, _)| deflate));
+        let kinds: Vec<_> = std::iter::once(None).chain(negotiated).collect();
+        let text = |size: usize| format!("[\"{}\"]", "x".repeat(size));
+        let (small, large, larger) = (text(10), text(300), text(5_000));
+        let forms = [MessageForm::Object, MessageForm::Array, MessageForm::Positioned];
+        for (details, results) in [
+            (&[&small][..], 1),
+            (&[&large], 2),
+            (&[&large, &small], 2),
+            // Windows of 512 bytes to 4 KiB take only one of them.
+            (&[&large, &larger], 3),
+        ] {
+            let messages: Vec<_> = details
+                .iter()
+                .map(|details| OutgoingMessage::new("a", details.as_bytes()).at(Position::START))
+                .collect();
+            let mut shared = SharedMessages::new(&messages);
+            for form in forms {
+                for deflate in kinds.iter().chain(&kinds) {
+                    let expected: Vec<_> = messages.iter().map(|message| message.frame(form, *deflate)).collect();
+                    assert_eq!(shared.frame(form, *deflate).size(), expected.concat().len());
+                }
+            }
+            assert_eq!(shared.frames.len(), forms.len() * results, "{} messages", details.len());
+            assert_eq!(shared.frames.len() + shared.same.len(), forms.len() * kinds.len());
+        }
     }
 }

@@ -47,6 +47,28 @@ pub(crate) enum Event<'a> {
     Close(Bytes),
 }
 
+impl Event<'_> {
+    /// Returns the size of a message in bytes, 0 for other events.
+    fn size(&self) -> usize {
+        match self {
+            Event::Text(text) => text.len(),
+            Event::Binary(bytes) => bytes.len(),
+            Event::Ping(_) | Event::Pong | Event::Close(_) => 0,
+        }
+    }
+}
+
+/// What was decoded at the beginning of a client's bytes. By default more bytes are needed.
+#[derive(Debug, Default)]
+pub(crate) struct Decoded<'a> {
+    /// Number of bytes of the frame. 0 if more bytes are needed.
+    pub(crate) size: usize,
+    /// The event that the frame completes.
+    pub(crate) event: Option<Event<'a>>,
+    /// Size of the message in bytes if it was compressed, otherwise 0.
+    pub(crate) inflated: usize,
+}
+
 /// The reason why a client's bytes cannot be decoded. The bytes after them have no meaning.
 #[derive(Debug)]
 pub(crate) struct Broken {
@@ -89,22 +111,17 @@ struct CompressedMessage {
 }
 
 impl Decoder {
-    /// Decodes one frame at the beginning of `bytes`. Returns the number of bytes of the frame, which is 0 if more
-    /// bytes are needed, and the event that the frame completes. The client's mask is removed in place. After an error
-    /// the content of `bytes` is unspecified. `limit`: the maximum size of a message in bytes, compressed as well as
-    /// inflated. `deflate`: present if the client may compress messages.
+    /// Decodes one frame at the beginning of `bytes`. The client's mask is removed in place. After an error the content
+    /// of `bytes` is unspecified. `limit`: the maximum size of a message in bytes, compressed as well as inflated.
+    /// `deflate`: present if the client may compress messages.
     pub(crate) fn decode<'a>(
         &mut self,
         bytes: &'a mut [u8],
         limit: usize,
         deflate: Option<Deflate>,
-    ) -> Result<(usize, Option<Event<'a>>), Broken> {
-        let Some((header, payload, start)) = parse(bytes).map_err(broken)? else { return Ok((0, None)) };
-        if payload > limit as u64 {
-            return Err(too_large(format!("a message of {payload} bytes, where {limit} are allowed")));
-        }
-        let size = start + payload as usize;
-        let Some(frame) = bytes.get_mut(..size) else { return Ok((0, None)) };
+    ) -> Result<Decoded<'a>, Broken> {
+        let Some(WholeFrame { header, start, frame }) = whole(bytes, limit)? else { return Ok(Decoded::default()) };
+        let (size, payload, mut inflated) = (frame.len(), (frame.len() - start) as u64, 0);
         let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
         let event = match (header.opcode, header.mask) {
             (OpCode::Data(Data::Text), Some(mask)) if plain && self.is_between_messages() => {
@@ -119,7 +136,9 @@ impl Decoder {
             }
             (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => Some(Event::Pong),
             (OpCode::Data(kind), Some(mask)) if self.is_compressed(&header, deflate) => {
-                self.decode_compressed(&header, kind, unmask(&mut frame[start..], mask), limit, deflate)?
+                let event = self.decode_compressed(&header, kind, unmask(&mut frame[start..], mask), limit, deflate)?;
+                inflated = event.as_ref().map_or(0, Event::size);
+                event
             }
             (opcode, _) => {
                 let event = self.decode_in_context(frame, limit)?;
@@ -129,7 +148,24 @@ impl Decoder {
                 event
             }
         };
-        Ok((size, event))
+        Ok(Decoded { size, event, inflated })
+    }
+
+    /// Decodes one frame for a connection that closes: only the client's close frame matters. The content of every other
+    /// frame is skipped, so nothing is inflated, although no rate limit counts these frames.
+    pub(crate) fn decode_close(&mut self, bytes: &mut [u8], limit: usize) -> Result<Decoded<'static>, Broken> {
+        let Some(WholeFrame { header, start, frame }) = whole(bytes, limit)? else { return Ok(Decoded::default()) };
+        let (size, payload) = (frame.len(), (frame.len() - start) as u64);
+        self.drop_message();
+        let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+        let event = match (header.opcode, header.mask) {
+            (OpCode::Data(Data::Text | Data::Binary | Data::Continue), Some(_)) if !(header.rsv2 || header.rsv3) => {
+                None
+            }
+            (OpCode::Control(Control::Ping | Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => None,
+            _ => self.decode_in_context(frame, limit)?,
+        };
+        Ok(Decoded { size, event, inflated: 0 })
     }
 
     fn is_between_messages(&self) -> bool {
@@ -217,6 +253,14 @@ impl Decoder {
             partial.context = None;
         }
         self.drop_empty();
+    }
+
+    /// Drops the beginning of an incomplete message.
+    fn drop_message(&mut self) {
+        if let Some(partial) = &mut self.partial {
+            partial.compressed = None;
+        }
+        self.leave_context();
     }
 
     /// Frees what an incomplete message needed, if none is incomplete and no bytes are kept.
@@ -332,6 +376,24 @@ fn parse(bytes: &[u8]) -> Result<Option<(FrameHeader, u64, usize)>, Error> {
     Ok(parsed.map(|(header, payload)| (header, payload, cursor.position() as usize)))
 }
 
+/// A frame of which all bytes have come.
+struct WholeFrame<'a> {
+    header: FrameHeader,
+    /// Size of the header, which the payload follows.
+    start: usize,
+    frame: &'a mut [u8],
+}
+
+/// Returns the frame at the beginning of `bytes`, if all of it has come. Fails if its payload is over the limit.
+fn whole(bytes: &mut [u8], limit: usize) -> Result<Option<WholeFrame<'_>>, Broken> {
+    let Some((header, payload, start)) = parse(bytes).map_err(broken)? else { return Ok(None) };
+    if payload > limit as u64 {
+        return Err(too_large(format!("a message of {payload} bytes, where {limit} are allowed")));
+    }
+    let frame = bytes.get_mut(..start + payload as usize);
+    Ok(frame.map(|frame| WholeFrame { header, start, frame }))
+}
+
 /// Removes the mask, eight bytes at a time as far as possible.
 fn unmask(payload: &mut [u8], mask: [u8; 4]) -> &mut [u8] {
     let [a, b, c, d] = mask;
@@ -404,7 +466,7 @@ pub(super) mod tests {
         let mut kept = decoder.take_kept();
         let (mut at, mut events) = (0, Vec::new());
         loop {
-            let (size, event) = decoder.decode(&mut kept[at..], LIMIT, deflate)?;
+            let Decoded { size, event, .. } = decoder.decode(&mut kept[at..], LIMIT, deflate)?;
             events.extend(event.map(|event| match event {
                 Event::Text(text) => Event::Text(text.into_owned().into()),
                 Event::Binary(bytes) => Event::Binary(bytes.into_owned().into()),
@@ -437,9 +499,12 @@ pub(super) mod tests {
     #[test]
     fn whole_fragments_leave_no_buffer_behind() {
         let mut decoder = Decoder::default();
-        assert!(matches!(decoder.decode(&mut frame(0x01, b"a"), LIMIT, None), Ok((7, None))));
+        let mut bytes = frame(0x01, b"a");
+        assert!(matches!(decoder.decode(&mut bytes, LIMIT, None), Ok(Decoded { size: 7, event: None, .. })));
         assert!(!decoder.is_empty());
-        assert!(matches!(decoder.decode(&mut frame(0x80, b"b"), LIMIT, None), Ok((7, Some(Event::Text(_))))));
+        let mut bytes = frame(0x80, b"b");
+        let decoded = decoder.decode(&mut bytes, LIMIT, None).unwrap();
+        assert!(matches!(decoded, Decoded { size: 7, event: Some(Event::Text(_)), inflated: 0 }));
         assert!(decoder.partial.is_none());
     }
 
@@ -536,8 +601,8 @@ pub(super) mod tests {
             let mut at = 0;
             loop {
                 match decoder.decode(&mut kept[at..], LIMIT, deflate) {
-                    Ok((0, _)) => break,
-                    Ok((size, event)) => {
+                    Ok(Decoded { size: 0, .. }) => break,
+                    Ok(Decoded { size, event, .. }) => {
                         at += size;
                         told.extend(event.as_ref().map(|event| format!("{event:?}")));
                         if matches!(event, Some(Event::Close(_))) {
@@ -573,6 +638,54 @@ pub(super) mod tests {
             let same = broken == broken_in_pieces && whole == pieces;
             same.then_some(()).ok_or_else(|| format!("{whole:?} {broken:?}, in pieces {pieces:?} {broken_in_pieces:?}"))
         });
+    }
+
+    #[test]
+    fn a_connection_that_closes_skips_messages_up_to_the_close_frame() {
+        let closes = |decoder: &mut Decoder, bytes: &[u8]| {
+            let (mut bytes, mut at) = (bytes.to_vec(), 0);
+            loop {
+                match decoder.decode_close(&mut bytes[at..], LIMIT) {
+                    Ok(Decoded { size: 0, .. }) => return Ok(None),
+                    Ok(Decoded { event: Some(event), .. }) => return Ok(Some(event)),
+                    Ok(Decoded { size, .. }) => at += size,
+                    Err(broken) => return Err(broken.code),
+                }
+            }
+        };
+        // These end a connection that is open.
+        let skipped = [
+            frame(0x81, b"\xff"),
+            frame(0xc1, b"cannot be inflated"),
+            frame(0x80, b"continues nothing"),
+            [frame(0x41, b"a"), frame(0x81, b"b")].concat(),
+        ];
+        let others = [frame(0x01, b"a"), frame(0x89, b"ping"), frame(0x8a, b""), frame(0x82, &[7; 300])];
+        let close = frame(0x88, b"\x03\xe8");
+        for frames in skipped.iter().chain(&others).chain([&skipped.concat(), &others.concat(), &Vec::new()]) {
+            for begun in [&b""[..], &frame(0x01, b"a"), &frame(0x41, b"a")] {
+                let deflate = crate::ws::deflate::answer([&b"permessage-deflate"[..]], 256).map(|(deflate, _)| deflate);
+                if begun.first() == Some(&0x41) && deflate.is_none() {
+                    continue;
+                }
+                let mut decoder = Decoder::default();
+                decode_all(&mut decoder, begun, deflate).unwrap();
+                assert_eq!(closes(&mut decoder, frames), Ok(None), "{frames:02x?}");
+                assert!(frames.is_empty() || decoder.partial.is_none());
+                let closed = Event::Close(Bytes::from_static(b"\x88\x02\x03\xe8"));
+                assert_eq!(closes(&mut decoder, &close), Ok(Some(closed)), "{frames:02x?}");
+            }
+        }
+        for (bytes, code) in [
+            (frame(0x83, b"x"), CloseCode::Protocol),
+            (frame(0xa1, b"x"), CloseCode::Protocol),
+            (frame(0x09, b"x"), CloseCode::Protocol),
+            (frame(0x89, &[b'x'; 126]), CloseCode::Protocol),
+            (vec![0x81, 1, b'x'], CloseCode::Protocol),
+            (frame(0x81, &[b'x'; 1001])[..8].to_vec(), CloseCode::TooLarge),
+        ] {
+            assert_eq!(closes(&mut Decoder::default(), &bytes), Err(code), "{bytes:02x?}");
+        }
     }
 
     #[test]

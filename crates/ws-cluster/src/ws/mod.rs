@@ -20,8 +20,8 @@ pub enum RawMessage {
 /// Returns the size of a client's text message, for the micro-benchmarks.
 #[cfg(feature = "internals")]
 pub(crate) fn decoded(frame: &mut [u8]) -> Option<usize> {
-    match decoder::Decoder::default().decode(frame, usize::MAX, None) {
-        Ok((_, Some(decoder::Event::Text(text)))) => Some(text.len()),
+    match decoder::Decoder::default().decode(frame, usize::MAX, None).ok()?.event {
+        Some(decoder::Event::Text(text)) => Some(text.len()),
         _ => None,
     }
 }

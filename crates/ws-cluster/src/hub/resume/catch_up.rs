@@ -182,7 +182,9 @@ impl Hub {
         if !room {
             return Ok(false);
         }
-        missed.messages.iter().for_each(|(log_position, content)| replay(client, *log_position, content));
+        // Plain, because compressing would hold the lock for some milliseconds.
+        let messages = missed.messages.iter().filter_map(|(log_position, content)| message(*log_position, content));
+        messages.for_each(|message| client.replay_plain(&message));
         self.register(&mut index, client);
         Ok(true)
     }
@@ -276,7 +278,13 @@ impl Hub {
 
 /// Sends a client a message that it missed.
 pub(crate) fn replay(client: &Client, log_position: LogPosition, content: &Content) {
-    if let Content::Message { action, details, .. } = content {
-        client.deliver(&OutgoingMessage::new(action, details).at(log_position.into()));
+    message(log_position, content).iter().for_each(|message| client.replay(message));
+}
+
+/// Returns the message of an entry, if it has one.
+fn message(log_position: LogPosition, content: &Content) -> Option<OutgoingMessage<'_>> {
+    match content {
+        Content::Message { action, details, .. } => Some(OutgoingMessage::new(action, details).at(log_position.into())),
+        _ => None,
     }
 }

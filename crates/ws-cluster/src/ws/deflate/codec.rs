@@ -103,10 +103,14 @@ fn run(inflater: &mut Decompress, compressed: &[u8], limit: usize) -> Result<Vec
             let read = (inflater.total_in() - read) as usize;
             input = &input[read..];
             match status {
+                // The stream ends with all of `END`, or with none of it: the final block of a message without the byte
+                // ends here if the buffer was full before.
                 Status::StreamEnd if !in_message => {
-                    return if input.is_empty() { Ok(message) } else { Err(InflateError::Invalid) };
+                    let ends = input.is_empty() || input.len() == END.len();
+                    return if ends { Ok(message) } else { Err(InflateError::Invalid) };
                 }
-                // A sender may end with a final block instead (RFC 7692, section 7.2.3.4).
+                // A sender may end with a final block. It must then add one zero byte, the head of an empty block that is
+                // not final (RFC 7692, section 7.2.3.4). A message without this byte is clear as well, so it is accepted.
                 Status::StreamEnd if input.is_empty() => return Ok(message),
                 Status::StreamEnd => inflater.reset(false),
                 Status::Ok | Status::BufError if read == 0 && message.len() == written => {
@@ -178,6 +182,25 @@ pub(super) mod tests {
             (&[], b""),
         ] {
             assert_eq!(inflate(example, LIMIT).as_deref(), Ok(message), "{example:02x?}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_any_size_may_end_with_a_final_block() {
+        let mut compressor = Compress::new(LEVEL, false);
+        let noise = json(6_000);
+        for size in 0..6_000 {
+            for message in [&vec![b'x'; size], &noise[..size]] {
+                let mut ended = Vec::with_capacity(size + 100);
+                compressor.reset();
+                compressor.compress_vec(message, &mut ended, FlushCompress::Finish).unwrap();
+                assert_eq!(inflate(&ended, LIMIT).as_deref(), Ok(message), "{size} without the byte");
+                assert_eq!(inflate(&ended, size).as_deref(), Ok(message), "{size}, which is the limit");
+                ended.push(0x00);
+                assert_eq!(inflate(&ended, LIMIT).as_deref(), Ok(message), "{size} with the byte");
+                ended.truncate(ended.len() - 2);
+                assert_eq!(inflate(&ended, LIMIT), Err(InflateError::Invalid), "{size} without its last byte");
+            }
         }
     }
 

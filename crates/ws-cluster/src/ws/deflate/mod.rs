@@ -11,6 +11,10 @@ mod offer;
 
 pub(crate) use self::{codec::compress, offer::answer};
 
+/// Size of the largest message that is compressed, in bytes. Compressing 1 MiB takes about 10 ms, and this happens in the
+/// cluster's task while it delivers, under the hub's lock. A quarter of that delays other messages little.
+const MAX_SIZE: usize = 256 * 1024;
+
 /// The smallest window that the RFC knows, as an exponent of two.
 const MIN_WINDOW_BITS: u8 = 8;
 
@@ -44,7 +48,7 @@ impl Deflate {
         let bits = self.0.get();
         let (exponent, window) = (u32::from(bits >> WINDOW_BITS), bits & ((1 << WINDOW_BITS) - 1));
         let fits = window == MAX_WINDOW_BITS - MIN_WINDOW_BITS || size <= 1 << (window + MIN_WINDOW_BITS);
-        size as u64 >= 1 << exponent && fits
+        size as u64 >= 1 << exponent && size <= MAX_SIZE && fits
     }
 
     /// Inflates a client's message, which may have up to `limit` bytes.
@@ -69,14 +73,15 @@ mod tests {
     #[test]
     fn a_connection_takes_messages_from_the_minimum_size_up_to_its_window() {
         for (min_size, window_bits, taken, refused) in [
-            (256, 15, &[256, 32_768, 1 << 30][..], &[0, 1, 255][..]),
+            (256, 15, &[256, 32_768, MAX_SIZE][..], &[0, 1, 255, MAX_SIZE + 1, 1 << 30][..]),
             (257, 15, &[512], &[256, 511]),
             (0, 15, &[2, 3], &[0, 1]),
             (1, 15, &[2], &[1]),
             (256, 8, &[256], &[255, 257]),
             (256, 9, &[256, 512], &[255, 513]),
             (256, 14, &[256, 16_384], &[16_385]),
-            (usize::MAX, 15, &[1 << 31], &[(1 << 31) - 1]),
+            (MAX_SIZE, 15, &[MAX_SIZE], &[MAX_SIZE - 1]),
+            (usize::MAX, 15, &[], &[256, MAX_SIZE, 1 << 31]),
         ] {
             let deflate = Deflate::new(min_size, window_bits);
             taken.iter().for_each(|size| assert!(deflate.takes(*size), "{min_size} {window_bits} {size}"));
