@@ -80,6 +80,32 @@ async fn a_flag_wins_over_its_variable_and_the_variable_over_the_file() {
 }
 
 #[tokio::test]
+async fn a_flag_or_its_variable_turns_compression_off() {
+    let state = state();
+    let off = write(state.path(), "[connection]\ncompression = false\n");
+    let on = "compression = true  # default";
+    for (arguments, variables, expected) in [
+        (&["config"][..], &[][..], on.to_owned()),
+        (&["config"], &[("WS_SERVER_NO_COMPRESSION", "0")], on.to_owned()),
+        (&["config"], &[("WS_SERVER_NO_COMPRESSION", "1")], "compression = false  # WS_SERVER_NO_COMPRESSION".into()),
+        (&["config", "--no-compression"], &[], "compression = false  # --no-compression".into()),
+        (&["config", "--config", &off], &[], format!("compression = false  # {off} line 2")),
+    ] {
+        let shown = output(&run_with(state.path(), arguments, variables).await, 0);
+        assert_eq!(line(&shown, "connection", "compression"), expected);
+    }
+    for (variable, compresses) in [("", true), ("1", false)] {
+        let mut command = WsServer::command(state.path());
+        command.args(["--listen", "127.0.0.1:0", "--pool", "memory:"]).env("WS_SERVER_NO_COMPRESSION", variable);
+        let node = WsServer::spawn(command).await;
+        node.ready().await;
+        let stream = tokio::net::TcpStream::connect(node.address()).await.unwrap();
+        let peer = tests::deflate::Peer::open(stream, "/WebSockets", &[tests::deflate::OFFER]).await;
+        assert_eq!(peer.agreed.is_some(), compresses);
+    }
+}
+
+#[tokio::test]
 async fn secrets_are_not_shown() {
     let state = state();
     let path = write(

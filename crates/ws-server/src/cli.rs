@@ -189,6 +189,10 @@ pub(crate) struct Run {
     /// Time over which a shutdown closes the clients evenly, so that they do not come to the other nodes all at once
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
     pub(crate) drain: Duration,
+    /// Send all messages plain, and refuse compressed ones of clients (default: messages are compressed for clients that
+    /// offer permessage-deflate)
+    #[arg(long, value_parser = switch, env = "WS_SERVER_NO_COMPRESSION")]
+    pub(crate) no_compression: bool,
     /// Smallest message that is compressed for clients that offer permessage-deflate, in bytes or as 1K, rounded up to a
     /// power of two [default: 256]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_COMPRESSION_MIN_SIZE")]

@@ -53,6 +53,7 @@ impl Run {
         set(&mut connection.connections_per_ip, limits.connections_per_ip);
         set(&mut connection.message_size, limits.message_size);
         set(&mut connection.queue_size, limits.queue_size);
+        connection.compression &= !self.no_compression;
         set(&mut connection.compression_min_size, self.compression_min_size);
         set(&mut connection.look_ups_per_ip, limits.look_ups_per_ip);
         set(&mut connection.replay_bytes_per_minute, limits.replay_bytes_per_minute);

@@ -93,6 +93,14 @@ fn in_effect(
     config: &Config,
 ) -> (Option<String>, String) {
     let place = || file.and_then(|file| file.place(&key.name));
+    // This flag turns the setting off, so it is the source if it is on.
+    if key.name == "connection.compression"
+        && matches.get_flag("no_compression")
+        && let Some(flag) = Key::all().iter().find(|key| key.name == "no_compression")
+    {
+        let (_, source) = in_effect(flag, matches, sources, file, config);
+        return (key.setting.map(|setting| setting.show(config)), source);
+    }
     let id = key.flag.as_deref().map(id);
     let source = id.as_deref().and_then(|id| matches.value_source(id));
     let source = match (source, &key.flag) {
