@@ -16,6 +16,10 @@ const PACKET_BYTES: usize = 512 * 1024;
 /// Number of waiting bytes from which a link takes no more notes, so that those do not delay frames.
 const NOTES_ROOM: usize = 1024 * 1024;
 
+/// Bytes that a waiting part takes beside its encoded bytes: its place in the channel, the count of its owners, and what
+/// the allocator adds to both and to the bytes. It is rounded up.
+const PART_OVERHEAD: usize = 128;
+
 /// The sending end of a link's queue of frames and notes. When it is dropped, the link is closed after those that wait.
 #[derive(Debug)]
 pub(crate) struct FrameSender {
@@ -32,7 +36,7 @@ pub(crate) struct FrameReceiver {
 
 #[derive(Debug)]
 pub(super) struct Queue {
-    /// The number of bytes that wait, and their limit.
+    /// The memory that the waiting parts take, in bytes, and its limit.
     pub(super) size: AtomicUsize,
     limit: usize,
     /// Notified if the link has to end at once, without the frames that wait.
@@ -46,10 +50,15 @@ pub(crate) fn queue(limit: usize) -> (FrameSender, FrameReceiver) {
     (FrameSender { waiting: sender, queue: queue.clone() }, FrameReceiver { waiting: receiver, queue })
 }
 
+/// Returns the number of bytes that a part takes while it waits.
+fn size_of(part: &PacketPart) -> usize {
+    part.bytes().len() + PART_OVERHEAD
+}
+
 impl FrameSender {
     /// Adds a frame to the queue. Returns false if the link is gone, or is cut because its peer reads too slowly.
     pub(crate) fn send(&self, frame: PacketPart) -> bool {
-        let size = frame.bytes().len();
+        let size = size_of(&frame);
         let waiting = self.queue.size.fetch_add(size, Ordering::Relaxed);
         if waiting > 0 && waiting + size > self.queue.limit {
             self.queue.cut.notify_one();
@@ -60,7 +69,7 @@ impl FrameSender {
 
     /// Adds a note to the queue, unless much waits in it.
     pub(crate) fn tell(&self, note: PacketPart) {
-        let size = note.bytes().len();
+        let size = size_of(&note);
         if self.queue.size.load(Ordering::Relaxed) + size <= NOTES_ROOM {
             self.queue.size.fetch_add(size, Ordering::Relaxed);
             // If the link is gone, the driver learns so elsewhere.
@@ -76,10 +85,38 @@ impl FrameReceiver {
         let mut size = 0;
         let mut next = Some(self.waiting.recv().await?);
         while let Some(part) = next {
-            size += part.bytes().len();
+            size += size_of(&part);
             parts.push(part);
             next = if size < PACKET_BYTES { self.waiting.try_recv().ok() } else { None };
         }
         Some(size)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::queue;
+    use crate::node::codec::PacketPart;
+    use ws_cluster_core::{Body, Frame};
+
+    #[test]
+    fn tiny_frames_count_with_the_memory_that_they_take() {
+        let (sender, _receiver) = queue(64 * 1024);
+        let frame = PacketPart::frame(Frame { term: 1, body: Body::Ack { seq: 1 } });
+        let taken = (0..10_000).take_while(|_| sender.send(frame.clone())).count();
+        assert!(taken > 100 && taken < 600, "{taken} frames wait");
+    }
+
+    #[tokio::test]
+    async fn a_queue_that_was_written_out_has_room_again() {
+        let (sender, mut receiver) = queue(64 * 1024);
+        let frame = PacketPart::frame(Frame { term: 1, body: Body::Ack { seq: 1 } });
+        for _ in 0..100 {
+            assert!((0..100).all(|_| sender.send(frame.clone())));
+            let mut parts = Vec::new();
+            let size = receiver.gather(&mut parts).await.expect("the link stands");
+            assert_eq!(parts.len(), 100);
+            receiver.queue.size.fetch_sub(size, std::sync::atomic::Ordering::Relaxed);
+        }
     }
 }
