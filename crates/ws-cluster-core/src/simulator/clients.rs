@@ -19,6 +19,9 @@ pub trait Clients {
     /// The core of a node has this output.
     fn output(&mut self, node: usize, output: &Output);
 
+    /// The core of a node has no further output until its next event.
+    fn outputs_end(&mut self, _node: usize) {}
+
     /// Lets the clients act. `ready` are the nodes that take clients. If `calm` is true, no client leaves its node.
     ///
     /// # Errors

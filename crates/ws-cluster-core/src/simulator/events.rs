@@ -159,6 +159,9 @@ impl World {
             let Some(output) = output else { break };
             self.carry_out(place, output);
         }
+        if let Some(clients) = &mut self.clients {
+            clients.outputs_end(place);
+        }
         let Some(core) = &self.nodes[place].core else { return };
         let others = self.nodes.iter().filter(|node| !node.paused).filter_map(|node| node.core.as_ref());
         if let Err(wrong) = self.checks.step(core).and_then(|()| self.checks.rules_out_rivals(core, others)) {

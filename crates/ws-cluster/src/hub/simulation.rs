@@ -42,6 +42,8 @@ struct SimulatedClients {
     config: Config,
     sealer: StateSealer,
     hubs: BTreeMap<usize, (NodeId, Arc<Hub>)>,
+    /// The deliveries of each node that its hub gets together.
+    gathered: BTreeMap<usize, Vec<Delivery>>,
     clients: Vec<SimulatedClient>,
     /// Log positions that had nothing to deliver.
     empty: HashSet<Place>,
@@ -108,6 +110,7 @@ impl SimulatedClients {
             config,
             sealer: StateSealer::new("default", &[b"key".to_vec()]),
             hubs: BTreeMap::new(),
+            gathered: BTreeMap::new(),
             clients: (0..CLIENTS).map(|number| SimulatedClient { user: user(number), ..Default::default() }).collect(),
             empty: HashSet::new(),
             orders: BTreeMap::new(),
@@ -124,6 +127,7 @@ impl Clients for SimulatedClients {
 
     fn lose(&mut self, node_index: usize) {
         self.hubs.remove(&node_index);
+        self.gathered.remove(&node_index);
         for client_state in &mut self.clients {
             if client_state.connection.as_ref().is_some_and(|connection| connection.node_index == node_index) {
                 client_state.connection = None;
@@ -132,6 +136,15 @@ impl Clients for SimulatedClients {
     }
 
     fn output(&mut self, node_index: usize, output: &Output) {
+        // The driver hands over what it has gathered before it carries these out.
+        if let Output::Trimmed { .. }
+        | Output::Cut { .. }
+        | Output::Restarted { .. }
+        | Output::CutOff
+        | Output::ShutDown = output
+        {
+            self.hand_over(node_index);
+        }
         let Some((_, hub)) = self.hubs.get(&node_index) else { return };
         match output {
             Output::Deliver { position, proposal, repeated } => {
@@ -149,7 +162,8 @@ impl Clients for SimulatedClients {
                     self.empty.insert(place);
                 }
                 let (id, size) = (proposal.id, proposal.size());
-                hub.deliver(vec![Delivery { position: *position, id, size, repeated: *repeated, content }]);
+                let delivery = Delivery { position: *position, id, size, repeated: *repeated, content };
+                self.gathered.entry(node_index).or_default().push(delivery);
             }
             Output::Cut { after } => {
                 let is_cut = hub.position().seq > *after;
@@ -166,6 +180,10 @@ impl Clients for SimulatedClients {
             Output::Restarted { base, missed } => hub.restarted(*base, *missed),
             _ => {}
         }
+    }
+
+    fn outputs_end(&mut self, node_index: usize) {
+        self.hand_over(node_index);
     }
 
     fn step(
@@ -198,6 +216,14 @@ impl Clients for SimulatedClients {
 }
 
 impl SimulatedClients {
+    /// Delivers what was gathered for a node's clients, in one call, as the driver does.
+    fn hand_over(&mut self, node_index: usize) {
+        let deliveries = self.gathered.remove(&node_index).unwrap_or_default();
+        if let Some((_, hub)) = self.hubs.get(&node_index).filter(|_| !deliveries.is_empty()) {
+            hub.deliver(deliveries);
+        }
+    }
+
     fn act(
         &mut self,
         client_state: &mut SimulatedClient,
