@@ -45,9 +45,9 @@ pub struct Identity {
     /// that (see [`Authenticator::recheck`]), and when it has come. If the session was not renewed, the connection is
     /// closed with [`CloseCode::Expired`](crate::CloseCode::Expired), after which clients connect again.
     pub expires: Option<SystemTime>,
-    /// The interval at which the authenticator is asked again about this user. Default: that of
+    /// The interval at which the authenticator is asked again about this user. Zero is never. Default: that of
     /// [`Authenticator::recheck_interval`]. An [`AuthenticatorChain`] sets the interval of the authenticator that knew
-    /// the client.
+    /// the client, or zero if that one has none.
     pub recheck: Option<Duration>,
     /// The groups in which the client starts. Handlers can change them.
     pub groups: BTreeSet<String>,
@@ -78,7 +78,7 @@ impl Identity {
         self
     }
 
-    /// Sets the interval at which the authenticator is asked again.
+    /// Sets the interval at which the authenticator is asked again. Zero is never.
     pub fn recheck(mut self, interval: Duration) -> Self {
         self.recheck = Some(interval);
         self
@@ -214,9 +214,12 @@ pub trait Authenticator: Send + Sync + 'static {
     /// [`CloseCode::Expired`](crate::CloseCode::Expired) at once, also before `expires`.
     ///
     /// The question before `expires` comes one or two minutes earlier, or in the last half of a time under four minutes,
-    /// at a random moment, so that connections that end together are not asked about together. If the answer does not
-    /// extend the identity, the next question comes at `expires`. If there is no answer, the server asks again after
-    /// 5 s. An identity that lasts less than 2 s may be asked about only at `expires`.
+    /// at a random moment, so that connections that end together are not asked about together. On a
+    /// node with so many connections that [`rechecks_per_second`](crate::ConnectionConfig::rechecks_per_second) does not
+    /// suffice for that, the question comes earlier. If the answer does not extend the identity, the next question comes
+    /// at `expires`. If there is no answer, the server asks again after the interval of rechecks, or without an interval
+    /// after 5 to 6 s, or later on such a node. An identity that lasts less than 2 s may be asked about only at
+    /// `expires`.
     ///
     /// Default: [`authenticate`](Self::authenticate) without credentials. An authenticator with a cache overrides it to
     /// ask its store. Otherwise the age of a cached answer adds to the interval.

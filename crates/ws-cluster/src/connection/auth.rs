@@ -31,7 +31,7 @@ pub(crate) const DISCONNECTION: &str = "Client/disconnection";
 pub(crate) const FORBIDDEN: &str = "Forbidden";
 
 /// If a session has ended and the authenticator cannot answer: time until it is asked again, and time for which the
-/// connection is kept.
+/// connection is kept. Before the end, that time is longer if there are many connections, and has a random part.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const RECHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -59,7 +59,9 @@ pub(super) struct Expiry {
     pub(super) at: Option<Instant>,
     /// The time at which the session ends.
     ends: Option<Instant>,
-    /// The time of the answer, or of the last attempt to renew it that did not count.
+    /// The time of the early question about the end.
+    refresh: Option<Instant>,
+    /// The time of the answer that set the end, or of the last attempt to renew it that did not count.
     begun: Option<Instant>,
     /// The interval of rechecks that came with the identity.
     interval: Option<Duration>,
@@ -336,8 +338,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let at = ends.into_iter().chain(recheck).chain(refresh).min();
         let asks = self.expiry.as_mut().and_then(|expiry| expiry.asks.take());
         let needed = at.is_some() || asks.is_some();
-        let begun = Some(now);
-        self.expiry = needed.then(|| Box::new(Expiry { at, ends, begun, interval, recheck: None, asks }));
+        let before = self.expiry.as_ref().filter(|expiry| ends.is_some_and(|ends| !expiry.is_extended(ends)));
+        let begun = before.and_then(|before| before.begun).or(Some(now));
+        self.expiry = needed.then(|| Box::new(Expiry { at, ends, refresh, begun, interval, recheck: None, asks }));
     }
 
     /// Returns the time of the next recheck of a user. Rechecks of connections that came at the same time are spread
@@ -351,16 +354,25 @@ impl<T: Transport, A: Application> Connection<T, A> {
         now.checked_add(interval - spread)
     }
 
-    /// Returns the time to ask about an identity before it ends, so that one that the site extends does not end. If the
-    /// site has just been asked and has not extended it, the next question is at the end.
+    /// Returns the time to ask about an identity before it ends, so that one that the site extends does not end. An answer
+    /// that came earlier and did not extend it leaves that time. After it, the next question is at the end.
     fn next_refresh(&self, ends: Instant, now: Instant) -> Option<Instant> {
-        let before = self.expiry.as_ref().and_then(|expiry| expiry.ends);
-        if before.is_some_and(|before| ends < before + EXTENDED_BY) {
-            return None;
+        if let Some(before) = self.expiry.as_ref().filter(|expiry| !expiry.is_extended(ends)) {
+            let refresh = before.refresh.filter(|at| *at > now)?;
+            if refresh < ends {
+                return Some(refresh);
+            }
         }
         // With many connections, the limit on questions per second needs a longer lead.
         let longest = REFRESH_LEAD.max(self.context().recheck_round());
         Some(now + refresh_wait(ends.saturating_duration_since(now), longest, self.fraction())?)
+    }
+
+    /// Returns the time to ask again after a question without an answer. Connections that failed together are not asked
+    /// about together, and all of them no more often than the node may ask.
+    fn next_attempt(&self, now: Instant) -> Instant {
+        let wait = RECHECK_INTERVAL.max(self.context().recheck_round());
+        now + wait + (wait / 5).mul_f64(self.fraction())
     }
 
     /// Returns a number from 0 to 1 that differs between connections and times.
@@ -406,7 +418,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
             // The session is valid as far as is known.
             Err(_) if expiry.ends.is_none_or(|ends| now < ends) => {
                 let interval = expiry.interval;
-                let next = self.next_recheck(interval, now).unwrap_or(now + RECHECK_INTERVAL);
+                let next = self.next_recheck(interval, now).unwrap_or_else(|| self.next_attempt(now));
                 let Some(expiry) = &mut self.expiry else { return };
                 expiry.at = Some(expiry.ends.map_or(next, |ends| ends.min(next)));
             }
@@ -419,6 +431,11 @@ impl<T: Transport, A: Application> Connection<T, A> {
 }
 
 impl Expiry {
+    /// Returns true if an identity that lasts until `ends` lasts longer than before, or had no end.
+    fn is_extended(&self, ends: Instant) -> bool {
+        self.ends.is_none_or(|before| ends >= before + EXTENDED_BY)
+    }
+
     /// Returns true if credentials that come now renew an identity in time: after a third of its time, or of the time
     /// that was left at the last such renewal. The clients send theirs in the second half.
     fn takes_renewal(&mut self, now: Instant) -> bool {

@@ -179,9 +179,9 @@ pub(super) struct Connection<T, A> {
 /// The client's first message, which decides its dialect.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum FirstMessage {
-    /// It has not come, and the upgrade is not long ago.
+    /// It has not come, and neither has anything else. The upgrade is not long ago.
     Soon,
-    /// It has not come for a while, or the client has a user.
+    /// It has not come for a while, or something else came before it, or the client has a user.
     Late,
     /// It has come.
     Came,
@@ -491,6 +491,10 @@ impl<T: Transport, A: Application> Connection<T, A> {
         } else {
             let read = self.read_messages(bytes);
             self.decoder.keep(&bytes[read..]);
+        }
+        // What the client sent first was no message, or only a part of one. The upgrade may be long ago when one comes.
+        if self.first_message == FirstMessage::Soon && !bytes.is_empty() {
+            self.first_message = FirstMessage::Late;
         }
         Poll::Ready(Ok(bytes.len()))
     }

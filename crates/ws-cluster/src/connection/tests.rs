@@ -18,9 +18,9 @@ use tokio::{
 
 use super::{Accepted, auth::refresh_wait, serve, serve_tcp, task::Connection, transport::Tcp};
 use crate::{
-    ActionError, ActionHandler, AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity,
-    MemoryPool, Message, Request, Server, Target, TrustedProxies,
-    auth::Validity,
+    ActionError, ActionHandler, AuthenticationError, Authenticator, Config, ConnectionId, Credentials, Handshake,
+    Identity, MemoryPool, Message, Request, Server, Target, TrustedProxies,
+    auth::{Inquiry, Validity},
     hub::{
         Client, Membership,
         membership::GivenHashes,
@@ -102,7 +102,7 @@ fn offering(
     let deflate = crate::ws::deflate::answer(offers.iter().copied(), 256).map(|(deflate, _)| deflate);
     let client = Client::new(server.hub().next_id(), handshake, 1024 * 1024, false).with_deflate(deflate);
     let client = Arc::new(client);
-    let mut slot = server.hub().admission().admit(None, 1, 1).ok();
+    let mut slot = server.hub().admission().admit(None, 1, 100).ok();
     let (membership, now) = (Membership::of(identity), server.hub().closes().now());
     let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
     server.hub().begin_delivery(&client);
@@ -253,16 +253,26 @@ async fn noting(
     session: Option<u64>,
     answer: fn(usize) -> Option<Identity>,
 ) -> (Peer, Arc<Mutex<Vec<Instant>>>) {
+    let (peer, asked, _) = noting_client(identity, session, answer).await;
+    (peer, asked)
+}
+
+/// Does the same, and also returns the client as the hub knows it.
+async fn noting_client(
+    identity: Identity,
+    session: Option<u64>,
+    answer: fn(usize) -> Option<Identity>,
+) -> (Peer, Arc<Mutex<Vec<Instant>>>, Arc<Client>) {
     let mut config = Config::default();
     config.connection.ping_interval = Duration::from_secs(1_000_000);
     let asked = Arc::new(Mutex::new(Vec::new()));
     let authenticator = Noting { asked: asked.clone(), answer };
     let builder = Server::builder(MemoryPool::default()).authenticator(authenticator).action("echo", Echo);
     let server = builder.config(config).start().await.unwrap();
-    let (_, accepted) = upgraded(&server, identity, session.map(Duration::from_secs));
+    let (client, accepted) = upgraded(&server, identity, session.map(Duration::from_secs));
     let (stream, far) = duplex(100_000);
     tokio::spawn(serve(server, accepted, far, &[]));
-    (Peer { stream, start: Instant::now(), down: Arc::default() }, asked)
+    (Peer { stream, start: Instant::now(), down: Arc::default() }, asked, client)
 }
 
 /// Returns the seconds between the questions.
@@ -291,6 +301,69 @@ async fn an_identity_that_the_site_does_not_extend_is_asked_about_once_more_at_i
     assert!((179..=240).contains(&gaps[0]) && (59..=61).contains(&gaps[1]), "{gaps:?}");
     assert_eq!((code, gaps.len()), (4003, 2));
     assert!((238..=302).contains(&at), "{at}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_answer_that_does_not_extend_an_identity_leaves_the_question_before_its_end() {
+    // Refreshed a minute after the upgrade, with the same end. Later, the site extends the identity.
+    let answer = |asked| if asked == 0 { ann_for(240) } else { ann_for(100_000) };
+    let (mut peer, asked, client) = noting_client(Identity::user("ann"), Some(300), answer).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    client.refresh();
+    tokio::time::sleep(Duration::from_secs(1000)).await;
+    peer.send(r#"["echo"]"#).await;
+    assert_eq!(peer.frame().await.1, br#"["echo",[]]"#);
+    let asked: Vec<_> = asked.lock().iter().map(|at| (*at - peer.start).as_secs()).collect();
+    assert!(asked.len() == 2 && asked[0] <= 62 && (179..=242).contains(&asked[1]), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_early_question_without_an_answer_is_repeated_at_the_pace_of_the_node_and_not_together() {
+    let mut config = Config::default();
+    config.connection.ping_interval = Duration::from_secs(1_000_000);
+    // Thirty connections have a turn each in 30 s.
+    config.connection.rechecks_per_second = 1;
+    let asked = Arc::new(Mutex::new(Vec::new()));
+    let builder = Server::builder(MemoryPool::default()).authenticator(Failing(asked.clone()));
+    let server = builder.config(config).start().await.unwrap();
+    let start = Instant::now();
+    let mut streams = Vec::new();
+    for _ in 0..30 {
+        let (_, accepted) = upgraded(&server, Identity::user("ann"), Some(Duration::from_secs(400)));
+        let (stream, far) = duplex(1000);
+        tokio::spawn(serve(server.clone(), accepted, far, &[]));
+        streams.push(stream);
+    }
+    tokio::time::sleep(Duration::from_secs(399)).await;
+    let asked = asked.lock();
+    let mut waits = Vec::new();
+    for (client, at) in &*asked {
+        let later = asked.iter().filter(|(other, next)| other == client && next > at).map(|(_, next)| *next - *at);
+        waits.extend(later.min());
+    }
+    let (least, most) = (waits.iter().min().expect("a wait"), waits.iter().max().expect("a wait"));
+    assert!(*least >= Duration::from_secs(30) && *most <= Duration::from_secs(38), "{least:?} to {most:?}");
+    assert!(*most - *least >= Duration::from_secs(1), "{least:?} to {most:?}");
+    assert!(asked.iter().all(|(_, at)| (*at - start).as_secs() < 400));
+}
+
+/// A store that is down, and notes about which connection it is asked, and when.
+struct Failing(Arc<Mutex<Vec<(ConnectionId, Instant)>>>);
+
+#[async_trait]
+impl Authenticator for Failing {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        Err(AuthenticationError::Unavailable("down".into()))
+    }
+
+    async fn identify(&self, inquiry: Inquiry<'_>) -> Result<Option<Identity>, AuthenticationError> {
+        self.0.lock().push((inquiry.connection, Instant::now()));
+        Err(AuthenticationError::Unavailable("down".into()))
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -328,6 +401,44 @@ async fn a_guest_that_authenticates_first_is_not_asked_about_again() {
     peer.send(r#"["Client/authentication"]"#).await;
     assert_eq!(peer.frame().await.1, br#"["Client/authentication:error",[403,"Forbidden"]]"#);
     assert_eq!(asked.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_guest_that_pings_and_authenticates_later_is_asked_about_again() {
+    let (mut peer, asked) = noting(Identity::guest(), None, |_| None).await;
+    for _ in 0..10 {
+        peer.stream.write_all(&small(0x89, "")).await.unwrap();
+        assert_eq!(peer.frame().await.0, 0x8a);
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    peer.send(r#"["Client/authentication"]"#).await;
+    assert_eq!(peer.frame().await.1, br#"["Client/authentication:error",[403,"Forbidden"]]"#);
+    assert_eq!(asked.lock().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_with_the_same_end_does_not_put_off_the_next_renewal() {
+    // The sixth question is a recheck, after 10 of 30 s.
+    let answer = |asked| ann_for(if asked == 5 { 20 } else { 30 });
+    let (mut peer, asked, client) = noting_client(Identity::guest(), None, answer).await;
+    let renewed = async |peer: &mut Peer| {
+        peer.send(r#"["Client/authentication",["a"]]"#).await;
+        peer.text().await.0.contains(r#"["ok","#)
+    };
+    // All attempts that are allowed at once.
+    for _ in 0..5 {
+        assert!(renewed(&mut peer).await);
+    }
+    assert!(!renewed(&mut peer).await);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    client.refresh();
+    while asked.lock().len() < 6 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    // Two attempts have come back, and a renewal in time does not count.
+    for expected in [true, true, true, false] {
+        assert_eq!(renewed(&mut peer).await, expected);
+    }
 }
 
 #[tokio::test(start_paused = true)]
