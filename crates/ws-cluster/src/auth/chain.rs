@@ -1,6 +1,6 @@
 //! Several authenticators, one after the other.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 
@@ -9,8 +9,8 @@ use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity
 /// Asks several authenticators in turn: the first that knows the client decides who it is.
 ///
 /// If none knows the client and one of them cannot answer, the chain cannot answer either. If one of them
-/// [refuses](AuthenticationError::Refused) the client, those after it are not asked. The interval of rechecks is that of
-/// the authenticator that knew the client.
+/// [refuses](AuthenticationError::Refused) the client, those after it are not asked. A user is rechecked at the interval
+/// of the authenticator that knew it ([`Identity::recheck`]). The chain's own interval is the shortest of all.
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -55,7 +55,9 @@ impl AuthenticatorChain {
                 Ok(None) => {}
                 Err(error) if !matches!(error, AuthenticationError::Refused) => drop(failure.get_or_insert(error)),
                 Ok(Some(mut identity)) if identity.user.is_some() => {
-                    identity.recheck = identity.recheck.or_else(|| authenticator.recheck_interval());
+                    // Zero is "never". `None` would mean the interval of the chain.
+                    let interval = || authenticator.recheck_interval().unwrap_or_default();
+                    identity.recheck = identity.recheck.or_else(|| Some(interval()));
                     return Ok(Some(identity));
                 }
                 decided => return failure.map_or(decided, Err),
@@ -89,6 +91,12 @@ impl Authenticator for AuthenticatorChain {
         self.first(|authenticator| authenticator.identify(inquiry)).await
     }
 
+    /// The shortest of all: an authenticator that wraps the chain and makes its own identities may forward it.
+    fn recheck_interval(&self) -> Option<Duration> {
+        let intervals = self.0.iter().filter_map(|authenticator| authenticator.recheck_interval());
+        intervals.filter(|interval| !interval.is_zero()).min()
+    }
+
     fn uses_cookies(&self) -> bool {
         self.0.iter().any(|authenticator| authenticator.uses_cookies())
     }
@@ -112,8 +120,6 @@ impl Authenticator for AuthenticatorChain {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::{TrustedProxies, auth::InquiryReason};
 
@@ -198,16 +204,24 @@ mod tests {
 
     #[tokio::test]
     async fn a_user_is_rechecked_at_the_interval_of_the_authenticator_that_knew_it() {
-        let often = Some(Duration::from_secs(20));
+        let (often, never) = (Some(Duration::from_secs(20)), Some(Duration::ZERO));
         let inner = AuthenticatorChain::new().then(Knows("bob", None)).then(Knows("carl", Some(Duration::MAX)));
         let chain = AuthenticatorChain::new().then(Knows("ann", often)).then(inner);
-        for (user, interval) in [("ann", often), ("bob", None), ("carl", Some(Duration::MAX))] {
+        for (user, interval) in [("ann", often), ("bob", never), ("carl", Some(Duration::MAX))] {
             let request = http::Request::get("/").header("x-user", user).body(()).unwrap();
             let handshake = Handshake::new(&request.into_parts().0, None, &TrustedProxies::none());
             let identity = chain.recheck(&handshake).await.unwrap().expect("a user");
             assert_eq!((identity.user.as_deref(), identity.recheck), (Some(user), interval));
         }
-        // No interval of one authenticator is that of the others' users.
-        assert_eq!(chain.recheck_interval(), None);
+    }
+
+    #[test]
+    fn an_authenticator_that_wraps_a_chain_forwards_the_shortest_interval() {
+        let knows = |seconds| Knows("ann", seconds);
+        let (often, rarely) = (Some(Duration::from_secs(20)), Some(Duration::from_secs(60)));
+        let inner = AuthenticatorChain::new().then(knows(rarely)).then(knows(often));
+        let chain = AuthenticatorChain::new().then(knows(None)).then(knows(Some(Duration::ZERO))).then(inner);
+        assert_eq!(chain.recheck_interval(), often);
+        assert_eq!(AuthenticatorChain::new().then(knows(None)).recheck_interval(), None);
     }
 }
