@@ -1,9 +1,15 @@
 //! `send --lines`: many messages from standard input, with the outcome of each.
 
-use std::io::{self, BufRead, Read};
+use std::{
+    io::{self, BufRead, Read},
+    sync::Arc,
+};
 
 use serde_json::json;
-use tokio::sync::mpsc;
+use tokio::{
+    runtime::Handle,
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+};
 use ws_cluster::{Message, PublishError};
 
 use super::connect;
@@ -18,28 +24,58 @@ const BATCH_SIZE: usize = 1024 * 1024;
 /// Longest line, in bytes. Escapes can make it several times as long as the message, which has at most 1 MiB.
 const LINE_SIZE: usize = 8 * 1024 * 1024;
 
+/// Most bytes of lines that are read ahead or being published.
+const ROOM: usize = 16 * 1024 * 1024;
+
 /// A line, or its size if it is too long.
 type Line = Result<Vec<u8>, usize>;
+
+/// A line in the queue, with its part of the room. The part is free again when the line has been published.
+type Queued = (Line, OwnedSemaphorePermit);
+
+/// The end of the queue at which lines come in. A line waits until there is room for it.
+struct Lines {
+    queue: mpsc::Sender<Queued>,
+    room: Arc<Semaphore>,
+}
+
+impl Lines {
+    fn new() -> (Self, mpsc::Receiver<Queued>) {
+        let (queue, lines) = mpsc::channel(BATCH);
+        (Self { queue, room: Arc::new(Semaphore::new(ROOM)) }, lines)
+    }
+
+    /// Passes a line on. Returns false if lines are no longer taken.
+    async fn pass(&self, line: Line) -> bool {
+        // A line takes its buffer's space, which may be twice its own.
+        let size = line.as_ref().map_or(0, Vec::capacity).min(ROOM);
+        let size = u32::try_from(size).unwrap_or(u32::MAX);
+        let Ok(room) = self.room.clone().acquire_many_owned(size).await else { return false };
+        self.queue.send((line, room)).await.is_ok()
+    }
+}
 
 /// Publishes the messages of standard input in their order. Lines that come while others are published go together.
 pub(super) async fn send(place: &Place) -> Outcome {
     let publisher = connect(place).await?;
-    let (sender, mut lines) = mpsc::channel(BATCH);
+    let (queue, mut lines) = Lines::new();
+    let runtime = Handle::current();
     // A thread of its own, because a read of a terminal or a pipe cannot be given up. It ends with the process.
     let reader = std::thread::Builder::new().name("lines".to_owned());
-    let reading = reader.spawn(move || read(io::stdin().lock(), |line| sender.blocking_send(line).is_ok()));
+    let reading = reader.spawn(move || read(io::stdin().lock(), |line| runtime.block_on(queue.pass(line))));
     let reading = reading.map_err(|error| Failure::refused(format!("no thread can be started: {error}")))?;
     let (mut count, mut failed) = (0, 0);
     while let Some(first) = lines.recv().await {
-        let mut size = first.as_ref().map_or(0, Vec::len);
+        let mut size = first.0.as_ref().map_or(0, Vec::len);
         let mut batch = vec![first];
         while batch.len() < BATCH
             && size < BATCH_SIZE
             && let Ok(next) = lines.try_recv()
         {
-            size += next.as_ref().map_or(0, Vec::len);
+            size += next.0.as_ref().map_or(0, Vec::len);
             batch.push(next);
         }
+        let (batch, _room): (Vec<_>, Vec<_>) = batch.into_iter().unzip();
         let mut messages = Vec::new();
         let refused: Vec<_> = batch
             .into_iter()
@@ -92,7 +128,31 @@ fn read(mut input: impl BufRead, mut take: impl FnMut(Line) -> bool) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        pin::Pin,
+        task::{Context, Poll, Waker},
+    };
+
     use super::*;
+
+    #[tokio::test]
+    async fn lines_that_are_read_ahead_take_16_mib_at_most() {
+        let (queue, mut lines) = Lines::new();
+        let quarter = || Ok(Vec::with_capacity(ROOM / 4));
+        for _ in 0..4 {
+            assert!(queue.pass(quarter()).await);
+        }
+        let mut next = Box::pin(queue.pass(quarter()));
+        let poll = |next: Pin<&mut dyn Future<Output = bool>>| next.poll(&mut Context::from_waker(Waker::noop()));
+        assert_eq!(poll(next.as_mut()), Poll::Pending);
+        // A line that is taken from the queue has its place until it is published.
+        let first = lines.recv().await;
+        assert_eq!(poll(next.as_mut()), Poll::Pending);
+        drop(first);
+        assert_eq!(poll(next.as_mut()), Poll::Ready(true));
+        drop((next, lines));
+        assert!(!queue.pass(Err(LINE_SIZE + 1)).await);
+    }
 
     #[test]
     fn lines_are_read_one_by_one_and_those_that_are_too_long_are_left_out() {
