@@ -7,6 +7,7 @@ use tests::{
     WsServer,
     galera::Galera,
     processes::KEY,
+    publish::PUBLISH_KEY,
     world::{World, in_time},
 };
 use tokio::{
@@ -27,11 +28,14 @@ async fn alone() -> MutexGuard<'static, ()> {
 
 /// Waits until a node's `/ready` answers with this status and a text that contains `part`.
 async fn answers(world: &World, node: usize, status: u16, part: &str) {
+    // Only with the publish key, `/ready` tells the database's own error.
+    let authorization = format!("Bearer {PUBLISH_KEY}");
     let looking = async {
         let mut look = interval(World::LOOK);
         loop {
             look.tick().await;
-            let (answer, text) = world.node(node).http("GET", "/ready", &[], "").await;
+            let headers = [("authorization", &*authorization)];
+            let (answer, text) = world.node(node).http("GET", "/ready", &headers, "").await;
             if answer == status && text.contains(part) {
                 break;
             }

@@ -18,6 +18,7 @@ use tests::{
     log::Log,
     message,
     nodes::{KEY, Nodes, config},
+    publish::PUBLISH_KEY,
 };
 use tokio::{net::TcpListener, time::interval};
 use ws_cluster::{
@@ -196,6 +197,7 @@ async fn serve(pool: &Arc<dyn Pool>, outbox: Option<Arc<dyn Outbox>>) -> (Server
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let builder = Server::builder(pool.clone()).address(format!("ws://{address}")).key(KEY).config(config());
+    let builder = builder.publish_key(PUBLISH_KEY);
     let builder = match outbox {
         Some(outbox) => builder.outbox(outbox),
         None => builder,
@@ -220,7 +222,11 @@ async fn degraded(server: &Server, condition: impl Fn(Option<&str>) -> bool) {
 
 /// Returns the status and the text of a page.
 async fn get(address: SocketAddr, path: &str) -> (u16, String) {
-    let answer = soon(http_client::request(address, "GET", path, &[], "")).await.unwrap();
+    get_as(address, path, &[]).await
+}
+
+async fn get_as(address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
+    let answer = soon(http_client::request(address, "GET", path, headers, "")).await.unwrap();
     (answer.status.as_u16(), answer.text.trim().to_owned())
 }
 
@@ -267,15 +273,22 @@ impl Outbox for Missing {
 }
 
 #[tokio::test]
-async fn an_outbox_that_fails_is_named_with_the_reason_and_the_node_takes_clients() {
+async fn an_outbox_that_fails_is_named_and_only_those_with_the_publish_key_are_told_the_cause() {
     let (pool, outbox) = (Arc::new(MemoryPool::default()), Arc::new(Missing(AtomicBool::new(true))));
     let pool: Arc<dyn Pool> = pool;
     let (server, address) = serve(&pool, Some(outbox.clone())).await;
     let named =
         |why: Option<&str>| why == Some("rows of the outbox wait: the outbox cannot be used: no table ws_outbox");
     degraded(&server, named).await;
-    let (status, text) = get(address, "/ready").await;
-    assert!(status == 200 && text.starts_with("ready; rows of the outbox wait: "), "{text}");
+    assert_eq!(get(address, "/ready").await, (200, "ready; rows of the outbox wait".into()));
+    assert_eq!(get(address, "/health").await, (200, "alive, degraded: rows of the outbox wait".into()));
+    let wrong = get_as(address, "/ready", &[("authorization", "Bearer wrong")]).await;
+    assert_eq!(wrong, (200, "ready; rows of the outbox wait".into()));
+    let key = format!("Bearer {PUBLISH_KEY}");
+    for path in ["/ready", "/health"] {
+        let (status, text) = get_as(address, path, &[("authorization", &key)]).await;
+        assert!(status == 200 && text.ends_with("wait: the outbox cannot be used: no table ws_outbox"), "{text}");
+    }
     outbox.0.store(false, Ordering::Relaxed);
     degraded(&server, |why| why.is_none()).await;
     assert_eq!(get(address, "/ready").await, (200, "ready".into()));

@@ -16,7 +16,10 @@ use tokio::{
     time::{MissedTickBehavior, interval, timeout},
 };
 
-use super::{Server, Shared, routes::NO_OUTBOX};
+use super::{
+    Server, Shared,
+    routes::{Detail, NO_OUTBOX},
+};
 use crate::{
     NodeId,
     clock::now,
@@ -184,7 +187,7 @@ impl Server {
             role,
             term: status.term,
             ready: status.ready,
-            degraded: self.trouble(),
+            degraded: self.trouble(Detail::Cause),
             outbox: Some(self.0.outbox.is_some()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.saturating_duration_since(self.0.reports.started).as_secs(),

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{Extensions, Method, Request, Response, StatusCode, header};
+use http::{Extensions, HeaderMap, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::body::Body;
 use hyper_util::rt::TokioIo;
@@ -87,7 +87,9 @@ impl Server {
     ///   client at `/ws-cluster.js`;
     /// - `/health`: 200, or 503 if the cluster's task does not answer;
     /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not). The text of
-    ///   a 200 begins with `ready`, and also names trouble with the [outbox](crate::ServerBuilder::outbox);
+    ///   a 200 begins with `ready`, and also names trouble with the [outbox](crate::ServerBuilder::outbox). Here and at
+    ///   `/health`, only requests with the publish key are told the database's own error, because it may name an account
+    ///   and an address;
     /// - with a [publish key](crate::ServerBuilder::publish_key), POST to `/_publish`, `/_groups`, `/_close` and
     ///   `/_refresh`, GET of `/_position`, and `/_openapi.json`, which describes all of this;
     /// - the [pages](crate::ServerBuilder::page) of the builder.
@@ -127,26 +129,11 @@ impl Server {
             HEALTH if !self.responds(RESPONSE_TIMEOUT).await => {
                 answer(StatusCode::SERVICE_UNAVAILABLE, "hanging: the cluster's task does not answer")
             }
-            HEALTH => match self.trouble() {
+            HEALTH => match self.trouble(self.detail(request.headers())) {
                 None => answer(StatusCode::OK, "alive"),
                 Some(why) => answer(StatusCode::OK, &format!("alive, degraded: {why}")),
             },
-            READY => match self.status() {
-                // Trouble with the outbox is no reason to send clients elsewhere.
-                Status { ready: true, degraded: None, .. } => {
-                    let risk = self.config().cluster.accept_when_isolated.then_some(ACCEPTS_WHEN_ISOLATED);
-                    let notes = risk.map(str::to_owned).into_iter().chain(self.outbox_trouble());
-                    answer(
-                        StatusCode::OK,
-                        &["ready".to_owned()].into_iter().chain(notes).collect::<Vec<_>>().join("; "),
-                    )
-                }
-                // It takes clients, and what is published is relayed or waits.
-                status @ Status { ready: true, .. } => {
-                    busy(&format!("degraded: {}", trouble(&status).unwrap_or_default()))
-                }
-                status => busy(&format!("not ready: {}", trouble(&status).unwrap_or("no master for too long".into()))),
-            },
+            READY => self.readiness(self.detail(request.headers())),
             path => match self.0.pages.get(path) {
                 Some(_) if !reads => only_get(),
                 Some(html) => document("text/html; charset=utf-8", "no-cache", html.clone()),
@@ -155,15 +142,45 @@ impl Server {
         }
     }
 
+    /// Returns how much the sender of a request is told.
+    fn detail(&self, headers: &HeaderMap) -> Detail {
+        match self.check_key(headers) {
+            Ok(()) => Detail::Cause,
+            Err(_) => Detail::Reason,
+        }
+    }
+
+    fn readiness(&self, detail: Detail) -> Response<Full<Bytes>> {
+        let status = self.status();
+        let why = trouble(&status, detail);
+        match (status.ready, why) {
+            // Trouble with the outbox is no reason to send clients elsewhere.
+            (true, None) => {
+                let risk = self.config().cluster.accept_when_isolated.then_some(ACCEPTS_WHEN_ISOLATED);
+                let notes = risk.map(str::to_owned).into_iter().chain(self.outbox_trouble(detail));
+                answer(StatusCode::OK, &["ready".to_owned()].into_iter().chain(notes).collect::<Vec<_>>().join("; "))
+            }
+            // It takes clients, and what is published is relayed or waits.
+            (true, Some(why)) => busy(&format!("degraded: {why}")),
+            (false, why) => busy(&format!("not ready: {}", why.as_deref().unwrap_or("no master for too long"))),
+        }
+    }
+
     /// Returns what is wrong with the node, with its outbox included.
-    pub(super) fn trouble(&self) -> Option<String> {
-        trouble(&self.status()).or_else(|| self.outbox_trouble())
+    pub(super) fn trouble(&self, detail: Detail) -> Option<String> {
+        trouble(&self.status(), detail).or_else(|| self.outbox_trouble(detail))
     }
 
     /// Returns what is wrong with the node's outbox, or with the lack of one.
-    fn outbox_trouble(&self) -> Option<String> {
+    fn outbox_trouble(&self, detail: Detail) -> Option<String> {
         match &self.0.outbox {
-            Some(trouble) => Some(format!("rows of the outbox wait: {}", trouble.get()?)),
+            Some(trouble) => {
+                let (why, cause) = ("rows of the outbox wait", trouble.get()?);
+                Some(match detail {
+                    Detail::Reason => why.to_owned(),
+                    Detail::Cause => format!("{why}: {cause}"),
+                })
+            }
             None => self.others_have_outbox().then(|| NO_OUTBOX.to_owned()),
         }
     }
@@ -271,10 +288,22 @@ const ACCEPTS_WHEN_ISOLATED: &str = "accept_when_isolated is on: a failover may 
 pub(super) const NO_OUTBOX: &str =
     "this node has no outbox, and others have one: while this node is the master, rows of the outbox wait";
 
-/// Returns what is wrong with a node, with the database's error if there is one.
-fn trouble(status: &Status) -> Option<String> {
+/// How much is told of what is wrong with a node.
+#[derive(Clone, Copy)]
+pub(super) enum Detail {
+    /// The reason alone, for everyone.
+    Reason,
+    /// The reason with the database's own error, which may name an account and an address.
+    Cause,
+}
+
+/// Returns what is wrong with a node.
+fn trouble(status: &Status, detail: Detail) -> Option<String> {
     let why = status.degraded?;
-    Some(status.cause.as_ref().map_or_else(|| why.to_string(), |cause| format!("{why} ({cause})")))
+    Some(match (detail, &status.cause) {
+        (Detail::Cause, Some(cause)) => format!("{why} ({cause})"),
+        _ => why.to_string(),
+    })
 }
 
 fn only_get() -> Response<Full<Bytes>> {
