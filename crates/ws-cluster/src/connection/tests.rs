@@ -126,14 +126,14 @@ impl Peer {
         Self { stream, start: Instant::now(), down }
     }
 
-    /// Connects Ann with compression.
+    /// Connects Ann with compression. Returns the server's side of her as well.
     #[cfg(feature = "deflate")]
-    async fn compressing(config: Config) -> Self {
+    async fn compressing(config: Config) -> (Self, Arc<Client>) {
         let (server, down) = server(config).await;
-        let (_, accepted) = offering(&server, &[b"permessage-deflate"], Identity::user("ann"), None);
+        let (client, accepted) = offering(&server, &[b"permessage-deflate"], Identity::user("ann"), None);
         let (stream, far) = duplex(1024 * 1024);
         tokio::spawn(serve(server, accepted, far, &[]));
-        Self { stream, start: Instant::now(), down }
+        (Self { stream, start: Instant::now(), down }, client)
     }
 
     async fn send(&mut self, text: &str) {
@@ -497,7 +497,7 @@ async fn a_compressed_message_counts_by_its_inflated_size() {
     config.connection.messages_per_second = 2;
     config.connection.message_burst = 4;
     // Each counts as two messages.
-    let mut peer = Peer::compressing(config).await;
+    let (mut peer, _) = Peer::compressing(config).await;
     let text = format!(r#"["echo","{}"]"#, "x".repeat(8_000));
     let bytes = compressed(&text).repeat(10);
     assert!(bytes.len() < 1_000);
@@ -518,14 +518,15 @@ async fn a_compressed_message_counts_by_its_inflated_size() {
 async fn a_connection_that_closes_inflates_nothing() {
     let mut config = Config::default();
     config.connection.message_size = 1_000;
-    let mut peer = Peer::compressing(config).await;
+    let (mut peer, client) = Peer::compressing(config).await;
     // Inflated, each of them would end the connection with 1009, and the close frame behind them would not be read.
     let bombs = compressed(&" ".repeat(10_000)).repeat(1_000);
     let closes = small(0x81, "this is no JSON");
     peer.stream.write_all(&[closes, bombs, vec![0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8]].concat()).await.unwrap();
     let (code, at) = peer.closed().await;
     assert_eq!((code, at), (4400, 0));
-    assert_eq!(peer.dropped().await, 0, "the client's close frame ends the connection");
+    assert_eq!(peer.dropped().await, 0);
+    assert!(client.is_forgotten(), "the client's close frame has ended the connection");
 }
 
 #[tokio::test(start_paused = true)]
