@@ -62,7 +62,6 @@ impl SendQueue {
     /// Writes what waits to the attached socket. Ready if nothing is left.
     pub(crate) fn poll_write(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut state = self.0.lock();
-        state.frames.blocked = false;
         while !state.write()? {
             ready!(state.socket.poll_write_ready(cx))?;
         }

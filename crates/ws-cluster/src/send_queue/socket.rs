@@ -70,11 +70,11 @@ impl SharedSocket {
         while !frames.is_empty() {
             let written = match frames.first() {
                 [] => break,
-                [one] => send(socket, one),
+                [one] => send(socket, one, frames.blocked),
                 several => JOINED.with_borrow_mut(|joined| {
                     joined.clear();
                     several.iter().for_each(|frame| joined.extend_from_slice(frame));
-                    send(socket, joined)
+                    send(socket, joined, frames.blocked)
                 }),
             };
             match written {
@@ -98,17 +98,22 @@ impl SharedSocket {
                 }
             }
         }
+        frames.blocked = false;
         frames.end_stall();
         frames.shrink();
         Ok(true)
     }
 }
 
-/// Writes without asking Tokio first whether the socket takes anything: the queue remembers that it does not
-/// (`Frames::blocked`), and Tokio's answer is in memory that no delivery needs otherwise.
+/// Writes. `blocked`: the socket took nothing more the last time. Tokio then knows whether it takes something again, which
+/// is worth a write once it is a good part of the socket's buffer. Otherwise Tokio is not asked first, because its answer
+/// is in memory that no delivery needs otherwise.
 #[cfg(target_os = "linux")]
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn send(socket: &TcpStream, bytes: &[u8], blocked: bool) -> io::Result<usize> {
     use rustix::net::{SendFlags, send};
+    if blocked {
+        return socket.try_write(bytes);
+    }
     match send(socket, bytes, SendFlags::NOSIGNAL) {
         // Tokio has to see the refusal, so that it wakes the task once the socket takes more.
         Err(rustix::io::Errno::WOULDBLOCK) => socket.try_write(bytes),
@@ -117,6 +122,6 @@ fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn send(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+fn send(socket: &TcpStream, bytes: &[u8], _: bool) -> io::Result<usize> {
     socket.try_write(bytes)
 }
