@@ -19,7 +19,8 @@ pub(super) type Place = u32;
 #[derive(Default)]
 pub(super) struct Clients {
     places: Vec<Option<Arc<Client>>>,
-    /// The places that are free. The lowest is given away first, so that the clients stay close together.
+    /// The places that are free. The lowest is given away first, so that the clients stay close together. Some may be
+    /// beyond the end of `places`.
     free: BinaryHeap<Reverse<Place>>,
     /// The places by the clients' local ids.
     by_id: HashTable<Place>,
@@ -60,11 +61,13 @@ impl Clients {
     pub(super) fn insert(&mut self, client: Arc<Client>) -> Place {
         let hash = self.hasher.hash_one(client.id.local);
         let place = match self.free.pop() {
-            Some(Reverse(place)) => {
+            Some(Reverse(place)) if (place as usize) < self.places.len() => {
                 self.places[place as usize] = Some(client);
                 place
             }
-            None => {
+            // If the lowest free place is beyond the end, all are.
+            _ => {
+                self.free.clear();
                 self.places.push(Some(client));
                 // A process has far fewer connections than 2^32.
                 (self.places.len() - 1) as Place
@@ -83,13 +86,11 @@ impl Clients {
         let (place, _) = entry.remove();
         places[place as usize] = None;
         free.push(Reverse(place));
-        if places.last().is_some_and(Option::is_none) {
-            while places.pop_if(|last| last.is_none()).is_some() {}
-            let size = places.len();
-            free.retain(|Reverse(place)| (*place as usize) < size);
-        }
+        while places.pop_if(|last| last.is_none()).is_some() {}
         if places.len() < places.capacity() / 4 {
-            places.shrink_to(places.len() * 2);
+            let size = places.len();
+            places.shrink_to(size * 2);
+            free.retain(|Reverse(place)| (*place as usize) < size);
             free.shrink_to(free.len() * 2);
             by_id.shrink_to(by_id.len() * 2, |place| hasher.hash_one(id_at(places, *place)));
         }
