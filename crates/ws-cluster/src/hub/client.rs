@@ -164,23 +164,24 @@ impl Client {
 
     /// Queues a message in a frame that clients share.
     pub(crate) fn deliver(&self, message: &OutgoingMessage<'_>) {
-        self.note_position(message.seq());
-        self.queue.push(message.frame(self.form(), self.deflate));
+        self.push(message, self.deflate);
     }
 
     /// Queues a message that this client missed. It is compressed only if it is large: no other client shares the
     /// result.
     pub(super) fn replay(&self, message: &OutgoingMessage<'_>) {
         let size = payload(&message.frame(self.form(), None)).len();
-        let deflate = self.deflate.filter(|_| size >= MIN_COMPRESSED_REPLAY);
-        self.note_position(message.seq());
-        self.queue.push(message.frame(self.form(), deflate));
+        self.push(message, self.deflate.filter(|_| size >= MIN_COMPRESSED_REPLAY));
     }
 
     /// Queues a message that this client missed, plain.
     pub(super) fn replay_plain(&self, message: &OutgoingMessage<'_>) {
+        self.push(message, None);
+    }
+
+    fn push(&self, message: &OutgoingMessage<'_>, deflate: Option<Deflate>) {
         self.note_position(message.seq());
-        self.queue.push(message.frame(self.form(), None));
+        self.queue.push(message.frame(self.form(), deflate));
     }
 
     /// Queues a frame for this client alone.

@@ -122,7 +122,7 @@ impl Decoder {
     ) -> Result<Decoded<'a>, Broken> {
         let Some(WholeFrame { header, start, frame }) = whole(bytes, limit)? else { return Ok(Decoded::default()) };
         let (size, payload, mut inflated) = (frame.len(), (frame.len() - start) as u64, 0);
-        let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+        let plain = header.is_final && !has_reserved_bit(&header);
         let event = match (header.opcode, header.mask) {
             (OpCode::Data(Data::Text), Some(mask)) if plain && self.is_between_messages() => {
                 let text = std::str::from_utf8(unmask(&mut frame[start..], mask)).map_err(|_| not_utf8())?;
@@ -157,7 +157,7 @@ impl Decoder {
         let Some(WholeFrame { header, start, frame }) = whole(bytes, limit)? else { return Ok(Decoded::default()) };
         let (size, payload) = (frame.len(), (frame.len() - start) as u64);
         self.drop_message();
-        let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+        let plain = header.is_final && !has_reserved_bit(&header);
         let event = match (header.opcode, header.mask) {
             (OpCode::Data(Data::Text | Data::Binary | Data::Continue), Some(_)) if !(header.rsv2 || header.rsv3) => {
                 None
@@ -192,7 +192,7 @@ impl Decoder {
         let (deflate, is_text, joined) = match (kind, begun, deflate) {
             (Data::Text | Data::Binary, None, Some(deflate)) => (deflate, kind == Data::Text, Cow::Borrowed(payload)),
             // Only the first frame of a message has the bit.
-            (Data::Continue, Some(begun), _) if !(header.rsv1 || header.rsv2 || header.rsv3) => {
+            (Data::Continue, Some(begun), _) if !has_reserved_bit(header) => {
                 let CompressedMessage { deflate, is_text, mut bytes } = begun;
                 if bytes.len() + payload.len() > limit {
                     return Err(too_large(format!("a compressed message of more than {limit} bytes")));
@@ -304,7 +304,7 @@ impl Decoder {
         let (mut from, mut to) = (*scanned, *scanned);
         while let Ok(Some((header, payload, start))) = parse(&kept[from..]) {
             let whole = payload <= limit as u64 && kept.len() - from >= start + payload as usize;
-            let plain = header.is_final && !(header.rsv1 || header.rsv2 || header.rsv3);
+            let plain = header.is_final && !has_reserved_bit(&header);
             if !whole {
                 break;
             }
@@ -392,6 +392,11 @@ fn whole(bytes: &mut [u8], limit: usize) -> Result<Option<WholeFrame<'_>>, Broke
     }
     let frame = bytes.get_mut(..start + payload as usize);
     Ok(frame.map(|frame| WholeFrame { header, start, frame }))
+}
+
+/// Returns true if a frame has a bit that only extensions may set.
+fn has_reserved_bit(header: &FrameHeader) -> bool {
+    header.rsv1 || header.rsv2 || header.rsv3
 }
 
 /// Removes the mask, eight bytes at a time as far as possible.
