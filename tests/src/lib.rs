@@ -21,6 +21,7 @@ pub mod random;
 mod server;
 pub mod site;
 pub mod solo;
+pub mod streams;
 pub mod tamper;
 pub mod tls;
 pub mod world;

@@ -2,30 +2,24 @@
 //! is tested over a TCP socket, over TLS, and over another kind of stream, as with other frameworks; each time with
 //! clients that negotiate compression (RFC 7692) and with others.
 
-use std::{convert::Infallible, fmt, future::pending, net::SocketAddr, time::Duration};
+use std::{fmt, time::Duration};
 
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tests::{
     client::soon,
     deflate::{COMPRESSED, OFFER, compress, inflate},
     message,
-    tls::Certificate,
+    streams::{STREAMS, Served, Stream},
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, duplex, split},
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
     task::yield_now,
     time::timeout,
 };
-use ws_cluster::{Config, MemoryPool, Server, Target, TlsCertificate};
+use ws_cluster::{Config, MemoryPool, Server, Target};
 
 /// Maximum size of a client's message.
 const LIMIT: usize = 1024 * 1024;
-
-/// Capacity of the stream that is no socket, in either direction. It is small, so that most writes are short.
-const PIPE: usize = 4 * 1024;
 
 /// Maximum time for a case. Only a failing case takes so long.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -261,10 +255,6 @@ fn is_close(answer: &Answer, code: u16) -> bool {
     }
 }
 
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
 /// Opens a connection with the example of the RFC, and sends the first bytes right after it.
 async fn upgrade(
     reading: &mut (impl AsyncRead + Unpin),
@@ -289,66 +279,16 @@ async fn upgrade(
     }
 }
 
-/// A server that echoes.
-struct Echo {
-    server: Server,
-    address: SocketAddr,
-    /// The address at which the server speaks TLS, with this certificate.
-    tls: SocketAddr,
-    certificate: Certificate,
-}
-
-impl Echo {
-    async fn start() -> Self {
-        let mut config = Config::default();
-        config.connection.message_size = LIMIT;
-        config.connection.queue_size = 64 * LIMIT;
-        config.connection.messages_per_second = 1_000_000;
-        config.connection.message_burst = 1_000_000;
-        let server = Server::builder(MemoryPool::default()).raw(Some).config(config).start().await.unwrap();
-        server.wait_ready().await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let serving = server.clone();
-        tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(pending()).await });
-
-        let (certificate, files) = (Certificate::new(), tempfile::tempdir().unwrap());
-        let (chain, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
-        std::fs::write(&chain, &certificate.pem).unwrap();
-        std::fs::write(&key, &certificate.key).unwrap();
-        let served = TlsCertificate::from_pem_files(&chain, &key).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (tls, serving) = (listener.local_addr().unwrap(), server.clone());
-        tokio::spawn(async move { serving.serve(listener).with_tls(served).await });
-        Self { server, address, tls, certificate }
-    }
-
-    async fn stream(&self, over: &str) -> Box<dyn Stream> {
-        match over {
-            "a socket" => self.socket().await,
-            "TLS" => Box::new(self.certificate.connect(self.tls, &[]).await.unwrap()),
-            _ => self.pipe().await,
-        }
-    }
-
-    /// Returns a socket of `Server::serve`, to which the fan-out writes as well.
-    async fn socket(&self) -> Box<dyn Stream> {
-        let stream = TcpStream::connect(self.address).await.unwrap();
-        stream.set_nodelay(true).unwrap();
-        Box::new(stream)
-    }
-
-    /// Returns a stream under an application's own HTTP server, to which only the connection's task writes.
-    async fn pipe(&self) -> Box<dyn Stream> {
-        let (client, stream) = duplex(PIPE);
-        let server = self.server.clone();
-        let service = service_fn(move |request: http::Request<Incoming>| {
-            let server = server.clone();
-            async move { Ok::<_, Infallible>(server.handle(request).await) }
-        });
-        tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
-        Box::new(client)
-    }
+/// Returns a server that echoes.
+async fn echo() -> Served {
+    let mut config = Config::default();
+    config.connection.message_size = LIMIT;
+    config.connection.queue_size = 64 * LIMIT;
+    config.connection.messages_per_second = 1_000_000;
+    config.connection.message_burst = 1_000_000;
+    let server = Server::builder(MemoryPool::default()).raw(Some).config(config).start().await.unwrap();
+    server.wait_ready().await;
+    Served::start(server).await
 }
 
 /// Plays each case over all streams, at once and in pieces.
@@ -356,7 +296,7 @@ impl Echo {
 /// # Panics
 /// Panics with all failing cases if there are any.
 async fn hold(cases: impl IntoIterator<Item = Case>) {
-    let echo = Echo::start().await;
+    let echo = echo().await;
     let mut failures = Vec::new();
     for case in cases {
         // Small cases go byte by byte. Large ones go in pieces that share no multiple with a boundary in the table.
@@ -364,7 +304,7 @@ async fn hold(cases: impl IntoIterator<Item = Case>) {
         let played =
             [false, true].into_iter().filter(|compressed| case.compressed.is_none_or(|only| only == *compressed));
         for (piece, compressed) in played.flat_map(|compressed| [(usize::MAX, compressed), (small, compressed)]) {
-            for over in ["a socket", "a pipe", "TLS"] {
+            for over in STREAMS {
                 if let Err(failure) = case.play(echo.stream(over).await, piece, compressed).await {
                     let (name, with) = (&case.name, if compressed { "with" } else { "without" });
                     failures.push(format!("{name} (over {over}, pieces of {piece}, {with} compression): {failure}"));
@@ -786,7 +726,7 @@ async fn a_client_that_sends_no_more_still_reads() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn published_messages_come_between_frames() {
     const COUNT: usize = 200;
-    let echo = Echo::start().await;
+    let echo = echo().await;
     for (over, compressed) in ["a socket", "a pipe", "TLS"].into_iter().flat_map(|over| [(over, false), (over, true)]) {
         let stream = echo.stream(over).await;
         let (mut reading, mut writing) = split(stream);

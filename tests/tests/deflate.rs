@@ -1,43 +1,22 @@
 //! Compression (permessage-deflate) on real sockets: what is negotiated, what is compressed, and what hostile clients
 //! get.
 
-use std::{convert::Infallible, future::pending, net::SocketAddr};
-
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use tests::{
     client::{Client, Place, soon},
     deflate::{COMPRESSED, Compressing, Frame, OFFER, Peer, compress},
     message,
     random::Random,
-    tls::Certificate,
+    streams::{STREAMS, Served, Stream},
 };
-use tokio::{
-    io::{AsyncRead, AsyncWrite, duplex},
-    net::{TcpListener, TcpStream},
-};
-use ws_cluster::{Config, Details, IntoHandler, MemoryPool, Server, Target, TlsCertificate};
+use ws_cluster::{Config, Details, IntoHandler, MemoryPool, Server, Target};
 
 const AGREED: &str = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
 
 const TEXT: u8 = 0x81;
 
-/// The kinds of streams: to a socket the fan-out writes, to the others only the connection's task.
-const STREAMS: [&str; 3] = ["a socket", "a pipe", "TLS"];
-
-trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<S: AsyncRead + AsyncWrite + Send + Unpin> Stream for S {}
-
 /// A node that answers `say` with the text that it got.
-struct Node {
-    server: Server,
-    address: SocketAddr,
-    /// The address at which the node speaks TLS, with this certificate.
-    tls: SocketAddr,
-    certificate: Certificate,
-}
+struct Node(Served);
 
 impl Node {
     async fn start(config: Config) -> Self {
@@ -46,45 +25,17 @@ impl Node {
         let builder = builder.action("say", say.with_guests());
         let server = builder.start().await.unwrap();
         soon(server.wait_ready()).await;
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, serving) = (listener.local_addr().unwrap(), server.clone());
-        tokio::spawn(async move { serving.serve(listener).with_graceful_shutdown(pending()).await });
-        let (certificate, files) = (Certificate::new(), tempfile::tempdir().unwrap());
-        let (chain, key) = (files.path().join("cert.pem"), files.path().join("key.pem"));
-        std::fs::write(&chain, &certificate.pem).unwrap();
-        std::fs::write(&key, &certificate.key).unwrap();
-        let served = TlsCertificate::from_pem_files(&chain, &key).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (tls, serving) = (listener.local_addr().unwrap(), server.clone());
-        tokio::spawn(async move { serving.serve(listener).with_tls(served).await });
-        Self { server, address, tls, certificate }
-    }
-
-    async fn stream(&self, over: &str) -> Box<dyn Stream> {
-        match over {
-            "a socket" => Box::new(TcpStream::connect(self.address).await.unwrap()),
-            "TLS" => Box::new(self.certificate.connect(self.tls, &[]).await.unwrap()),
-            _ => {
-                let (client, stream) = duplex(4 * 1024);
-                let server = self.server.clone();
-                let service = service_fn(move |request: http::Request<Incoming>| {
-                    let server = server.clone();
-                    async move { Ok::<_, Infallible>(server.handle(request).await) }
-                });
-                tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
-                Box::new(client)
-            }
-        }
+        Self(Served::start(server).await)
     }
 
     /// Returns a client that offers this, and is known to the hub.
     async fn peer(&self, over: &str, query: &str, offers: &[&str]) -> Peer<Box<dyn Stream>> {
-        let (stream, path) = (self.stream(over).await, format!("/WebSockets{query}"));
+        let (stream, path) = (self.0.stream(over).await, format!("/WebSockets{query}"));
         soon(Peer::open(stream, &path, offers)).await
     }
 
     async fn publish(&self, details: impl serde::Serialize) {
-        soon(self.server.publish(message("news", details, Target::all()))).await.unwrap();
+        soon(self.0.server.publish(message("news", details, Target::all()))).await.unwrap();
     }
 }
 
@@ -319,7 +270,7 @@ async fn clients_with_compression_and_without_get_the_same_messages_in_one_order
 #[tokio::test]
 async fn any_client_compresses_through_the_proxy_of_the_tests() {
     let node = Node::start(Config::default()).await;
-    let proxy = Compressing::start(node.address).await;
+    let proxy = Compressing::start(node.0.address).await;
     let mut client = Client::connect(proxy.address(), &[]).await;
     for size in [10, 2_000, 2_000] {
         client.send("say", json!(records(size))).await;
