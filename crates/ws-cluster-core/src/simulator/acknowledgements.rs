@@ -45,6 +45,22 @@ fn settled_world() -> World {
     world
 }
 
+/// Returns a world of five nodes after a trial in which the follower with the lowest index was slow. Returns that index,
+/// and those of the two members that acknowledge at once.
+fn world_with_a_slow_member() -> (World, usize, Vec<usize>) {
+    let mut world = World::steady(5);
+    world.run(SECOND * 5);
+    let master = master_of(&world);
+    // Without acknowledgements to compare, its id would be the first.
+    let slow = (0..5).find(|place| *place != master).expect("there are five");
+    world.slow_down(slow, master, Duration::from_millis(40));
+    // Until the next trial, which compares the members anew.
+    publish_for(&mut world, SECOND * 40);
+    let quick = prompt_members_of(&world);
+    assert!(quick.len() == 2 && !quick.contains(&slow), "{quick:?} without {slow}");
+    (world, slow, quick)
+}
+
 /// Both members that acknowledge at once hang, die or are cut off from the master at the same moment. What the master
 /// publishes meanwhile is accepted when the next of the others has its tick.
 #[test]
@@ -153,16 +169,8 @@ fn a_member_that_acknowledges_later_is_not_cut_for_it() {
 
 #[test]
 fn an_idle_cluster_keeps_its_quick_members() {
-    let mut world = World::steady(5);
-    world.run(SECOND * 5);
+    let (mut world, _, quick) = world_with_a_slow_member();
     let master = master_of(&world);
-    // Without acknowledgements to compare, its id would be the first.
-    let slow = (0..5).find(|place| *place != master).expect("there are five");
-    world.slow_down(slow, master, Duration::from_millis(40));
-    // Until the next trial, which compares the members anew.
-    publish_for(&mut world, SECOND * 40);
-    let quick = prompt_members_of(&world);
-    assert!(quick.len() == 2 && !quick.contains(&slow), "{quick:?} without {slow}");
     for _ in 0..100 {
         world.run(SECOND);
         let prompt = prompt_members_of(&world);
@@ -175,14 +183,8 @@ fn an_idle_cluster_keeps_its_quick_members() {
 
 #[test]
 fn a_node_that_joins_an_idle_cluster_displaces_no_quick_member() {
-    let mut world = World::steady(5);
-    world.run(SECOND * 5);
+    let (mut world, slow, quick) = world_with_a_slow_member();
     let master = master_of(&world);
-    let slow = (0..5).find(|place| *place != master).expect("there are five");
-    world.slow_down(slow, master, Duration::from_millis(40));
-    publish_for(&mut world, SECOND * 40);
-    let quick = prompt_members_of(&world);
-    assert!(quick.len() == 2 && !quick.contains(&slow), "{quick:?} without {slow}");
     let other = (slow + 1..5).find(|place| *place != master && !quick.contains(place)).expect("two are deferred");
     // Until the next trial, which waits for an entry.
     world.run(SECOND * 70);
