@@ -11,6 +11,8 @@ use crate::{
 };
 use ws_cluster_core::{LogPosition, PublishId, simulator::Random};
 
+mod together;
+
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
 
 struct Node {
@@ -420,45 +422,6 @@ fn a_client_fits_into_a_quarter_of_a_kilobyte() {
     assert!(size <= 256, "{size} bytes: every connection has one, and the next size of the allocator is 320");
 }
 
-/// Returns random entries for some users and groups. Many of them have the recipients of the one before.
-fn random_entries(random: &mut Random, count: u64) -> Vec<Delivery> {
-    let mut target = Target::all();
-    let entry = |counter| {
-        if random.below(3) == 0 {
-            target = match random.below(6) {
-                0 => Target::registered(),
-                1 => Target::user("ann"),
-                2 => Target::groups(["a", "b"]),
-                3 => Target::group("a").except_user("ann"),
-                4 => Target::property("page", "7"),
-                _ => Target::all(),
-            };
-        }
-        let content = match random.below(12) {
-            0 => Content::Refresh(Subject::user("ann")),
-            1 => Content::Revoked {
-                connection: ConnectionId { node: NODE, local: 1 + random.below(8) },
-                version: random.below(2),
-            },
-            other => Content::Message {
-                target: target.clone(),
-                action: "x".into(),
-                details: format!("[{counter},\"{}\"]", "y".repeat(random.below(10) as usize)).into(),
-                volatile: other == 2,
-            },
-        };
-        let encoded = content.encode();
-        Delivery {
-            position: LogPosition { term: 1, master: NODE, seq: counter },
-            id: PublishId { origin: NODE, counter },
-            size: encoded.len(),
-            repeated: None,
-            content: Some(encoded),
-        }
-    };
-    (1..=count).map(entry).collect()
-}
-
 /// Takes everything from a client's queue, as its connection's task does.
 fn take_all(client: &Client, got: &mut Vec<u8>) {
     while !client.queue.is_empty() {
@@ -467,37 +430,6 @@ fn take_all(client: &Client, got: &mut Vec<u8>) {
         let size = taken.len();
         client.queue.written(&mut taken, size);
     }
-}
-
-/// Returns what each of some clients gets if the entries come in portions of the given sizes.
-fn received(seed: u64, portions: impl Fn(&mut Random) -> usize) -> Vec<Vec<u8>> {
-    let mut random = Random(seed);
-    let node = Node::new();
-    let identities = [
-        Identity::guest(),
-        Identity::user("ann").groups(["a"]),
-        Identity::user("bob").groups(["a", "b"]),
-        Identity::user("ann").property("page", "7"),
-    ];
-    let clients: Vec<_> = (0..8)
-        .map(|number| {
-            let identity = identities[number % identities.len()].clone();
-            if number < 4 { node.connect(identity) } else { node.track(identity) }
-        })
-        .collect();
-    clients[1].0.set_dialect(Dialect::Array);
-    let mut entries = random_entries(&mut random, 60).into_iter();
-    let mut got = vec![Vec::new(); clients.len()];
-    while entries.len() > 0 {
-        let portion = portions(&mut random);
-        node.hub.deliver(entries.by_ref().take(portion).collect());
-        for ((client, _), got) in clients.iter().zip(&mut got).filter(|_| random.below(2) == 0) {
-            client.queue.write();
-            take_all(client, got);
-        }
-    }
-    clients.iter().zip(&mut got).for_each(|((client, _), got)| take_all(client, got));
-    got
 }
 
 #[cfg(feature = "deflate")]
@@ -523,34 +455,4 @@ fn a_replay_compresses_large_messages_only_and_none_under_the_lock() {
     let frame = bob.queue.take();
     assert_eq!(frame[0], 0x81);
     assert!(frame.len() > 5_000);
-}
-
-#[test]
-fn entries_that_come_together_reach_each_client_as_if_they_came_one_by_one() {
-    for seed in 0..300 {
-        let one_by_one = received(seed, |_| 1);
-        let together = received(seed, |random| 1 + random.below(20) as usize);
-        assert!(one_by_one.iter().any(|got| !got.is_empty()));
-        assert!(together == one_by_one, "seed {seed}");
-    }
-}
-
-#[tokio::test]
-async fn a_round_to_many_clients_waits_for_what_other_tasks_deliver_at_the_same_time() {
-    let node = Node::new();
-    let clients: Vec<_> = (0..100).map(|_| node.connect(Identity::guest())).collect();
-    node.deliver(Target::all());
-    node.hub.write();
-    for expected in 2..=5 {
-        tokio::task::yield_now().await;
-        node.deliver(Target::all());
-        node.hub.write();
-        let written = clients.iter().filter(|(client, _)| !client.queue.has_nothing_left()).count();
-        assert_eq!(written, 0, "before message {expected}");
-    }
-    // The clients have no sockets, so what is written is left for their connections' tasks.
-    while clients.iter().any(|(client, _)| client.queue.has_nothing_left()) {
-        tokio::task::yield_now().await;
-    }
-    assert!(clients.iter().all(|(client, _)| waiting(client) == 5));
 }
