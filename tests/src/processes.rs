@@ -190,7 +190,8 @@ impl Processes {
         process.signal(signal);
         process.wait().await;
         self.nodes[node].former = self.nodes[node].id.take();
-        self.logs.push((self.names.lock()[node].clone(), process.log()));
+        let log = process.whole_log().await;
+        self.logs.push((self.names.lock()[node].clone(), log));
     }
 
     /// Freezes a node (SIGSTOP).

@@ -107,22 +107,46 @@ impl WsServer {
         soon(self.output.next_line()).await.expect("text").expect("a line")
     }
 
-    /// Returns the node's log until now.
+    /// Returns what has come of the node's log. The log comes after other signs of the same event, like an answer: use
+    /// [`logged`](Self::logged) for a line that must be there, and [`end`](Self::end) for one that must not.
     pub fn log(&self) -> String {
         self.log.borrow().clone()
     }
 
-    /// Waits until the node has logged this text.
-    pub async fn logged(&self, text: &str) {
-        let mut log = self.log.clone();
-        soon(log.wait_for(|log| log.contains(text))).await.expect("the process runs");
+    /// Waits until the node has logged this text, and returns the log until then.
+    pub async fn logged(&self, text: &str) -> String {
+        self.log_when(|log| log.contains(text)).await
     }
 
-    /// Waits until the node has logged this many lines that match.
-    pub async fn logged_lines(&self, count: usize, matches: impl Fn(&str) -> bool) {
+    /// Waits until the node has logged this many lines that match, and returns the log until then.
+    pub async fn logged_lines(&self, count: usize, matches: impl Fn(&str) -> bool) -> String {
+        self.log_when(|log| log.lines().filter(|line| matches(line)).count() >= count).await
+    }
+
+    async fn log_when(&self, condition: impl Fn(&str) -> bool) -> String {
         let mut log = self.log.clone();
-        let enough = |log: &String| log.lines().filter(|line| matches(line)).count() >= count;
-        soon(log.wait_for(enough)).await.expect("the process runs");
+        let log = soon(log.wait_for(|log| condition(log))).await.expect("the process runs");
+        log.clone()
+    }
+
+    /// Returns the first line of the node's log.
+    pub async fn first_logged(&self) -> String {
+        let log = self.logged_lines(1, |_| true).await;
+        log.lines().next().expect("a line").to_owned()
+    }
+
+    /// Ends the node with SIGTERM, and returns its whole log.
+    pub async fn end(mut self) -> String {
+        self.terminate();
+        self.wait().await;
+        self.whole_log().await
+    }
+
+    /// Waits until no process writes to the log any more, and returns it.
+    pub async fn whole_log(&self) -> String {
+        let mut log = self.log.clone();
+        soon(async { while log.changed().await.is_ok() {} }).await;
+        self.log()
     }
 
     /// Waits until the node takes clients.

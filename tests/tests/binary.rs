@@ -253,7 +253,7 @@ async fn the_site_publishes_and_closes_over_http() {
     assert_eq!(node.http("POST", "/_close", &headers, r#"{"user": "ann"}"#).await.0, StatusCode::NO_CONTENT);
     expect(&mut ann, "Server/close", json!([])).await;
     assert_eq!(ann.closed().await.0, 1000);
-    assert!(!node.log().contains(KEY));
+    assert!(!node.end().await.contains(KEY));
 
     let closed = WsServer::start(state.path(), &["--pool", "memory:"]).await;
     assert_eq!(closed.http("POST", "/_publish", &headers, publish).await.0, StatusCode::NOT_FOUND);
@@ -316,7 +316,7 @@ async fn a_clean_shutdown_warns_of_nothing() {
     node.terminate();
     node.logged("shutting down").await;
     assert!(node.wait().await.success());
-    let log = node.log();
+    let log = node.whole_log().await;
     assert!(!log.contains("WARN") && !log.contains("ERROR"), "{log}");
 }
 
@@ -367,8 +367,7 @@ async fn a_site_on_mariadb_has_its_sessions_and_its_cluster_there() {
         node.ready().await;
         let client = Client::try_connect(node.address(), "/WebSockets", &[("cookie", "sid=s1")]).await;
         clients.push(client.expect("no refusal"));
-        assert!(!node.log().contains("--address"), "{}", node.log());
-        let first = node.log().lines().next().unwrap_or_default().to_owned();
+        let first = node.first_logged().await;
         let database = url.rsplit('@').next().unwrap();
         assert!(first.contains(&format!("pool=\"mysql://{database}\"")), "{first}");
     }
@@ -382,7 +381,9 @@ async fn a_site_on_mariadb_has_its_sessions_and_its_cluster_there() {
     for client in &mut clients {
         client.expect("Server/close", json!([])).await;
     }
-    for node in [&first, &second] {
-        assert!(!node.log().contains(KEY) && !node.log().contains(MariaDb::PASSWORD));
+    for node in [first, second] {
+        let log = node.end().await;
+        assert!(!log.contains("--address"), "{log}");
+        assert!(!log.contains(KEY) && !log.contains(MariaDb::PASSWORD), "a secret is in the log");
     }
 }

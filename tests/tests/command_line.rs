@@ -305,16 +305,14 @@ async fn a_node_says_first_which_pool_it_uses() {
     let state = state();
     let default = format!("pool=\"sqlite:{}/ws-cluster/pool.sqlite\"", state.path().display());
     let node = start_with(state.path(), &[], &[]).await;
-    let log = node.log();
-    let first = log.lines().next().unwrap_or_default();
+    let first = node.first_logged().await;
     assert!(first.contains(&default) && first.contains("no pool was given") && !first.contains(" WARN "), "{first}");
     // The variable was meant for other programs, and is missing here.
     let node = start_with(state.path(), &["--no-guests"], &[]).await;
-    let log = node.log();
-    let first = log.lines().next().unwrap_or_default();
+    let first = node.first_logged().await;
     assert!(first.contains(&default) && first.contains("no pool was given") && first.contains(" WARN "), "{first}");
     let node = start_with(state.path(), &["--pool", "memory:", "--no-guests"], &[]).await;
-    let log = node.log();
+    let log = node.end().await;
     assert!(log.lines().next().unwrap_or_default().contains("pool=\"memory:\""), "{log}");
     assert!(!log.contains(" WARN "), "{log}");
 }

@@ -88,7 +88,8 @@ async fn a_killed_server_is_started_again() {
     supervisor.terminate();
     assert_eq!(supervisor.wait().await.code(), Some(0));
     gone(second).await;
-    assert!(supervisor.log().contains("shutting down"), "the server's log passes through: {}", supervisor.log());
+    let log = supervisor.whole_log().await;
+    assert!(log.contains("shutting down"), "the server's log passes through: {log}");
 }
 
 #[tokio::test]
@@ -158,7 +159,8 @@ async fn a_server_that_another_process_stops_is_not_started_again() {
     let mut supervisor = WsServer::spawn(command(state.path(), "127.0.0.1:0")).await;
     kill_process(child(&supervisor, 0).await, Signal::TERM).unwrap();
     assert_eq!(supervisor.wait().await.code(), Some(0));
-    assert_eq!(children(&supervisor.log()).len(), 1, "{}", supervisor.log());
+    let log = supervisor.whole_log().await;
+    assert_eq!(children(&log).len(), 1, "{log}");
 }
 
 #[tokio::test]

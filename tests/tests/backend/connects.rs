@@ -166,8 +166,8 @@ async fn while_the_site_is_down_clients_wait_and_open_connections_stay() {
         assert_eq!((refused.status, refused.header("retry-after")), (StatusCode::SERVICE_UNAVAILABLE, Some("1")));
     }
     // The first reason is in the log.
-    node.logged("the site's answer about a client cannot be used").await;
-    assert!(node.log().contains("the answer is 500 Internal Server Error"), "{}", node.log());
+    let log = node.logged("the site's answer about a client cannot be used").await;
+    assert!(log.contains("the answer is 500 Internal Server Error"), "{log}");
     let headers = [("authorization", &*format!("Bearer {PUBLISH_KEY}"))];
     node.http("POST", "/_refresh", &headers, r#"{"user": "ann"}"#).await;
     site.asked_for("refresh").await.answer("503 Service Unavailable", "text/html", "").await;

@@ -52,7 +52,7 @@ async fn an_answer_that_cannot_be_used_is_an_error_with_its_reason() {
         act(&mut client, &mut site, "action 0", json!([])).await.answer("404 Not Found", "text/html", "").await;
         error(&mut client, "action 0", 502).await;
     }
-    let lines = node.log().lines().filter(|line| line.contains("action=\"action 0\"")).count();
+    let lines = node.end().await.lines().filter(|line| line.contains("action=\"action 0\"")).count();
     assert_eq!(lines, 2);
 }
 
