@@ -62,7 +62,7 @@ async fn a_master_that_lost_all_others_says_that_it_is_alone_and_one_that_they_l
     let follower = 1 - master;
     is_well(&nodes[master]).await;
     nodes.cut(master, follower);
-    is_degraded(&nodes[master], Degraded::Alone).await;
+    is_degraded(&nodes[master], Degraded::NoFollowerLinked).await;
     nodes[master].server.publish(message("said", "alone", Target::all())).await.expect("accepted");
     nodes.heal();
     let master = nodes.settled().await;

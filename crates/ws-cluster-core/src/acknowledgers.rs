@@ -36,8 +36,8 @@ impl Progress {
     }
 
     /// Notes how long it took to acknowledge a frame, unless it may have held the acknowledgement back.
-    pub(super) fn note_delay(&mut self, cx: &Context, frame: &InFlight, trial_began: Instant) {
-        if self.prompt && frame.sent_at >= trial_began {
+    pub(super) fn note_delay(&mut self, cx: &Context, frame: &InFlight, trial_began_at: Instant) {
+        if self.prompt && frame.sent_at >= trial_began_at {
             let delay = cx.since(frame.sent_at);
             self.delay = Some(self.delay.map_or(delay, |shortest| shortest.min(delay)));
         }
@@ -71,11 +71,11 @@ impl Master {
         }
         cx.send_to_all(deferred, Body::Defer(false));
         self.trial = Trial::Running(TRIAL);
-        self.trial_began = cx.now;
+        self.trial_began_at = cx.now;
     }
 
     pub(super) fn tick_trial(&mut self, cx: &mut Context) {
-        let is_slow = self.members().any(|(_, member)| member.prompt && member.owing > PATIENCE);
+        let is_slow = self.members().any(|(_, member)| member.prompt && member.owed_ticks > PATIENCE);
         let is_idle = self.members().all(|(_, member)| member.delay.is_none());
         self.trial = match self.trial {
             Trial::Running(_) if is_idle => return,
@@ -92,7 +92,7 @@ impl Master {
     /// Lets the members that were not among the quickest defer their acknowledgements.
     fn end_trial(&mut self, cx: &mut Context) {
         let order = |(node, member): (NodeId, &Progress)| {
-            (member.owing > PATIENCE, member.delay.unwrap_or(Duration::MAX), node)
+            (member.owed_ticks > PATIENCE, member.delay.unwrap_or(Duration::MAX), node)
         };
         let mut members: Vec<_> = self.members().map(order).collect();
         members.sort_unstable();

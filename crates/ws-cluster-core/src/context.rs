@@ -53,7 +53,7 @@ pub(super) struct Context {
     pub(super) observation: Observation,
     pub(super) ready: bool,
     /// When the shutdown of this node began.
-    pub(super) draining: Option<Instant>,
+    pub(super) shutdown_began_at: Option<Instant>,
     /// How many messages were dropped when the log was cut.
     pub(super) dropped: u64,
     pub(super) outputs: VecDeque<Output>,
@@ -86,7 +86,7 @@ impl Context {
             pool: PoolSide::default(),
             observation: Observation::default(),
             ready: false,
-            draining: None,
+            shutdown_began_at: None,
             dropped: 0,
             outputs: VecDeque::new(),
             batch: BATCH,

@@ -1,5 +1,5 @@
-//! What a follower does without a link to the master: it promises itself to the first of the members, or is that one
-//! and asks the pool for the lease.
+//! What a follower does without a link to the master. It promises its vote to the first member. If it is the first, it
+//! asks the pool for the lease.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use crate::{Lease, NodeRow};
 /// What a follower knows of the election that may come.
 #[derive(Debug, Default)]
 pub(super) struct Candidacy {
-    /// The candidate to which this node has promised itself, and when.
+    /// The candidate to which this node has promised its vote, and when.
     promised: Option<(NodeId, Instant)>,
     /// The promises of the present term that this node has got, and when.
     promises: BTreeMap<NodeId, Instant>,
@@ -20,9 +20,9 @@ pub(super) struct Candidacy {
     pub(super) refused: bool,
     /// Since when the pool's lease has been older than what this node knows: an older term, or the same term with
     /// another master.
-    behind: Option<Instant>,
+    lease_behind_since: Option<Instant>,
     /// Since when the pool has shown a master that this node cannot reach.
-    cut_off: Option<Instant>,
+    cut_off_since: Option<Instant>,
 }
 
 impl Candidacy {
@@ -41,7 +41,7 @@ impl Candidacy {
         self.promised = self.promised.filter(|(_, at)| lasts(*at));
     }
 
-    /// Promises this node or asks for the lease if it is time. `welcomed` is true if the master has let this node in.
+    /// Promises the vote or asks for the lease if it is time. `welcomed` is true if the master has let this node in.
     pub(super) fn tick(&mut self, cx: &mut Context, welcomed: bool) {
         let linked = cx.is_linked_to_master();
         if linked {
@@ -51,7 +51,7 @@ impl Candidacy {
         }
         // A link over which the master does not let this node in is of no use to its clients.
         if linked && welcomed {
-            self.cut_off = None;
+            self.cut_off_since = None;
         } else {
             self.note_cut_off(cx);
         }
@@ -65,7 +65,7 @@ impl Candidacy {
         // this node off once the lease has expired.
         let linked = cx.is_linked_to_master();
         let held_off = linked && (welcomed || cx.observation.unchanged_for() < cx.config.lease);
-        if cx.draining.is_some()
+        if cx.shutdown_began_at.is_some()
             || held_off
             || cx.pool.is_deciding()
             || cx.pool.is_failing()
@@ -86,14 +86,14 @@ impl Candidacy {
         let behind = lease.term < cx.term
             || (lease.term == cx.term && lease.master.is_some() && cx.master.is_some() && lease.master != cx.master);
         if !behind {
-            self.behind = None;
+            self.lease_behind_since = None;
             return false;
         }
-        let since = *self.behind.get_or_insert(cx.now);
+        let since = *self.lease_behind_since.get_or_insert(cx.now);
         cx.since(since) >= cx.config.rank_delay * (1 + cx.rank(lease))
     }
 
-    /// Returns true if all other members have promised themselves to this node, so that it need not wait for the lease
+    /// Returns true if all other members have promised their votes to this node, so that it need not wait for the lease
     /// to expire.
     fn members_agree(&self, cx: &Context, lease: &Lease) -> bool {
         if lease.master.is_none() || lease.master != cx.master || lease.term != cx.term {
@@ -115,7 +115,7 @@ impl Candidacy {
         promised && own_row.joined == Some(lease.term) && !self.has_promised()
     }
 
-    /// Promises this node, a member that has lost its master, to the first other member in the pool.
+    /// Promises the vote of this node, a member that has lost its master, to the first other member in the pool.
     fn promise(&mut self, cx: &mut Context) {
         let Some(master) = cx.master.filter(|_| !self.has_promised()) else { return };
         let Some(own_row) = cx.row(cx.me).filter(|row| row.joined == Some(cx.term)) else { return };
@@ -138,10 +138,10 @@ impl Candidacy {
             && cx.observation.unchanged_for() < cx.config.renew_interval * 3
             && !cx.pool.is_failing();
         if !moves {
-            self.cut_off = None;
+            self.cut_off_since = None;
             return;
         }
-        let since = *self.cut_off.get_or_insert(cx.now);
+        let since = *self.cut_off_since.get_or_insert(cx.now);
         if cx.since(since) >= cx.config.cut_off_timeout && cx.ready {
             cx.ready = false;
             cx.outputs.push_back(Output::CutOff);

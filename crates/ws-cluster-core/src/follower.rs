@@ -13,7 +13,7 @@ use super::{
 pub(super) struct Follower {
     pub(super) upstream: Upstream,
     /// When this node last tried to reach the master.
-    sought: Option<Instant>,
+    sought_at: Option<Instant>,
     pub(super) candidacy: Candidacy,
 }
 
@@ -22,23 +22,25 @@ pub(super) struct Follower {
 pub(super) struct Upstream {
     /// The link over which it joins or has joined.
     pub(super) link: Option<LinkId>,
-    pub(super) stage: JoinStage,
+    pub(super) phase: UpstreamPhase,
     /// Counts this node's joins. An answer to an earlier join is ignored.
     attempt: u64,
-    asked: Option<Instant>,
-    /// Since its welcome it has proposed its own publishes up to this counter, and acknowledged the entries up to this
-    /// one.
+    /// When it last asked to join.
+    asked_at: Option<Instant>,
+    /// The counter of the last own publish that it has proposed since its welcome.
     proposed: u64,
+    /// The last entry that it has acknowledged since its welcome.
     acked: Seq,
     /// The bytes of the entries after `acked`.
     unacked: usize,
-    /// True if the master does not need each acknowledgement at once, and true if one is due all the same.
+    /// True if acknowledgements may wait for the next tick.
     defers: bool,
+    /// True if the next flush must acknowledge.
     is_ack_due: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum JoinStage {
+pub(super) enum UpstreamPhase {
     #[default]
     Apart,
     /// It has asked to join.
@@ -51,12 +53,12 @@ pub(super) enum JoinStage {
 
 impl Follower {
     pub(super) fn is_joined(&self) -> bool {
-        self.upstream.stage == JoinStage::Joined
+        self.upstream.phase == UpstreamPhase::Joined
     }
 
     /// Returns true if the master has let this node in.
     fn is_welcomed(&self) -> bool {
-        self.upstream.stage >= JoinStage::Welcomed
+        self.upstream.phase >= UpstreamPhase::Welcomed
     }
 
     /// Returns true if a frame on this link comes from the master that has let this node in.
@@ -88,7 +90,7 @@ impl Follower {
             if !cx.addresses.contains_key(&master) {
                 cx.pool.read_soon();
             }
-            self.sought = Some(cx.now);
+            self.sought_at = Some(cx.now);
             cx.dial(master);
         }
     }
@@ -96,8 +98,9 @@ impl Follower {
     /// Asks the master to let this node join.
     fn join(&mut self, cx: &mut Context, link: LinkId) {
         cx.joins += 1;
-        let (attempt, asked) = (cx.joins, Some(cx.now));
-        self.upstream = Upstream { link: Some(link), stage: JoinStage::Asked, attempt, asked, ..Upstream::default() };
+        let (attempt, asked_at) = (cx.joins, Some(cx.now));
+        self.upstream =
+            Upstream { link: Some(link), phase: UpstreamPhase::Asked, attempt, asked_at, ..Upstream::default() };
         let join = Join {
             attempt,
             base: cx.log.base(),
@@ -139,10 +142,10 @@ impl Follower {
         snapshot: Option<Snapshot>,
     ) {
         let upstream = &mut self.upstream;
-        if upstream.link != Some(link) || upstream.attempt != attempt || upstream.stage != JoinStage::Asked {
+        if upstream.link != Some(link) || upstream.attempt != attempt || upstream.phase != UpstreamPhase::Asked {
             return;
         }
-        upstream.stage = JoinStage::Welcomed;
+        upstream.phase = UpstreamPhase::Welcomed;
         if let Some(snapshot) = snapshot {
             cx.reset_to(agreed, snapshot);
         } else if agreed < cx.log.base() || agreed > cx.log.last() {
@@ -167,7 +170,7 @@ impl Follower {
         link: LinkId,
         spans: &[Span],
         entries: Vec<Entry>,
-        held: Seq,
+        held_by_all: Seq,
     ) {
         if !self.is_upstream(link) {
             return;
@@ -177,13 +180,13 @@ impl Follower {
             return self.hang_up(cx, link);
         }
         cx.deliver_to(cx.log.last());
-        cx.trim(held);
+        cx.trim(held_by_all);
     }
 
     pub(super) fn handle_joined(&mut self, cx: &mut Context, link: LinkId) {
         if self.is_upstream(link) {
-            self.upstream.stage = JoinStage::Joined;
-            cx.ready = cx.draining.is_none();
+            self.upstream.phase = UpstreamPhase::Joined;
+            cx.ready = cx.shutdown_began_at.is_none();
         }
     }
 
@@ -210,10 +213,10 @@ impl Follower {
         if self.upstream.link != Some(link) {
             return;
         }
-        let asked = std::mem::take(&mut self.upstream).asked;
+        let asked_at = std::mem::take(&mut self.upstream).asked_at;
         cx.pool.read_soon();
         // A join that failed at once is repeated only at the next tick.
-        if cx.is_due(asked, cx.config.redial_interval) {
+        if cx.is_due(asked_at, cx.config.redial_interval) {
             self.seek_master(cx);
         }
     }
@@ -245,17 +248,17 @@ impl Follower {
     pub(super) fn tick(&mut self, cx: &mut Context) {
         self.candidacy.forget_promises(cx);
         self.upstream.is_ack_due = !cx.has_fault(Fault::DefersForEver);
-        if cx.draining.is_none() {
+        if cx.shutdown_began_at.is_none() {
             // An open link to the master may be one over which this node has not joined: two nodes that dialled each
             // other have two links, and the one it had joined over has ended.
-            if self.upstream.stage == JoinStage::Apart && cx.is_due(self.sought, cx.config.redial_interval) {
+            if self.upstream.phase == UpstreamPhase::Apart && cx.is_due(self.sought_at, cx.config.redial_interval) {
                 self.seek_master(cx);
-                self.sought = Some(cx.now);
+                self.sought_at = Some(cx.now);
             }
             self.candidacy.tick(cx, self.is_welcomed());
         }
-        if let Upstream { link: Some(link), stage: JoinStage::Asked, asked, .. } = self.upstream
-            && cx.is_due(asked, cx.config.lease)
+        if let Upstream { link: Some(link), phase: UpstreamPhase::Asked, asked_at, .. } = self.upstream
+            && cx.is_due(asked_at, cx.config.lease)
         {
             // A node says when it becomes master. This is for cases that are not thought of.
             self.join(cx, link);

@@ -55,7 +55,7 @@ pub enum Body {
         /// Entries that follow those sent before; may be empty.
         entries: Vec<Entry>,
         /// The last entry that all members hold. The node may trim up to it.
-        held: Seq,
+        held_by_all: Seq,
     },
     /// Node to master: "I hold all entries up to this one."
     Ack {

@@ -80,7 +80,7 @@ pub struct Core {
     /// True if the shutdown is complete.
     ended: bool,
     /// The time of the last tick.
-    ticked: Instant,
+    ticked_at: Instant,
 }
 
 enum Role {
@@ -96,7 +96,7 @@ impl Core {
     /// log.
     pub fn new(now: Instant, me: NodeId, address: String, config: ClusterConfig, log: LogConfig) -> Self {
         let cx = Context::new(now, me, address, config, log);
-        Self { role: Role::Follower(Follower::default()), cx, ended: false, ticked: now }
+        Self { role: Role::Follower(Follower::default()), cx, ended: false, ticked_at: now }
     }
 
     /// Takes a publish of this node and returns its counter, which [`Output::Accepted`] names when two nodes hold it.
@@ -168,7 +168,9 @@ impl Core {
                 Body::Welcome { attempt, agreed, snapshot } => {
                     follower.handle_welcome(cx, link, attempt, agreed, snapshot);
                 }
-                Body::Append { spans, entries, held } => follower.handle_append(cx, link, &spans, entries, held),
+                Body::Append { spans, entries, held_by_all } => {
+                    follower.handle_append(cx, link, &spans, entries, held_by_all);
+                }
                 Body::Joined => follower.handle_joined(cx, link),
                 Body::Defer(defer) => follower.handle_defer(link, defer),
                 // The others are for a master.
@@ -196,7 +198,7 @@ impl Core {
     /// Time passed. Call it at [`poll_timeout`](Self::poll_timeout) at the latest.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.cx.now = now;
-        self.ticked = now;
+        self.ticked_at = now;
         if self.ended {
             return;
         }
@@ -212,10 +214,10 @@ impl Core {
     /// [`Output::ShutDown`] follows within [`ClusterConfig::shutdown_timeout`].
     pub fn shut_down(&mut self, now: Instant) {
         self.cx.now = now;
-        if self.cx.draining.is_none() {
+        if self.cx.shutdown_began_at.is_none() {
             // Earlier publishes come first.
             self.flush();
-            self.cx.draining = Some(now);
+            self.cx.shutdown_began_at = Some(now);
             self.cx.ready = false;
             self.tick_shutdown();
         }
@@ -232,10 +234,10 @@ impl Core {
 
     /// Returns the time at which to call [`handle_timeout`](Self::handle_timeout) at the latest.
     pub fn poll_timeout(&self) -> Instant {
-        self.ticked + TICK
+        self.ticked_at + TICK
     }
 
-    /// Sends what gathered while the driver carried out the last outputs. A busy node so sends fewer and larger frames.
+    /// Sends what accumulated while the driver worked. A busy node thus sends fewer, larger frames.
     fn flush(&mut self) {
         match &mut self.role {
             Role::Follower(follower) => follower.flush(&mut self.cx),

@@ -9,8 +9,8 @@ use std::{
 
 use super::{Body, Entry, Join, LinkId, NodeId, Proposal, Seq, TICK, context::Context, fault::Fault};
 
-/// Age of the last view from which a waiting publish asks for another read.
-const SOON: Duration = Duration::from_millis(100);
+/// Age of the last view at which a lone master that has a waiting publish asks for another read.
+const STALE_VIEW: Duration = Duration::from_millis(100);
 
 /// Number of ticks in a row at which a member may owe an acknowledgement, or hold back the trimming of the log. At the
 /// next one it counts as slow, or its link is ended. An entry may be sent just before the first of them.
@@ -19,17 +19,17 @@ pub(super) const PATIENCE: u32 = 2;
 /// The state of a master.
 #[derive(Debug)]
 pub(super) struct Master {
-    pub(super) stage: MasterPhase,
+    pub(super) phase: MasterPhase,
     pub(super) followers: BTreeMap<NodeId, Progress>,
     /// Joins that arrived before this master served.
     pub(super) waiting: BTreeMap<NodeId, (LinkId, Join)>,
     /// Members of the last term that have not joined yet. While there are any, this master is not alone.
     pub(super) expected: BTreeSet<NodeId>,
     /// When the last link to a follower was lost.
-    deserted: Instant,
+    follower_lost_at: Instant,
     pub(super) trial: Trial,
     /// When the last trial began.
-    pub(super) trial_began: Instant,
+    pub(super) trial_began_at: Instant,
     /// Nodes that were members in this term or the last, and are not now.
     absent: BTreeSet<NodeId>,
     /// Own publishes up to this counter are in the log.
@@ -75,17 +75,17 @@ pub(super) struct Progress {
     pub(super) flight: VecDeque<InFlight>,
     in_flight: usize,
     /// For how many ticks it has owed an acknowledgement. Ticks count only the time in which this process ran.
-    pub(super) owing: u32,
+    pub(super) owed_ticks: u32,
     /// For how many ticks it has held back the trimming of the log.
-    behind: u32,
+    held_back_ticks: u32,
     /// True if it acknowledges at once, and the shortest time that it took since the last trial began.
     pub(super) prompt: bool,
     pub(super) delay: Option<Duration>,
     /// The entry that it must hold to become a member.
     goal: Seq,
     pub(super) joined: bool,
-    /// The last `held` that it was sent.
-    held: Seq,
+    /// The last `held_by_all` that it was sent.
+    sent_held_by_all: Seq,
 }
 
 /// The frame that a follower needs next: the entries after one, and the bytes that it may have.
@@ -117,24 +117,24 @@ impl Master {
         let last_term_members = cx.last_term_members();
         let until = cx.now + cx.config.collect_timeout;
         Self {
-            stage: MasterPhase::Collecting { missing: last_term_members.clone(), until },
+            phase: MasterPhase::Collecting { missing: last_term_members.clone(), until },
             followers: BTreeMap::new(),
             waiting: BTreeMap::new(),
             absent: last_term_members.iter().copied().chain(cx.predecessor).collect(),
             expected: last_term_members,
-            deserted: cx.now,
+            follower_lost_at: cx.now,
             trial: Trial::Waiting(1),
-            trial_began: cx.now,
+            trial_began_at: cx.now,
             proposed: 0,
         }
     }
 
     pub(super) fn is_serving(&self) -> bool {
-        self.stage == MasterPhase::Serving
+        self.phase == MasterPhase::Serving
     }
 
     pub(super) fn is_handed_over(&self) -> bool {
-        self.stage == MasterPhase::HandedOver
+        self.phase == MasterPhase::HandedOver
     }
 
     /// Returns true if this node follows it, or has asked to join.
@@ -146,26 +146,26 @@ impl Master {
         self.followers.iter().filter(|(_, follower)| follower.joined).map(|(&node, follower)| (node, follower))
     }
 
-    /// Returns true if no node has joined or is about to join.
-    pub(super) fn has_no_follower(&self) -> bool {
+    /// Returns true if no node is a member or is expected to become one.
+    pub(super) fn has_no_member(&self) -> bool {
         self.members().next().is_none() && self.expected.is_empty()
     }
 
     /// Returns true if no member is linked, although other nodes took part and did not leave the pool.
-    pub(super) fn is_deserted(&self, cx: &Context) -> bool {
+    pub(super) fn has_lost_all_members(&self, cx: &Context) -> bool {
         self.members().next().is_none() && cx.pool.view.nodes.iter().any(|row| self.absent.contains(&row.node))
     }
 
     /// Returns true if this master may accept entries that only it holds. A pool that does not answer proves nothing:
     /// the other nodes may have elected another master, which does not know what this one accepts.
-    pub(super) fn is_alone(&self, cx: &Context) -> bool {
-        let isolated = cx.config.accept_when_isolated && cx.pool.failed_since(self.deserted);
-        self.has_no_follower() && (cx.is_provably_alone() || isolated)
+    pub(super) fn may_accept_alone(&self, cx: &Context) -> bool {
+        let isolated = cx.config.accept_when_isolated && cx.pool.failed_since(self.follower_lost_at);
+        self.has_no_member() && (cx.is_provably_alone() || isolated)
     }
 
-    /// Returns true if this master has no follower and cannot prove by the pool that there is none.
+    /// Returns true if this master has no member and cannot prove by the pool that there is none.
     pub(super) fn is_isolated(&self, cx: &Context) -> bool {
-        self.is_serving() && self.has_no_follower() && !cx.is_provably_alone()
+        self.is_serving() && self.has_no_member() && !cx.is_provably_alone()
     }
 
     /// Returns the node that gets the lease: `Some(None)` if there is no follower, `None` while no follower holds every
@@ -184,7 +184,7 @@ impl Master {
             // The join was delayed on this link, and its sender has joined over another.
             return;
         }
-        match self.stage {
+        match self.phase {
             MasterPhase::Serving => self.welcome(cx, link, peer, &join),
             MasterPhase::HandedOver => cx.send_term(link),
             MasterPhase::Collecting { .. } | MasterPhase::Fetching { .. } => {
@@ -205,18 +205,18 @@ impl Master {
             acked: 0,
             flight: VecDeque::new(),
             in_flight: 0,
-            behind: 0,
+            held_back_ticks: 0,
             prompt: true,
             delay: None,
             // A repeated join is no acknowledgement.
-            owing: self.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owing),
+            owed_ticks: self.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owed_ticks),
             goal: cx.log.last(),
             joined: false,
-            held: 0,
+            sent_held_by_all: 0,
         };
         if self.followers.insert(peer, progress).is_some_and(|before| before.joined) {
             // The node was a member a moment ago, so it counts as alive until a later view shows no member.
-            self.deserted = cx.now;
+            self.follower_lost_at = cx.now;
         }
         let snapshot = anew.then(|| cx.log.snapshot());
         cx.send(link, Body::Welcome { attempt: join.attempt, agreed, snapshot });
@@ -230,9 +230,9 @@ impl Master {
         follower.acked = seq;
         while let Some(frame) = follower.flight.pop_front_if(|frame| frame.last <= seq) {
             follower.in_flight -= frame.size;
-            follower.note_delay(cx, &frame, self.trial_began);
+            follower.note_delay(cx, &frame, self.trial_began_at);
         }
-        follower.owing = 0;
+        follower.owed_ticks = 0;
         if !follower.joined && seq >= follower.goal {
             follower.joined = true;
             // It was sent these entries alone, so the time that it took says little about the next ones.
@@ -256,7 +256,7 @@ impl Master {
     /// Appends each proposal to the log, unless the log has it.
     pub(super) fn sequence(&mut self, cx: &mut Context, proposals: Vec<Proposal>) {
         // A master that shuts down appends no more entries; its successor does.
-        if cx.draining.is_some() {
+        if cx.shutdown_began_at.is_some() {
             return;
         }
         for mut proposal in proposals {
@@ -279,7 +279,7 @@ impl Master {
         let stranded = self.followers.values().filter(|follower| follower.sent < cx.log.base());
         let stranded: Vec<LinkId> = stranded.map(|follower| follower.link).collect();
         stranded.into_iter().for_each(|link| self.hang_up(cx, link));
-        let held = self.held(cx);
+        let held_by_all = self.held_by_all(cx);
         while let Some(next) = self.followers.values().find_map(|follower| follower.next(cx)) {
             let (spans, entries, size) = cx.batch(next.after, next.room);
             let sent = entries.last().map_or(cx.log.last(), |entry| entry.seq);
@@ -288,15 +288,15 @@ impl Master {
                 follower.sent = sent;
                 follower.flight.push_back(InFlight { last: sent, size, sent_at: cx.now });
                 follower.in_flight += size;
-                follower.held = held;
+                follower.sent_held_by_all = held_by_all;
                 links.push(follower.link);
             }
-            cx.send_to_all(links, Body::Append { spans, entries, held });
+            cx.send_to_all(links, Body::Append { spans, entries, held_by_all });
         }
     }
 
     /// Returns the last entry that all members hold.
-    fn held(&self, cx: &Context) -> Seq {
+    fn held_by_all(&self, cx: &Context) -> Seq {
         self.members().map(|(_, follower)| follower.acked).min().unwrap_or(cx.log.last()).min(cx.delivered)
     }
 
@@ -305,13 +305,13 @@ impl Master {
         if !(self.is_serving() || self.is_handed_over()) {
             return;
         }
-        let held = self.members().map(|(_, follower)| follower.acked).max().unwrap_or(0);
+        let held_by_one = self.members().map(|(_, follower)| follower.acked).max().unwrap_or(0);
         let last = cx.log.last();
-        let alone = (held < last && self.is_alone(cx)) || cx.has_fault(Fault::AcceptsAlone);
-        if !alone && held < last && self.followers.is_empty() && cx.pool.age(cx.now) > SOON {
+        let alone = (held_by_one < last && self.may_accept_alone(cx)) || cx.has_fault(Fault::AcceptsAlone);
+        if !alone && held_by_one < last && self.followers.is_empty() && cx.pool.age(cx.now) > STALE_VIEW {
             cx.pool.read_soon();
         }
-        cx.deliver_to(if alone { last } else { held });
+        cx.deliver_to(if alone { last } else { held_by_one });
     }
 
     /// A new view of the pool: forgets nodes that left it, and clears members without a link to this master. Their
@@ -328,7 +328,7 @@ impl Master {
     pub(super) fn dial_failed(&mut self, cx: &mut Context, node: NodeId, refused: bool) {
         if refused {
             self.expected.remove(&node);
-            if let MasterPhase::Collecting { missing, .. } = &mut self.stage {
+            if let MasterPhase::Collecting { missing, .. } = &mut self.phase {
                 missing.remove(&node);
             }
             self.tick_takeover(cx);
@@ -346,13 +346,13 @@ impl Master {
         if self.followers.get(&peer).is_some_and(|follower| follower.link == link) {
             self.followers.remove(&peer);
             self.absent.insert(peer);
-            self.deserted = cx.now;
+            self.follower_lost_at = cx.now;
             cx.pool.lose(peer);
             self.replace_prompt(cx);
         }
         if cx.link_to(peer).is_none() {
             self.expected.remove(&peer);
-            if matches!(self.stage, MasterPhase::Fetching { from, .. } if from == peer) {
+            if matches!(self.phase, MasterPhase::Fetching { from, .. } if from == peer) {
                 self.adopt_best(cx);
             }
         }
@@ -384,29 +384,29 @@ impl Master {
     /// Trims the master's log. Ends the link of a follower that holds the trimming back or acknowledges nothing.
     fn enforce_retention(&mut self, cx: &mut Context) {
         let surplus = cx.log.surplus(cx.now);
-        let held = self.held(cx);
+        let held_by_all = self.held_by_all(cx);
         let (mut laggards, mut outdated, mut is_deferring) = (Vec::new(), Vec::new(), false);
         for follower in self.followers.values_mut() {
             let owes = !follower.flight.is_empty() || !follower.joined;
-            follower.owing = if owes { follower.owing + 1 } else { 0 };
+            follower.owed_ticks = if owes { follower.owed_ticks + 1 } else { 0 };
             // A node may send heartbeats and do nothing else. While it counts as alive, this master accepts nothing.
             let holds_back = follower.joined && follower.acked < surplus;
-            follower.behind = if holds_back { follower.behind + 1 } else { 0 };
+            follower.held_back_ticks = if holds_back { follower.held_back_ticks + 1 } else { 0 };
             is_deferring |= holds_back && !follower.prompt;
-            if follower.behind > PATIENCE || TICK * follower.owing > cx.config.lease {
+            if follower.held_back_ticks > PATIENCE || TICK * follower.owed_ticks > cx.config.lease {
                 laggards.push(follower.link);
             }
-            if follower.joined && follower.held < held {
-                follower.held = held;
+            if follower.joined && follower.sent_held_by_all < held_by_all {
+                follower.sent_held_by_all = held_by_all;
                 outdated.push(follower.link);
             }
         }
-        cx.send_to_all(outdated, Body::Append { spans: Vec::new(), entries: Vec::new(), held });
+        cx.send_to_all(outdated, Body::Append { spans: Vec::new(), entries: Vec::new(), held_by_all });
         laggards.into_iter().for_each(|link| self.hang_up(cx, link));
         if is_deferring {
             // Perhaps it holds the entries and has not said so yet.
             self.begin_trial(cx);
         }
-        cx.trim(self.held(cx));
+        cx.trim(self.held_by_all(cx));
     }
 }

@@ -31,7 +31,7 @@ impl Core {
     fn next_query(&mut self) -> Option<Query> {
         let Self { role, cx, .. } = self;
         let now = cx.now;
-        if cx.pool.is_failing() && !cx.is_due(cx.pool.failed, RETRY_INTERVAL) {
+        if cx.pool.is_failing() && !cx.is_due(cx.pool.failed_at, RETRY_INTERVAL) {
             return None;
         }
         if std::mem::take(&mut cx.pool.read_first) {
@@ -45,17 +45,17 @@ impl Core {
             return Some(Query::ClearJoined(node));
         }
         let renewal = role.renewal(cx);
-        if renewal.is_some() && cx.is_due(cx.pool.renewed, cx.config.renew_interval) {
-            cx.pool.renewed = Some(now);
+        if renewal.is_some() && cx.is_due(cx.pool.renewal_asked_at, cx.config.renew_interval) {
+            cx.pool.renewal_asked_at = Some(now);
             return renewal;
         }
         // The first read comes before the first announcement: it shows which node had this address before.
-        if cx.pool.viewed.is_some() && cx.draining.is_none() {
+        if cx.pool.view_asked_at.is_some() && cx.shutdown_began_at.is_none() {
             // A node announces itself once between two reads, so that a row that is replaced again and again does not
             // keep it from reading.
             let joined = role.unannounced_join(cx).filter(|_| !cx.pool.stale);
-            if joined.is_some() || cx.is_due(cx.pool.announced, cx.config.seen_interval) {
-                cx.pool.announced = Some(now);
+            if joined.is_some() || cx.is_due(cx.pool.announced_at, cx.config.seen_interval) {
+                cx.pool.announced_at = Some(now);
                 cx.pool.stale |= joined.is_some();
                 return Some(Query::Announce(Announcement { node: cx.me, address: cx.address.clone(), joined }));
             }
@@ -64,7 +64,7 @@ impl Core {
             cx.pool.view.nodes.retain(|row| row.node != dead);
             return Some(Query::Remove(dead));
         }
-        (cx.pool.stale || cx.is_due(cx.pool.viewed, READ_INTERVAL)).then(|| {
+        (cx.pool.stale || cx.is_due(cx.pool.view_asked_at, READ_INTERVAL)).then(|| {
             cx.pool.stale = false;
             Query::Read
         })
@@ -90,7 +90,7 @@ impl Core {
                 cx.observation.failed();
                 cx.pool.read_soon();
             }
-            (Query::HandOver { term, successor }, Answer::Held(true)) => {
+            (Query::HandOver { term, successor }, Answer::Applied(true)) => {
                 if let Role::Master(master) = &mut self.role {
                     master.handed_over(cx, term, successor);
                 }
@@ -101,16 +101,16 @@ impl Core {
                     row.joined = announcement.joined.or(row.joined);
                 }
             }
-            (Query::Renew { master, .. }, Answer::Held(true)) => {
+            (Query::Renew { master, .. }, Answer::Applied(true)) => {
                 if master == cx.me && cx.pool.lost.is_empty() {
-                    cx.pool.held = Some(asked);
-                    cx.pool.proved.get_or_insert(asked);
+                    cx.pool.lease_renewed_at = Some(asked);
+                    cx.pool.alone_provable_since.get_or_insert(asked);
                 }
             }
             (Query::ClearJoined(_), Answer::Done) => {
                 // The next queries are a renewal and then a read.
-                cx.pool.proved = None;
-                cx.pool.renewed = None;
+                cx.pool.alone_provable_since = None;
+                cx.pool.renewal_asked_at = None;
                 cx.pool.read_soon();
             }
             _ => cx.pool.read_soon(),
@@ -146,7 +146,10 @@ impl Core {
                 Role::Follower(follower) if !mine => follower.set_master(cx, lease.master),
                 _ => self.become_master(lease.term),
             }
-        } else if (mine || matches!(self.role, Role::Master(_))) && !cx.pool.is_deciding() && cx.draining.is_none() {
+        } else if (mine || matches!(self.role, Role::Master(_)))
+            && !cx.pool.is_deciding()
+            && cx.shutdown_began_at.is_none()
+        {
             // The pool's lease is older than what this node knows, as after a restore from a backup. The master
             // corrects it.
             cx.pool.urgent = Some(Query::TakeOver { seen: lease, max_seen: cx.term });
@@ -190,7 +193,7 @@ impl Role {
     /// old; live nodes get time to announce themselves.
     fn dead_node(&self, cx: &Context) -> Option<NodeId> {
         let Self::Master(master) = self else { return None };
-        if cx.pool.failed.is_some_and(|failed| cx.since(failed) <= cx.config.member_timeout) {
+        if cx.pool.failed_at.is_some_and(|at| cx.since(at) <= cx.config.member_timeout) {
             return None;
         }
         let dead = |row: &&NodeRow| row.age > cx.config.dead_timeout && row.node != cx.me && !master.leads(row.node);
@@ -205,7 +208,7 @@ impl Context {
         let oldest = self.config.member_timeout + Duration::from_millis(1);
         self.pool.sightings.read(asked, oldest, &mut view.nodes);
         self.note_displacement(&view);
-        if self.pool.viewed.is_none() {
+        if self.pool.view_asked_at.is_none() {
             // The first view comes before this node announces itself.
             let same = view.nodes.iter().find(|row| row.address == self.address && row.node != self.me);
             self.replaced = same.map(|row| row.node);
@@ -215,7 +218,7 @@ impl Context {
         self.addresses.extend(others.map(|row| (row.node, row.address.clone())));
         self.addresses.retain(|node, _| Some(*node) == self.master || view.nodes.iter().any(|row| row.node == *node));
         self.pool.view = view;
-        self.pool.viewed = Some(asked);
+        self.pool.view_asked_at = Some(asked);
     }
 
     /// Notes that another node has this node's address. An announcement removes the row of every other node at its
@@ -232,7 +235,7 @@ impl Context {
         self.pool.displacements.retain(recent);
         self.pool.displacements.push(self.now);
         if self.pool.displacements.len() >= DISPLACEMENTS {
-            self.pool.displaced = Some(self.now);
+            self.pool.displaced_at = Some(self.now);
         }
     }
 
@@ -261,10 +264,10 @@ impl Context {
     /// The others cannot have agreed on a candidate, because the lease changed after the last follower was cleared and
     /// a later read shows no member. And the lease cannot have expired, because it was renewed a moment ago.
     pub(super) fn is_provably_alone(&self) -> bool {
-        let PoolSide { view, viewed, held, proved, lost, .. } = &self.pool;
+        let PoolSide { view, view_asked_at, lease_renewed_at, alone_provable_since, lost, .. } = &self.pool;
         lost.is_empty()
-            && proved.is_some_and(|proved| viewed.is_some_and(|viewed| viewed >= proved))
-            && held.is_some_and(|held| self.since(held) <= self.config.lease * 3 / 4)
+            && alone_provable_since.is_some_and(|since| view_asked_at.is_some_and(|asked| asked >= since))
+            && lease_renewed_at.is_some_and(|at| self.since(at) <= self.config.lease * 3 / 4)
             && view.lease.is_some_and(|lease| lease.term == self.term && lease.master == Some(self.me))
             && self.members(self.term, None).next().is_none()
     }

@@ -81,7 +81,7 @@ pub enum Query {
     Read,
     /// Insert or refresh this node's row. Answered by [`Answer::Done`].
     Announce(Announcement),
-    /// Renew the lease if it still has this term and master. Answered by [`Answer::Held`].
+    /// Renew the lease if it still has this term and master. Answered by [`Answer::Applied`].
     Renew {
         /// The expected term.
         term: Term,
@@ -95,7 +95,7 @@ pub enum Query {
         /// The highest term that this node knows. The new term is higher.
         max_seen: Term,
     },
-    /// Pass the lease on, if it still has this term and this node as its master. Answered by [`Answer::Held`].
+    /// Pass the lease on, if it still has this term and this node as its master. Answered by [`Answer::Applied`].
     HandOver {
         /// The expected term.
         term: Term,
@@ -122,8 +122,8 @@ pub enum Answer {
     View(PoolView),
     /// The new term if this node took the lease; `None` if the lease has changed.
     Term(Option<Term>),
-    /// True if the condition held and the statement took effect.
-    Held(bool),
+    /// True if the statement's condition was met and it took effect.
+    Applied(bool),
     /// The statement took effect.
     Done,
     /// There was no answer in time. The statement may have taken effect or not.

@@ -13,7 +13,7 @@ use crate::PoolView;
 pub(super) struct PoolSide {
     pub(super) view: PoolView,
     /// When the last view was asked for; `None` before the first.
-    pub(super) viewed: Option<Instant>,
+    pub(super) view_asked_at: Option<Instant>,
     /// The query that waits for its answer, and when it was asked.
     pub(super) asked: Option<(Query, Instant)>,
     pub(super) sightings: Sightings,
@@ -21,14 +21,16 @@ pub(super) struct PoolSide {
     pub(super) own_row: Option<u64>,
     pub(super) displacements: Vec<Instant>,
     /// When another node was last seen to announce itself at this node's address.
-    pub(super) displaced: Option<Instant>,
-    pub(super) announced: Option<Instant>,
-    pub(super) renewed: Option<Instant>,
+    pub(super) displaced_at: Option<Instant>,
+    /// When this node last asked to announce itself.
+    pub(super) announced_at: Option<Instant>,
+    /// When this node last asked to renew the lease, of any master.
+    pub(super) renewal_asked_at: Option<Instant>,
     /// When the last successful renewal of this master was asked for.
-    pub(super) held: Option<Instant>,
-    /// When this master changed the lease after it had cleared the last lost follower. A candidate that still counts as
-    /// a member compares with an older lease and fails.
-    pub(super) proved: Option<Instant>,
+    pub(super) lease_renewed_at: Option<Instant>,
+    /// Since when a read that shows no member proves that this master is alone: when it changed the lease after it had
+    /// cleared the last lost follower. A candidate that still counts as a member compares with an older lease and fails.
+    pub(super) alone_provable_since: Option<Instant>,
     /// True if the last query failed.
     failing: bool,
     /// The reads and the writes that have failed since the last success of their kind. A read-only database still
@@ -36,7 +38,7 @@ pub(super) struct PoolSide {
     failed_reads: Option<Failures>,
     failed_writes: Option<Failures>,
     /// When the last failed query was reported.
-    pub(super) failed: Option<Instant>,
+    pub(super) failed_at: Option<Instant>,
     /// True if the next query is to be a read.
     pub(super) stale: bool,
     /// True after a failed write: the next query is a read, because a database that refuses every write must not keep
@@ -90,7 +92,10 @@ impl PoolSide {
 
     #[cfg(any(test, feature = "simulator"))]
     pub(super) fn summary(&self) -> String {
-        format!("asked {:?} urgent {:?} failing {:?} viewed {:?}", self.asked, self.urgent, self.failing, self.viewed)
+        format!(
+            "asked {:?} urgent {:?} failing {:?} view asked at {:?}",
+            self.asked, self.urgent, self.failing, self.view_asked_at
+        )
     }
 
     /// Returns true if a read or a write that was asked after `since` failed, and none succeeded after it.
@@ -100,7 +105,7 @@ impl PoolSide {
 
     /// Returns true if another node announced itself at this node's address within `time`.
     pub(super) fn is_displaced(&self, now: Instant, time: Duration) -> bool {
-        self.displaced.is_some_and(|at| now.saturating_duration_since(at) <= time)
+        self.displaced_at.is_some_and(|at| now.saturating_duration_since(at) <= time)
     }
 
     pub(super) fn read_soon(&mut self) {
@@ -115,13 +120,13 @@ impl PoolSide {
 
     /// Returns the age of the last view.
     pub(super) fn age(&self, now: Instant) -> Duration {
-        self.viewed.map_or(Duration::MAX, |viewed| now.saturating_duration_since(viewed))
+        self.view_asked_at.map_or(Duration::MAX, |at| now.saturating_duration_since(at))
     }
 
     /// Notes that a follower was lost. Until its membership is cleared, this master is not provably alone.
     pub(super) fn lose(&mut self, node: NodeId) {
         self.lost.insert(node);
-        self.proved = None;
+        self.alone_provable_since = None;
         self.stale = true;
     }
 
@@ -129,8 +134,8 @@ impl PoolSide {
     pub(super) fn begin_term(&mut self, now: Instant) {
         self.lost.clear();
         self.urgent = None;
-        self.held = Some(now);
-        self.proved = Some(now);
+        self.lease_renewed_at = Some(now);
+        self.alone_provable_since = Some(now);
         self.stale = true;
     }
 
@@ -140,7 +145,7 @@ impl PoolSide {
         let failures = if read { &mut self.failed_reads } else { &mut self.failed_writes };
         failures.get_or_insert(Failures { first: asked, last: asked, read_since: false }).last = asked;
         self.failing = true;
-        self.failed = Some(now);
+        self.failed_at = Some(now);
         self.stale = true;
         self.read_first = !read;
         if let Query::ClearJoined(node) = query {

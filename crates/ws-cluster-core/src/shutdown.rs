@@ -10,7 +10,7 @@ impl Core {
     /// Ends the shutdown if everything is handed over, or its time is over. Called after each step.
     pub(super) fn tick_shutdown(&mut self) {
         let cx = &mut self.cx;
-        let Some(since) = cx.draining.filter(|_| !self.ended) else { return };
+        let Some(since) = cx.shutdown_began_at.filter(|_| !self.ended) else { return };
         let done = match &self.role {
             Role::Master(master) => master.hand_over(cx),
             Role::Follower(_) => cx.pending.is_empty(),
@@ -49,7 +49,7 @@ impl Master {
         if term != cx.term {
             return;
         }
-        self.stage = MasterPhase::HandedOver;
+        self.phase = MasterPhase::HandedOver;
         if successor.is_some() {
             // This frame is the only one that this node sends in the new term. It makes the followers join the
             // successor.

@@ -88,8 +88,8 @@ pub enum Degraded {
     NoLinkToMaster,
     /// The node knows no master.
     NoMaster,
-    /// The node is the master, and other nodes of the pool are not linked to it.
-    Alone,
+    /// The node is the master, and the pool lists other nodes, but none of them is linked to it.
+    NoFollowerLinked,
     /// The task that drives the cluster panicked. The process has to be restarted.
     Stopped,
 }
@@ -111,7 +111,7 @@ impl Degraded {
             Self::PoolReadOnly => "the pool's database accepts no writes",
             Self::NoLinkToMaster => "no link to the master",
             Self::NoMaster => "no master",
-            Self::Alone => "alone: the other nodes are not linked",
+            Self::NoFollowerLinked => "alone: the other nodes are not linked",
             Self::Stopped => "the cluster's task ended by a panic",
         }
     }
@@ -141,7 +141,7 @@ impl Core {
         };
         let trouble = cx.pool.trouble(cx.now, cx.config.query_timeout);
         let degraded = match &self.role {
-            _ if cx.draining.is_some() => Some(Degraded::ShuttingDown),
+            _ if cx.shutdown_began_at.is_some() => Some(Degraded::ShuttingDown),
             Role::Master(master) if trouble.is_some() && master.is_isolated(cx) => {
                 let accepts = cx.config.accept_when_isolated;
                 Some(if accepts { Degraded::IsolatedAccepting } else { Degraded::Isolated })
@@ -151,7 +151,7 @@ impl Core {
             _ if trouble == Some(Trouble::ReadOnly) => Some(Degraded::PoolReadOnly),
             Role::Follower(_) if master.is_none() && cx.master.is_some() => Some(Degraded::NoLinkToMaster),
             _ if master.is_none() => Some(Degraded::NoMaster),
-            Role::Master(master) if master.is_deserted(cx) => Some(Degraded::Alone),
+            Role::Master(master) if master.has_lost_all_members(cx) => Some(Degraded::NoFollowerLinked),
             _ => None,
         };
         let is_member = |row: &NodeRow| row.joined == Some(cx.term);

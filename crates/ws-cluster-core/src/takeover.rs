@@ -16,7 +16,7 @@ impl Master {
 
     /// Ends the collection if it is complete or its time is over.
     pub(super) fn tick_takeover(&mut self, cx: &mut Context) {
-        match self.stage {
+        match self.phase {
             MasterPhase::Collecting { ref missing, until }
                 if missing.iter().all(|node| self.waiting.contains_key(node)) || cx.now >= until =>
             {
@@ -40,7 +40,7 @@ impl Master {
         let own = (cx.log.last_term(), cx.log.last());
         match self.waiting.iter().max_by_key(|(_, (_, join))| (join.last_term, join.last)) {
             Some((&from, (link, join))) if (join.last_term, join.last) > own => {
-                self.stage = MasterPhase::Fetching { from, until: cx.now + cx.config.collect_timeout };
+                self.phase = MasterPhase::Fetching { from, until: cx.now + cx.config.collect_timeout };
                 let after = cx.log.agreement(&join.lineage, join.last);
                 cx.send(*link, Body::Fetch { after });
             }
@@ -58,7 +58,7 @@ impl Master {
         entries: Vec<Entry>,
         done: bool,
     ) {
-        match &mut self.stage {
+        match &mut self.phase {
             MasterPhase::Fetching { from, until } if *from == peer => *until = cx.now + cx.config.collect_timeout,
             _ => return,
         }
@@ -87,10 +87,10 @@ impl Master {
 
     /// Opens the term: welcomes the nodes that wait to join, and appends this node's own pending publishes.
     fn open_term(&mut self, cx: &mut Context) {
-        self.stage = MasterPhase::Serving;
+        self.phase = MasterPhase::Serving;
         let waiting = std::mem::take(&mut self.waiting);
         self.expected.retain(|node| waiting.contains_key(node));
-        cx.ready = cx.draining.is_none();
+        cx.ready = cx.shutdown_began_at.is_none();
         // A node that was away for long has old entries that the others trimmed long ago, and may have forgotten.
         cx.trim_to(cx.log.aged(cx.now).min(cx.delivered));
         for (peer, (link, join)) in waiting {

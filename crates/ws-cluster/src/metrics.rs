@@ -388,7 +388,7 @@ const REASONS: [Degraded; 11] = [
     Degraded::PoolReadOnly,
     Degraded::NoLinkToMaster,
     Degraded::NoMaster,
-    Degraded::Alone,
+    Degraded::NoFollowerLinked,
     Degraded::Stopped,
 ];
 
@@ -403,7 +403,7 @@ fn label_of(reason: Degraded) -> &'static str {
         Degraded::PoolReadOnly => "pool_read_only",
         Degraded::NoLinkToMaster => "no_link_to_master",
         Degraded::NoMaster => "no_master",
-        Degraded::Alone => "alone",
+        Degraded::NoFollowerLinked => "alone",
         Degraded::Stopped => "stopped",
         // A later version of the core may have more.
         _ => OTHER,

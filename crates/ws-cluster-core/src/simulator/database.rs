@@ -110,9 +110,9 @@ impl World {
                 self.tables.announce(self.now.saturating_sub(skew.0) + skew.1, &announcement);
                 Answer::Done
             }
-            Query::Renew { term, master } => Answer::Held(self.tables.renew(term, master, stride)),
+            Query::Renew { term, master } => Answer::Applied(self.tables.renew(term, master, stride)),
             Query::TakeOver { seen, max_seen } => Answer::Term(self.tables.take_over(&seen, max_seen, id, stride)),
-            Query::HandOver { term, successor } => Answer::Held(self.tables.hand_over(term, id, successor, stride)),
+            Query::HandOver { term, successor } => Answer::Applied(self.tables.hand_over(term, id, successor, stride)),
             Query::Restore { term, master } => {
                 self.tables.restore(term, master, stride);
                 Answer::Done
@@ -147,12 +147,12 @@ fn tell(query: &Query, answer: &Answer) -> Option<String> {
             format!("takes the lease, which was {from}: term {term}")
         }
         (Query::TakeOver { .. }, Answer::Term(None)) => "stands, but the lease has changed".to_owned(),
-        (Query::HandOver { term, successor: Some(successor) }, Answer::Held(true)) => {
+        (Query::HandOver { term, successor: Some(successor) }, Answer::Applied(true)) => {
             format!("hands the lease over to {}: term {}", Name(*successor), term + 1)
         }
-        (Query::HandOver { successor: None, .. }, Answer::Held(true)) => "releases the lease".to_owned(),
-        (Query::HandOver { .. }, Answer::Held(false)) => "hands over, but the lease is another's".to_owned(),
-        (Query::Renew { master, .. }, Answer::Held(false)) => {
+        (Query::HandOver { successor: None, .. }, Answer::Applied(true)) => "releases the lease".to_owned(),
+        (Query::HandOver { .. }, Answer::Applied(false)) => "hands over, but the lease is another's".to_owned(),
+        (Query::Renew { master, .. }, Answer::Applied(false)) => {
             format!("renews for {}, but the lease is another's", Name(*master))
         }
         (Query::Restore { .. }, _) => "finds no lease and puts one there".to_owned(),

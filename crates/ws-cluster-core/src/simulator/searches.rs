@@ -178,7 +178,7 @@ fn a_database_that_refuses_writes_degrades_the_nodes_and_stops_nothing() {
     world.refuse_writes(false);
     world.run(SECOND * 4);
     assert_eq!(world.checks.accepted_so_far(), before + 2);
-    assert_eq!(world.nodes[0].core.as_ref().and_then(|core| core.status().degraded), Some(Degraded::Alone));
+    assert_eq!(world.nodes[0].core.as_ref().and_then(|core| core.status().degraded), Some(Degraded::NoFollowerLinked));
 }
 
 /// After a fail-over to a database server whose clock is behind, every row looks old although the nodes are alive.

@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    Body, Core, Degraded, Entry, Frame, NodeId, Proposal, PublishId, Role, Seq, Term, follower::JoinStage,
+    Body, Core, Degraded, Entry, Frame, NodeId, Proposal, PublishId, Role, Seq, Term, follower::UpstreamPhase,
     master::MasterPhase,
 };
 
@@ -95,7 +95,7 @@ struct Look {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Stance {
     Apart,
-    Linked(JoinStage),
+    Linked(UpstreamPhase),
     Collecting,
     Fetching(NodeId),
     Serving,
@@ -106,9 +106,9 @@ impl Look {
     fn at(core: &Core) -> Self {
         let (stance, members) = match &core.role {
             Role::Follower(follower) if follower.upstream.link.is_none() => (Stance::Apart, BTreeSet::new()),
-            Role::Follower(follower) => (Stance::Linked(follower.upstream.stage), BTreeSet::new()),
+            Role::Follower(follower) => (Stance::Linked(follower.upstream.phase), BTreeSet::new()),
             Role::Master(master) => {
-                let stance = match master.stage {
+                let stance = match master.phase {
                     MasterPhase::Collecting { .. } => Stance::Collecting,
                     MasterPhase::Fetching { from, .. } => Stance::Fetching(from),
                     MasterPhase::Serving => Stance::Serving,
@@ -288,7 +288,7 @@ fn changes(before: &Look, after: &Look) -> Vec<String> {
             Stance::Apart if matches!(before.stance, Stance::Collecting | Stance::Fetching(_) | Stance::Serving) => {
                 told.push("is master no more".to_owned());
             }
-            Stance::Linked(JoinStage::Joined) => told.push(format!("joins {master}")),
+            Stance::Linked(UpstreamPhase::Joined) => told.push(format!("joins {master}")),
             Stance::Collecting => told.push("waits for the logs of the others".to_owned()),
             Stance::Fetching(from) => told.push(format!("fetches the log of {}", Name(from))),
             Stance::Serving => told.push(format!("is master of term {}", after.term)),

@@ -30,18 +30,18 @@ impl Core {
 
     /// Returns true if it is a master that may accept entries that only it holds, for any reason.
     pub(super) fn believes_alone(&self) -> bool {
-        matches!(&self.role, Role::Master(master) if master.is_alone(&self.cx))
+        matches!(&self.role, Role::Master(master) if master.may_accept_alone(&self.cx))
     }
 
     /// Returns true if it is a master that the pool shows to be alone. This is the only valid reason to accept an entry
     /// without a second holder.
     pub(super) fn is_provably_alone_now(&self) -> bool {
-        matches!(&self.role, Role::Master(master) if master.has_no_follower()) && self.cx.is_provably_alone()
+        matches!(&self.role, Role::Master(master) if master.has_no_member()) && self.cx.is_provably_alone()
     }
 
     /// Returns true if it accepts entries for that reason. A master that shuts down appends no entries.
     pub(super) fn accepts_alone(&self) -> bool {
-        self.cx.draining.is_none() && self.is_provably_alone_now()
+        self.cx.shutdown_began_at.is_none() && self.is_provably_alone_now()
     }
 
     /// Returns the term and the number of the last entry.

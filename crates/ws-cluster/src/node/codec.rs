@@ -121,8 +121,8 @@ impl From<Frame> for pb::Frame {
             Body::Welcome { attempt, agreed, snapshot } => {
                 pb::Body::Welcome(pb::Admission { attempt, agreed, snapshot: snapshot.map(Into::into) })
             }
-            Body::Append { spans, entries, held } => {
-                pb::Body::Append(pb::Append { spans: into_all(spans), entries: into_all(entries), held })
+            Body::Append { spans, entries, held_by_all } => {
+                pb::Body::Append(pb::Append { spans: into_all(spans), entries: into_all(entries), held_by_all })
             }
             Body::Ack { seq } => pb::Body::Ack(seq),
             Body::Joined => pb::Body::Joined(true),
@@ -160,9 +160,11 @@ impl TryFrom<pb::Frame> for Frame {
                 agreed: welcome.agreed,
                 snapshot: welcome.snapshot.map(TryInto::try_into).transpose()?,
             },
-            pb::Body::Append(append) => {
-                Body::Append { spans: all(append.spans)?, entries: all(append.entries)?, held: append.held }
-            }
+            pb::Body::Append(append) => Body::Append {
+                spans: all(append.spans)?,
+                entries: all(append.entries)?,
+                held_by_all: append.held_by_all,
+            },
             pb::Body::Ack(seq) => Body::Ack { seq },
             pb::Body::Joined(_) => Body::Joined,
             pb::Body::Defer(defer) => Body::Defer(defer),
@@ -294,7 +296,7 @@ mod tests {
                 done: true,
             },
             Body::Welcome { attempt: 1, agreed: 2, snapshot: Some(snapshot) },
-            Body::Append { spans: vec![span], entries: vec![entry], held: 8 },
+            Body::Append { spans: vec![span], entries: vec![entry], held_by_all: 8 },
             Body::Ack { seq: 0 },
             Body::Joined,
             Body::Defer(true),

@@ -61,12 +61,12 @@ async fn ask(pool: &dyn Pool, shared: &Shared, query: &Query) -> Result<Answer, 
             pool.announce(cluster, announcement).await?;
             Answer::Done
         }
-        Query::Renew { term, master } => Answer::Held(pool.renew(cluster, *term, *master, lease).await?),
+        Query::Renew { term, master } => Answer::Applied(pool.renew(cluster, *term, *master, lease).await?),
         Query::TakeOver { seen, max_seen } => {
             Answer::Term(pool.take_over(cluster, seen, *max_seen, *node, lease).await?)
         }
         Query::HandOver { term, successor } => {
-            Answer::Held(pool.hand_over(cluster, *term, *node, *successor, lease).await?)
+            Answer::Applied(pool.hand_over(cluster, *term, *node, *successor, lease).await?)
         }
         Query::Restore { term, master } => {
             pool.restore(cluster, *term, *master).await?;

@@ -178,7 +178,7 @@ pub(super) struct Append {
     #[prost(message, repeated, tag = "2")]
     pub(super) entries: Vec<Entry>,
     #[prost(uint64, tag = "3")]
-    pub(super) held: u64,
+    pub(super) held_by_all: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
