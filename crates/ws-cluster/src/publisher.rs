@@ -182,8 +182,8 @@ impl Publisher {
     }
 
     /// Asks the node at `address` (`ws://HOST:PORT`) to shut down, as
-    /// [`Server::drain_requested`](crate::Server::drain_requested) says. It does not use a pool. `Ok` means that the node
-    /// has taken the request; its shutdown may take a while.
+    /// [`Server::drain_requested`](crate::Server::drain_requested) says. It does not use a pool. `Ok` means that the
+    /// node has taken the request; its shutdown may take a while.
     ///
     /// # Errors
     /// Those of [`check_node`](Self::check_node). A node of an older version refuses.
@@ -241,7 +241,7 @@ impl Publisher {
     /// [`PublishError::Invalid`].
     pub async fn change_groups(&self, change: GroupChange) -> Result<(), PublishError> {
         change.check()?;
-        self.order(Content::Groups(change)).await
+        self.command(Content::Groups(change)).await
     }
 
     /// Closes every connection of a session, on all nodes, as
@@ -256,26 +256,26 @@ impl Publisher {
     }
 
     /// Closes the connections that [`Close`] describes, on all nodes, as [`Server::close`](crate::Server::close) does.
-    /// A node of an older version answers [`PublishError::Invalid`] to an order that it does not know.
+    /// A node of an older version answers [`PublishError::Invalid`] to a command that it does not know.
     pub async fn close(&self, close: Close) -> Result<(), PublishError> {
-        self.order(Content::Close(close)).await
+        self.command(Content::Close(close)).await
     }
 
     /// Asks the authenticator again about every connection of a session, on all nodes, as
     /// [`Server::refresh_session`](crate::Server::refresh_session) does. A node of an older version answers
     /// [`PublishError::Invalid`].
     pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
-        self.order(Content::Refresh(Subject::session(id))).await
+        self.command(Content::Refresh(Subject::session(id))).await
     }
 
     /// Asks the authenticator again about every connection of a user, on all nodes, as
     /// [`Server::refresh_user`](crate::Server::refresh_user) does. A node of an older version answers
     /// [`PublishError::Invalid`].
     pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
-        self.order(Content::Refresh(Subject::user(id))).await
+        self.command(Content::Refresh(Subject::user(id))).await
     }
 
-    async fn order(&self, content: Content) -> Result<(), PublishError> {
+    async fn command(&self, content: Content) -> Result<(), PublishError> {
         self.send_one(content, random_key()).await
     }
 

@@ -9,8 +9,8 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use crate::{
     ActionError, Identity, Message, RawDetails,
     message::{
+        command::{Member, Members, Why, message_of, text},
         groups::{GROUPS, NAMES_SIZE},
-        order::{Member, Members, Why, message_of, text},
     },
 };
 
@@ -19,8 +19,8 @@ const MESSAGES: usize = 1_000;
 const PROPERTIES: usize = 1_000;
 /// Maximum size of the id of a user or session, in bytes.
 const ID_SIZE: usize = 1_024;
-/// The range of times in seconds since 1970, from the year 2001 to the year 9999. What is below is the number of seconds
-/// until then, and what is above is in milliseconds.
+/// The range of times in seconds since 1970, from the year 2001 to the year 9999. What is below is the number of
+/// seconds until then, and what is above is in milliseconds.
 const TIMES: std::ops::Range<f64> = 1e9..253_402_300_800.0;
 
 /// What an answer to an action asks for, in the order in which it takes effect.
@@ -103,7 +103,7 @@ fn properties(member: Option<Member<'_>>) -> Result<Vec<(String, Value)>, Why> {
     }
 }
 
-/// Checks the groups of an answer, which have the limits of an order of the site.
+/// Checks the groups of an answer, which have the limits of a command of the site.
 fn check_groups<'a>(names: impl IntoIterator<Item = &'a String>) -> Result<(), Why> {
     let (count, size) = names.into_iter().fold((0, 0), |(count, size), name| (count + 1, size + name.len()));
     if count > GROUPS || size > NAMES_SIZE {

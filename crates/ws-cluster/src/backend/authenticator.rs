@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     AuthenticationError, Authenticator, Credentials, Handshake, Identity, Inquiry, InquiryReason, clock::now,
-    message::order::Why, stats::BackendEvent,
+    message::command::Why, stats::BackendEvent,
 };
 
 #[async_trait]

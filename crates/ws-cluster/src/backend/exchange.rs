@@ -22,7 +22,7 @@ use crate::{
     clock::now,
     http_client::{HttpClient, HttpError},
     log_limit::{Excerpt, LogLimits, Outage, OutageLine},
-    message::order::Why,
+    message::command::Why,
     stats::{BackendEvent, BackendOutcome, BackendStats},
 };
 

@@ -106,7 +106,7 @@ fn log_outage(outage: &Outage, failure: Option<&AuthenticationError>, logged: bo
 /// Tells the authenticator whose connections are closed or refreshed. It is the application's code and runs in the
 /// cluster's task, so a panic is caught here.
 pub(crate) fn forget(authenticator: &dyn Authenticator, subject: &Subject) {
-    // If the order excepts a session, that session is included, which only costs a look-up.
+    // If the command excepts a session, that session is included, which only costs a look-up.
     let revoked = match subject {
         Subject::Session(id) => Revoked::Session(id),
         Subject::User { id, .. } => Revoked::User(id),

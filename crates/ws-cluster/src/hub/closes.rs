@@ -7,17 +7,17 @@ use parking_lot::Mutex;
 
 use crate::{hub::Membership, message::close::Subject};
 
-/// Number of orders that are remembered. A look-up is bounded by the handshake's time limit (10 s by default), so this
-/// is enough for 400 orders a second. If there are more, a look-up that began before all of them is repeated.
+/// Number of commands that are remembered. A look-up is bounded by the handshake's time limit (10 s by default), so
+/// this is enough for 400 commands a second. If there are more, a look-up that began before all of them is repeated.
 const REMEMBERED: usize = 4096;
 
-/// The orders to close or refresh that this node has delivered.
+/// The commands to close or refresh that this node has delivered.
 #[derive(Default)]
 pub(crate) struct Closes(Mutex<Recent>);
 
 #[derive(Default)]
 struct Recent {
-    /// Number of orders so far.
+    /// Number of commands so far.
     count: u64,
     /// The latest of them, the oldest first.
     subjects: VecDeque<Subject>,
@@ -27,7 +27,7 @@ struct Recent {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(u64);
 
-/// An order concerns the answer and was delivered after the question was put. The answer does not count.
+/// A command concerns the answer and was delivered after the question was put. The answer does not count.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stale;
 
@@ -37,8 +37,8 @@ impl Closes {
         Moment(self.0.lock().count)
     }
 
-    /// Notes an order. Called under the hub's lock and before the connections concerned are looked up, so that each
-    /// client either finds the order here or is found by it.
+    /// Notes a command. Called under the hub's lock and before the connections concerned are looked up, so that each
+    /// client either finds the command here or is found by it.
     pub(super) fn note(&self, subject: Subject) {
         let mut recent = self.0.lock();
         recent.count += 1;
@@ -48,10 +48,10 @@ impl Closes {
         recent.subjects.push_back(subject);
     }
 
-    /// Fails if an order that concerns this client was delivered after `asked`.
+    /// Fails if a command that concerns this client was delivered after `asked`.
     pub(crate) fn check(&self, asked: Moment, who: &Membership) -> Result<(), Stale> {
         if who.user.is_none() && who.session.is_none() {
-            // A guest cannot be named by an order.
+            // A guest cannot be named by a command.
             return Ok(());
         }
         let recent = self.0.lock();
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_counts_unless_an_order_came_after_its_question() {
+    fn an_answer_counts_unless_a_command_came_after_its_question() {
         let closes = Closes::default();
         for (subject, concerns) in [
             (Subject::session("s"), true),

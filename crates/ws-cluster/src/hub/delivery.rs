@@ -36,7 +36,7 @@ struct Entry {
 /// What an entry tells the node.
 enum Said {
     Message(Message),
-    /// An order or, if the node cannot read the entry, nothing.
+    /// A command or, if the node cannot read the entry, nothing.
     Other(Option<Content>),
 }
 
@@ -115,9 +115,9 @@ impl Hub {
         }
     }
 
-    /// Queues messages for every matching client whose entry number is at least `since`. The fan-out writes them when it
-    /// ends. Volatile messages are queued only for those whose send queue is empty. Returns the number of deliveries and
-    /// of their bytes.
+    /// Queues messages for every matching client whose entry number is at least `since`. The fan-out writes them when
+    /// it ends. Volatile messages are queued only for those whose send queue is empty. Returns the number of deliveries
+    /// and of their bytes.
     fn fan_out_to(
         &self,
         index: &Index,
@@ -146,23 +146,23 @@ impl Hub {
         (deliveries, shared.bytes)
     }
 
-    fn deliver_order(&self, entry: Entry, content: Option<Content>) {
+    fn deliver_command(&self, entry: Entry, content: Option<Content>) {
         let Entry { position, publish, size, repeated, span, .. } = entry;
         let _span = span.entered();
-        // An order concerns the clients that are connected when it comes, so a repeated order is ignored.
-        let order = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
+        // A command concerns the clients that are connected when it comes, so a repeated command is ignored.
+        let command = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
         // The callback is the application's code, so no lock is held.
-        order.iter().for_each(|subject| (self.revoked)(subject));
+        command.iter().for_each(|subject| (self.revoked)(subject));
         if let Some(Content::Groups(change)) = &content {
             return self.regroup(change, position, publish, size, repeated);
         }
         let index = self.index.read();
         self.replay_log.lock().append(position, publish, None, size, repeated);
-        if let Some(subject) = order {
+        if let Some(subject) = command {
             self.closes.note(subject.clone());
         }
         match &content {
-            Some(Content::Close(close)) if order.is_some() => {
+            Some(Content::Close(close)) if command.is_some() => {
                 index.of(&close.subject).for_each(|client| match close {
                     Close { reconnect: true, .. } => client.queue.close(CloseCode::Expired, AUTHENTICATE_AGAIN),
                     Close { subject: Subject::Session(_), .. } => client.dismiss("the session ended"),
@@ -171,7 +171,7 @@ impl Hub {
                     }
                 });
             }
-            Some(Content::Refresh(subject)) if order.is_some() => {
+            Some(Content::Refresh(subject)) if command.is_some() => {
                 index.of(subject).for_each(|client| client.refresh());
             }
             Some(Content::Revoked { connection, version }) => {
@@ -206,7 +206,7 @@ impl DeliverySink for Hub {
         while let Some((entry, said)) = entries.next() {
             match said {
                 Said::Message(message) => self.deliver_messages((entry, message), &mut entries),
-                Said::Other(content) => self.deliver_order(entry, content),
+                Said::Other(content) => self.deliver_command(entry, content),
             }
         }
     }

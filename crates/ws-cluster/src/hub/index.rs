@@ -23,7 +23,7 @@ use crate::{
 pub(super) struct Index {
     pub(super) clients: Clients,
     /// Clients to which nothing is delivered yet: they have to authenticate first, or they are sent what they missed. A
-    /// shutdown and orders close them like the others.
+    /// shutdown and commands close them like the others.
     pub(super) arriving: HashMap<u64, Arc<Client>>,
     users: Table,
     sessions: Table,
@@ -113,7 +113,7 @@ impl Index {
         }
     }
 
-    /// Returns the clients that an order concerns, including arriving ones.
+    /// Returns the clients that a command concerns, including arriving ones.
     pub(super) fn of<'a>(&'a self, subject: &'a Subject) -> impl Iterator<Item = &'a Arc<Client>> {
         let (named, one) = match subject {
             Subject::Session(id) => (Some(self.sessions.of(id)), None),

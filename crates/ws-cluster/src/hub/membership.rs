@@ -314,9 +314,9 @@ impl Membership {
         true
     }
 
-    /// Carries out an order of the site. The version stays, since no older resume token is revoked: when a client comes
-    /// back, the orders that are younger than its token are carried out. `at`: the order's sequence number, if the client
-    /// tracks its position or has not joined yet.
+    /// Carries out a command of the site. The version stays, since no older resume token is revoked: when a client
+    /// comes back, the commands that are younger than its token are carried out. `at`: the command's sequence number,
+    /// if the client tracks its position or has not joined yet.
     pub(crate) fn regroup(&mut self, GroupChange { join, leave, .. }: &GroupChange, at: Option<Seq>) {
         for group in leave {
             if let Some(group) = self.groups.take(group) {
@@ -331,7 +331,7 @@ impl Membership {
             if !self.join(group.clone(), at)
                 && let Some((at, since)) = at.zip(self.rare().since.groups.get_mut(&group))
             {
-                // The client was in the group when the order came.
+                // The client was in the group when the command came.
                 *since = at.min(*since);
             }
         }

@@ -60,7 +60,7 @@ const AUTHENTICATE_AGAIN: &str = "authenticate again";
 /// The clients of this node.
 pub(crate) struct Hub {
     node: NodeId,
-    /// Called with each order to close or refresh connections before the connections are closed or refreshed. The
+    /// Called with each command to close or refresh connections before the connections are closed or refreshed. The
     /// authenticator forgets what it has cached about them, so that no client comes back with it.
     revoked: Box<dyn Fn(&Subject) + Send + Sync>,
     next: AtomicU64,
@@ -77,8 +77,9 @@ pub(crate) struct Hub {
     replay_log: Mutex<ReplayLog>,
     /// Wakes the clients that wait for this node to reach their position.
     advanced: Notify,
-    /// The clients that have got frames since the last write. A synchronous lock, held while messages are queued for all
-    /// matching clients. The cluster's task takes it, the task that begins a round, and messages outside of the order.
+    /// The clients that have got frames since the last write. A synchronous lock, held while messages are queued for
+    /// all matching clients. The cluster's task takes it, the task that begins a round, and messages outside of the
+    /// order.
     fan_out: Arc<Mutex<FanOut>>,
     /// The server's runtime, whose tasks write a fan-out to many clients. `None` in tests that write nothing.
     runtime: Option<Handle>,
@@ -100,7 +101,7 @@ pub(crate) struct Registration {
 }
 
 impl Hub {
-    /// Returns a hub without clients. The cluster's task calls `revoked` with each order to close or refresh
+    /// Returns a hub without clients. The cluster's task calls `revoked` with each command to close or refresh
     /// connections; it must not block or panic.
     pub(crate) fn new(node: NodeId, config: &Config, revoked: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
         Self {
@@ -214,8 +215,8 @@ impl Hub {
             refreshed == *own
         };
         if same {
-            // Most rechecks change nothing, so they do not take the write lock. An order to close this client has found
-            // it in the index.
+            // Most rechecks change nothing, so they do not take the write lock. A command to close this client has
+            // found it in the index.
             return self.closes.check(asked, &identity);
         }
         self.identify(client, identity, asked, Membership::refresh)
@@ -243,8 +244,8 @@ impl Hub {
         result
     }
 
-    /// Returns the last sequence number that was delivered, for a client that tracks its position or has not joined yet.
-    /// Called under the write lock of `index`, so that every later entry is delivered to the changed client.
+    /// Returns the last sequence number that was delivered, for a client that tracks its position or has not joined
+    /// yet. Called under the write lock of `index`, so that every later entry is delivered to the changed client.
     fn position_for(&self, client: &Client) -> Option<Seq> {
         (client.keeps_position() || !client.is_registered()).then(|| self.position().seq)
     }

@@ -1,4 +1,4 @@
-//! Carries out the orders of the site to change the groups of connections.
+//! Carries out the commands of the site to change the groups of connections.
 
 use std::sync::Arc;
 
@@ -7,10 +7,10 @@ use crate::message::{close::Subject, groups::GroupChange};
 use ws_cluster_core::{LogPosition, PublishId, Seq};
 
 impl Hub {
-    /// Changes the groups of the connections that an order concerns, and notes the order for clients that come back
-    /// with an older resume token. The write lock keeps the order's place: handlers and deliveries come before or after
-    /// it. `repeated`: the order was delivered before, at a log position that was cut. It concerns only clients that
-    /// came later.
+    /// Changes the groups of the connections that a command concerns, and notes the command for clients that come back
+    /// with an older resume token. The write lock keeps the command's place: handlers and deliveries come before or
+    /// after it. `repeated`: the command was delivered before, at a log position that was cut. It concerns only clients
+    /// that came later.
     pub(super) fn regroup(
         &self,
         change: &GroupChange,
@@ -29,13 +29,13 @@ impl Hub {
             change_groups(&mut index, &client, change, log_position.seq);
         }
         // The memberships come first. So a resume token that is sealed meanwhile has the change, or is from before the
-        // order, and the order is carried out when the client comes back.
+        // command, and the command is carried out when the client comes back.
         let mut log = self.replay_log.lock();
         log.append(log_position, publish, None, size, repeated);
         log.note_groups(log_position.seq, change);
     }
 
-    /// Returns the subjects of orders that concern a client.
+    /// Returns the subjects of commands that concern a client.
     pub(super) fn subjects_of(client: &Client) -> Vec<Subject> {
         let membership = client.membership();
         let user = membership.user.iter().map(|id| Subject::user(&**id));

@@ -1,7 +1,7 @@
 //! Simulated clients that track their position, on the real hubs and histories of simulated nodes. They connect, change
 //! nodes, are lost and come back. Whatever happens, each of them sees the one order without a gap and without a repeat,
-//! or is told `reset`. Some entries are orders of the site to change the groups of a client. A client that comes back has
-//! exactly the groups of the orders since it began, each of them in its place.
+//! or is told `reset`. Some entries are commands of the site to change the groups of a client. A client that comes back
+//! has exactly the groups of the commands since it began, each of them in its place.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -28,8 +28,8 @@ use ws_cluster_core::{
 
 /// Number of clients in one simulated world.
 const CLIENTS: usize = 3;
-/// Of so many entries, one is an order to change groups.
-const ORDERS: u64 = 4;
+/// Of so many entries, one is a command to change groups.
+const COMMANDS: u64 = 4;
 /// Number of groups.
 const GROUPS: u64 = 3;
 /// Maximum time for which a client waits for its node to reach the client's position.
@@ -47,8 +47,8 @@ struct SimulatedClients {
     clients: Vec<SimulatedClient>,
     /// Log positions that had nothing to deliver.
     empty: HashSet<Place>,
-    /// The orders at their log positions.
-    orders: BTreeMap<Place, GroupChange>,
+    /// The commands at their log positions.
+    commands: BTreeMap<Place, GroupChange>,
     resumed: u64,
     resets: u64,
 }
@@ -60,8 +60,8 @@ struct SimulatedClient {
     at: Option<Position>,
     /// Its latest resume token.
     token: String,
-    /// Its groups as the orders say. `None` if it has what an order did that has lost its place since, or if it has not
-    /// begun.
+    /// Its groups as the commands say. `None` if it has what a command did that has lost its place since, or if it has
+    /// not begun.
     groups: Option<Groups>,
     connection: Option<Connection>,
     /// The publishes that the client has got since it began, and those on this connection.
@@ -69,7 +69,7 @@ struct SimulatedClient {
     had: HashSet<PublishId>,
 }
 
-/// The groups of a client after the orders up to a log position.
+/// The groups of a client after the commands up to a log position.
 struct Groups {
     place: Place,
     names: BTreeSet<String>,
@@ -113,7 +113,7 @@ impl SimulatedClients {
             gathered: BTreeMap::new(),
             clients: (0..CLIENTS).map(|number| SimulatedClient { user: user(number), ..Default::default() }).collect(),
             empty: HashSet::new(),
-            orders: BTreeMap::new(),
+            commands: BTreeMap::new(),
             resumed: 0,
             resets: 0,
         }
@@ -150,15 +150,15 @@ impl Clients for SimulatedClients {
             Output::Deliver { position, proposal, repeated } => {
                 let place = (position.term, position.master, position.seq);
                 // The world waits until all clients have got the last message.
-                let order = |content: &[u8]| order(proposal.id).filter(|_| content != b"the last one");
-                let content = proposal.content.as_ref().map(|content| match order(content) {
+                let command = |content: &[u8]| command(proposal.id).filter(|_| content != b"the last one");
+                let content = proposal.content.as_ref().map(|content| match command(content) {
                     Some(change) => {
-                        self.orders.insert(place, change.clone());
+                        self.commands.insert(place, change.clone());
                         Content::Groups(change).encode()
                     }
                     None => message(proposal.id),
                 });
-                if content.is_none() || self.orders.contains_key(&place) {
+                if content.is_none() || self.commands.contains_key(&place) {
                     self.empty.insert(place);
                 }
                 let (id, size) = (proposal.id, proposal.size());
@@ -384,7 +384,7 @@ impl SimulatedClients {
         } else if message["details"][0] == "new" || message["details"][0] == "reset" {
             self.resets += u64::from(message["details"][0] == "reset");
             client_state.seen.clear();
-            // Entries that it got have lost their places, and orders may be among them.
+            // Entries that it got have lost their places, and commands may be among them.
             if message["details"][1] != "lost" && message["details"][0] == "reset" {
                 client_state.groups = None;
             }
@@ -398,7 +398,7 @@ impl SimulatedClients {
         Ok(())
     }
 
-    /// Checks that a client that has joined has the groups of the orders since it began.
+    /// Checks that a client that has joined has the groups of the commands since it began.
     fn check_groups(&self, client_state: &mut SimulatedClient, checks: &Checks) -> Result<(), String> {
         let (Some(connection), Some(groups)) = (&client_state.connection, &mut client_state.groups) else {
             return Ok(());
@@ -413,10 +413,11 @@ impl SimulatedClients {
         if here == before && groups.compared == id {
             return Ok(());
         }
-        let mut orders = Vec::new();
+        let mut commands = Vec::new();
         let mut place = here;
         while place.2 > before.2 {
-            orders.extend(self.orders.get(&place).filter(|change| change.subject.is(Some(&client_state.user), None)));
+            commands
+                .extend(self.commands.get(&place).filter(|change| change.subject.is(Some(&client_state.user), None)));
             // The predecessor is unknown if the node began after a snapshot.
             let Some((_, Some(previous))) = checks.at(place) else { break };
             place = previous;
@@ -425,7 +426,7 @@ impl SimulatedClients {
             client_state.groups = None;
             return Ok(());
         }
-        for GroupChange { join, leave, .. } in orders.into_iter().rev() {
+        for GroupChange { join, leave, .. } in commands.into_iter().rev() {
             groups.names.extend(join.iter().cloned());
             groups.names.retain(|group| !leave.contains(group));
         }
@@ -434,7 +435,7 @@ impl SimulatedClients {
         if own == groups.names {
             return Ok(());
         }
-        Err(format!("{} is in the groups {own:?}, and the orders say {:?}", client_state.user, groups.names))
+        Err(format!("{} is in the groups {own:?}, and the commands say {:?}", client_state.user, groups.names))
     }
 
     /// Checks that a client may continue at `at`: every entry between its last position and `at` had nothing to
@@ -481,9 +482,9 @@ fn user(number: usize) -> String {
     format!("user {number}")
 }
 
-/// Returns the order that a publish is, if it is one. It depends on the publish only, so that all nodes agree.
-fn order(publish: PublishId) -> Option<GroupChange> {
-    let (number, kind) = (publish.counter / ORDERS, publish.counter % ORDERS);
+/// Returns the command that a publish is, if it is one. It depends on the publish only, so that all nodes agree.
+fn command(publish: PublishId) -> Option<GroupChange> {
+    let (number, kind) = (publish.counter / COMMANDS, publish.counter % COMMANDS);
     let change = GroupChange::user(user(number as usize % CLIENTS));
     let number = number / CLIENTS as u64;
     let group = (number % GROUPS).to_string();

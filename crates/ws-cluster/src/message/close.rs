@@ -1,4 +1,4 @@
-//! Which connections an order to close concerns.
+//! Which connections a command to close concerns.
 
 use crate::message::target::ConnectionId;
 
@@ -50,7 +50,7 @@ impl Close {
     }
 }
 
-/// The session or user whose connections an order concerns, or one connection.
+/// The session or user whose connections a command concerns, or one connection.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Subject {
     Session(String),

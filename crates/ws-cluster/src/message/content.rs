@@ -1,4 +1,4 @@
-//! The content of an entry: a message with its target, or an order about connections. The core never reads it. It is
+//! The content of an entry: a message with its target, or a command about connections. The core never reads it. It is
 //! Protocol Buffers, so that a later version can add fields that this one skips.
 
 use bytes::Bytes;
@@ -17,11 +17,11 @@ pub(crate) enum Content {
     /// A message for clients. `details` is an encoded JSON array. A volatile message reaches only clients whose send
     /// queue is empty, and is never replayed.
     Message { target: Target, action: String, details: Bytes, volatile: bool },
-    /// An order to close connections.
+    /// A command to close connections.
     Close(Close),
-    /// An order to ask the authenticator again about connections, at once.
+    /// A command to ask the authenticator again about connections, at once.
     Refresh(Subject),
-    /// An order to put connections into groups and to take them out of groups.
+    /// A command to put connections into groups and to take them out of groups.
     Groups(GroupChange),
     /// Revokes the resume tokens of a connection below `version`, because something was taken away from it.
     Revoked { connection: ConnectionId, version: u64 },
@@ -68,7 +68,7 @@ impl Content {
         }
     }
 
-    /// Returns the session, user or connection that an order concerns. A message is no order.
+    /// Returns the session, user or connection that a command concerns. A message is no command.
     pub(crate) fn subject(&self) -> Option<&Subject> {
         match self {
             Self::Message { .. } | Self::Revoked { .. } => None,
@@ -356,13 +356,13 @@ mod tests {
             Subject::user("b").except("c"),
             Subject::Connection(connection),
         ];
-        let orders = subjects.into_iter().flat_map(|subject| {
+        let commands = subjects.into_iter().flat_map(|subject| {
             let close = |reconnect| Content::Close(Close { subject: subject.clone(), reconnect });
             let groups = GroupChange { subject: subject.clone(), join: vec!["a".into()], leave: Vec::new() };
             [close(false), close(true), Content::Refresh(subject.clone()), Content::Groups(groups)]
         });
         let revoked = Content::Revoked { connection, version: 3 };
-        for content in messages.chain(orders).chain([revoked]) {
+        for content in messages.chain(commands).chain([revoked]) {
             assert_eq!(Content::decode(content.encode()).ok(), Some(content));
         }
     }

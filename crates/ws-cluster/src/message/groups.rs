@@ -1,14 +1,14 @@
-//! Which connections join and leave groups by an order of the site.
+//! Which connections join and leave groups by a command of the site.
 
 use crate::{
     PublishError,
     message::{close::Subject, target::ConnectionId},
 };
 
-/// Maximum number of groups in one order, and of bytes in their names together.
+/// Maximum number of groups in one command, and of bytes in their names together.
 pub(crate) const GROUPS: usize = 1000;
 pub(crate) const NAMES_SIZE: usize = 64 * 1024;
-/// Maximum size of the id of a user or session in an order, in bytes. Nodes keep orders for clients that come back.
+/// Maximum size of the id of a user or session in a command, in bytes. Nodes keep commands for clients that come back.
 const ID_SIZE: usize = 1024;
 
 /// The connections that [`Server::change_groups`](crate::Server::change_groups) puts into groups and takes out of
@@ -21,7 +21,7 @@ const ID_SIZE: usize = 1024;
 /// let promoted = GroupChange::user("ann").join("editors").leave("trial");
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[must_use = "an order takes effect in `change_groups`"]
+#[must_use = "a command takes effect in `change_groups`"]
 pub struct GroupChange {
     pub(crate) subject: Subject,
     pub(crate) join: Vec<String>,
@@ -60,7 +60,8 @@ impl GroupChange {
         self
     }
 
-    /// Checks the order: it names 1 to 1,000 groups, of 64 KiB together, and none of them twice. An id has up to 1 KiB.
+    /// Checks the command: it names 1 to 1,000 groups, of 64 KiB together, and none of them twice. An id has up to 1
+    /// KiB.
     pub(crate) fn check(&self) -> Result<(), PublishError> {
         if self.subject.id_size() > ID_SIZE {
             return Err(PublishError::invalid(format!("the id of a user or session has at most {ID_SIZE} bytes")));
@@ -68,9 +69,9 @@ impl GroupChange {
         let mut names: Vec<&str> = self.names().collect();
         let size = names.iter().map(|name| name.len()).sum();
         match names.len() {
-            0 => return Err(PublishError::invalid("the order names no group: give `join`, `leave` or both")),
+            0 => return Err(PublishError::invalid("the command names no group: give `join`, `leave` or both")),
             1..=GROUPS => {}
-            _ => return Err(PublishError::invalid(format!("one order names at most {GROUPS} groups"))),
+            _ => return Err(PublishError::invalid(format!("one command names at most {GROUPS} groups"))),
         }
         if size > NAMES_SIZE {
             return Err(PublishError::TooLarge { size, limit: NAMES_SIZE });
@@ -82,11 +83,11 @@ impl GroupChange {
         }
     }
 
-    /// Returns about the number of bytes that the order takes in memory.
+    /// Returns about the number of bytes that the command takes in memory.
     pub(crate) fn size(&self) -> usize {
-        const ORDER: usize = 256;
+        const COMMAND: usize = 256;
         const NAME: usize = 32;
-        ORDER + self.subject.id_size() + self.names().map(|name| NAME + name.len()).sum::<usize>()
+        COMMAND + self.subject.id_size() + self.names().map(|name| NAME + name.len()).sum::<usize>()
     }
 
     fn names(&self) -> impl Iterator<Item = &str> {
@@ -99,12 +100,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_order_names_each_group_once() {
+    fn a_command_names_each_group_once() {
         let ann = || GroupChange::user("ann");
         assert_eq!(ann().join("a").leave("b").check(), Ok(()));
-        let many = |count: usize| (0..count).fold(ann(), |order, number| order.join(number.to_string()));
+        let many = |count: usize| (0..count).fold(ann(), |command, number| command.join(number.to_string()));
         assert_eq!(many(1000).check(), Ok(()));
-        for (order, why) in [
+        for (command, why) in [
             (ann(), "names no group"),
             (ann().join("a").join("a"), "the group \"a\" is there twice"),
             (GroupChange::session("x".repeat(1_025)).join("a"), "at most 1024 bytes"),
@@ -112,7 +113,7 @@ mod tests {
             (many(1001), "at most 1000 groups"),
             (ann().join("x".repeat(70_000)), "over the limit"),
         ] {
-            let told = order.check().unwrap_err().to_string();
+            let told = command.check().unwrap_err().to_string();
             assert!(told.contains(why), "{told}");
         }
     }

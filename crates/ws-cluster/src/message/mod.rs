@@ -3,9 +3,9 @@
 
 pub(crate) mod client;
 pub(crate) mod close;
+pub(crate) mod command;
 pub(crate) mod content;
 pub(crate) mod groups;
-pub(crate) mod order;
 pub(crate) mod position;
 pub(crate) mod publish;
 pub(crate) mod request_id;

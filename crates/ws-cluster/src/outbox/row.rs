@@ -8,14 +8,15 @@ use data_encoding::HEXLOWER;
 use super::{OutboxRow, ReadLimits, RowId, RowTexts};
 use crate::{
     RawDetails, Target,
-    message::{content::Content, order, publish},
+    message::{command, content::Content, publish},
 };
 
 /// The limits of one read. A batch is enough for some thousand rows a second at twenty reads a second, and little
 /// compared with what may wait for a master.
 pub(super) const LIMITS: ReadLimits = ReadLimits { rows: 500, size: 4 * 1024 * 1024, row_size: ROW_SIZE };
 
-/// Most bytes of a row's texts that are read. Six bytes of an escape sequence (`\u0041`) may stand for one of the message.
+/// Most bytes of a row's texts that are read. Six bytes of an escape sequence (`\u0041`) may stand for one of the
+/// message.
 const ROW_SIZE: u64 = 6 * publish::PUBLISH_SIZE as u64 + 256 * 1024;
 
 /// A row that can be published.
@@ -68,7 +69,7 @@ fn text<'a>(bytes: &'a [u8], column: &str) -> Result<&'a str, String> {
 /// Reads a target: its text form, or the JSON that publishes over HTTP take.
 fn target(text: &str) -> Result<Target, String> {
     match text.trim_ascii_start().starts_with('{') {
-        true => order::target_of_json(text).map_err(|why| format!("the target is malformed: {why}")),
+        true => command::target_of_json(text).map_err(|why| format!("the target is malformed: {why}")),
         false => text.parse().map_err(|error| format!("{error}")),
     }
 }

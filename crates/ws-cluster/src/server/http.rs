@@ -1,4 +1,4 @@
-//! What a site posts: messages, and orders about connections.
+//! What a site posts: messages, and commands about connections.
 
 use bytes::{Buf, BufMut, Bytes};
 use hmac::{Hmac, KeyInit, Mac};
@@ -12,13 +12,13 @@ use super::{Server, routes::POSTS};
 use crate::{
     Close, PublishError,
     message::{
-        order::{self, BATCH, Members, Publish, Why},
+        command::{self, BATCH, Members, Publish, Why},
         publish::PUBLISH_SIZE,
     },
 };
 
-/// Largest body: a publish of the full size may have each byte escaped as `\u00XX`, and the rest of the order needs some.
-/// It is the limit of a whole batch as well.
+/// Largest body: a publish of the full size may have each byte escaped as `\u00XX`, and the rest of the command needs
+/// some. It is the limit of a whole batch as well.
 const BODY_SIZE: usize = 6 * PUBLISH_SIZE + 64 * 1024;
 
 /// Most of a body that is read although it is refused. Ordinary clients write all of their request before they read the
@@ -59,7 +59,7 @@ fn hash(secret: &[u8; 32], text: &str) -> Hmac<Sha256> {
 /// Reads whose connections to close, and how.
 fn close(body: &[u8]) -> Result<Close, Why> {
     let known = ["session", "user", "connection", "except_session", "reconnect"];
-    let mut members = Members::of_body(order::value(body)?)?.known(&known)?;
+    let mut members = Members::of_body(command::value(body)?)?.known(&known)?;
     let except = members.optional("except_session").map(|session| session.id()).transpose()?;
     let reconnect = members.optional("reconnect").map(|reconnect| reconnect.flag()).transpose()?;
     let named = (members.take("session"), members.take("user"), members.take("connection"));
@@ -81,7 +81,7 @@ fn close(body: &[u8]) -> Result<Close, Why> {
 
 /// Reads about whose connections to ask again.
 fn refresh(body: &[u8]) -> Result<Whose, Why> {
-    let mut members = Members::of_body(order::value(body)?)?.known(&["session", "user"])?;
+    let mut members = Members::of_body(command::value(body)?)?.known(&["session", "user"])?;
     match (members.take("session"), members.take("user")) {
         (Some(session), None) => Ok(Whose::Session(session.id()?)),
         (None, Some(user)) => Ok(Whose::User(user.id()?)),
@@ -89,7 +89,7 @@ fn refresh(body: &[u8]) -> Result<Whose, Why> {
     }
 }
 
-/// Whose connections an order means.
+/// Whose connections a command means.
 enum Whose {
     Session(String),
     User(String),
@@ -104,7 +104,7 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.order(request, Publish::read).await {
+        match self.command(request, Publish::read).await {
             Ok(Publish::One(message)) => outcome(self.publish(message).await),
             Ok(Publish::Batch(messages)) => {
                 let messages = messages.into_iter().map(|read| read.map_err(PublishError::invalid));
@@ -124,7 +124,7 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.order(request, order::groups).await {
+        match self.command(request, command::groups).await {
             Ok(change) => outcome(self.change_groups(change).await),
             Err(refusal) => *refusal,
         }
@@ -150,7 +150,7 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.order(request, close).await {
+        match self.command(request, close).await {
             Ok(close) => outcome(self.close(close).await),
             Err(refusal) => *refusal,
         }
@@ -162,7 +162,7 @@ impl Server {
         B::Data: Send,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        match self.order(request, refresh).await {
+        match self.command(request, refresh).await {
             Ok(Whose::Session(id)) => outcome(self.refresh_session(&id).await),
             Ok(Whose::User(id)) => outcome(self.refresh_user(&id).await),
             Err(refusal) => *refusal,
@@ -170,7 +170,7 @@ impl Server {
     }
 
     /// What `read` makes of the body of a `POST` with the right key.
-    async fn order<T, B>(&self, request: Request<B>, read: impl FnOnce(&[u8]) -> Result<T, Why>) -> Result<T, Refusal>
+    async fn command<T, B>(&self, request: Request<B>, read: impl FnOnce(&[u8]) -> Result<T, Why>) -> Result<T, Refusal>
     where
         B: Body + Send,
         B::Data: Send,

@@ -1,4 +1,4 @@
-//! What an application sends into the cluster: messages, and orders about connections.
+//! What an application sends into the cluster: messages, and commands about connections.
 
 #[cfg(feature = "testing")]
 use std::sync::Arc;
@@ -46,8 +46,9 @@ impl Server {
         self.0.cluster.publish(&content, key).await
     }
 
-    /// Publishes several messages together, and returns the outcome of each in their order. The messages keep their order
-    /// among themselves. Errors are as for [`publish`](Self::publish); the other messages are published if one fails.
+    /// Publishes several messages together, and returns the outcome of each in their order. The messages keep their
+    /// order among themselves. Errors are as for [`publish`](Self::publish); the other messages are published if one
+    /// fails.
     ///
     /// This costs less than one publish after the other: the messages are proposed together, and a node that gets them
     /// together writes to each client once.
@@ -79,15 +80,15 @@ impl Server {
         self.0.cluster.publish_all(encoded).await
     }
 
-    /// Puts connections into groups and takes them out of groups, on all nodes, as [`GroupChange`] describes. The order
-    /// has its place among the messages: a message to a group that is published after this method has returned reaches
-    /// the connections that joined the group.
+    /// Puts connections into groups and takes them out of groups, on all nodes, as [`GroupChange`] describes. The
+    /// command has its place among the messages: a message to a group that is published after this method has returned
+    /// reaches the connections that joined the group.
     ///
-    /// `Ok` means that the order is accepted; errors are as for [`publish`](Self::publish). The order concerns the
+    /// `Ok` means that the command is accepted; errors are as for [`publish`](Self::publish). The command concerns the
     /// connections that exist, as a handler's [`join`](crate::Request::join) and [`leave`](crate::Request::leave) do. A
     /// client that is away meanwhile and resumes is concerned as well. A new connection has the groups that the
-    /// authenticator gives it. If the authenticator is being asked about a client of the user or session meanwhile, it is
-    /// asked once more. A node of an older version does nothing.
+    /// authenticator gives it. If the authenticator is being asked about a client of the user or session meanwhile, it
+    /// is asked once more. A node of an older version does nothing.
     pub async fn change_groups(&self, change: GroupChange) -> Result<(), PublishError> {
         change.check()?;
         self.0.cluster.publish(&Content::Groups(change), None).await
@@ -97,9 +98,9 @@ impl Server {
     /// the browser client. The client then gets what was published between the rendering and its connection, as far as
     /// it is for the client's user, session and groups.
     ///
-    /// Take the position before you read what the page shows. A message may then be in the page and come as well, but none
-    /// is left out. The token is valid for two minutes. After that the client is told `reset`, so the page must not be
-    /// kept in a cache.
+    /// Take the position before you read what the page shows. A message may then be in the page and come as well, but
+    /// none is left out. The token is valid for two minutes. After that the client is told `reset`, so the page must
+    /// not be kept in a cache.
     ///
     /// Returns `None` if this node is not ready.
     pub fn position(&self) -> Option<String> {
@@ -112,9 +113,9 @@ impl Server {
     /// do not connect again by themselves. End the session itself first; otherwise a new connection of the session is
     /// let in.
     ///
-    /// `Ok` means that the order is accepted; errors are as for [`publish`](Self::publish). Each node closes the
-    /// connections that the session has when the order is delivered. If the authenticator is being asked about a client
-    /// of the session meanwhile, it is asked once more.
+    /// `Ok` means that the command is accepted; errors are as for [`publish`](Self::publish). Each node closes the
+    /// connections that the session has when the command is delivered. If the authenticator is being asked about a
+    /// client of the session meanwhile, it is asked once more.
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::session(id)).await
     }
@@ -124,15 +125,15 @@ impl Server {
         self.close(Close::user(id)).await
     }
 
-    /// Closes one connection, under the id that handlers know, as [`close_session`](Self::close_session) does. A node of
-    /// an older version closes nothing.
+    /// Closes one connection, under the id that handlers know, as [`close_session`](Self::close_session) does. A node
+    /// of an older version closes nothing.
     pub async fn close_connection(&self, id: ConnectionId) -> Result<(), PublishError> {
         self.close(Close::connection(id)).await
     }
 
     /// Closes the connections that [`Close`] describes, as [`close_session`](Self::close_session) does. For example, it
     /// closes all connections of a user except for those of one session, or lets the clients connect again at once to
-    /// authenticate again. A node of an older version closes nothing if the order has one of these two options.
+    /// authenticate again. A node of an older version closes nothing if the command has one of these two options.
     pub async fn close(&self, close: Close) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Close(close), None).await
     }
@@ -141,7 +142,7 @@ impl Server {
     /// properties in its answer replace those of its earlier answer; changes by handlers stay. A connection whose
     /// session is no longer valid is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), and so is one that
     /// was authenticated by credentials in a message: its client comes back and sends fresh ones. `Ok` means that the
-    /// order is accepted; errors are as for [`publish`](Self::publish). A node of an older version does nothing.
+    /// command is accepted; errors are as for [`publish`](Self::publish). A node of an older version does nothing.
     pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Refresh(Subject::session(id)), None).await
     }

@@ -38,8 +38,8 @@ impl Server {
     /// Of the subprotocols that the client offers, the server selects `ws-cluster.v1`, or else the first that does not
     /// begin with `bearer.`. A subprotocol `bearer.TOKEN` carries a [token](crate::Handshake::bearer_token).
     ///
-    /// With the feature `deflate`, the server accepts the extension `permessage-deflate` if the client offers it, unless
-    /// [`ConnectionConfig::compression`](crate::ConnectionConfig::compression) is off.
+    /// With the feature `deflate`, the server accepts the extension `permessage-deflate` if the client offers it,
+    /// unless [`ConnectionConfig::compression`](crate::ConnectionConfig::compression) is off.
     ///
     /// The server refuses a request with 400, 405 or 426 if it is not a WebSocket handshake, with 403 if its `Origin`
     /// may not connect, with 429 if there are too many connections from its address, with 431 if its head is too large,
@@ -174,7 +174,7 @@ impl Server {
             };
             let validity = identity.validity();
             let may_join = !refused && (identity.user.is_some() || self.context().guests);
-            // The hub knows the client before there is a socket, so that no order to close a session is missed in
+            // The hub knows the client before there is a socket, so that no command to close a session is missed in
             // between.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
                 Ok(registration) => break (registration, validity, may_join, refused),

@@ -99,10 +99,10 @@ impl Hub {
         let _index = self.index.write();
         let mut subjects = Self::subjects_of(client);
         subjects.push(Subject::Connection(state.id));
-        let (lowest, at, orders) = {
+        let (lowest, at, commands) = {
             let log = self.replay_log.lock();
-            let orders = log.history.group_orders(&subjects, state.at.seq);
-            (log.history.lowest_version(state.id), log.history.position().seq, orders)
+            let commands = log.history.group_commands(&subjects, state.at.seq);
+            (log.history.lowest_version(state.id), log.history.position().seq, commands)
         };
         if state.version < lowest {
             return Err("the resume token was revoked");
@@ -111,19 +111,19 @@ impl Hub {
         let mut membership = client.membership_lock().write();
         let resumed = membership.resume(state, at);
         resumed.map_err(|_| "the groups and properties have changed, and are too many to tell which are new")?;
-        // The token is from before these orders.
-        orders.iter().for_each(|(seq, change)| membership.regroup(change, Some(*seq)));
+        // The token is from before these commands.
+        commands.iter().for_each(|(seq, change)| membership.regroup(change, Some(*seq)));
         Ok(())
     }
 
-    /// Makes a client one that began at a position: the orders of the site since then concern it.
+    /// Makes a client one that began at a position: the commands of the site since then concern it.
     pub(crate) fn begin_at(&self, client: &Client, position: &Position) {
-        // As for a client that resumes: each order is known already, or finds this client.
+        // As for a client that resumes: each command is known already, or finds this client.
         let _index = self.index.write();
-        let orders = self.replay_log.lock().history.group_orders(&Self::subjects_of(client), position.seq);
+        let commands = self.replay_log.lock().history.group_commands(&Self::subjects_of(client), position.seq);
         client.begin_behind(position.seq);
         let mut membership = client.membership_lock().write();
-        orders.iter().for_each(|(seq, change)| membership.regroup(change, Some(*seq)));
+        commands.iter().for_each(|(seq, change)| membership.regroup(change, Some(*seq)));
     }
 
     /// Returns what was delivered for a client after a sequence number, at most `limit` messages. Fails if the order is

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::group_orders::GroupOrders;
+use super::group_commands::GroupCommands;
 use crate::{
     hub::Membership,
     message::{
@@ -46,7 +46,7 @@ pub(crate) struct History {
     index: HashMap<u64, VecDeque<Seq>>,
     hasher: RandomState,
     revoked: ValidVersions,
-    group_orders: GroupOrders,
+    group_commands: GroupCommands,
     /// Grows with every cut and restart, so that a caller that reads in pieces notices one in between.
     epoch: u64,
 }
@@ -129,7 +129,7 @@ impl Default for History {
             index: HashMap::new(),
             hasher: RandomState::new(),
             revoked: ValidVersions::default(),
-            group_orders: GroupOrders::default(),
+            group_commands: GroupCommands::default(),
             epoch: 0,
         }
     }
@@ -184,7 +184,7 @@ impl History {
             cut.push(entry.publish);
         }
         self.lineage.truncate(self.last());
-        self.group_orders.cut(self.last());
+        self.group_commands.cut(self.last());
         cut
     }
 
@@ -197,7 +197,7 @@ impl History {
                 floor: base.map_or(0, |log_position| log_position.seq),
                 ..ValidVersions::default()
             },
-            group_orders: GroupOrders::after(base.map_or(0, |log_position| log_position.seq)),
+            group_commands: GroupCommands::after(base.map_or(0, |log_position| log_position.seq)),
             lineage: Lineage::from_spans(spans.into_iter().collect()),
             epoch: self.epoch + 1,
             ..Self::default()
@@ -218,21 +218,21 @@ impl History {
     /// the same order, and knows everything that was revoked and ordered since.
     pub(crate) fn seal_status(&self, at: &Position) -> PositionStatus {
         match self.in_order(at) {
-            PositionStatus::Known if at.seq < self.revoked.floor.max(self.group_orders.floor()) => {
+            PositionStatus::Known if at.seq < self.revoked.floor.max(self.group_commands.floor()) => {
                 PositionStatus::Lost(Missing::Trimmed.why())
             }
             status => status,
         }
     }
 
-    /// Notes an order of the site to change groups.
+    /// Notes a command of the site to change groups.
     pub(crate) fn note_groups(&mut self, seq: Seq, change: &GroupChange) {
-        self.group_orders.note(seq, change);
+        self.group_commands.note(seq, change);
     }
 
     /// Returns the orders to change groups after `after` about any of these subjects, in their order.
-    pub(crate) fn group_orders(&self, subjects: &[Subject], after: Seq) -> Vec<(Seq, Arc<GroupChange>)> {
-        self.group_orders.about(subjects, after)
+    pub(crate) fn group_commands(&self, subjects: &[Subject], after: Seq) -> Vec<(Seq, Arc<GroupChange>)> {
+        self.group_commands.about(subjects, after)
     }
 
     /// Notes that the resume token of a connection is valid from `version` on. The revocation came at `seq`.

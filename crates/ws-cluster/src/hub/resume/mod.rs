@@ -3,8 +3,9 @@
 //! Each message tells its client a position. On its return the client brings the last one (`request`) and a resume
 //! token (`seal`, `state`), which says what the client was and since when. `join_phase` is the client's progress.
 //! `join` restores its membership and sends it what it missed. `turns` limits the number of replays at a time.
-//! `history` finds what was missed, and `group_orders` how the site changed groups meanwhile. `replay_log` keeps the history, and the entries that may come again after a
-//! failover. `catch_up` is the part that happens under the hub's lock.
+//! `history` finds what was missed, and `group_commands` how the site changed groups meanwhile. `replay_log` keeps the
+//! history, and the entries that may come again after a failover. `catch_up` is the part that happens under the hub's
+//! lock.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,7 +15,7 @@ use super::{Client, Hub};
 use crate::{Config, LogConfig, message::content::Content, node::Cluster};
 
 mod catch_up;
-mod group_orders;
+mod group_commands;
 pub(crate) mod history;
 mod join;
 mod join_phase;

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::{ConnectionId, RawDetails};
 use ws_cluster_client::replace_lone_surrogates;
 
-/// The reason why an order is refused, for the site.
+/// The reason why a command is refused, for the site.
 pub(crate) type Why = String;
 
 /// Returns the text of a body. A byte order mark is skipped.

@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hostile_order_is_refused_with_a_reason_or_read() {
+    fn a_hostile_command_is_refused_with_a_reason_or_read() {
         let one =
             r#"{"action":"x","details":[1,{"a":"\u00e9"}],"to":{"users":["a,b",7]},"except":{"user":"ann"},"key":"k"}"#;
         let batch = format!(r#"[{one},{{"action":"y","to":"group:a,b","volatile":true}},7,[]]"#);
