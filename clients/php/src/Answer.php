@@ -72,19 +72,22 @@ final class Answer implements \JsonSerializable
     /** Adds the connection to groups. */
     public function join(string ...$groups): self
     {
-        return $this->with('join', array_values($groups));
+        return $this->with('join', $groups);
     }
 
     /** Removes the connection from groups. */
     public function leave(string ...$groups): self
     {
-        return $this->with('leave', array_values($groups));
+        return $this->with('leave', $groups);
     }
 
     /** Sets a property of the connection. Null removes it. */
     public function property(string $name, mixed $value): self
     {
-        return $this->with('properties', [$name => $value]);
+        $answer = clone $this;
+        // PHP makes a number of a name of digits, so the key counts here and not the order.
+        $answer->members['properties'] = [$name => $value] + ($this->members['properties'] ?? []);
+        return $answer;
     }
 
     /** @return array<string, mixed> Without the members that do not apply. */
@@ -99,12 +102,11 @@ final class Answer implements \JsonSerializable
         return $members;
     }
 
-    /** @param array<mixed> $more */
-    private function with(string $member, array $more): self
+    /** @param array<string> $groups */
+    private function with(string $member, array $groups): self
     {
         $answer = clone $this;
-        $before = $answer->members[$member] ?? [];
-        $answer->members[$member] = array_is_list($more) ? [...$before, ...$more] : $more + $before;
+        $answer->members[$member] = [...($this->members[$member] ?? []), ...array_values($groups)];
         return $answer;
     }
 }

@@ -239,7 +239,7 @@ final class Backend
             $answer = $returned instanceof Answer ? $returned : Answer::reply($returned);
             return $answer->jsonSerialize() === [] ? new Response(204) : Response::json($answer);
         } catch (Refusal $refusal) {
-            return Response::json(Answer::error($refusal->getCode(), $refusal->getMessage()));
+            return Response::json(Answer::error($refusal->getCode(), Json::scrubbed($refusal->getMessage())));
         } catch (\Throwable $error) {
             $this->report($error, "the action {$event->action}", $event);
             return Response::json(Answer::error(500, 'Internal Server Error'));
@@ -256,7 +256,7 @@ final class Backend
             $members = Identity::of($callable($event))->jsonSerialize();
             return Response::json($members === [] ? new \stdClass() : $members);
         } catch (Refusal $refusal) {
-            return Response::text($refusal->getCode() === 401 ? 401 : 403, $refusal->getMessage());
+            return Response::text($refusal->getCode() === 401 ? 401 : 403, Json::scrubbed($refusal->getMessage()));
         } catch (\Throwable $error) {
             $this->report($error, $event->name, $event);
             return Response::text(500, 'Internal Server Error');

@@ -25,6 +25,7 @@ final class Client
     /** The number of messages in one request, and their bytes if there are several. */
     private const BATCH = 1000;
     private const BATCH_BYTES = 1 << 20;
+    private const REPEAT = 'It may still be carried out. Repeat it with the same key, or leave it';
 
     private readonly Servers $servers;
     private readonly string $key;
@@ -198,8 +199,9 @@ final class Client
      */
     private function postAll(array $messages): array
     {
+        $unknown = false;
         try {
-            $answer = $this->post('/_publish', '[' . implode(',', $messages) . ']', 200);
+            $answer = $this->ask('POST', '/_publish', '[' . implode(',', $messages) . ']', 200, unknown: $unknown);
         } catch (Exception $error) {
             // A message that is too large fails alone.
             return $error->getCode() === 413 && count($messages) === 1 ? [$error] : throw $error;
@@ -208,16 +210,23 @@ final class Client
         if (!is_array($outcomes) || count($outcomes) !== count($messages)) {
             throw new Exception('the answer is not that of a ws-server to a batch: check WS_SERVERS', 0, null, true);
         }
-        return array_map(static function (mixed $outcome): ?Exception {
+        return array_map(static function (mixed $outcome) use ($unknown): ?Exception {
             $status = is_array($outcome) ? (int) ($outcome['status'] ?? 0) : 0;
             $told = is_array($outcome) && is_string($outcome['error'] ?? null) ? $outcome['error'] : 'no outcome';
-            return $status === 204 ? null : new Exception("$status $told", $status, null, $status === 504);
+            $unknown = $status === 504 || ($unknown && !self::isFinal($status));
+            return $status === 204 ? null : new Exception("$status $told", $status, null, $unknown);
         }, array_values($outcomes));
     }
 
-    private function post(string $path, string $body, int $success = 204): string
+    private function post(string $path, string $body): void
     {
-        return $this->ask('POST', $path, $body, $success);
+        $this->ask('POST', $path, $body, 204);
+    }
+
+    /** Returns true if every node would refuse the order with this status, so that none has carried it out. */
+    private static function isFinal(int $status): bool
+    {
+        return $status === 400 || $status === 413;
     }
 
     /**
@@ -225,11 +234,18 @@ final class Client
      *
      * @param int $success The status of success.
      * @param ?float $limit The time limit for each node. Default: that of `Servers`.
+     * @param bool $unknown Becomes true if a node before the one that answered may have carried the order out.
      *
      * @return string The text of the answer.
      */
-    private function ask(string $method, string $path, string $body, int $success, ?float $limit = null): string
-    {
+    private function ask(
+        string $method,
+        string $path,
+        string $body,
+        int $success,
+        ?float $limit = null,
+        bool &$unknown = false,
+    ): string {
         $headers = ['Authorization' => "Bearer {$this->key}", 'Content-Type' => 'application/json'];
         $failures = [];
         $unknown = false;
@@ -247,8 +263,10 @@ final class Client
                 return $reply->text;
             }
             if ($reply->status !== 0 && $reply->status < 500) {
-                // The next node would say the same.
-                throw new Exception(self::refusal($reply, $server . $path), $reply->status);
+                // The next node would say the same. A node before this one may have carried the order out nevertheless.
+                $unknown = $unknown && !self::isFinal($reply->status);
+                $advice = $unknown ? '. ' . self::REPEAT : '';
+                throw new Exception(self::refusal($reply, $server . $path) . $advice, $reply->status, null, $unknown);
             }
             $unknown = $unknown || ($reply->status === 0 && $reply->sent) || $reply->status === 504;
             $failures[] = [$server, $reply];
@@ -265,7 +283,7 @@ final class Client
             return "$server: " . ($reply->status === 0 ? $reply->text : self::told($reply));
         }, $failures));
         $advice = match (true) {
-            $unknown => 'It may still be carried out. Repeat it with the same key, or leave it',
+            $unknown => self::REPEAT,
             $answers !== [] => 'It was not carried out. Try again in a few seconds',
             default => 'Start them, or correct WS_SERVERS; `curl ADDRESS/health` shows whether one answers',
         };
@@ -285,6 +303,7 @@ final class Client
             default => $told,
         };
     }
+
     /** Returns the status and the text of an answer in one line. */
     private static function told(Reply $reply): string
     {

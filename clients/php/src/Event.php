@@ -75,26 +75,58 @@ final class Event
 
     /**
      * Returns the cookies of the client as PHP has them in `$_COOKIE`, for code that reads them there:
-     * `$_COOKIE = $event->cookies();`. Of several cookies with one name, the first counts.
+     * `$_COOKIE = $event->cookies();`. In names, `_` stands for a dot and a space, and `a[b]` is the element `b` of an
+     * array. Of several cookies with one name, the first counts.
      *
-     * @return array<string, string>
+     * @return array<string, string|array<mixed>>
      */
     public function cookies(): array
     {
-        $cookies = [];
-        foreach (explode(';', $this->header('cookie') ?? '') as $pair) {
-            [$name, $value] = explode('=', $pair, 2) + [1 => null];
-            if ($value !== null) {
-                $cookies[trim($name)] ??= rawurldecode(trim($value));
+        $query = $seen = [];
+        foreach ($this->sent() as [$name, $value]) {
+            // Names of cookies are not decoded, and those of a query are.
+            $pair = rawurlencode($name) . '=' . rawurlencode($value);
+            parse_str($pair, $one);
+            $key = array_key_first($one);
+            if ($key === null || (isset($seen[$key]) && is_string($one[$key]))) {
+                continue;
             }
+            $seen[$key] = true;
+            $query[] = $pair;
         }
+        $separator = ini_get('arg_separator.input')[0] ?? '&';
+        parse_str(implode($separator, array_slice($query, 0, (int) ini_get('max_input_vars'))), $cookies);
         return $cookies;
     }
 
-    /** Returns a cookie of the client, decoded. */
+    /** Returns a cookie of the client, decoded, by the name that it was sent with or that it has in `$_COOKIE`. */
     public function cookie(string $name): ?string
     {
-        return $this->cookies()[$name] ?? null;
+        foreach ($this->sent() as [$sent, $value]) {
+            if ($sent === $name) {
+                return $value;
+            }
+        }
+        $cookie = $this->cookies()[$name] ?? null;
+        return is_string($cookie) ? $cookie : null;
+    }
+
+    /**
+     * Returns the cookies in their order, with names as sent and decoded values. PHP takes one without `=` for an empty
+     * one.
+     *
+     * @return list<array{string, string}>
+     */
+    private function sent(): array
+    {
+        $cookies = [];
+        foreach (explode(';', $this->header('cookie') ?? '') as $pair) {
+            [$name, $value] = explode('=', ltrim($pair), 2) + [1 => ''];
+            if ($name !== '') {
+                $cookies[] = [$name, rawurldecode($value)];
+            }
+        }
+        return $cookies;
     }
 
     /**

@@ -27,7 +27,8 @@ final class Jwt
      * @param array<string, mixed> $claims More claims, such as `aud`.
      * @param ?string $secret At least 32 bytes. Default: the variable WS_SERVER_JWT_SECRET.
      *
-     * @throws Exception The secret is missing or too short, or the user is '', 0 or '0'.
+     * @throws Exception The secret is missing, too short, or a key in PEM; the user is '', 0 or '0'; the session or a
+     *     group is empty.
      */
     public static function token(
         string|int $user,
@@ -43,8 +44,20 @@ final class Jwt
             $advice = 'give ws-server and PHP the same one of at least 32 bytes, as from `openssl rand -hex 32`';
             throw new Exception("the secret of the tokens (WS_SERVER_JWT_SECRET) $why: $advice");
         }
+        if (str_contains($secret, '-----BEGIN ')) {
+            throw new Exception('the secret of the tokens (WS_SERVER_JWT_SECRET) is a key in PEM: use random text');
+        }
         if (in_array((string) $user, ['', '0'], true)) {
             throw new Exception('a token needs a user: give guests no token');
+        }
+        // ws-server refuses a token with an empty id.
+        if ($session === '') {
+            throw new Exception('the session of a token is empty: leave it out');
+        }
+        foreach ($groups as $group) {
+            if ((!is_string($group) && !is_int($group)) || $group === '') {
+                throw new Exception('a group of a token is empty or no text: check that each group is known');
+            }
         }
         if ($ttl < 1) {
             throw new Exception("a token of $ttl s has ended already: give it 30 s or more");

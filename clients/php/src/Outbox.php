@@ -49,7 +49,7 @@ final class Outbox
         $action = Action::checked($action);
         $target = Target::column($to);
         $arguments = Json::arguments($details);
-        if (strlen($action) + strlen(Json::encode($arguments)) > self::MAX_BYTES) {
+        if (strlen($action) + strlen(Json::encode($arguments, depth: Json::DETAILS_DEPTH)) > self::MAX_BYTES) {
             $advice = 'publish less, such as an id, and let pages fetch it';
             throw new Exception("the action and the details are longer than 1 MiB: $advice");
         }

@@ -14,6 +14,8 @@ namespace WsCluster;
  */
 final class Target implements \JsonSerializable
 {
+    /** The id of a connection, as ws-server makes it. */
+    private const CONNECTION = '/^[0-9a-f]{32}-0*[0-9a-f]{1,16}$/Di';
     /** A target as JSON has exactly one of these members. */
     private const KINDS = ['users', 'user', 'groups', 'group', 'session', 'property', 'connection'];
 
@@ -77,7 +79,11 @@ final class Target implements \JsonSerializable
     /** Every connection whose property has this value. Numbers and booleans compare as JSON: `7`, `true`. */
     public static function property(string $name, string|int|float|bool $value): self
     {
-        $text = is_string($value) ? $value : Json::encode($value);
+        $text = match (true) {
+            is_string($value) => $value,
+            is_float($value) => self::number($value),
+            default => Json::encode($value),
+        };
         $property = ['name' => $name, 'value' => $text];
         return new self(['property' => $property], 'property:' . self::escape($name) . '=' . self::escape($text));
     }
@@ -145,6 +151,7 @@ final class Target implements \JsonSerializable
     {
         $json = $to instanceof self ? null : self::json($to);
         if ($json !== null) {
+            self::check((array) $json);
             return Json::encode($json, ascii: true);
         }
         $text = $to instanceof self ? $to->text() : $to;
@@ -165,15 +172,20 @@ final class Target implements \JsonSerializable
         $fits = match ($kind) {
             'all', 'registered' => $text === $kind || str_starts_with($text, "$kind except "),
             'user', 'group' => self::areIds(...explode(',', $ids)),
-            'session', 'connection' => self::areIds($ids),
+            'session' => self::areIds($ids),
+            'connection' => preg_match(self::CONNECTION, $ids) === 1,
             'property' => self::areIds((string) strstr($ids, '=', true)),
             default => false,
         };
         $excepted = [];
         foreach ($parts as $part) {
             [$kind, $id] = explode(':', $part, 2) + [1 => ''];
-            $known = in_array($kind, ['user', 'connection'], true) && !isset($excepted[$kind]);
-            $fits = $fits && $known && self::areIds($id);
+            $known = match ($kind) {
+                'user' => self::areIds($id),
+                'connection' => preg_match(self::CONNECTION, $id) === 1,
+                default => false,
+            };
+            $fits = $fits && $known && !isset($excepted[$kind]);
             $excepted[$kind] = true;
         }
         return $fits;
@@ -215,6 +227,67 @@ final class Target implements \JsonSerializable
             throw new Exception('a target as JSON has exactly one of the members ' . implode(', ', self::KINDS));
         }
         return $to;
+    }
+
+    /**
+     * Checks the value of a target as JSON, of which it is known that it has one member.
+     *
+     * @param array<string, mixed> $target
+     *
+     * @throws Exception ws-server would not take it.
+     */
+    private static function check(array $target): void
+    {
+        $kind = (string) array_key_first($target);
+        $value = $target[$kind];
+        $isId = static fn (mixed $id): bool => is_int($id) || (is_string($id) && $id !== '');
+        $property = $value instanceof \stdClass ? (array) $value : $value;
+        [$fits, $form] = match ($kind) {
+            'users', 'groups' => [
+                is_array($value) && array_is_list($value) && array_filter($value, $isId) === $value,
+                'an array of ids: text that is not empty, or whole numbers',
+            ],
+            'connection' => [
+                is_string($value) && preg_match(self::CONNECTION, $value) === 1,
+                'the id of a connection, as Event and client.connectionId have it',
+            ],
+            'property' => [
+                is_array($property) && count($property) === 2 && is_string($property['name'] ?? null)
+                    && isset($property['value']),
+                'an object with the members name (text) and value (not null)',
+            ],
+            default => [$isId($value), 'an id: text that is not empty, or a whole number'],
+        };
+        if (!$fits) {
+            throw new Exception("the member $kind of a target must be $form");
+        }
+    }
+
+    /** Returns a number as ws-server writes the value of a property: `1e25`, where PHP writes `1.0e+25`. */
+    private static function number(float $value): string
+    {
+        if (!is_finite($value) || $value === 0.0) {
+            return Json::encode($value);
+        }
+        // The shortest text that is this number.
+        for ($precision = 0; $precision < 17; $precision++) {
+            $text = sprintf("%.{$precision}e", $value);
+            if ((float) $text === $value) {
+                break;
+            }
+        }
+        [$mantissa, $exponent] = explode('e', $text);
+        $sign = $value < 0 ? '-' : '';
+        $digits = rtrim(str_replace(['-', '.'], '', $mantissa), '0');
+        // The number of digits before the point.
+        $point = (int) $exponent + 1;
+        $count = strlen($digits);
+        return $sign . match (true) {
+            $point > 16 || $point <= -5 => $digits[0] . ($count > 1 ? '.' . substr($digits, 1) : '') . 'e' . ($point - 1),
+            $point <= 0 => '0.' . str_repeat('0', -$point) . $digits,
+            $point >= $count => $digits . str_repeat('0', $point - $count) . '.0',
+            default => substr($digits, 0, $point) . '.' . substr($digits, $point),
+        };
     }
 
     /** @param array<string|int> $ids */

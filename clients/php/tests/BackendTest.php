@@ -65,10 +65,31 @@ test('an event has the members of the request', function (): void {
     same([1001, 'going away', null], [$disconnect->closeCode, $disconnect->closeReason, $action->closeCode]);
     same(['token', 7], $connect->credentials);
     same(['connect', 'ab-1', '192.0.2.1', null], [$connect->name, $connect->connection, $connect->remoteAddress, $connect->user]);
-    same(['a,b+c', '"x=y"', null], [$connect->cookie('sid'), $connect->cookie('other'), $connect->cookie('broken')]);
+    same(['a,b+c', '"x=y"', null], [$connect->cookie('sid'), $connect->cookie('other'), $connect->cookie('missing')]);
     same(['Agent/1', ['page' => '7'], ['x' => 1]], [$connect->header('User-Agent'), $connect->query, $connect->data['unknown']]);
     same([[['id' => 7], 'é'], 'ann', 's'], [$action->details, $action->user, $action->session]);
     same([['editors'], ['page' => 7], 'de', 3, 'msg_1'], [$action->groups, $action->properties, $action->language, $action->request, $action->id]);
+});
+
+test('cookies are those that PHP has of the same header', function (): void {
+    $server = new PhpServer(__DIR__ . '/backend.php', ['WS_SERVER_BACKEND_KEY' => BACKEND_KEY]);
+    foreach ([
+        'sid=a%2Cb+c; other="x=y"; sid=later; broken; =; =x',
+        'my.sid=1; my sid=2; my_sid=3; a.b.c=4',
+        'a[b]=1; a[c][d]=2; a[]=3; a[]=4; a=5; a[b]=6; [x]=7; c[=8; d]=9',
+        'e=1; e[f]=2; e=3; 7=seven; __Host-g=8; h%5Bi%5D=9; j%20k=10; l+m=11; n&o=12',
+        ' p = q ;r=s ; t=%00u; v=%E9; w=é;;',
+        '',
+    ] as $header) {
+        $event = new Event('msg_1', ['event' => 'connect', 'headers' => ['cookie' => $header]]);
+        [, $body] = $server->post('/?cookies', ["Cookie: $header"], '');
+        same($body, base64_encode(serialize($event->cookies())), $header);
+    }
+    $event = new Event('msg_1', ['event' => 'connect', 'headers' => ['cookie' => 'my.sid=1; a[b]=2']]);
+    same(['1', '1', '2', null], array_map($event->cookie(...), ['my.sid', 'my_sid', 'a[b]', 'a']));
+    // PHP takes as many as max_input_vars says.
+    $many = implode(';', array_map(fn (int $number): string => "c$number=1", range(1, 2000)));
+    same(1000, count((new Event('msg_1', ['event' => 'connect', 'headers' => ['cookie' => $many]]))->cookies()));
 });
 
 test('what a callable returns is the identity', function (): void {
@@ -134,6 +155,8 @@ test('what a callable returns answers the action', function (): void {
                 . '{"action":"y","details":[],"to":"all"}]}',
         ],
         [Answer::none()->property('7', 1), 200, '{"properties":{"7":1}}'],
+        [Answer::none()->property('7', 'x')->property('0', 'y'), 200, '{"properties":{"0":"y","7":"x"}}'],
+        [Answer::none()->property('0', 'x')->property('0', 'y'), 200, '{"properties":{"0":"y"}}'],
     ] as [$returned, $status, $body]) {
         $response = ask(backend()->action('a', fn () => $returned), action('a'));
         same([$status, $body], [$response->status, $response->body]);
@@ -200,6 +223,16 @@ test('an exception of a callable is logged, and the client learns nothing of it'
         same([500, "Internal Server Error\n"], [$response->status, $response->body]);
     }
     contains('PDOException: SQLSTATE[28000]', implode("\n", Logged::$lines));
+});
+
+test('a refusal whose text is not UTF-8 reaches the client', function (): void {
+    $refuses = fn () => throw new Refusal(409, "Andr\xe9 is taken");
+    $backend = backend()->action('a', $refuses)->connect($refuses);
+    $response = ask($backend, action('a'));
+    same([200, "{\"error\":[409,\"Andr\u{fffd} is taken\"]}"], [$response->status, $response->body]);
+    $response = ask($backend, ['event' => 'connect']);
+    same([403, "Andr\u{fffd} is taken\n"], [$response->status, $response->body]);
+    same([], Logged::$lines);
 });
 
 test('an event without a callable is taken, connect is not', function (): void {

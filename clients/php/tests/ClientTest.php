@@ -94,6 +94,19 @@ test('a batch has an outcome for each message', function (): void {
     }, ['BATCH' => $answer]);
 });
 
+test('a message of a batch that another node may have published has an unknown outcome', function (): void {
+    $answer = '[{"status":204},{"status":400,"error":"no"},{"status":503,"error":"busy"},{"status":504,"error":"late"}]';
+    withServer(function (PhpServer $server, Transport $transport): void {
+        $messages = array_map(fn (string $action) => new Message($action, null, 'all'), ['a', 'b', 'c', 'd']);
+        foreach ([['504', true], ['503', false]] as [$first, $unknown]) {
+            $base = "http://{$server->address}";
+            $outcomes = (new Client(["$base/$first", "$base/batch"], KEY, $transport))->batch($messages);
+            same([null, 400, 503, 504], array_map(fn ($outcome) => $outcome?->getCode(), $outcomes));
+            same([null, false, $unknown, true], array_map(fn ($outcome) => $outcome?->outcomeUnknown, $outcomes));
+        }
+    }, ['BATCH' => $answer]);
+});
+
 test('many or large messages are several requests', function (): void {
     $answer = '[' . implode(',', array_fill(0, 1000, '{"status":204}')) . ']';
     withServer(function (PhpServer $server, Transport $transport): void {
@@ -175,6 +188,14 @@ test('a failure says what to do, and whether the message may still come', functi
         same(false, $error->outcomeUnknown);
         $error = throws('It may still be carried out', $publish('504', '503'), 503);
         same(true, $error->outcomeUnknown);
+        // The second one refuses, and the first one may have carried it out.
+        foreach ([401, 404] as $status) {
+            $error = throws('It may still be carried out', $publish('504', (string) $status), $status);
+            same(true, $error->outcomeUnknown);
+        }
+        // A message that is malformed is refused by each.
+        same(false, throws('400 told 400', $publish('504', '400'), 400)->outcomeUnknown);
+        same(false, throws('401 told 401', $publish('503', '401'), 401)->outcomeUnknown);
         throws('400 told 400', $publish('400', '204'), 400);
         throws('401 told 401: give PHP the publish key', $publish('401'), 401);
         throws('404 told 404: give ws-server a publish key', $publish('404'), 404);

@@ -32,6 +32,12 @@ test('a token needs a secret, a user and a time', function (): void {
     foreach (['', 0, '0'] as $guest) {
         throws('a token needs a user', fn () => Jwt::token($guest, 60, secret: SECRET));
     }
+    throws('the session of a token is empty', fn () => Jwt::token('ann', 60, session: '', secret: SECRET));
+    foreach ([[''], ['a', ''], [null], [1.5], [['a']]] as $groups) {
+        throws('a group of a token is empty', fn () => Jwt::token('ann', 60, groups: $groups, secret: SECRET));
+    }
+    $pem = "-----BEGIN PUBLIC KEY-----\nMCowBQYDK2VwAyEA11qYAYKxCrfVS\n-----END PUBLIC KEY-----\n";
+    throws('is a key in PEM', fn () => Jwt::token('ann', 60, secret: $pem));
     throws('has ended already', fn () => Jwt::token('ann', 0, secret: SECRET));
     putenv('WS_SERVER_JWT_SECRET= ' . SECRET . "\n");
     same('ann', claims(Jwt::token('ann', 60))['sub']);

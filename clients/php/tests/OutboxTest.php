@@ -5,6 +5,8 @@ declare(strict_types=1);
 use WsCluster\Outbox;
 use WsCluster\Target;
 
+const ONE = '0123456789abcdef0123456789abcdef-1';
+
 function outboxDatabase(): PDO
 {
     $database = new PDO('sqlite::memory:');
@@ -17,22 +19,31 @@ function rows(PDO $database): array
     return $database->query('SELECT action, details, target FROM ws_outbox ORDER BY id')->fetchAll(PDO::FETCH_NUM);
 }
 
+/** Returns a value within so many arrays. */
+function nested(int $levels, mixed $value): mixed
+{
+    for (; $levels > 0; $levels--) {
+        $value = [$value];
+    }
+    return $value;
+}
+
 test('a message joins the transaction of the caller', function (): void {
     $database = outboxDatabase();
     $outbox = new Outbox($database);
     $database->beginTransaction();
-    $outbox->publish('news/new', ['ann', 'é'], Target::users('a,b', 'c')->exceptConnection('ab-1'));
+    $outbox->publish('news/new', ['ann', 'é'], Target::users('a,b', 'c')->exceptConnection(ONE));
     same(true, $database->inTransaction());
     $database->rollBack();
     same([], rows($database));
 
     $database->beginTransaction();
-    $outbox->publish('news/new', ['ann', 'é'], Target::users('a,b', 'c')->exceptConnection('ab-1'));
+    $outbox->publish('news/new', ['ann', 'é'], Target::users('a,b', 'c')->exceptConnection(ONE));
     $outbox->publish('news/gone', 7, 'group:é');
     $database->commit();
     // In ASCII, for connections in Latin-1.
     same([
-        ['news/new', '["ann","\u00e9"]', 'user:a%2Cb,c except connection:ab-1'],
+        ['news/new', '["ann","\u00e9"]', 'user:a%2Cb,c except connection:' . ONE],
         ['news/gone', '[7]', 'group:%C3%A9'],
     ], rows($database));
 });
@@ -62,7 +73,9 @@ test('a message that would never be delivered is refused before the row is writt
         '', 'nobody', 'user:', 'users:ann', 'property:page', 'allx', 'all users', 'registeredx', ' all',
         "all\n", 'all except', 'all exceptuser:a', "all\texcept user:a", 'all except all', 'all except user:', 'user:ann,',
         'group:,', 'user:ann, bob', "session:x\n", 'property:=7', 'connection:',
-        'all:', 'all except user:a except user:b', 'all except connection:a except connection:b',
+        'all:', 'all except user:a except user:b', 'all except connection:' . ONE . ' except connection:' . ONE,
+        'connection:abc', 'connection:ab-1', 'connection:' . ONE . 'g', 'connection:0' . ONE, 'all except connection:abc',
+        'connection:' . ONE . "\n",
     ] as $target) {
         throws("unknown target $target:", fn () => $outbox->publish('a', [], $target));
     }
@@ -71,6 +84,23 @@ test('a message that would never be delivered is refused before the row is writt
     throws('begins with { but is no JSON', fn () => $outbox->publish('a', [], '{"user":"ann"} except user:bob'));
     foreach (['{}', '{"user":"ann","group":"b"}', '{"name":"ann"}', [], ['ann'], ['to' => 'all']] as $target) {
         throws('exactly one of the members users, user,', fn () => $outbox->publish('a', [], $target));
+    }
+    throws('unknown target connection:abc', fn () => $outbox->publish('a', [], Target::connection('abc')));
+    throws('unknown target all except', fn () => $outbox->publish('a', [], Target::all()->exceptConnection('abc')));
+    foreach ([
+        ['users' => 'ann'], ['users' => ['a' => 'b']], ['groups' => ['a', '']], ['groups' => [1.5]], ['users' => [['a']]],
+        ['user' => ''], ['user' => true], ['user' => ['ann']], ['group' => null], ['session' => 1.5],
+        ['connection' => 'abc'], ['connection' => 7], ['property' => 'a=b'], ['property' => ['name' => 'a']],
+        ['property' => ['name' => 7, 'value' => 1]], ['property' => ['name' => 'a', 'value' => null]],
+        ['property' => ['name' => 'a', 'value' => 1, 'is' => 2]],
+    ] as $target) {
+        $kind = array_key_first($target);
+        foreach ([$target, json_encode($target)] as $given) {
+            throws("the member $kind of a target must be", fn () => $outbox->publish('a', [], $given));
+        }
+    }
+    foreach ([nested(129, 7), nested(128, []), nested(128, new stdClass()), nested(128, ['a' => 7])] as $deep) {
+        throws('Maximum stack depth exceeded', fn () => $outbox->publish('a', $deep, 'all'));
     }
     throws('a message is UTF-8', fn () => $outbox->publish('a', ["\xe9"], 'all'));
     foreach (['Server/close', 'Client/reset', 'Presence/joined'] as $action) {
@@ -83,8 +113,24 @@ test('a message that would never be delivered is refused before the row is writt
     // ["x.."] with the action has one byte more than 1 MiB.
     throws('longer than 1 MiB', fn () => $outbox->publish('abc', [str_repeat('x', (1 << 20) - 6)], 'all'));
     same([], rows($database));
+    $outbox->publish('a', nested(128, 7), 'all');
+    $outbox->publish('a', nested(127, []), 'all');
+    $database->exec('DELETE FROM ws_outbox');
     $outbox->publish('abc', [str_repeat('x', (1 << 20) - 7)], 'all');
     same(1, count(rows($database)));
+});
+
+test('every form of a target as JSON is taken', function (): void {
+    $database = outboxDatabase();
+    foreach ([
+        ['users' => []], ['users' => ['a', 7]], ['groups' => ['g']], ['user' => -7], ['session' => ' s '],
+        ['connection' => ONE], ['property' => ['name' => '', 'value' => false]],
+        ['property' => ['value' => ['a' => 1], 'name' => 'p']],
+    ] as $target) {
+        (new Outbox($database))->publish('a', [], $target);
+        (new Outbox($database))->publish('a', [], json_encode($target));
+    }
+    same(16, count(rows($database)));
 });
 
 test('every form of a target is taken', function (): void {
@@ -92,8 +138,8 @@ test('every form of a target is taken', function (): void {
     $targets = [
         'all', 'registered', 'user:a', 'user:ann,7,a b', 'user:urn:x:7', 'group:room/lobby', 'session:a,b',
         'property:page=7', 'property:a=', 'property:a=b= c ', 'user:doe%2Cjohn,50%,%20x', 'all except user:ann',
-        'user:a except connection:ab-1',
-        'user:' . implode(',', range(1, 10_000)), 'registered except user:a b except connection:ab-1',
+        'user:a except connection:' . ONE,
+        'user:' . implode(',', range(1, 10_000)), 'registered except user:a b except connection:' . ONE,
     ];
     foreach ($targets as $target) {
         (new Outbox($database))->publish('servers/Server/', [], $target);

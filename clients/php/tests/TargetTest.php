@@ -37,6 +37,18 @@ test('a target has a form as text and as JSON', function (): void {
     throws('exactly one of the members', fn () => Target::members('{"name":"ann"}'));
 });
 
+test('a number is written as ws-server writes that of a property', function (): void {
+    foreach ([
+        [1e25, '1e25'], [-1e25, '-1e25'], [1.5e300, '1.5e300'], [0.0, '0.0'], [1.0, '1.0'], [-2.5, '-2.5'], [0.1, '0.1'],
+        [1e15, '1000000000000000.0'], [1e16, '1e16'], [123456789012345680.0, '1.2345678901234568e17'],
+        [0.00001, '0.00001'], [0.000001, '1e-6'], [1.25e-7, '1.25e-7'], [5e-324, '5e-324'], [1 / 3, '0.3333333333333333'],
+        [1.7976931348623157e308, '1.7976931348623157e308'], [100.0, '100.0'],
+    ] as [$number, $text]) {
+        same("property:p=$text", Target::property('p', $number)->text());
+    }
+    throws('a message is UTF-8', fn () => Target::property('p', INF));
+});
+
 test('a target without an id is refused', function (): void {
     throws('an id in a target is empty', fn () => Target::user(''));
     throws('an id in a target is empty', fn () => Target::all()->exceptUser(''));

@@ -6,6 +6,11 @@ declare(strict_types=1);
 
 require __DIR__ . '/../autoload.php';
 
+if (isset($_GET['cookies'])) {
+    echo base64_encode(serialize($_COOKIE));
+    return;
+}
+
 // As a script does that embeds the backend.
 if (isset($_GET['buffered'])) {
     ob_start(static fn (string $text): string => "<$text>");
