@@ -160,6 +160,11 @@ impl Tab<'_> {
         }
     }
 
+    /// Loads the page again, and waits until it is loaded.
+    pub async fn reload(&self) {
+        self.client().await.refresh().await.expect("the page is loaded again");
+    }
+
     /// Types on the keyboard, wherever the focus is. `\t` and `\n` are the keys of these names.
     pub async fn press(&self, keys: &str) {
         let client = self.client().await;

@@ -12,7 +12,9 @@ use tokio_tungstenite::{
 };
 
 /// Maximum wait for anything. Only a failing test waits for so long.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
+/// Time between two looks at what sends no notice.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Waits for a future within the time that a test has.
 ///
@@ -20,6 +22,23 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Panics if the time is over.
 pub async fn soon<F: Future>(what: F) -> F::Output {
     tokio::time::timeout(PATIENCE, what).await.expect("the time of a test step is over")
+}
+
+/// Looks again and again until there is something to see, and returns it. This is for what sends no notice: tests sleep
+/// nowhere else.
+///
+/// # Panics
+/// Panics if the time is over.
+pub async fn eventually<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
+    soon(async {
+        loop {
+            if let Some(seen) = look().await {
+                return seen;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+    })
+    .await
 }
 
 /// One connection.

@@ -26,7 +26,7 @@ pub mod tamper;
 pub mod tls;
 pub mod world;
 
-pub use mariadb::MariaDb;
+pub use mariadb::{MariaDb, free_port};
 pub use programs::{compile, program};
 pub use server::WsServer;
 

@@ -369,8 +369,13 @@ fn user_option(directory: &Path) -> &'static str {
     if owner == 0 { "--user=root" } else { "" }
 }
 
-/// Returns free ports below those that the system gives to outgoing connections. Otherwise a client that dials the port
+/// Returns a free port below those that the system gives to outgoing connections. Otherwise a client that dials the port
 /// of a stopped server could get this very port as its own, and hold it.
+pub fn free_port() -> u16 {
+    free_ports().next().expect("a port is free")
+}
+
+/// Returns further ones; see [`free_port`].
 pub(crate) fn free_ports() -> impl Iterator<Item = u16> {
     let random = RandomState::new();
     (0_u64..)

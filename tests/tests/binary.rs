@@ -7,7 +7,10 @@ use http::StatusCode;
 use mysql_async::{Conn, Opts, prelude::Queryable};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tests::{MariaDb, WsServer, client::Client};
+use tests::{
+    MariaDb, WsServer,
+    client::{Client, eventually},
+};
 use tokio_tungstenite::tungstenite::Message;
 
 const KEY: &str = "0123456789abcdef0123456789abcdef";
@@ -174,12 +177,18 @@ async fn two_starts_are_a_cluster_of_two_that_obeys_commands() {
     let keys = left.filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains(".key")).count();
     assert_eq!(keys, 1, "drafts of the key are left");
 
-    let table = printed(WsServer::run(state.path(), &["pool"]).await);
-    for (node, role) in [(&master, "master"), (&follower, "member")] {
-        let address = format!("ws://{}", node.address());
-        let line = table.lines().find(|line| line.contains(&address)).expect("a line for each node");
-        assert!(line.contains(role) && line.contains(" s ago"), "{table}");
-    }
+    // The follower announces its membership a little later.
+    eventually(async || {
+        let table = printed(WsServer::run(state.path(), &["pool"]).await);
+        let shows = |node: &WsServer, role: &str| {
+            let address = format!("ws://{}", node.address());
+            let line = table.lines().find(|line| line.contains(&address)).expect("a line for each node");
+            assert!(line.contains(" s ago"), "{table}");
+            line.contains(role)
+        };
+        (shows(&master, "master") && shows(&follower, "member")).then_some(())
+    })
+    .await;
     printed(WsServer::run(state.path(), &["check"]).await);
 
     let (mut ann, mut also_ann) = (master.client(Some("ann")).await, follower.client(Some("ann")).await);
@@ -323,9 +332,9 @@ async fn a_clean_shutdown_warns_of_nothing() {
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
     let state = state();
-    let mut node = WsServer::start(state.path(), &["--demo", "--pool", "memory:"]).await;
-    // The shutdown waits for this client, which does not answer the close.
-    let _client = node.client(None).await;
+    let mut node = WsServer::start(state.path(), &["--demo", "--pool", "memory:", "--drain", "1h"]).await;
+    // The second of them is closed after half an hour.
+    let _clients = [node.client(None).await, node.client(None).await];
     node.terminate();
     node.logged("shutting down").await;
     node.interrupt();

@@ -134,6 +134,7 @@ async fn it_speaks_with_a_server_over_the_network() {
         tokio::spawn(
             async move { serving.serve(listener).with_graceful_shutdown(async { drop(stopped.await) }).await },
         );
+    server.wait_ready().await;
     let builder = Client::builder([format!("http://{address}/WebSockets")]).cookie("user=ann");
     let (client, mut events) = builder.connect().unwrap();
     client.send("hello", json!(["world"])).unwrap();

@@ -22,7 +22,7 @@ use ws_cluster::{Config, MemoryPool, Server, Target};
 const LIMIT: usize = 1024 * 1024;
 
 /// Maximum time for a case. Only a failing case takes so long.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// First bytes of frames: whole messages and control frames.
 const TEXT: u8 = 0x81;

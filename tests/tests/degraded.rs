@@ -174,7 +174,7 @@ async fn a_node_whose_address_another_one_has_is_not_ready_and_says_so() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_cut_off_the_master_sends_its_clients_elsewhere() {
     let mut settings = config();
-    settings.cluster.cut_off_timeout = Duration::from_secs(3);
+    settings.cluster.cut_off_timeout = Duration::from_secs(10);
     let nodes = Nodes::with(3, Arc::new(MemoryPool::default()), settings).await;
     let (master, followers) = (nodes.master(), nodes.followers());
     let (cut, other) = (&nodes[followers[0]], &nodes[followers[1]]);

@@ -90,7 +90,7 @@ async fn a_token_is_renewed_in_place_and_one_that_is_not_ends_its_connection() {
         async { Ok(token("ann", 12).into()) }
     });
     let (client, mut events) = builder.connect().unwrap();
-    let mut left = Client::connect(node.address(), &[("authorization", &format!("Bearer {}", token("bob", 2)))]).await;
+    let mut left = Client::connect(node.address(), &[("authorization", &format!("Bearer {}", token("bob", 6)))]).await;
     assert_eq!(who(&mut left).await["user"], "bob");
     // A token that is not renewed ends its connection, in the range that comes again.
     assert_eq!(left.closed().await.0, 4003);
@@ -114,7 +114,7 @@ async fn a_connection_ends_with_its_last_token_and_not_before() {
         let mut client = Client::connect(node.address(), &[]).await;
         // Every second client renews its token on the open connection.
         let mut end = UNIX_EPOCH;
-        for seconds in if number % 2 == 0 { &[2, 4][..] } else { &[2] } {
+        for seconds in if number % 2 == 0 { &[4, 12][..] } else { &[4] } {
             end = SystemTime::now() + Duration::from_secs(*seconds);
             let claims = json!({"sub": "ann", "exp": end.duration_since(UNIX_EPOCH).unwrap().as_secs_f64()});
             client.send("Client/authentication", json!([signed(&claims, SECRET)])).await;

@@ -416,6 +416,12 @@ async fn what_one_page_of_the_chat_says_shows_in_all() {
             if (last === args[0]) return last;
             await new Promise((resolve) => setTimeout(resolve, 20));
         }";
+    let connected = "while (document.getElementById('state').textContent !== 'connected') {
+            await new Promise((resolve) => setTimeout(resolve, 20));
+        }";
+    for tab in [&ann, &bob] {
+        tab.run(connected, json!(null)).await;
+    }
     for (tab, name, text) in [(&ann, "ann", "Hello"), (&bob, "bob", "<b>Hi</b>")] {
         tab.run(say, json!([name, text])).await;
         for tab in [&ann, &bob] {

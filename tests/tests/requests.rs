@@ -372,7 +372,11 @@ async fn malformed_requests_are_refused_and_the_connection_lives_on() {
 #[tokio::test]
 async fn an_authentication_with_an_id_is_answered_with_it() {
     let users = Users::default();
-    let solo = Solo::start(builder(users.clone()).on_connect(async |request: Request| match request.user() {
+    let mut config = Config::default();
+    // Longer than the test takes.
+    config.connection.authentication_interval = Duration::from_secs(600);
+    let builder = builder(users.clone()).config(config);
+    let solo = Solo::start(builder.on_connect(async |request: Request| match request.user() {
         Some("eve") => Err(ActionError::new(403, "not eve")),
         _ => Ok(()),
     }))

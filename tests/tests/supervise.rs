@@ -1,18 +1,19 @@
 //! `ws-server supervise`: a server that dies or hangs is started again, one that cannot start is not, and none outlives
 //! its supervisor. And what `run` tells a service manager.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{fs, path::Path};
 
 use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
-use tests::{WsServer, client::soon};
+use tests::{
+    WsServer,
+    client::{eventually, soon},
+    free_port,
+};
 use tokio::{
     net::{TcpListener, TcpStream, UnixDatagram},
     process::Command,
 };
-
-/// Time between two looks at what nothing tells.
-const LOOK: Duration = Duration::from_millis(20);
 
 fn state() -> TempDir {
     tempfile::Builder::new().prefix("ws-server-").tempdir().expect("a temporary directory")
@@ -39,15 +40,7 @@ fn children(log: &str) -> Vec<Pid> {
 
 /// Waits for the child after so many.
 async fn child(supervisor: &WsServer, number: usize) -> Pid {
-    soon(async {
-        loop {
-            match children(&supervisor.log()).get(number) {
-                Some(child) => return *child,
-                None => tokio::time::sleep(LOOK).await,
-            }
-        }
-    })
-    .await
+    eventually(async || children(&supervisor.log()).get(number).copied()).await
 }
 
 /// The address of the supervisor's next output line.
@@ -69,12 +62,8 @@ async fn comes_back(supervisor: &mut WsServer, former: Pid) -> Pid {
 /// Waits until no process has this id any more, or it waits for its parent only.
 async fn gone(process: Pid) {
     let state = format!("/proc/{}/stat", process.as_raw_nonzero());
-    soon(async {
-        while fs::read_to_string(&state).is_ok_and(|stat| !stat.contains(") Z ")) {
-            tokio::time::sleep(LOOK).await;
-        }
-    })
-    .await;
+    let is_gone = || fs::read_to_string(&state).map_or(true, |stat| stat.contains(") Z "));
+    eventually(async || is_gone().then_some(())).await;
 }
 
 #[tokio::test]
@@ -142,9 +131,9 @@ async fn a_wrong_setting_is_found_without_a_start() {
 #[tokio::test]
 async fn a_server_ends_with_its_supervisor_and_the_next_one_gets_the_port() {
     let state = state();
-    let mut supervisor = WsServer::spawn(command(state.path(), "127.0.0.1:0")).await;
+    let listen = format!("127.0.0.1:{}", free_port());
+    let mut supervisor = WsServer::spawn(command(state.path(), &listen)).await;
     let first = child(&supervisor, 0).await;
-    let listen = supervisor.address().to_string();
     supervisor.kill().await;
     gone(first).await;
     let mut next = WsServer::spawn(command(state.path(), &listen)).await;
@@ -163,12 +152,18 @@ async fn a_server_that_another_process_stops_is_not_started_again() {
     assert_eq!(children(&log).len(), 1, "{log}");
 }
 
+/// Copies the server's program. Another process copies it: a child that another test starts meanwhile could inherit the
+/// open file, and then the system does not start the copy.
+async fn copy_program(to: &Path) {
+    let copied = Command::new("cp").arg(tests::program("ws-server")).arg(to).status().await.expect("cp");
+    assert!(copied.success(), "{copied}");
+}
+
 #[tokio::test]
 async fn a_program_that_vanished_is_told_and_tried_again() {
     let state = state();
     let program = state.path().join("ws-server");
-    fs::copy(tests::program("ws-server"), &program).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    copy_program(&program).await;
     let mut copied = Command::new(&program);
     let original = command(state.path(), "127.0.0.1:0");
     copied.args(original.as_std().get_args()).env("XDG_STATE_HOME", state.path()).kill_on_drop(true);
@@ -178,8 +173,7 @@ async fn a_program_that_vanished_is_told_and_tried_again() {
     kill_process(first, Signal::KILL).unwrap();
     supervisor.logged("the server cannot be started: ").await;
     // An upgrade puts the new program in the same place.
-    fs::copy(tests::program("ws-server"), &program).unwrap();
-    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    copy_program(&program).await;
     child(&supervisor, 1).await;
     supervisor.terminate();
 }

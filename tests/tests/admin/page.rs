@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use tests::browser::{Browser, Tab};
 
-use super::{Admin, Client, KEY, Signal, WsServer, address, kill_process, process, soon, state};
+use super::{Admin, Client, KEY, Signal, WsServer, address, kill_process, process, state};
 
 /// Defines `until(condition)`, which waits until the page meets the condition, `text(id)`, and `press(id)`, which also
 /// answers the question that a button asks.
@@ -105,8 +105,7 @@ async fn an_administrator_signs_in_and_stops_and_starts_the_server() {
     page.run("await until(() => text('restart-list').includes('the administrator ordered it'));").await;
 
     // A session is still there after the page is loaded again, and gone after its end.
-    page.run("setTimeout(() => location.reload());").await;
-    soon(async { while page.run("return window.until === undefined;").await != true {} }).await;
+    page.0.reload().await;
     page.run(PRELUDE).await;
     page.says("Running").await;
     page.press("sign-out").await;

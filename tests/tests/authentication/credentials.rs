@@ -36,14 +36,15 @@ async fn an_answer_says_who_the_client_is_and_for_how_long() {
 #[tokio::test]
 async fn fresh_credentials_of_the_same_user_renew_the_connection() {
     let app = App::start().await;
-    let soon_over = SystemTime::now() + Duration::from_millis(800);
+    let soon_over = SystemTime::now() + Duration::from_secs(6);
     app.site.set("first", Identity::user("ann").session("first").groups(["old"]).expires(soon_over));
     let later = SystemTime::now() + Duration::from_secs(3_600);
     app.site
         .set("second", Identity::user("ann").session("second").groups(["new"]).property("colour", 1).expires(later));
     let mut client = Client::connect(app.address, &[]).await;
     client.send("Client/authentication", json!(["first"])).await;
-    assert_eq!(client.json().await["details"][1]["expires_in"], 0);
+    let answer = client.json().await;
+    assert!(answer["details"][1]["expires_in"].as_u64().is_some_and(|left| left <= 6), "{answer}");
     client.send("join", json!(["room"])).await;
     client.json().await;
     client.send("Client/authentication", json!(["second"])).await;
@@ -79,7 +80,7 @@ async fn other_credentials_change_nothing() {
 #[tokio::test]
 async fn a_session_that_ends_without_a_close_lets_its_client_come_back() {
     let app = App::start().await;
-    let over = SystemTime::now() + Duration::from_millis(300);
+    let over = SystemTime::now() + Duration::from_secs(4);
     app.site.set("a", Identity::user("ann").session("a").expires(over));
     let mut client = app.connect("a").await;
     assert_eq!(client.closed().await.0, 4003);

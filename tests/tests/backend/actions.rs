@@ -66,7 +66,7 @@ async fn an_action_comes_with_who_sent_it_and_its_answer_takes_effect_in_order()
 #[tokio::test]
 async fn a_client_that_waits_for_an_answer_gets_one() {
     let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
-    let node = node(state.path(), &site, &["--backend-timeout", "300ms"]).await;
+    let node = node(state.path(), &site, &["--backend-timeout", "3s"]).await;
     let mut client = Client::connect(node.address(), &[]).await;
     for (id, answer, expected) in [
         (json!(7), json!({"reply": [1]}), json!({"action": "x", "details": [1], "id": 7})),

@@ -117,7 +117,7 @@ async fn an_identity_that_ends_is_asked_about_again() {
     let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
     let arguments = ["--backend-connect", "--no-backend-disconnect", "--publish-key", PUBLISH_KEY];
     let node = node(state.path(), &site, &arguments).await;
-    let ann = json!({"user": "ann", "session": "s", "groups": ["old"], "expires": from_now(2)});
+    let ann = json!({"user": "ann", "session": "s", "groups": ["old"], "expires": from_now(5)});
     let mut client = connect(&node, &mut site, "session=s", ann).await;
     let asked = site.asked_for("refresh").await;
     let told = ["user", "session"].map(|name| asked.json[name].clone());

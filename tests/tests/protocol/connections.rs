@@ -201,7 +201,7 @@ async fn upgraded(address: SocketAddr, sent: &[u8]) -> TcpStream {
 async fn a_silent_client_is_pinged_and_then_closed() {
     let mut config = Config::default();
     config.connection.ping_interval = Duration::from_millis(20);
-    config.connection.ping_timeout = Duration::from_millis(300);
+    config.connection.ping_timeout = Duration::from_secs(3);
     let app = App::with(|builder| builder.config(config)).await;
     let mut stream = upgraded(app.address, UPGRADE.as_bytes()).await;
     let mut ping = [0; 2];

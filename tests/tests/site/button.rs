@@ -5,18 +5,18 @@ use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
     process::Stdio,
-    time::Duration,
 };
 
 use http::StatusCode;
 use rustix::process::{Pid, Signal, kill_process};
-use tests::{WsServer, client::soon, program};
+use tests::{
+    WsServer,
+    client::{eventually, soon},
+    free_port, program,
+};
 use tokio::{net::TcpListener, process::Command};
 
 use super::{HOME, Login, Site, site};
-
-/// Time between two looks at what nothing tells.
-const LOOK: Duration = Duration::from_millis(20);
 
 /// The command that starts a server at this address.
 pub(super) fn supervise(address: SocketAddr) -> String {
@@ -45,15 +45,11 @@ impl Supervisor {
     }
 
     async fn end(&self) {
-        let process = self.process().expect("it runs");
+        // The log comes through a thread of the supervisor.
+        let process = eventually(async || self.process()).await;
         kill_process(process, Signal::TERM).unwrap();
         let directory = format!("/proc/{}", process.as_raw_nonzero());
-        soon(async {
-            while Path::new(&directory).exists() {
-                tokio::time::sleep(LOOK).await;
-            }
-        })
-        .await;
+        eventually(async || (!Path::new(&directory).exists()).then_some(())).await;
     }
 }
 
@@ -80,14 +76,14 @@ fn script() -> String {
 }
 
 /// An address at which nothing listens.
-async fn free() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap()
+fn free() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], free_port()))
 }
 
 #[tokio::test]
 async fn a_shell_sees_whether_a_server_answers_and_starts_one_that_outlives_it() {
     let directory = tempfile::tempdir().unwrap();
-    let address = free().await;
+    let address = free();
     let supervisor = Supervisor { log: directory.path().join("log") };
     let (server, command, log) =
         (format!("http://{address}"), supervise(address), supervisor.log.display().to_string());
@@ -101,6 +97,7 @@ async fn a_shell_sees_whether_a_server_answers_and_starts_one_that_outlives_it()
     assert_eq!((status, &*said), (Some(0), &*format!("{server} answers\n")));
     // It runs already.
     assert_eq!(php(&[&script, "start"], &variables).await.0, Some(0));
+    eventually(async || (!supervisor.servers().is_empty()).then_some(())).await;
     assert_eq!(supervisor.servers().len(), 1);
     supervisor.end().await;
     assert_eq!(php(&[&script], &variables).await.0, Some(1));
@@ -135,7 +132,7 @@ async fn a_shell_is_told_what_keeps_a_server_from_starting() {
 async fn a_link_that_somebody_made_in_the_temporary_directory_is_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     let temporary = directory.path().display().to_string();
-    let address = free().await;
+    let address = free();
     let (server, command) = (format!("http://{address}"), supervise(address));
     let variables = [("WS_SERVERS", &*server), ("WS_SUPERVISE", &command), ("TMPDIR", &temporary), ("WS_LOG", "")];
     let target = directory.path().join("target");
