@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{
+use crate::{
     Body, ClusterConfig, Frame, LinkId, Log, LogConfig, NodeId, Output, Seq, Term, delivered::Delivered, fault::Fault,
     lease::Observation, pending::PendingPublishes, pool_side::PoolSide,
 };

@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{
+use crate::{
     Proposal, PublishId,
     log::{Marks, TRIMMED_KEYS},
 };

@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Body, NodeId, Output, Query, context::Context};
-use crate::{Lease, NodeRow};
+use crate::{Body, Lease, NodeId, NodeRow, Output, Query, context::Context};
 
 /// What a follower knows of the election that may come.
 #[derive(Debug, Default)]

@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::{
+use crate::{
     Body, Entry, Join, LinkId, NodeId, Proposal, Seq, Snapshot, Span, context::Context, election::Candidacy,
     fault::Fault,
 };
@@ -273,42 +273,5 @@ impl Follower {
         let idle = cx.links.iter().filter(|(id, link)| link.dialled && Some(**id) != self.upstream.link);
         let idle: Vec<LinkId> = idle.map(|(&id, _)| id).collect();
         idle.into_iter().for_each(|link| self.hang_up(cx, link));
-    }
-}
-
-impl Context {
-    fn propose(&mut self, link: LinkId, proposals: Vec<Proposal>) {
-        let mut batch = Vec::new();
-        let mut size = 0;
-        for proposal in proposals {
-            size += proposal.size();
-            batch.push(proposal);
-            if size >= self.batch {
-                size = 0;
-                self.send(link, Body::Propose(std::mem::take(&mut batch)));
-            }
-        }
-        if !batch.is_empty() {
-            self.send(link, Body::Propose(batch));
-        }
-    }
-
-    /// Sends a new master this node's log after `after`, in pieces; from the base if the log no longer has what follows
-    /// `after`. A master that has handed the lease over does this too.
-    pub(super) fn handle_fetch(&mut self, link: LinkId, peer: NodeId, after: Seq) {
-        if self.master != Some(peer) && self.master.is_some() {
-            return;
-        }
-        let mut snapshot = (after < self.log.base()).then(|| self.log.snapshot());
-        let mut after = after.max(self.log.base());
-        loop {
-            let (spans, entries, _) = self.batch(after, usize::MAX);
-            after = entries.last().map_or(after, |entry| entry.seq);
-            let done = after >= self.log.last();
-            self.send(link, Body::Tail { snapshot: snapshot.take(), spans, entries, done });
-            if done {
-                break;
-            }
-        }
     }
 }

@@ -16,11 +16,11 @@
 //! | `output`, `frame`, `pool`, `ids`, `entry`, `config`, `status` | the types of the interface |
 //! | `log`, `lineage` | the log of entries, and which master wrote which part of it |
 //! | `pending`, `delivered` | publishes that are not in the log yet, and messages that clients have already |
-//! | `context` | what a node has in either role |
+//! | `context`, `log_ops` | what a node has in either role, and what it does with its log |
 //! | `membership`, `pool_side`, `lease`, `sightings` | what the pool says, and which query is next |
 //! | `election`, `takeover`, `shutdown` | who is master, how a new master begins, and how a node leaves |
-//! | `master`, `follower`, `order` | the two roles: the way of a message into and through the log |
-//! | `acknowledgers` | which followers acknowledge at once |
+//! | `master`, `follower` | the two roles: the way of a message into and through the log |
+//! | `progress`, `acknowledgers` | what the master knows of its followers, and which of them acknowledge at once |
 //! | `tables` | the pool's rules in memory |
 //! | `simulator` (feature `simulator`) | many cores on a virtual clock, with faults from a seed |
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -42,13 +42,14 @@ mod ids;
 mod lease;
 mod lineage;
 mod log;
+mod log_ops;
 mod master;
 mod membership;
-mod order;
 mod output;
 mod pending;
 mod pool;
 mod pool_side;
+mod progress;
 mod shutdown;
 mod sightings;
 #[cfg(any(test, feature = "simulator"))]

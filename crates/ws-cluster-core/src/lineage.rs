@@ -1,7 +1,7 @@
 //! The lineage of a log: which master wrote which part of it. Two logs are the same up to the end of the last part
 //! that both have.
 
-use super::{LogPosition, NodeId, Seq, Term};
+use crate::{LogPosition, NodeId, Seq, Term};
 
 /// The part of the log that one master wrote in one term. A term without an entry has none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

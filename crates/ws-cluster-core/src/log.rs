@@ -8,8 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{Entry, Lineage, NodeId, PublishId, Seq, Span, Term};
-use crate::LogConfig;
+use crate::{Entry, Lineage, LogConfig, NodeId, PublishId, Seq, Span, Term};
 
 /// Most idempotency keys of trimmed entries that are kept: enough for a publisher that retries for a while, and few
 /// enough to send to each node that joins.

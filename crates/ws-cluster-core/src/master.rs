@@ -1,35 +1,34 @@
 //! The master's side: it lets nodes join, appends publishes to the log, sends entries to followers, and delivers the
-//! entries that enough nodes hold. `takeover` is how a node becomes a serving master, and `acknowledgers` which followers
-//! acknowledge at once.
+//! entries that enough nodes hold. `takeover` and `shutdown` have the methods of a master that begins and of one that leaves.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, VecDeque},
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
 
-use super::{Body, Entry, Join, LinkId, NodeId, Proposal, Seq, TICK, context::Context, fault::Fault};
+use crate::{
+    Body, Entry, Join, LinkId, NodeId, Proposal, Seq, TICK,
+    acknowledgers::Acknowledgers,
+    context::Context,
+    fault::Fault,
+    progress::{Followers, InFlight, PATIENCE, Progress, members},
+};
 
 /// Age of the last view at which a lone master that has a waiting publish asks for another read.
 const STALE_VIEW: Duration = Duration::from_millis(100);
-
-/// Number of ticks in a row at which a member may owe an acknowledgement, or hold back the trimming of the log. At the
-/// next one it counts as slow, or its link is ended. An entry may be sent just before the first of them.
-pub(super) const PATIENCE: u32 = 2;
 
 /// The state of a master.
 #[derive(Debug)]
 pub(super) struct Master {
     pub(super) phase: MasterPhase,
-    pub(super) followers: BTreeMap<NodeId, Progress>,
+    pub(super) followers: Followers,
     /// Joins that arrived before this master served.
     pub(super) waiting: BTreeMap<NodeId, (LinkId, Join)>,
     /// Members of the last term that have not joined yet. While there are any, this master is not alone.
     pub(super) expected: BTreeSet<NodeId>,
     /// When the last link to a follower was lost.
     follower_lost_at: Instant,
-    pub(super) trial: Trial,
-    /// When the last trial began.
-    pub(super) trial_began_at: Instant,
+    acknowledgers: Acknowledgers,
     /// Nodes that were members in this term or the last, and are not now.
     absent: BTreeSet<NodeId>,
     /// Own publishes up to this counter are in the log.
@@ -53,64 +52,6 @@ pub(super) enum MasterPhase {
     HandedOver,
 }
 
-/// The next change of the members that acknowledge at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Trial {
-    /// All members acknowledge at once. Ends after this many ticks, which count once a member has acknowledged an entry.
-    Running(u32),
-    /// The next trial begins after this many ticks.
-    Waiting(u32),
-}
-
-/// What the master knows of a follower.
-#[derive(Debug)]
-pub(super) struct Progress {
-    pub(super) link: LinkId,
-    /// Counts the follower's joins.
-    attempt: u64,
-    /// The last entry that was sent, and the last that was acknowledged.
-    sent: Seq,
-    pub(super) acked: Seq,
-    /// The frames that it has not acknowledged, and the sum of their sizes.
-    pub(super) flight: VecDeque<InFlight>,
-    in_flight: usize,
-    /// For how many ticks it has owed an acknowledgement. Ticks count only the time in which this process ran.
-    pub(super) owed_ticks: u32,
-    /// For how many ticks it has held back the trimming of the log.
-    held_back_ticks: u32,
-    /// True if it acknowledges at once, and the shortest time that it took since the last trial began.
-    pub(super) prompt: bool,
-    pub(super) delay: Option<Duration>,
-    /// The entry that it must hold to become a member.
-    goal: Seq,
-    pub(super) joined: bool,
-    /// The last `held_by_all` that it was sent.
-    sent_held_by_all: Seq,
-}
-
-/// The frame that a follower needs next: the entries after one, and the bytes that it may have.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct NextFrame {
-    after: Seq,
-    room: usize,
-}
-
-impl Progress {
-    /// Returns the frame that it needs next, or `None` if it lacks nothing or its window is full.
-    fn next(&self, cx: &Context) -> Option<NextFrame> {
-        let room = cx.batch.min(cx.window.saturating_sub(self.in_flight));
-        (self.sent < cx.log.last() && room > 0).then_some(NextFrame { after: self.sent, room })
-    }
-}
-
-/// A frame that a follower has not acknowledged.
-#[derive(Debug)]
-pub(super) struct InFlight {
-    pub(super) last: Seq,
-    size: usize,
-    pub(super) sent_at: Instant,
-}
-
 impl Master {
     /// Makes a master that waits for the logs of the members of the last term.
     pub(super) fn new(cx: &Context) -> Self {
@@ -118,13 +59,12 @@ impl Master {
         let until = cx.now + cx.config.collect_timeout;
         Self {
             phase: MasterPhase::Collecting { missing: last_term_members.clone(), until },
-            followers: BTreeMap::new(),
+            followers: Followers::new(),
             waiting: BTreeMap::new(),
             absent: last_term_members.iter().copied().chain(cx.predecessor).collect(),
             expected: last_term_members,
             follower_lost_at: cx.now,
-            trial: Trial::Waiting(1),
-            trial_began_at: cx.now,
+            acknowledgers: Acknowledgers::new(cx.now),
             proposed: 0,
         }
     }
@@ -143,7 +83,7 @@ impl Master {
     }
 
     pub(super) fn members(&self) -> impl Iterator<Item = (NodeId, &Progress)> {
-        self.followers.iter().filter(|(_, follower)| follower.joined).map(|(&node, follower)| (node, follower))
+        members(&self.followers)
     }
 
     /// Returns true if no node is a member or is expected to become one.
@@ -198,22 +138,11 @@ impl Master {
         let base = cx.log.base();
         let agreed = cx.log.agreement(&join.lineage, join.last);
         let anew = agreed < base || agreed < join.base;
-        let progress = Progress {
-            link,
-            attempt: join.attempt,
-            sent: if anew { base } else { agreed },
-            acked: 0,
-            flight: VecDeque::new(),
-            in_flight: 0,
-            held_back_ticks: 0,
-            prompt: true,
-            delay: None,
-            // A repeated join is no acknowledgement.
-            owed_ticks: self.followers.get(&peer).filter(|before| !before.joined).map_or(0, |before| before.owed_ticks),
-            goal: cx.log.last(),
-            joined: false,
-            sent_held_by_all: 0,
-        };
+        let mut progress = Progress::new(link, join.attempt, if anew { base } else { agreed }, cx.log.last());
+        // A repeated join is no acknowledgement.
+        if let Some(before) = self.followers.get(&peer).filter(|before| !before.joined) {
+            progress.owed_ticks = before.owed_ticks;
+        }
         if self.followers.insert(peer, progress).is_some_and(|before| before.joined) {
             // The node was a member a moment ago, so it counts as alive until a later view shows no member.
             self.follower_lost_at = cx.now;
@@ -230,7 +159,7 @@ impl Master {
         follower.acked = seq;
         while let Some(frame) = follower.flight.pop_front_if(|frame| frame.last <= seq) {
             follower.in_flight -= frame.size;
-            follower.note_delay(cx, &frame, self.trial_began_at);
+            follower.note_delay(cx, &frame, self.acknowledgers.trial_began_at);
         }
         follower.owed_ticks = 0;
         if !follower.joined && seq >= follower.goal {
@@ -241,7 +170,7 @@ impl Master {
             self.absent.remove(&peer);
             cx.pool.lost.remove(&peer);
             cx.send(link, Body::Joined);
-            self.hasten_trial();
+            self.acknowledgers.member_joined();
         }
         self.advance(cx);
     }
@@ -348,7 +277,7 @@ impl Master {
             self.absent.insert(peer);
             self.follower_lost_at = cx.now;
             cx.pool.lose(peer);
-            self.replace_prompt(cx);
+            self.acknowledgers.member_lost(cx, &mut self.followers);
         }
         if cx.link_to(peer).is_none() {
             self.expected.remove(&peer);
@@ -377,7 +306,7 @@ impl Master {
         self.tick_takeover(cx);
         // This comes first, because a follower that it removes may be what shows that this master is not alone.
         self.enforce_retention(cx);
-        self.tick_trial(cx);
+        self.acknowledgers.tick(cx, &mut self.followers);
         self.advance(cx);
     }
 
@@ -405,7 +334,7 @@ impl Master {
         laggards.into_iter().for_each(|link| self.hang_up(cx, link));
         if is_deferring {
             // Perhaps it holds the entries and has not said so yet.
-            self.begin_trial(cx);
+            self.acknowledgers.begin_trial(cx, &mut self.followers);
         }
         cx.trim(self.held_by_all(cx));
     }

@@ -5,8 +5,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Answer, Core, NodeId, Output, Query, Role, Term, context::Context, pool_side::PoolSide};
-use crate::{Announcement, Lease, NodeRow, PoolView};
+use crate::{
+    Announcement, Answer, Core, Lease, NodeId, NodeRow, Output, PoolView, Query, Role, Term, context::Context,
+    pool_side::PoolSide,
+};
 
 /// Interval between reads of the pool: several reads within a third of the lease, so that one slow read does not
 /// restart the count of how long the lease has not changed.

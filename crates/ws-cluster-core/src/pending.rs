@@ -8,7 +8,7 @@ use std::{
 
 use bytes::Bytes;
 
-use super::{NodeId, Proposal, PublishId};
+use crate::{NodeId, Proposal, PublishId};
 
 pub(crate) struct PendingPublishes {
     me: NodeId,

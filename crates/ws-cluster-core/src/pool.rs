@@ -13,7 +13,7 @@ pub struct Lease {
     pub master: Option<NodeId>,
     /// Grows by a random stride with every write of the lease. If the beat does not change, the master no longer renews
     /// the lease. A plain counter would not show that: a database that failed over to a replica without the last writes
-    /// would count up to the same number again.
+    /// counts up to the same number again.
     pub beat: u64,
 }
 
@@ -28,8 +28,8 @@ pub struct NodeRow {
     pub address: String,
     /// The term in which it last completed a join.
     pub joined: Option<Term>,
-    /// Changes with every announcement of the node, even if the pool's clock stands still. Compare it for equality
-    /// only: if it does not change, the node no longer announces itself.
+    /// Changes with every announcement of the node, even if the pool's clock stood still or went back. Compare it
+    /// for equality only: if it does not change, the node no longer announces itself.
     pub stamp: u64,
     /// Time since it last announced itself, on the pool's own clock; zero if that clock was set back since. It is for
     /// display, because the servers of a replicated database may have different clocks.

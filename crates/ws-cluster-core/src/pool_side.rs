@@ -6,8 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{NodeId, Query, sightings::Sightings};
-use crate::PoolView;
+use crate::{NodeId, PoolView, Query, sightings::Sightings};
 
 #[derive(Default)]
 pub(super) struct PoolSide {

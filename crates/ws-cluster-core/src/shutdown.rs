@@ -1,6 +1,6 @@
 //! The shutdown of a node: a master hands its lease over, and a follower waits for its own publishes.
 
-use super::{
+use crate::{
     Core, NodeId, Output, Query, Role, Term,
     context::Context,
     master::{Master, MasterPhase},

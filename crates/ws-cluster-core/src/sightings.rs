@@ -7,8 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::NodeId;
-use crate::NodeRow;
+use crate::{NodeId, NodeRow};
 
 /// When the stamp of each row changed.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 
 use std::{fmt, time::Duration};
 
-use crate::{Core, NodeId, NodeRow, Role, Term, master::Progress, pool_side::Trouble};
+use crate::{Core, NodeId, NodeRow, Role, Term, pool_side::Trouble, progress::Progress};
 
 /// The state of a node in its cluster.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

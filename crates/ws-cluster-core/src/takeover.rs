@@ -1,7 +1,7 @@
 //! How a node with the lease becomes a serving master: it collects the logs of the last term's members, adopts the best
 //! one, and opens its term.
 
-use super::{
+use crate::{
     Body, Entry, NodeId, Proposal, PublishId, Snapshot, Span,
     context::Context,
     master::{Master, MasterPhase},

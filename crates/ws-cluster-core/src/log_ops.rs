@@ -1,9 +1,12 @@
-//! What a node does with its log in either role: it reads batches from it, extends it, cuts what differs from the
-//! master's log, replaces it, and delivers its entries to the own clients.
+//! What a node does with its log in either role: it reads batches from the log, extends it, cuts what differs from the
+//! master's log, replaces it, sends it to a new master, and delivers its entries to the own clients. It also proposes
+//! publishes for the master's log.
 
 use std::collections::BTreeSet;
 
-use super::{Entry, Output, PublishId, Seq, Snapshot, Span, Term, context::Context, fault::Fault};
+use crate::{
+    Body, Entry, LinkId, NodeId, Output, Proposal, PublishId, Seq, Snapshot, Span, Term, context::Context, fault::Fault,
+};
 
 impl Context {
     /// Returns the entries after `seq` that fit into one frame of at most `room` bytes, their spans, and their size.
@@ -53,7 +56,7 @@ impl Context {
         let held = self.log.restart(self.now, snapshot);
         self.repropose(held.into_iter().filter(|entry| entry.seq > agreed).collect(), aged);
         for (key, seq) in &keys {
-            // Behind `agreed`, the master may know the key by another publish, and forget it sooner.
+            // After `agreed`, the master may have the key from another publish, and may forget it sooner.
             if *seq > agreed || !self.log.knows_key(key) {
                 self.clients_have.lose(self.now, key, None);
             }
@@ -130,5 +133,41 @@ impl Context {
             self.outputs.push_back(Output::Trimmed { base: self.log.base() });
         }
         self.clients_have.forget(self.now, self.log.memory());
+    }
+
+    /// Proposes publishes to the master over this link, in several frames if they do not fit into one.
+    pub(super) fn propose(&mut self, link: LinkId, proposals: Vec<Proposal>) {
+        let mut batch = Vec::new();
+        let mut size = 0;
+        for proposal in proposals {
+            size += proposal.size();
+            batch.push(proposal);
+            if size >= self.batch {
+                size = 0;
+                self.send(link, Body::Propose(std::mem::take(&mut batch)));
+            }
+        }
+        if !batch.is_empty() {
+            self.send(link, Body::Propose(batch));
+        }
+    }
+
+    /// Sends a new master this node's log after `after`, in pieces; from the base if the log no longer has what follows
+    /// `after`. A master that has handed the lease over does this too.
+    pub(super) fn handle_fetch(&mut self, link: LinkId, peer: NodeId, after: Seq) {
+        if self.master != Some(peer) && self.master.is_some() {
+            return;
+        }
+        let mut snapshot = (after < self.log.base()).then(|| self.log.snapshot());
+        let mut after = after.max(self.log.base());
+        loop {
+            let (spans, entries, _) = self.batch(after, usize::MAX);
+            after = entries.last().map_or(after, |entry| entry.seq);
+            let done = after >= self.log.last();
+            self.send(link, Body::Tail { snapshot: snapshot.take(), spans, entries, done });
+            if done {
+                break;
+            }
+        }
     }
 }
