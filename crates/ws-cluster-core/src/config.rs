@@ -22,8 +22,9 @@ use std::time::Duration;
 
 /// Intervals of pool, election and links. All nodes of a cluster should use the same.
 ///
-/// [`lease`](Self::lease) is the one interval to choose: the method sets all intervals that follow from it. The fields
-/// of those intervals are for tests.
+/// [`lease`](Self::lease) is the one interval to choose: the method sets all intervals that depend on it, and replaces
+/// what their fields had before. So call it first, and then set the fields of single intervals, which only unusual
+/// databases and networks need. Setting the field `lease` changes no other interval.
 ///
 /// ```
 /// use std::time::Duration;
@@ -63,22 +64,22 @@ pub struct ClusterConfig {
     pub collect_timeout: Duration,
     /// Bytes of publishes that may wait for a master; further ones are refused as busy. Default 16 MiB.
     pub pending_size: usize,
-    /// Time without a master, while the pool shows that there is one, after which clients are sent to other nodes
-    /// (1013). Default 30 s.
+    /// Time after which a node without a master sends its clients to other nodes (1013), if the pool shows that there is
+    /// a master. Default 30 s.
     pub cut_off_timeout: Duration,
     /// Time limit of a shutdown for its handlers, and again for the hand-over of the lease. Default 5 s.
     pub shutdown_timeout: Duration,
     /// Time that a publish waits to be accepted; after that its outcome is unknown. Default 5 s.
     pub publish_timeout: Duration,
-    /// Prefers availability to the promise: a master that has lost all its followers accepts and delivers messages
-    /// although the pool cannot be read. Such messages are lost if the other nodes have elected another master, or
-    /// if this node ends before it is linked again. Default `false`: publishes wait, and their outcome
-    /// is unknown when their time is over.
+    /// Prefers availability to durability. A master that has lost all its followers then accepts and delivers messages
+    /// although it cannot read the pool. Such messages are lost if the other nodes have elected another master, or if
+    /// this node ends before it is linked again. Default `false`: publishes wait, and after `publish_timeout` their
+    /// outcome is unknown.
     pub accept_when_isolated: bool,
 }
 
 impl ClusterConfig {
-    /// Sets the lease, and every interval that follows from it.
+    /// Sets the lease and every interval that depends on it. This replaces values that these intervals had before.
     #[must_use]
     pub fn lease(self, lease: Duration) -> Self {
         let fifth = lease / 5;
@@ -135,7 +136,7 @@ impl Default for ClusterConfig {
 setters!(LogConfig { size: usize, count: usize, age: Duration });
 
 /// Limits of the log of recent messages that every node keeps, for nodes and clients that were away.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogConfig {
     /// Bytes of messages, each with 160 bytes of overhead; a node takes about as much again to find what clients missed.

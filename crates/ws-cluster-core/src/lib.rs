@@ -61,7 +61,7 @@ mod takeover;
 pub use config::{ClusterConfig, LogConfig};
 pub use entry::{Entry, Proposal};
 pub use frame::{Body, Frame, Join};
-pub use ids::{LinkId, LogPosition, NodeId, PublishId, Seq, Term};
+pub use ids::{LinkId, LogPosition, NodeId, ParseNodeIdError, PublishId, Seq, Term};
 pub use lineage::{Lineage, Span};
 pub use log::{Log, Snapshot};
 pub use output::{Answer, Output, Query};
@@ -225,6 +225,7 @@ impl Core {
     }
 
     /// Returns the next instruction to the driver, or `None` until the next event.
+    #[must_use = "the core does nothing until the driver carries the output out"]
     pub fn poll_output(&mut self) -> Option<Output> {
         if self.cx.outputs.is_empty() && !self.ended {
             self.flush();
@@ -234,6 +235,7 @@ impl Core {
     }
 
     /// Returns the time at which to call [`handle_timeout`](Self::handle_timeout) at the latest.
+    #[must_use]
     pub fn poll_timeout(&self) -> Instant {
         self.ticked_at + TICK
     }

@@ -178,6 +178,9 @@ impl Log {
     }
 
     /// Appends the entry that follows the last. `master` is the master of its term.
+    ///
+    /// # Panics
+    /// In debug builds, if `entry.seq` is not the number after [`last`](Self::last).
     pub fn append(&mut self, now: Instant, entry: Entry, master: NodeId) {
         debug_assert_eq!(entry.seq, self.last() + 1, "the log has no gaps");
         if entry.term != self.last_term() {
@@ -192,6 +195,10 @@ impl Log {
     }
 
     /// Removes the entries after `seq`, which must not be below `base`, and returns them, oldest first.
+    ///
+    /// # Panics
+    /// In debug builds, if `seq` is below [`base`](Self::base).
+    #[must_use]
     pub fn truncate(&mut self, seq: Seq) -> Vec<Entry> {
         debug_assert!(seq >= self.base, "what was trimmed cannot be cut");
         let keep = (seq - self.base) as usize;

@@ -1,5 +1,6 @@
 //! The master's side: it lets nodes join, appends publishes to the log, sends entries to followers, and delivers the
-//! entries that enough nodes hold. `takeover` and `shutdown` have the methods of a master that begins and of one that leaves.
+//! entries that enough nodes hold. `takeover` has the methods of a master that begins, and `shutdown` those of one that
+//! leaves.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -117,6 +117,7 @@ pub enum Query {
 
 /// The pool's answer to the query that was asked last.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Answer {
     /// The rows of the pool.
     View(PoolView),

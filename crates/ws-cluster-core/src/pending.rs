@@ -3,6 +3,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -26,9 +27,17 @@ struct Waiting {
     since: Instant,
 }
 
-/// Too many bytes of publishes are pending.
-#[derive(Debug, PartialEq, Eq)]
+/// Too many bytes of publishes are pending. The publish was not taken; it may be tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Busy;
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("too many publishes are pending")
+    }
+}
+
+impl std::error::Error for Busy {}
 
 impl PendingPublishes {
     pub(crate) fn new(me: NodeId, limit: usize) -> Self {

@@ -19,7 +19,7 @@ use crate::descriptors::Budget;
 /// ```
 ///
 /// The fields can be changed as well: `config.connection.message_size = 16 * 1024`.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
     /// Limits of one client's connection.
@@ -122,7 +122,7 @@ impl Config {
 }
 
 /// Limits of one client's connection.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ConnectionConfig {
     /// Time limit for the head of a request to arrive, including the silence between two requests, and for the
@@ -267,7 +267,7 @@ impl Default for ConnectionConfig {
 
 /// Limits of sockets and HTTP requests, up to a client's upgrade. The limits of sockets apply to listeners of
 /// [`Server::serve`](crate::Server::serve). An application with an HTTP server of its own sets such limits there.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct HttpConfig {
     /// Maximum number of accepted sockets, including those of WebSocket connections. Above the limit, the node still
@@ -302,7 +302,7 @@ impl Default for HttpConfig {
 }
 
 /// Limits of links from other nodes and publishers until they have proved the cluster's key.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LinkConfig {
     /// Time limit for the first message of an accepted link. The peer must prove the key within twice as long. It must

@@ -203,4 +203,4 @@ pub use ws::RawMessage;
 /// The client for programs in Rust: the crate `ws-cluster-client`.
 pub use ws_cluster_client as client;
 pub use ws_cluster_client::{ActionError, Client, CloseCode, ParseDetailsError, RawDetails};
-pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, Status, Term};
+pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, ParseNodeIdError, Status, Term};
