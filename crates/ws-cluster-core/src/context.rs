@@ -13,8 +13,8 @@ use crate::{
 
 /// Bytes of entries or proposals after which a frame is full.
 pub(super) const BATCH: usize = 256 * 1024;
-/// Most bytes that are sent to a follower and not acknowledged. Enough to keep a link busy over a slow network, and
-/// little compared with the log.
+/// Maximum number of bytes that a follower was sent and has not acknowledged. They keep a link over a slow network busy,
+/// and are few compared with the log.
 pub(super) const WINDOW: usize = 4 * 1024 * 1024;
 
 /// An open link.
@@ -30,8 +30,9 @@ pub(super) struct Context {
     pub(super) me: NodeId,
     pub(super) address: String,
     pub(super) config: ClusterConfig,
-    /// The highest known term, and its master if known.
+    /// The highest known term.
     pub(super) term: Term,
+    /// The master of that term, if known.
     pub(super) master: Option<NodeId>,
     /// The last master that was not this node.
     pub(super) predecessor: Option<NodeId>,
@@ -57,8 +58,9 @@ pub(super) struct Context {
     /// How many messages were dropped when the log was cut.
     pub(super) dropped: u64,
     pub(super) outputs: VecDeque<Output>,
-    /// Most bytes in one frame, and most unacknowledged bytes to one follower.
+    /// Bytes of entries or proposals after which a frame is full: [`BATCH`].
     pub(super) batch: usize,
+    /// Maximum number of unacknowledged bytes to one follower: [`WINDOW`].
     pub(super) window: usize,
     /// A rule that this core leaves out; only tests of the simulator set it.
     pub(super) fault: Option<Fault>,

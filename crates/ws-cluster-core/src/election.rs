@@ -60,8 +60,8 @@ impl Candidacy {
     /// Asks for the lease, if this node is a candidate and it is time.
     pub(super) fn consider(&mut self, cx: &mut Context, welcomed: bool) {
         let Some(&lease) = cx.observation.lease() else { return };
-        // A linked node may not know yet, or may be unable to learn, that it is the master. Then the link does not hold
-        // this node off once the lease has expired.
+        // The linked node may be the master without knowing it yet, or without being able to learn it. Once the lease
+        // has expired, a link to such a node does not keep this node from asking for the lease.
         let linked = cx.is_linked_to_master();
         let held_off = linked && (welcomed || cx.observation.unchanged_for() < cx.config.lease);
         if cx.shutdown_began_at.is_some()
@@ -133,10 +133,10 @@ impl Candidacy {
     /// Sends the clients to other nodes once the pool has shown a live master for `cut_off_timeout` that this node
     /// cannot reach.
     fn note_cut_off(&mut self, cx: &mut Context) {
-        let moves = cx.observation.lease().is_some_and(|lease| lease.master.is_some())
+        let is_renewed = cx.observation.lease().is_some_and(|lease| lease.master.is_some())
             && cx.observation.unchanged_for() < cx.config.renew_interval * 3
             && !cx.pool.is_failing();
-        if !moves {
+        if !is_renewed {
             self.cut_off_since = None;
             return;
         }

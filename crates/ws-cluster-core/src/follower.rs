@@ -113,12 +113,13 @@ impl Follower {
 
     /// A peer says who is master.
     pub(super) fn handle_term(&mut self, cx: &mut Context, link: LinkId, peer: NodeId, master: NodeId) {
-        // A join over this link disturbs no other: none was sent, or one was sent over this link and not answered.
+        // A join over this link replaces no other: this node has sent none, or has sent one over this link that was not
+        // answered.
         let may_join = !self.is_welcomed() && self.upstream.link.is_none_or(|over| over == link);
         if cx.master.is_none() {
             self.set_master(cx, Some(master));
         } else if master == peer && cx.master == Some(master) && may_join {
-            // A node says that it is master when it becomes one. It did not hear joins that came before that.
+            // A new master says so to its peers. It ignored the joins that arrived before it became the master.
             self.join(cx, link);
         }
     }
@@ -149,7 +150,7 @@ impl Follower {
         if let Some(snapshot) = snapshot {
             cx.reset_to(agreed, snapshot);
         } else if agreed < cx.log.base() || agreed > cx.log.last() {
-            // It answers another join.
+            // The welcome does not fit this node's log.
             return self.hang_up(cx, link);
         } else {
             cx.cut(agreed);
@@ -260,7 +261,7 @@ impl Follower {
         if let Upstream { link: Some(link), phase: UpstreamPhase::Asked, asked_at, .. } = self.upstream
             && cx.is_due(asked_at, cx.config.lease)
         {
-            // A node says when it becomes master. This is for cases that are not thought of.
+            // A new master says so to its peers, so a join is repeated here only in unforeseen cases.
             self.join(cx, link);
         }
         if self.is_joined() {
@@ -268,7 +269,7 @@ impl Follower {
         }
     }
 
-    /// Ends links that this node dialled and that are of no use any more.
+    /// Ends links that this node dialled and no longer needs.
     fn leave_idle_links(&mut self, cx: &mut Context) {
         let idle = cx.links.iter().filter(|(id, link)| link.dialled && Some(**id) != self.upstream.link);
         let idle: Vec<LinkId> = idle.map(|(&id, _)| id).collect();

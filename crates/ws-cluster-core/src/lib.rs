@@ -174,7 +174,7 @@ impl Core {
                 }
                 Body::Joined => follower.handle_joined(cx, link),
                 Body::Defer(defer) => follower.handle_defer(link, defer),
-                // The others are for a master.
+                // Only a master handles the other frames.
                 _ => {}
             },
             (Role::Master(master), body) => match body {
@@ -184,7 +184,7 @@ impl Core {
                 }
                 Body::Ack { seq } => master.handle_ack(cx, link, peer, seq),
                 Body::Propose(proposals) => master.handle_propose(cx, link, peer, proposals),
-                // The others are for a follower.
+                // Only a follower handles the other frames.
                 _ => {}
             },
         }

@@ -19,7 +19,7 @@ pub struct Span {
 pub struct Lineage(Vec<Span>);
 
 impl Lineage {
-    /// Most spans that are kept. A node that was away for more changes of the master replaces its log.
+    /// Maximum number of spans that are kept. A node that was away for more changes of the master replaces its log.
     const LIMIT: usize = 256;
 
     /// Makes a lineage of spans, oldest first.

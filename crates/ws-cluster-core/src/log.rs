@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::{Entry, Lineage, LogConfig, NodeId, PublishId, Seq, Span, Term};
 
-/// Most idempotency keys of trimmed entries that are kept: enough for a publisher that retries for a while, and few
-/// enough to send to each node that joins.
+/// Maximum number of idempotency keys of trimmed entries: enough for a publisher that retries for a while, and few enough
+/// to send to each node that joins.
 pub(crate) const TRIMMED_KEYS: usize = 100_000;
 
 /// The highest publish counter of each origin.
@@ -75,8 +75,9 @@ pub struct Log {
     entries: VecDeque<(Entry, Instant)>,
     size: usize,
     lineage: Lineage,
-    /// Marks at `base` and at the end.
+    /// The marks at `base`.
     base_marks: Marks,
+    /// The marks at the end.
     marks: Marks,
     /// Idempotency keys of the entries that are held and of those that were trimmed not too long ago.
     keys: HashMap<Bytes, Seq>,

@@ -64,7 +64,7 @@ impl Context {
         self.delivered = base;
         let base = self.log.lineage().position(base);
         self.outputs.push_back(Output::Restarted { base, missed: !fresh });
-        // This node will not see the entries up to the base in order any more.
+        // This node will not deliver the entries up to the base, so their publishes are settled here.
         let known: Vec<_> = self.pending.ids().collect();
         for id in known {
             if settled.iter().any(|mark| mark.origin == id.origin && mark.counter >= id.counter) {

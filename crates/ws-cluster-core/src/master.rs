@@ -78,7 +78,7 @@ impl Master {
         self.phase == MasterPhase::HandedOver
     }
 
-    /// Returns true if this node follows it, or has asked to join.
+    /// Returns true if `node` follows this master, or is expected to join.
     pub(super) fn leads(&self, node: NodeId) -> bool {
         self.followers.contains_key(&node) || self.expected.contains(&node)
     }
@@ -165,7 +165,7 @@ impl Master {
         follower.owed_ticks = 0;
         if !follower.joined && seq >= follower.goal {
             follower.joined = true;
-            // It was sent these entries alone, so the time that it took says little about the next ones.
+            // Only this follower was sent these entries, so their delay says little about that of the next ones.
             follower.delay = None;
             self.expected.remove(&peer);
             self.absent.remove(&peer);
@@ -244,8 +244,8 @@ impl Master {
         cx.deliver_to(if alone { last } else { held_by_one });
     }
 
-    /// A new view of the pool: forgets nodes that left it, and clears members without a link to this master. Their
-    /// announcement took effect after they had been cleared.
+    /// Takes a new view of the pool: forgets nodes that left it, and clears members that this master does not lead. The
+    /// announcement of such a node took effect after the node had been cleared.
     pub(super) fn handle_view(&mut self, cx: &mut Context) {
         self.absent.retain(|node| cx.row(*node).is_some());
         if self.is_serving() {
@@ -254,7 +254,7 @@ impl Master {
         }
     }
 
-    /// A node cannot be reached: stops waiting for it.
+    /// Stops waiting for a node that refused a dial.
     pub(super) fn dial_failed(&mut self, cx: &mut Context, node: NodeId, refused: bool) {
         if refused {
             self.expected.remove(&node);

@@ -16,8 +16,9 @@ pub(super) struct PoolSide {
     /// The query that waits for its answer, and when it was asked.
     pub(super) asked: Option<(Query, Instant)>,
     pub(super) sightings: Sightings,
-    /// The number of this node's row, and the recent reads that showed that another node had replaced the row.
+    /// The number of this node's row.
     pub(super) own_row: Option<u64>,
+    /// When recent reads showed that another node had replaced this node's row.
     pub(super) displacements: Vec<Instant>,
     /// When another node was last seen to announce itself at this node's address.
     pub(super) displaced_at: Option<Instant>,
@@ -32,13 +33,13 @@ pub(super) struct PoolSide {
     pub(super) alone_provable_since: Option<Instant>,
     /// True if the last query failed.
     failing: bool,
-    /// The reads and the writes that have failed since the last success of their kind. A read-only database still
-    /// answers every read.
+    /// The reads that have failed since the last read that succeeded.
     failed_reads: Option<Failures>,
+    /// The writes that have failed since the last write that succeeded. A read-only database still answers every read.
     failed_writes: Option<Failures>,
     /// When the last failed query was reported.
     pub(super) failed_at: Option<Instant>,
-    /// True if the next query is to be a read.
+    /// True if a read is due at once, without the interval between reads.
     pub(super) stale: bool,
     /// True after a failed write: the next query is a read, because a database that refuses every write must not keep
     /// this node from reading.

@@ -76,7 +76,7 @@ impl Master {
             }
             None => {}
         }
-        // A node that sends less than it said it had would be fetched again and again.
+        // Otherwise a node that sends less than its join announced would be asked again and again.
         if !cx.extend(spans, entries) || (done && (cx.log.last_term(), cx.log.last()) < promised) {
             return self.hang_up(cx, link);
         }

@@ -2,9 +2,9 @@
 //! be replayed.
 //!
 //! This file has the world: `nodes` and the `events` that happen to them. `network` and `database` connect the nodes,
-//! and `clients` are connected to them. `checks` asserts the invariants after every step. `runs` and `searches` are the
-//! runs, `acknowledgements` has those of one rule, and `seeds` spreads them over the processors. `story` tells what happened, and `script` plays the stories in
-//! `scripts/`.
+//! and `clients` are connected to them. `checks` asserts the invariants after every step. `runs` has the kinds of runs,
+//! `searches` looks for seeds that fail, `acknowledgements` tests the rule of the quick members, and `seeds` spreads the
+//! runs over the processors. `story` tells what happened, and `script` plays the stories in `scripts/`.
 
 #![cfg_attr(not(test), allow(dead_code, reason = "the searches of this crate use more than other crates do"))]
 

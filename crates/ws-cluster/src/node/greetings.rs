@@ -40,7 +40,7 @@ struct Links {
 
 #[derive(Debug)]
 struct PendingLink {
-    /// `None` if the address tells no peers apart, such as that of a trusted proxy.
+    /// `None` if several peers have this address, as behind a trusted proxy.
     ip: Option<IpAddr>,
     known: bool,
     /// Dropped when the link is dropped for another one.

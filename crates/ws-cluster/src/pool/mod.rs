@@ -47,9 +47,9 @@ fn verb(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str
 #[error("{0}")]
 struct Refusal(String);
 
-/// The store that a cluster shares. Every method is one statement or as good as one: it takes effect completely or not
-/// at all, and a conditional method returns whether its condition held. Callers put a time limit on each call and drop
-/// the future when the time is over. The implementation must then not use a half-used session again.
+/// The store that a cluster shares. Every method is atomic: it takes effect completely or not at all. A conditional
+/// method returns true if its condition was met. Callers put a time limit on each call, and drop the future when the time
+/// is over. The implementation must then not use that session again.
 ///
 /// `cluster` names the cluster, 1 to 64 bytes of ASCII. Several clusters can share one store.
 #[async_trait]

@@ -105,14 +105,14 @@ impl MySqlPool {
     /// | option | meaning |
     /// |---|---|
     /// | `socket=PATH` | connects to this Unix socket |
-    /// | `require_ssl=true` | TLS (feature `mysql-tls`); the server's certificate has to name the host, and to come from an authority that is known |
+    /// | `require_ssl=true` | TLS (feature `mysql-tls`); the server's certificate must name the host and come from a known authority |
     /// | `ssl_ca=PATH` | trusts the authorities in this file (PEM) and no others; `built_in_roots=true` adds those of browsers |
     /// | `ssl_hostname=NAME` | the name that the certificate has, if it is not the host's |
     /// | `ssl_cert=PATH`, `ssl_key=PATH` | the account's own certificate and key (PEM) |
-    /// | `verify_ca=false` | accepts every certificate, so that somebody between could read along |
-    /// | `enable_cleartext_plugin=true` | sends the password in clear text if the server wants it so (PAM, LDAP): with TLS only |
+    /// | `verify_ca=false` | accepts every certificate, so an attacker on the network can read everything |
+    /// | `enable_cleartext_plugin=true` | sends the password in clear text if the server asks for that (PAM, LDAP); only with TLS |
     /// | `compression` | `fast`, `on`, `best` or `off` (default) |
-    /// | `tcp_keepalive` | milliseconds of silence after which TCP asks for the server; default 10,000 |
+    /// | `tcp_keepalive` | milliseconds of silence after which TCP probes the server; default 10,000 |
     /// | `max_allowed_packet`, `wait_timeout`, `stmt_cache_size`, `tcp_nodelay` | as in the driver, `mysql_async` |
     ///
     /// Accounts may use `mysql_native_password`, `caching_sha2_password`, `ed25519`, `parsec` and, on a socket,
@@ -123,7 +123,6 @@ impl MySqlPool {
     /// # Errors
     /// Returns [`PoolError::Url`] if the URL is malformed, names no database or has an unknown option, or if a file of
     /// certificates cannot be read. The text never repeats the password.
-    /// file of certificates cannot be read. It never repeats the password.
     pub async fn connect(url: &str) -> Result<Self, PoolError> {
         Ok(Self(Tables::connect(url, SCHEMA, &[SESSION]).map_err(PoolError::Url)?))
     }

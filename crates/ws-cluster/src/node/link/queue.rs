@@ -23,7 +23,7 @@ const PART_OVERHEAD: usize = 128;
 /// The sending end of a link's queue of frames and notes. When it is dropped, the link is closed after those that wait.
 #[derive(Debug)]
 pub(crate) struct FrameSender {
-    /// Unbounded, since the core must not wait. `queue` limits the bytes by cutting the link.
+    /// The channel is unbounded, because the core must not wait. If too many bytes wait, the link is cut.
     waiting: mpsc::UnboundedSender<PacketPart>,
     queue: Arc<Queue>,
 }
