@@ -1,5 +1,5 @@
-//! The key beside an SQLite pool, so that nodes on one machine need no set-up: made once, by whichever process comes
-//! first, readable to its user only.
+//! The key in a file beside an SQLite pool, so that nodes on one machine need no set-up. The first process makes the
+//! file, which only its user can read.
 
 use std::{
     fs::{self, OpenOptions},
@@ -8,7 +8,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use crate::{Failure, Outcome};
+use crate::{
+    Failure, Outcome,
+    random::{bytes, hex},
+};
 
 /// The key in the file `POOL.key`. If the file is missing and `creates` is true, it is made.
 pub(crate) fn beside(pool: &Path, creates: bool) -> Outcome<Vec<u8>> {
@@ -34,14 +37,14 @@ fn read(path: &Path) -> io::Result<Vec<u8>> {
     Ok(key)
 }
 
-/// Makes the file whole or not at all: it is written under another name, and a link does not replace what another
-/// process made meanwhile.
+/// Makes the complete file or none. The file is written under another name and then linked to its own, because a link
+/// does not replace a file that another process has made meanwhile.
 fn make(path: &Path) -> io::Result<()> {
-    // The name is random: process ids are not unique where containers share a directory.
-    let draft = with_suffix(path, &format!(".{}", hex(&random::<8>()?)));
+    // The name is random, because processes of several containers that share a directory may have the same id.
+    let draft = with_suffix(path, &format!(".{}", hex(&bytes::<8>()?)));
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&draft)?;
     let written = file
-        .write_all(format!("{}\n", hex(&random::<32>()?)).as_bytes())
+        .write_all(format!("{}\n", hex(&bytes::<32>()?)).as_bytes())
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::hard_link(&draft, path));
     fs::remove_file(&draft)?;
@@ -55,14 +58,4 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_owned();
     path.push(suffix);
     path.into()
-}
-
-fn random<const N: usize>() -> io::Result<[u8; N]> {
-    let mut bytes = [0; N];
-    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
-    Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -35,6 +35,7 @@ mod outbox;
 mod parent;
 mod pool;
 mod probe;
+mod random;
 mod reload;
 mod run;
 mod signals;

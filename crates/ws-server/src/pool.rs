@@ -1,4 +1,4 @@
-//! Where the cluster is: the pool that was named or the default one, and the keys that belong to it.
+//! Opens the pool that the flags name, or the default one, and finds the cluster's keys.
 
 use std::{
     env,
@@ -15,19 +15,19 @@ use ws_cluster::{
 
 use crate::{Failure, Outcome, cli::Place, key, values};
 
-/// Shortest key in bytes, as the library asks for.
-const KEY_SIZE: usize = 32;
-/// Time for the pool's database to answer the first question.
+/// Minimum size of a cluster's key in bytes, as the library requires.
+const CLUSTER_KEY_SIZE: usize = 32;
+/// Time limit for the first answer of the pool's database.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where a pool is kept, which decides who can reach it and where its key comes from.
+/// The kind of a pool. It decides which nodes reach the pool, and where the key comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// In this process: one node.
+    /// The memory of this process: for one node.
     Memory,
-    /// In a file: nodes on one machine.
+    /// A file: for nodes on one machine.
     Sqlite,
-    /// In MySQL or MariaDB: nodes anywhere.
+    /// MySQL or MariaDB: for nodes anywhere.
     MySql,
 }
 
@@ -36,21 +36,21 @@ pub(crate) struct Opened {
     pub(crate) kind: Kind,
     pub(crate) url: String,
     pub(crate) pool: Arc<dyn Pool>,
-    /// Whether it is the one that is used if none is given.
+    /// True if no pool was named.
     pub(crate) is_default: bool,
-    /// Where it is a file: that.
+    /// The path, if the pool is a file.
     path: Option<PathBuf>,
-    /// Whether what is missing is made.
+    /// True if missing files and keys are created.
     creates: bool,
 }
 
 impl Opened {
-    /// Opens the pool of a place, or the default one, for a node: an SQLite file is made if it is missing.
+    /// Opens the pool of a place, or the default one, for a node. A missing SQLite file is created.
     pub(crate) async fn for_node(place: &Place) -> Outcome<Self> {
         Self::at(place, true).await
     }
 
-    /// Opens it for a command, which creates nothing.
+    /// Opens the pool for a command, which creates nothing.
     pub(crate) async fn existing(place: &Place) -> Outcome<Self> {
         Self::at(place, false).await
     }
@@ -64,7 +64,7 @@ impl Opened {
         let (kind, path) = match &*scheme.to_ascii_lowercase() {
             "sqlite" => (Kind::Sqlite, Some(PathBuf::from(rest.strip_prefix("//").unwrap_or(rest)))),
             "mysql" | "mariadb" => (Kind::MySql, None),
-            // Whatever else there may be does not open.
+            // A pool with any other scheme cannot be opened below.
             _ => (Kind::Memory, None),
         };
         let missing = path.as_deref().filter(|path| !creates && !path.as_os_str().is_empty() && !path.exists());
@@ -79,7 +79,7 @@ impl Opened {
         Ok(Self { kind, url, pool, path, creates, is_default: place.pool.is_none() })
     }
 
-    /// Which pool it is, for people: without its user and password.
+    /// Returns the URL for people: without user and password.
     pub(crate) fn name(&self) -> String {
         match (self.kind, &self.path) {
             (Kind::Sqlite, Some(path)) => {
@@ -96,14 +96,14 @@ impl Opened {
         }
     }
 
-    /// The keys that were given, or that of the pool's file, which is made if it is missing and this is for a node.
+    /// Returns the given keys, or the key in the file beside the pool. A node creates that file if it is missing.
     pub(crate) fn keys(&self, given: &[String]) -> Outcome<Vec<Vec<u8>>> {
         let given = values::items(given, "--key")?;
         let keys = match (&*given, &self.path) {
             ([], Some(path)) => vec![key::beside(path, self.creates)?],
             ([], None) if self.kind == Kind::MySql => {
                 return Err(Failure::setup(format!(
-                    "a MySQL pool needs the cluster's key: give --key or WS_CLUSTER_KEY, the same {KEY_SIZE} bytes or \
+                    "a MySQL pool needs the cluster's key: give --key or WS_CLUSTER_KEY, the same {CLUSTER_KEY_SIZE} bytes or \
                      more on every node, as from `openssl rand -hex 32`"
                 )));
             }
@@ -113,7 +113,7 @@ impl Opened {
         Ok(keys)
     }
 
-    /// What the pool says of a cluster: the proof that its database is there.
+    /// Reads the rows of a cluster. This also shows that the database answers.
     pub(crate) async fn read(&self, cluster: &str) -> Outcome<PoolView> {
         match tokio::time::timeout(PATIENCE, self.pool.read(cluster)).await {
             Ok(read) => read.map_err(failure),
@@ -128,15 +128,15 @@ pub(crate) fn check_keys(given: &[String]) -> Outcome {
 }
 
 fn check_sizes(mut sizes: impl Iterator<Item = usize>) -> Outcome {
-    match sizes.find(|size| *size < KEY_SIZE) {
+    match sizes.find(|size| *size < CLUSTER_KEY_SIZE) {
         Some(size) => Err(Failure::setup(format!(
-            "the cluster's key has {size} bytes: give one of at least {KEY_SIZE}, as from `openssl rand -hex 32`"
+            "the cluster's key has {size} bytes: give one of at least {CLUSTER_KEY_SIZE}, as from `openssl rand -hex 32`"
         ))),
         None => Ok(()),
     }
 }
 
-/// What to do about a pool that is not to be had.
+/// Advice if the pool cannot be opened.
 pub(crate) fn failure(error: PoolError) -> Failure {
     Failure::setup(match error {
         PoolError::Url(_) => error.to_string(),
@@ -144,7 +144,8 @@ pub(crate) fn failure(error: PoolError) -> Failure {
     })
 }
 
-/// The URL with the home directory for a `~` at the start of its path. Shells expand it in `--pool ~/x` only.
+/// Returns the URL with the home directory in place of a `~` at the start of its path. Shells do not expand it in
+/// `--pool sqlite:~/x`.
 fn with_home(url: &str) -> Outcome<String> {
     let path = url.split_once(':').filter(|(scheme, _)| scheme.eq_ignore_ascii_case("sqlite"));
     let path = path.map(|(_, path)| path.strip_prefix("//").unwrap_or(path));
@@ -157,7 +158,7 @@ fn with_home(url: &str) -> Outcome<String> {
     }
 }
 
-/// In the user's state directory, as the XDG base directory specification has it.
+/// Returns the default URL: a file in the user's state directory, as the XDG base directory specification defines it.
 fn default_url() -> Outcome<String> {
     let absolute = |name| env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let state = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));

@@ -5,18 +5,18 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use tokio::sync::Notify;
 
-use super::{Answer, Node, Order, Phase, Question, Service, State, state::Shared};
+use super::{Answer, Node, Order, Phase, Question, ServerState, Service, state::SharedState};
 
 pub(crate) struct Alone {
     node: Arc<Node>,
-    state: Shared,
+    state: SharedState,
     stop: Notify,
 }
 
 impl Alone {
     /// A node whose process is this one.
     pub(crate) fn new(node: Arc<Node>, address: std::net::SocketAddr) -> Self {
-        let state = Shared::new(State::starting(Some(std::process::id())));
+        let state = SharedState::new(ServerState::starting(Some(std::process::id())));
         state.run(address);
         Self { node, state, stop: Notify::new() }
     }
@@ -39,7 +39,7 @@ impl Service for Alone {
         false
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ServerState {
         let mut state = self.state.get();
         if state.phase == Phase::Running && !self.node.is_ready() {
             state.phase = Phase::Starting;

@@ -19,8 +19,9 @@ use super::{
 };
 use crate::{Failure, Outcome, cli::AdminPage, stderr::Stderr, tail::Tail};
 
-/// Largest body of a sign-in, and of a message to be published.
-const KEY_SIZE: usize = 4 * 1024;
+/// Maximum size of the body of a sign-in.
+const SIGN_IN_BODY_SIZE: usize = 4 * 1024;
+/// Maximum size of the body of any other order, such as a message to publish.
 const BODY_SIZE: usize = 2 * 1024 * 1024;
 
 /// The files of the page, by their names below `/admin/`.
@@ -34,7 +35,7 @@ const FILES: [(&str, &str, &str); 7] = [
     ("dom.js", "text/javascript; charset=utf-8", include_str!("page/dom.js")),
 ];
 
-/// A page loads nothing from elsewhere, runs no script and applies no style of its own text, and is in no frame.
+/// The policy of the page: it loads nothing from elsewhere, uses no inline scripts or styles, and cannot be framed.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
                       form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
@@ -84,7 +85,7 @@ impl Front {
             let front = front.clone();
             all.spawn(serve(listener, move |request, peer, place| front.clone().handle(request, peer, place)));
         }
-        // Dropping the set ends them.
+        // The listeners end when the set is dropped.
         recording.await;
         Ok(())
     }
@@ -135,7 +136,7 @@ impl Front {
             return Ok(answer::document(content_type, *text));
         }
         match &*path {
-            // Relative, so that a proxy may add a prefix.
+            // The location is relative, because a proxy may add a prefix to the path.
             "/" | "/admin" => {
                 let mut answer = answer::text(StatusCode::SEE_OTHER, "the page is at admin/");
                 answer::set(&mut answer, header::LOCATION, "admin/");
@@ -146,7 +147,7 @@ impl Front {
             "/metrics" if self.metrics_open => return Ok(self.metrics.ask(&self.service, &path).await),
             "/admin/login" => {
                 check_type(&head)?;
-                let Key { key } = answer::parse(&answer::read(body, KEY_SIZE).await?)?;
+                let Key { key } = answer::parse(&answer::read(body, SIGN_IN_BODY_SIZE).await?)?;
                 return self.sign_in.sign_in(&key, &sender);
             }
             "/admin/api/session" => return Ok(self.sign_in.session_answer(&head)),
@@ -198,7 +199,7 @@ impl Front {
     }
 }
 
-/// The method that a path takes, if there is such a path.
+/// Returns the method of a path, or `None` if there is no such path.
 fn method(path: &str) -> Option<Method> {
     let is_file = path.strip_prefix("/admin/").is_some_and(|file| FILES.iter().any(|(name, ..)| *name == file));
     match path {
@@ -213,7 +214,7 @@ fn method(path: &str) -> Option<Method> {
     }
 }
 
-/// A number in a request's query; 0 if it is not there.
+/// Returns a number in a request's query, or 0 if the query does not have it.
 fn number(head: &Parts, name: &str) -> Result<u64, Box<Answer>> {
     let query = head.uri.query().unwrap_or_default();
     let value = form_urlencoded::parse(query.as_bytes()).find(|(key, _)| key == name).map(|(_, value)| value);
@@ -221,7 +222,8 @@ fn number(head: &Parts, name: &str) -> Result<u64, Box<Answer>> {
     number.ok_or_else(|| answer::error(StatusCode::BAD_REQUEST, &format!("{name} is a whole number")).into())
 }
 
-/// A form of another site's page cannot send JSON, and so signs nobody in.
+/// Refuses a body that is not declared as JSON. So a form on another site's page, which cannot send JSON, signs nobody
+/// in.
 fn check_type(head: &Parts) -> Result<(), Box<Answer>> {
     let given = head.headers.get(header::CONTENT_TYPE).and_then(|given| given.to_str().ok()).unwrap_or_default();
     match given.split(';').next().is_some_and(|given| given.trim().eq_ignore_ascii_case("application/json")) {

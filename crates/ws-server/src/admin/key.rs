@@ -1,11 +1,15 @@
 //! The key of the admin page: what it may be, and how it is compared.
 
+use std::io;
+
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
-/// Shortest key, in bytes.
+use crate::random;
+
+/// Minimum size of a key, in bytes.
 const SIZE: usize = 16;
-/// Fewest different characters of a key.
+/// Minimum number of different characters in a key.
 const VARIETY: usize = 6;
 
 /// Says what is wrong with a key.
@@ -29,15 +33,13 @@ pub(super) fn check(key: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// A random secret of this process, under which texts are hashed. Comparing hashes takes the same time whatever was
-/// presented. Not in `Debug`.
+/// A random secret of this process that keys the hashes of texts. To compare two hashes takes the same time for every
+/// text. It has no `Debug`, so that no log shows it.
 pub(super) struct Secret([u8; 32]);
 
 impl Secret {
-    pub(super) fn new() -> Result<Self, getrandom::Error> {
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret)?;
-        Ok(Self(secret))
+    pub(super) fn new() -> io::Result<Self> {
+        random::bytes().map(Self)
     }
 
     /// Hashes a text for a purpose.
@@ -58,10 +60,6 @@ impl Secret {
         mac.update(text.as_bytes());
         mac
     }
-}
-
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

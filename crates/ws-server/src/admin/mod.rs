@@ -16,7 +16,7 @@ pub(crate) use self::{
     listener::Listeners,
     node::Node,
     private::{Directory, Forward, SOCKET, serve_supervisor},
-    state::{Order, Phase, Shared, State},
+    state::{Order, Phase, ServerState, SharedState},
 };
 use crate::{Failure, Outcome, cli::AdminPage};
 
@@ -42,7 +42,7 @@ pub(crate) trait Service: Send + Sync + 'static {
     /// True if a supervisor can start the server again.
     fn is_supervised(&self) -> bool;
 
-    fn state(&self) -> State;
+    fn state(&self) -> ServerState;
 
     /// Takes an order, which is carried out after this returns.
     ///

@@ -21,33 +21,34 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Node, Question, answer, key::hex, listener::serve, unavailable};
+use super::{Answer, Node, Question, answer, listener::serve, unavailable};
+use crate::random::{self, hex};
 
 /// The variable in which the node finds the path of the socket.
 pub(crate) const SOCKET: &str = "WS_SERVER_ADMIN_SOCKET";
 
-/// Time for a node to answer.
+/// Time limit for a node's answer.
 const PATIENCE: Duration = Duration::from_secs(2);
-/// Time for what takes its time: an order waits for the cluster, and a search for other nodes.
+/// Time limit for answers that wait for others: an order waits for the cluster, and a search waits for other nodes.
 const LONG: Duration = Duration::from_secs(10);
-/// Where a node answers at once that it does.
+/// The path at which a node answers at once, to show that it answers at all.
 const PING: &str = "/ping";
-/// Largest answer of a node, and largest body of a question.
+/// Maximum size of a node's answer, and of the body of a question.
 const SIZE: usize = 16 * 1024 * 1024;
 
 /// The beginning of the names of such directories; random digits follow.
 const NAME: &str = "ws-server-admin-";
 /// Random bytes of a name, each of which is two digits.
 const RANDOM: usize = 8;
-/// Rights of such a directory: only its user enters it.
+/// Permissions of such a directory: only its user can enter it.
 const RIGHTS: u32 = 0o700;
 /// The file in them that a supervisor locks for as long as it lives.
 const LOCK: &str = "lock";
-/// That file until it is locked.
+/// The name of that file until it is locked.
 const DRAFT: &str = "draft";
 /// The socket.
 const NODE: &str = "node";
-/// Longest path of a socket, in bytes.
+/// Maximum length of a socket's path, in bytes.
 const LONGEST_PATH: usize = 107;
 
 /// The directory of the socket. It is removed when this is dropped.
@@ -57,7 +58,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Makes it where this user's sockets belong.
+    /// Makes a directory in the place for this user's sockets.
     pub(crate) fn make() -> io::Result<Self> {
         let given = ["RUNTIME_DIRECTORY", "XDG_RUNTIME_DIR"].into_iter().filter_map(env::var_os).map(PathBuf::from);
         let places = given.filter(|path| path.is_absolute()).chain([env::temp_dir()]);
@@ -65,9 +66,7 @@ impl Directory {
     }
 
     fn make_in(places: impl Iterator<Item = PathBuf>) -> io::Result<Self> {
-        let mut random = [0; RANDOM];
-        getrandom::fill(&mut random).map_err(io::Error::other)?;
-        let name = format!("{NAME}{}", hex(&random));
+        let name = format!("{NAME}{}", hex(&random::bytes::<RANDOM>()?));
         let mut last = io::ErrorKind::NotFound.into();
         for place in places {
             remove_forsaken(&place);
@@ -95,7 +94,7 @@ fn lock(directory: &Path) -> io::Result<File> {
     let draft = directory.join(DRAFT);
     let file = File::create_new(&draft)?;
     file.lock()?;
-    // It is never there without its lock.
+    // So a file of this name is always locked.
     fs::rename(draft, directory.join(LOCK))?;
     Ok(file)
 }
@@ -124,7 +123,7 @@ fn is_own(path: &Path) -> bool {
     fs::symlink_metadata(path).is_ok_and(is_own)
 }
 
-/// Opens the lock of a directory: a file, and nothing that leads elsewhere or blocks.
+/// Opens the lock of a directory if it is a regular file. A link could lead elsewhere, and a FIFO would block.
 fn open_lock(directory: &Path) -> io::Result<File> {
     let file = OpenOptions::new().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK).open(directory.join(LOCK))?;
     match file.metadata()?.is_file() {
@@ -133,8 +132,8 @@ fn open_lock(directory: &Path) -> io::Result<File> {
     }
 }
 
-/// Removes a directory with the files that are made in it. Another supervisor may remove it as well, and one that has
-/// other files stays.
+/// Removes a directory with the files that a supervisor makes in it. A directory with other files stays. Another
+/// supervisor may remove the directory at the same time.
 fn remove(directory: &Path) {
     for file in [NODE, DRAFT, LOCK] {
         let _ = fs::remove_file(directory.join(file));
@@ -165,7 +164,7 @@ pub(crate) async fn serve_supervisor(path: PathBuf, node: Arc<Node>) {
     .await;
 }
 
-/// Listens on a socket. One that a former process of the same supervisor left is removed before.
+/// Listens on a socket. Removes the socket that an earlier process of the same supervisor left.
 fn replace(path: &Path) -> io::Result<UnixListener> {
     if fs::symlink_metadata(path).is_ok_and(|found| found.file_type().is_socket()) {
         fs::remove_file(path)?;
@@ -195,8 +194,8 @@ impl Forward {
         Self(socket.to_owned())
     }
 
-    /// Returns its answer, or 503 if the node is not there or does not answer: within two seconds, if it does not
-    /// answer to anything.
+    /// Returns the node's answer, or 503 if the node does not run or does not answer. If the node answers nothing at all,
+    /// this takes two seconds.
     pub(crate) async fn ask(&self, question: Question) -> Answer {
         let path = question.path.clone();
         let limit = if question.is_order() || path.starts_with("/admin/api/connections") { LONG } else { PATIENCE };

@@ -1,8 +1,9 @@
-//! Who may use the page: sessions in a cookie, each with a token against forged requests, and the key itself for
-//! scripts.
+//! Decides who may use the page. A browser has a session in a cookie, with a token against forged requests; a script
+//! sends the key itself.
 
 use std::{
     collections::HashMap,
+    io,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -11,19 +12,16 @@ use http::{Method, StatusCode, header, request::Parts};
 use parking_lot::Mutex;
 use serde_json::json;
 
-use super::{
-    Answer, answer, counted,
-    key::{Secret, hex},
-    slow_down::SlowDown,
-};
+use super::{Answer, answer, counted, key::Secret, slow_down::SlowDown};
+use crate::random::{self, hex};
 
-/// Life of a session.
+/// Lifetime of a session.
 const SESSION: Duration = Duration::from_secs(12 * 3600);
-/// Sessions at the same time; the one that ends first makes room.
+/// Maximum number of sessions. If one more begins, the session that would end first is removed.
 const SESSIONS: usize = 1_000;
-/// What other sites' pages cannot add to a request.
+/// The header with the token. Pages of other sites cannot add it to a request.
 const TOKEN: &str = "x-csrf-token";
-/// The session of those who need no key.
+/// The session of every request if there is no key.
 const OPEN: &str = "open";
 
 /// What a refusal says if the key is missing.
@@ -31,7 +29,7 @@ const MISSING: &str = "sign in first, or send `Authorization: Bearer KEY`";
 
 pub(super) struct SignIn {
     secret: Secret,
-    /// The hash of the key. Without one, whoever reaches the listener may use it.
+    /// The hash of the key. If there is none, everyone who reaches the listener may use the page.
     key: Option<[u8; 32]>,
     /// When each session ends, by the hash of its id.
     sessions: Mutex<HashMap<[u8; 32], Instant>>,
@@ -42,23 +40,23 @@ pub(super) struct SignIn {
 /// The sender of a request.
 pub(super) struct Sender {
     pub(super) address: IpAddr,
-    /// The request came over TLS, to the proxy at least.
+    /// True if the request came over TLS, at least as far as the proxy.
     pub(super) is_secure: bool,
 }
 
 impl SignIn {
-    /// `port` tells the cookies of several listeners of a host apart.
-    pub(super) fn new(key: Option<&str>, port: u16) -> Result<Self, getrandom::Error> {
+    /// Makes the sessions of a listener. The cookie's name contains `port`, because all listeners of a host share its
+    /// cookies.
+    pub(super) fn new(key: Option<&str>, port: u16) -> io::Result<Self> {
         let secret = Secret::new()?;
         let key = key.map(|key| secret.hash("key", key));
         let cookie = format!("ws_server_admin_{port}");
         Ok(Self { secret, key, sessions: Mutex::default(), slow_down: Mutex::default(), cookie })
     }
 
-    /// Refuses a request to another host's name, if there is no key. To be called for every request.
+    /// Refuses a request to another host's name if there is no key. It must be called for every request.
     ///
-    /// Without a key, the name of the host is all that tells the page from one of another site whose name was made to
-    /// lead to this machine.
+    /// Without a key, only the `Host` header reveals DNS rebinding.
     pub(super) fn check_host(&self, head: &Parts) -> Result<(), Box<Answer>> {
         if self.key.is_some() || is_local_host(head) {
             return Ok(());
@@ -67,7 +65,7 @@ impl SignIn {
         Err(answer::error(StatusCode::FORBIDDEN, why).into())
     }
 
-    /// Lets a request through, or says why not.
+    /// Lets a request through, or returns the refusal.
     pub(super) fn authorize(&self, head: &Parts, sender: &Sender) -> Result<(), Box<Answer>> {
         if let Some(presented) = bearer(head) {
             return self.check_key(presented, sender);
@@ -82,14 +80,14 @@ impl SignIn {
         Ok(())
     }
 
-    /// Begins a session for whoever has the key.
+    /// Begins a session if the key is right.
     pub(super) fn sign_in(&self, presented: &str, sender: &Sender) -> Result<Answer, Box<Answer>> {
         if self.key.is_none() {
             return Ok(self.tell(OPEN));
         }
         self.check_key(presented.trim(), sender)?;
-        let mut id = [0; 32];
-        getrandom::fill(&mut id).map_err(|why| answer::error(StatusCode::INTERNAL_SERVER_ERROR, &why.to_string()))?;
+        let id = random::bytes::<32>();
+        let id = id.map_err(|why| answer::error(StatusCode::INTERNAL_SERVER_ERROR, &why.to_string()))?;
         let id = hex(&id);
         self.begin(&id, Instant::now());
         let mut answer = self.tell(&id);
@@ -107,7 +105,7 @@ impl SignIn {
         answer
     }
 
-    /// Tells a page that may use this what it needs for its orders.
+    /// Tells a page of a session the token that its orders need.
     pub(super) fn session_answer(&self, head: &Parts) -> Answer {
         match self.session(head) {
             Some(session) => self.tell(&session),
@@ -122,11 +120,11 @@ impl SignIn {
 
     fn is_token(&self, presented: &str, session: &str) -> bool {
         let token = self.secret.hash("token", session);
-        // Hashes are compared, so that the time says nothing of the token.
+        // Hashes are compared, so that the time reveals nothing about the token.
         self.secret.matches("compare", presented, &self.secret.hash("compare", &hex(&token)))
     }
 
-    /// The session that a request has, if it is one.
+    /// Returns the session that the request's cookie names, if it has not ended.
     fn session(&self, head: &Parts) -> Option<String> {
         if self.key.is_none() {
             return Some(OPEN.to_owned());
@@ -148,7 +146,7 @@ impl SignIn {
         sessions.insert(self.secret.hash("session", id), now + SESSION);
     }
 
-    /// Other paths of the host have no use for the cookie.
+    /// Returns the header that sets the cookie, for the paths of the page only.
     fn cookie(&self, id: &str, life: Duration, sender: &Sender) -> String {
         let secure = if sender.is_secure { "; Secure" } else { "" };
         let (name, life) = (&self.cookie, life.as_secs());
@@ -158,7 +156,7 @@ impl SignIn {
     fn check_key(&self, presented: &str, sender: &Sender) -> Result<(), Box<Answer>> {
         let Some(key) = &self.key else { return Ok(()) };
         let (address, now) = (counted(sender.address), Instant::now());
-        // Held until the key is compared: keys that come at once are counted one after the other.
+        // The lock is held until the key is compared, so that keys which arrive together are counted one by one.
         let mut slow_down = self.slow_down.lock();
         let wait = slow_down.wait(address, now);
         if (wait.is_none() || slow_down.look(address, now)) && self.secret.matches("key", presented, key) {
@@ -194,7 +192,7 @@ fn bearer(head: &Parts) -> Option<&str> {
 
 fn is_local_host(head: &Parts) -> bool {
     let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    // A name before an `@` is none of the host's.
+    // The text before an `@` is not part of the host.
     let host: Option<http::uri::Authority> = (!host.contains('@')).then(|| host.parse().ok()).flatten();
     host.as_ref().is_some_and(|host| {
         let host = host.host().trim_start_matches('[').trim_end_matches(']');

@@ -70,7 +70,7 @@ impl Phase {
 
 /// A server's life until now.
 #[derive(Clone, Debug)]
-pub(crate) struct State {
+pub(crate) struct ServerState {
     pub(crate) phase: Phase,
     /// Why it is so, if there is more to say.
     pub(crate) why: Option<String>,
@@ -89,7 +89,7 @@ pub(crate) struct State {
     ordered: Option<Order>,
 }
 
-impl State {
+impl ServerState {
     /// A process that was started just now.
     pub(crate) fn starting(process: Option<u32>) -> Self {
         let now = unix_time();
@@ -144,14 +144,14 @@ impl State {
 
 /// A state that one changes and others read.
 #[derive(Clone, Debug)]
-pub(crate) struct Shared(Arc<Mutex<State>>);
+pub(crate) struct SharedState(Arc<Mutex<ServerState>>);
 
-impl Shared {
-    pub(crate) fn new(state: State) -> Self {
+impl SharedState {
+    pub(crate) fn new(state: ServerState) -> Self {
         Self(Arc::new(Mutex::new(state)))
     }
 
-    pub(crate) fn get(&self) -> State {
+    pub(crate) fn get(&self) -> ServerState {
         self.0.lock().clone()
     }
 
@@ -186,7 +186,7 @@ impl Shared {
         let mut state = self.0.lock();
         let former = state.clone();
         let (restarts, restart_count) = (former.restarts, former.restart_count);
-        *state = State { restarts, restart_count, ..State::starting(process) };
+        *state = ServerState { restarts, restart_count, ..ServerState::starting(process) };
     }
 
     /// It serves at this address.
@@ -210,7 +210,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl ServerState {
     fn note_restart(&mut self, why: &str) {
         self.restarts.truncate(RESTARTS - 1);
         self.restarts.push_front((unix_time(), why.to_owned()));
@@ -242,7 +242,7 @@ mod tests {
 
     #[test]
     fn one_order_is_carried_out_at_a_time_and_a_double_click_counts_once() {
-        let state = Shared::new(State::starting(Some(1)));
+        let state = SharedState::new(ServerState::starting(Some(1)));
         state.run("127.0.0.1:8080".parse().unwrap());
         let sent = std::cell::RefCell::default();
         let order = |order| {
@@ -267,7 +267,7 @@ mod tests {
 
     #[test]
     fn restarts_are_counted_and_the_last_ones_kept() {
-        let state = Shared::new(State::starting(Some(1)));
+        let state = SharedState::new(ServerState::starting(Some(1)));
         for number in 0..200 {
             state.wait(&format!("cause {number}"), Duration::from_secs(1));
             state.start(Some(2));
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_server_that_ended_has_no_process() {
-        let state = Shared::new(State::starting(Some(7)));
+        let state = SharedState::new(ServerState::starting(Some(7)));
         state.run("127.0.0.1:8080".parse().unwrap());
         assert_eq!(state.get().json(true)["pid"], 7);
         assert_eq!(state.get().json(true)["address"], "127.0.0.1:8080");

@@ -43,7 +43,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::admin::{Order, State, answer};
+    use crate::admin::{Order, ServerState, answer};
 
     /// A node that hangs.
     #[derive(Default)]
@@ -55,8 +55,8 @@ mod tests {
             true
         }
 
-        fn state(&self) -> State {
-            State::starting(None)
+        fn state(&self) -> ServerState {
+            ServerState::starting(None)
         }
 
         fn order(&self, _: Order) -> Result<(), String> {

@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use ws_cluster::TrustedProxies;
 
 use crate::{
-    admin::{Answer, Directory, Forward, Front, Listeners, Order, Question, SOCKET, Service, Shared, State},
+    admin::{Answer, Directory, Forward, Front, Listeners, Order, Question, SOCKET, ServerState, Service, SharedState},
     cli::AdminPage,
     stderr::Stderr,
 };
@@ -24,7 +24,7 @@ const ORDERS: usize = 1;
 
 /// The supervisor's side: what it tells, and the orders that it gets. Without an admin page nobody reads and orders.
 pub(super) struct Control {
-    pub(super) state: Shared,
+    pub(super) state: SharedState,
     orders: mpsc::Receiver<Order>,
     /// The socket on which the server answers the supervisor, if there is an admin page.
     directory: Option<Directory>,
@@ -34,7 +34,7 @@ pub(super) struct Control {
 
 /// The page's side.
 struct Page {
-    state: Shared,
+    state: SharedState,
     orders: mpsc::Sender<Order>,
     forward: Option<Forward>,
 }
@@ -42,7 +42,7 @@ struct Page {
 impl Control {
     /// Serves the admin page, if there is to be one. It comes later if its address is taken.
     pub(super) fn start(page: &AdminPage, trusted_proxies: TrustedProxies) -> Self {
-        let state = Shared::new(State::starting(None));
+        let state = SharedState::new(ServerState::starting(None));
         let (sender, orders) = mpsc::channel(ORDERS);
         let mut directory = None;
         let is_served = Arc::<AtomicBool>::default();
@@ -100,7 +100,7 @@ impl Service for Page {
         true
     }
 
-    fn state(&self) -> State {
+    fn state(&self) -> ServerState {
         self.state.get()
     }
 

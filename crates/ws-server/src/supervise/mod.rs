@@ -13,7 +13,7 @@ use self::{
 };
 use crate::{
     Failure, Outcome,
-    admin::{Order, Phase, Shared},
+    admin::{Order, Phase, SharedState},
     config::Settings,
     probe::test_connection,
     run::trusted_proxies,
@@ -239,7 +239,7 @@ fn ended(status: std::io::Result<ExitStatus>) -> End {
 async fn test(
     address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>>,
     settings: &Settings,
-    state: &Shared,
+    state: &SharedState,
 ) -> String {
     let supervision = &settings.run.supervision;
     let started = Instant::now();
@@ -277,7 +277,7 @@ async fn shut_down(
     child: &mut Child,
     signals: &mut Signals,
     settings: &Settings,
-    state: &Shared,
+    state: &SharedState,
     mut is_told: bool,
 ) -> bool {
     state.enter(Phase::Stopping, None);
