@@ -319,7 +319,7 @@ struct Paint;
 #[async_trait]
 impl ActionHandler for Paint {
     async fn handle(&self, request: Request) -> Result<(), ActionError> {
-        request.set_property("colour", request.detail::<String>(0)?);
+        request.set_property("colour", request.detail::<String>(0)?)?;
         request.reply(())?;
         Ok(())
     }

@@ -50,7 +50,7 @@ async fn client(second: &'static str) -> (Client, Events) {
     Client::builder(["ws://a/"])
         .credentials_with(move || {
             let user = if asked.fetch_add(1, Ordering::Relaxed) == 0 { "ann" } else { second };
-            async move { Ok(user.into()) }
+            async move { Ok(user) }
         })
         .connect_over(move |_| {
             let (near, far) = duplex(ROOM);

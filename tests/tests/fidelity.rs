@@ -32,7 +32,7 @@ struct Echo;
 impl ActionHandler for Echo {
     async fn handle(&self, request: Request) -> Result<(), ActionError> {
         match request.action() {
-            "first" => request.reply(RawDetails::of(&request.details().raw()[..1]).expect("JSON"))?,
+            "first" => request.reply(RawDetails::from_serialize(&request.details().raw()[..1]).expect("JSON"))?,
             "pair" => {
                 let (one, other): (&str, &str) = request.parse()?;
                 request.reply(json!([other, one]))?;

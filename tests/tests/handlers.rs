@@ -136,7 +136,8 @@ async fn handlers_extract_the_user_and_shared_state() {
     struct Editor;
 
     impl FromRequest for Editor {
-        fn from_request(request: &Request) -> Result<Self, ActionError> {
+        async fn from_request(request: &Request) -> Result<Self, ActionError> {
+            tokio::task::yield_now().await;
             if request.in_group("editors") { Ok(Self) } else { Err(ActionError::forbidden("For editors only")) }
         }
     }
@@ -161,6 +162,9 @@ async fn handlers_extract_the_user_and_shared_state() {
                 (async |user: Option<User>| user.map(|User(id)| id).unwrap_or("a guest".into())).with_guests(),
             )
             .action("edit", async |_: Editor| "edited")
+            .action("may edit", async |editor: Option<Editor>| editor.is_some())
+            .action("why not", async |editor: Result<Editor, ActionError>| editor.err().map(|error| error.text))
+            .action("number", async |number: Option<Details<u64>>| number.map_or(0, |Details(number)| number))
             .action("join", async |request: Request| request.join("editors")),
     )
     .await;
@@ -169,10 +173,20 @@ async fn handlers_extract_the_user_and_shared_state() {
     client.expect("greet", json!(["hello ann of ann"])).await;
     client.send("edit", json!([])).await;
     client.expect("edit:error", json!([403, "For editors only"])).await;
+    client.send("may edit", json!([])).await;
+    client.expect("may edit", json!([false])).await;
+    client.send("why not", json!([])).await;
+    client.expect("why not", json!(["For editors only"])).await;
+    client.send("number", json!(["seven"])).await;
+    client.expect("number", json!([0])).await;
     client.send("join", json!([])).await;
     client.expect("join", json!([true])).await;
     client.send("edit", json!([])).await;
     client.expect("edit", json!(["edited"])).await;
+    client.send("may edit", json!([])).await;
+    client.expect("may edit", json!([true])).await;
+    client.send("number", json!([7])).await;
+    client.expect("number", json!([7])).await;
 
     let mut guest = solo.guest().await;
     guest.send("who", json!([])).await;
@@ -194,8 +208,10 @@ async fn a_server_does_not_start_without_a_state_that_a_handler_takes() {
         builder().fallback(query),
         builder().action("query", query.layer(async |request: Request, next: Next| next.run(request).await)),
     ] {
-        let Err(StartError::Config { reason }) = builder.start().await else { panic!("it started") };
-        assert!(reason.contains("Database>") && reason.contains("ServerBuilder::state"), "{reason}");
+        let Err(error) = builder.start().await else { panic!("it started") };
+        assert!(matches!(error, StartError::MissingState { .. }), "{error:?}");
+        let text = error.to_string();
+        assert!(text.contains("Database>") && text.contains("ServerBuilder::state"), "{text}");
     }
     let started = builder().state(Database).action("query", query).start().await;
     assert!(started.is_ok());
@@ -388,7 +404,7 @@ async fn the_test_kit_calls_a_handler_without_sockets() {
             return Err(ActionError::bad_request("Which room?"));
         }
         request.join(&room);
-        request.set_property("room", room.clone());
+        request.set_property("room", &room).unwrap();
         request.reply_to_user("x".repeat(70_000)).await?;
         request.publish(Message::new("entered", room)?.except_connection(request.connection())).await?;
         Ok(limit)

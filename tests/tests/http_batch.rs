@@ -162,7 +162,7 @@ async fn a_publisher_publishes_several_messages_in_their_order() {
     let news = (0..100).map(|number| message("news", json!([number]), Target::all()));
     let bad = Message::raw("", "[]".parse::<ws_cluster::RawDetails>().expect("JSON"));
     let outcomes = publisher.publish_all(news.chain([bad, message("end", json!([]), Target::all())])).await;
-    assert!(matches!(outcomes[100], Err(PublishError::Invalid { .. })), "{:?}", outcomes[100]);
+    assert!(matches!(outcomes[100], Err(PublishError::ActionSize { size: 0 })), "{:?}", outcomes[100]);
     assert!(outcomes.iter().enumerate().all(|(at, outcome)| at == 100 || outcome.is_ok()), "{outcomes:?}");
     assert_eq!(publisher.publish_all([]).await, []);
     for client in &mut clients {

@@ -87,7 +87,7 @@ async fn a_token_is_renewed_in_place_and_one_that_is_not_ends_its_connection() {
     let builder = ws_cluster::Client::builder([format!("ws://{}/WebSockets", node.address())]);
     let builder = builder.credentials_with(move || {
         count.fetch_add(1, Ordering::Relaxed);
-        async { Ok(token("ann", 12).into()) }
+        async { Ok(token("ann", 12)) }
     });
     let (client, mut events) = builder.connect().unwrap();
     let mut left = Client::connect(node.address(), &[("authorization", &format!("Bearer {}", token("bob", 6)))]).await;

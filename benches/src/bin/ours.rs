@@ -10,6 +10,7 @@ use benches::{
 };
 use clap::Parser;
 use futures_util::future::join_all;
+use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -198,8 +199,8 @@ fn target(order: &Order) -> Result<Target> {
 /// Publishes messages at the same time, so that they enter the order together.
 async fn publish(server: &Server, order: &Order) -> Result<()> {
     let target = target(order)?;
-    let publishes =
-        (0..order.number("count")).map(|_| server.publish(Message::raw("m", order.text.as_str()).to(target.clone())));
+    let message = || Message::raw("m", json!(order.text).into()).to(target.clone());
+    let publishes = (0..order.number("count")).map(|_| server.publish(message()));
     join_all(publishes).await.into_iter().collect::<std::result::Result<(), _>>()?;
     Ok(())
 }
@@ -213,7 +214,8 @@ async fn flood(server: &Server, order: &Order) -> Result<usize> {
         spawn(async move {
             let mut accepted = 0;
             while Instant::now() < end {
-                let publishes = (0..batch).map(|_| server.publish(Message::raw("m", text.as_str()).to(target.clone())));
+                let message = || Message::raw("m", json!(text).into()).to(target.clone());
+                let publishes = (0..batch).map(|_| server.publish(message()));
                 accepted += join_all(publishes).await.iter().filter(|outcome| outcome.is_ok()).count();
             }
             accepted

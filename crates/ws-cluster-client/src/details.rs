@@ -1,7 +1,7 @@
 //! The arguments of a message as JSON text, so that the bytes of one client reach the others unchanged, and the few
 //! rewrites of JSON text that are necessary. Pure.
 
-use std::{borrow::Cow, fmt, ops::Deref, str::FromStr, sync::OnceLock};
+use std::{borrow::Cow, fmt, str::FromStr, sync::OnceLock};
 
 use bytes::Bytes;
 use memchr::{memchr, memchr2_iter};
@@ -19,12 +19,11 @@ const DEPTH: usize = 128;
 /// There are two exceptions. A value that is not an array is put into one (`null` becomes no argument, any other value
 /// one argument). Half of a surrogate pair (`\ud83c` alone), which is not valid text, becomes U+FFFD.
 ///
-/// Details are made from a [`Value`] or a type that converts into one (`json!`, text, a number, `()`), from JSON text
-/// with [`str::parse`], or from any serializable type with [`of`](Self::of). Clones share the text.
+/// Details are made from JSON text with [`str::parse`], from a [`Value`] (`json!`), or from any serializable value with
+/// [`from_serialize`](Self::from_serialize). Clones share the text.
 ///
-/// For convenience, details can be read like a slice of [`Value`]s, which are made on first use. A `Value` cannot hold
-/// everything: integers beyond 64 bits become floating point, members are sorted, and an argument that does not fit at
-/// all (`1e400`) reads as `null`. [`detail`](Self::detail) and [`parse`](Self::parse) read from the text.
+/// [`detail`](Self::detail) and [`parse`](Self::parse) read from the text. [`values`](Self::values) reads the arguments
+/// as [`Value`]s.
 ///
 /// ```
 /// use ws_cluster_client::RawDetails;
@@ -32,8 +31,8 @@ const DEPTH: usize = 128;
 /// let details: RawDetails = r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#.parse()?;
 /// assert_eq!(details.as_str(), r#"[18446744073709551616, {"z": 1.0, "a": 2}]"#);
 /// assert_eq!(details.detail::<u128>(0)?, 1 << 64);
-/// assert_eq!(details[1]["a"], 2);
-/// assert_eq!(RawDetails::from("hello").as_str(), r#"["hello"]"#);
+/// assert_eq!(details.values()[1]["a"], 2);
+/// assert_eq!(RawDetails::from_serialize("hello")?.as_str(), r#"["hello"]"#);
 /// # Ok::<_, Box<dyn std::error::Error>>(())
 /// ```
 pub struct RawDetails {
@@ -62,13 +61,14 @@ impl RawDetails {
     ///
     /// ```
     /// use ws_cluster_client::RawDetails;
-    /// assert_eq!(RawDetails::of(&("room", u128::MAX))?.as_str(), r#"["room",340282366920938463463374607431768211455]"#);
+    /// let details = RawDetails::from_serialize(&("room", u128::MAX))?;
+    /// assert_eq!(details.as_str(), r#"["room",340282366920938463463374607431768211455]"#);
     /// # Ok::<_, serde_json::Error>(())
     /// ```
     ///
     /// # Errors
     /// The value cannot be written as JSON, such as a map whose keys are not text.
-    pub fn of<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
+    pub fn from_serialize<T: Serialize + ?Sized>(value: &T) -> Result<Self, serde_json::Error> {
         Ok(Self::wrap(serde_json::to_string(value)?.into()))
     }
 
@@ -100,7 +100,7 @@ impl RawDetails {
     }
 
     /// Returns the JSON array as bytes, which share the text's memory.
-    pub fn bytes(&self) -> Bytes {
+    pub fn to_bytes(&self) -> Bytes {
         self.text.clone().into()
     }
 
@@ -139,47 +139,58 @@ impl RawDetails {
     pub fn detail<'a, T: Deserialize<'a>>(&'a self, index: usize) -> Result<T, serde_json::Error> {
         match self.raw().get(index) {
             // Text with escapes cannot be borrowed from the JSON, but from its value.
-            Some(raw) => T::deserialize(*raw).or_else(|error| {
-                self.check_values(error)?;
-                T::deserialize(&self.values()[index])
+            Some(raw) => T::deserialize(*raw).or_else(|error| match self.fits_values() {
+                true => T::deserialize(&self.values()[index]),
+                false => Err(error),
             }),
             None => T::deserialize(&Value::Null),
         }
     }
 
     /// Reads all arguments from the text as a tuple or a list.
-    ///
-    /// # Errors
-    /// The arguments have another number or shape.
-    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        T::deserialize(SeqDeserializer::new(self.raw().into_iter())).or_else(|error| {
-            self.check_values(error)?;
-            T::deserialize(SeqDeserializer::new(self.values().iter()))
+    fn parse_list<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        T::deserialize(SeqDeserializer::new(self.raw().into_iter())).or_else(|error| match self.fits_values() {
+            true => T::deserialize(SeqDeserializer::new(self.values().iter())),
+            false => Err(error),
         })
     }
 
-    /// Fails with `error` if an argument does not fit into a `Value`, and so would read as another value than it is.
-    fn check_values(&self, error: serde_json::Error) -> Result<(), serde_json::Error> {
-        let representable = |raw: &&RawValue| serde_json::from_str::<Value>(raw.get()).is_ok();
-        if self.raw().iter().all(representable) { Ok(()) } else { Err(error) }
+    /// Returns false if an argument does not fit into a `Value`, and so would read as another value than it is.
+    fn fits_values(&self) -> bool {
+        self.raw().iter().all(|raw| serde_json::from_str::<Value>(raw.get()).is_ok())
     }
 
-    fn values(&self) -> &[Value] {
+    /// Returns the arguments as [`Value`]s, which are made on first use. A `Value` cannot hold everything: integers
+    /// beyond 64 bits become floating point, members are sorted, and an argument that does not fit at all (`1e400`)
+    /// reads as `null`.
+    pub fn values(&self) -> &[Value] {
         self.values.get_or_init(|| {
             let value = |raw: &RawValue| serde_json::from_str(raw.get()).unwrap_or_default();
             self.raw().into_iter().map(value).collect()
         })
     }
 
-    /// Reads all arguments like [`parse`](Self::parse), but a single argument may also be the whole value: an object for
-    /// a struct, or text for a `String`.
+    /// Reads all arguments from the text as a tuple or a list. A single argument may also be the whole value: an object
+    /// for a struct, or text for a `String`.
     ///
     /// # Errors
     /// The arguments have another number or shape.
-    pub fn parse_as<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
-        let &[single] = &*self.raw() else { return self.parse() };
+    pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, serde_json::Error> {
+        let &[single] = &*self.raw() else { return self.parse_list() };
+        Self::parse_single(self.as_str(), single).or_else(|error| {
+            // Text with escapes cannot be borrowed from the JSON, but from its value.
+            if !self.fits_values() {
+                return Err(error);
+            }
+            let list = T::deserialize(SeqDeserializer::new(self.values().iter()));
+            list.or_else(|_| T::deserialize(&self.values()[0])).map_err(|_| error)
+        })
+    }
+
+    /// Reads a list of a single argument, or this argument.
+    fn parse_single<'a, T: Deserialize<'a>>(list: &'a str, single: &'a RawValue) -> Result<T, serde_json::Error> {
         let object = single.get().starts_with('{');
-        let (first, second) = if object { (single.get(), self.as_str()) } else { (self.as_str(), single.get()) };
+        let (first, second) = if object { (single.get(), list) } else { (list, single.get()) };
         let from_first = match serde_json::from_str(first) {
             Ok(value) => return Ok(value),
             Err(error) => error,
@@ -207,14 +218,6 @@ impl Default for RawDetails {
 impl Clone for RawDetails {
     fn clone(&self) -> Self {
         Self { text: self.text.clone(), values: OnceLock::new() }
-    }
-}
-
-impl Deref for RawDetails {
-    type Target = [Value];
-
-    fn deref(&self) -> &[Value] {
-        self.values()
     }
 }
 
@@ -267,15 +270,9 @@ impl FromStr for RawDetails {
     }
 }
 
-impl<T: Into<Value>> From<T> for RawDetails {
-    fn from(value: T) -> Self {
-        Self::wrap(value.into().to_string().into())
-    }
-}
-
-impl From<&RawDetails> for RawDetails {
-    fn from(details: &RawDetails) -> Self {
-        details.clone()
+impl From<Value> for RawDetails {
+    fn from(value: Value) -> Self {
+        Self::wrap(value.to_string().into())
     }
 }
 
@@ -416,12 +413,12 @@ mod tests {
         ] {
             assert_eq!(parsed(text), wrapped);
         }
-        assert_eq!(RawDetails::from(()).as_str(), "[]");
+        assert_eq!(RawDetails::from(Value::Null).as_str(), "[]");
         assert_eq!(RawDetails::from(json!({"a": 1})).as_str(), r#"[{"a":1}]"#);
-        assert_eq!(RawDetails::from(&[1, 2][..]).as_str(), "[1,2]");
-        assert_eq!(RawDetails::of("x").unwrap().as_str(), r#"["x"]"#);
+        assert_eq!(RawDetails::from(json!([1, 2])).as_str(), "[1,2]");
+        assert_eq!(RawDetails::from_serialize("x").unwrap().as_str(), r#"["x"]"#);
         let nothing: Option<u8> = None;
-        assert_eq!(RawDetails::of(&nothing).unwrap(), RawDetails::default());
+        assert_eq!(RawDetails::from_serialize(&nothing).unwrap(), RawDetails::default());
     }
 
     #[test]
@@ -477,21 +474,41 @@ mod tests {
     }
 
     #[test]
+    fn a_single_argument_may_be_the_whole_value() {
+        #[derive(Debug, PartialEq, Deserialize)]
+        struct Point {
+            x: i32,
+            y: i32,
+        }
+        let details = |text: &str| text.parse::<RawDetails>().unwrap();
+        let point = Point { x: 1, y: 2 };
+        assert_eq!(details(r#"[{"x": 1, "y": 2}]"#).parse::<Point>().unwrap(), point);
+        assert_eq!(details("[1, 2]").parse::<Point>().unwrap(), point);
+        assert_eq!(details(r#"[{"x": 1, "y": 2}]"#).parse::<(Point,)>().unwrap(), (point,));
+        for text in [r#"["a"]"#, r#"["\u0061"]"#] {
+            assert_eq!(details(text).parse::<&str>().unwrap(), "a");
+            assert_eq!(details(text).parse::<(&str,)>().unwrap(), ("a",));
+        }
+        let error = details(r#"[{"x": 1}]"#).parse::<Point>().unwrap_err().to_string();
+        assert!(error.contains("missing field `y`"), "{error}");
+        assert!(details("[1e400]").parse::<Option<f64>>().is_err());
+    }
+
+    #[test]
     fn what_no_value_holds_is_not_taken_for_nothing() {
         let details: RawDetails = "[1e400]".parse().unwrap();
         assert!(details.detail::<Option<f64>>(0).is_err());
         assert!(details.parse::<(Option<f64>,)>().is_err());
-        assert_eq!(details[0], Value::Null);
+        assert_eq!(details.values()[0], Value::Null);
         assert_eq!(details.raw()[0].get(), "1e400");
     }
 
     #[test]
-    fn details_read_like_values() {
+    fn details_have_values() {
         let details: RawDetails = r#" [ 1, {"a": [2]} ] "#.parse().unwrap();
         assert_eq!((details.len(), details.is_empty()), (2, false));
-        assert_eq!(details[1]["a"][0], 2);
+        assert_eq!(details.values()[1]["a"][0], 2);
         assert_eq!(details, [json!(1), json!({"a": [2]})]);
-        assert_eq!(details.iter().count(), 2);
         assert!("[ \n]".parse::<RawDetails>().unwrap().is_empty());
         assert_eq!("[ \n]".parse::<RawDetails>().unwrap().len(), 0);
     }
@@ -500,7 +517,7 @@ mod tests {
     fn details_are_serializable_as_they_are() {
         let details: RawDetails = "[1.0, 1e400]".parse().unwrap();
         assert_eq!(serde_json::to_string(&(7, &details)).unwrap(), "[7,[1.0, 1e400]]");
-        assert_eq!(serde_json::from_str::<Vec<RawDetails>>("[[1.0, 1e400],1]").unwrap(), [details, 1.into()]);
+        assert_eq!(serde_json::from_str::<Vec<RawDetails>>("[[1.0, 1e400],1]").unwrap(), [details, json!(1).into()]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! after a loss, and gets what it missed. It behaves like the browser client. The crate compiles neither a server nor a
 //! database.
 //!
-//! [`Client`] sends messages and asks for answers, [`Events`] yields the messages of the server, and [`Builder`] has the settings.
+//! [`Client`] sends messages and asks for answers, [`Events`] yields the messages of the server, and [`Builder`] has
+//! the settings.
 //!
 //! ```no_run
 //! use ws_cluster_client::{Client, Event};
@@ -32,6 +33,7 @@ mod client;
 mod close;
 mod details;
 mod error;
+mod random;
 
 pub use client::{Builder, Client, Event, Events, Message, RequestError, SendError, SetupError};
 pub use close::CloseCode;

@@ -90,7 +90,7 @@ pub(crate) async fn send_over_unix(
     tokio::select! {
         biased;
         answer = &mut exchange => answer,
-        // What it had read before its end is still there.
+        // The bytes read before the error are kept.
         _ = connection => exchange.await,
     }
 }

@@ -70,6 +70,76 @@
 //! }
 //! ```
 //!
+//! # axum
+//!
+//! With the feature `axum`, `Server::routes` is a router for clients and nodes, and `Server::health_routes` has
+//! `/health` and `/ready`. `into_make_service_with_connect_info` tells the server the addresses of its clients.
+//!
+//! ```no_run
+//! # #[cfg(feature = "axum")]
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! use ws_cluster::{MemoryPool, Server, shutdown_signal};
+//!
+//! let server = Server::builder(MemoryPool::default()).start().await?;
+//! let app = axum::Router::new().merge(server.routes()).merge(server.health_routes());
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8080").await?;
+//! axum::serve(listener, app.into_make_service_with_connect_info::<std::net::SocketAddr>())
+//!     .with_graceful_shutdown(shutdown_signal())
+//!     .await?;
+//! server.shutdown().await;
+//! # Ok(()) }
+//! # #[cfg(not(feature = "axum"))]
+//! # fn main() {}
+//! ```
+//!
+//! # Tokens
+//!
+//! A program sends its token as `Authorization: Bearer TOKEN`, and a browser as the subprotocol `bearer.TOKEN` or in
+//! `Client/authentication`. With the feature `jwt`, `JwtAuthenticator` checks JSON Web Tokens. For tokens of another
+//! kind, implement [`Authenticator`]:
+//!
+//! ```
+//! use ws_cluster::{AuthenticationError, Authenticator, Credentials, Handshake, Identity, async_trait};
+//!
+//! struct ByToken;
+//!
+//! # fn verify(token: &str) -> Option<String> { token.strip_prefix("token of ").map(str::to_owned) }
+//! #[async_trait]
+//! impl Authenticator for ByToken {
+//!     async fn authenticate(
+//!         &self,
+//!         handshake: &Handshake,
+//!         _credentials: Option<Credentials<'_>>,
+//!     ) -> Result<Option<Identity>, AuthenticationError> {
+//!         Ok(handshake.bearer_token().and_then(verify).map(Identity::user))
+//!     }
+//!
+//!     fn uses_cookies(&self) -> bool {
+//!         false // Pages of any origin may connect, because they have to know the token.
+//!     }
+//! }
+//! ```
+//!
+//! # Testing
+//!
+//! With the feature `testing`, a test calls a handler without sockets, and `testing::Cluster` starts several nodes in
+//! one process.
+//!
+//! ```
+//! # #[cfg(feature = "testing")]
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! use ws_cluster::{Details, testing};
+//!
+//! let sum = async |Details((a, b)): Details<(i64, i64)>| a + b;
+//! let outcome = testing::request("sum", (1, 2)).user("ann").call(sum).await;
+//! assert_eq!(outcome.reply()[0], 3);
+//! # }
+//! # #[cfg(not(feature = "testing"))]
+//! # fn main() {}
+//! ```
+//!
 //! # Guarantees
 //!
 //! - A publish returns `Ok` when the message is accepted: two nodes hold it, or the only node of the cluster does. Each
@@ -119,6 +189,8 @@
 //! | `axum` | no | `Server::routes` as an `axum::Router` |
 //! | `tls` | no | `wss://` addresses for nodes and clients, and [`Serve::with_tls`] for listeners (rustls) |
 //! | `deflate` | no | compression (`permessage-deflate`) for clients that offer it; [`ConnectionConfig::compression`] turns it off |
+//! | `jwt` | no | `JwtAuthenticator`: clients that bring a JSON Web Token (jsonwebtoken) |
+//! | `http-client` | no | the keys of `JwtAuthenticator` from a URL |
 //! | `backend` | no | `Backend`: the site's own code behind a URL says who clients are and handles actions |
 //! | `metrics` | no | `metrics`: what a server counts, through the facade of the crate `metrics` |
 //! | `testing` | no | `testing`, a test kit: handlers without sockets, clusters in one process |
@@ -193,6 +265,7 @@ pub use publisher::{ConnectError, Publisher, PublisherBuilder};
 pub use report::{
     ConnectionList, ConnectionQuery, ConnectionReport, FollowerReport, LinkReport, NodeReport, NodeRole, Relay,
 };
+pub use secret::KeyError;
 pub use server::{
     ActionHandler, Data, Details, Disconnection, FromRequest, IntoHandler, Layer, Layered, LiveSettings, Next,
     RemoteAddress, Request, Serve, Server, ServerBuilder, Session, State, User, WithGuests, shutdown_signal,
@@ -204,3 +277,34 @@ pub use ws::RawMessage;
 pub use ws_cluster_client as client;
 pub use ws_cluster_client::{ActionError, Client, CloseCode, ParseDetailsError, RawDetails};
 pub use ws_cluster_core::{ClusterConfig, Degraded, LogConfig, NodeId, NodeStatus, ParseNodeIdError, Status, Term};
+
+#[cfg(test)]
+mod tests {
+    /// Returns the features that a page lists in its table, as lines `| `NAME` | DEFAULT | .. |`.
+    fn listed(page: &str) -> Vec<(String, bool)> {
+        let lines = page.lines().map(|line| line.trim_start_matches("//! "));
+        let rows = lines.filter_map(|line| line.strip_prefix("| `")?.split_once("` | "));
+        let rows = rows.filter_map(|(name, rest)| match rest.split_once(" | ")?.0 {
+            "yes" => Some((name.to_owned(), true)),
+            "no" => Some((name.to_owned(), false)),
+            _ => None,
+        });
+        let mut features: Vec<_> = rows.collect();
+        features.sort();
+        features
+    }
+
+    #[test]
+    fn the_tables_of_features_name_all_of_them() {
+        let (_, manifest) = include_str!("../Cargo.toml").split_once("[features]").unwrap();
+        let (manifest, _) = manifest.split_once("\n[").unwrap();
+        let lines = manifest.lines().filter_map(|line| line.split_once(" = "));
+        let (default, others): (Vec<_>, Vec<_>) = lines.partition(|(name, _)| *name == "default");
+        let is_default = |name| default[0].1.contains(&format!("{name:?}"));
+        let features = others.into_iter().filter(|(name, _)| *name != "internals");
+        let mut features: Vec<_> = features.map(|(name, _)| (name.to_owned(), is_default(name))).collect();
+        features.sort();
+        assert_eq!(listed(include_str!("lib.rs")), features);
+        assert_eq!(listed(include_str!("../../../docs/rust.md")), features);
+    }
+}

@@ -1,32 +1,34 @@
 //! Publishes from another process, over a link to any node of the cluster. The link only carries publishes and their
 //! outcomes.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use prost::Message as _;
 use tokio::{
     sync::{Mutex, mpsc, oneshot},
-    time::{Instant, interval, timeout, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
+use self::link::{DIAL_TIMEOUT, Request, reach};
 use crate::{
     Close, GroupChange, IntoPool, Message, Pool, PoolError, PublishError,
-    message::{self, close::Subject, content::Content},
+    message::{close::Subject, content::Content},
     node::{
         codec::{Outcome, Publish},
-        link::{self, Dialled, Keys, LinkError, LinkIdentity, Purpose, log_publisher_loss},
+        link::{Dialled, Keys, LinkError, LinkIdentity},
     },
-    secret::{self, CLUSTER_KEY_SIZE, KeyError},
+    random,
+    secret::{self, KeyError},
 };
 use ws_cluster_core::{ClusterConfig, NodeId};
+
+mod link;
 
 /// Maximum number of requests that wait for the socket. Further ones wait before the queue.
 const MAX_REQUESTS: usize = 1024;
 /// Maximum number of nodes that are dialled before a publisher gives up. Those seen last come first.
 const MAX_DIALS: usize = 16;
-/// Time for one node to answer a dial, before the next is tried.
-const DIAL_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The outcome of a publish that has none yet.
 const UNKNOWN: Result<(), PublishError> = Err(PublishError::OutcomeUnknown);
@@ -38,12 +40,9 @@ pub enum ConnectError {
     /// The pool's URL is malformed, or its database does not answer.
     #[error(transparent)]
     Pool(#[from] PoolError),
-    /// The key is shorter than 32 bytes.
-    #[error("a key has at least {CLUSTER_KEY_SIZE} bytes")]
-    ShortKey,
-    /// The key contains a control character, or is the placeholder of the documentation. The text says what to give.
-    #[error("{0}")]
-    Key(String),
+    /// The key cannot be used, for example because it is shorter than 32 bytes.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// The pool lists no node, so no server is running.
     #[error("the pool has no running server")]
     NoServer,
@@ -136,12 +135,6 @@ struct Shared {
     connection: Mutex<Option<mpsc::Sender<Request>>>,
 }
 
-struct Request {
-    content: Bytes,
-    key: Bytes,
-    outcome: oneshot::Sender<Result<(), PublishError>>,
-}
-
 impl Publisher {
     /// Connects to the cluster `default` in `pool`, with the cluster's key of at least 32 bytes.
     ///
@@ -209,11 +202,14 @@ impl Publisher {
         }
     }
 
-    /// Publishes a message on all nodes. Limits and errors are those of [`Server::publish`](crate::Server::publish),
-    /// and the time limit is that of [`PublisherBuilder::publish_timeout`].
+    /// Publishes a message on all nodes. The limits are those of [`Server::publish`](crate::Server::publish), and the
+    /// time limit is that of [`PublisherBuilder::publish_timeout`].
     ///
     /// If the connection is lost meanwhile, the publish is repeated on another node. The message is still delivered
     /// once.
+    ///
+    /// # Errors
+    /// Each [`PublishError`] says whether the message may still be delivered.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {
         let (content, key) = message.encode()?;
         self.send_one(content, key.unwrap_or_else(random_key)).await
@@ -237,8 +233,11 @@ impl Publisher {
     }
 
     /// Puts connections into groups and takes them out of groups, on all nodes, as
-    /// [`Server::change_groups`](crate::Server::change_groups) does. A node of an older version answers
-    /// [`PublishError::Invalid`].
+    /// [`Server::change_groups`](crate::Server::change_groups) does.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and [`PublishError::Invalid`] if the change names no group, too many groups,
+    /// or a group twice, or from a node of an older version.
     pub async fn change_groups(&self, change: GroupChange) -> Result<(), PublishError> {
         change.check()?;
         self.command(Content::Groups(change)).await
@@ -246,31 +245,44 @@ impl Publisher {
 
     /// Closes every connection of a session, on all nodes, as
     /// [`Server::close_session`](crate::Server::close_session) does.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::session(id)).await
     }
 
     /// Closes every connection of a user, on all nodes, as [`Server::close_user`](crate::Server::close_user) does.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::user(id)).await
     }
 
     /// Closes the connections that [`Close`] describes, on all nodes, as [`Server::close`](crate::Server::close) does.
-    /// A node of an older version answers [`PublishError::Invalid`] to a command that it does not know.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and [`PublishError::Invalid`] from a node of an older version that does not
+    /// know the command.
     pub async fn close(&self, close: Close) -> Result<(), PublishError> {
         self.command(Content::Close(close)).await
     }
 
     /// Asks the authenticator again about every connection of a session, on all nodes, as
-    /// [`Server::refresh_session`](crate::Server::refresh_session) does. A node of an older version answers
-    /// [`PublishError::Invalid`].
+    /// [`Server::refresh_session`](crate::Server::refresh_session) does.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and [`PublishError::Invalid`] from a node of an older version.
     pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
         self.command(Content::Refresh(Subject::session(id))).await
     }
 
     /// Asks the authenticator again about every connection of a user, on all nodes, as
-    /// [`Server::refresh_user`](crate::Server::refresh_user) does. A node of an older version answers
-    /// [`PublishError::Invalid`].
+    /// [`Server::refresh_user`](crate::Server::refresh_user) does.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and [`PublishError::Invalid`] from a node of an older version.
     pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
         self.command(Content::Refresh(Subject::user(id))).await
     }
@@ -339,9 +351,9 @@ impl Publisher {
         if let Some(connection) = present.as_ref().filter(|connection| !connection.is_closed()) {
             return Ok(connection.clone());
         }
-        let link = self.dial().await?;
+        let dialled = self.dial().await?;
         let (requests, received) = mpsc::channel(MAX_REQUESTS);
-        tokio::spawn(run_connection(link, received));
+        tokio::spawn(link::run(dialled, received));
         *present = Some(requests.clone());
         Ok(requests)
     }
@@ -373,23 +385,9 @@ impl Publisher {
 
 /// Returns the identity of a new publisher.
 fn identity(cluster: &str, key: impl Into<Vec<u8>>) -> Result<LinkIdentity, ConnectError> {
-    let key = secret::cluster_key(key.into()).map_err(|error| match error {
-        KeyError::Short(_) => ConnectError::ShortKey,
-        error => ConnectError::Key(error.to_string()),
-    })?;
-    let node = NodeId::from_bytes(random());
+    let key = secret::cluster_key(key.into())?;
+    let node = NodeId::from_bytes(random::certain());
     Ok(LinkIdentity { node, cluster: cluster.to_owned(), keys: Keys::new(vec![key]) })
-}
-
-/// Dials the node at an address.
-async fn reach(address: &str, identity: &LinkIdentity) -> Result<Dialled, ConnectError> {
-    let dialled = link::dial(address, None, Purpose::Publisher, identity);
-    let address = address.to_owned();
-    match timeout(DIAL_TIMEOUT, dialled).await.unwrap_or(Err(LinkError::Silent)) {
-        Ok((_, link)) => Ok(link),
-        Err(LinkError::Mismatch(why)) => Err(ConnectError::Refused { address, why }),
-        Err(why) => Err(ConnectError::Unreachable { address, why: why.to_string() }),
-    }
 }
 
 impl fmt::Debug for Publisher {
@@ -400,64 +398,5 @@ impl fmt::Debug for Publisher {
 
 /// Returns a random key, with which a publish can be repeated on another node.
 fn random_key() -> Bytes {
-    Bytes::copy_from_slice(&random::<16>())
-}
-
-fn random<const N: usize>() -> [u8; N] {
-    // TLS and nonces need randomness too, so there is no fallback.
-    crate::random::bytes().expect("the operating system has random numbers")
-}
-
-/// Runs the publisher's side of its link. It ends when the link or all publishers are gone, or when the node is silent
-/// for the time after which a link between nodes counts as dead. That is shorter than a publish waits, so another node
-/// may still take the publish.
-async fn run_connection(link: Dialled, mut requests: mpsc::Receiver<Request>) {
-    let ClusterConfig { heartbeat_interval, heartbeat_timeout, .. } = ClusterConfig::default();
-    let (mut writer, mut reader) = link.split();
-    let mut waiting: HashMap<u64, oneshot::Sender<Result<(), PublishError>>> = HashMap::new();
-    let mut last = 0;
-    let mut beat = interval(heartbeat_interval);
-    let mut last_heard = Instant::now();
-    loop {
-        tokio::select! {
-            request = requests.recv() => {
-                let Some(Request { content, key, outcome }) = request else { break };
-                last += 1;
-                waiting.insert(last, outcome);
-                let publish = Publish { id: last, content, key: Some(key), drain: false };
-                if !matches!(timeout(heartbeat_timeout, writer.write(&publish)).await, Ok(Ok(()))) {
-                    break;
-                }
-            }
-            _ = beat.tick() => {
-                // The node answers each heartbeat.
-                let written = timeout(heartbeat_timeout, writer.write_heartbeat());
-                if last_heard.elapsed() >= heartbeat_timeout || !matches!(written.await, Ok(Ok(()))) {
-                    break;
-                }
-            }
-            packet = reader.read() => {
-                last_heard = Instant::now();
-                let packet = match packet {
-                    Ok(Some(packet)) => packet,
-                    Ok(None) => break,
-                    Err(error) => {
-                        log_publisher_loss(&error);
-                        break;
-                    }
-                };
-                if packet.is_empty() {
-                    continue;
-                }
-                let Ok(outcome) = Outcome::decode(packet) else { break };
-                if let Some(sender) = waiting.remove(&outcome.id) {
-                    let _ = sender.send(message::publish::outcome(outcome.error, &outcome.text));
-                }
-            }
-        }
-    }
-    // The dropped senders tell their publishes to try another node.
-    drop((waiting, requests));
-    // A node that is gone need not get the close frame.
-    let _ = timeout(heartbeat_timeout, writer.close()).await;
+    Bytes::copy_from_slice(&random::certain::<16>())
 }

@@ -2,22 +2,35 @@
 //! the documentation.
 
 /// Minimum size of a cluster key in bytes: the size of the hash that links compute with it.
-pub(crate) const CLUSTER_KEY_SIZE: usize = 32;
+const CLUSTER_KEY_SIZE: usize = 32;
 
 /// The texts that the project's documentation shows in place of a key.
 const PLACEHOLDERS: [&str; 4] = ["at-least-32-bytes-the-same-for-both-servers", "another-one", "...", "…"];
 
-/// The reason why a key cannot be used, with a remedy.
+/// The reason why a key cannot be used. The text has a remedy, and does not show the key.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum KeyError {
-    #[error("a key has at least {CLUSTER_KEY_SIZE} bytes, this one has {0}: make one with `openssl rand -hex 32`")]
-    Short(usize),
+#[non_exhaustive]
+pub enum KeyError {
+    /// The key of a cluster has less than 32 bytes, or that of a `Backend` less than 24.
+    #[error("a key has at least {least} bytes, this one has {size}: make one with `openssl rand -hex 32`")]
+    Short {
+        /// Its size in bytes.
+        size: usize,
+        /// The smallest size in bytes.
+        least: usize,
+    },
+    /// The publish key is empty.
     #[error("the publish key is empty: give a long random one, as from `openssl rand -hex 32`")]
     Empty,
+    /// The key contains a control character, such as a line break between two keys.
     #[error("a key contains a line break or another control character: give each key on its own, without it")]
     Control,
+    /// The key is a placeholder that this project's documentation shows.
     #[error("a key is the placeholder of the documentation, which is public: make one with `openssl rand -hex 32`")]
     Placeholder,
+    /// The key of a `Backend` begins with `whsec_`, and the rest is not Base64.
+    #[error("what follows whsec_ in a key is Base64, and this is not")]
+    NotBase64,
 }
 
 /// Returns the cluster's key. White space around a text is removed. Bytes that are not text stay unchanged.
@@ -26,7 +39,8 @@ pub(crate) fn cluster_key(given: Vec<u8>) -> Result<Vec<u8>, KeyError> {
         Ok(text) => checked(text)?.as_bytes().to_vec(),
         Err(_) => given,
     };
-    if key.len() < CLUSTER_KEY_SIZE { Err(KeyError::Short(key.len())) } else { Ok(key) }
+    check_size(&key, CLUSTER_KEY_SIZE)?;
+    Ok(key)
 }
 
 /// Returns the publish key, without the white space around it.
@@ -37,17 +51,18 @@ pub(crate) fn publish_key(given: &str) -> Result<String, KeyError> {
     }
 }
 
-fn checked(text: &str) -> Result<&str, KeyError> {
+/// Checks that a key has at least `least` bytes.
+pub(crate) fn check_size(key: &[u8], least: usize) -> Result<(), KeyError> {
+    if key.len() < least { Err(KeyError::Short { size: key.len(), least }) } else { Ok(()) }
+}
+
+/// Returns a key that is text, without the white space around it.
+pub(crate) fn checked(text: &str) -> Result<&str, KeyError> {
     let text = text.trim();
     if text.contains(char::is_control) {
         return Err(KeyError::Control);
     }
-    if is_placeholder(text) { Err(KeyError::Placeholder) } else { Ok(text) }
-}
-
-/// Returns true if the text is what the documentation shows in place of a key.
-pub(crate) fn is_placeholder(text: &str) -> bool {
-    PLACEHOLDERS.contains(&text)
+    if PLACEHOLDERS.contains(&text) { Err(KeyError::Placeholder) } else { Ok(text) }
 }
 
 #[cfg(test)]
@@ -64,7 +79,7 @@ mod tests {
         }
         // White space does not count as a part of the size either.
         let padded = format!("{}{}", &KEY[..31], "\n\n");
-        assert_eq!(cluster_key(padded.into_bytes()), Err(KeyError::Short(31)));
+        assert_eq!(cluster_key(padded.into_bytes()), Err(KeyError::Short { size: 31, least: 32 }));
         assert_eq!(publish_key(" \n"), Err(KeyError::Empty));
     }
 

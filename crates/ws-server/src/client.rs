@@ -198,7 +198,7 @@ async fn connect(place: &Place) -> Outcome<Publisher> {
 pub(crate) fn not_connected(error: ConnectError) -> Failure {
     match error {
         ConnectError::Pool(error) => pool::failure(error),
-        ConnectError::ShortKey | ConnectError::Key(_) => Failure::setup(error),
+        ConnectError::Key(_) => Failure::setup(error),
         ConnectError::NoServer => Failure::refused(format!("{error}: start one, or give its --pool and --cluster")),
         error => Failure::refused(error),
     }
@@ -208,7 +208,7 @@ pub(crate) fn not_connected(error: ConnectError) -> Failure {
 async fn accepted(outcome: Result<(), PublishError>, place: &Place) -> Outcome {
     match outcome {
         Ok(()) => Ok(()),
-        Err(error @ (PublishError::Invalid { .. } | PublishError::TooLarge { .. })) => Err(Failure::setup(error)),
+        Err(error) if !error.is_retryable() => Err(Failure::setup(error)),
         Err(error) => match trouble(place).await {
             Some(trouble) => Err(Failure::refused(format!("{error}; {trouble}"))),
             None => Err(Failure::refused(error)),

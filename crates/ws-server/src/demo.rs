@@ -59,7 +59,7 @@ impl Demo {
                 },
             };
             let state = state(&server);
-            if let Err(error) = server.deliver(Message::raw("demo/node", json!([state])).to(target)) {
+            if let Err(error) = server.deliver(Message::raw("demo/node", json!([state]).into()).to(target)) {
                 tracing::warn!(%error, "the pages are not told of the cluster");
             }
         }

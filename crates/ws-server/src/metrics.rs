@@ -51,7 +51,7 @@ mod tests {
         assert!(install().is_err(), "once");
         let server = Server::builder(MemoryPool::default()).start().await.unwrap();
         server.wait_ready().await;
-        server.publish(Message::raw("news", "1")).await.unwrap();
+        server.publish(Message::new("news", "1").unwrap()).await.unwrap();
         let accepted = "ws_cluster_publish_duration_seconds_count{outcome=\"accepted\"} 1";
         let mut look = interval(Duration::from_millis(50));
         let text = loop {

@@ -63,5 +63,5 @@ fn describe(server: &Server) -> String {
         None => "without a master",
     };
     let degraded = degraded.map(|why| format!(", degraded: {}", why.as_str())).unwrap_or_default();
-    format!("{role} in term {term}, {} connections{degraded}", server.connections())
+    format!("{role} in term {term}, {} connections{degraded}", server.connection_count())
 }

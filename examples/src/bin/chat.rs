@@ -21,8 +21,8 @@
 //!
 //! `join` is answered with those who are in the room. What one says (`said lobby ann Good morning`) shows in every tab
 //! that is in the room, except the one that said it. `await chat.request("who", ["lobby"])` tells who is in, as far as
-//! that node knows: its own. An application with several nodes keeps such a list in its database. `chat.request("leave",
-//! ["lobby"])` and closing a tab show `left` to the others.
+//! that node knows: its own. An application with several nodes keeps such a list in its database.
+//! `chat.request("leave", ["lobby"])` and closing a tab show `left` to the others.
 
 use std::{
     collections::{BTreeMap, BTreeSet},

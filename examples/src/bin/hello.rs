@@ -13,7 +13,7 @@
 //! ```
 //!
 //! What the second sends shows in both. `client.send("hello")` shows `400 "No hello message:("`, only in the tab that
-//! sent it. Without the cookie, whoever says hello is a guest and sees `403 "Forbidden"`.
+//! sent it. Without the cookie, a client is a guest and sees `403 "Forbidden"`.
 
 use std::error::Error;
 

@@ -28,7 +28,7 @@
 //! ```
 //!
 //! It shows `7` and `["authors", "editors"]`. With the cookie `PHPSESSID=0a1b2c`, whose session ran out, or with none,
-//! it is `null` and `[]`: a guest. Where the database lacks the tables, the program says so and ends.
+//! it is `null` and `[]`: a guest. If the database lacks the tables, the program says so and ends.
 
 use std::{collections::BTreeSet, error::Error};
 

@@ -134,9 +134,8 @@ fn token(user: &str, end: SystemTime) -> String {
 
 /// Connects a client that renews its token.
 fn connect(number: usize, address: SocketAddr, lifetime: Duration, seen: &Arc<Seen>) -> Client {
-    let builder = Client::builder([format!("ws://{address}/WebSockets")]).credentials_with(move || async move {
-        Ok(token(&format!("user-{number}"), SystemTime::now() + lifetime).into())
-    });
+    let builder = Client::builder([format!("ws://{address}/WebSockets")])
+        .credentials_with(move || async move { Ok(token(&format!("user-{number}"), SystemTime::now() + lifetime)) });
     let (client, events) = builder.connect().expect("a URL");
     tokio::spawn(follow(events, seen.clone()));
     client

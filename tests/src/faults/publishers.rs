@@ -11,7 +11,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, MissedTickBehavior, interval, sleep},
 };
-use ws_cluster::{PublishError, Publisher};
+use ws_cluster::Publisher;
 
 use super::{
     crowd::{ACTION, PADDING, USERS},
@@ -185,10 +185,7 @@ async fn link(publisher: &Publisher, details: Value, to: &str, key: &str) -> Res
     loop {
         match publisher.publish(message(ACTION, details.clone(), target.clone()).idempotency_key(key)).await {
             Ok(()) => return Ok(()),
-            Err(error @ (PublishError::TooLarge { .. } | PublishError::Invalid { .. })) => {
-                return Err(error.to_string());
-            }
-            Err(error) if Instant::now() >= deadline => return Err(error.to_string()),
+            Err(error) if !error.is_retryable() || Instant::now() >= deadline => return Err(error.to_string()),
             Err(_) => sleep(PAUSE).await,
         }
     }

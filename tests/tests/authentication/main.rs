@@ -131,7 +131,7 @@ impl ActionHandler for Act {
         match request.action() {
             "join" => drop(request.join(request.detail(0)?)),
             "leave" => drop(request.leave(request.detail(0)?)),
-            "set" => request.set_property(request.detail(0)?, request.detail::<Value>(1)?),
+            "set" => request.set_property(request.detail(0)?, request.detail::<Value>(1)?)?,
             _ => {}
         }
         let groups: Vec<String> = request.groups().into_iter().collect();

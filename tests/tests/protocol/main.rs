@@ -138,7 +138,7 @@ impl ActionHandler for Act {
                 match verb {
                     "join" => drop(request.join(name)),
                     "leave" => drop(request.leave(name)),
-                    "colour" => request.set_property("colour", name),
+                    "colour" => request.set_property("colour", name)?,
                     "others" => {
                         let others = Target::group(name).except_connection(request.connection());
                         request.publish(message("others", json!([]), others)).await?;

@@ -103,8 +103,8 @@ async fn settings_that_cannot_work_are_named() {
             .start()
             .await
         {
-            Err(StartError::Config { reason: text }) => assert!(text.contains(word), "{text}"),
-            other => panic!("{word}: {other:?}"),
+            Err(error) => assert!(error.to_string().contains(word), "{error}"),
+            Ok(_) => panic!("{word}: it started"),
         };
     struct Nothing;
     #[async_trait]
@@ -122,11 +122,13 @@ async fn settings_that_cannot_work_are_named() {
     refused(|builder| builder.publish_key(""), "publish key").await;
     refused(|builder| builder.action("Server/x", Nothing), "Server/x").await;
     refused(|builder| builder.action("x:error", Nothing), ":error").await;
+    refused(|builder| builder.action("Presence/x", Nothing), "reserved for later").await;
     for unknown in ["Client/disconnected", "Client/", "Client/Authentication", "Client/authentication "] {
         let set = async |name: &str| Server::builder(MemoryPool::default()).action(name, Nothing).start().await;
-        let Err(StartError::Config { reason: text }) = set(unknown).await else { panic!("{unknown}") };
+        let Err(StartError::ReservedAction { action, reason }) = set(unknown).await else { panic!("{unknown}") };
+        assert_eq!(action, unknown);
         for word in [unknown, "Client/authentication", "Client/disconnection"] {
-            assert!(text.contains(word), "{text}");
+            assert!(reason.contains(word), "{reason}");
         }
     }
     refused(|builder| builder.action("x", Nothing).action("x", Nothing), "two handlers").await;

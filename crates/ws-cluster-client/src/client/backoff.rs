@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// A delay that doubles with each round of all URLs. The client waits for a random part of it, so that the clients of a
 /// lost node do not come back at the same time.
 #[derive(Clone, Copy, Debug)]
@@ -20,17 +22,14 @@ impl Backoff {
 
     /// Returns a random part of the longest delay.
     pub(super) fn delay(self, failures: u32, urls: usize) -> Duration {
-        // Without randomness, the middle is as good as any other part.
-        let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-        self.limit(failures, urls).mul_f64(f64::from(random) / f64::from(u32::MAX))
+        self.limit(failures, urls).mul_f64(random::fraction())
     }
 }
 
 /// Returns a wait that a server asked for, and up to half of it more, so that clients with the same answer do not come
 /// back at the same time.
 pub(super) fn spread(wait: Duration) -> Duration {
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    wait.mul_f64(1.0 + f64::from(random) / f64::from(u32::MAX) / 2.0)
+    wait.mul_f64(1.0 + random::fraction() / 2.0)
 }
 
 #[cfg(test)]

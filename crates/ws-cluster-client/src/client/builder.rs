@@ -5,7 +5,7 @@ use std::{error::Error, fmt, io, sync::Arc, time::Duration};
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use parking_lot::Mutex;
-use serde_json::Value;
+use serde::Serialize;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::{Notify, mpsc, watch},
@@ -19,6 +19,7 @@ use super::{
     requests::Requests,
     task::{Dial, Over, Task, Tcp},
 };
+use crate::RawDetails;
 
 /// Largest message that a server takes by default.
 const MESSAGE_SIZE: usize = 64 * 1024;
@@ -32,6 +33,7 @@ const EVENTS: usize = 64;
 pub struct Builder {
     urls: Result<Vec<Url>, SetupError>,
     headers: Result<HeaderMap, SetupError>,
+    credentials: Result<Credentials, SetupError>,
     queue_size: usize,
     request_timeout: Duration,
     settings: Settings,
@@ -52,12 +54,19 @@ pub(super) struct Settings {
 /// The details of `Client/authentication`.
 #[derive(Clone)]
 pub(super) enum Credentials {
-    Fixed(Value),
+    Fixed(RawDetails),
     /// Asked for on each connection.
     Asked(Ask),
 }
 
-type Ask = Arc<dyn Fn() -> BoxFuture<'static, Result<Value, Box<dyn Error + Send + Sync>>> + Send + Sync>;
+impl Default for Credentials {
+    /// None.
+    fn default() -> Self {
+        Self::Fixed(RawDetails::default())
+    }
+}
+
+type Ask = Arc<dyn Fn() -> BoxFuture<'static, Result<RawDetails, Box<dyn Error + Send + Sync>>> + Send + Sync>;
 
 /// The reason why a client cannot start, or why its URLs cannot be changed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -80,6 +89,9 @@ pub enum SetupError {
     /// A header's name or value has a character that is not allowed there. The value may be secret and is not shown.
     #[error("the header {0:?} is malformed")]
     Header(String),
+    /// The credentials cannot be written as JSON, such as a map whose keys are not text.
+    #[error("the credentials cannot be written as JSON")]
+    Credentials,
 }
 
 impl Builder {
@@ -87,11 +99,12 @@ impl Builder {
         Self {
             urls: self::urls(urls),
             headers: Ok(HeaderMap::new()),
+            credentials: Ok(Credentials::default()),
             queue_size: 100,
             request_timeout: Duration::from_secs(30),
             settings: Settings {
                 headers: HeaderMap::new(),
-                credentials: Credentials::Fixed(Value::Null),
+                credentials: Credentials::default(),
                 resume: true,
                 connect_timeout: Duration::from_secs(10),
                 silence_timeout: Duration::from_secs(50),
@@ -124,11 +137,12 @@ impl Builder {
         self.header(header::AUTHORIZATION.as_str(), &format!("Bearer {token}"))
     }
 
-    /// Sets the credentials: the details of the `Client/authentication` that the client sends on every new connection,
-    /// as an array or one value. Default: none, so that only the headers identify the client. If the server says when
-    /// the credentials expire, the client sends them again before that.
-    pub fn credentials(mut self, credentials: impl Into<Value>) -> Self {
-        self.settings.credentials = Credentials::Fixed(credentials.into());
+    /// Sets the credentials: the details of the `Client/authentication` that the client sends on every new connection.
+    /// They are any serializable value, as for [`Client::send`]. Default: none, so that only the headers identify the
+    /// client. If the server says when the credentials expire, the client sends them again before that.
+    pub fn credentials(mut self, credentials: impl Serialize) -> Self {
+        let details = RawDetails::from_serialize(&credentials);
+        self.credentials = details.map(Credentials::Fixed).map_err(|_| SetupError::Credentials);
         self
     }
 
@@ -137,20 +151,25 @@ impl Builder {
     /// s by default). If it fails, the client gives up the connection and tries again.
     ///
     /// If the server says when the credentials expire, the client calls the function again before that, and sends the
-    /// result on the open connection. Credentials that last less than 3 s may expire before. If the function fails or the
-    /// server cannot check the credentials, the client tries again while time remains. If the server refuses them, the
-    /// connection stays until they expire.
+    /// result on the open connection. Credentials that last less than 3 s may expire before. If the function fails or
+    /// the server cannot check the credentials, the client tries again while time remains. If the server refuses them,
+    /// the connection stays until they expire.
     ///
     /// ```no_run
     /// # async fn fresh_token() -> Result<String, std::io::Error> { Ok(String::new()) }
     /// let builder = ws_cluster_client::Client::builder(["ws://10.0.0.1:8080/WebSockets"])
-    ///     .credentials_with(|| async { Ok(fresh_token().await?.into()) });
+    ///     .credentials_with(|| async { Ok(fresh_token().await?) });
     /// ```
-    pub fn credentials_with<F>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
+    pub fn credentials_with<F, T>(mut self, ask: impl Fn() -> F + Send + Sync + 'static) -> Self
     where
-        F: Future<Output = Result<Value, Box<dyn Error + Send + Sync>>> + Send + 'static,
+        F: Future<Output = Result<T, Box<dyn Error + Send + Sync>>> + Send + 'static,
+        T: Serialize + 'static,
     {
-        self.settings.credentials = Credentials::Asked(Arc::new(move || Box::pin(ask())));
+        let ask = move || -> BoxFuture<'static, _> {
+            let asking = ask();
+            Box::pin(async move { Ok(RawDetails::from_serialize(&asking.await?)?) })
+        };
+        self.credentials = Ok(Credentials::Asked(Arc::new(ask)));
         self
     }
 
@@ -253,7 +272,7 @@ impl Builder {
     /// Starts to connect in the way that `dial` makes connections.
     pub(super) fn connect_by(self, dial: impl Dial) -> Result<(Client, Events), SetupError> {
         let mut settings = self.settings;
-        settings.headers = self.headers?;
+        (settings.headers, settings.credentials) = (self.headers?, self.credentials?);
         let (events, received) = mpsc::channel(EVENTS);
         let client = Client(Arc::new(Shared {
             queue: Queue::new(self.queue_size),

@@ -32,12 +32,14 @@ impl Message {
         if !self.action.ends_with(ERROR) {
             return None;
         }
-        let code = self.details.first().and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
-        let text = self.details.get(1).and_then(Value::as_str);
+        let details = self.details.values();
+        let code = details.first().and_then(Value::as_u64).and_then(|code| u16::try_from(code).ok());
+        let text = details.get(1).and_then(Value::as_str);
         Some(ActionError::new(code.unwrap_or(500), text.unwrap_or_default()))
     }
 
-    /// Reads all arguments as a tuple or a list.
+    /// Reads all arguments as a type of your own: a tuple or a list has one element for each argument. If there is one
+    /// argument, it may also be the whole value, such as an object for a struct.
     ///
     /// ```
     /// # fn f(message: ws_cluster_client::Message) -> Result<(), serde_json::Error> {
@@ -65,8 +67,8 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    /// Returns the id of the request that this message answers. The client's own ids are integers, so any other id is of
-    /// no request.
+    /// Returns the id of the request that this message answers. The client's own ids are integers, so any other id is
+    /// of no request.
     pub(super) fn request(&self) -> Option<u64> {
         self.id.as_ref().map(|id| id.as_u64().unwrap_or_default())
     }
@@ -93,7 +95,7 @@ impl Incoming {
     }
 
     fn argument(&self, index: usize) -> Option<&Value> {
-        self.details.get(index)
+        self.details.values().get(index)
     }
 }
 
@@ -116,6 +118,7 @@ impl Position {
             }
             return Some(Event::Message(Message { action, details, at }));
         }
+        let details = details.values();
         let kind = details.first().and_then(Value::as_str).unwrap_or_default();
         let begins = matches!(kind, "new" | "reset");
         if begins {
@@ -185,11 +188,11 @@ mod tests {
     #[test]
     fn an_error_has_a_code_and_a_text() {
         let message =
-            |action: &str, details: Vec<Value>| Message { action: action.into(), details: details.into(), at: None };
-        let error = message("hello:error", vec![json!(404), json!("Not Found")]).error();
+            |action: &str, details: Value| Message { action: action.into(), details: details.into(), at: None };
+        let error = message("hello:error", json!([404, "Not Found"])).error();
         assert_eq!(error, Some(ActionError::not_found("Not Found")));
-        assert_eq!(message("hello:error", vec![]).error(), Some(ActionError::internal("")));
-        assert_eq!(message("hello", vec![json!(404)]).error(), None);
+        assert_eq!(message("hello:error", json!([])).error(), Some(ActionError::internal("")));
+        assert_eq!(message("hello", json!([404])).error(), None);
     }
 
     #[test]
@@ -197,5 +200,20 @@ mod tests {
         let message = Message { action: "a".into(), details: json!(["x", 7]).into(), at: None };
         assert_eq!(message.parse::<(&str, u8)>().unwrap(), ("x", 7));
         assert!(message.parse::<(&str,)>().is_err());
+    }
+
+    #[test]
+    fn a_struct_that_the_server_sends_is_read_as_one() {
+        #[derive(Debug, PartialEq, serde::Deserialize, serde::Serialize)]
+        struct Article {
+            id: u64,
+            title: String,
+        }
+        let article = Article { id: 7, title: "Rust".into() };
+        let details = RawDetails::from_serialize(&article).unwrap();
+        let message = Message { action: "news/new".into(), details, at: None };
+        assert_eq!(message.parse::<Article>().unwrap(), article);
+        let message = Message { action: "news/new".into(), details: json!("Rust").into(), at: None };
+        assert_eq!((message.parse::<&str>().unwrap(), message.parse::<(&str,)>().unwrap()), ("Rust", ("Rust",)));
     }
 }

@@ -1,8 +1,8 @@
 //! A client of a cluster for programs in Rust. It behaves like the browser client, and knows nothing of how nodes work.
 //!
 //! [`Client`] sends, [`Events`] yields the events, [`Builder`] has the settings. `task` runs the connection, `message`
-//! keeps the client's log position, `queue` the messages that wait for a connection, and `requests` those who wait for an
-//! answer.
+//! keeps the client's log position, `queue` the messages that wait for a connection, and `requests` those who wait for
+//! an answer.
 
 mod backoff;
 mod builder;
@@ -120,30 +120,31 @@ impl Client {
         Builder::new(urls)
     }
 
-    /// Sends a message. `null` as details means no arguments, an array has one argument for each element, and any other
-    /// value is one argument.
+    /// Sends a message. The details are any serializable value: `null` and `()` become no argument, an array or a tuple
+    /// becomes one argument for each element, and anything else becomes one argument.
     ///
     /// Until the connection is authenticated, messages wait in a queue (of 100 by default), and are then sent in order.
     /// A message is written to a connection once. If the connection is lost then, the message may be lost without
-    /// notice. If that matters, use [`request`](Self::request). Messages that still wait when the client closes come back as
-    /// [`Event::Unsent`].
+    /// notice. If that matters, use [`request`](Self::request). Messages that still wait when the client closes come
+    /// back as [`Event::Unsent`].
     ///
     /// # Errors
     /// [`SendError`] if the message was not taken.
-    pub fn send(&self, action: &str, details: impl Into<RawDetails>) -> Result<(), SendError> {
-        self.submit(action, details.into(), None)
+    pub fn send(&self, action: &str, details: impl Serialize) -> Result<(), SendError> {
+        self.submit(action, encode(&details)?, None)
     }
 
-    /// Sends a message and waits for its one answer. Returns the details of the answer, which are empty if the handler
-    /// gives no answer of its own.
+    /// Sends a message, with details as for [`send`](Self::send), and waits for its one answer. Returns the details of
+    /// the answer, which are empty if the handler gives no answer of its own.
     ///
     /// Until the connection is authenticated, requests wait in the same queue as the messages of [`send`](Self::send).
     /// A request is sent once. The wait ends after 30 s ([`Builder::request_timeout`]), the time without a connection
-    /// included, and when the future is dropped. A request that still waits in the queue then leaves it and is not sent.
-    /// The server may carry out one that was sent.
+    /// included, and when the future is dropped. A request that still waits in the queue then leaves it and is not
+    /// sent. The server may carry out one that was sent.
     ///
-    /// The answer does not appear among the [`Events`]. Further messages of the handler, and what it publishes, do. Read
-    /// the events meanwhile, in another task: if 64 of them wait, the client reads no further, and no answer comes.
+    /// The answer does not appear among the [`Events`]. Further messages of the handler, and what it publishes, do.
+    /// Read the events meanwhile, in another task: if 64 of them wait, the client reads no further, and no answer
+    /// comes.
     ///
     /// ```no_run
     /// use ws_cluster_client::{Client, RequestError};
@@ -160,9 +161,19 @@ impl Client {
     ///
     /// # Errors
     /// [`RequestError`] with the error of the action, or the reason why there is no answer.
-    pub async fn request(&self, action: &str, details: impl Into<RawDetails>) -> Result<RawDetails, RequestError> {
+    pub fn request(
+        &self,
+        action: &str,
+        details: impl Serialize,
+    ) -> impl Future<Output = Result<RawDetails, RequestError>> + Send {
+        // The future has the encoded details, so that the value need not be `Send`.
+        let details = encode(&details);
+        async move { self.submit_request(action, details?).await }
+    }
+
+    async fn submit_request(&self, action: &str, details: RawDetails) -> Result<RawDetails, RequestError> {
         let (request, answered) = Request::begin(&self.0);
-        self.submit(action, details.into(), Some(request.id))?;
+        self.submit(action, details, Some(request.id))?;
         match timeout(self.0.request_timeout, answered).await {
             Ok(Ok(answer)) => answer,
             // The sender lies in `requests`, so it is only dropped together with the request.
@@ -299,6 +310,11 @@ pub enum Event {
     },
 }
 
+/// Encodes the details of a message.
+fn encode(details: &(impl Serialize + ?Sized)) -> Result<RawDetails, SendError> {
+    RawDetails::from_serialize(details).map_err(|_| SendError::Details)
+}
+
 /// The reason why a message was not taken. It was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -312,6 +328,9 @@ pub enum SendError {
     /// The action is empty or longer than 255 bytes.
     #[error("an action has 1 to {ACTION_SIZE} bytes")]
     Action,
+    /// The details cannot be written as JSON, such as a map whose keys are not text.
+    #[error("the details cannot be written as JSON")]
+    Details,
     /// The message has more bytes, as JSON, than the server accepts. The server would close the connection.
     #[error("the message has {size} bytes, and the server takes {limit}")]
     TooLarge {

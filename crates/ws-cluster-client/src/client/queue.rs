@@ -12,13 +12,13 @@ use super::{Outgoing, SendError};
 pub(super) struct Queue {
     limit: usize,
     /// A synchronous lock, held to add or take one message, or to find one.
-    waiting: Mutex<Waiting>,
+    queued: Mutex<QueuedMessages>,
     /// Wakes the task. It keeps one wake-up until the task sees it.
     added: Notify,
 }
 
 #[derive(Default)]
-struct Waiting {
+struct QueuedMessages {
     messages: VecDeque<Outgoing>,
     closed: bool,
 }
@@ -26,20 +26,20 @@ struct Waiting {
 impl Queue {
     /// Returns an empty queue for at most `limit` messages.
     pub(super) fn new(limit: usize) -> Self {
-        Self { limit, waiting: Mutex::default(), added: Notify::new() }
+        Self { limit, queued: Mutex::default(), added: Notify::new() }
     }
 
     /// Adds a message, unless the queue is full or closed.
     pub(super) fn push(&self, message: Outgoing) -> Result<(), SendError> {
-        let mut waiting = self.waiting.lock();
-        if waiting.closed {
+        let mut queued = self.queued.lock();
+        if queued.closed {
             return Err(SendError::Closed);
         }
-        if waiting.messages.len() >= self.limit {
+        if queued.messages.len() >= self.limit {
             return Err(SendError::Full);
         }
-        waiting.messages.push_back(message);
-        drop(waiting);
+        queued.messages.push_back(message);
+        drop(queued);
         self.added.notify_one();
         Ok(())
     }
@@ -57,21 +57,21 @@ impl Queue {
 
     /// Takes the next message, if there is one.
     pub(super) fn take(&self) -> Option<Outgoing> {
-        self.waiting.lock().messages.pop_front()
+        self.queued.lock().messages.pop_front()
     }
 
     /// Removes a request.
     pub(super) fn remove(&self, id: u64) {
-        self.waiting.lock().messages.retain(|message| message.id != Some(id));
+        self.queued.lock().messages.retain(|message| message.id != Some(id));
     }
 
     /// Refuses messages from now on. Those that wait stay.
     pub(super) fn close(&self) {
-        self.waiting.lock().closed = true;
+        self.queued.lock().closed = true;
     }
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.lock().messages.is_empty()
+        self.queued.lock().messages.is_empty()
     }
 }

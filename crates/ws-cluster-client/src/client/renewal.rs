@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::random;
+
 /// Longest lead before the expiry. A random part of up to the same length is added.
 const LEAD: Duration = Duration::from_secs(60);
 /// Shortest wait. It bounds how often a client asks. Credentials that last 3 s or more are renewed in time: the server
@@ -12,9 +14,7 @@ const SOONEST: Duration = Duration::from_secs(1);
 /// Returns the time to wait if the credentials are valid for `left`: early enough to try again, and not the same for
 /// all clients. `None` if it is too late.
 pub(super) fn wait(left: Duration) -> Option<Duration> {
-    // Without randomness the middle is as good as any.
-    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
-    wait_with(left, f64::from(random) / f64::from(u32::MAX))
+    wait_with(left, random::fraction())
 }
 
 fn wait_with(left: Duration, random: f64) -> Option<Duration> {

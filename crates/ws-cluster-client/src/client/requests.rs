@@ -39,12 +39,12 @@ pub enum RequestError {
 impl RequestError {
     /// Returns the code, as in HTTP. It is that of the handler, or the one that the browser client uses: 413 for a
     /// request that is too large, 499 for a lost connection, 503 for a request that was not sent, 504 for no answer in
-    /// time, and 400 for an action that no server takes.
+    /// time, and 400 for an action or details that no server takes.
     pub fn code(&self) -> u16 {
         match self {
             Self::Action(error) => error.code,
             Self::Unsent(SendError::TooLarge { .. }) => 413,
-            Self::Unsent(SendError::Action) => 400,
+            Self::Unsent(SendError::Action | SendError::Details) => 400,
             Self::Unsent(_) | Self::NotConnected => 503,
             Self::Lost => 499,
             Self::NoAnswer => 504,
@@ -65,10 +65,10 @@ pub(super) type Answer = Result<RawDetails, RequestError>;
 pub(super) struct Requests {
     last: AtomicU64,
     /// A synchronous lock, held for a look-up.
-    waiting: Mutex<HashMap<u64, Waiting>>,
+    open: Mutex<HashMap<u64, OpenRequest>>,
 }
 
-struct Waiting {
+struct OpenRequest {
     answer: oneshot::Sender<Answer>,
     /// True if the request was given to a connection.
     sent: bool,
@@ -77,39 +77,39 @@ struct Waiting {
 impl Requests {
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.waiting.lock().is_empty()
+        self.open.lock().is_empty()
     }
 
     /// Notes that a request is given to a connection. Returns false if the request has ended meanwhile.
     pub(super) fn send(&self, id: u64) -> bool {
-        self.waiting.lock().get_mut(&id).map(|waiting| waiting.sent = true).is_some()
+        self.open.lock().get_mut(&id).map(|request| request.sent = true).is_some()
     }
 
     /// Passes on an answer. An answer to a request that has ended meanwhile is ignored.
     pub(super) fn answer(&self, id: u64, answer: Answer) {
-        if let Some(waiting) = self.waiting.lock().remove(&id) {
+        if let Some(request) = self.open.lock().remove(&id) {
             // An error means that the request ends just now.
-            let _ = waiting.answer.send(answer);
+            let _ = request.answer.send(answer);
         }
     }
 
     /// Ends the requests whose connection is lost.
     pub(super) fn lose_sent(&self) {
-        for (_, lost) in self.waiting.lock().extract_if(|_, waiting| waiting.sent) {
+        for (_, lost) in self.open.lock().extract_if(|_, request| request.sent) {
             let _ = lost.answer.send(Err(RequestError::Lost));
         }
     }
 
     /// Ends the requests that a client that closes has not sent.
     pub(super) fn refuse_unsent(&self) {
-        for (_, refused) in self.waiting.lock().extract_if(|_, waiting| !waiting.sent) {
+        for (_, refused) in self.open.lock().extract_if(|_, request| !request.sent) {
             let _ = refused.answer.send(Err(SendError::Closed.into()));
         }
     }
 }
 
-/// A request until its end. Dropping it ends it: an answer is ignored, and if it still waits for a connection, it is not
-/// sent.
+/// A request until its end. Dropping it ends it: an answer is ignored, and if it still waits for a connection, it is
+/// not sent.
 pub(super) struct Request {
     pub(super) id: u64,
     shared: Arc<Shared>,
@@ -120,7 +120,7 @@ impl Request {
     pub(super) fn begin(shared: &Arc<Shared>) -> (Self, oneshot::Receiver<Answer>) {
         let id = shared.requests.last.fetch_add(1, Ordering::Relaxed) + 1;
         let (answer, answered) = oneshot::channel();
-        shared.requests.waiting.lock().insert(id, Waiting { answer, sent: false });
+        shared.requests.open.lock().insert(id, OpenRequest { answer, sent: false });
         (Self { id, shared: shared.clone() }, answered)
     }
 
@@ -131,8 +131,8 @@ impl Request {
     }
 
     /// Ends the request, and frees its place in the queue. Returns `None` if it has ended already.
-    fn end(&self) -> Option<Waiting> {
-        let ended = self.shared.requests.waiting.lock().remove(&self.id)?;
+    fn end(&self) -> Option<OpenRequest> {
+        let ended = self.shared.requests.open.lock().remove(&self.id)?;
         if !ended.sent {
             self.shared.queue.remove(self.id);
         }

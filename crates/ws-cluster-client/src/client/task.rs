@@ -10,7 +10,6 @@ use futures_util::{
 };
 use http::Request;
 use parking_lot::Mutex;
-use serde_json::Value;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -502,7 +501,7 @@ impl<S: Stream> Writing<'_, S> {
     /// Returns the time to ask for new credentials before the present ones expire. `None` if they do not expire, if
     /// there are none, or if it is too late.
     fn ask_at(&self, expiry: Option<Instant>) -> Option<Instant> {
-        if matches!(self.settings.credentials, Credentials::Fixed(Value::Null)) {
+        if matches!(self.settings.credentials, Credentials::Fixed(ref details) if details.is_empty()) {
             return None;
         }
         let now = Instant::now();
@@ -516,7 +515,7 @@ async fn authentication(settings: &Settings) -> Result<Frame, String> {
         Credentials::Fixed(credentials) => credentials.clone(),
         Credentials::Asked(ask) => ask().await.map_err(|error| error.to_string())?,
     };
-    let message = Outgoing { action: "Client/authentication".to_owned(), details: credentials.into(), id: None };
+    let message = Outgoing { action: "Client/authentication".to_owned(), details: credentials, id: None };
     let (size, limit) = (message.size(), settings.message_size);
     if size > limit {
         Err(format!("they have {size} bytes, and the server takes {limit}"))

@@ -36,6 +36,7 @@ pub use session_table::{SessionTable, SessionTableError};
 /// The identity of a connection's client. Ids are text: a number in JSON or SQL means its decimal text.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
+#[must_use = "an identity is the answer of an authenticator"]
 pub struct Identity {
     /// The user; `None` is a guest.
     pub user: Option<String>,
@@ -142,12 +143,14 @@ pub struct Inquiry<'a> {
 
 /// Why an authenticator is asked.
 #[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
 pub enum InquiryReason<'a> {
     /// A client connects, or asks again who it is.
     Handshake,
     /// The client sent these credentials.
     Credentials(Credentials<'a>),
     /// An open connection is asked about again.
+    #[non_exhaustive]
     Recheck {
         /// Its user.
         user: Option<&'a str>,
@@ -201,6 +204,9 @@ pub enum AuthenticationError {
 #[async_trait]
 pub trait Authenticator: Send + Sync + 'static {
     /// Returns the identity, or `None` if the handshake and the credentials name no valid session.
+    ///
+    /// # Errors
+    /// [`AuthenticationError`] if the client is refused, or if it is not known whether the session is valid.
     async fn authenticate(
         &self,
         handshake: &Handshake,
@@ -223,6 +229,9 @@ pub trait Authenticator: Send + Sync + 'static {
     ///
     /// Default: [`authenticate`](Self::authenticate) without credentials. An authenticator with a cache overrides it to
     /// ask its store. Otherwise the age of a cached answer adds to the interval.
+    ///
+    /// # Errors
+    /// As for [`authenticate`](Self::authenticate). [`Refused`](AuthenticationError::Refused) ends the connection.
     async fn recheck(&self, handshake: &Handshake) -> Result<Option<Identity>, AuthenticationError> {
         self.authenticate(handshake, None).await
     }
@@ -230,6 +239,9 @@ pub trait Authenticator: Send + Sync + 'static {
     /// Answers a question with what is known of the connection. The server calls this method, whose default calls
     /// [`authenticate`](Self::authenticate) or [`recheck`](Self::recheck). An authenticator overrides it if it needs the
     /// connection's id, or the user and the session that it gave earlier.
+    ///
+    /// # Errors
+    /// As for [`authenticate`](Self::authenticate) and [`recheck`](Self::recheck).
     async fn identify(&self, inquiry: Inquiry<'_>) -> Result<Option<Identity>, AuthenticationError> {
         match inquiry.reason {
             InquiryReason::Handshake => self.authenticate(inquiry.handshake, None).await,
@@ -283,6 +295,7 @@ pub trait Authenticator: Send + Sync + 'static {
 
 /// The session or user whose connections the application closed, refreshed or put into other groups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Revoked<'a> {
     /// The connections of this session.
     Session(&'a str),

@@ -187,8 +187,8 @@ mod tests {
         );
         assert_eq!(effects.properties, [("page".to_owned(), json!(7)), ("old".to_owned(), Value::Null)]);
         assert_eq!((effects.join, effects.leave), (vec!["page/7".to_owned(), "8".to_owned()], vec![]));
-        let first = Message::raw("comment/new", json!([7, "é"])).to(Target::group("page/7").except_user("ann"));
-        let second = Message::raw("x", ()).to(Target::users(["a,b", "7"])).idempotency_key("k");
+        let first = Message::raw("comment/new", json!([7, "é"]).into()).to(Target::group("page/7").except_user("ann"));
+        let second = Message::raw("x", RawDetails::default()).to(Target::users(["a,b", "7"])).idempotency_key("k");
         assert_eq!(effects.publish[1], second);
         assert_eq!(effects.publish[0].target(), first.target());
         assert_eq!(effects.publish[0].details().as_str(), r#"[7, "é"]"#);

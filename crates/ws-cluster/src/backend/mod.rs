@@ -15,7 +15,10 @@ use self::{
     signature::SigningKey,
     turns::Turns,
 };
-use crate::{ServerBuilder, http_client::HttpClient, log_limit::LogLimits, log_limit::Outage, stats::BackendStats};
+use crate::{
+    ServerBuilder, http_client::HttpClient, log_limit::LogLimits, log_limit::Outage, secret::KeyError,
+    stats::BackendStats,
+};
 
 mod answer;
 mod authenticator;
@@ -35,9 +38,9 @@ pub enum BackendError {
     /// The URL names no place to which requests could be sent.
     #[error("malformed URL of a backend: {0}")]
     Url(String),
-    /// The key cannot sign requests. The text says why.
-    #[error("{0}")]
-    Key(String),
+    /// The key cannot sign requests.
+    #[error(transparent)]
+    Key(#[from] KeyError),
     /// A setting cannot work. The text says why.
     #[error("{0}")]
     Setting(String),
@@ -132,7 +135,10 @@ impl Backend {
 
     /// The same without `disconnect` events.
     pub fn add_actions_to(&self, builder: ServerBuilder) -> ServerBuilder {
-        builder.fallback(self.clone()).state(self.0.exchange.stats.clone())
+        let builder = builder.fallback(self.clone());
+        #[cfg(feature = "metrics")]
+        let builder = builder.backend_stats(self.0.exchange.stats.clone());
+        builder
     }
 }
 
@@ -180,7 +186,7 @@ impl BackendBuilder {
         if self.timeout.is_zero() {
             return Err(BackendError::Setting("the time limit of a backend is more than 0".to_owned()));
         }
-        let key = SigningKey::parse(&self.key).map_err(|error| BackendError::Key(error.to_string()))?;
+        let key = SigningKey::parse(&self.key)?;
         let exchange = Exchange {
             place: place(self.url.trim())?,
             key,

@@ -6,6 +6,8 @@ use data_encoding::BASE64;
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
+use crate::secret::{self, KeyError};
+
 /// Minimum size of a key in bytes, as the specification recommends it.
 const KEY_SIZE: usize = 24;
 
@@ -16,35 +18,17 @@ const ENCODED: &str = "whsec_";
 #[derive(Clone)]
 pub(super) struct SigningKey(Vec<u8>);
 
-/// The reason why a text cannot be a key, with a remedy.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum KeyError {
-    #[error("a key has at least {KEY_SIZE} bytes, this one has {0}: make one with `openssl rand -hex 32`")]
-    Short(usize),
-    #[error("what follows {ENCODED} in a key is Base64, and this is not")]
-    NotBase64,
-    #[error("a key contains a line break or another control character: give it without")]
-    Control,
-    #[error("a key is the placeholder of the documentation, which is public: make one with `openssl rand -hex 32`")]
-    Placeholder,
-}
-
 impl SigningKey {
     /// Reads a key: `whsec_` and Base64, or any other text, whose bytes are the key. White space around it does not
     /// count.
     pub(super) fn parse(text: &str) -> Result<Self, KeyError> {
-        let text = text.trim();
-        if text.contains(char::is_control) {
-            return Err(KeyError::Control);
-        }
-        if crate::secret::is_placeholder(text) {
-            return Err(KeyError::Placeholder);
-        }
+        let text = secret::checked(text)?;
         let key = match text.strip_prefix(ENCODED) {
             Some(encoded) => BASE64.decode(encoded.as_bytes()).map_err(|_| KeyError::NotBase64)?,
             None => text.as_bytes().to_vec(),
         };
-        if key.len() < KEY_SIZE { Err(KeyError::Short(key.len())) } else { Ok(Self(key)) }
+        secret::check_size(&key, KEY_SIZE)?;
+        Ok(Self(key))
     }
 
     /// Returns the value of the header `webhook-signature` for a message.
@@ -102,9 +86,12 @@ mod tests {
         let key = |text: &str| SigningKey::parse(text).map(|key| key.0);
         assert_eq!(key(&format!(" whsec_{}\n", BASE64.encode(&[7; 24]))), Ok(vec![7; 24]));
         assert_eq!(key(" 0123456789abcdef01234567\n"), Ok(b"0123456789abcdef01234567".to_vec()));
-        assert_eq!(key(&format!("whsec_{}", BASE64.encode(&[7; 23]))), Err(KeyError::Short(23)));
-        assert_eq!(key("0123456789abcdef0123456"), Err(KeyError::Short(23)));
-        assert_eq!(key(""), Err(KeyError::Short(0)));
+        assert_eq!(
+            key(&format!("whsec_{}", BASE64.encode(&[7; 23]))),
+            Err(KeyError::Short { size: 23, least: KEY_SIZE })
+        );
+        assert_eq!(key("0123456789abcdef0123456"), Err(KeyError::Short { size: 23, least: KEY_SIZE }));
+        assert_eq!(key(""), Err(KeyError::Short { size: 0, least: KEY_SIZE }));
         assert_eq!(key("whsec_no base64 at all, but long enough"), Err(KeyError::NotBase64));
         assert_eq!(key("0123456789abcdef\n0123456789abcdef"), Err(KeyError::Control));
         assert_eq!(key("another-one"), Err(KeyError::Placeholder));

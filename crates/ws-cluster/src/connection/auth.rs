@@ -151,7 +151,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
                 let validity = identity.validity();
                 let user = identity.user.is_some();
                 let identity = Membership::of(identity);
-                self.context().hub.identify(self.client(), identity, answer.asked, Membership::identify)?;
+                self.context().hub.identify(self.client(), identity, answer.asked_at, Membership::identify)?;
                 self.expire(validity, by_credentials);
                 self.identified(user, awaited);
             }
@@ -176,7 +176,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         match answer.identity {
             Ok(Some(identity)) if identity.user.as_deref() == self.client().membership().user.as_deref() => {
                 let validity = identity.validity();
-                self.context().hub.refresh(self.client(), Membership::of(identity), answer.asked)?;
+                self.context().hub.refresh(self.client(), Membership::of(identity), answer.asked_at)?;
                 self.expire(validity, true);
                 self.confirm(awaited);
                 self.resumption().send_new_token(self.client());
@@ -398,7 +398,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         });
     }
 
-    pub(super) fn recheck_done(&mut self, Answer { identity, asked }: Answer) {
+    pub(super) fn recheck_done(&mut self, Answer { identity, asked_at }: Answer) {
         let Some(expiry) = &mut self.expiry else { return };
         expiry.recheck = None;
         let now = Instant::now();
@@ -406,7 +406,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         match identity {
             Ok(Some(identity)) if identity.user.as_deref() == client.membership().user.as_deref() => {
                 let validity = identity.validity();
-                match self.context().hub.refresh(&client, Membership::of(identity), asked) {
+                match self.context().hub.refresh(&client, Membership::of(identity), asked_at) {
                     Ok(()) => {
                         self.expire(validity, false);
                         self.resumption().send_new_token(&client);

@@ -27,7 +27,7 @@ pub(super) fn reason(details: &[Value]) -> InquiryReason<'_> {
 /// The authenticator's answer, and the moment at which it was asked.
 pub(crate) struct Answer {
     pub(crate) identity: Result<Option<Identity>, AuthenticationError>,
-    pub(crate) asked: Moment,
+    pub(crate) asked_at: Moment,
 }
 
 /// Asks the authenticator, within the time limit of the handshake. The client waits for a turn among those of its
@@ -43,10 +43,10 @@ pub(crate) async fn ask(
     let turn = context.look_ups.turn(handshake.remote_ip(), config.look_ups_per_ip);
     let Ok(_turn) = tokio::time::timeout_at(deadline, turn).await else {
         let busy = "too many look-ups for this address".into();
-        return Answer { identity: Err(AuthenticationError::Unavailable(busy)), asked: context.hub.closes().now() };
+        return Answer { identity: Err(AuthenticationError::Unavailable(busy)), asked_at: context.hub.closes().now() };
     };
     // Read before the question, so that a later close takes precedence over the answer.
-    let asked = context.hub.closes().now();
+    let asked_at = context.hub.closes().now();
     let stopwatch = Stopwatch::start();
     let identity = authenticate(context, Inquiry { handshake, connection, reason }, deadline).await;
     let outcome = match &identity {
@@ -56,7 +56,7 @@ pub(crate) async fn ask(
         Err(_) => LookUpOutcome::Failed,
     };
     context.hub.stats().metered.note(|counts| counts.look_ups[outcome as usize].observe(stopwatch.elapsed()));
-    Answer { identity, asked }
+    Answer { identity, asked_at }
 }
 
 async fn authenticate(

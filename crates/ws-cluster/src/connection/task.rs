@@ -405,7 +405,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let client = self.registration.client();
         if announced && self.application.handles(DISCONNECTION) {
             // A number and a text can always be encoded.
-            let details = RawDetails::of(&(ended.code, &*ended.reason)).unwrap_or_default();
+            let details = RawDetails::from_serialize(&(ended.code, &*ended.reason)).unwrap_or_default();
             if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details, AwaitedAnswer::default()) {
                 // The client is gone, so an error has no recipient.
                 let _ = handled.await;
@@ -624,7 +624,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let is_fresh = self.first_message == FirstMessage::Soon;
         self.decide_dialect(dialect);
         if action == AUTHENTICATION {
-            self.authenticate(details.to_vec(), is_fresh, AwaitedAnswer::new(id));
+            self.authenticate(details.values().to_vec(), is_fresh, AwaitedAnswer::new(id));
         } else if action == DISCONNECTION || action.starts_with("Server/") || action.ends_with(":error") {
             self.client().send_error(&action, 400, "this action is not for clients to send", id.as_ref());
         } else if matches!(self.join_phase, JoinPhase::Unauthenticated(_)) {

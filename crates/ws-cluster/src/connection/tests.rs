@@ -406,7 +406,7 @@ async fn a_burst_over_another_stream_reaches_a_client_that_reads() {
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     let large = "x".repeat(100_000);
     for _ in 0..40 {
-        server.deliver(Message::raw("large", large.as_str()).to(Target::all())).unwrap();
+        server.deliver(Message::new("large", &large).unwrap().to(Target::all())).unwrap();
     }
     let mut came = vec![0; 40 * large.len()];
     stream.read_exact(&mut came).await.unwrap();
@@ -422,7 +422,7 @@ async fn a_client_that_does_not_read_another_stream_is_closed() {
     let large = "x".repeat(100_000);
     let mut count = 0;
     while !client.queue.is_sealed() {
-        server.deliver(Message::raw("large", large.as_str()).to(Target::all())).unwrap();
+        server.deliver(Message::new("large", &large).unwrap().to(Target::all())).unwrap();
         tokio::time::sleep(Duration::from_millis(300)).await;
         count += 1;
     }
@@ -547,7 +547,7 @@ async fn a_quiet_connection_is_parked_and_woken_by_its_events() {
         near.write_all(&[0x8a, 0x80, 0, 0, 0, 0]).await.unwrap();
     }
     parked().await;
-    server.deliver(Message::raw("news", "x").to(Target::user("ann"))).unwrap();
+    server.deliver(Message::new("news", "x").unwrap().to(Target::user("ann"))).unwrap();
     let mut came = Vec::new();
     while !came.windows(4).any(|part| part == b"news") {
         let size = near.read(&mut buffer).await.unwrap();

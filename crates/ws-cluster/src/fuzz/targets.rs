@@ -198,7 +198,7 @@ fn hostile_details_are_refused_or_are_an_array() {
             return Err(format!("{details} has {} elements, not {}", elements.len(), details.len()));
         }
         // As values, whatever these can hold.
-        let values: &[Value] = &details;
+        let values: &[Value] = details.values();
         if values.len() == elements.len() { Ok(()) } else { Err(format!("{details} has {} values", values.len())) }
     });
 }

@@ -24,6 +24,7 @@ use ws_cluster_core::Seq;
 /// The form in which a connection speaks. A client is answered in the form of its first message. Before that the form
 /// is the one that [`ServerBuilder::dialect`](crate::ServerBuilder::dialect) sets. Its text is `object` or `array`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Dialect {
     /// `{"action": .., "details": [..]}`.
     #[default]
@@ -324,7 +325,7 @@ mod tests {
     #[track_caller]
     fn parsed(text: &str) -> (Dialect, String, Value) {
         let Incoming { dialect, action, details, .. } = parse(text).unwrap();
-        (dialect, action, details.to_vec().into())
+        (dialect, action, details.values().to_vec().into())
     }
 
     #[test]

@@ -13,6 +13,7 @@ use crate::message::target::ConnectionId;
 /// let renewed = Close::session("e4d909").reconnect();
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[must_use = "connections are closed by `Server::close`"]
 pub struct Close {
     pub(crate) subject: Subject,
     pub(crate) reconnect: bool,

@@ -45,25 +45,31 @@ pub struct Message {
 impl Message {
     /// Makes a message to every connection.
     ///
-    /// The action has 1 to 255 bytes, and does not begin with `Server/`, `Client/` or `Presence/`, which are the server's
-    /// own. Clients treat an action that ends in `:error` as an error. `null` and `()` become no argument, an array or a
-    /// tuple becomes one argument for each element, and anything else becomes one argument.
-    /// Action and details together may have 1 MiB. If they have more, escape sequences that JSON does not need
-    /// (`\uXXXX`) are first replaced by what they stand for.
+    /// The action has 1 to 255 bytes. It does not begin with `Server/` or `Client/`, which are the server's own, or
+    /// with `Presence/`, which is reserved for later. Clients treat an action that ends in `:error` as an error. `null`
+    /// and `()` become no argument, an array or a tuple becomes one argument for each element, and anything else
+    /// becomes one argument. Action and details together may have 1 MiB. If they have more, escape sequences that JSON
+    /// does not need (`\uXXXX`) are first replaced by what they stand for.
     ///
     /// # Errors
-    /// [`PublishError::Invalid`] if the details cannot be written as JSON, such as a map whose keys are no text. An
+    /// [`PublishError::Details`] if the details cannot be written as JSON, such as a map whose keys are no text. An
     /// action that is too long or reserved, or a message that is too large, is refused when the message is published.
     pub fn new(action: impl Into<String>, details: impl Serialize) -> Result<Self, PublishError> {
-        let details = RawDetails::of(&details);
-        let details = details.map_err(|error| PublishError::invalid(format!("the details are no JSON: {error}")))?;
+        let details = RawDetails::from_serialize(&details);
+        let details = details.map_err(|error| PublishError::Details { reason: error.to_string() })?;
         Ok(Self::raw(action, details))
     }
 
-    /// Makes a message with details that are JSON already.
-    pub fn raw(action: impl Into<String>, details: impl Into<RawDetails>) -> Self {
-        let (action, details) = (action.into(), details.into());
-        Self { action, details, target: Target::all(), key: None, volatile: false }
+    /// Makes a message to every connection with details that are JSON already, as a client sent them or as
+    /// [`str::parse`] reads them. The limits are those of [`new`](Self::new).
+    ///
+    /// ```
+    /// let message = ws_cluster::Message::raw("news/new", r#"{"id": 7}"#.parse()?);
+    /// assert_eq!(message.details().as_str(), r#"[{"id": 7}]"#);
+    /// # Ok::<_, ws_cluster::ParseDetailsError>(())
+    /// ```
+    pub fn raw(action: impl Into<String>, details: RawDetails) -> Self {
+        Self { action: action.into(), details, target: Target::all(), key: None, volatile: false }
     }
 
     /// Sets the connections that get the message. Default: all.
@@ -92,11 +98,11 @@ impl Message {
         self
     }
 
-    /// Makes the message volatile, for what is outdated by the next one anyway, such as a position or a typing notice. It
-    /// is delivered to the connections whose send queue is empty at that time, and is never replayed: a client that does
-    /// not read or is away does not get it, and does not count it as missed. Everything else is as for other messages,
-    /// its acceptance and its place in the order included. A node of an older version delivers and replays it like
-    /// any other message.
+    /// Makes the message volatile, for what is outdated by the next one anyway, such as a position or a typing notice.
+    /// It is delivered to the connections whose send queue is empty at that time, and is never replayed: a client that
+    /// does not read or is away does not get it, and does not count it as missed. Everything else is as for other
+    /// messages, its acceptance and its place in the order included. A node of an older version delivers and replays it
+    /// like any other message.
     pub fn volatile(mut self) -> Self {
         self.volatile = true;
         self
@@ -131,23 +137,26 @@ impl Message {
     }
 }
 
-/// Names that begin so are the server's own. The clients would take such a message for one of the server's.
-const RESERVED: [&str; 3] = ["Server/", "Client/", "Presence/"];
+/// Actions that begin so are the server's own, or reserved for later. The clients would take such a message for one of
+/// the server's.
+const RESERVED: [&str; 3] = ["Server/", "Client/", RESERVED_FOR_LATER];
+
+/// Actions that begin so are reserved for later.
+pub(crate) const RESERVED_FOR_LATER: &str = "Presence/";
 
 /// Checks a message and returns its encoded details. If escape sequences make the text too large, it is encoded without
 /// them.
 pub(crate) fn details(action: &str, details: RawDetails) -> Result<Bytes, PublishError> {
     if !(1..=ACTION_SIZE).contains(&action.len()) {
-        return Err(PublishError::invalid(format!("an action has 1 to {ACTION_SIZE} bytes")));
+        return Err(PublishError::ActionSize { size: action.len() });
     }
-    if let Some(reserved) = RESERVED.into_iter().find(|reserved| action.starts_with(reserved)) {
-        let text = format!("the action begins with {reserved}, which is reserved for the server");
-        return Err(PublishError::invalid(text));
+    if let Some(prefix) = RESERVED.into_iter().find(|reserved| action.starts_with(reserved)) {
+        return Err(PublishError::ReservedAction { prefix });
     }
     let size = |details: &RawDetails| action.len() + details.as_str().len();
     let details = if size(&details) > PUBLISH_SIZE { details.plain() } else { details };
     match size(&details) {
-        ..=PUBLISH_SIZE => Ok(details.bytes()),
+        ..=PUBLISH_SIZE => Ok(details.to_bytes()),
         size => Err(PublishError::TooLarge { size, limit: PUBLISH_SIZE }),
     }
 }
@@ -162,7 +171,7 @@ fn check_key(key: &[u8]) -> Result<(), PublishError> {
     if (1..=IDEMPOTENCY_KEY_SIZE).contains(&key.len()) {
         Ok(())
     } else {
-        Err(PublishError::invalid(format!("an idempotency key has 1 to {IDEMPOTENCY_KEY_SIZE} bytes")))
+        Err(PublishError::IdempotencyKeySize { size: key.len(), limit: IDEMPOTENCY_KEY_SIZE })
     }
 }
 
@@ -183,9 +192,14 @@ pub(crate) fn encode_outcome(outcome: &Result<(), PublishError>) -> (u32, String
         Err(error) => {
             let number = match error {
                 PublishError::Busy => 1,
-                PublishError::TooLarge { .. } | PublishError::Invalid { .. } => 2,
                 PublishError::OutcomeUnknown => 3,
                 PublishError::ShuttingDown => 4,
+                PublishError::TooLarge { .. }
+                | PublishError::Details { .. }
+                | PublishError::ActionSize { .. }
+                | PublishError::ReservedAction { .. }
+                | PublishError::IdempotencyKeySize { .. }
+                | PublishError::Invalid { .. } => 2,
             };
             (number, error.to_string())
         }
@@ -200,5 +214,29 @@ pub(crate) fn outcome(number: u32, text: &str) -> Result<(), PublishError> {
         2 => Err(PublishError::invalid(text.to_owned())),
         4 => Err(PublishError::ShuttingDown),
         _ => Err(PublishError::OutcomeUnknown),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn a_message_that_cannot_be_sent_names_its_mistake() {
+        let refused = |action: &str| Message::new(action, 7).unwrap().encode().unwrap_err();
+        assert_eq!(refused(""), PublishError::ActionSize { size: 0 });
+        assert_eq!(refused(&"x".repeat(256)), PublishError::ActionSize { size: 256 });
+        for prefix in ["Server/", "Client/", "Presence/"] {
+            let error = refused(&format!("{prefix}x"));
+            assert_eq!(error, PublishError::ReservedAction { prefix });
+            assert_eq!((error.status_code(), error.is_retryable()), (400, false));
+        }
+        let error = Message::new("a", 7).unwrap().idempotency_key("x".repeat(65)).encode().unwrap_err();
+        assert_eq!(error, PublishError::IdempotencyKeySize { size: 65, limit: 64 });
+        assert_eq!(error.to_string(), "an idempotency key has 1 to 64 bytes");
+        let no_text = BTreeMap::from([((1, 2), 3)]);
+        assert!(matches!(Message::new("a", no_text), Err(PublishError::Details { .. })));
     }
 }

@@ -56,6 +56,7 @@ impl<'de> Deserialize<'de> for ConnectionId {
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[must_use = "a target is given to `Message::to`"]
 pub struct Target {
     #[serde(rename = "to")]
     pub(crate) selection: Selection,

@@ -293,14 +293,10 @@ pub(crate) async fn start(
         Some(address) => address,
         // The pool is not shared, so there is no other node to dial this address.
         None if !pool.is_shared() => format!("ws://{node}.invalid"),
-        None => {
-            return Err(StartError::Config {
-                reason: "the address where other nodes reach this one is not given".into(),
-            });
-        }
+        None => return Err(StartError::NoAddress),
     };
     if keys.is_empty() && pool.is_shared() {
-        return Err(StartError::Config { reason: "the cluster's key is not given".into() });
+        return Err(StartError::NoKey);
     }
     match timeout(config.cluster.query_timeout, pool.prepare()).await {
         Ok(Err(error @ PoolError::Url(_))) => return Err(error.into()),

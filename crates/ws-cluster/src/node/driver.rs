@@ -98,8 +98,8 @@ pub(super) struct OpenLink {
 #[derive(Default)]
 struct Ready {
     deliveries: Vec<Delivery>,
-    /// The counters of own publishes. Their callers learn it after the deliveries, so that an answer of theirs comes
-    /// behind the message.
+    /// The counters of own publishes. Their callers learn it after the deliveries, so that a caller's reply follows the
+    /// message.
     accepted: Vec<u64>,
 }
 

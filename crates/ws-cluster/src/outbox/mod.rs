@@ -153,9 +153,8 @@ pub fn open(url: &str) -> Result<Arc<dyn Outbox>, OutboxError> {
 /// The forms of an outbox's URL, for errors.
 const FORMS: &str = "sqlite:PATH or mysql://user:password@host:port/database";
 
-/// The argument of [`ServerBuilder::outbox`](crate::ServerBuilder::outbox): any [`Outbox`], or a shared one. Not to be
-/// implemented elsewhere.
-pub trait IntoOutbox {
+/// The argument of [`ServerBuilder::outbox`](crate::ServerBuilder::outbox): any [`Outbox`], or a shared one.
+pub trait IntoOutbox: sealed::Sealed {
     /// Returns the outbox, shared.
     fn into_outbox(self) -> Arc<dyn Outbox>;
 }
@@ -170,6 +169,19 @@ impl IntoOutbox for Arc<dyn Outbox> {
     fn into_outbox(self) -> Arc<dyn Outbox> {
         self
     }
+}
+
+/// Keeps other crates from implementing [`IntoOutbox`].
+mod sealed {
+    use std::sync::Arc;
+
+    use super::Outbox;
+
+    pub trait Sealed {}
+
+    impl<O: Outbox> Sealed for O {}
+
+    impl Sealed for Arc<dyn Outbox> {}
 }
 
 #[cfg(test)]

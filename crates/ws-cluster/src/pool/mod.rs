@@ -52,6 +52,11 @@ struct Refusal(String);
 /// is over. The implementation must then not use that session again.
 ///
 /// `cluster` names the cluster, 1 to 64 bytes of ASCII. Several clusters can share one store.
+///
+/// # Errors
+/// Each method returns [`PoolError::Unreachable`] if the store does not answer or refuses, and [`PoolError::Failed`] if its
+/// tables are not as they should be. The caller then tries again later. If [`prepare`](Self::prepare) returns
+/// [`PoolError::Url`], the node does not start.
 #[async_trait]
 pub trait Pool: Send + Sync + 'static {
     /// Returns true if other processes can use the store. A cluster then needs a key, and an address for each node.
@@ -176,9 +181,8 @@ async fn open_as(url: &str, creates: bool) -> Result<Arc<dyn Pool>, PoolError> {
 /// The forms of a pool's URL, for errors.
 const FORMS: &str = "memory:, sqlite:PATH or mysql://user:password@host:port/database";
 
-/// The argument of [`Server::builder`](crate::Server::builder): any [`Pool`], or a shared one. Not to be implemented
-/// elsewhere.
-pub trait IntoPool {
+/// The argument of [`Server::builder`](crate::Server::builder): any [`Pool`], or a shared one.
+pub trait IntoPool: sealed::Sealed {
     /// Returns the pool, shared.
     fn into_pool(self) -> Arc<dyn Pool>;
 }
@@ -193,6 +197,19 @@ impl IntoPool for Arc<dyn Pool> {
     fn into_pool(self) -> Arc<dyn Pool> {
         self
     }
+}
+
+/// Keeps other crates from implementing [`IntoPool`].
+mod sealed {
+    use std::sync::Arc;
+
+    use super::Pool;
+
+    pub trait Sealed {}
+
+    impl<P: Pool> Sealed for P {}
+
+    impl Sealed for Arc<dyn Pool> {}
 }
 
 #[cfg(test)]

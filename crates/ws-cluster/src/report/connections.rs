@@ -14,15 +14,16 @@ pub(crate) const LIMIT: usize = 1000;
 /// Most groups that a connection is listed with.
 pub(crate) const GROUPS: usize = 20;
 
-/// Which connections [`Server::connections`](crate::Server::connections) lists: those that match all that is given.
+/// Which connections [`Server::list_connections`](crate::Server::list_connections) lists: those that match all that is
+/// given.
 ///
 /// ```
-/// let mut query = ws_cluster::ConnectionQuery::default();
-/// query.user = Some("ann".into());
-/// query.limit = 10;
+/// let query = ws_cluster::ConnectionQuery::default().user("ann").limit(10);
+/// assert_eq!(query.user.as_deref(), Some("ann"));
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
+#[must_use = "a query is answered by `Server::list_connections`"]
 pub struct ConnectionQuery {
     /// Connections of this user.
     pub user: Option<String>,
@@ -39,6 +40,38 @@ pub struct ConnectionQuery {
 impl Default for ConnectionQuery {
     fn default() -> Self {
         Self { user: None, session: None, group: None, address: None, limit: 100 }
+    }
+}
+
+impl ConnectionQuery {
+    /// Sets the user.
+    pub fn user(mut self, id: impl Into<String>) -> Self {
+        self.user = Some(id.into());
+        self
+    }
+
+    /// Sets the session.
+    pub fn session(mut self, id: impl Into<String>) -> Self {
+        self.session = Some(id.into());
+        self
+    }
+
+    /// Sets the group.
+    pub fn group(mut self, name: impl Into<String>) -> Self {
+        self.group = Some(name.into());
+        self
+    }
+
+    /// Sets the address.
+    pub fn address(mut self, address: IpAddr) -> Self {
+        self.address = Some(address);
+        self
+    }
+
+    /// Sets how many connections are listed at most.
+    pub fn limit(mut self, limit: usize) -> Self {
+        self.limit = limit;
+        self
     }
 }
 

@@ -10,8 +10,8 @@ pub(crate) mod note;
 pub use connections::{ConnectionList, ConnectionQuery, ConnectionReport};
 pub(crate) use connections::{GROUPS, LIMIT, shortened_session};
 
-/// What a node tells about itself: [`Server::report`](crate::Server::report). Rates and times are those of the last five
-/// seconds or so. In JSON, ids are text and members have the names of the fields.
+/// What a node tells about itself: [`Server::report`](crate::Server::report). Rates and times are those of the last
+/// five seconds or so. In JSON, ids are text and members have the names of the fields.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct NodeReport {
@@ -26,7 +26,8 @@ pub struct NodeReport {
     pub term: Term,
     /// True if the node takes clients.
     pub ready: bool,
-    /// What is wrong with the node or its outbox, with the database's own words if there are any; `None` if all is well.
+    /// What is wrong with the node or its outbox, with the database's own words if there are any; `None` if all is
+    /// well.
     pub degraded: Option<String>,
     /// True if it has an [outbox](crate::ServerBuilder::outbox); `None` if a node of an older version does not say.
     pub outbox: Option<bool>,

@@ -1,66 +1,49 @@
-//! Makes a server from its settings, and refuses settings that cannot work.
+//! The settings of a server.
 
-use std::{collections::HashMap, sync::Arc};
+use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::RwLock;
-use tokio::sync::mpsc;
-use url::Url;
-use ws_cluster_client::ACTION_SIZE;
 
-use super::{
-    ActionHandler, IntoHandler, Layer, Server, Shared, States,
-    action::Stack,
-    live::LiveSettings,
-    reports::{self, Reports},
-    socket::Gate,
-};
+use super::{ActionHandler, IntoHandler, Layer, States};
+#[cfg(feature = "metrics")]
+use crate::stats::BackendStats;
 use crate::{
-    Authenticator, Config, Dialect, GuestsOnly, NodeId, Pool, RawMessage, StartError,
+    Authenticator, Config, Dialect, GuestsOnly, Pool, RawMessage,
     auth::{Origin, TrustedProxies},
-    connection::{self, AUTHENTICATION, Context, DISCONNECTION, Raw},
-    hub::{
-        Hub,
-        resume::{Resumption, StateSealer},
-    },
-    log_limit::LogLimits,
-    node::{self, link::PATH as LINK},
-    outbox::{self, IntoOutbox, Outbox},
-    secret,
-    stats::{HandlerTimes, Metered},
+    connection::{AUTHENTICATION, DISCONNECTION, Raw},
+    outbox::{IntoOutbox, Outbox},
 };
-
-/// Longest address, in bytes; the pool's column.
-const ADDRESS_SIZE: usize = 255;
 
 /// The actions that are the server's own.
 pub(super) const OWN_ACTIONS: [&str; 2] = [AUTHENTICATION, DISCONNECTION];
 
-/// The settings of a server, made by [`Server::builder`]. A method that sets a value replaces the earlier one; a method
-/// that adds a value keeps the earlier ones.
+/// The settings of a server, made by [`Server::builder`](crate::Server::builder). A method that sets a value replaces
+/// the earlier one; a method that adds a value keeps the earlier ones.
 #[must_use = "a server runs from `start` on"]
 pub struct ServerBuilder {
-    pool: Arc<dyn Pool>,
-    authenticator: Arc<dyn Authenticator>,
-    actions: Vec<(String, Arc<dyn ActionHandler>)>,
-    fallback: Option<Arc<dyn ActionHandler>>,
-    layers: Vec<(String, Arc<dyn Layer>)>,
-    states: States,
-    raw: Option<Raw>,
-    guests: bool,
-    dialect: Dialect,
-    path: String,
-    prefix: String,
-    address: Option<String>,
-    cluster: String,
-    keys: Vec<Vec<u8>>,
-    allowed_origins: Vec<Origin>,
-    own_origin: bool,
-    trusted_proxies: TrustedProxies,
-    publish_key: Option<String>,
-    pages: Vec<(String, Bytes)>,
-    outbox: Option<Arc<dyn Outbox>>,
-    config: Config,
+    pub(super) pool: Arc<dyn Pool>,
+    pub(super) authenticator: Arc<dyn Authenticator>,
+    pub(super) actions: Vec<(String, Arc<dyn ActionHandler>)>,
+    pub(super) fallback: Option<Arc<dyn ActionHandler>>,
+    pub(super) layers: Vec<(String, Arc<dyn Layer>)>,
+    pub(super) states: States,
+    pub(super) raw: Option<Raw>,
+    pub(super) guests: bool,
+    pub(super) dialect: Dialect,
+    pub(super) path: String,
+    pub(super) prefix: String,
+    pub(super) address: Option<String>,
+    pub(super) cluster: String,
+    pub(super) keys: Vec<Vec<u8>>,
+    pub(super) allowed_origins: Vec<Origin>,
+    pub(super) own_origin: bool,
+    pub(super) trusted_proxies: TrustedProxies,
+    pub(super) publish_key: Option<String>,
+    pub(super) pages: Vec<(String, Bytes)>,
+    pub(super) outbox: Option<Arc<dyn Outbox>>,
+    #[cfg(feature = "metrics")]
+    pub(super) backend_stats: Arc<BackendStats>,
+    pub(super) config: Config,
 }
 
 impl ServerBuilder {
@@ -86,6 +69,8 @@ impl ServerBuilder {
             publish_key: None,
             pages: Vec::new(),
             outbox: None,
+            #[cfg(feature = "metrics")]
+            backend_stats: Arc::default(),
             config: Config::default(),
         }
     }
@@ -98,9 +83,10 @@ impl ServerBuilder {
 
     /// Adds the handler of an action: an async function ([`IntoHandler`]) or an [`ActionHandler`].
     ///
-    /// The name has 1 to 255 bytes. It must not begin with `Server/` or end in `:error`, and can have only one handler.
-    /// The server itself calls `Client/authentication` and `Client/disconnection` ([`on_connect`](Self::on_connect),
-    /// [`on_disconnect`](Self::on_disconnect)). [`start`](Self::start) refuses other names that begin with `Client/`.
+    /// The name has 1 to 255 bytes. It must not begin with `Server/` or `Presence/` (which is reserved for later) or
+    /// end in `:error`, and can have only one handler. The server itself calls `Client/authentication` and
+    /// `Client/disconnection` ([`on_connect`](Self::on_connect), [`on_disconnect`](Self::on_disconnect)).
+    /// [`start`](Self::start) refuses other names that begin with `Client/`.
     pub fn action<M>(mut self, name: impl Into<String>, handler: impl IntoHandler<M>) -> Self {
         self.actions.push((name.into(), Arc::new(handler.into_handler())));
         self
@@ -113,14 +99,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the handler that is called when a client has been authenticated, before it gets any message. An error refuses
-    /// the connection. It is the handler of `Client/authentication` ([`ActionHandler`] has the details).
+    /// Sets the handler that is called when a client has been authenticated, before it gets any message. An error
+    /// refuses the connection. It is the handler of `Client/authentication` ([`ActionHandler`] has the details).
     pub fn on_connect<M>(self, handler: impl IntoHandler<M>) -> Self {
         self.action(AUTHENTICATION, handler)
     }
 
-    /// Sets the handler that is called when a connection is gone; [`Disconnection`](crate::Disconnection) tells why. It is
-    /// the handler of `Client/disconnection`.
+    /// Sets the handler that is called when a connection is gone; [`Disconnection`](crate::Disconnection) tells why. It
+    /// is the handler of `Client/disconnection`.
     pub fn on_disconnect<M>(self, handler: impl IntoHandler<M>) -> Self {
         self.action(DISCONNECTION, handler)
     }
@@ -172,7 +158,7 @@ impl ServerBuilder {
     }
 
     /// Sets the path at which clients connect. It has letters, digits and `/-._~`, and is none of the server's own
-    /// paths ([`Server::handle`]). Default: `/WebSockets`.
+    /// paths ([`Server::handle`](crate::Server::handle)). Default: `/WebSockets`.
     pub fn path(mut self, path: impl Into<String>) -> Self {
         self.path = path.into();
         self
@@ -238,29 +224,9 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the key that opens `POST /_publish`, `/_groups`, `/_close` and `/_refresh`, and `GET /_position` and
-    /// `/_openapi.json`. A request presents it as `Authorization: Bearer KEY`. It must be long and random, because nothing else keeps others from publishing.
-    /// White space around it does not count; [`start`](Self::start) refuses control characters in it. Default: these
-    /// paths are closed.
-    ///
-    /// `/_publish` takes `{"action": .., "details": .., "to": .., "except": .., "key": ..}` in UTF-8; only `action` and
-    /// `to` are required. `to` is the text form of a [`Target`](crate::Target), or one of `{"users": [ID, ..]}`,
-    /// `{"user": ID}`, `{"groups": [NAME, ..]}`, `{"group": NAME}`, `{"session": ID}`, `{"connection": ID}` and
-    /// `{"property": {"name": .., "value": ..}}`, in which ids may have commas. An id is text or a whole number.
-    /// `except` is `{"connection": ID}` or `{"user": ID}`, and `key` an idempotency key. `"volatile": true` makes the
-    /// message [volatile](crate::Message::volatile). The body may also be an array of up to 1,000 such messages
-    /// ([`Server::publish_all`]), which is answered by 200 and an array with `{"status": .., "error": ..}` for each.
-    ///
-    /// `/_groups` takes `{"user": ..}`, `{"session": ..}` or `{"connection": ..}` with `"join": [NAME, ..]`,
-    /// `"leave": [NAME, ..]` or both ([`Server::change_groups`]).
-    /// `/_close` takes `{"session": ..}`, `{"user": ..}` or `{"connection": ..}`. With a user, `"except_session": ..`
-    /// excludes one session. With `"reconnect": true` the clients may connect again at once ([`Close`](crate::Close)).
-    /// `/_refresh` takes `{"session": ..}` or `{"user": ..}` ([`Server::refresh_user`]). `/_position` returns
-    /// `{"position": ..}` ([`Server::position`]), and `/_openapi.json` describes all of this.
-    ///
-    /// The answer is 204 when the message or order is accepted; 400 if it is malformed, 401 without the key, 413 over 1
-    /// MiB (escape sequences count as the characters that they stand for), 415 for a `Content-Encoding`, 503 if too
-    /// much waits or the node shuts down, and 504 if the outcome is unknown. The body says why.
+    /// Sets the key that opens publishing over HTTP: `POST /_publish`, `/_groups`, `/_close` and `/_refresh`, and `GET
+    /// /_position` and `/_openapi.json`, which describes all of them, as does `docs/site.md`. It must be long and
+    /// random, because nothing else keeps others from publishing; without a key these paths are closed.
     pub fn publish_key(mut self, key: impl Into<String>) -> Self {
         self.publish_key = Some(key.into());
         self
@@ -273,13 +239,14 @@ impl ServerBuilder {
         self
     }
 
-    /// Sets the outbox: an [`Outbox`], or an `Arc<dyn Outbox>`. The cluster publishes each row of its table once the row's
-    /// transaction has committed, exactly once, and removes the row. All nodes of the cluster need the same one; the
-    /// master polls it. Default: none.
+    /// Sets the outbox: an [`Outbox`], or an `Arc<dyn Outbox>`. The cluster publishes each row of its table once the
+    /// row's transaction has committed, exactly once, and removes the row. All nodes of the cluster need the same one;
+    /// the master polls it. Default: none.
     ///
-    /// A row has an action, details in JSON, and a target in the text form of a [`Target`](crate::Target) or in the JSON
-    /// of [`publish_key`](Self::publish_key). Limits are those of [`Server::publish`]. A row that is malformed, or whose
-    /// action begins with `Server/`, `Client/` or `Presence/`, is moved to a second table with the reason.
+    /// A row has an action, details in JSON, and a target in the text form of a [`Target`](crate::Target) or in the
+    /// JSON that `POST /_publish` takes. Limits are those of [`Server::publish`](crate::Server::publish). A row that is
+    /// malformed, or whose action begins with `Server/`, `Client/` or `Presence/`, is moved to a second table with the
+    /// reason.
     ///
     /// ```
     /// # async fn f() -> Result<(), Box<dyn std::error::Error>> {
@@ -296,206 +263,16 @@ impl ServerBuilder {
         self
     }
 
+    /// Sets the counts of a backend, which the server records with its own.
+    #[cfg(all(feature = "backend", feature = "metrics"))]
+    pub(crate) fn backend_stats(mut self, stats: Arc<BackendStats>) -> Self {
+        self.backend_stats = stats;
+        self
+    }
+
     /// Sets the intervals and limits.
     pub fn config(mut self, config: Config) -> Self {
         self.config = config;
         self
     }
-
-    /// Checks the settings and starts the node, which joins or founds the cluster in the background. [`Server::serve`],
-    /// [`Server::upgrade`] and [`Server::handle`] then accept clients. Call this in the Tokio runtime that is to run
-    /// the connections.
-    ///
-    /// # Errors
-    /// [`StartError::Config`] and [`StartError::Pool`] if a setting or the pool cannot work. A database that does not
-    /// answer is no error: the node tries again until it answers, and refuses clients with 503 meanwhile.
-    pub async fn start(self) -> Result<Server, StartError> {
-        self.config.check()?;
-        check_path(&self.path)?;
-        check_prefix(&self.prefix)?;
-        if !self.own_origin && self.allowed_origins.is_empty() {
-            return Err(config("no page may connect: allow the origins of those that may"));
-        }
-        let address = self.address.as_deref().map(check_address).transpose()?;
-        if !(1..=64).contains(&self.cluster.len()) || !self.cluster.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(config(format!("the cluster's name {:?} is not 1 to 64 bytes of ASCII", self.cluster)));
-        }
-        let refused = |error: secret::KeyError| config(error.to_string());
-        let keys = self.keys.into_iter().map(secret::cluster_key).collect::<Result<Vec<_>, _>>().map_err(refused)?;
-        let mut live = LiveSettings::new(&self.config);
-        live.set_publish_key(self.publish_key.as_deref())?;
-        (live.allowed_origins, live.own_origin) = (self.allowed_origins, self.own_origin);
-        live.trusted_proxies = self.trusted_proxies;
-        let mut pages = HashMap::new();
-        for (path, html) in self.pages {
-            check_path(&path)?;
-            if path == self.path || pages.insert(path.clone(), html).is_some() {
-                return Err(config(format!("the path {path:?} is used twice")));
-            }
-        }
-        let mut actions: HashMap<String, Arc<dyn ActionHandler>> = HashMap::new();
-        for (name, handler) in self.actions {
-            check_action(&name)?;
-            if actions.contains_key(&name) {
-                return Err(config(format!("the action {name:?} has two handlers")));
-            }
-            actions.insert(name, handler);
-        }
-        for (name, handler) in actions
-            .iter()
-            .map(|(name, handler)| (&**name, handler))
-            .chain(self.fallback.iter().map(|handler| ("fallback", handler)))
-        {
-            if let Some(state) = handler.missing_state(&self.states) {
-                return Err(config(format!(
-                    "the handler of {name:?} takes State<{state}>, which the server lacks: give it to ServerBuilder::state"
-                )));
-            }
-        }
-        let layers: Arc<[_]> = self.layers.into();
-        let layered = |handler: Arc<dyn ActionHandler>| -> Arc<dyn ActionHandler> {
-            if layers.is_empty() { handler } else { Arc::new(Stack { layers: layers.clone(), handler }) }
-        };
-        let around = |(name, handler): (String, _)| {
-            let handler = if OWN_ACTIONS.contains(&&*name) { handler } else { layered(handler) };
-            (name, handler)
-        };
-        let handler_times = Metered::new(|| HandlerTimes::new(actions.keys()));
-        let actions = actions.into_iter().map(around).collect();
-        let fallback = self.fallback.map(layered);
-
-        let node = NodeId::from_bytes(random()?);
-        let authenticator = self.authenticator.clone();
-        let hub = Arc::new(Hub::new(node, &self.config, move |subject| connection::forget(&*authenticator, subject)));
-        // Without a key there is no other node, and none of its clients outlives it.
-        let sealing = if keys.is_empty() { vec![random::<32>()?.to_vec()] } else { keys.clone() };
-        let sealer = StateSealer::new(&self.cluster, &sealing);
-        let settings = node::Settings {
-            node,
-            cluster: self.cluster,
-            address,
-            keys,
-            config: self.config.clone(),
-            pool: self.pool,
-            stats: hub.stats().clone(),
-        };
-        let (sender, told) = mpsc::channel(reports::MAX_TOLD);
-        let cluster = node::start(settings, hub.clone(), sender).await?;
-        let outbox = self.outbox.map(|outbox| {
-            let trouble = Arc::new(outbox::Trouble::default());
-            tokio::spawn(outbox::run(outbox, cluster.submitter(), hub.stats().clone(), trouble.clone()));
-            trouble
-        });
-        let resumption = Resumption::new(hub, cluster.clone(), sealer, self.config.clone());
-        let shared = Arc::new(Shared {
-            reports: Reports::new(cluster.teller()),
-            outbox,
-            handler_times,
-            gate: Gate::new(&self.config.http),
-            logs: LogLimits::default(),
-            handler_logs: LogLimits::default(),
-            connections: Context::new(self.config, self.authenticator, resumption, self.guests),
-            cluster,
-            actions,
-            fallback,
-            states: self.states,
-            raw: self.raw,
-            dialect: self.dialect,
-            path: self.path,
-            prefix: self.prefix,
-            live: RwLock::new(Arc::new(live)),
-            pages,
-        });
-        tokio::spawn(reports::run(Arc::downgrade(&shared), told));
-        Ok(Server(shared))
-    }
-}
-
-impl Config {
-    /// Checks that the settings can work. [`ServerBuilder::start`] does so itself.
-    ///
-    /// # Errors
-    /// [`StartError::Config`], which says what to give instead.
-    pub fn check(&self) -> Result<(), StartError> {
-        self.find_mistake().map_err(config)
-    }
-}
-
-fn config(text: impl Into<String>) -> StartError {
-    StartError::Config { reason: text.into() }
-}
-
-pub(super) fn random<const N: usize>() -> Result<[u8; N], StartError> {
-    crate::random::bytes().map_err(|error| config(format!("the system has no random numbers: {error}")))
-}
-
-fn is_plain(path: &str) -> bool {
-    path.starts_with('/') && path.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte))
-}
-
-fn check_path(path: &str) -> Result<(), StartError> {
-    if !is_plain(path) {
-        return Err(config(format!("the path {path:?} is not a plain one, like /WebSockets")));
-    }
-    if super::routes::is_reserved(path) {
-        return Err(config(format!("the path {path:?} is taken by the server itself")));
-    }
-    Ok(())
-}
-
-fn check_prefix(prefix: &str) -> Result<(), StartError> {
-    if prefix.is_empty() || is_plain(prefix) && !prefix.ends_with('/') && !prefix.contains("//") {
-        return Ok(());
-    }
-    Err(config(format!("the prefix {prefix:?} is not a plain path without a slash at its end, like /app")))
-}
-
-fn check_address(address: &str) -> Result<String, StartError> {
-    let malformed = || {
-        config(format!(
-            "the address {address:?} is not ws://HOST:PORT or wss://HOST:PORT, with the prefix behind it if there is one, \
-             like ws://10.0.0.1:8080/app"
-        ))
-    };
-    let url = Url::parse(address).map_err(|_| malformed())?;
-    let bare =
-        url.query().is_none() && url.fragment().is_none() && url.username().is_empty() && url.password().is_none();
-    if url.scheme() == "wss" && !cfg!(feature = "tls") {
-        return Err(config(format!("the address {address:?} needs the feature `tls`, which this program lacks")));
-    }
-    if !matches!(url.scheme(), "ws" | "wss") || !url.has_host() || url.port() == Some(0) || !bare {
-        return Err(malformed());
-    }
-    let prefix = url.path().trim_end_matches('/');
-    if prefix.ends_with(LINK) {
-        return Err(config(format!(
-            "the address {address:?} ends in {LINK}, which is added when it is dialled: leave it out"
-        )));
-    }
-    if !prefix.is_empty() && (!is_plain(prefix) || prefix.contains("//")) {
-        return Err(malformed());
-    }
-    let address = url.as_str().trim_end_matches('/').to_owned();
-    if address.len() > ADDRESS_SIZE || !address.is_ascii() {
-        return Err(config(format!("the address {address:?} is longer than {ADDRESS_SIZE} bytes")));
-    }
-    Ok(address)
-}
-
-fn check_action(name: &str) -> Result<(), StartError> {
-    if !(1..=ACTION_SIZE).contains(&name.len()) {
-        return Err(config(format!("the action {name:?} has not 1 to {ACTION_SIZE} bytes")));
-    }
-    if name.starts_with("Client/") && !OWN_ACTIONS.contains(&name) {
-        let [authentication, disconnection] = OWN_ACTIONS;
-        return Err(config(format!(
-            "there is no action {name:?}: of those that begin with Client/ there are {authentication} and {disconnection}"
-        )));
-    }
-    if name.starts_with("Server/") || name.ends_with(":error") {
-        return Err(config(format!(
-            "the action {name:?} can never come: clients must not send what begins with Server/ or ends in :error"
-        )));
-    }
-    Ok(())
 }

@@ -22,7 +22,7 @@ use crate::{
 const BODY_SIZE: usize = 6 * PUBLISH_SIZE + 64 * 1024;
 
 /// Most of a body that is read although it is refused. Ordinary clients write all of their request before they read the
-/// answer, and a connection that is closed on them while they write takes the answer along.
+/// answer. If the server closed during the write, the client would lose the answer.
 const DISCARD_SIZE: usize = 32 * 1024 * 1024;
 
 /// The key that publishing over HTTP asks for, kept as a keyed hash: comparing hashes under a random key takes the
@@ -56,7 +56,7 @@ fn hash(secret: &[u8; 32], text: &str) -> Hmac<Sha256> {
     hash
 }
 
-/// Reads whose connections to close, and how.
+/// Reads which connections to close, and how to close them.
 fn close(body: &[u8]) -> Result<Close, Why> {
     let known = ["session", "user", "connection", "except_session", "reconnect"];
     let mut members = Members::of_body(command::value(body)?)?.known(&known)?;
@@ -79,7 +79,7 @@ fn close(body: &[u8]) -> Result<Close, Why> {
     Ok(if reconnect == Some(true) { close.reconnect() } else { close })
 }
 
-/// Reads about whose connections to ask again.
+/// Reads the connections to authenticate again.
 fn refresh(body: &[u8]) -> Result<Whose, Why> {
     let mut members = Members::of_body(command::value(body)?)?.known(&["session", "user"])?;
     match (members.take("session"), members.take("user")) {
@@ -89,7 +89,7 @@ fn refresh(body: &[u8]) -> Result<Whose, Why> {
     }
 }
 
-/// Whose connections a command means.
+/// The session or user that a command names.
 enum Whose {
     Session(String),
     User(String),
@@ -179,9 +179,9 @@ impl Server {
         let (head, body) = request.into_parts();
         let limit = self.config().connection.handshake_timeout;
         if let Err(refusal) = self.check_head(&head) {
-            // Its client does not send the body before it is told to.
+            // A client with `Expect` waits for permission before it sends the body.
             if !head.headers.contains_key(header::EXPECT) {
-                // Whatever comes of it, the refusal stands.
+                // The refusal does not depend on the body.
                 let _ = tokio::time::timeout(limit, receive(body, 0)).await;
             }
             return Err(refusal);

@@ -2,15 +2,15 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Server, builder::random, http::PublishKey};
+use super::{Server, http::PublishKey};
 use crate::{
     Config, StartError,
     auth::{Origin, TrustedProxies},
-    secret,
+    random, secret,
 };
 
-/// The settings that a running server can change ([`Server::change_settings`]). They hold for clients that come from then
-/// on.
+/// The settings that a running server can change ([`Server::change_settings`]). They hold for clients that come from
+/// then on.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct LiveSettings {
@@ -49,27 +49,46 @@ impl LiveSettings {
     /// Replaces the [publish key](crate::ServerBuilder::publish_key), or closes publishing over HTTP.
     ///
     /// # Errors
-    /// [`StartError::Config`]: the key is too easy to guess. The one before stays.
+    /// [`StartError::Key`] if the key is empty, contains a control character, or is the placeholder of the
+    /// documentation. The one before stays.
     pub fn set_publish_key(&mut self, key: Option<&str>) -> Result<(), StartError> {
-        let key = key.map(secret::publish_key).transpose();
-        let key = key.map_err(|reason| StartError::Config { reason: reason.to_string() })?;
-        let key = key.map(|key| Ok::<_, StartError>(PublishKey::new(&key, random()?))).transpose()?;
-        self.publish_key = key.map(Arc::new);
+        let key = key.map(secret::publish_key).transpose()?;
+        let secret = random::bytes().map_err(StartError::no_random_numbers)?;
+        self.publish_key = key.map(|key| Arc::new(PublishKey::new(&key, secret)));
         Ok(())
     }
 }
 
 impl Server {
-    /// Changes settings while the server runs.
+    /// Changes settings while the server runs. `change` gets a copy of the present settings, which replaces them when
+    /// `change` has returned. Changes wait for each other, so `change` must not call this method.
     pub fn change_settings(&self, change: impl FnOnce(&mut LiveSettings)) {
-        let mut live = self.0.live.write();
-        let mut changed = LiveSettings::clone(&live);
+        let _alone = self.0.changing.lock();
+        let mut changed = LiveSettings::clone(&self.live());
         change(&mut changed);
-        *live = Arc::new(changed);
+        *self.0.live.write() = Arc::new(changed);
     }
 
     /// The settings as they are now.
     pub(super) fn live(&self) -> Arc<LiveSettings> {
         self.0.live.read().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::MemoryPool;
+
+    #[tokio::test]
+    async fn settings_can_be_read_while_they_are_changed() {
+        let server = Server::builder(MemoryPool::default()).start().await.unwrap();
+        let (before, drain) = (server.live().drain, Duration::from_secs(77));
+        server.change_settings(|live| {
+            live.drain = drain;
+            let seen = server.0.live.try_read().map(|live| live.drain);
+            assert_eq!(seen, Some(before));
+        });
+        assert_eq!(server.live().drain, drain);
     }
 }

@@ -57,7 +57,8 @@ impl Server {
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # use ws_cluster::{MemoryPool, Message, Server, Target};
     /// # let server = Server::builder(MemoryPool::default()).start().await?;
-    /// let news = (1..=3).map(|id| Message::raw("news/new", id).to(Target::group("editors")));
+    /// let news = (1..=3).map(|id| Ok(Message::new("news/new", id)?.to(Target::group("editors"))));
+    /// let news: Vec<Message> = news.collect::<Result<_, ws_cluster::PublishError>>()?;
     /// let outcomes = server.publish_all(news).await;
     /// assert_eq!(outcomes, [Ok(()), Ok(()), Ok(())]);
     /// # Ok(()) }
@@ -84,11 +85,15 @@ impl Server {
     /// command has its place among the messages: a message to a group that is published after this method has returned
     /// reaches the connections that joined the group.
     ///
-    /// `Ok` means that the command is accepted; errors are as for [`publish`](Self::publish). The command concerns the
-    /// connections that exist, as a handler's [`join`](crate::Request::join) and [`leave`](crate::Request::leave) do. A
-    /// client that is away meanwhile and resumes is concerned as well. A new connection has the groups that the
-    /// authenticator gives it. If the authenticator is being asked about a client of the user or session meanwhile, it
-    /// is asked once more. A node of an older version does nothing.
+    /// `Ok` means that the command is accepted. The command concerns the connections that exist, as a handler's
+    /// [`join`](crate::Request::join) and [`leave`](crate::Request::leave) do. A client that is away meanwhile and
+    /// resumes is concerned as well. A new connection has the groups that the authenticator gives it. If the
+    /// authenticator is being asked about a client of the user or session meanwhile, it is asked once more. A node of
+    /// an older version does nothing.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish), and [`PublishError::Invalid`] if the change names no group, too many groups,
+    /// or a group twice.
     pub async fn change_groups(&self, change: GroupChange) -> Result<(), PublishError> {
         change.check()?;
         self.0.cluster.publish(&Content::Groups(change), None).await
@@ -113,20 +118,29 @@ impl Server {
     /// do not connect again by themselves. End the session itself first; otherwise a new connection of the session is
     /// let in.
     ///
-    /// `Ok` means that the command is accepted; errors are as for [`publish`](Self::publish). Each node closes the
-    /// connections that the session has when the command is delivered. If the authenticator is being asked about a
-    /// client of the session meanwhile, it is asked once more.
+    /// `Ok` means that the command is accepted. Each node closes the connections that the session has when the command
+    /// is delivered. If the authenticator is being asked about a client of the session meanwhile, it is asked once
+    /// more.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn close_session(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::session(id)).await
     }
 
     /// Closes every connection of a user on all nodes, as [`close_session`](Self::close_session) does.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn close_user(&self, id: &str) -> Result<(), PublishError> {
         self.close(Close::user(id)).await
     }
 
     /// Closes one connection, under the id that handlers know, as [`close_session`](Self::close_session) does. A node
     /// of an older version closes nothing.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn close_connection(&self, id: ConnectionId) -> Result<(), PublishError> {
         self.close(Close::connection(id)).await
     }
@@ -134,6 +148,9 @@ impl Server {
     /// Closes the connections that [`Close`] describes, as [`close_session`](Self::close_session) does. For example, it
     /// closes all connections of a user except for those of one session, or lets the clients connect again at once to
     /// authenticate again. A node of an older version closes nothing if the command has one of these two options.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn close(&self, close: Close) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Close(close), None).await
     }
@@ -142,12 +159,18 @@ impl Server {
     /// properties in its answer replace those of its earlier answer; changes by handlers stay. A connection whose
     /// session is no longer valid is closed with [`CloseCode::Expired`](crate::CloseCode::Expired), and so is one that
     /// was authenticated by credentials in a message: its client comes back and sends fresh ones. `Ok` means that the
-    /// command is accepted; errors are as for [`publish`](Self::publish). A node of an older version does nothing.
+    /// command is accepted. A node of an older version does nothing.
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn refresh_session(&self, id: &str) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Refresh(Subject::session(id)), None).await
     }
 
     /// Asks the authenticator again about every connection of a user, like [`refresh_session`](Self::refresh_session).
+    ///
+    /// # Errors
+    /// As for [`publish`](Self::publish).
     pub async fn refresh_user(&self, id: &str) -> Result<(), PublishError> {
         self.0.cluster.publish(&Content::Refresh(Subject::user(id)), None).await
     }

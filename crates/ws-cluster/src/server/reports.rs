@@ -1,5 +1,5 @@
-//! What nodes tell each other and an administrator: reports once a second, and questions about connections. All of it
-//! is besides the log; a note that is lost is missed until the next one.
+//! What nodes tell each other and an administrator: reports once a second, and questions about connections. None of it
+//! goes through the log; a lost note is replaced by the next one.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -191,7 +191,7 @@ impl Server {
             outbox: Some(self.0.outbox.is_some()),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             uptime_seconds: now.saturating_duration_since(self.0.reports.started).as_secs(),
-            connections: self.connections() as u64,
+            connections: self.connection_count() as u64,
             user_connections: users as u64,
             guest_connections: guests as u64,
             deliveries_per_second: rates.deliveries,
@@ -210,9 +210,8 @@ impl Server {
         }
     }
 
-    /// Returns this node's own report and the newest of each other node, in the order of their addresses. Nodes tell each
-    /// other once a second. The report of a node that tells nothing more is left out after five seconds; a node of an older
-    /// version tells nothing.
+    /// Returns this node's own report and the newest of each other node, in the order of their addresses. Nodes tell
+    /// each other once a second. Reports older than five seconds are left out. Nodes of older versions send none.
     pub fn cluster_report(&self) -> Vec<NodeReport> {
         let now = now();
         let others = self.0.reports.others.lock();
@@ -233,9 +232,7 @@ impl Server {
     /// ```
     /// # #[tokio::main(flavor = "current_thread")] async fn main() -> Result<(), Box<dyn std::error::Error>> {
     /// # let server = ws_cluster::Server::builder(ws_cluster::MemoryPool::default()).start().await?;
-    /// let mut query = ws_cluster::ConnectionQuery::default();
-    /// query.user = Some("ann".into());
-    /// let anns = server.list_connections(query).await;
+    /// let anns = server.list_connections(ws_cluster::ConnectionQuery::default().user("ann")).await;
     /// assert_eq!((anns.matching, anns.silent.len()), (0, 0));
     /// # Ok(()) }
     /// ```
@@ -322,7 +319,7 @@ impl Server {
         }
         *age = (*age + 1) % QUEUES_INTERVAL;
         let (status, view) = (self.status(), self.0.cluster.view());
-        let (sockets, sockets_limit) = self.0.gate.count(self.connections());
+        let (sockets, sockets_limit) = self.0.gate.count(self.connection_count());
         let gauges = crate::metrics::Gauges {
             open: report.connections as usize,
             users: report.user_connections as usize,
@@ -344,9 +341,7 @@ impl Server {
             sockets_limit,
             started: self.0.reports.started_at,
         };
-        // The backend is above this module, so it leaves its counts among the states.
-        let backend = self.state::<std::sync::Arc<crate::stats::BackendStats>>().unwrap_or_default();
-        recorder.record(self.hub().stats(), self.0.handler_times.get().all(), &backend, &gauges);
+        recorder.record(self.hub().stats(), self.0.handler_times.get().all(), &self.0.backend_stats, &gauges);
     }
 
     /// Returns how far behind a node is, as the master told last.

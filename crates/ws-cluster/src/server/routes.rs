@@ -86,10 +86,10 @@ impl Server {
     /// - clients at their [path](crate::ServerBuilder::path), links of other nodes at `/_cluster/v1`, and the browser
     ///   client at `/ws-cluster.js`;
     /// - `/health`: 200, or 503 if the cluster's task does not answer;
-    /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not). The text of
-    ///   a 200 begins with `ready`, and also names trouble with the [outbox](crate::ServerBuilder::outbox). Here and at
-    ///   `/health`, only requests with the publish key are told the database's own error, because it may name an account
-    ///   and an address;
+    /// - `/ready`: 200, or 503 with `degraded: WHY` (the node takes clients) or `not ready: WHY` (it does not). The
+    ///   text of a 200 begins with `ready`, and also names trouble with the [outbox](crate::ServerBuilder::outbox).
+    ///   Here and at `/health`, only requests with the publish key are told the database's own error, because it may
+    ///   name an account and an address;
     /// - with a [publish key](crate::ServerBuilder::publish_key), POST to `/_publish`, `/_groups`, `/_close` and
     ///   `/_refresh`, GET of `/_position`, and `/_openapi.json`, which describes all of this;
     /// - the [pages](crate::ServerBuilder::page) of the builder.

@@ -71,8 +71,8 @@ impl Serve {
 impl<F> Serve<F> {
     /// Serves TLS with this certificate: clients connect with `wss://` and `https://`.
     ///
-    /// Links of other nodes, and processes on this host, may still connect without TLS. Links prove the cluster's key and
-    /// authenticate each packet, but only TLS hides what they carry: give nodes in foreign networks an
+    /// Links of other nodes, and processes on this host, may still connect without TLS. Links prove the cluster's key
+    /// and authenticate each packet, but only TLS hides what they carry: give nodes in foreign networks an
     /// [address](crate::ServerBuilder::address) that begins with `wss://`. All other requests without TLS get 400.
     pub fn with_tls(mut self, certificate: TlsCertificate) -> Self {
         self.encryption.certificate = Some(certificate);

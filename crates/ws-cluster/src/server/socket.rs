@@ -1,5 +1,5 @@
-//! The sockets that [`serve`](super::Server::serve) accepts, until their upgrade: how many there may be, and for how long
-//! one may hold up what is written to it.
+//! The sockets that [`serve`](super::Server::serve) accepts, until their upgrade: how many there may be, and for how
+//! long one may hold up what is written to it.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -21,11 +21,11 @@ use tokio::{
 
 use crate::{HttpConfig, address};
 
-/// How much longer than for any progress a client may take to read all that waits for it.
+/// Factor: a client gets six times the write time-out to read everything.
 const WHOLE: u32 = 6;
 
-/// How long, and how many bytes, are read on from a client that was answered before it had sent everything. Closed at
-/// once, its socket would be reset, and the answer lost with it.
+/// Time and bytes for which the server reads on after an early answer. If it closed at once, the reset would discard
+/// the answer.
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: u64 = 1024 * 1024;
 
@@ -37,7 +37,7 @@ const BEYOND_PER_IP: usize = 4;
 #[derive(Debug)]
 pub(super) struct Gate {
     sockets: Arc<Sockets>,
-    /// Those beyond the total, of which the node answers what it cannot do without.
+    /// Sockets beyond the total limit. Only vital requests on them are answered.
     reserve: Arc<Sockets>,
     /// Those beyond the limit of an address, which are told so.
     refusals: Arc<Sockets>,
@@ -52,8 +52,9 @@ impl Gate {
         }
     }
 
-    /// Takes a place for an accepted socket, and says whether it is one beyond a limit; without a place it is to be closed
-    /// at once. `upgraded`: connections that count as well. `None` as the address: no limit per address holds.
+    /// Takes a place for an accepted socket, and returns the limit that the socket exceeds. Returns no slot if the
+    /// socket must be closed at once. `upgraded`: connections that count as well. `None` as the address: no limit per
+    /// address holds.
     pub(super) fn admit(&self, ip: Option<IpAddr>, upgraded: usize) -> (Option<Slot>, Option<Full>) {
         match self.sockets.admit(ip, upgraded) {
             Ok(place) => (Some(place), None),

@@ -138,7 +138,7 @@ impl Server {
             return Err(answer(StatusCode::FORBIDDEN, "this origin may not connect").into());
         }
         let limits = &self.config().connection;
-        let asked = ResumeRequest::take(&mut handshake);
+        let resume = ResumeRequest::take(&mut handshake);
         let slot = self
             .hub()
             .admission()
@@ -156,8 +156,8 @@ impl Server {
         let id = self.hub().next_id();
         let mut answer = connection::ask(self.context(), &handshake, id, InquiryReason::Handshake).await;
         handshake.keep(&self.authenticator().headers());
-        let client = Arc::new(Client::new(id, handshake, limits.queue_size, asked.is_some()).with_deflate(deflate));
-        if asked.is_none() {
+        let client = Arc::new(Client::new(id, handshake, limits.queue_size, resume.is_some()).with_deflate(deflate));
+        if resume.is_none() {
             client.set_dialect(self.0.dialect);
         }
         let mut slot = Some(slot);
@@ -176,13 +176,13 @@ impl Server {
             let may_join = !refused && (identity.user.is_some() || self.context().guests);
             // The hub knows the client before there is a socket, so that no command to close a session is missed in
             // between.
-            match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked) {
+            match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked_at) {
                 Ok(registration) => break (registration, validity, may_join, refused),
                 // An answer from before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
-                    let asked = connection::ask(self.context(), &client.handshake, id, InquiryReason::Handshake);
-                    answer = asked.await;
+                    let asking = connection::ask(self.context(), &client.handshake, id, InquiryReason::Handshake);
+                    answer = asking.await;
                 }
                 Err(Stale) => {
                     self.count(HandshakeOutcome::LookUp);
@@ -190,7 +190,7 @@ impl Server {
                 }
             }
         };
-        let asked = match asked {
+        let resume = match resume {
             // The client gets no messages before the application agrees.
             None if may_join && connection::asks_application(self, &client) => {
                 Some(ResumeRequest::untracked(self.hub().position()))
@@ -199,13 +199,13 @@ impl Server {
                 self.hub().begin_delivery(&client);
                 None
             }
-            asked => asked,
+            resume => resume,
         };
         if !self.status().ready {
             // The node is no longer ready and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
-        Ok(Accepted { registration, validity, may_join, refused, asked })
+        Ok(Accepted { registration, validity, may_join, refused, asked: resume })
     }
 }
 
@@ -239,7 +239,7 @@ async fn serve_upgraded(server: Server, accepted: Accepted, upgrade: OnUpgrade) 
         Ok(upgraded) => upgraded,
         Err(error) => return tracing::debug!(%error, "an upgrade did not come about"),
     };
-    // In a task of its own, which holds nothing of the upgrade.
+    // A separate task frees the memory of the upgrade.
     let runtime = server.context().runtime.clone();
     match socket(upgraded) {
         Ok((Socket::Tcp(stream), leftover)) => {

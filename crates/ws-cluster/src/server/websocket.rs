@@ -1,5 +1,5 @@
-//! The opening handshake of WebSockets as a server sees it (RFC 6455, section 4.2): what is missing in a request, and the
-//! answer that agrees. Header values that are lists may stand on several lines and have white space and any case
+//! The opening handshake of WebSockets as a server sees it (RFC 6455, section 4.2): what is missing in a request, and
+//! the answer that agrees. Header values that are lists may stand on several lines and have white space and any case
 //! (RFC 9110, section 5.6.1).
 
 use bytes::Bytes;
@@ -14,8 +14,8 @@ use crate::ws::deflate::{self, Deflate};
 /// The subprotocol that the clients of this project speak.
 const PROTOCOL: &str = "ws-cluster.v1";
 
-/// What a subprotocol that carries a [token](crate::Handshake::bearer_token) begins with. Never selected, or the token
-/// would be sent back.
+/// Prefix of a subprotocol that carries a [token](crate::Handshake::bearer_token). The server never selects one,
+/// because it would send the token back.
 const TOKEN: &str = "bearer.";
 
 /// The answer that agrees to an upgrade, or the one that says what is missing.
@@ -67,8 +67,8 @@ pub(super) fn switching<B>(request: &Request<B>) -> Result<Response<Full<Bytes>>
     Ok(response)
 }
 
-/// The subprotocol to answer with: the project's own if it is offered, or else the first that is no token, since a
-/// browser drops a connection for which it offered some and the server selected none.
+/// Returns the subprotocol to answer with: the project's own if it is offered. Otherwise the first without a token: a
+/// browser fails the connection if the server selects none.
 pub(super) fn protocol(headers: &HeaderMap) -> Option<HeaderValue> {
     let is_token =
         |protocol: &[u8]| protocol.get(..TOKEN.len()).is_some_and(|start| start.eq_ignore_ascii_case(TOKEN.as_bytes()));

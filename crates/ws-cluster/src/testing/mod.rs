@@ -55,7 +55,7 @@ use crate::{
 /// # Panics
 /// If the details cannot be written as JSON.
 pub fn request(action: impl Into<String>, details: impl Serialize) -> RequestBuilder {
-    let details = RawDetails::of(&details).expect("the details are JSON");
+    let details = RawDetails::from_serialize(&details).expect("the details are JSON");
     RequestBuilder {
         action: action.into(),
         details,

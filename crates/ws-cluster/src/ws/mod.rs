@@ -10,6 +10,7 @@ pub(crate) mod frame;
 
 /// A whole WebSocket message, for [`ServerBuilder::raw`](crate::ServerBuilder::raw).
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RawMessage {
     /// A text message.
     Text(String),

@@ -22,7 +22,7 @@ fn numbered(none: &'static [u32]) -> Builder {
     Client::builder(["ws://a/"]).reconnect_delay(Duration::ZERO).silence_timeout(Duration::MAX).credentials_with(
         move || {
             let number = asked.fetch_add(1, Ordering::Relaxed);
-            async move { if none.contains(&number) { Err("none".into()) } else { Ok(number.into()) } }
+            async move { if none.contains(&number) { Err("none".into()) } else { Ok(number) } }
         },
     )
 }

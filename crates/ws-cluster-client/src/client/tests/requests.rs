@@ -73,7 +73,7 @@ async fn a_lost_connection_ends_what_was_sent_and_the_rest_goes_to_the_next() {
     let mut peer = script.connected().await;
     let id = asked(&mut peer, "b").await;
     answer(&mut peer, "b", json!([7]), &id).await;
-    assert_eq!(waits.await.unwrap(), Ok(RawDetails::from(7)));
+    assert_eq!(waits.await.unwrap(), Ok(RawDetails::from(json!(7))));
 }
 
 #[tokio::test(start_paused = true)]
@@ -118,7 +118,7 @@ async fn requests_that_end_without_a_connection_make_room_for_others() {
     peer.expect("between", json!([])).await;
     let id = asked(&mut peer, "waits").await;
     answer(&mut peer, "waits", json!([7]), &id).await;
-    assert_eq!(waits.await.unwrap(), Ok(RawDetails::from(7)));
+    assert_eq!(waits.await.unwrap(), Ok(RawDetails::from(json!(7))));
 }
 
 #[tokio::test(start_paused = true)]

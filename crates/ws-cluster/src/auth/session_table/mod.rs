@@ -153,6 +153,9 @@ impl SessionTable {
     /// (`mysql://user:password@host:port/database`; its options are those of
     /// [`MySqlPool::connect`](crate::pool::MySqlPool::connect)). The session's id is in the cookie of this name, and
     /// `query` finds the session. It connects when it is first asked.
+    ///
+    /// # Errors
+    /// [`SessionTableError`] if the URL, the cookie's name or the query is malformed.
     pub fn new(url: &str, cookie: impl Into<String>, query: &str) -> Result<Self, SessionTableError> {
         let cookie = cookie.into();
         let database = mysql::parse(url).map_err(SessionTableError::Url)?;
@@ -165,6 +168,9 @@ impl SessionTable {
     }
 
     /// Adds a query for the groups in which a user starts.
+    ///
+    /// # Errors
+    /// [`SessionTableError`] if the query is malformed.
     pub fn groups_query(mut self, query: &str) -> Result<Self, SessionTableError> {
         self.sessions.store.groups = Some(Query::groups(query)?.into());
         Ok(self)
@@ -212,8 +218,10 @@ impl SessionTable {
     }
 
     /// Checks that the database answers and accepts the queries, by asking for a session that does not exist. A program
-    /// calls it at its start, where it can report a mistake better than a log. The errors are those of
-    /// [`Authenticator::authenticate`].
+    /// calls it at its start, where it can report a mistake better than a log.
+    ///
+    /// # Errors
+    /// As for [`Authenticator::authenticate`].
     pub async fn check(&self) -> Result<(), AuthenticationError> {
         let nobody = SessionQuestion { session: String::new(), ip: None, agent: None };
         self.sessions.store.look_up(&nobody).await?;

@@ -227,7 +227,8 @@ mod tests {
 
     #[test]
     fn each_message_of_a_batch_has_its_own_mistake() {
-        let body = r#" [ {"action":"a","to":"all"}, [], 7, [{"action":"a","to":"all"}], null, {"action":"b"} , {"action":"c","to":"all","volatile":"yes"} ] "#;
+        let body = r#" [ {"action":"a","to":"all"}, [], 7, [{"action":"a","to":"all"}], null, {"action":"b"} ,
+            {"action":"c","to":"all","volatile":"yes"} ] "#;
         let Ok(Publish::Batch(messages)) = Publish::read(body.as_bytes()) else { panic!("no batch") };
         let told: Vec<_> = messages.iter().map(|message| message.as_ref().map(Message::action)).collect();
         let object = |what: &str| Err(format!("a message must be a JSON object, not {what}"));

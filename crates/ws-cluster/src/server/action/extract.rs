@@ -9,7 +9,8 @@ use crate::{ActionError, ConnectionId, RawDetails, Server, server::States};
 
 /// A type that a handler can take as an argument.
 ///
-/// Implement it for types of your own that are made from a request, such as a permission:
+/// Implement it for types of your own that are made from a request, such as a permission. The function may await, for
+/// example a database:
 ///
 /// ```
 /// use ws_cluster::{ActionError, FromRequest, Request};
@@ -17,7 +18,7 @@ use crate::{ActionError, ConnectionId, RawDetails, Server, server::States};
 /// struct Editor;
 ///
 /// impl FromRequest for Editor {
-///     fn from_request(request: &Request) -> Result<Self, ActionError> {
+///     async fn from_request(request: &Request) -> Result<Self, ActionError> {
 ///         if request.in_group("editors") { Ok(Self) } else { Err(ActionError::forbidden("For editors only")) }
 ///     }
 /// }
@@ -26,15 +27,15 @@ use crate::{ActionError, ConnectionId, RawDetails, Server, server::States};
     message = "a handler cannot take `{Self}` as an argument",
     label = "does not implement `FromRequest`",
     note = "a handler takes any of `Request`, `Details<T>` with a `T: DeserializeOwned`, `RawDetails`, `User`, \
-            `Option<User>`, `Session`, `ConnectionId`, `Data<T>`, `State<T>`, `Server`, `Disconnection` and your own \
-            types that implement `FromRequest`"
+            `Session`, `ConnectionId`, `Data<T>`, `State<T>`, `Server`, `Disconnection` and your own types that \
+            implement `FromRequest`, and an `Option<T>` or `Result<T, ActionError>` of each"
 )]
 pub trait FromRequest: Sized + Send {
     /// Makes the argument.
     ///
     /// # Errors
     /// The error that the client gets. The handler is not called.
-    fn from_request(request: &Request) -> Result<Self, ActionError>;
+    fn from_request(request: &Request) -> impl Future<Output = Result<Self, ActionError>> + Send;
 
     /// Returns the name of the state that the argument needs and the server lacks.
     #[doc(hidden)]
@@ -45,13 +46,40 @@ pub trait FromRequest: Sized + Send {
 }
 
 impl FromRequest for Request {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         Ok(request.clone())
     }
 }
 
+/// `None` if the argument cannot be made, such as a [`User`] of a guest. A fault of the server (a code from 500 on) is
+/// an error.
+impl<T: FromRequest> FromRequest for Option<T> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
+        match T::from_request(request).await {
+            Ok(argument) => Ok(Some(argument)),
+            Err(error) if error.code < 500 => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn missing_state(states: &States) -> Option<&'static str> {
+        T::missing_state(states)
+    }
+}
+
+/// The error if the argument cannot be made, for a handler that answers it in its own way.
+impl<T: FromRequest> FromRequest for Result<T, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
+        Ok(T::from_request(request).await)
+    }
+
+    fn missing_state(states: &States) -> Option<&'static str> {
+        T::missing_state(states)
+    }
+}
+
 impl FromRequest for RawDetails {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         Ok(request.details().clone())
     }
 }
@@ -80,7 +108,7 @@ impl FromRequest for RawDetails {
 pub struct Details<T>(pub T);
 
 impl<T: DeserializeOwned + Send> FromRequest for Details<T> {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         request.parse().map(Self)
     }
 }
@@ -90,14 +118,8 @@ impl<T: DeserializeOwned + Send> FromRequest for Details<T> {
 pub struct User(pub String);
 
 impl FromRequest for User {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         request.user().map(|user| Self(user.to_owned())).ok_or_else(|| ActionError::forbidden("Forbidden"))
-    }
-}
-
-impl FromRequest for Option<User> {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
-        Ok(User::from_request(request).ok())
     }
 }
 
@@ -106,25 +128,19 @@ impl FromRequest for Option<User> {
 pub struct Session(pub String);
 
 impl FromRequest for Session {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         request.session().map(|session| Self(session.to_owned())).ok_or_else(|| ActionError::forbidden("Forbidden"))
     }
 }
 
-impl FromRequest for Option<Session> {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
-        Ok(Session::from_request(request).ok())
-    }
-}
-
 impl FromRequest for ConnectionId {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         Ok(request.connection())
     }
 }
 
 impl FromRequest for Server {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         Ok(request.server().clone())
     }
 }
@@ -135,7 +151,7 @@ impl FromRequest for Server {
 pub struct State<T>(pub T);
 
 impl<T: Clone + Send + Sync + 'static> FromRequest for State<T> {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         let state = request.server().state::<T>().map(Self);
         state.ok_or_else(|| ActionError::log_internal(format!("the server has no state `{}`", type_name::<T>())))
     }
@@ -151,14 +167,8 @@ impl<T: Clone + Send + Sync + 'static> FromRequest for State<T> {
 pub struct Data<T>(pub T);
 
 impl<T: Clone + Send + Sync + 'static> FromRequest for Data<T> {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         request.data().map(Self).ok_or_else(|| ActionError::conflict("This connection is not prepared for it"))
-    }
-}
-
-impl<T: Clone + Send + Sync + 'static> FromRequest for Option<Data<T>> {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
-        Ok(request.data().map(Data))
     }
 }
 
@@ -166,15 +176,15 @@ impl<T: Clone + Send + Sync + 'static> FromRequest for Option<Data<T>> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Disconnection {
-    /// The code of the close frame, from whichever side closed first: 1005 if it had none, 1006 if the connection was lost
-    /// without one. The codes of this server are in [`CloseCode`](crate::CloseCode).
+    /// The code of the close frame, from whichever side closed first: 1005 if it had none, 1006 if the connection was
+    /// lost without one. The codes of this server are in [`CloseCode`](crate::CloseCode).
     pub code: u16,
     /// The reason in the close frame, often empty.
     pub reason: String,
 }
 
 impl FromRequest for Disconnection {
-    fn from_request(request: &Request) -> Result<Self, ActionError> {
+    async fn from_request(request: &Request) -> Result<Self, ActionError> {
         let (Some(code), Some(reason)) = (request.close_code(), request.close_reason()) else {
             return Err(ActionError::log_internal("a handler takes `Disconnection`, but its action is another one"));
         };

@@ -17,8 +17,9 @@ use crate::{
 /// The server makes the arguments of a function from the request ([`FromRequest`]). It sends the return value to the
 /// connection as a message with the name of the action. The function returns any value that is [`Serialize`], or a
 /// `Result` of such a value and an error that converts into [`ActionError`]. If the value is `()` or `None`, no answer
-/// is sent, except to a client that waits for one ([`Request::request_id`]). The values of handlers of [`on_connect`](crate::ServerBuilder::on_connect) and
-/// [`on_disconnect`](crate::ServerBuilder::on_disconnect) are never sent.
+/// is sent, except to a client that waits for one ([`Request::request_id`]). The values of handlers of
+/// [`on_connect`](crate::ServerBuilder::on_connect) and [`on_disconnect`](crate::ServerBuilder::on_disconnect) are
+/// never sent.
 ///
 /// ```
 /// use ws_cluster::{ActionError, Details, Server, User};
@@ -112,7 +113,8 @@ impl<T: Serialize> Answer<Infallible> for T {
 
 /// Encodes details of an answer.
 pub(super) fn encode<T: Serialize + ?Sized>(value: &T) -> Result<RawDetails, ActionError> {
-    RawDetails::of(value).map_err(|error| ActionError::log_internal(format!("an answer is no JSON: {error}")))
+    let details = RawDetails::from_serialize(value);
+    details.map_err(|error| ActionError::log_internal(format!("an answer is no JSON: {error}")))
 }
 
 /// An async function as an [`ActionHandler`].
@@ -155,8 +157,7 @@ macro_rules! functions {
             $($argument: FromRequest + 'static,)*
         {
             async fn handle(&self, request: Request) -> Result<(), ActionError> {
-                // The future is made before the first await, so that only it has to be `Send`.
-                let called = (self.function)($($argument::from_request(&request)?,)*);
+                let called = (self.function)($($argument::from_request(&request).await?,)*);
                 let answer = called.await.into_answer()?;
                 // The server's own actions were not asked for by the client, so they get no answer.
                 if !answer.is_empty() && !OWN_ACTIONS.contains(&request.action()) {

@@ -53,13 +53,13 @@ impl Request {
     }
 
     /// Returns the arguments as the text that the client sent. [`reply`](Self::reply) and [`Message::new`] pass them on
-    /// unchanged. They read like a slice of [`Value`]s.
+    /// unchanged.
     pub fn details(&self) -> &RawDetails {
         &self.0.details
     }
 
-    /// Returns the argument at `index`, counted from 0, as a type of your own. A missing argument reads as `null`, so an
-    /// `Option` may be left out.
+    /// Returns the argument at `index`, counted from 0, as a type of your own. A missing argument reads as `null`, so
+    /// an `Option` may be left out.
     ///
     /// # Errors
     /// A 400 that names the argument, if it has another shape.
@@ -73,8 +73,8 @@ impl Request {
         })
     }
 
-    /// Returns all arguments as a type of your own: a tuple or a list has one element for each argument. If there is one
-    /// argument, it may also be the whole value, such as an object for a struct.
+    /// Returns all arguments as a type of your own: a tuple or a list has one element for each argument. If there is
+    /// one argument, it may also be the whole value, such as an object for a struct.
     ///
     /// # Errors
     /// A 400 with the reason, if the details have another number or shape.
@@ -86,7 +86,7 @@ impl Request {
     /// # Ok(()) }
     /// ```
     pub fn parse<'a, T: Deserialize<'a>>(&'a self) -> Result<T, ActionError> {
-        self.0.details.parse_as().map_err(|error| ActionError::bad_request(format!("details: {error}")))
+        self.0.details.parse().map_err(|error| ActionError::bad_request(format!("details: {error}")))
     }
 
     /// Returns the code with which the connection was closed, by whichever side closed it first, in the handler of
@@ -187,18 +187,26 @@ impl Request {
         membership.properties().map(|(name, value)| (String::from(&**name), value.clone())).collect()
     }
 
-    /// Sets a property of the connection, which [`Target::property`] can match. `null` removes it.
+    /// Sets a property of the connection, which [`Target::property`] can match, to any serializable value. `null` and
+    /// `None` remove it. The earlier value is not returned, because another task of the connection may change it
+    /// meanwhile; [`property`](Self::property) reads it.
     ///
     /// A [`Value`] keeps floating point numbers exactly, but neither the order of members nor integers beyond 64 bits;
     /// pass those as text. A client that resumes has the property again, as for [`join`](Self::join). A change or
     /// removal makes the client's earlier resume token invalid, as for [`leave`](Self::leave).
-    pub fn set_property(&self, name: &str, value: impl Into<Value>) {
-        self.0.server.hub().set_property(&self.0.client, name, value.into());
+    ///
+    /// # Errors
+    /// A 500 if the value cannot be written as JSON, such as a map whose keys are no text.
+    pub fn set_property(&self, name: &str, value: impl Serialize) -> Result<(), ActionError> {
+        let value = serde_json::to_value(value);
+        let value = value.map_err(|error| ActionError::log_internal(format!("a property is no JSON: {error}")))?;
+        self.0.server.hub().set_property(&self.0.client, name, value);
         self.0.server.resumption().revoke(&self.0.client);
+        Ok(())
     }
 
-    /// Sets properties, joins groups and leaves groups, in this order. The client's earlier resume token becomes invalid
-    /// once and not with each change.
+    /// Sets properties, joins groups and leaves groups, in this order. The client's earlier resume token becomes
+    /// invalid once and not with each change.
     #[cfg(feature = "backend")]
     pub(crate) fn change(&self, properties: Vec<(String, Value)>, join: &[String], leave: &[String]) {
         let (hub, client) = (self.0.server.hub(), &self.0.client);
@@ -259,9 +267,9 @@ impl Request {
         self.0.server.hub().stats().metered.note(|counts| counts.replies.add(1));
     }
 
-    /// Publishes a message of the same action to every connection of the user, on every node. For a guest it goes to this
-    /// connection alone. The details are as for [`reply`](Self::reply). The message is not the answer that the client
-    /// waits for ([`request_id`](Self::request_id)).
+    /// Publishes a message of the same action to every connection of the user, on every node. For a guest it goes to
+    /// this connection alone. The details are as for [`reply`](Self::reply). The message is not the answer that the
+    /// client waits for ([`request_id`](Self::request_id)).
     ///
     /// # Errors
     /// As for [`Server::publish`], with the code of [`PublishError::status_code`].
