@@ -263,7 +263,7 @@ final class Target implements \JsonSerializable
         }
     }
 
-    /** Returns a number as ws-server writes the value of a property: `1e25`, where PHP writes `1.0e+25`. */
+    /** Returns a number as ws-server writes the value of a property: `1e+25`, where PHP writes `1.0e+25`. */
     private static function number(float $value): string
     {
         if (!is_finite($value) || $value === 0.0) {
@@ -283,7 +283,8 @@ final class Target implements \JsonSerializable
         $point = (int) $exponent + 1;
         $count = strlen($digits);
         return $sign . match (true) {
-            $point > 16 || $point <= -5 => $digits[0] . ($count > 1 ? '.' . substr($digits, 1) : '') . 'e' . ($point - 1),
+            $point > 16 || $point <= -5 => $digits[0] . ($count > 1 ? '.' . substr($digits, 1) : '') . 'e'
+                . sprintf('%+d', $point - 1),
             $point <= 0 => '0.' . str_repeat('0', -$point) . $digits,
             $point >= $count => $digits . str_repeat('0', $point - $count) . '.0',
             default => substr($digits, 0, $point) . '.' . substr($digits, $point),
