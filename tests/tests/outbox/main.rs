@@ -4,6 +4,7 @@
 mod kills;
 mod mariadb;
 mod node;
+mod sqlite;
 mod store;
 
 use ws_cluster::outbox_contract;

@@ -124,3 +124,26 @@ async fn a_site_may_use_another_encoding_and_no_strict_mode() {
     assert_eq!(rows[2].texts.as_ref().unwrap().target, b"");
     site.disconnect().await.unwrap();
 }
+
+#[tokio::test]
+async fn a_row_with_null_in_a_table_that_was_made_by_hand_stops_no_other() {
+    let store = MySql::create().await;
+    let outbox = store.outbox().await;
+    outbox.prepare().await.unwrap();
+    store
+        .execute(
+            "ALTER TABLE ws_outbox MODIFY action VARCHAR(1024) NULL, MODIFY target MEDIUMTEXT NULL, \
+             MODIFY created TIMESTAMP(6) NULL",
+        )
+        .await;
+    let rows = "('a', NULL, NULL), (NULL, 'all', NULL), (NULL, NULL, NULL), ('good', 'all', NULL)";
+    store.execute(&format!("INSERT INTO ws_outbox (action, target, created) VALUES {rows}")).await;
+    let rows = read(&outbox).await;
+    assert_eq!(actions(&rows), ["a", "", "", "good"]);
+    assert_eq!(rows[0].texts.as_ref().unwrap().target, b"");
+    let failed: Vec<_> = rows[..3].iter().map(|row| (row.id, "for a test".to_owned())).collect();
+    outbox.fail(&failed).await.unwrap();
+    outbox.remove(&[rows[3].id]).await.unwrap();
+    assert_eq!(read(&outbox).await, []);
+    assert_eq!(store.failed().await.len(), 3);
+}

@@ -76,11 +76,14 @@ async fn malformed_rows_are_moved_with_the_reason_and_stop_no_other() {
     let mut ann = node.client(Some("ann")).await;
     let mut site = store.connect().await;
     let large = format!("[\"{}\"]", "x".repeat(10 * 1024 * 1024));
+    let many = format!("users:{}", "1,".repeat(35_000));
     let rows = [
         ("good/1", "[1]", "all", None),
         ("broken", "[1", "all", Some("the details are")),
         ("nowhere", "[1]", "grupe:a", Some("unknown target")),
         ("large", &large, "all", Some("bytes")),
+        // The reason quotes the target, and is shorter than the column.
+        ("many", "[1]", &many, Some("unknown target")),
         ("", "[1]", "all", Some("an action has 1 to 255 bytes")),
         ("Server/close", "[]", "all", Some("reserved")),
         ("good/2", "[2]", "all", None),

@@ -57,6 +57,11 @@ impl SiteTransaction for InMemory {
 pub(crate) struct Sqlite(TempDir);
 
 impl Sqlite {
+    /// The file of a site that has not made it yet.
+    pub(crate) fn over(directory: TempDir) -> Self {
+        Self(directory)
+    }
+
     pub(crate) fn url(&self) -> String {
         format!("sqlite:{}", self.0.path().join("site.db").display())
     }

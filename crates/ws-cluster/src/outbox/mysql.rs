@@ -51,19 +51,31 @@ WHERE t.TABLE_SCHEMA = DATABASE() AND t.TABLE_NAME = 'ws_outbox' AND t.ENGINE IS
 /// Rows of up to this many bytes are read together with their texts. Larger ones are read one by one.
 const INLINE: u64 = 8 * 1024;
 
-/// A zero date, which a site may insert, has no difference to others: it counts as 1970.
-const READ: &str = "\
-SELECT id, COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), 0),
-  COALESCE(TIMESTAMPDIFF(MICROSECOND, created, CURRENT_TIMESTAMP(6)), 0),
-  LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) AS size,
-  IF(LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) <= ?, action, NULL),
-  IF(LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) <= ?, details, NULL),
-  IF(LENGTH(action) + LENGTH(target) + COALESCE(LENGTH(details), 0) <= ?, target, NULL)
-FROM ws_outbox WHERE cluster IS NULL OR cluster = ? ORDER BY id LIMIT ?";
+/// The size of a row's texts. A table that was made by hand may have NULL in any column.
+macro_rules! size {
+    () => {
+        "COALESCE(LENGTH(action), 0) + COALESCE(LENGTH(target), 0) + COALESCE(LENGTH(details), 0)"
+    };
+}
+
+/// A zero date, which a site may insert, has no difference to others: it counts as 1970, as does NULL. An action that is
+/// NULL is not the same as one that is left out because of the size.
+const READ: &str = concat!(
+    "SELECT id, COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), 0), \
+     COALESCE(TIMESTAMPDIFF(MICROSECOND, created, CURRENT_TIMESTAMP(6)), 0), ",
+    size!(),
+    ", IF(",
+    size!(),
+    " <= ?, COALESCE(action, ''), NULL), IF(",
+    size!(),
+    " <= ?, details, NULL), IF(",
+    size!(),
+    " <= ?, target, NULL) FROM ws_outbox WHERE cluster IS NULL OR cluster = ? ORDER BY id LIMIT ?",
+);
 const READ_TEXTS: &str = "SELECT action, details, target FROM ws_outbox WHERE id = ?";
 const FAIL: &str = "\
 INSERT INTO ws_outbox_failed (action, details, target, cluster, created, outbox_id, reason)
-SELECT action, details, target, cluster, created, id, ?
+SELECT COALESCE(action, ''), details, COALESCE(target, ''), cluster, COALESCE(created, CURRENT_TIMESTAMP(6)), id, ?
 FROM ws_outbox WHERE id = ? AND COALESCE(TIMESTAMPDIFF(MICROSECOND, '1970-01-01', created), 0) = ?";
 
 /// The settings of a session, whatever the server's defaults are. Each statement is its own transaction. It sees what has

@@ -19,6 +19,10 @@ pub(super) const LIMITS: ReadLimits = ReadLimits { rows: 500, size: 4 * 1024 * 1
 /// message.
 const ROW_SIZE: u64 = 6 * publish::PUBLISH_SIZE as u64 + 256 * 1024;
 
+/// Maximum length of the reason why a row cannot be published, in characters. A reason may quote the row, and the table
+/// of failed rows takes no text of any length.
+const REASON_LENGTH: usize = 1_000;
+
 /// A row that can be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Publish {
@@ -28,8 +32,15 @@ pub(super) struct Publish {
     pub(super) age: Duration,
 }
 
-/// Makes a publish of a row. The error says why the row cannot be published, for a person.
+/// Makes a publish of a row. The error says why the row cannot be published, for a person. It has a limited length.
 pub(super) fn publish(row: &OutboxRow) -> Result<Publish, String> {
+    made(row).map_err(|why| match why.char_indices().nth(REASON_LENGTH) {
+        Some((end, _)) => format!("{}…", &why[..end]),
+        None => why,
+    })
+}
+
+fn made(row: &OutboxRow) -> Result<Publish, String> {
     let Some(texts) = &row.texts else {
         return Err(format!("the row has {} bytes: a message may have {}", row.size, publish::PUBLISH_SIZE));
     };
@@ -146,6 +157,24 @@ mod tests {
         assert_eq!(publish(&latin1), Err("the details are not UTF-8 (byte 3)".to_owned()));
         let unread = OutboxRow { size: 10_000_000, texts: None, ..row("x", None, "all") };
         assert!(publish(&unread).unwrap_err().contains("10000000 bytes"));
+    }
+
+    #[test]
+    fn the_reason_of_a_row_that_fails_has_a_limited_length() {
+        let long = |text: &str| text.repeat(70_000);
+        for (action, details, target) in [
+            ("x", "[]", format!("users:{}", long("1,"))),
+            ("x", "[]", format!("property:{}", long("\u{1f600}"))),
+            ("x", "[]", format!("all except {}", long("\u{1}"))),
+            ("x", "[]", format!(r#"{{"{}":1}}"#, long("u"))),
+            ("x", &*long("\u{e9}"), "all".to_owned()),
+            (&*long("x"), "[]", "all".to_owned()),
+        ] {
+            let why = publish(&row(action, Some(details), &target)).unwrap_err();
+            assert!(why.chars().count() <= REASON_LENGTH + 1, "{} characters: {why:.200}", why.chars().count());
+        }
+        let why = published("x", None, &format!("users:{}", long("1,"))).unwrap_err();
+        assert!(why.starts_with("unknown target \"users:1,1,") && why.ends_with('…'), "{why:.100}");
     }
 
     #[test]

@@ -32,17 +32,22 @@ CREATE TABLE IF NOT EXISTS ws_outbox_failed (
 );
 ";
 
+/// A table that was made by hand may have NULL in any column. In a database in UTF-16, the sizes are those of UTF-16.
 const READ: &str = "\
-SELECT id, CAST(created AS INTEGER),
-  length(CAST(action AS BLOB)) + length(CAST(target AS BLOB)) + coalesce(length(CAST(details AS BLOB)), 0)
+SELECT id, coalesce(CAST(created AS INTEGER), 0), coalesce(length(CAST(action AS BLOB)), 0)
+  + coalesce(length(CAST(target AS BLOB)), 0) + coalesce(length(CAST(details AS BLOB)), 0)
 FROM ws_outbox WHERE cluster IS NULL OR cluster = ? ORDER BY id LIMIT ?";
+/// SQLite returns text as UTF-8, whatever the encoding of the database is. As a BLOB, it would have that encoding.
 const READ_TEXTS: &str = "\
-SELECT CAST(action AS BLOB), CAST(details AS BLOB), CAST(target AS BLOB) FROM ws_outbox WHERE id = ?";
-const REMOVE: &str = "DELETE FROM ws_outbox WHERE id = ? AND CAST(created AS INTEGER) = ?";
+SELECT CASE typeof(action) WHEN 'blob' THEN action ELSE CAST(action AS TEXT) END,
+  CASE typeof(details) WHEN 'blob' THEN details ELSE CAST(details AS TEXT) END,
+  CASE typeof(target) WHEN 'blob' THEN target ELSE CAST(target AS TEXT) END
+FROM ws_outbox WHERE id = ?";
+const REMOVE: &str = "DELETE FROM ws_outbox WHERE id = ? AND coalesce(CAST(created AS INTEGER), 0) = ?";
 const FAIL: &str = "\
 INSERT INTO ws_outbox_failed (action, details, target, cluster, created, outbox_id, reason)
-SELECT action, details, target, cluster, created, id, ?
-FROM ws_outbox WHERE id = ? AND CAST(created AS INTEGER) = ?";
+SELECT coalesce(action, ''), details, coalesce(target, ''), cluster, coalesce(created, 0), id, ?
+FROM ws_outbox WHERE id = ? AND coalesce(CAST(created AS INTEGER), 0) = ?";
 
 /// An outbox in an SQLite file: the tables `ws_outbox` and `ws_outbox_failed`, which it creates if they are missing. The
 /// file is the site's, or that of a [`SqlitePool`](crate::SqlitePool). All processes that open it must run on one machine,
@@ -158,7 +163,11 @@ fn row_of(row: &Row<'_>, now: i64) -> rusqlite::Result<OutboxRow> {
 }
 
 fn texts_of(row: &Row<'_>) -> rusqlite::Result<RowTexts> {
-    Ok(RowTexts { action: row.get(0)?, details: row.get(1)?, target: row.get(2)? })
+    let text = |column: usize| -> rusqlite::Result<Option<Vec<u8>>> {
+        Ok(row.get_ref(column)?.as_bytes_or_null()?.map(Vec::from))
+    };
+    let (action, details, target) = (text(0)?, text(1)?, text(2)?);
+    Ok(RowTexts { action: action.unwrap_or_default(), details, target: target.unwrap_or_default() })
 }
 
 impl From<FileError> for OutboxError {
