@@ -44,18 +44,57 @@ async fn a_site_that_cannot_be_reached_is_known_to_have_done_nothing() {
     taken.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let url = format!("http://{}/", taken.local_addr().unwrap());
     let key = tests::site::BACKEND_KEY;
-    let node = WsServer::start(state.path(), &["--pool", "memory:", "--backend", &url, "--backend-key", key]).await;
+    let arguments = ["--pool", "memory:", "--backend", &url, "--backend-key", key, "--backend-timeout", "200ms"];
+    let node = WsServer::start(state.path(), &arguments).await;
     node.ready().await;
     let mut client = Client::connect(node.address(), &[]).await;
-    for _ in 0..8 {
-        client.send("x", json!([])).await;
-        error(&mut client, "x", 503).await;
+    let opened = node.logged("the site's backend does not answer");
+    let fails = async {
+        loop {
+            client.send("x", json!([])).await;
+            error(&mut client, "x", 503).await;
+        }
+    };
+    tokio::select! {
+        _ = opened => {}
+        () = fails => {}
     }
     let log = node.end().await;
     let lines = |text: &str| log.lines().filter(|line| line.contains(text)).count();
     assert_eq!(lines("a request to the site's backend failed"), 1, "{log}");
     let opened = log.lines().find(|line| line.contains("the site's backend does not answer")).expect("a line");
     assert!(opened.contains("ERROR") && lines("the site's backend does not answer") == 1, "{log}");
+}
+
+#[tokio::test]
+async fn actions_that_are_slow_do_not_keep_those_of_others_from_the_site() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let node = node(state.path(), &site, &["--backend-timeout", "2s"]).await;
+    let mut other = Client::connect(node.address(), &[]).await;
+    let (mut guests, mut hanging) = (Vec::new(), Vec::new());
+    for _ in 0..8 {
+        let mut guest = Client::connect(node.address(), &[]).await;
+        hanging.push(act(&mut guest, &mut site, "slow", json!([])).await);
+        guests.push(guest);
+    }
+    ping(&mut other, &mut site).await;
+    for guest in &mut guests {
+        error(guest, "slow", 504).await;
+    }
+    ping(&mut other, &mut site).await;
+}
+
+#[tokio::test]
+async fn actions_that_always_fail_do_not_keep_those_of_others_from_the_site() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let node = node(state.path(), &site, &[]).await;
+    let mut guest = Client::connect(node.address(), &[]).await;
+    for _ in 0..8 {
+        let asked = act(&mut guest, &mut site, "x", json!([])).await;
+        asked.answer("503 Service Unavailable", "text/plain", "later").await;
+        error(&mut guest, "x", 503).await;
+    }
+    ping(&mut guest, &mut site).await;
 }
 
 /// Sends an action of each client, and sorts the errors by their codes as they come.

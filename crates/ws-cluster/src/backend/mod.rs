@@ -80,8 +80,9 @@ pub enum BackendError {
 /// them is left for actions however many clients connect, and the other way around. At most
 /// [`queue`](BackendBuilder::queue) of each kind wait. A request waits for its turn and for its answer at most
 /// [`timeout`](BackendBuilder::timeout) each, and an answer has 1 MiB at most. After five requests in a row without an
-/// answer, requests fail at once, except for one probe after 1 s, then after 2 s and so on up to 5 s. The first answer
-/// ends that.
+/// answer, of which the first began at least one time limit ago (5 s if it is longer), requests fail at once, except for
+/// one probe after 1 s, then after 2 s and so on up to 5 s. The first answer ends that. A request does not count if
+/// another one was answered after its beginning.
 ///
 /// **Repeats.** An action is sent once. It is sent on a second connection only if the first one ended before anything
 /// was written. `connect` and `refresh` are sent again once if their connection is lost, and `disconnect` twice if it has
@@ -193,7 +194,7 @@ impl BackendBuilder {
             turns: Turns::new(self.concurrency, self.queue),
             timeout: self.timeout,
             stats: Arc::new(BackendStats::default()),
-            breaker: Mutex::new(Breaker::new()),
+            breaker: Mutex::new(Breaker::new(self.timeout)),
             outage: Outage::default(),
             logs: LogLimits::default(),
         };
