@@ -38,8 +38,11 @@ impl Closes {
     }
 
     /// Notes a command. Called under the hub's lock and before the connections concerned are looked up, so that each
-    /// client either finds the command here or is found by it.
+    /// client either finds the command here or is found by it. A command about one connection concerns no answer.
     pub(super) fn note(&self, subject: Subject) {
+        if matches!(subject, Subject::Connection(_)) {
+            return;
+        }
         let mut recent = self.0.lock();
         recent.count += 1;
         if recent.subjects.len() == REMEMBERED {
@@ -91,6 +94,17 @@ mod tests {
             assert_eq!(closes.check(closes.now(), &ann()), Ok(()));
             assert_eq!(closes.check(before, &Membership::of(Identity::guest())), Ok(()));
         }
+    }
+
+    #[test]
+    fn commands_about_single_connections_do_not_make_answers_stale() {
+        let closes = Closes::default();
+        let before = closes.now();
+        let connection: crate::ConnectionId = "0123456789abcdef0123456789abcdef-7".parse().unwrap();
+        for _ in 0..=REMEMBERED {
+            closes.note(Subject::Connection(connection));
+        }
+        assert_eq!(closes.check(before, &ann()), Ok(()));
     }
 
     #[test]
