@@ -7,7 +7,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_json::value::RawValue;
 
-use crate::{ConnectionId, RawDetails};
+use crate::{ConnectionId, RawDetails, message::target::property_text};
 use ws_cluster_client::replace_lone_surrogates;
 
 /// The reason why a command is refused, for the site.
@@ -190,7 +190,9 @@ impl<'a> Member<'a> {
         match self.kind() {
             JsonKind::Null => Err(self.must_be("the value of a property")),
             JsonKind::Text => self.text(),
-            _ => Ok(compact(self.json)),
+            // Numbers are written as in a property, whatever the site's way is: `1.0e+25` is `1e+25`.
+            _ => Ok(serde_json::from_str(&replace_lone_surrogates(self.json))
+                .map_or_else(|_| compact(self.json), |value| property_text(&value).into_owned())),
         }
     }
 

@@ -226,6 +226,27 @@ mod tests {
     }
 
     #[test]
+    fn a_number_names_the_property_with_its_value_however_it_is_written() {
+        for (written, text) in [
+            ("1.0e+25", "1e+25"),
+            ("10000000000000000000000000", "1e+25"),
+            ("-1E25", "-1e+25"),
+            ("1.0e+15", "1000000000000000.0"),
+            ("10000000000000000.0", "1e+16"),
+            ("1.0e-5", "0.00001"),
+            ("0.000001", "1e-6"),
+            ("123456789012345680.0", "1.2345678901234568e+17"),
+            ("1.00", "1.0"),
+            ("7", "7"),
+        ] {
+            let value: serde_json::Value = serde_json::from_str(written).unwrap();
+            assert_eq!(crate::message::target::property_text(&value), text, "{written}");
+            let target = to(&format!(r#"{{"property":{{"name":"a","value":{written}}}}}"#));
+            assert_eq!(target, Target::property("a", text), "{written}");
+        }
+    }
+
+    #[test]
     fn each_message_of_a_batch_has_its_own_mistake() {
         let body = r#" [ {"action":"a","to":"all"}, [], 7, [{"action":"a","to":"all"}], null, {"action":"b"} ,
             {"action":"c","to":"all","volatile":"yes"} ] "#;
@@ -313,7 +334,7 @@ mod tests {
             (r#"{"groups":["a","\u00e9"]}"#, Target::groups(["a", "\u{e9}"])),
             (r#"{"group":"a,b"}"#, Target::group("a,b")),
             (r#"{"session":"s"}"#, Target::session("s")),
-            (r#"{"property":{"value":7.50,"name":"page"}}"#, Target::property("page", "7.50")),
+            (r#"{"property":{"value":7.50,"name":"page"}}"#, Target::property("page", "7.5")),
             (r#"{"property":{"name":"","value":""}}"#, Target::property("", "")),
             (r#"{"property":{"name":"a","value":[1, "b c\" "]}}"#, Target::property("a", r#"[1,"b c\" "]"#)),
             (&format!(r#"{{"connection":"{id}"}}"#), Target::connection(connection)),
