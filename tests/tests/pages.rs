@@ -344,6 +344,30 @@ fn every_flag_of_ws_server_is_documented_with_its_default_and_variable() {
     }
 }
 
+/// A node refuses the text of an error page for good, while the client tries again if `credentials` fails.
+#[test]
+fn the_recipes_for_tokens_take_no_error_page_for_a_token() {
+    for path in ["docs/site.md", "docs/logins.md", "examples/site/public/index.php"] {
+        let text = page(path).text;
+        let (_, rest) = text.split_once("  const credentials = async").unwrap_or_else(|| panic!("{path}: no recipe"));
+        let (body, _) = rest.split_once("\n  };").expect("the end of a function");
+        let script = format!(
+            "const credentials = async{body}\n}};
+             (async () => {{
+                 const outcomes = [];
+                 for (const status of [200, 403, 500, 502, 503, 429]) {{
+                     globalThis.fetch = async () => new Response(`text of ${{status}}`, {{ status }});
+                     outcomes.push(await credentials().catch(() => 'fails'));
+                 }}
+                 console.log(outcomes.join());
+             }})();"
+        );
+        let output = Command::new("node").args(["-e", &script]).output().expect("node");
+        let told = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert_eq!(told.trim(), "text of 200,text of 403,fails,fails,fails,fails", "{path}: {output:?}");
+    }
+}
+
 #[test]
 fn every_cause_of_a_degraded_node_is_documented() {
     let source = fs::read_to_string(top().join("crates/ws-cluster-core/src/status.rs")).unwrap();

@@ -50,7 +50,12 @@ $comments = query('SELECT id, user, text FROM comments ORDER BY id DESC LIMIT 50
   <?= json_encode(array_reverse($comments), JSON_HEX_TAG | JSON_UNESCAPED_UNICODE) ?>.forEach(showComment);
 
 <?php if (login() === 'token' && $user !== null): ?>
-  const credentials = async () => (await fetch("/token.php")).text();
+  const credentials = async () => {
+    const answer = await fetch("/token.php");
+    // The client tries again later, except after 403: this user has signed out.
+    if (!answer.ok && answer.status !== 403) throw new Error(`no token: ${answer.status}`);
+    return answer.text();
+  };
 <?php else: ?>
   const credentials = undefined;
 <?php endif ?>
