@@ -141,6 +141,9 @@ async fn a_connection_ends_with_its_last_token_and_not_before() {
 const PRIVATE: &str = "-----BEGIN PRIVATE KEY-----\n\
     MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
     -----END PRIVATE KEY-----\n";
+const PUBLIC: &str = "-----BEGIN PUBLIC KEY-----\n\
+    MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+    -----END PUBLIC KEY-----\n";
 const SET: &str = r#"{"keys": [
     {"kty": "OKP", "crv": "Ed25519", "kid": "key-1", "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"}
 ]}"#;
@@ -184,11 +187,15 @@ async fn the_keys_at_a_url_are_read_once_and_kept_when_it_hangs() {
         let mut client = Client::connect(node.address(), &[("authorization", &bearer)]).await;
         assert_eq!(who(&mut client).await["user"], "ann");
     }
-    // A key that is made up is no reason to read the set again at once.
+    // A key that is made up is no reason to read the set again at once. It may be new, so the client may try again.
     let mut client = Client::connect(node.address(), &[]).await;
     client.send("Client/authentication", json!([by_key("key-2")])).await;
-    client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
+    client.expect("Client/authentication:error", json!([503, "Service Unavailable"])).await;
     assert_eq!(asked.load(Ordering::Relaxed), 1);
+    // The others sign in as before.
+    let bearer = format!("Bearer {}", by_key("key-1"));
+    let mut client = Client::connect(node.address(), &[("authorization", &bearer)]).await;
+    assert_eq!(who(&mut client).await["user"], "ann");
 }
 
 #[tokio::test]
@@ -215,10 +222,12 @@ async fn flags_that_cannot_verify_a_token_are_mistakes() {
     let private = state.path().join("private.pem");
     fs::write(&private, PRIVATE).unwrap();
     let private = private.to_str().unwrap();
+    let pem = format!("--jwt-secret={PUBLIC}");
     for (arguments, says) in [
         (&["--jwt-secret", "short"][..], "--jwt-secret: a secret for tokens has at least 32 bytes"),
         (&["--jwt-public-key", "/nowhere.pem"], "--jwt-public-key /nowhere.pem: it cannot be read"),
         (&["--jwt-public-key", private], "it is a private key"),
+        (&[&*pem], "--jwt-secret: a secret for tokens is random text"),
         (&["--jwt-jwks", "/nowhere.json"], "/nowhere.json is neither a file nor an http(s) URL"),
         (&["--jwt-issuer", "https://a.example"], "tokens need a key"),
         (&["--jwt-cookie", "token"], "tokens need a key"),

@@ -314,8 +314,8 @@ pub(crate) struct Tokens {
     /// are accepted, so that keys can be rotated
     #[arg(long, value_name = "SECRET", env = "WS_SERVER_JWT_SECRET", hide_env_values = true)]
     pub(crate) jwt_secret: Vec<String>,
-    /// A file with the public key of the site's tokens, in PEM (RS256, ES256, EdDSA); may be repeated, or separated by
-    /// commas
+    /// A file with the public key of the site's tokens, or several, in PEM (RS256, ES256, EdDSA); may be repeated, or
+    /// separated by commas
     #[arg(long, value_name = "FILE", env = "WS_SERVER_JWT_PUBLIC_KEY")]
     pub(crate) jwt_public_key: Vec<String>,
     /// A JSON Web Key Set, at a URL or in a file, which is read again every 5 minutes; may be repeated, or separated by

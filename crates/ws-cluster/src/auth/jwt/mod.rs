@@ -10,11 +10,14 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use jsonwebtoken::{Algorithm, Header, Validation, crypto::rust_crypto, decode, decode_header};
+use jsonwebtoken::{Algorithm, Header, Validation, crypto::rust_crypto, decode, decode_header, errors::ErrorKind};
 use serde::Deserialize;
 use serde_json::Value;
 
-use self::{keys::Key, set::KeySet};
+use self::{
+    keys::Key,
+    set::{KeySet, Known},
+};
 use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity};
 #[cfg(feature = "http-client")]
 use crate::http_client::HttpClient;
@@ -40,6 +43,9 @@ pub enum JwtError {
         /// The size of the secret in bytes.
         size: usize,
     },
+    /// The secret is a key in PEM. A public key is no secret, and anyone who has it could sign tokens.
+    #[error("a secret for tokens is random text, this one is a key in PEM: give it as a public key")]
+    PemSecret,
     /// The text is not a public key for RS256, ES256 or EdDSA. The text says why.
     #[error("the public key cannot be used: {0}")]
     PublicKey(String),
@@ -97,6 +103,17 @@ struct Claims {
     sid: Value,
     #[serde(default)]
     groups: Value,
+    #[serde(default)]
+    aud: Value,
+}
+
+/// What the keys say about a token.
+enum Verdict {
+    Valid(Claims),
+    /// One of the keys has signed it, and its claims are refused.
+    Refused,
+    /// None of the keys has signed it.
+    Unknown,
 }
 
 impl JwtAuthenticator {
@@ -117,23 +134,27 @@ impl JwtAuthenticator {
     /// Adds a secret of at least 32 bytes, for HS256. White space around a text is removed.
     ///
     /// # Errors
-    /// [`JwtError::ShortSecret`].
+    /// [`JwtError::ShortSecret`], or [`JwtError::PemSecret`] for a key in PEM.
     pub fn secret(mut self, secret: impl AsRef<[u8]>) -> Result<Self, JwtError> {
         self.keys.push(Key::secret(secret.as_ref())?);
         Ok(self)
     }
 
-    /// Adds a public key in PEM (`-----BEGIN PUBLIC KEY-----`), for RS256, ES256 (P-256) or EdDSA (Ed25519).
+    /// Adds the public keys of a text in PEM (`-----BEGIN PUBLIC KEY-----`), one or several, for RS256, ES256 (P-256) or
+    /// EdDSA (Ed25519).
     ///
     /// # Errors
     /// [`JwtError::PublicKey`] says why the text is no such key.
     pub fn public_key(mut self, pem: impl AsRef<[u8]>) -> Result<Self, JwtError> {
-        self.keys.push(Key::public(pem.as_ref())?);
+        self.keys.extend(Key::public(pem.as_ref())?);
         Ok(self)
     }
 
-    /// Adds a file with a JSON Web Key Set. It is read again every 5 minutes, and for a token with an unknown `kid`, at
-    /// most every 10 s. If it cannot be read, the keys before stay. Secrets in it (`"kty": "oct"`) are not used.
+    /// Adds a file with a JSON Web Key Set. It is read again every 5 minutes, and for a token that none of its keys has
+    /// signed, at most every 10 s. A token that comes too soon after a read is not refused but gets
+    /// [`AuthenticationError::Unavailable`], so that its client tries again. If the set cannot be read, the keys before
+    /// stay. If it has no keys any more, no token of the earlier keys is valid. The first 64 keys that can be used count.
+    /// Secrets in it (`"kty": "oct"`) are not used.
     pub fn jwks_file(mut self, path: impl Into<PathBuf>) -> Self {
         self.sets.push(KeySet::file(path.into()));
         self
@@ -178,7 +199,8 @@ impl JwtAuthenticator {
     }
 
     /// Sets by how much the clocks of the site and of this server may differ. Default: 30 s. A token that is older than
-    /// its `exp` by less is accepted for the rest of that time.
+    /// its `exp` by less is accepted for the rest of that time. If it came with the handshake, its connection ends when
+    /// the server asks again, which may be earlier.
     pub fn leeway(mut self, leeway: Duration) -> Self {
         self.leeway = leeway;
         self
@@ -194,42 +216,58 @@ impl JwtAuthenticator {
     /// Returns the identity of a token, or `None` if the token is not valid.
     async fn verify(&self, token: &str, leeway: Duration) -> Result<Option<Identity>, AuthenticationError> {
         let Some(header) = header(token) else { return Ok(None) };
-        let (claims, outage) = self.claims(token, &header).await;
-        match (claims, outage) {
-            (Some(claims), _) => Ok(identity(&claims, leeway)),
-            // One of the keys that cannot be read might have signed it.
-            (None, Some(why)) => Err(AuthenticationError::Unavailable(why.into())),
-            (None, None) => Ok(None),
-        }
+        // One of the keys that cannot be read might have signed it.
+        let claims = self.claims(token, &header).await.map_err(|why| AuthenticationError::Unavailable(why.into()))?;
+        let Some(claims) = claims else { return Ok(None) };
+        let identity = self.identity(&claims, leeway);
+        Ok(identity.inspect_err(|why| tracing::debug!(why, "the claims of a token are refused")).ok())
     }
 
-    /// Returns the claims of a token that one of the keys verifies, or why a set of keys could not be asked.
-    async fn claims(&self, token: &str, header: &Header) -> (Option<Claims>, Option<String>) {
-        if let Some(claims) = self.verified(token, header, &self.keys) {
-            return (Some(claims), None);
+    /// Returns the claims of a token that one of the keys verifies; `None` if the token is not valid.
+    ///
+    /// # Errors
+    /// The reason if none verifies it, and a set of keys cannot be asked.
+    async fn claims(&self, token: &str, header: &Header) -> Result<Option<Claims>, String> {
+        let id = header.kid.as_deref();
+        // A set has no secrets.
+        let sets = if header.alg == Algorithm::HS256 { &[][..] } else { &self.sets[..] };
+        let known: Vec<Known> = sets.iter().map(KeySet::known).collect();
+        let present = self.keys.iter().chain(known.iter().flat_map(|known| known.candidates(id)));
+        match self.verdict(token, header, present) {
+            Verdict::Valid(claims) => return Ok(Some(claims)),
+            Verdict::Refused => return Ok(None),
+            Verdict::Unknown => {}
         }
+        // Its key may have been published since. The `kid` says nothing about that: not every set has one.
         let mut outage = None;
-        for set in &self.sets {
-            match set.candidates(header.kid.as_deref()).await {
-                Ok(keys) => {
-                    if let Some(claims) = self.verified(token, header, &keys) {
-                        return (Some(claims), None);
-                    }
+        for (set, first) in sets.iter().zip(&known) {
+            let mut newer = set.newer(first, first).await;
+            while let Ok(Some(known)) = newer {
+                match self.verdict(token, header, known.candidates(id)) {
+                    Verdict::Valid(claims) => return Ok(Some(claims)),
+                    Verdict::Refused => return Ok(None),
+                    Verdict::Unknown => newer = set.newer(&known, first).await,
                 }
-                Err(why) => outage = Some(why),
+            }
+            outage = outage.or(newer.err());
+        }
+        outage.map_or(Ok(None), Err)
+    }
+
+    /// Returns what these keys say about a token.
+    fn verdict<'a>(&self, token: &str, header: &Header, keys: impl Iterator<Item = &'a Key>) -> Verdict {
+        for key in keys.filter(|key| key.algorithm == header.alg) {
+            let error = match decode::<Claims>(token, &key.key, &self.validation(key.algorithm)) {
+                Ok(data) => return Verdict::Valid(data.claims),
+                Err(error) => error,
+            };
+            tracing::debug!(%error, "a token is not valid");
+            // The claims are looked at after the signature.
+            if is_about_claims(error.kind()) {
+                return Verdict::Refused;
             }
         }
-        (None, outage)
-    }
-
-    fn verified(&self, token: &str, header: &Header, keys: &[Key]) -> Option<Claims> {
-        keys.iter()
-            .filter(|key| key.algorithm == header.alg)
-            .find_map(|key| {
-                let verified = decode::<Claims>(token, &key.key, &self.validation(key.algorithm));
-                verified.inspect_err(|error| tracing::debug!(%error, "a token is not valid")).ok()
-            })
-            .map(|data| data.claims)
+        Verdict::Unknown
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
@@ -249,30 +287,55 @@ impl JwtAuthenticator {
         validation
     }
 
+    /// Returns the identity that the claims describe, or the reason why they are refused.
+    fn identity(&self, claims: &Claims, leeway: Duration) -> Result<Identity, &'static str> {
+        if self.audiences.is_empty() && !claims.aud.is_null() {
+            return Err("it has `aud`, and no audience is set");
+        }
+        let mut identity = Identity::user(id(&claims.sub).ok_or("`sub` is neither text nor an integer, or is empty")?);
+        if !claims.sid.is_null() {
+            identity.session = Some(id(&claims.sid).ok_or("`sid` is neither text nor an integer, or is empty")?);
+        }
+        identity.groups = match &claims.groups {
+            Value::Null => BTreeSet::new(),
+            Value::Array(names) => {
+                let names: Option<_> = names.iter().map(id).collect();
+                names.ok_or("one of `groups` is neither text nor an integer, or is empty")?
+            }
+            _ => return Err("`groups` is no array"),
+        };
+        identity.expires = end(claims.exp, leeway);
+        Ok(identity)
+    }
+
     /// Returns the token of a handshake.
     fn token<'a>(&self, handshake: &'a Handshake) -> Option<&'a str> {
         handshake.bearer_token().or_else(|| handshake.cookie(self.cookie.as_deref()?))
     }
 }
 
-/// Returns the identity that the claims describe; `None` if one of them has a wrong type.
-fn identity(claims: &Claims, leeway: Duration) -> Option<Identity> {
-    let id = |value: &Value| match value {
+/// Returns an id: text that is not empty, or an integer.
+fn id(value: &Value) -> Option<String> {
+    match value {
         Value::String(text) if !text.is_empty() => Some(text.clone()),
         Value::Number(number) if number.is_i64() || number.is_u64() => Some(number.to_string()),
         _ => None,
-    };
-    let mut identity = Identity::user(id(&claims.sub)?);
-    if !claims.sid.is_null() {
-        identity.session = Some(id(&claims.sid)?);
     }
-    identity.groups = match &claims.groups {
-        Value::Null => BTreeSet::new(),
-        Value::Array(names) => names.iter().map(id).collect::<Option<_>>()?,
-        _ => return None,
-    };
-    identity.expires = end(claims.exp, leeway);
-    Some(identity)
+}
+
+/// Returns true if the signature of the token is valid and its claims are not.
+fn is_about_claims(error: &ErrorKind) -> bool {
+    matches!(
+        error,
+        ErrorKind::Json(_)
+            | ErrorKind::Utf8(_)
+            | ErrorKind::ExpiredSignature
+            | ErrorKind::ImmatureSignature
+            | ErrorKind::InvalidIssuer
+            | ErrorKind::InvalidAudience
+            | ErrorKind::MissingRequiredClaim(_)
+            | ErrorKind::InvalidClaimFormat(_)
+    )
 }
 
 /// Returns the end of a token. Within the leeway after its `exp`, that is the end of the leeway.
@@ -332,6 +395,11 @@ impl Authenticator for JwtAuthenticator {
     }
 
     fn in_band(&self) -> bool {
+        true
+    }
+
+    /// The sets of keys log why they cannot be read. A token of an unknown key is no failure of this server.
+    fn logs_failures(&self) -> bool {
         true
     }
 }

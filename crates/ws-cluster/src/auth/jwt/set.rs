@@ -1,17 +1,22 @@
 //! Keys that are published as a JSON Web Key Set and change from time to time.
 
-use std::{fs, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, panic::AssertUnwindSafe, path::PathBuf, sync::Arc, time::Duration};
 
-use futures_util::future::BoxFuture;
+use futures_util::{FutureExt, future::BoxFuture};
 use parking_lot::Mutex;
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
 
-use super::keys::{self, Key};
+use super::keys::{self, Key, MAX_KEYS, Set};
 
 /// Age of a set after which it is read again. The earlier keys serve meanwhile.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
 /// Shortest time between two reads. A token whose key is unknown causes a read, and anyone can make such tokens up.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
+/// Longest wait for the time of the next read. A token that comes earlier is not judged.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Time for one read.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -32,11 +37,32 @@ struct Shared {
 #[derive(Default)]
 struct State {
     keys: Arc<Vec<Key>>,
+    /// Number of usable keys beyond the limit.
+    left_out: usize,
+    /// Number of reads that have begun, and the number of the last one that has ended. One runs at a time.
+    begun: u64,
+    ended: u64,
     /// Start of the last read, and the end of it that others wait for.
     read_at: Option<Instant>,
     running: Option<watch::Receiver<bool>>,
-    /// The reason why the last read failed.
+    /// The reason why the last read brought no keys.
     failure: Option<String>,
+}
+
+/// The keys of a set at one moment.
+pub(super) struct Known {
+    keys: Arc<Vec<Key>>,
+    /// Number of reads that had begun, and the number of the last one that had ended.
+    begun: u64,
+    ended: u64,
+}
+
+impl Known {
+    /// Returns the keys that may have signed a token with this `kid`.
+    pub(super) fn candidates(&self, id: Option<&str>) -> impl Iterator<Item = &Key> {
+        // A token without `kid` may be signed by any of the keys.
+        self.keys.iter().filter(move |key| id.is_none() || key.id.is_none() || key.id.as_deref() == id)
+    }
 }
 
 impl KeySet {
@@ -60,87 +86,141 @@ impl KeySet {
         })
     }
 
-    /// Returns the keys that may have signed a token with this `kid`. It reads the set if that is due, and waits for
-    /// the read only if no key fits.
+    /// Returns the present keys. If the set is old, a read begins, and the present keys serve meanwhile.
+    pub(super) fn known(&self) -> Known {
+        let now = Instant::now();
+        let mut state = self.0.state.lock();
+        let known = state.known();
+        if state.running.is_none() && state.next_read(REFRESH_INTERVAL).is_none_or(|due| due <= now) {
+            self.begin(&mut state, now);
+        }
+        known
+    }
+
+    /// Returns newer keys than `present`, for a token that none of those verifies. It begins a read if that is due, and
+    /// waits for it. `first` are the keys that were known when the token came. `None` means that the present keys are
+    /// from a read that began after that, so that the token is of none of the keys.
     ///
     /// # Errors
-    /// The reason if no key fits and the set cannot be read.
-    pub(super) async fn candidates(&self, id: Option<&str>) -> Result<Vec<Key>, String> {
-        let now = Instant::now();
-        let found = self.fitting(id);
-        let running = {
-            let mut state = self.0.state.lock();
-            let limit = if found.is_empty() { MIN_INTERVAL } else { REFRESH_INTERVAL };
-            let is_due = state.read_at.is_none_or(|read_at| now.saturating_duration_since(read_at) >= limit);
-            if is_due && state.running.is_none() {
-                state.read_at = Some(now);
-                state.running = Some(self.begin());
+    /// The reason if the set cannot be read now.
+    pub(super) async fn newer(&self, present: &Known, first: &Known) -> Result<Option<Known>, String> {
+        loop {
+            let wait = {
+                let now = Instant::now();
+                let mut state = self.0.state.lock();
+                if state.ended != present.ended {
+                    return Ok(Some(state.known()));
+                }
+                if state.ended > first.begun {
+                    return state.failure.as_ref().map_or(Ok(None), |why| Err(self.unreadable(why)));
+                }
+                match (state.running.clone(), state.next_read(MIN_INTERVAL)) {
+                    (Some(running), _) => Wait::For(running),
+                    (None, Some(due)) if due > now + PATIENCE => {
+                        let early = "they were read a few seconds ago";
+                        return Err(self.unreadable(state.failure.as_deref().unwrap_or(early)));
+                    }
+                    (None, Some(due)) if due > now => Wait::Until(due),
+                    (None, _) => Wait::For(self.begin(&mut state, now)),
+                }
+            };
+            match wait {
+                Wait::Until(due) => sleep_until(due).await,
+                Wait::For(mut running) => {
+                    // The reader is gone at the end of the runtime.
+                    if running.wait_for(|is_over| *is_over).await.is_err() {
+                        return Err(self.unreadable("the node ends"));
+                    }
+                }
             }
-            state.running.clone()
-        };
-        if !found.is_empty() {
-            return Ok(found);
-        }
-        if let Some(mut running) = running {
-            // An error means that the reader is gone, as at the end of the runtime.
-            let _ = running.wait_for(|is_over| *is_over).await;
-        }
-        let found = self.fitting(id);
-        match self.0.state.lock().failure.clone() {
-            Some(why) if found.is_empty() => Err(format!("the keys at {} cannot be read: {why}", self.0.name)),
-            _ => Ok(found),
         }
     }
 
-    fn fitting(&self, id: Option<&str>) -> Vec<Key> {
-        let keys = self.0.state.lock().keys.clone();
-        // A token without `kid` may be signed by any of the keys.
-        let fits = |key: &&Key| id.is_none() || key.id.is_none() || key.id.as_deref() == id;
-        keys.iter().filter(fits).cloned().collect()
+    fn unreadable(&self, why: &str) -> String {
+        format!("the keys at {} cannot be read now: {why}", self.0.name)
     }
 
     /// Starts to read the set. The receiver tells when that is over.
-    fn begin(&self) -> watch::Receiver<bool> {
+    fn begin(&self, state: &mut State, now: Instant) -> watch::Receiver<bool> {
         let (over, receiver) = watch::channel(false);
+        state.begun += 1;
+        (state.read_at, state.running) = (Some(now), Some(receiver.clone()));
         let set = self.clone();
         tokio::spawn(async move {
-            let read = tokio::time::timeout(READ_TIMEOUT, (set.0.read)()).await;
-            let read = read.unwrap_or_else(|_| Err(format!("no answer within {READ_TIMEOUT:?}")));
+            // The application's code may panic.
+            let read = AssertUnwindSafe(async { (set.0.read)().await }).catch_unwind();
+            let read = match timeout(READ_TIMEOUT, read).await {
+                Ok(read) => read.unwrap_or_else(|_| Err("the read panicked".to_owned())),
+                Err(_) => Err(format!("no answer within {READ_TIMEOUT:?}")),
+            };
             set.finish(read.and_then(|text| keys::set(&text)));
             over.send_replace(true);
         });
         receiver
     }
 
-    fn finish(&self, read: Result<Vec<Key>, String>) {
+    fn finish(&self, read: Result<Set, String>) {
         let mut state = self.0.state.lock();
-        state.running = None;
+        let is_first = state.ended == 0;
+        (state.running, state.ended) = (None, state.begun);
         let failed_before = state.failure.is_some();
-        match read {
-            Ok(keys) => {
-                let count = keys.len();
-                (state.keys, state.failure) = (Arc::new(keys), None);
-                drop(state);
-                if failed_before {
-                    tracing::info!(source = self.0.name, count, "the keys of tokens can be read again");
-                }
-            }
+        let source = &self.0.name;
+        let Set { keys, left_out, unusable } = match read {
+            Ok(set) => set,
             Err(why) => {
                 state.failure = Some(why.clone());
                 drop(state);
                 if !failed_before {
-                    tracing::error!(source = self.0.name, why, "the keys of tokens cannot be read; those before stay");
+                    tracing::error!(source, why, "the keys of tokens cannot be read; those before stay");
                 }
+                return;
             }
+        };
+        let count = keys.len();
+        let had_keys = !std::mem::replace(&mut state.keys, Arc::new(keys)).is_empty();
+        let left_out_before = std::mem::replace(&mut state.left_out, left_out);
+        state.failure = unusable.clone();
+        drop(state);
+        if let Some(why) = unusable {
+            if had_keys || !failed_before {
+                tracing::error!(source, why, "no key of the set can be used; those before do not count any more");
+            }
+            return;
+        }
+        if failed_before {
+            tracing::info!(source, count, "the keys of tokens can be read again");
+        }
+        if count == 0 && (had_keys || is_first) {
+            tracing::warn!(source, "the set of keys is empty: no token of its keys is valid");
+        }
+        if left_out > 0 && left_out != left_out_before {
+            tracing::warn!(source, limit = MAX_KEYS, left_out, "the set has too many keys: the last are not used");
         }
     }
+}
+
+impl State {
+    fn known(&self) -> Known {
+        Known { keys: self.keys.clone(), begun: self.begun, ended: self.ended }
+    }
+
+    /// Returns the time of the next read, if reads are this far apart. `None` is at once.
+    fn next_read(&self, interval: Duration) -> Option<Instant> {
+        self.read_at.map(|read_at| read_at + interval)
+    }
+}
+
+/// What a token waits for.
+enum Wait {
+    Until(Instant),
+    For(watch::Receiver<bool>),
 }
 
 #[cfg(test)]
 mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
-    use tokio::sync::Notify;
+    use tokio::{sync::Notify, time::advance};
 
     use super::*;
 
@@ -161,63 +241,146 @@ mod tests {
         (set, reads)
     }
 
-    fn ids(keys: Result<Vec<Key>, String>) -> Vec<Option<String>> {
-        keys.expect("keys").into_iter().map(|key| key.id).collect()
+    /// Looks for a key until one is found or it is known that there is none.
+    async fn find(set: &KeySet, id: &str) -> Result<bool, String> {
+        let first = set.known();
+        let mut found = first.candidates(Some(id)).next().is_some();
+        let mut newer = None;
+        while !found {
+            match set.newer(newer.as_ref().unwrap_or(&first), &first).await? {
+                Some(known) => {
+                    found = known.candidates(Some(id)).next().is_some();
+                    newer = Some(known);
+                }
+                None => return Ok(false),
+            }
+        }
+        Ok(true)
     }
 
     #[tokio::test(start_paused = true)]
-    async fn unknown_keys_cause_one_read_in_ten_seconds() {
+    async fn unknown_keys_cause_one_read_in_ten_seconds_and_wait_for_it_if_it_is_near() {
         let (set, reads) = counted(|| Ok(SET.into()));
-        assert_eq!(ids(set.candidates(Some("a")).await), [Some("a".to_owned())]);
+        assert_eq!(find(&set, "a").await, Ok(true));
         for number in 0..100 {
-            assert!(ids(set.candidates(Some(&number.to_string())).await).is_empty());
+            // Nothing is known of the token: its key may have been published since the read.
+            let why = find(&set, &number.to_string()).await.expect_err("an error");
+            assert!(why.contains("a few seconds ago"), "{why}");
+            assert_eq!(find(&set, "a").await, Ok(true), "the other tokens count");
         }
         assert_eq!(reads.load(Ordering::Relaxed), 1);
-        tokio::time::advance(MIN_INTERVAL).await;
-        let unknown = futures_util::future::join_all((0..100).map(|_| set.candidates(Some("c")))).await;
-        assert!(unknown.into_iter().all(|keys| keys.expect("keys").is_empty()));
+        advance(MIN_INTERVAL - PATIENCE).await;
+        let unknown = futures_util::future::join_all((0..100).map(|_| find(&set, "c"))).await;
+        assert!(unknown.into_iter().all(|found| found == Ok(false)));
         assert_eq!(reads.load(Ordering::Relaxed), 2);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_old_set_serves_while_it_is_read_again() {
+    async fn a_key_that_was_published_after_the_last_read_is_found_at_the_next() {
+        let published = Arc::new(AtomicUsize::new(0));
+        let count = published.clone();
+        let (set, _) = counted(move || match count.load(Ordering::Relaxed) {
+            0 => Ok(SET.into()),
+            _ => Ok(SET.replace(r#""a""#, r#""c""#).into()),
+        });
+        assert_eq!(find(&set, "a").await, Ok(true));
+        published.store(1, Ordering::Relaxed);
+        assert!(find(&set, "c").await.is_err());
+        advance(MIN_INTERVAL).await;
+        assert_eq!(find(&set, "c").await, Ok(true));
+    }
+
+    /// A set whose reads after the first wait for the second value.
+    fn gated(later: &'static str) -> (KeySet, Arc<Notify>, Arc<AtomicUsize>) {
         let gate = Arc::new(Notify::new());
         let (reads, waiting) = (Arc::new(AtomicUsize::new(0)), gate.clone());
         let count = reads.clone();
         let set = KeySet::new("the test".into(), move || {
             let (first, gate) = (count.fetch_add(1, Ordering::Relaxed) == 0, waiting.clone());
             Box::pin(async move {
-                if !first {
-                    gate.notified().await;
+                if first {
+                    return Ok(SET.into());
                 }
-                Ok(SET.into())
+                gate.notified().await;
+                Ok(later.into())
             })
         });
-        set.candidates(Some("a")).await.expect("keys");
-        tokio::time::advance(REFRESH_INTERVAL).await;
-        assert_eq!(ids(set.candidates(Some("a")).await), [Some("a".to_owned())]);
+        (set, gate, reads)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_old_set_serves_while_it_is_read_again() {
+        let (set, gate, reads) = gated(SET);
+        assert_eq!(find(&set, "a").await, Ok(true));
+        advance(REFRESH_INTERVAL).await;
+        assert_eq!(find(&set, "a").await, Ok(true));
         tokio::task::yield_now().await;
         assert_eq!(reads.load(Ordering::Relaxed), 2);
         gate.notify_one();
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_read_that_hangs_or_fails_is_an_error_only_without_a_fitting_key() {
+    async fn a_read_that_began_before_a_token_came_does_not_refuse_the_token() {
+        let (set, gate, _) = gated(SET);
+        assert_eq!(find(&set, "a").await, Ok(true));
+        advance(REFRESH_INTERVAL).await;
+        let early = set.known();
+        assert_eq!(early.candidates(Some("c")).count(), 0);
+        let late = tokio::spawn({
+            let set = set.clone();
+            async move { find(&set, "c").await }
+        });
+        tokio::task::yield_now().await;
+        gate.notify_one();
+        assert!(late.await.unwrap().is_err(), "the key may have been published during the read");
+        let newer = set.newer(&early, &early).await.unwrap().expect("keys of a later read");
+        assert_eq!(newer.candidates(Some("c")).count(), 0);
+        assert!(set.newer(&newer, &early).await.unwrap().is_none(), "the read began after this token came");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_read_that_hangs_fails_or_panics_is_an_error_only_without_a_fitting_key() {
         let set = KeySet::new("the test".into(), || Box::pin(std::future::pending()));
-        let why = set.candidates(None).await.err().expect("an error");
+        let why = find(&set, "a").await.expect_err("an error");
         assert!(why.contains("no answer within 5s"), "{why}");
 
         let good = Arc::new(AtomicUsize::new(1));
         let is_good = good.clone();
         let (set, _) = counted(move || match is_good.load(Ordering::Relaxed) {
+            0 => Err("the host is gone".into()),
             1 => Ok(SET.into()),
-            _ => Err("the host is gone".into()),
+            _ => panic!("for a test"),
         });
-        set.candidates(Some("a")).await.expect("keys");
-        good.store(0, Ordering::Relaxed);
-        tokio::time::advance(2 * REFRESH_INTERVAL).await;
-        assert!(set.candidates(Some("c")).await.is_err_and(|why| why.contains("the host is gone")));
-        assert_eq!(ids(set.candidates(Some("a")).await), [Some("a".to_owned())]);
+        assert_eq!(find(&set, "a").await, Ok(true));
+        for (state, says) in [(0, "the host is gone"), (2, "the read panicked")] {
+            good.store(state, Ordering::Relaxed);
+            advance(2 * REFRESH_INTERVAL).await;
+            let why = find(&set, "c").await.expect_err("an error");
+            assert!(why.contains(says), "{why}");
+            assert_eq!(find(&set, "a").await, Ok(true));
+        }
+        good.store(1, Ordering::Relaxed);
+        advance(MIN_INTERVAL).await;
+        assert_eq!(find(&set, "c").await, Ok(false), "it is read again");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_set_without_keys_revokes_those_before() {
+        for (text, answer) in
+            [(r#"{"keys": []}"#, Ok(false)), (r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#, Err("it is a secret"))]
+        {
+            let (set, gate, _) = gated(text);
+            assert_eq!(find(&set, "a").await, Ok(true));
+            advance(REFRESH_INTERVAL).await;
+            gate.notify_one();
+            assert_eq!(find(&set, "a").await, Ok(true), "the read has begun");
+            advance(MIN_INTERVAL).await;
+            gate.notify_one();
+            match (find(&set, "a").await, answer) {
+                (Err(why), Err(says)) => assert!(why.contains(says), "{why}"),
+                (found, answer) => assert_eq!(found, answer.map_err(str::to_owned), "{text}"),
+            }
+        }
     }
 
     #[tokio::test]
@@ -226,11 +389,10 @@ mod tests {
             ("", "it is not JSON"),
             ("[]", "has no array"),
             (r#"{"keys": 7}"#, "has no array"),
-            (r#"{"keys": []}"#, "it is empty"),
             (r#"{"keys": [{"kty": "oct", "k": "c2VjcmV0"}]}"#, "it is a secret"),
         ] {
             let (set, _) = counted(move || Ok(text.into()));
-            let why = set.candidates(None).await.err().expect("an error");
+            let why = find(&set, "a").await.expect_err("an error");
             assert!(why.contains(says), "{text}: {why}");
         }
     }

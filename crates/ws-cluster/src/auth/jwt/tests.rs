@@ -1,7 +1,13 @@
 //! Tokens of every kind, valid and malformed.
 
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
 use data_encoding::BASE64URL_NOPAD;
 use jsonwebtoken::{EncodingKey, encode};
+use parking_lot::Mutex;
 use serde_json::json;
 
 use super::*;
@@ -106,12 +112,18 @@ async fn issuer_and_audience_have_to_match_once_they_are_set() {
         (json!({"iss": "https://c.example", "aud": "live"}), true, false),
         (json!({"iss": "https://a.example", "aud": "other"}), false, false),
         (json!({"iss": 7, "aud": "live"}), false, false),
+        // An audience of a wrong type is one that no server is.
+        (json!({"iss": "https://a.example", "aud": 7}), false, false),
+        (json!({"iss": "https://a.example", "aud": {}}), false, false),
+        (json!({"iss": "https://a.example", "aud": [7]}), false, false),
+        (json!({"iss": "https://a.example", "aud": []}), false, false),
+        (json!({"iss": "https://a.example", "aud": null}), true, false),
     ] {
         let mut claims = claims;
         (claims["sub"], claims["exp"]) = ("ann".into(), (now() + 60).into());
         let token = signed(&claims, SECRET);
         assert_eq!(identity(&strict, &*token).await.is_some(), by_strict, "strict: {claims}");
-        if claims.get("aud").is_none() {
+        if claims.get("aud").is_none_or(Value::is_null) {
             assert_eq!(identity(&plain, &*token).await.is_some(), by_plain, "plain: {claims}");
         } else {
             assert_eq!(identity(&plain, &*token).await, None, "no audience is set: {claims}");
@@ -263,10 +275,11 @@ async fn keys_of_openssl_verify_tokens() {
 
 #[tokio::test]
 async fn a_published_key_is_found_by_its_id() {
-    let authenticator = JwtAuthenticator::new().jwks("the test", || Box::pin(async { Ok(ED_SET.into()) }));
+    let published = || JwtAuthenticator::new().jwks("the test", || Box::pin(async { Ok(ED_SET.into()) }));
+    let authenticator = published();
     assert!(identity(&authenticator, signed_by_ed(Some("key-1"))).await.is_some());
     assert!(identity(&authenticator, signed_by_ed(None)).await.is_some());
-    assert_eq!(identity(&authenticator, signed_by_ed(Some("key-2"))).await, None);
+    assert_eq!(identity(&published(), signed_by_ed(Some("key-2"))).await, None);
 
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(&file, ED_SET).unwrap();
@@ -280,6 +293,68 @@ async fn a_published_key_is_found_by_its_id() {
     assert!(matches!(answer, Err(AuthenticationError::Unavailable(_))), "{answer:?}");
 }
 
+/// Another key of Ed25519 (RFC 8032, section 7.1).
+const OTHER_ED: &str = "PUAXw-hDiVqStwqnTRt-vJyYLM8uxJaMwM1V8Sr0Zgw";
+
+#[tokio::test(start_paused = true)]
+async fn a_key_that_was_published_since_the_last_read_is_found_whatever_its_id_is() {
+    let key = |id: &str, x: &str| format!(r#"{{"keys": [{{"kty": "OKP", "crv": "Ed25519", {id} "x": "{x}"}}]}}"#);
+    let own = "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo";
+    let (without, first, second) = ("", r#""kid": "key-1","#, r#""kid": "key-2","#);
+    for (before, after, id) in [
+        // The set has a key without id, which may be that of any token.
+        (without, second, Some("key-2")),
+        (without, without, None),
+        (first, second, Some("key-2")),
+        (first, second, None),
+        // The id is the same, and the key is new.
+        (first, first, Some("key-1")),
+    ] {
+        let sets = Arc::new(Mutex::new(vec![key(after, own), key(before, OTHER_ED)]));
+        let authenticator = JwtAuthenticator::new().jwks("the test", move || {
+            let mut sets = sets.lock();
+            let set = if sets.len() > 1 { sets.pop().expect("a set") } else { sets[0].clone() };
+            Box::pin(async move { Ok(set.into()) })
+        });
+        let credentials = [signed_by_ed(id).into()];
+        let ask = async || authenticator.authenticate(&handshake(&[]), Some(Credentials(&credentials))).await;
+        assert_eq!(ask().await.unwrap(), None, "the set was read for this token");
+        let early = ask().await;
+        assert!(matches!(early, Err(AuthenticationError::Unavailable(_))), "{early:?}");
+        tokio::time::advance(Duration::from_secs(10)).await;
+        assert!(ask().await.unwrap().is_some(), "{before} {after} {id:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_whose_claims_are_refused_causes_no_read() {
+    let reads = Arc::new(AtomicUsize::new(0));
+    let count = reads.clone();
+    let authenticator = JwtAuthenticator::new().audience("live").jwks("the test", move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        Box::pin(async { Ok(ED_SET.into()) })
+    });
+    for _ in 0..3 {
+        // It has no audience.
+        assert_eq!(identity(&authenticator, signed_by_ed(Some("key-1"))).await, None);
+        // A secret is in no set.
+        assert_eq!(identity(&authenticator, signed(&json!({"sub": "ann", "exp": now() + 60}), SECRET)).await, None);
+        tokio::time::advance(Duration::from_secs(20)).await;
+    }
+    assert_eq!(reads.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn a_file_may_have_several_public_keys() {
+    let ec = openssl(&["genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"], "");
+    let both = format!("The old key\n{}\nThe new key\n{ED_PUBLIC}", openssl(&["pkey", "-pubout"], &ec));
+    let authenticator = JwtAuthenticator::new().public_key(both).unwrap();
+    assert!(identity(&authenticator, signed_by_ed(None)).await.is_some());
+    let by_ec = EncodingKey::from_ec_pem(ec.as_bytes()).unwrap();
+    let token = encode(&Header::new(Algorithm::ES256), &json!({"sub": "ann", "exp": now() + 60}), &by_ec).unwrap();
+    assert!(identity(&authenticator, token).await.is_some());
+}
+
 #[test]
 fn a_key_that_cannot_verify_is_refused_with_its_reason() {
     let refused = |made: Result<JwtAuthenticator, JwtError>| made.expect_err("a refusal").to_string();
@@ -289,8 +364,14 @@ fn a_key_that_cannot_verify_is_refused_with_its_reason() {
         ("11qYAYKxCrfVS", "it is not PEM"),
         ("-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n", "cannot be used"),
         ("-----BEGIN PUBLIC KEY-----", "cannot be used"),
+        (&*format!("{ED_PUBLIC}-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----\n"), "key 2 of 2: "),
+        (&*format!("{ED_PUBLIC}{ED_PRIVATE}"), "it is a private key"),
     ] {
         assert!(refused(JwtAuthenticator::new().public_key(pem)).contains(says), "{pem}");
+    }
+    // Anyone can have the public key, and could sign with it.
+    for pem in [ED_PUBLIC, ED_PRIVATE] {
+        assert!(refused(JwtAuthenticator::new().secret(format!(" \n{pem}"))).contains("a key in PEM"), "{pem}");
     }
 }
 
