@@ -186,7 +186,7 @@ async fn two_starts_are_a_cluster_of_two_that_obeys_commands() {
             assert!(line.contains(" s ago"), "{table}");
             line.contains(role)
         };
-        (shows(&master, "master") && shows(&follower, "member")).then_some(())
+        (shows(&master, "master") && shows(&follower, "follower")).then_some(())
     })
     .await;
     printed(WsServer::run(state.path(), &["check"]).await);

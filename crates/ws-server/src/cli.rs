@@ -41,6 +41,8 @@ pub(crate) enum Command {
     /// Close all connections of a session or user; their clients do not connect again
     Close(Close),
     /// Show the nodes of the cluster, its master and its term
+    ///
+    /// A node counts as gone by cluster.member_timeout in the file of --config, or by its default of 10 s.
     Pool(List),
     /// Make a test connection to each node: exit status 0 if one answers, 1 if none does
     Check(Check),

@@ -1,5 +1,5 @@
-//! The program: flags and environment in, a [`ws_cluster::Server`] or a [`ws_cluster::Publisher`] out. What the flags
-//! are is in `cli`, one file for each thing that is done with them.
+//! The program. It reads its settings, and runs a command with them: a node, which is a [`ws_cluster::Server`], the
+//! supervisor of a node, or a command for a running cluster. `cli` defines the flags. Each command is a file.
 
 use std::{
     io::{self, ErrorKind, IsTerminal, Write},
@@ -46,12 +46,12 @@ mod tail;
 mod tls;
 mod values;
 
-/// Holds ten thousands of small, long-lived connections in less room than the system's allocator, and gives what a
-/// burst needed back after some seconds.
+/// Needs less memory than the system's allocator for tens of thousands of small, long-lived connections, and returns the
+/// memory of a burst to the system after some seconds.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
-/// Why a command ends without success: what to do, in one line, and the exit status.
+/// The reason why a command fails: an exit status, and one line that says what to do.
 #[derive(Debug)]
 struct Failure {
     status: u8,
@@ -59,12 +59,12 @@ struct Failure {
 }
 
 impl Failure {
-    /// Something has to be set up differently first: status 2.
+    /// The settings or the environment must be changed first: status 2.
     fn setup(text: impl ToString) -> Self {
         Self { status: 2, text: text.to_string() }
     }
 
-    /// All is set up, but the cluster did not do it: status 1.
+    /// The settings are right, but the cluster did not do it: status 1.
     fn refused(text: impl ToString) -> Self {
         Self { status: 1, text: text.to_string() }
     }
@@ -75,17 +75,17 @@ type Outcome<T = ()> = Result<T, Failure>;
 fn main() -> ExitCode {
     descriptors::close_inherited();
     descriptors::raise_limit();
-    run_command()
+    run_to_end()
 }
 
 #[tokio::main]
-async fn run_command() -> ExitCode {
+async fn run_to_end() -> ExitCode {
     let status = start().await;
     Stderr::get().flush();
     ExitCode::from(status)
 }
 
-/// Does what the command line says; the exit status.
+/// Runs the command of the command line. Returns the exit status.
 async fn start() -> u8 {
     let parsed = match arguments::parse(std::env::args_os()) {
         Ok(parsed) => parsed,
@@ -95,7 +95,7 @@ async fn start() -> u8 {
     let filter = parsed.matches.try_get_one::<String>("log_filter").ok().flatten().cloned();
     let format = parsed.matches.try_get_one::<LogFormat>("log_format").ok().flatten().copied().unwrap_or_default();
     let outcome = match logs::start(filter, format) {
-        Ok(()) => obey(parsed).await,
+        Ok(()) => run_command(parsed).await,
         Err(failure) => Err(failure),
     };
     match outcome {
@@ -108,7 +108,7 @@ async fn start() -> u8 {
     }
 }
 
-async fn obey(parsed: Parsed) -> Outcome {
+async fn run_command(parsed: Parsed) -> Outcome {
     let Parsed { cli, sources, matches, file } = parsed;
     for warning in file.iter().flat_map(|file| &file.warnings) {
         tracing::warn!("{warning}");
@@ -136,31 +136,31 @@ async fn obey(parsed: Parsed) -> Outcome {
         Command::Drain(drain) => drain::drain(drain).await,
         Command::Completions(asked) => generate::completions(asked.shell),
         Command::Man(man) => generate::man(man.directory.as_deref()),
-        Command::Pool(pool) => members::list(pool).await,
+        Command::Pool(pool) => members::list(pool, &config::of_library(file.as_ref()).cluster).await,
     }
 }
 
-/// Help and version as they are; one line for a value that is none; for the rest what clap says of the usage.
+/// Prints help, the version, or the mistake in the command line. Returns the exit status.
 fn misused(misuse: &Misuse) -> u8 {
     match misuse {
         Misuse::Line(line) => Stderr::get().line(format_args!("error: {line}")),
         Misuse::Usage(error) if error.use_stderr() && !io::stderr().is_terminal() => {
             Stderr::get().line(error.to_string().trim_end());
         }
-        // In colour, and help to standard output. A reader that is gone needs no answer.
+        // This colours the text, and prints help to standard output. A reader that has gone needs no answer.
         Misuse::Usage(error) => drop(error.print()),
     }
     misuse.status()
 }
 
-/// The first eight digits of a node's id, as in the log: they tell the nodes of a cluster apart.
+/// Returns the first eight digits of a node's id, as in the log. They distinguish the nodes of a cluster.
 fn short(node: NodeId) -> String {
     let mut text = node.to_string();
     text.truncate(8);
     text
 }
 
-/// Writes a line to standard output. A reader that is gone is no error.
+/// Writes a line to standard output. A reader that has gone is no error.
 fn say(line: impl std::fmt::Display) -> Outcome {
     let mut output = io::stdout().lock();
     match writeln!(output, "{line}").and_then(|()| output.flush()) {

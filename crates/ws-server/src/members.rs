@@ -1,4 +1,4 @@
-//! `pool`: what the pool says of a cluster, for people.
+//! `pool`: shows the nodes of a cluster, as the pool lists them.
 
 use std::{
     fmt::Write,
@@ -8,19 +8,20 @@ use std::{
 use ws_cluster::{
     ClusterConfig, MySqlPool,
     outbox::{MySqlOutbox, SqliteOutbox},
-    pool::{NodeRow, PoolView},
+    pool::PoolView,
 };
 
 use crate::{Failure, Outcome, cli::List, pool::Opened, say, short};
 
-pub(crate) async fn list(list: List) -> Outcome {
+/// Shows the nodes. `cluster` has the intervals of the nodes, if the file of `--config` is theirs.
+pub(crate) async fn list(list: List, cluster: &ClusterConfig) -> Outcome {
     if list.schema {
         return say(schema(list.place.pool.as_deref()).trim_end());
     }
     let opened = Opened::existing(&list.place).await?;
-    let view = watched(&opened, &list.place.cluster).await?;
+    let view = watched(&opened, &list.place.cluster, cluster).await?;
     say(format_args!("Pool {}", opened.name()))?;
-    say(table(&list.place.cluster, &view).trim_end())?;
+    say(table(&list.place.cluster, &view, cluster.member_timeout).trim_end())?;
     if view.nodes.is_empty() {
         return Err(Failure::refused(format!(
             "the pool {} has no node of the cluster {}: start one, or give its --pool and --cluster",
@@ -31,7 +32,8 @@ pub(crate) async fn list(list: List) -> Outcome {
     Ok(())
 }
 
-/// The SQL of the tables. A node makes the tables of an SQLite pool itself; a site may want those of the outbox sooner.
+/// Returns the SQL of the tables. A node makes the tables of an SQLite pool itself, but a site may need those of the outbox
+/// sooner.
 fn schema(pool: Option<&str>) -> String {
     let is_sqlite = |url: &str| url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite:"));
     match pool.is_some_and(is_sqlite) {
@@ -40,28 +42,24 @@ fn schema(pool: Option<&str>) -> String {
     }
 }
 
-/// Time between two looks at the pool.
+/// Time between two reads of the pool.
 const LOOK: Duration = Duration::from_millis(250);
 
-/// What the pool says of a cluster. An old row says nothing by itself, since one database server's clock may have written
-/// it and another's tells its age: the pool is watched for as long as a living node takes to announce itself, and a row
-/// that changes meanwhile is new.
-async fn watched(opened: &Opened, cluster: &str) -> Outcome<PoolView> {
+/// Reads the rows of a cluster. An old row proves nothing: different servers' clocks may write the row and compute its
+/// age. So if there is an old row, this reads the pool for as long as a node takes to announce itself. A row that changes
+/// meanwhile is new.
+async fn watched(opened: &Opened, cluster: &str, intervals: &ClusterConfig) -> Outcome<PoolView> {
     let first = opened.read(cluster).await?;
-    let (start, limit) = (Instant::now(), ClusterConfig::default().seen_interval + 2 * LOOK);
+    let (start, limit) = (Instant::now(), intervals.seen_interval + 2 * LOOK);
     let mut view = first.clone();
-    while view.nodes.iter().any(is_old) && start.elapsed() < limit {
+    while view.nodes.iter().any(|row| row.age > intervals.member_timeout) && start.elapsed() < limit {
         tokio::time::sleep(LOOK).await;
         view = rejuvenated(&first, opened.read(cluster).await?);
     }
     Ok(view)
 }
 
-fn is_old(row: &NodeRow) -> bool {
-    row.age > ClusterConfig::default().member_timeout
-}
-
-/// The later view, with age zero for each row that changed since the first one.
+/// Returns the later view, with age zero for each row that has changed since the first view.
 fn rejuvenated(first: &PoolView, mut later: PoolView) -> PoolView {
     for row in &mut later.nodes {
         if !first.nodes.iter().any(|before| (before.node, before.stamp) == (row.node, row.stamp)) {
@@ -71,7 +69,8 @@ fn rejuvenated(first: &PoolView, mut later: PoolView) -> PoolView {
     later
 }
 
-fn table(cluster: &str, view: &PoolView) -> String {
+/// Returns the table of the nodes. A node whose row is older than `member_timeout` counts as gone.
+fn table(cluster: &str, view: &PoolView, member_timeout: Duration) -> String {
     let mut text = match &view.lease {
         Some(lease) => format!("Cluster {cluster}, term {}", lease.term),
         None => format!("Cluster {cluster}, no term yet"),
@@ -91,10 +90,10 @@ fn table(cluster: &str, view: &PoolView) -> String {
     let rows = view.nodes.iter().map(|row| {
         let joined = view.lease.is_some_and(|lease| row.joined == Some(lease.term));
         let role = match () {
-            () if is_old(row) => "gone",
+            () if row.age > member_timeout => "gone",
             () if master == Some(row.node) => "master",
-            () if joined => "member",
-            () => "apart",
+            () if joined => "follower",
+            () => "candidate",
         };
         [short(row.node), row.address.clone(), role.to_owned(), format!("{:.1} s ago", row.age.as_secs_f64())]
     });
@@ -111,13 +110,13 @@ fn table(cluster: &str, view: &PoolView) -> String {
     text
 }
 
-/// What to do about old rows, which tell nothing of the links and of the messages that flow over them.
+/// Advice on old rows. They say nothing about links.
 const ASK: &str = "(`ws-server check --all` asks the nodes)";
 
-/// What is not as it should be, as the roles show. `holder` is the node that has the lease.
+/// Returns what is wrong, as far as the roles show it. `holder` is the node that has the lease.
 fn degraded(rows: &[[String; 4]], holder: Option<&str>) -> Option<String> {
     let count = |wanted: &str| rows.iter().filter(|[_, _, role, _]| role == wanted).count();
-    let (members, apart, gone) = (count("member"), count("apart"), count("gone"));
+    let (followers, candidates, gone) = (count("follower"), count("candidate"), count("gone"));
     let is_gone = |node: &str| rows.iter().any(|[name, _, role, _]| name == node && role == "gone");
     match count("master") {
         0 if gone == rows.len() - 1 => {
@@ -127,8 +126,8 @@ fn degraded(rows: &[[String; 4]], holder: Option<&str>) -> Option<String> {
             "the master has not announced itself: it is gone, or its database does not take its writes {ASK}"
         )),
         0 => Some("no master is there".to_owned()),
-        _ if apart > 0 => Some(format!("{apart} of {} nodes are not linked to the master", rows.len() - 1)),
-        _ if members == 0 && gone > 0 => Some(format!(
+        _ if candidates > 0 => Some(format!("{candidates} of {} nodes are not linked to the master", rows.len() - 1)),
+        _ if followers == 0 && gone > 0 => Some(format!(
             "only the master has announced itself: the others are gone, or their database does not take their writes {ASK}"
         )),
         _ if gone > 0 => Some(format!(
@@ -142,13 +141,18 @@ fn degraded(rows: &[[String; 4]], holder: Option<&str>) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use ws_cluster::{NodeId, pool::Lease};
+    use ws_cluster::{
+        NodeId,
+        pool::{Lease, NodeRow},
+    };
 
     use super::*;
 
     const MASTER: NodeId = NodeId::from_bytes([1; 16]);
 
-    /// A master and a member whose rows look this old.
+    const TIMEOUT: Duration = Duration::from_secs(10);
+
+    /// Returns a master and a follower whose rows look this old.
     fn view(stamps: [u64; 2], age: u64) -> PoolView {
         let row = |ord: u64, stamp| NodeRow {
             ord,
@@ -167,13 +171,22 @@ mod tests {
     #[test]
     fn rows_that_change_are_of_living_nodes_whatever_the_database_server_takes_them_for() {
         let first = view([10, 20], 3_600);
-        let both = table("default", &rejuvenated(&first, view([11, 21], 3_600)));
-        assert!(both.contains("master") && both.contains("member") && !both.contains("Degraded"), "{both}");
-        let one = table("default", &rejuvenated(&first, view([11, 20], 3_600)));
+        let both = table("default", &rejuvenated(&first, view([11, 21], 3_600)), TIMEOUT);
+        assert!(both.contains("master") && both.contains("follower") && !both.contains("Degraded"), "{both}");
+        let one = table("default", &rejuvenated(&first, view([11, 20], 3_600)), TIMEOUT);
         assert!(one.contains("Degraded: only the master has announced itself"), "{one}");
-        let other = table("default", &rejuvenated(&first, view([10, 21], 3_600)));
+        let other = table("default", &rejuvenated(&first, view([10, 21], 3_600)), TIMEOUT);
         assert!(other.contains("Degraded: the master has not announced itself"), "{other}");
-        let none = table("default", &rejuvenated(&first, view([10, 20], 3_600)));
+        let none = table("default", &rejuvenated(&first, view([10, 20], 3_600)), TIMEOUT);
         assert!(none.contains("no node has announced itself"), "{none}");
+    }
+
+    #[test]
+    fn a_row_is_old_by_the_intervals_of_its_cluster() {
+        let view = view([10, 20], 60);
+        let slow = table("default", &view, ClusterConfig::default().lease(Duration::from_secs(60)).member_timeout);
+        assert!(slow.contains("follower") && !slow.contains("gone"), "{slow}");
+        let quick = table("default", &view, ClusterConfig::default().member_timeout);
+        assert!(quick.contains("gone") && !quick.contains("follower"), "{quick}");
     }
 }

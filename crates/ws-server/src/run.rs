@@ -1,16 +1,19 @@
-//! `run`: a node, from its flags to the end of its shutdown.
+//! `run`: runs a node, from its settings to the end of its shutdown.
 
 use std::{
     env,
     io::ErrorKind,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use sd_notify::NotifyState;
 use tokio::net::TcpListener;
 use url::{Host, Url};
-use ws_cluster::{ClusterConfig, Origin, ServeError, Server, ServerBuilder, TrustedProxies, pool::PoolView};
+use ws_cluster::{
+    Backend, Config, Origin, ServeError, Server, ServerBuilder, TrustedProxies, outbox::Outbox, pool::PoolView,
+};
 
 use crate::{
     Failure, Outcome,
@@ -30,7 +33,7 @@ use crate::{
     values::items,
 };
 
-/// Finds the mistakes in the settings that show without a database and a listener.
+/// Finds mistakes in the settings, as far as this is possible without a database and a listener.
 pub(crate) fn check(settings: &Settings) -> Outcome {
     let Settings { run, config, .. } = settings;
     config.check().map_err(Failure::setup)?;
@@ -48,25 +51,72 @@ pub(crate) fn check(settings: &Settings) -> Outcome {
     admin::check(&run.admin_page)
 }
 
+/// The parts of a node that are ready before it starts.
+struct Parts {
+    opened: Opened,
+    keys: Vec<Vec<u8>>,
+    backend: Option<Backend>,
+    authenticators: Authenticators,
+    outbox: Option<Arc<dyn Outbox>>,
+    allowed_origins: Vec<Origin>,
+    trusted_proxies: TrustedProxies,
+    /// The address at which other nodes reach this one.
+    address: String,
+}
+
+/// The sockets on which a node listens.
+struct Sockets {
+    clients: TcpListener,
+    /// The address of `clients`.
+    bound: SocketAddr,
+    certificate: Option<Arc<Certificate>>,
+    admin: AdminListener,
+}
+
 /// Runs a node until it is told to stop. `read_again` is called at SIGHUP.
-pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) + Send + 'static) -> Outcome {
+pub(crate) async fn run(settings: Settings, read_again: impl FnMut(&Server) + Send + 'static) -> Outcome {
     if let Some(supervisor) = settings.run.supervision.supervised_by {
         parent::follow(supervisor)?;
     }
     let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
     check(&settings)?;
     let Settings { run, config, shown } = settings;
+    let (parts, sockets) = open(&run, &config).await?;
+    let trusted_proxies = parts.trusted_proxies.clone();
+    let demo = run.demo.then(Demo::new);
+    let server = build(&run, config, parts, demo.as_ref(), sockets.bound).await?;
+    announce(&run, &server, demo, &sockets);
+    let Sockets { clients, bound, certificate, admin } = sockets;
+    let page = admin.serve(&run.admin_page, Node::new(server.clone(), shown), bound, trusted_proxies);
+    if let Some(certificate) = certificate.clone() {
+        certificate.warn();
+        tokio::spawn(async move { certificate.follow().await });
+    }
+    let stop = stop(server.clone(), certificate.clone(), page, signals, read_again);
+    let mut serve = server.serve(clients);
+    if let Some(certificate) = certificate {
+        serve = serve.with_tls(certificate.certificate.clone());
+    }
+    serve.with_graceful_shutdown(stop).await.map_err(|error| match error {
+        ServeError::AddressTaken { .. } => Failure::setup(error),
+        // The node ended without an order.
+        _ => Failure::refused(error),
+    })
+}
+
+/// Opens the pool and everything else that the flags name, and listens.
+async fn open(run: &Run, config: &Config) -> Outcome<(Parts, Sockets)> {
     let trusted_proxies = trusted_proxies(&run.trusted_proxy)?;
     let allowed_origins = allowed_origins(&run.allowed_origin)?;
     let opened = Opened::for_node(&run.place).await?;
     let keys = opened.keys(&run.place.keys)?;
     let backend = authentication::backend(&run.backend)?;
-    let authenticators = Authenticators::new(&run, &opened, backend.as_ref())?;
-    let outbox = outbox::open(&run, &opened)?;
+    let authenticators = Authenticators::new(run, &opened, backend.as_ref())?;
+    let outbox = outbox::open(run, &opened)?;
     let certificate = Certificate::open(&run.tls)?.map(Arc::new);
-    let listener = listen(&run.listen).await?;
-    let page = AdminListener::bind(&run).await?;
-    let bound = listener.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
+    let clients = listen(&run.listen).await?;
+    let admin = AdminListener::bind(run).await?;
+    let bound = clients.local_addr().map_err(|error| Failure::setup(format!("the listener is gone: {error}")))?;
     let address = address(run.address.as_deref(), bound, opened.kind);
     let reach = Reach::of(&address);
     if reach == Reach::Nobody {
@@ -74,105 +124,108 @@ pub(crate) async fn run(settings: Settings, mut read_again: impl FnMut(&Server) 
             "no other node can reach this one at {address}: give --address ws://HOST:PORT with a host of its own"
         )));
     }
-    // A node waits for a database that goes down under it. But one that was not there at the start is most likely
-    // a mistake in its URL, which nobody reads in a log.
+    // A node waits if its database goes down while the node runs. But if the database does not answer at the start, its
+    // URL is probably wrong, and a line in the log would not be noticed.
     let view = opened.read(&run.place.cluster).await?;
-    tell_pool(&run, &opened, bound);
-    if let Some(other) = apart(&address, &view) {
+    tell_pool(run, &opened, bound);
+    if let Some(other) = find_out_of_reach(&address, &view, config.cluster.member_timeout) {
         tracing::warn!(
             address,
             other,
             "one of these nodes cannot be reached from other hosts: give each an --address that all reach"
         );
     }
+    let parts = Parts { opened, keys, backend, authenticators, outbox, allowed_origins, trusted_proxies, address };
+    Ok((parts, Sockets { clients, bound, certificate, admin }))
+}
 
-    let mut builder = Server::builder(opened.pool)
+/// Starts the server.
+async fn build(run: &Run, config: Config, parts: Parts, demo: Option<&Demo>, bound: SocketAddr) -> Outcome<Server> {
+    let mut builder = Server::builder(parts.opened.pool)
         .cluster(&run.place.cluster)
-        .address(address)
+        .address(parts.address)
         .path(&run.path)
         .guests(!run.no_guests)
         .dialect(run.dialect)
-        .allowed_origins(allowed_origins)
+        .allowed_origins(parts.allowed_origins)
         .own_origin(!run.no_own_origin)
-        .trusted_proxies(trusted_proxies.clone())
+        .trusted_proxies(parts.trusted_proxies)
         .config(config);
-    builder = keys.into_iter().fold(builder, ServerBuilder::key);
-    if let Some(key) = run.publish_key {
+    builder = parts.keys.into_iter().fold(builder, ServerBuilder::key);
+    if let Some(key) = &run.publish_key {
         builder = builder.publish_key(key);
     }
-    if let Some(authenticator) = authenticators.checked().await? {
+    if let Some(authenticator) = parts.authenticators.checked().await? {
         builder = builder.authenticator(authenticator);
     }
-    if let Some(backend) = &backend {
+    if let Some(backend) = &parts.backend {
         builder = match run.backend.no_backend_disconnect {
             true => backend.add_actions_to(builder),
             false => backend.add_to(builder),
         };
     }
-    if let Some(outbox) = outbox {
+    if let Some(outbox) = parts.outbox {
         outbox::prepare(&*outbox).await?;
         builder = builder.outbox(outbox);
     }
-    let demo = run.demo.then(Demo::new);
-    if let Some(demo) = &demo {
+    if let Some(demo) = demo {
         if !bound.ip().is_loopback() {
             tracing::warn!("the demo believes everybody's name, and everybody who reaches {bound} can use it");
         }
         builder = demo.add_to(builder, &run.path);
     }
-    let server = builder.start().await.map_err(Failure::setup)?;
+    builder.start().await.map_err(Failure::setup)
+}
 
-    // A node does not depend on who reads this.
-    let scheme = if certificate.is_some() { "https" } else { "http" };
+/// Prints the address, and starts the tasks that report on the node: to the demo's pages, to systemd and as metrics.
+fn announce(run: &Run, server: &Server, demo: Option<Demo>, sockets: &Sockets) {
+    let bound = sockets.bound;
+    let scheme = if sockets.certificate.is_some() { "https" } else { "http" };
+    // The node does not depend on a reader of its standard output.
     let _ = say(format_args!("{scheme}://{bound}/"));
     if let Some(demo) = demo {
         let _ = say(format_args!("Open {scheme}://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
     tokio::spawn(systemd::report(server.clone(), bound, run.path.clone(), run.supervision.check_timeout));
-    if !matches!(page, AdminListener::Nowhere)
+    if !matches!(sockets.admin, AdminListener::Nowhere)
         && let Err(error) = metrics::install()
     {
         tracing::error!(%error, "there are no metrics");
     }
-    let page = page.serve(&run.admin_page, Node::new(server.clone(), shown), bound, trusted_proxies);
-    if let Some(certificate) = certificate.clone() {
-        certificate.warn();
-        tokio::spawn(async move { certificate.follow().await });
-    }
-    let (own, again) = (server.clone(), certificate.clone());
-    let stop = async move {
-        let drained = own.clone();
-        let read_again = move || {
-            read_again(&own);
-            again.iter().for_each(|certificate| certificate.reload());
-        };
-        let mut told = tokio::spawn(async move { signals.stop(read_again).await });
-        tokio::select! {
-            _ = &mut told => {}
-            // A signal that follows does not cut the drain off, and the one after it does.
-            () = drained.drain_requested() => {}
-            () = ordered(page.as_deref()) => {}
-        }
-        page.inspect(|page| page.shut_down());
-        systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
-    };
-    let mut serve = server.serve(listener);
-    if let Some(certificate) = certificate {
-        serve = serve.with_tls(certificate.certificate.clone());
-    }
-    serve.with_graceful_shutdown(stop).await.map_err(|error| match error {
-        ServeError::AddressTaken { .. } => Failure::setup(error),
-        // The node ended by itself.
-        _ => Failure::refused(error),
-    })
 }
 
-/// Where an administrator asks the node.
+/// Waits until the node is told to stop: by a signal, over a link, or on the admin page. Calls `read_again` at SIGHUP
+/// until then.
+async fn stop(
+    server: Server,
+    certificate: Option<Arc<Certificate>>,
+    page: Option<Arc<Alone>>,
+    signals: Signals,
+    mut read_again: impl FnMut(&Server) + Send + 'static,
+) {
+    let drained = server.clone();
+    let read_again = move || {
+        read_again(&server);
+        certificate.iter().for_each(|certificate| certificate.reload());
+    };
+    let mut told = tokio::spawn(async move { signals.stop(read_again).await });
+    tokio::select! {
+        _ = &mut told => {}
+        // `told` goes on: during such a drain, the first signal is ignored and the second one ends the process.
+        () = drained.drain_requested() => {}
+        () = ordered(page.as_deref()) => {}
+    }
+    page.inspect(|page| page.shut_down());
+    systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
+}
+
+/// The way in which an administrator reaches the node.
 enum AdminListener {
     Nowhere,
-    /// At the supervisor, which asks the node on this socket.
+    /// The supervisor serves the admin page, and asks the node on this socket.
     Supervisor(std::path::PathBuf),
+    /// The node serves the admin page.
     Own(Listeners),
 }
 
@@ -183,7 +236,7 @@ impl AdminListener {
         }
         match &run.admin_page.admin {
             Some(address) => {
-                // From the first line on.
+                // The page shows the log from the first line on.
                 Stderr::get().keep();
                 Ok(Self::Own(Listeners::bind(address, run.admin_page.admin_key.is_some()).await?))
             }
@@ -191,7 +244,7 @@ impl AdminListener {
         }
     }
 
-    /// Serves the page, or the supervisor.
+    /// Serves the admin page, or answers the supervisor.
     fn serve(
         self,
         page: &AdminPage,
@@ -219,7 +272,7 @@ impl AdminListener {
     }
 }
 
-/// Waits until the admin page orders the node to stop; for ever without one.
+/// Waits until the admin page orders the node to stop. Without a page, this waits for ever.
 async fn ordered(page: Option<&Alone>) {
     match page {
         Some(page) => page.stopped().await,
@@ -227,8 +280,8 @@ async fn ordered(page: Option<&Alone>) {
     }
 }
 
-/// Says which pool is used, before anything else is logged. A node that was started without its environment is a
-/// cluster of its own, and nothing else shows it.
+/// Logs the pool before anything else. If a node is started without its environment, it forms a cluster of its own, and
+/// only this line shows it.
 fn tell_pool(run: &Run, opened: &Opened, bound: SocketAddr) {
     let (pool, cluster) = (opened.name(), &run.place.cluster);
     if !opened.is_default {
@@ -253,11 +306,10 @@ fn tell_pool(run: &Run, opened: &Opened, bound: SocketAddr) {
     }
 }
 
-/// A living node of the pool that cannot reach this one, or that this one cannot reach, because one of the two has a
-/// loopback address and the other has not.
-fn apart<'a>(own: &str, view: &'a PoolView) -> Option<&'a str> {
-    let timeout = ClusterConfig::default().member_timeout;
-    let living = view.nodes.iter().filter(|node| node.age <= timeout && node.address != own);
+/// Returns the address of a live node that cannot reach this one or cannot be reached from it, because only one of the
+/// two has a loopback address.
+fn find_out_of_reach<'a>(own: &str, view: &'a PoolView, member_timeout: Duration) -> Option<&'a str> {
+    let living = view.nodes.iter().filter(|node| node.age <= member_timeout && node.address != own);
     let mut addresses = living.map(|node| node.address.as_str());
     addresses.find(|address| Reach::of(address) != Reach::of(own))
 }
@@ -290,7 +342,7 @@ pub(crate) fn allowed_origins(given: &[String]) -> Outcome<Vec<Origin>> {
     items(given, "--allowed-origin")?.into_iter().map(parsed).collect()
 }
 
-/// Where other nodes reach this one.
+/// Returns the address at which other nodes reach this one.
 fn address(given: Option<&str>, bound: SocketAddr, kind: Kind) -> String {
     match given {
         Some(address) => address.to_owned(),
@@ -299,7 +351,7 @@ fn address(given: Option<&str>, bound: SocketAddr, kind: Kind) -> String {
     }
 }
 
-/// Who can reach an address, as far as it tells.
+/// The machines that can reach an address, as far as its text shows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Reach {
     Nobody,
@@ -308,7 +360,7 @@ enum Reach {
 }
 
 impl Reach {
-    /// A malformed address is left to the library, which says what is wrong with it.
+    /// Classifies an address. For a malformed one it returns `Others`: the library reports what is wrong with it.
     fn of(address: &str) -> Self {
         let url = Url::parse(address).ok();
         let ip = match url.as_ref().and_then(Url::host) {

@@ -60,7 +60,7 @@ fn describe(server: &Server) -> String {
         _ if !ready => "not ready",
         Some(master) if master == server.node_id() => "master",
         Some(_) => "follower",
-        None => "without a master",
+        None => "candidate",
     };
     let degraded = degraded.map(|why| format!(", degraded: {}", why.as_str())).unwrap_or_default();
     format!("{role} in term {term}, {} connections{degraded}", server.connection_count())

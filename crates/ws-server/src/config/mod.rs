@@ -1,5 +1,5 @@
-//! The settings of a node: from flags, the environment and a file. `keys` says what can be set, `library` what of it is
-//! the library's, `file` reads the file, and `show` writes what is in effect.
+//! The settings of a node, from flags, the environment and a file. `keys` lists all settings, `library` those of the
+//! library. `file` reads the file, and `show` writes the settings in effect.
 
 mod file;
 mod keys;
@@ -16,7 +16,7 @@ pub(crate) use self::{
 };
 use crate::cli::Run;
 
-/// What `run` was told, from all sources.
+/// The settings of `run`, from all sources.
 pub(crate) struct Settings {
     pub(crate) run: Run,
     pub(crate) config: Config,
@@ -24,23 +24,29 @@ pub(crate) struct Settings {
     pub(crate) shown: Shown,
 }
 
+/// Returns the settings of the library that have no flag.
+pub(crate) fn of_library(file: Option<&File>) -> Config {
+    let mut config = Config::default();
+    file.into_iter().for_each(|file| file.apply(&mut config));
+    config
+}
+
 impl Settings {
-    /// Combines the flags, which the file has already filled up, with the settings that have no flag.
+    /// Combines the flags, whose defaults the file has replaced, with the settings that have no flag.
     pub(crate) fn new(run: Run, file: Option<&File>) -> Self {
-        let mut config = Config::default();
-        file.into_iter().for_each(|file| file.apply(&mut config));
+        let mut config = of_library(file);
         run.apply(&mut config);
         Self { run, config, shown: Shown::default() }
     }
 
-    /// The same with what the admin page shows of them.
+    /// Adds the settings as the admin page shows them.
     pub(crate) fn shown(self, shown: Shown) -> Self {
         Self { shown, ..self }
     }
 }
 
 impl Run {
-    /// Sets those of the library's settings that have flags.
+    /// Sets the library's settings that have flags.
     fn apply(&self, config: &mut Config) {
         let limits = &self.limits;
         config.cluster.accept_when_isolated = self.accept_when_isolated;
