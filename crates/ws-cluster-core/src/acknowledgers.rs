@@ -1,6 +1,6 @@
-//! Which members acknowledge entries at once. An entry is delivered as soon as one member holds it, so two quick members
-//! are enough: if one of them stops, the other still acknowledges. The rest acknowledge at their next tick, because each
-//! acknowledgement costs the master about as much as the frame that it answers.
+//! Which members acknowledge entries at once. An entry is delivered as soon as one member holds it, so two quick
+//! members are enough: if one of them stops, the other still acknowledges. The rest acknowledge at their next tick,
+//! because each acknowledgement costs the master about as much as the frame that it answers.
 //!
 //! Now and then all members acknowledge at once for a while. This is a trial. After it, only the two quickest members
 //! still do so. A trial does not end before a member has acknowledged an entry in it, because without entries there is
@@ -37,7 +37,8 @@ pub(super) struct Acknowledgers {
 /// The next change of the members that acknowledge at once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Trial {
-    /// All members acknowledge at once. Ends after this many ticks, which count once a member has acknowledged an entry.
+    /// All members acknowledge at once. Ends after this many ticks, which count once a member has acknowledged an
+    /// entry.
     Running(u32),
     /// The next trial begins after this many ticks.
     Waiting(u32),

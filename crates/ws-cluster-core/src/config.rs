@@ -64,8 +64,8 @@ pub struct ClusterConfig {
     pub collect_timeout: Duration,
     /// Bytes of publishes that may wait for a master; further ones are refused as busy. Default 16 MiB.
     pub pending_size: usize,
-    /// Time after which a node without a master sends its clients to other nodes (1013), if the pool shows that there is
-    /// a master. Default 30 s.
+    /// Time after which a node without a master sends its clients to other nodes (1013), if the pool shows that there
+    /// is a master. Default 30 s.
     pub cut_off_timeout: Duration,
     /// Time limit of a shutdown for its handlers, and again for the hand-over of the lease. Default 5 s.
     pub shutdown_timeout: Duration,
@@ -139,13 +139,13 @@ setters!(LogConfig { size: usize, count: usize, age: Duration });
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LogConfig {
-    /// Bytes of messages, each with 160 bytes of overhead; a node takes about as much again to find what clients missed.
-    /// Default 64 MiB.
+    /// Bytes of messages, each with 160 bytes of overhead; a node takes about as much again to find what clients
+    /// missed. Default 64 MiB.
     pub size: usize,
     /// Number of messages. Default 1,000,000.
     pub count: usize,
-    /// Age of the oldest message. A client that keeps its position gets a new resume token after a quarter of this time.
-    /// Default 5 min.
+    /// Age of the oldest message. A client that keeps its position gets a new resume token after a quarter of this
+    /// time. Default 5 min.
     pub age: Duration,
 }
 

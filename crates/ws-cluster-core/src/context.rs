@@ -13,8 +13,8 @@ use crate::{
 
 /// Bytes of entries or proposals after which a frame is full.
 pub(super) const BATCH: usize = 256 * 1024;
-/// Maximum number of bytes that a follower was sent and has not acknowledged. They keep a link over a slow network busy,
-/// and are few compared with the log.
+/// Maximum number of bytes that a follower was sent and has not acknowledged. They keep a link over a slow network
+/// busy, and are few compared with the log.
 pub(super) const WINDOW: usize = 4 * 1024 * 1024;
 
 /// An open link.

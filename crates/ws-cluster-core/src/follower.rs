@@ -233,8 +233,8 @@ impl Follower {
         cx.propose(link, proposals);
     }
 
-    /// Acknowledges the entries that it holds, unless the master lets it do so later. It does so before the entries fill
-    /// the master's window.
+    /// Acknowledges the entries that it holds, unless the master lets it do so later. It does so before the entries
+    /// fill the master's window.
     fn acknowledge(&mut self, cx: &mut Context, link: LinkId) {
         let upstream = &mut self.upstream;
         let is_due = std::mem::take(&mut upstream.is_ack_due) || upstream.unacked >= cx.window / 4;

@@ -64,8 +64,8 @@ pub enum Body {
     },
     /// Master to node: "You hold all that was in the log when you joined: you are a member."
     Joined,
-    /// Master to member: true for "Acknowledge entries at your next tick", false for "Acknowledge entries at once", which
-    /// is also what a node does until it is told.
+    /// Master to member: true for "Acknowledge entries at your next tick", false for "Acknowledge entries at once",
+    /// which is also what a node does until it is told.
     Defer(bool),
     /// Node to master, after the welcome: publishes that are not in the log yet.
     Propose(Vec<Proposal>),

@@ -10,8 +10,8 @@ use bytes::Bytes;
 
 use crate::{Entry, Lineage, LogConfig, NodeId, PublishId, Seq, Span, Term};
 
-/// Maximum number of idempotency keys of trimmed entries: enough for a publisher that retries for a while, and few enough
-/// to send to each node that joins.
+/// Maximum number of idempotency keys of trimmed entries: enough for a publisher that retries for a while, and few
+/// enough to send to each node that joins.
 pub(crate) const TRIMMED_KEYS: usize = 100_000;
 
 /// The highest publish counter of each origin.

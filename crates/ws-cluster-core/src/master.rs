@@ -202,8 +202,8 @@ impl Master {
         self.advance(cx);
     }
 
-    /// Sends the followers the entries that they lack, as far as the window of each allows. Followers that need the same
-    /// entries next get one frame.
+    /// Sends the followers the entries that they lack, as far as the window of each allows. Followers that need the
+    /// same entries next get one frame.
     fn pump(&mut self, cx: &mut Context) {
         // The log no longer has the entries that these need next.
         let stranded = self.followers.values().filter(|follower| follower.sent < cx.log.base());

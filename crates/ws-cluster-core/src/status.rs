@@ -64,8 +64,8 @@ pub struct LogStatus {
     pub age: Duration,
 }
 
-/// Why a node is degraded. Its text, from [`as_str`](Self::as_str) or `Display`, is what `/health`, `/ready` and the log
-/// say.
+/// Why a node is degraded. Its text, from [`as_str`](Self::as_str) or `Display`, is what `/health`, `/ready` and the
+/// log say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Degraded {
@@ -73,8 +73,8 @@ pub enum Degraded {
     ShuttingDown,
     /// The node is the master, no follower is linked, and the pool's database fails. Publishes wait.
     Isolated,
-    /// The same, but [`accept_when_isolated`](crate::ClusterConfig::accept_when_isolated) is on: publishes are accepted,
-    /// and a failover loses them.
+    /// The same, but [`accept_when_isolated`](crate::ClusterConfig::accept_when_isolated) is on: publishes are
+    /// accepted, and a failover loses them.
     IsolatedAccepting,
     /// Another node announces itself at this node's address.
     AddressConflict,

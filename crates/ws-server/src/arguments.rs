@@ -1,5 +1,5 @@
-//! The command line, the environment and the file of `--config`, read together: a variable counts for its own command
-//! only, and an empty one counts as unset. The file's values take the place of defaults.
+//! Reads the command line, the environment and the file of `--config` together. A variable counts only for the command
+//! that is used, and an empty variable counts as unset. The file's values replace defaults.
 
 use std::{
     env,
@@ -14,21 +14,21 @@ use crate::{
     config::{File, Sources},
 };
 
-/// What was asked for.
+/// The command and its settings.
 pub(crate) struct Parsed {
     pub(crate) cli: Cli,
     pub(crate) sources: Sources,
-    /// The values of the command that is used, and where each comes from.
+    /// The values of the command that is used, each with its source.
     pub(crate) matches: ArgMatches,
     pub(crate) file: Option<File>,
 }
 
-/// Why nothing was asked for.
+/// The reason why there is no command to run.
 #[derive(Debug)]
 pub(crate) enum Misuse {
-    /// One value is wrong: what to do, in one line.
+    /// One value is wrong. The line says what to do.
     Line(String),
-    /// Anything else, help included.
+    /// Any other mistake, or a request for help.
     Usage(clap::Error),
 }
 
@@ -41,11 +41,11 @@ impl Misuse {
     }
 }
 
-/// Reads the command line, and the environment and the file for what it leaves out.
+/// Reads the command line, and takes what it leaves out from the environment and the file.
 pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Parsed, Misuse> {
     let arguments: Vec<OsString> = arguments.into_iter().collect();
     let command = Cli::command();
-    // Flags of `run` do not mix with another command, so that stands first if there is one.
+    // If there is a command, it is the first argument, because flags of `run` cannot precede another command.
     let used = arguments.get(1).and_then(|name| command.find_subcommand(name)).map(|used| used.get_name().to_owned());
     let mut unreadable = None;
     let command = edit(command, used.as_deref(), |command, is_used| select(command, is_used, &mut unreadable));
@@ -74,12 +74,13 @@ pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Par
     Ok(Parsed { cli, sources, matches: of_used(&matches).clone(), file })
 }
 
-/// The values of the command that is used.
+/// Returns the values of the command that is used.
 fn of_used(matches: &ArgMatches) -> &ArgMatches {
     matches.subcommand().map_or(matches, |(_, matches)| matches)
 }
 
-/// Changes the command itself and each of its subcommands; the closure is told which of them is used.
+/// Changes the command itself and each of its subcommands. The second argument of the closure is true for the command
+/// that is used.
 fn edit(
     command: clap::Command,
     used: Option<&str>,
@@ -94,7 +95,7 @@ fn edit(
     command
 }
 
-/// Puts the file's values in the place of defaults.
+/// Replaces defaults by the file's values.
 fn fill(command: clap::Command, is_used: bool, file: &File) -> clap::Command {
     if !is_used {
         return command;
@@ -108,7 +109,7 @@ fn fill(command: clap::Command, is_used: bool, file: &File) -> clap::Command {
     })
 }
 
-/// Takes the variables away that must not count: all, if the command is not the one that is used, and empty ones.
+/// Removes the variables that must not count: empty ones, and all of a command that is not used.
 fn select(command: clap::Command, is_used: bool, unreadable: &mut Option<String>) -> clap::Command {
     command.mut_args(|arg| {
         let Some(name) = arg.get_env().map(OsStr::to_owned) else { return arg };
@@ -122,8 +123,8 @@ fn select(command: clap::Command, is_used: bool, unreadable: &mut Option<String>
     })
 }
 
-/// An error of clap as a person needs it: a value that is wrong in one line, with the place that it came from if that is
-/// not the command line.
+/// Shortens an error of clap about a wrong value to one line. The line names the value's source if that is not the
+/// command line.
 fn misuse(command: &clap::Command, arguments: &[OsString], file: Option<&File>, error: clap::Error) -> Misuse {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return Misuse::Usage(error);

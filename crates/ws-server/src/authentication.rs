@@ -1,5 +1,4 @@
-//! The authenticators of the clients: the site's sessions, its tokens, its own code, or several of them, as the flags
-//! say.
+//! Makes the authenticators that the flags name: for the site's sessions, its tokens, its own code, or several of them.
 
 use std::{fs, path::Path};
 
@@ -20,7 +19,7 @@ pub(crate) struct Authenticators {
 }
 
 impl Authenticators {
-    /// `backend`: the site's own code, if the flags name it.
+    /// Makes them. `backend` is the site's own code, if the flags name it.
     pub(crate) fn new(run: &Run, opened: &Opened, backend: Option<&Backend>) -> Outcome<Self> {
         let (sessions, tokens) = (sessions(run, opened)?, tokens(&run.tokens)?);
         let backend = backend.filter(|_| run.backend.backend_connect).cloned();
@@ -32,7 +31,7 @@ impl Authenticators {
         Ok(Self { sessions, tokens, backend })
     }
 
-    /// Returns them as one; `None` if there is none. Mistakes in the queries are found before clients find them.
+    /// Returns them as one, or `None` if there are none. Checks the queries of the sessions first.
     pub(crate) async fn checked(self) -> Outcome<Option<AuthenticatorChain>> {
         let Self { sessions, tokens, backend } = self;
         let is_any = sessions.is_some() || tokens.is_some() || backend.is_some();
@@ -44,7 +43,7 @@ impl Authenticators {
         if let Some(tokens) = tokens {
             chain = chain.then(tokens);
         }
-        // The last, because its answer is final: a client that it does not know is a guest.
+        // The backend comes last, because its answer is final: a client that it does not know is a guest.
         if let Some(backend) = backend {
             chain = chain.then(backend);
         }
@@ -52,7 +51,7 @@ impl Authenticators {
     }
 }
 
-/// The site's tokens, if the flags name a key.
+/// Makes the authenticator of the site's tokens, if the flags name a key.
 pub(crate) fn tokens(given: &Tokens) -> Outcome<Option<JwtAuthenticator>> {
     let files = items(&given.jwt_public_key, "--jwt-public-key")?;
     let sets = items(&given.jwt_jwks, "--jwt-jwks")?;
@@ -78,7 +77,7 @@ pub(crate) fn tokens(given: &Tokens) -> Outcome<Option<JwtAuthenticator>> {
         let is_url = ["http://", "https://"].iter().any(|scheme| set.to_ascii_lowercase().starts_with(scheme));
         tokens = match is_url {
             true => tokens.jwks_url(set).map_err(Failure::setup)?,
-            // A URL may be away for a while; a file that is not there is a mistake.
+            // A URL may be unavailable for a while, but a missing file is a mistake.
             false if !Path::new(&set).is_file() => {
                 return Err(Failure::setup(format!("--jwt-jwks: {set} is neither a file nor an http(s) URL")));
             }
@@ -93,7 +92,7 @@ pub(crate) fn tokens(given: &Tokens) -> Outcome<Option<JwtAuthenticator>> {
     }))
 }
 
-/// The site's own code, if the flags name it.
+/// Makes the backend, which is the site's own code, if the flags name it.
 pub(crate) fn backend(given: &BackendFlags) -> Outcome<Option<Backend>> {
     let actions = items(&given.backend_actions, "--backend-actions")?;
     let Some(url) = &given.backend else {
@@ -125,7 +124,7 @@ pub(crate) fn backend(given: &BackendFlags) -> Outcome<Option<Backend>> {
     builder.build().map(Some).map_err(named)
 }
 
-/// The site's sessions, where the flags name them.
+/// Makes the authenticator of the site's sessions, if the flags name them.
 fn sessions(run: &Run, opened: &Opened) -> Outcome<Option<SessionTable>> {
     let (cookie, query) = match (&run.session_cookie, &run.session_query) {
         (Some(cookie), Some(query)) => (cookie, query),
@@ -144,12 +143,12 @@ fn sessions(run: &Run, opened: &Opened) -> Outcome<Option<SessionTable>> {
     Ok(Some(sessions))
 }
 
-/// Finds a mistake in the queries before clients do. A database that is down comes back.
+/// Checks the queries before clients need them. If the database does not answer, this only warns.
 async fn check_queries(sessions: &SessionTable) -> Outcome {
     match sessions.check().await {
         Ok(()) => Ok(()),
         Err(error @ AuthenticationError::Unavailable(_)) => {
-            tracing::warn!("{error}; clients with a session are refused until it does");
+            tracing::warn!("{error}; clients with a session are refused until the database answers");
             Ok(())
         }
         Err(error) => Err(Failure::setup(format!("{error}; see --session-query and --groups-query"))),

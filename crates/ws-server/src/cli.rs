@@ -148,15 +148,16 @@ pub(crate) struct Run {
     pub(crate) tokens: Tokens,
     #[command(flatten)]
     pub(crate) backend: BackendFlags,
-    /// Open POST /_publish, /_groups, /_close, /_refresh and GET /_position to requests that present this key (default: closed)
+    /// Open POST /_publish, /_groups, /_close, /_refresh and GET /_position to requests that present this key (default:
+    /// closed)
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_PUBLISH_KEY", hide_env_values = true)]
     pub(crate) publish_key: Option<String>,
-    /// Publish the rows of the table ws_outbox when their transactions commit. The master polls the table, so every node
-    /// needs this
+    /// Publish the rows of the table ws_outbox when their transactions commit. The master polls the table, so every
+    /// node needs this
     #[arg(long, value_parser = switch, env = "WS_SERVER_OUTBOX", help_heading = "Outbox")]
     pub(crate) outbox: bool,
-    /// The database of the outbox, mysql://user:password@host:port/database or sqlite:PATH of a file that exists [default:
-    /// that of the pool]
+    /// The database of the outbox, mysql://user:password@host:port/database or sqlite:PATH of a file that exists
+    /// [default: that of the pool]
     #[arg(
         long,
         value_name = "URL",
@@ -191,12 +192,12 @@ pub(crate) struct Run {
     /// Time over which a shutdown closes the clients evenly, so that they do not come to the other nodes all at once
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_DRAIN", default_value = "10s")]
     pub(crate) drain: Duration,
-    /// Send all messages plain, and refuse compressed ones of clients (default: messages are compressed for clients that
-    /// offer permessage-deflate)
+    /// Send all messages plain, and refuse compressed ones of clients (default: messages are compressed for clients
+    /// that offer permessage-deflate)
     #[arg(long, value_parser = switch, env = "WS_SERVER_NO_COMPRESSION")]
     pub(crate) no_compression: bool,
-    /// Smallest message that is compressed for clients that offer permessage-deflate, in bytes or as 1K, rounded up to a
-    /// power of two [default: 256]
+    /// Smallest message that is compressed for clients that offer permessage-deflate, in bytes or as 1K, rounded up to
+    /// a power of two [default: 256]
     #[arg(long, value_name = "SIZE", value_parser = size, env = "WS_SERVER_COMPRESSION_MIN_SIZE")]
     pub(crate) compression_min_size: Option<usize>,
     #[command(flatten)]
@@ -238,7 +239,7 @@ pub(crate) struct Supervision {
     /// Time limit for the answer to a test connection
     #[arg(long, value_name = "TIME", value_parser = duration, env = "WS_SERVER_CHECK_TIMEOUT", default_value = "5s")]
     pub(crate) check_timeout: Duration,
-    /// The process of the supervisor, with which the node ends
+    /// The process id of the supervisor; the node ends with it
     #[arg(long, hide = true)]
     pub(crate) supervised_by: Option<u32>,
 }
@@ -312,8 +313,8 @@ pub(crate) struct Limits {
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Tokens")]
 pub(crate) struct Tokens {
-    /// A secret of at least 32 bytes with which the site signs its tokens (HS256). May be repeated: tokens of all of them
-    /// are accepted, so that keys can be rotated
+    /// A secret of at least 32 bytes with which the site signs its tokens (HS256). May be repeated: tokens of every
+    /// secret are accepted, so that secrets can be rotated
     #[arg(long, value_name = "SECRET", env = "WS_SERVER_JWT_SECRET", hide_env_values = true)]
     pub(crate) jwt_secret: Vec<String>,
     /// A file with the public key of the site's tokens, or several, in PEM (RS256, ES256, EdDSA); may be repeated, or
@@ -324,13 +325,14 @@ pub(crate) struct Tokens {
     /// commas
     #[arg(long, value_name = "URL-or-FILE", env = "WS_SERVER_JWT_JWKS")]
     pub(crate) jwt_jwks: Vec<String>,
-    /// The issuer that tokens must name (iss); of several, separated by commas, one
+    /// The issuer that tokens must name (iss). If there are several, separated by commas, a token must name one of them
     #[arg(long, value_name = "ISSUER", env = "WS_SERVER_JWT_ISSUER")]
     pub(crate) jwt_issuer: Vec<String>,
-    /// The audience that tokens must name (aud); of several, separated by commas, one
+    /// The audience that tokens must name (aud). If there are several, separated by commas, a token must name one of
+    /// them
     #[arg(long, value_name = "AUDIENCE", env = "WS_SERVER_JWT_AUDIENCE")]
     pub(crate) jwt_audience: Vec<String>,
-    /// A cookie from which a token is taken as well
+    /// A cookie that may contain the token
     #[arg(long, value_name = "NAME", value_parser = text, env = "WS_SERVER_JWT_COOKIE")]
     pub(crate) jwt_cookie: Option<String>,
 }
@@ -346,17 +348,17 @@ pub(crate) struct BackendFlags {
     /// The key that signs the requests: whsec_ and Base64, or any other text of 24 bytes or more
     #[arg(long, value_name = "KEY", value_parser = text, env = "WS_SERVER_BACKEND_KEY", hide_env_values = true)]
     pub(crate) backend_key: Option<String>,
-    /// Ask it as well who clients are, after sessions and tokens
+    /// Ask the backend also who clients are, after sessions and tokens
     #[arg(long, value_parser = switch, env = "WS_SERVER_BACKEND_CONNECT")]
     pub(crate) backend_connect: bool,
-    /// The actions that go to it, with * for any text; may be repeated, or separated by commas [default: all without a
-    /// handler]
+    /// The actions that go to the backend, with * for any text; may be repeated, or separated by commas [default: all
+    /// without a handler]
     #[arg(long, value_name = "PATTERN", env = "WS_SERVER_BACKEND_ACTIONS")]
     pub(crate) backend_actions: Vec<String>,
-    /// Do not tell it of connections that have ended
+    /// Do not tell the backend about connections that have ended
     #[arg(long, value_parser = switch, env = "WS_SERVER_NO_BACKEND_DISCONNECT")]
     pub(crate) no_backend_disconnect: bool,
-    /// Requests of this node to it at the same time; less than the site has processes
+    /// Requests of this node to the backend at the same time; fewer than the site has processes
     #[arg(
         long,
         value_name = "COUNT",
@@ -411,7 +413,7 @@ pub(crate) struct Drain {
 
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
-    /// The shell, which reads them from standard output
+    /// The shell
     pub(crate) shell: clap_complete::Shell,
 }
 
@@ -441,8 +443,8 @@ pub(crate) struct Send {
     /// Deliver the message only to connections whose send queue is empty, and never replay it
     #[arg(long)]
     pub(crate) volatile: bool,
-    /// Read messages from standard input instead, one JSON object in each line, as POST /_publish takes it; the outcome of
-    /// each is a line of standard output, and the exit status is 1 if one was not accepted
+    /// Read messages from standard input instead, one JSON object in each line, as POST /_publish takes it; the outcome
+    /// of each is a line of standard output, and the exit status is 1 if one was not accepted
     #[arg(long, conflicts_with_all = ["action", "details", "to", "idempotency_key", "volatile"])]
     pub(crate) lines: bool,
     #[command(flatten)]
@@ -467,8 +469,8 @@ pub(crate) enum Closed {
 
 #[derive(Args, Debug)]
 pub(crate) struct List {
-    /// Print the SQL that creates the tables of a MySQL pool and of the outbox instead, for an account that may not create
-    /// tables; with an SQLite --pool, those of the outbox
+    /// Print the SQL that creates the tables of a MySQL pool and of the outbox instead, for an account that may not
+    /// create tables; with an SQLite --pool, those of the outbox
     #[arg(long)]
     pub(crate) schema: bool,
     #[command(flatten)]

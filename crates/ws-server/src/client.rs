@@ -1,4 +1,4 @@
-//! What is asked of a running cluster from outside: `send`, `close`, `check`.
+//! Commands to a running cluster: `send`, `close` and `check`.
 
 use std::{
     fs::File,
@@ -26,13 +26,15 @@ use crate::{
 
 mod lines;
 
-/// Longest text of details that is read. Escapes can make it several times as large as the message, which is limited
-/// to 1 MiB.
+/// Maximum size of the details' text. Escapes can make it several times as large as the message, which is limited to
+/// 1 MiB.
 const DETAILS_SIZE: u64 = 8 * 1024 * 1024;
 
-/// Nodes that are asked why a message was not accepted, the time that they have, and the longest answer that is read.
+/// Maximum number of nodes that are asked why a message was not accepted.
 const ASKED_FOR_TROUBLE: usize = 8;
+/// Time limit for their answers.
 const TROUBLE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Maximum number of bytes of an answer that are read.
 const READINESS_SIZE: u64 = 4096;
 
 pub(crate) async fn send(send: Send) -> Outcome {
@@ -41,7 +43,7 @@ pub(crate) async fn send(send: Send) -> Outcome {
         return lines::send(&place).await;
     }
     let (Some(action), Some(to)) = (action, to) else {
-        return Err(Failure::setup("a message has an action and a target"));
+        return Err(Failure::setup("give the action of the message, and its target with --to"));
     };
     let details = details_of(&details)?;
     let publisher = connect(&place).await?;
@@ -55,7 +57,8 @@ pub(crate) async fn send(send: Send) -> Outcome {
     accepted(sent, &place).await
 }
 
-/// The details that an argument means: itself, or what it names. JSON begins neither with `@` nor is it `-` alone.
+/// Reads the details: from standard input for `-`, from a file for `@PATH`, or from the argument itself. No JSON is `-`
+/// or begins with `@`.
 fn details_of(argument: &str) -> Outcome<RawDetails> {
     let (text, source) = if argument == "-" {
         (read(io::stdin().lock(), "standard input")?, "standard input".to_owned())
@@ -70,7 +73,7 @@ fn details_of(argument: &str) -> Outcome<RawDetails> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     text.parse().map_err(|error| match error {
         ParseDetailsError::NotJson(error) => {
-            Failure::setup(format!(r#"no JSON in {source} ({error}): quote text, as '"text"'"#))
+            Failure::setup(format!(r#"no JSON in {source} ({error}): put text in quotes, as '"text"'"#))
         }
         error => Failure::setup(format!("{source}: {error}")),
     })
@@ -96,11 +99,11 @@ pub(crate) async fn close(close: Close) -> Outcome {
     accepted(closed, &close.place).await
 }
 
-/// Whether a server answers; with `--all` each, with `--address` that one.
+/// Checks that a node answers: at least one; with `--all` each; with `--address` that one.
 pub(crate) async fn check(check: Check) -> Outcome {
     let Check { address, all, place } = check;
     let opened = match &address {
-        // A node at a known address needs no pool, but perhaps the key beside one.
+        // A given address needs no pool, except for the key beside it.
         Some(_) if !place.keys.is_empty() => None,
         _ => Some(reachable(&place).await?),
     };
@@ -135,7 +138,7 @@ pub(crate) async fn check(check: Check) -> Outcome {
     }
     let count = answers.len();
     if failed == count {
-        // A refusal says more than a node that is gone.
+        // The reason of a refusal is more useful than a node that has gone.
         let rank = |error: &ConnectError| !matches!(error, ConnectError::Refused { .. });
         let errors = answers.into_iter().filter_map(|(_, answer)| answer.err());
         return Err(not_connected(errors.min_by_key(rank).unwrap_or(ConnectError::NoServer)));
@@ -152,7 +155,7 @@ pub(crate) async fn check(check: Check) -> Outcome {
     Ok(())
 }
 
-/// What each node answers, in the pool's order; all are asked at once.
+/// Asks all nodes at once. Returns their answers in the pool's order.
 async fn ask(nodes: Vec<NodeRow>, cluster: &str, key: &[u8]) -> Vec<(NodeRow, Result<(), ConnectError>)> {
     let mut asked = JoinSet::new();
     for node in nodes {
@@ -167,7 +170,7 @@ async fn ask(nodes: Vec<NodeRow>, cluster: &str, key: &[u8]) -> Vec<(NodeRow, Re
     answers
 }
 
-/// The error without the address.
+/// Returns the text of an error without the address.
 fn reason(error: &ConnectError) -> String {
     match error {
         ConnectError::Refused { why, .. } => format!("refuses: {why}"),
@@ -180,11 +183,11 @@ fn given_keys(place: &Place) -> Outcome<Vec<Vec<u8>>> {
     Ok(values::items(&place.keys, "--key")?.into_iter().map(String::into_bytes).collect())
 }
 
-/// The pool of a place, if other processes can share it.
+/// Opens the pool of a place, if other processes can share it.
 pub(crate) async fn reachable(place: &Place) -> Outcome<Opened> {
     let opened = Opened::existing(place).await?;
     if opened.kind == Kind::Memory {
-        return Err(Failure::setup("nobody reaches a pool in another process's memory: give --pool"));
+        return Err(Failure::setup("other processes cannot reach a pool in memory: give --pool"));
     }
     Ok(opened)
 }
@@ -204,7 +207,7 @@ pub(crate) fn not_connected(error: ConnectError) -> Failure {
     }
 }
 
-/// The outcome of a publish. Why it is not accepted, the nodes say, if it is not the message's own fault.
+/// Returns the outcome of a publish. If it was not accepted and the message is valid, the nodes are asked why.
 async fn accepted(outcome: Result<(), PublishError>, place: &Place) -> Outcome {
     match outcome {
         Ok(()) => Ok(()),
@@ -216,7 +219,7 @@ async fn accepted(outcome: Result<(), PublishError>, place: &Place) -> Outcome {
     }
 }
 
-/// What a node says of its own trouble at `/ready`.
+/// Returns the first trouble that a node reports at `/ready`.
 async fn trouble(place: &Place) -> Option<String> {
     let opened = Opened::existing(place).await.ok()?;
     let mut nodes = opened.read(&place.cluster).await.ok()?.nodes;
@@ -231,7 +234,7 @@ async fn trouble(place: &Place) -> Option<String> {
     asked.join_all().await.into_iter().flatten().next()
 }
 
-/// The text of `GET /ready` of a node at an address without TLS.
+/// Returns the text of `GET /ready` of a node at an address without TLS.
 async fn readiness(address: &str) -> Option<String> {
     let url = Url::parse(address).ok().filter(|url| url.scheme() == "ws")?;
     let (host, port) = (url.host_str()?, url.port_or_known_default()?);

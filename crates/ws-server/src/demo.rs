@@ -1,5 +1,4 @@
-//! `--demo`: a page on which a person sees the cluster live, its three actions, and sessions that are only a name in
-//! the URL.
+//! `--demo`: a page that shows the cluster live, with three actions. A name in the URL is enough to sign in.
 
 use async_trait::async_trait;
 use serde_json::json;
@@ -12,12 +11,13 @@ use ws_cluster::{
 use crate::short;
 
 const PAGE: &str = include_str!("demo.html");
-/// Where the page says at which path to connect.
+/// The attribute of the page that names the path to connect to.
 const PATH: &str = r#"data-path="/WebSockets""#;
 
-/// What tells each page how the cluster stands.
+/// Tells each page the state of the cluster.
 pub(crate) struct Demo {
-    /// Who has come. Unbounded: a handler must not wait here, and there are never more than connections.
+    /// The pages that have connected. The channel is unbounded because a handler must not wait here. It never has more
+    /// entries than there are connections.
     arrivals: mpsc::UnboundedSender<ConnectionId>,
     arrived: mpsc::UnboundedReceiver<ConnectionId>,
 }
@@ -28,7 +28,7 @@ impl Demo {
         Self { arrivals, arrived }
     }
 
-    /// Adds page, actions and sessions.
+    /// Adds the page, its actions and its authenticator.
     pub(crate) fn add_to(&self, builder: ServerBuilder, path: &str) -> ServerBuilder {
         builder
             .page("/", PAGE.replacen(PATH, &format!(r#"data-path="{path}""#), 1))
@@ -41,10 +41,10 @@ impl Demo {
             .action("tell", tell.with_guests())
     }
 
-    /// Tells each page when it has come, and all of them when something has changed. One task for both, so that no
-    /// page is left with the older of two states.
+    /// Tells each new page the state of the cluster, and all pages if the state has changed. One task does both, so
+    /// that no page keeps the older of two states.
     pub(crate) async fn show(mut self, server: Server) {
-        // The handlers have theirs; they end with the server.
+        // The handlers have senders of their own, which end with the server.
         drop(self.arrivals);
         let mut status = server.subscribe_status();
         loop {
@@ -60,7 +60,7 @@ impl Demo {
             };
             let state = state(&server);
             if let Err(error) = server.deliver(Message::raw("demo/node", json!([state]).into()).to(target)) {
-                tracing::warn!(%error, "the pages are not told of the cluster");
+                tracing::warn!(%error, "the pages of the demo were not told the state of the cluster");
             }
         }
     }
@@ -84,7 +84,7 @@ fn state(server: &Server) -> serde_json::Value {
     })
 }
 
-/// Believes the name in `?user=`.
+/// Accepts the name in `?user=` without proof.
 struct ByName;
 
 #[async_trait]

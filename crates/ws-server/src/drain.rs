@@ -12,7 +12,7 @@ use crate::{
     say, short,
 };
 
-/// Time between two looks at the pool.
+/// Time between two reads of the pool.
 const LOOK: Duration = Duration::from_millis(250);
 
 pub(crate) async fn drain(drain: Drain) -> Outcome {
@@ -37,7 +37,7 @@ pub(crate) async fn drain(drain: Drain) -> Outcome {
     say(format_args!("{} at {} has left the cluster", short(row.node), row.address))
 }
 
-/// Finds the node that is meant by its address or the first digits of its id.
+/// Finds a node by its address or the first digits of its id.
 fn find(nodes: Vec<NodeRow>, meant: &str) -> Outcome<NodeRow> {
     let address = meant.trim_end_matches('/');
     let is_id = |node: NodeId| node.to_string().starts_with(&meant.to_ascii_lowercase());
@@ -45,8 +45,8 @@ fn find(nodes: Vec<NodeRow>, meant: &str) -> Outcome<NodeRow> {
         nodes.into_iter().filter(|row| row.address.trim_end_matches('/') == address || is_id(row.node)).collect();
     match found.len() {
         1 => Ok(found.swap_remove(0)),
-        0 => Err(Failure::refused(format!("the cluster has no node {meant}: `ws-server pool` shows those it has"))),
-        count => Err(Failure::setup(format!("{meant} can be {count} nodes: give more digits of the id"))),
+        0 => Err(Failure::refused(format!("the cluster has no node {meant}: `ws-server pool` shows its nodes"))),
+        count => Err(Failure::setup(format!("{count} nodes match {meant}: give more digits of the id"))),
     }
 }
 
@@ -72,7 +72,7 @@ mod tests {
             assert_eq!(find(nodes(), meant).unwrap().node, NodeId::from_bytes([id; 16]), "{meant}");
         }
         for (meant, status, says) in
-            [("ws://10.0.0.1:80", 1, "no node ws://10.0.0.1:80"), ("b", 1, "no node b"), ("a", 2, "can be 2 nodes")]
+            [("ws://10.0.0.1:80", 1, "no node ws://10.0.0.1:80"), ("b", 1, "no node b"), ("a", 2, "2 nodes match a")]
         {
             let failure = find(nodes(), meant).unwrap_err();
             assert!(failure.status == status && failure.text.contains(says), "{meant}: {failure:?}");

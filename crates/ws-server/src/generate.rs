@@ -1,4 +1,4 @@
-//! `completions` and `man`: what packages ship beside the binary, made from the command line's own description.
+//! `completions` and `man`: generates the files that packages ship beside the binary, from the definition of the flags.
 
 use std::{fs, io, path::Path};
 
@@ -15,7 +15,7 @@ pub(crate) fn completions(shell: Shell) -> Outcome {
 
 /// Writes `ws-server.1` and a page for each command into the directory, or the first to standard output.
 pub(crate) fn man(directory: Option<&Path>) -> Outcome {
-    // A page for each command of `help` would say nothing.
+    // The subcommands of `help` need no pages.
     let mut command = Cli::command().disable_help_subcommand(true);
     command.build();
     let Some(directory) = directory else {

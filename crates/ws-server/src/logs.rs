@@ -24,7 +24,7 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Logs from now on, with this filter or that of the environment.
+/// Starts to log, with this filter or the filter of the environment.
 pub(crate) fn start(given: Option<String>, format: LogFormat) -> Outcome {
     let given = given.or_else(|| env::var(EnvFilter::DEFAULT_ENV).ok());
     let (filter, handle) = reload::Layer::new(filter(given.as_deref())?);
@@ -35,7 +35,7 @@ pub(crate) fn start(given: Option<String>, format: LogFormat) -> Outcome {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     tracing_subscriber::registry().with(filter).with(lines).init();
-    // The default hook waits for the reader of standard error.
+    // The default hook would wait for the reader of standard error.
     panic::set_hook(Box::new(|panic| {
         let backtrace = Backtrace::capture();
         let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| format!("\n{backtrace}"));

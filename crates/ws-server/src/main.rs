@@ -46,8 +46,8 @@ mod tail;
 mod tls;
 mod values;
 
-/// Needs less memory than the system's allocator for tens of thousands of small, long-lived connections, and returns the
-/// memory of a burst to the system after some seconds.
+/// Needs less memory than the system's allocator for tens of thousands of small, long-lived connections, and returns
+/// the memory of a burst to the system after some seconds.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

@@ -32,8 +32,8 @@ pub(crate) async fn list(list: List, cluster: &ClusterConfig) -> Outcome {
     Ok(())
 }
 
-/// Returns the SQL of the tables. A node makes the tables of an SQLite pool itself, but a site may need those of the outbox
-/// sooner.
+/// Returns the SQL of the tables. A node makes the tables of an SQLite pool itself, but a site may need those of the
+/// outbox sooner.
 fn schema(pool: Option<&str>) -> String {
     let is_sqlite = |url: &str| url.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case("sqlite:"));
     match pool.is_some_and(is_sqlite) {
@@ -46,8 +46,8 @@ fn schema(pool: Option<&str>) -> String {
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Reads the rows of a cluster. An old row proves nothing: different servers' clocks may write the row and compute its
-/// age. So if there is an old row, this reads the pool for as long as a node takes to announce itself. A row that changes
-/// meanwhile is new.
+/// age. So if there is an old row, this reads the pool for as long as a node takes to announce itself. A row that
+/// changes meanwhile is new.
 async fn watched(opened: &Opened, cluster: &str, intervals: &ClusterConfig) -> Outcome<PoolView> {
     let first = opened.read(cluster).await?;
     let (start, limit) = (Instant::now(), intervals.seen_interval + 2 * LOOK);
@@ -125,7 +125,7 @@ fn degraded(rows: &[[String; 4]], holder: Option<&str>) -> Option<String> {
         0 if holder.is_some_and(is_gone) => Some(format!(
             "the master has not announced itself: it is gone, or its database does not take its writes {ASK}"
         )),
-        0 => Some("no master is there".to_owned()),
+        0 => Some("no master".to_owned()),
         _ if candidates > 0 => Some(format!("{candidates} of {} nodes are not linked to the master", rows.len() - 1)),
         _ if followers == 0 && gone > 0 => Some(format!(
             "only the master has announced itself: the others are gone, or their database does not take their writes {ASK}"

@@ -6,7 +6,7 @@ use metrics_exporter_prometheus::{BuildError, PrometheusBuilder, PrometheusHandl
 use tokio::time::interval;
 use ws_cluster::metrics::BUCKETS;
 
-/// Time after which what was observed is summed up, so that it takes no memory if nobody asks for it.
+/// Time between two summaries of the observations, so that they take no memory if nobody reads the metrics.
 const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The content type of the text.
@@ -14,7 +14,7 @@ pub(crate) const FORMAT: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 static RECORDER: OnceLock<PrometheusHandle> = OnceLock::new();
 
-/// Begins to keep the series. Called once, in the runtime of the server.
+/// Starts to record the series. It must be called once, in the runtime of the server.
 ///
 /// # Errors
 /// The process has another recorder already.
@@ -28,12 +28,12 @@ pub(crate) fn install() -> Result<(), BuildError> {
             upkeep.run_upkeep();
         }
     });
-    // Only the one that is installed gets here.
+    // A second recorder cannot be installed, so the cell is empty here.
     let _ = RECORDER.set(recorder);
     Ok(())
 }
 
-/// Returns the series as text: none before [`install`].
+/// Returns the series as text; empty before [`install`].
 pub(crate) fn render() -> String {
     RECORDER.get().map(PrometheusHandle::render).unwrap_or_default()
 }

@@ -10,10 +10,10 @@ use crate::{
     pool::{Kind, Opened},
 };
 
-/// Time for the outbox's database to answer at the start.
+/// Time limit for the first answer of the outbox's database.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Finds mistakes in the flags that show without a database.
+/// Finds mistakes in the flags, as far as this is possible without the database.
 pub(crate) fn check(run: &Run) -> Outcome {
     match &run.outbox_database {
         Some(_) if !run.outbox => Err(Failure::setup("--outbox-database needs --outbox")),
@@ -22,7 +22,7 @@ pub(crate) fn check(run: &Run) -> Outcome {
     }
 }
 
-/// The outbox, if the flags want one.
+/// Opens the outbox, if the flags ask for one.
 pub(crate) fn open(run: &Run, opened: &Opened) -> Outcome<Option<Arc<dyn Outbox>>> {
     if !run.outbox {
         return Ok(None);
@@ -40,13 +40,14 @@ fn named(url: &str) -> Outcome<Arc<dyn Outbox>> {
     outbox::open(url).map_err(|error| Failure::setup(format!("--outbox-database: {error}")))
 }
 
-/// Finds tables and privileges that are missing before a row waits for them. A database that is down comes back.
+/// Checks that the tables and privileges exist, before rows need them. If the database does not answer, this only
+/// warns.
 pub(crate) async fn prepare(outbox: &dyn Outbox) -> Outcome {
     let prepared = tokio::time::timeout(PATIENCE, outbox.prepare()).await;
     match prepared.unwrap_or_else(|_| Err(OutboxError::Unreachable(format!("no answer in {PATIENCE:?}").into()))) {
         Ok(()) => Ok(()),
         Err(error @ OutboxError::Unreachable(_)) => {
-            tracing::warn!("{error}; rows wait until it does not");
+            tracing::warn!("{error}; rows wait until the database answers");
             Ok(())
         }
         Err(error) => Err(Failure::setup(format!("{error}; see --outbox"))),

@@ -103,8 +103,8 @@ impl Opened {
             ([], Some(path)) => vec![key::beside(path, self.creates)?],
             ([], None) if self.kind == Kind::MySql => {
                 return Err(Failure::setup(format!(
-                    "a MySQL pool needs the cluster's key: give --key or WS_CLUSTER_KEY, the same {CLUSTER_KEY_SIZE} bytes or \
-                     more on every node, as from `openssl rand -hex 32`"
+                    "a MySQL pool needs the cluster's key: give --key or WS_CLUSTER_KEY, the same {CLUSTER_KEY_SIZE} \
+                     bytes or more on every node, as from `openssl rand -hex 32`"
                 )));
             }
             (given, _) => given.iter().map(|key| key.clone().into_bytes()).collect(),
@@ -130,7 +130,8 @@ pub(crate) fn check_keys(given: &[String]) -> Outcome {
 fn check_sizes(mut sizes: impl Iterator<Item = usize>) -> Outcome {
     match sizes.find(|size| *size < CLUSTER_KEY_SIZE) {
         Some(size) => Err(Failure::setup(format!(
-            "the cluster's key has {size} bytes: give one of at least {CLUSTER_KEY_SIZE}, as from `openssl rand -hex 32`"
+            "the cluster's key has {size} bytes: give one of at least {CLUSTER_KEY_SIZE}, as from \
+             `openssl rand -hex 32`"
         ))),
         None => Ok(()),
     }

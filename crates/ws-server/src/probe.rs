@@ -1,4 +1,4 @@
-//! A test connection: what a client goes through until its first answer, and the node's own word on its task.
+//! A test connection: it does what a client does until its first answer, and then asks for the node's health.
 
 use std::{
     io::{Error, ErrorKind},
@@ -12,23 +12,23 @@ use tokio::{
     time::timeout,
 };
 
-/// Largest answer that is read.
+/// Maximum number of bytes of an answer that are read.
 const ANSWER_SIZE: usize = 16 * 1024;
 /// The end of the head of an answer.
 const END: &[u8] = b"\r\n\r\n";
-/// A final text frame under a mask of zeros, which leaves the text as it is.
+/// The header of a final text frame. Its mask of zeros leaves the text as it is.
 const TEXT: [u8; 2] = [0x81, 0x80];
 const MASK: [u8; 4] = [0; 4];
-/// Every client is answered to this, guests included.
+/// A message that every client gets an answer to, including guests.
 const QUESTION: &[u8] = br#"{"action":"Client/authentication","details":[]}"#;
 /// A close frame with the code 1000.
 const CLOSE: [u8; 8] = [0x88, 0x82, 0, 0, 0, 0, 0x03, 0xe8];
 
-/// Connects as a client does and waits for the first answer, then asks for the node's health. A refusal with a reason is
-/// an answer: a node that is full or starts is alive.
+/// Connects as a client does, waits for the first answer, and then asks for the node's health. A refusal with a reason
+/// also counts as an answer, because a node that is full or starts is alive.
 ///
 /// # Errors
-/// Why it is taken for dead, in a few words.
+/// Says in a few words why the node counts as dead.
 pub(crate) async fn test_connection(bound: SocketAddr, path: &str, limit: Duration) -> Result<(), String> {
     let address = reachable(bound);
     let test = async {
@@ -59,7 +59,7 @@ async fn connect(address: SocketAddr, path: &str) -> Result<(), Error> {
         return Ok(());
     }
     let mut frame = TEXT.to_vec();
-    // Less than 126 bytes, which have their number in the frame's second byte.
+    // A length below 126 is in the second byte of the frame.
     frame[1] |= QUESTION.len() as u8;
     frame.extend(MASK);
     frame.extend(QUESTION);
@@ -68,7 +68,7 @@ async fn connect(address: SocketAddr, path: &str) -> Result<(), Error> {
     if !is_answered && stream.read_buf(&mut answer).await? == 0 {
         return Err(ErrorKind::UnexpectedEof.into());
     }
-    // It has answered: how the connection ends does not matter.
+    // The node has answered, so the end of the connection does not matter.
     let _ = stream.write_all(&CLOSE).await;
     Ok(())
 }
@@ -85,7 +85,7 @@ fn status(answer: &str) -> Option<u16> {
     answer.strip_prefix("HTTP/1.")?.get(2..5)?.parse().ok()
 }
 
-/// The same address as this machine reaches it.
+/// Returns an address at which this machine reaches the listener: loopback if it listens at all addresses.
 pub(crate) fn reachable(bound: SocketAddr) -> SocketAddr {
     let ip = match bound.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

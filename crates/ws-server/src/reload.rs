@@ -12,7 +12,7 @@ use crate::{
     logs, run,
 };
 
-/// The keys that a running node can change. The others count from the next start on.
+/// The keys that a running node can change. Changes of other keys take effect at the next start.
 const LIVE: [&str; 9] = [
     "allowed_origin",
     "no_own_origin",
@@ -25,7 +25,7 @@ const LIVE: [&str; 9] = [
     "connection.drain",
 ];
 
-/// The values in effect, to be compared with those that are read later.
+/// The values in effect, which are compared with the values that are read later.
 pub(crate) struct Reload {
     values: BTreeMap<String, String>,
     /// The same for the admin page.
@@ -37,7 +37,7 @@ impl Reload {
         Self { values, shown }
     }
 
-    /// Reads everything again. A mistake changes nothing, and is logged.
+    /// Reads the configuration again. If it contains a mistake, nothing changes and the mistake is logged.
     pub(crate) fn read_again(&mut self, server: &Server) {
         if let Err(why) = self.apply(server) {
             tracing::error!("the configuration is not read again, and nothing changes: {why}");

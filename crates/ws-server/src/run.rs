@@ -170,7 +170,7 @@ async fn build(run: &Run, config: Config, parts: Parts, demo: Option<&Demo>, bou
     }
     if let Some(demo) = demo {
         if !bound.ip().is_loopback() {
-            tracing::warn!("the demo believes everybody's name, and everybody who reaches {bound} can use it");
+            tracing::warn!("the demo accepts every name without proof, and everyone who reaches {bound} can use it");
         }
         builder = demo.add_to(builder, &run.path);
     }
@@ -191,7 +191,7 @@ fn announce(run: &Run, server: &Server, demo: Option<Demo>, sockets: &Sockets) {
     if !matches!(sockets.admin, AdminListener::Nowhere)
         && let Err(error) = metrics::install()
     {
-        tracing::error!(%error, "there are no metrics");
+        tracing::error!(%error, "the metrics cannot be recorded");
     }
 }
 
@@ -299,7 +299,7 @@ fn tell_pool(run: &Run, opened: &Opened, bound: SocketAddr) {
         tracing::warn!(
             pool,
             cluster,
-            "no pool was given (--pool, WS_SERVER_POOL): only nodes of this user find this one"
+            "no pool was given (--pool, WS_SERVER_POOL): only nodes of this user on this machine find this one"
         );
     } else {
         tracing::info!(pool, cluster, "starting; no pool was given (--pool, WS_SERVER_POOL)");
@@ -322,9 +322,9 @@ async fn listen(address: &str) -> Outcome<TcpListener> {
             }
             ErrorKind::InvalidInput => format!("{address:?} is no HOST:PORT: give --listen 127.0.0.1:8080"),
             ErrorKind::PermissionDenied => {
-                format!("{address} may not be listened at: give --listen with a port above 1023")
+                format!("this user may not listen at {address}: give --listen with a port above 1023")
             }
-            _ => format!("{address} cannot be listened at ({error}): give another --listen"),
+            _ => format!("the node cannot listen at {address} ({error}): give another --listen"),
         })
     })
 }

@@ -1,4 +1,4 @@
-//! What the process is told by signals: to stop (SIGTERM or ctrl-c), or to read its configuration again (SIGHUP).
+//! The signals that tell the process to stop (SIGTERM, ctrl-c) or to read its configuration again (SIGHUP).
 
 use std::{io, process};
 
@@ -13,7 +13,7 @@ pub(crate) struct Signals {
     hangup: Signal,
 }
 
-/// What a signal says.
+/// The meaning of a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Told {
     Stop,
@@ -21,7 +21,7 @@ pub(crate) enum Told {
 }
 
 impl Signals {
-    /// Catches them from now on.
+    /// Catches the signals from now on.
     pub(crate) fn catch() -> io::Result<Self> {
         Ok(Self {
             terminate: signal(SignalKind::terminate())?,
@@ -30,8 +30,8 @@ impl Signals {
         })
     }
 
-    /// Resolves at the first that says to stop; `read_again` is called at the others before it. One that comes after it
-    /// does not wait for what is going on then.
+    /// Resolves at the first signal to stop, and calls `read_again` at each SIGHUP before that. From then on, a second
+    /// signal to stop ends the process at once.
     pub(crate) async fn stop(mut self, mut read_again: impl FnMut()) {
         while self.next().await == Told::ReadAgain {
             read_again();
@@ -39,13 +39,13 @@ impl Signals {
         tracing::info!("shutting down; a second signal ends it at once");
         tokio::spawn(async move {
             while self.next().await == Told::ReadAgain {}
-            tracing::warn!("ended before the shutdown was through");
+            tracing::warn!("a second signal ended the process before the shutdown was complete");
             Stderr::get().flush();
             process::exit(1);
         });
     }
 
-    /// The next one. Dropped before it resolves, it has taken none.
+    /// Waits for the next signal. If the future is dropped earlier, no signal is lost.
     pub(crate) async fn next(&mut self) -> Told {
         tokio::select! {
             _ = self.terminate.recv() => Told::Stop,

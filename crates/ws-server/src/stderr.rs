@@ -1,5 +1,5 @@
-//! Standard error, written by a thread of its own: a reader that stops, a full disk or a closed descriptor costs lines
-//! of the log and nothing else.
+//! Standard error, written by a thread of its own. If its reader stops, the disk is full or the descriptor is closed,
+//! lines of the log are lost, but nothing else happens.
 
 use std::{
     io::{self, Write},
@@ -16,14 +16,14 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::tail::Tail;
 
-/// Texts that wait for the reader of standard error. More are dropped and counted.
+/// Maximum number of texts that wait for the reader of standard error. Further texts are dropped and counted.
 const WAITING: usize = 1024;
 /// Longest wait for the reader at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Time between two looks at whether a full queue has room.
+/// Time between two attempts to add to a full queue.
 const FLUSH_PAUSE: Duration = Duration::from_millis(5);
 
-/// What stands in the log in place of lines that were dropped, after their number.
+/// The text in the log in place of dropped lines. Their number comes before it.
 const DROPPED: &str = "lines of the log were dropped: standard error was not read";
 
 /// Writes to standard error. No method fails, panics, or waits for a reader, except `flush` for one second.
@@ -31,9 +31,9 @@ const DROPPED: &str = "lines of the log were dropped: standard error was not rea
 pub(crate) struct Stderr(Arc<Shared>);
 
 struct Shared {
-    /// `None` if the thread could not be started: texts are then written where they come up.
+    /// `None` if the thread could not be started. Then the caller's thread writes.
     queue: Option<SyncSender<Item>>,
-    /// Texts that were dropped since the last one that was written.
+    /// The number of texts dropped since the last write.
     dropped: AtomicU64,
     /// The last lines, if an admin page shows them.
     tail: OnceLock<Tail>,
@@ -47,7 +47,7 @@ impl Shared {
 
 enum Item {
     Text(Vec<u8>),
-    /// Answers once everything before it is written.
+    /// Answers when everything before it is written.
     Flush(SyncSender<()>),
 }
 
@@ -73,7 +73,7 @@ impl Stderr {
         self.push(format!("{line}\n").into_bytes());
     }
 
-    /// Keeps the last lines from now on, those that are dropped for want of a reader included.
+    /// Starts to keep the last lines, including lines that are dropped because there is no reader. Returns them.
     pub(crate) fn keep(&self) -> Tail {
         self.0.tail.get_or_init(Tail::default).clone()
     }
@@ -107,7 +107,7 @@ impl Stderr {
 }
 
 fn work(dropped: &AtomicU64, items: &Receiver<Item>, mut output: impl Write) {
-    // Ends with the process: `Stderr` holds the other end for ever.
+    // The loop ends with the process, because `Stderr` keeps the other end for ever.
     for item in items {
         match item {
             Item::Text(text) => {

@@ -1,4 +1,4 @@
-//! What the service manager is told of a node (`sd_notify`). Nothing happens without one.
+//! Tells the service manager the state of a node (`sd_notify`). Without a service manager this does nothing.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -8,20 +8,20 @@ use ws_cluster::{Server, Status};
 
 use crate::probe::test_connection;
 
-/// The variables by which a service manager is found.
+/// The variables with which a service manager announces itself.
 pub(crate) const VARIABLES: [&str; 3] = ["NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"];
-/// How often the number of connections is told if no watchdog asks more often.
+/// Maximum time between two status texts. A watchdog may shorten it.
 const STATUS_INTERVAL: Duration = Duration::from_secs(10);
 
-/// A service manager that is gone is no error of the node.
+/// Tells the service manager these states. It is no error of the node if that fails.
 pub(crate) fn tell(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
         tracing::debug!(%error, "the service manager cannot be told");
     }
 }
 
-/// Tells that the node has joined, and from then on how it fares. The watchdog is fed only while a test connection
-/// succeeds and the node's task answers.
+/// Tells the service manager when the node has joined, and then its status again and again. The watchdog is notified
+/// only if a test connection succeeds and the node's task answers.
 pub(crate) async fn report(server: Server, bound: SocketAddr, path: String, limit: Duration) {
     if std::env::var_os(VARIABLES[0]).is_none() {
         return;
@@ -31,7 +31,7 @@ pub(crate) async fn report(server: Server, bound: SocketAddr, path: String, limi
     tell(&[NotifyState::Ready, NotifyState::Status(&describe(&server))]);
     let watchdog = sd_notify::watchdog_enabled();
     let mut status = server.subscribe_status();
-    // Half of the time is what systemd recommends.
+    // systemd recommends half of the watchdog's time.
     let mut tick = interval(watchdog.map_or(STATUS_INTERVAL, |limit| (limit / 2).min(STATUS_INTERVAL)));
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

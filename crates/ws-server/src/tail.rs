@@ -4,11 +4,11 @@ use std::{collections::VecDeque, sync::Arc};
 
 use parking_lot::Mutex;
 
-/// Lines that are kept.
+/// Maximum number of lines.
 const LINES: usize = 1_000;
-/// What all lines together may take, in bytes: the oldest go first.
+/// Maximum size of all lines together, in bytes. The oldest lines are removed first.
 const SIZE: usize = 4 * 1024 * 1024;
-/// Longest line, in bytes; the rest of a longer one is left out.
+/// Maximum size of a line, in bytes. The rest of a longer line is left out.
 const LINE_SIZE: usize = 64 * 1024;
 
 /// The last lines, each with its number. Clones share them.
@@ -35,7 +35,7 @@ pub(crate) struct Part {
 }
 
 impl Tail {
-    /// Adds the lines of a text, without what colours them in a terminal.
+    /// Adds the lines of a text, without the escape sequences that colour them in a terminal.
     pub(crate) fn push(&self, text: &str) {
         let mut kept = self.0.lock();
         for line in text.lines() {
@@ -51,11 +51,11 @@ impl Tail {
         }
     }
 
-    /// Returns the lines after this number that are still kept.
+    /// Returns the kept lines after this number.
     pub(crate) fn after(&self, number: u64) -> Part {
         let kept = self.0.lock();
         let first_kept = kept.next - kept.lines.len() as u64;
-        // A number from before a restart is of no use: the whole log is new.
+        // A higher number is from before a restart, so the whole log is new.
         let number = if number > kept.next { 0 } else { number };
         let skipped = usize::try_from(number.saturating_sub(first_kept)).unwrap_or(usize::MAX);
         let lines: Vec<_> = kept.lines.iter().skip(skipped).cloned().collect();
@@ -63,7 +63,7 @@ impl Tail {
     }
 }
 
-/// A line without escape sequences (`ESC [ .. letter`) and other control characters.
+/// Returns a line without escape sequences (`ESC [ .. letter`) and other control characters.
 fn plain(line: &str) -> String {
     let mut letters = line.trim_end().chars();
     let mut plain = String::with_capacity(line.len());

@@ -13,19 +13,19 @@ use ws_cluster::TlsCertificate;
 
 use crate::{Failure, Outcome, cli::Tls};
 
-/// Time between two looks at the files, which send no notice.
+/// Time between two checks whether the files have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
 /// A certificate, with its files.
 pub(crate) struct Certificate {
     pub(crate) certificate: TlsCertificate,
     files: [PathBuf; 2],
-    /// What the log said last of files that cannot be used.
+    /// The last reason that was logged why the files cannot be used.
     trouble: Mutex<Option<String>>,
 }
 
 impl Certificate {
-    /// Reads the certificate that the flags name, if they name one.
+    /// Reads the certificate that the flags name. Returns `None` if they name none.
     pub(crate) fn open(given: &Tls) -> Outcome<Option<Self>> {
         let (cert, key) = match (&given.tls_cert, &given.tls_key) {
             (None, None) => return Ok(None),
@@ -42,7 +42,7 @@ impl Certificate {
         Ok(Some(Self { certificate, files, trouble: Mutex::default() }))
     }
 
-    /// Warns of a private key that is not private.
+    /// Warns if every user of the machine can read the private key.
     pub(crate) fn warn(&self) {
         let [_, key] = &self.files;
         if fs::metadata(key).is_ok_and(|found| found.permissions().mode() & 0o007 != 0) {
@@ -51,7 +51,7 @@ impl Certificate {
         }
     }
 
-    /// Reads the files again. Files that cannot be used change nothing, and the log says why, once for each reason.
+    /// Reads the files again. If they cannot be used, nothing changes, and each reason is logged once.
     pub(crate) fn reload(&self) {
         let mut trouble = self.trouble.lock();
         match self.certificate.reload() {
@@ -79,7 +79,7 @@ impl Certificate {
         loop {
             look.tick().await;
             let now = self.stamps();
-            // Files that were written in part are read again when the rest has come.
+            // After a failure the files are read again each time, because they may have been written only in part.
             if now != seen || self.trouble.lock().is_some() {
                 self.reload();
                 seen = now;

@@ -1,4 +1,4 @@
-//! Values as people write them, in flags, variables and files: text, switches, counts, sizes and times.
+//! Reads and shows values as people write them in flags, variables and files: text, switches, counts, sizes and times.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use ws_cluster::Dialect;
 
 use crate::{Failure, Outcome};
 
-/// Largest value of a limit that has a flag: more is a mistake.
+/// Maximum value of a limit that has a flag. A larger value is a mistake.
 pub(crate) const LARGEST: u64 = 1 << 30;
 
 /// Units of time, in milliseconds.
@@ -14,7 +14,7 @@ const TIMES: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h",
 /// Units of size, in bytes.
 const SIZES: [(&str, u64); 3] = [("KiB", 1 << 10), ("MiB", 1 << 20), ("GiB", 1 << 30)];
 
-/// A value without the white space that files and secrets have at their end.
+/// Reads a text. White space around it, such as a line break at the end of a secret, is removed.
 pub(crate) fn text(text: &str) -> Result<String, &'static str> {
     Ok(text.trim().to_owned())
 }
@@ -23,7 +23,7 @@ pub(crate) fn dialect(text: &str) -> Result<Dialect, ws_cluster::ParseDialectErr
     text.trim().parse()
 }
 
-/// The value of a switch, which has one only in a variable or a file.
+/// Reads the value of a switch in a variable or a file. On the command line a switch has no value.
 pub(crate) fn switch(text: &str) -> Result<bool, &'static str> {
     match text.trim().to_ascii_lowercase().as_str() {
         "1" | "true" | "yes" | "on" => Ok(true),
@@ -38,17 +38,17 @@ pub(crate) fn count<T: TryFrom<u64>>(text: &str) -> Result<T, String> {
     number.and_then(fits).ok_or_else(|| format!("use a whole number from 1 to {LARGEST}"))
 }
 
-/// A number per second; 0 is no limit.
+/// Reads a number per second; 0 means no limit.
 pub(crate) fn rate(text: &str) -> Result<u32, String> {
     if text.trim() == "0" { Ok(0) } else { count(text) }
 }
 
-/// Bytes, or a number with one of the units K, M and G, which are powers of 1024.
+/// Reads a number of bytes, or a number with one of the units K, M and G, which are powers of 1024.
 pub(crate) fn size(text: &str) -> Result<usize, String> {
     size_up_to(text, LARGEST)
 }
 
-/// The same with another largest value.
+/// Reads a size like [`size`], with another maximum.
 pub(crate) fn size_up_to(text: &str, largest: u64) -> Result<usize, String> {
     let (number, unit) = split(text);
     let unit = match unit.to_ascii_uppercase().as_str() {
@@ -63,7 +63,7 @@ pub(crate) fn size_up_to(text: &str, largest: u64) -> Result<usize, String> {
     bytes.ok_or_else(|| format!("use a number of bytes from 1 to {largest}, or one with a unit, as 64K or 1M"))
 }
 
-/// Seconds, or a whole number with one of the units ms, s, min and h; a year at most.
+/// Reads a number of seconds, or a whole number with one of the units ms, s, min and h; at most a year.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
     let (number, unit) = split(text);
@@ -77,14 +77,14 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     time.ok_or_else(|| "use a whole number of seconds, or one with a unit: 500ms, 25s, 5min or 1h".to_owned())
 }
 
-/// A number and what stands behind it.
+/// Splits a text into a number and the unit that follows it.
 fn split(text: &str) -> (Option<u64>, &str) {
     let text = text.trim();
     let digits = text.trim_end_matches(|letter: char| letter.is_ascii_alphabetic());
     (digits.trim_end().parse().ok(), &text[digits.len()..])
 }
 
-/// A size in its largest unit that leaves a whole number, as `size` reads it.
+/// Shows a size in its largest unit that leaves a whole number, as `size` reads it.
 pub(crate) fn show_size(bytes: u64) -> String {
     match SIZES.iter().rev().find(|(_, unit)| bytes >= *unit && bytes.is_multiple_of(*unit)) {
         Some((name, unit)) => format!("{} {name}", bytes / unit),
@@ -92,7 +92,7 @@ pub(crate) fn show_size(bytes: u64) -> String {
     }
 }
 
-/// A time in its largest unit that leaves a whole number, as `duration` reads it.
+/// Shows a time in its largest unit that leaves a whole number, as `duration` reads it.
 pub(crate) fn show_duration(time: Duration) -> String {
     let time = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     match TIMES.iter().rev().find(|(_, unit)| time >= *unit && time.is_multiple_of(*unit)) {
@@ -101,8 +101,8 @@ pub(crate) fn show_duration(time: Duration) -> String {
     }
 }
 
-/// The items of a flag that may be repeated, or have several separated by commas. The last comma may have nothing
-/// after it.
+/// Returns the items of a flag that may be repeated, or have several values separated by commas. A comma may follow the
+/// last item.
 pub(crate) fn items(given: &[String], flag: &str) -> Outcome<Vec<String>> {
     let split = |text: &String| {
         let text = text.trim();

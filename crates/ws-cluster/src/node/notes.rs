@@ -1,6 +1,6 @@
-//! Notes: what nodes tell each other outside of the log. They use the existing links. Followers have a link to the master
-//! only, so the master passes their notes on. Notes may be lost, and are dropped if a link or the receiver is busy, so
-//! nothing may depend on them.
+//! Notes: what nodes tell each other outside of the log. They use the existing links. Followers have a link to the
+//! master only, so the master passes their notes on. Notes may be lost, and are dropped if a link or the receiver is
+//! busy, so nothing may depend on them.
 
 use bytes::Bytes;
 
@@ -50,8 +50,8 @@ impl Driver {
         links.for_each(|link| link.sender.tell(note.clone()));
     }
 
-    /// Takes a note that came over a link, and passes it on if it is for others as well. A note is passed on at most once,
-    /// so that no note goes in a circle.
+    /// Takes a note that came over a link, and passes it on if it is for others as well. A note is passed on at most
+    /// once, so that no note goes in a circle.
     pub(super) fn take_note(&self, over: LinkId, note: Note) {
         let me = self.shared.identity.node;
         let Ok(origin) = <[u8; 16]>::try_from(&*note.origin).map(NodeId::from_bytes) else { return };

@@ -48,8 +48,8 @@ fn verb(cause: &(dyn std::error::Error + Send + Sync + 'static)) -> &'static str
 struct Refusal(String);
 
 /// The store that a cluster shares. Every method is atomic: it takes effect completely or not at all. A conditional
-/// method returns true if its condition was met. Callers put a time limit on each call, and drop the future when the time
-/// is over. The implementation must then not use that session again.
+/// method returns true if its condition was met. Callers put a time limit on each call, and drop the future when the
+/// time is over. The implementation must then not use that session again.
 ///
 /// `cluster` names the cluster, 1 to 64 bytes of ASCII. Several clusters can share one store.
 ///

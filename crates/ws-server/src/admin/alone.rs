@@ -1,4 +1,4 @@
-//! A node without a supervisor: it can be stopped, and nothing starts it again.
+//! Operates a node without a supervisor: the page can stop it, but nothing starts it again.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub(crate) struct Alone {
 }
 
 impl Alone {
-    /// A node whose process is this one.
+    /// Makes the service for the node of this process.
     pub(crate) fn new(node: Arc<Node>, address: std::net::SocketAddr) -> Self {
         let state = SharedState::new(ServerState::starting(Some(std::process::id())));
         state.run(address);

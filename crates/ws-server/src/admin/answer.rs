@@ -1,4 +1,4 @@
-//! Answers over HTTP, and how a body is read.
+//! Makes answers over HTTP, and reads bodies.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::Answer;
 
-/// Time for a body to arrive.
+/// Time limit for a body to arrive.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub(super) fn document(content_type: &'static str, body: impl Into<Bytes>) -> Answer {
@@ -19,7 +19,7 @@ pub(super) fn document(content_type: &'static str, body: impl Into<Bytes>) -> An
     answer
 }
 
-/// A line of text.
+/// Makes an answer of a line of text.
 pub(super) fn text(status: StatusCode, text: &str) -> Answer {
     let mut answer = document("text/plain; charset=utf-8", format!("{text}\n"));
     *answer.status_mut() = status;
@@ -32,12 +32,12 @@ pub(super) fn json(status: StatusCode, value: &Value) -> Answer {
     answer
 }
 
-/// A refusal or a failure, for people.
+/// Makes the answer of a refusal or a failure, for people.
 pub(super) fn error(status: StatusCode, why: &str) -> Answer {
     json(status, &json!({ "error": why }))
 }
 
-/// Sets a header. A value that no header can have is left out.
+/// Sets a header, unless its value is not valid in a header.
 pub(super) fn set(answer: &mut Answer, name: header::HeaderName, value: &str) {
     if let Ok(value) = HeaderValue::from_str(value) {
         answer.headers_mut().insert(name, value);
@@ -48,15 +48,17 @@ pub(super) fn set(answer: &mut Answer, name: header::HeaderName, value: &str) {
 pub(super) async fn read(body: Incoming, limit: usize) -> Result<Bytes, Box<Answer>> {
     match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, limit).collect()).await {
         Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(why)) if why.is::<LengthLimitError>() => {
-            Err(error(StatusCode::PAYLOAD_TOO_LARGE, &format!("a body has at most {limit} bytes here")).into())
-        }
+        Ok(Err(why)) if why.is::<LengthLimitError>() => Err(error(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            &format!("the body is too large: it may have at most {limit} bytes"),
+        )
+        .into()),
         Ok(Err(_)) => Err(error(StatusCode::BAD_REQUEST, "the body broke off").into()),
         Err(_) => Err(error(StatusCode::REQUEST_TIMEOUT, "the body did not come in time").into()),
     }
 }
 
-/// Reads JSON, and says what is wrong with it.
+/// Reads JSON, or returns an answer that says what is wrong with it.
 pub(super) fn parse<T: serde::de::DeserializeOwned>(body: &[u8]) -> Result<T, Box<Answer>> {
     serde_json::from_slice(body)
         .map_err(|why| error(StatusCode::BAD_REQUEST, &format!("the body is not what is expected here: {why}")).into())

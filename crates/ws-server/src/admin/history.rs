@@ -1,4 +1,4 @@
-//! What the charts show: figures of the last 15 minutes, by node.
+//! The figures of the charts: of the last 15 minutes, by node.
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
@@ -11,9 +11,9 @@ use super::{Answer, Question, Service, state::unix_time};
 
 /// Time between two samples.
 const INTERVAL: Duration = Duration::from_secs(5);
-/// Samples that are kept: 15 minutes.
+/// Number of samples: 15 minutes.
 const SAMPLES: usize = 180;
-/// Nodes in a sample.
+/// Maximum number of nodes in a sample.
 const NODES: usize = 64;
 /// The figures of a node's report that are kept.
 const FIGURES: [&str; 6] =

@@ -17,18 +17,19 @@ use super::{
 };
 use crate::Outcome;
 
-/// Time for the head of a request.
+/// Time limit for the head of a request.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(10);
+/// Maximum size of the head of a request.
 const HEAD_SIZE: usize = 16 * 1024;
-/// Life of a connection. A page opens a new one then; one that does not read its answer is gone.
+/// Lifetime of a connection. A page then opens a new one. So a connection whose client does not read is closed, too.
 const LIFE: Duration = Duration::from_secs(60);
-/// Life of a connection whose sender has shown no right to be here.
+/// Lifetime of a connection whose sender has not shown the key.
 const LIFE_OF_STRANGER: Duration = Duration::from_secs(10);
-/// Time for the last answer of a connection.
+/// Time limit for the last answer of a connection.
 const LAST_ANSWER: Duration = Duration::from_secs(15);
-/// Pause after a failed accept. The usual cause is a lack of file descriptors, which only others' ends can cure.
+/// Pause after a failed accept. The usual cause is a lack of file descriptors, which ends when other sockets close.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
-/// Time between two tries to listen at an address that is taken.
+/// Time between two attempts to listen at an address that is taken.
 const RETRY: Duration = Duration::from_secs(5);
 
 pub(crate) trait Listener: Send + Sync + 'static {
@@ -56,8 +57,8 @@ impl Listener for UnixListener {
     }
 }
 
-/// Answers every request on a listener, for ever. The handler admits the sender to its place if the sender may use the
-/// listener; others have little time and few places.
+/// Answers every request on a listener, for ever. If the sender may use the listener, the handler calls
+/// [`Place::admit`]. Other senders get little time and few places.
 pub(crate) async fn serve<H, F>(listener: impl Listener, handle: H)
 where
     H: Fn(Request<Incoming>, Option<SocketAddr>, Arc<Place>) -> F + Clone + Send + Sync + 'static,
@@ -122,27 +123,27 @@ where
     }
 }
 
-/// The listeners at the admin page's address, of which a name may have several.
+/// The listeners of the admin page. A name may have several addresses, and so several listeners.
 pub(crate) struct Listeners(Vec<TcpListener>);
 
 impl Listeners {
-    /// Listens at all addresses of `HOST:PORT`. Without a key, each of them has to be one of this machine only: a name
-    /// may have other addresses than when the settings were checked.
+    /// Listens at all addresses of `HOST:PORT`. Without a key, each address must be a loopback address. This is checked
+    /// again here, because a name may have other addresses than when the settings were checked.
     ///
     /// # Errors
-    /// What to do about it, in one line.
+    /// Says in one line what to do.
     pub(crate) async fn bind(given: &str, has_key: bool) -> Outcome<Self> {
         let mut listeners = Vec::new();
         for address in addresses(given)? {
             if !has_key && !is_loopback(address) {
                 return Err(open_to_others(given));
             }
-            // Port 0 is the same one at all addresses.
+            // If the port is 0, all addresses get the same free port.
             let first = listeners.first().and_then(|first: &TcpListener| first.local_addr().ok());
             let port = first.map_or(address.port(), |first| first.port());
             match TcpListener::bind(SocketAddr::new(address.ip(), port)).await {
                 Ok(listener) => listeners.push(listener),
-                // A machine without IPv6 has `localhost` in two families all the same.
+                // `localhost` also names an IPv6 address on a machine without IPv6.
                 Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable && !listeners.is_empty() => {}
                 Err(error) => return Err(failure(given, &error)),
             }
@@ -150,7 +151,7 @@ impl Listeners {
         Ok(Self(listeners))
     }
 
-    /// Tries again for as long as the address is not to be had, and says so once.
+    /// Listens like [`bind`](Self::bind), but tries again until it succeeds. The first failure is logged.
     pub(crate) async fn bind_at_last(given: &str, has_key: bool) -> Self {
         let mut is_told = false;
         loop {
@@ -180,8 +181,10 @@ fn failure(given: &str, error: &io::Error) -> crate::Failure {
         io::ErrorKind::AddrInUse => {
             format!("--admin {given} is taken: stop what listens there, or give another address (port 0 picks one)")
         }
-        io::ErrorKind::PermissionDenied => format!("--admin {given} may not be listened at: give a port above 1023"),
-        _ => format!("--admin {given} cannot be listened at ({error}): give another address"),
+        io::ErrorKind::PermissionDenied => {
+            format!("--admin {given}: this user may not listen there: give a port above 1023")
+        }
+        _ => format!("--admin {given}: the server cannot listen there ({error}): give another address"),
     })
 }
 

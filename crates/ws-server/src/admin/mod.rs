@@ -1,7 +1,8 @@
-//! The admin page: its listener, who may use it, and what it answers.
+//! The admin page: its listener, its access control, and its answers.
 //!
 //! `front` answers at the public address. It asks a [`Service`], which is the supervisor, or a node that runs without
-//! one (`alone`). What only a node knows, `node` answers; a supervisor asks its node over a private socket (`private`).
+//! one (`alone`). `node` answers the questions that only a node can answer. A supervisor asks its node over a private
+//! socket (`private`).
 
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 
@@ -36,35 +37,35 @@ mod watched;
 
 pub(crate) type Answer = Response<Full<Bytes>>;
 
-/// What the page operates: a supervisor with its server, or a node without one.
+/// The service that the page operates: a supervisor with its server, or a node without a supervisor.
 #[async_trait]
 pub(crate) trait Service: Send + Sync + 'static {
-    /// True if a supervisor can start the server again.
+    /// Returns true if a supervisor can start the server again.
     fn is_supervised(&self) -> bool;
 
     fn state(&self) -> ServerState;
 
-    /// Takes an order, which is carried out after this returns.
+    /// Accepts an order, which is carried out after this returns.
     ///
     /// # Errors
-    /// Why it is not taken, for people.
+    /// Says for people why the order is not accepted.
     fn order(&self, order: Order) -> Result<(), String>;
 
     /// Asks the node.
     async fn ask(&self, question: Question) -> Answer;
 }
 
-/// What the node is asked: a request whose sender may ask it.
+/// A request to the node. Its sender is allowed to ask it.
 #[derive(Clone, Debug)]
 pub(crate) struct Question {
     pub(crate) method: Method,
-    /// With its query.
+    /// The path with its query.
     pub(crate) path: String,
     pub(crate) body: Bytes,
 }
 
 impl Question {
-    /// True if the question is an order, which takes its time.
+    /// Returns true if the question is an order, which may take longer.
     fn is_order(&self) -> bool {
         self.method == Method::POST
     }
@@ -105,7 +106,7 @@ fn open_to_others(address: &str) -> Failure {
     ))
 }
 
-/// The addresses of `HOST:PORT`.
+/// Returns the addresses of `HOST:PORT`.
 fn addresses(given: &str) -> Outcome<Vec<SocketAddr>> {
     let wrong = |why: String| Failure::setup(format!("--admin {given:?} is no HOST:PORT ({why}): give 127.0.0.1:9100"));
     let found: Vec<_> = given.to_socket_addrs().map_err(|error| wrong(error.to_string()))?.collect();
@@ -115,8 +116,8 @@ fn addresses(given: &str) -> Outcome<Vec<SocketAddr>> {
     }
 }
 
-/// The address under which failures are counted: an IPv4 address itself, or the /64 of an IPv6 address, since a single
-/// customer has at least that many addresses. A machine has millions of addresses of its own, which count as one.
+/// Returns the address under which failures are counted: an IPv4 address itself, or the /64 of an IPv6 address, because
+/// a single customer has at least that many addresses. All loopback addresses count as one.
 fn counted(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         ip if ip.is_loopback() => std::net::Ipv4Addr::LOCALHOST.into(),
@@ -125,7 +126,7 @@ fn counted(ip: IpAddr) -> IpAddr {
     }
 }
 
-/// A question that no node can answer now.
+/// Makes the answer to a question that no node can answer now.
 pub(crate) fn unavailable(path: &str, why: &str) -> Answer {
     match path.starts_with("/admin/") {
         true => answer::error(StatusCode::SERVICE_UNAVAILABLE, why),

@@ -1,4 +1,4 @@
-//! What only a node knows: its cluster, its settings, and orders to its cluster.
+//! Answers questions that only a node can answer: about its cluster and its settings, and orders to its cluster.
 
 use http::{Method, Request, StatusCode};
 use http_body_util::Empty;
@@ -17,7 +17,7 @@ pub(crate) struct Node {
     settings: Shown,
 }
 
-/// A message to be published.
+/// A message to publish.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Publish {
@@ -27,7 +27,7 @@ struct Publish {
     to: String,
 }
 
-/// Whose connections are closed.
+/// The connections to close.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Closed {
@@ -47,7 +47,7 @@ impl Node {
         self.server.status().ready
     }
 
-    /// Answers a question of somebody who may ask it.
+    /// Answers a question. The sender is allowed to ask it.
     pub(super) async fn answer(&self, question: Question) -> Answer {
         let Question { method, path, body } = question;
         let (path, query) = path.split_once('?').unwrap_or((&path, ""));
@@ -66,7 +66,7 @@ impl Node {
         answered.unwrap_or_else(|refusal| *refusal)
     }
 
-    /// What the node says at its own port.
+    /// Returns the answer that the node gives at its own port.
     async fn watched(&self, path: &str) -> Answer {
         match Request::get(path).body(Empty::<bytes::Bytes>::new()) {
             Ok(request) => self.server.handle(request).await,
@@ -95,7 +95,7 @@ impl Node {
     }
 }
 
-/// Which connections are to be closed.
+/// Returns the connections to close.
 fn which(closed: Closed) -> Result<Close, Refusal> {
     match closed {
         Closed { user: Some(user), session: None, connection: None } if !user.is_empty() => Ok(Close::user(user)),
@@ -112,7 +112,7 @@ fn which(closed: Closed) -> Result<Close, Refusal> {
     }
 }
 
-/// Reads which connections are looked for. Empty values are left out, as forms send them.
+/// Reads a search for connections. Forms send empty values, which count as left out.
 fn connection_query(query: &str) -> Result<ConnectionQuery, String> {
     let mut read = ConnectionQuery::default();
     for (name, value) in form_urlencoded::parse(query.as_bytes()).filter(|(_, value)| !value.trim().is_empty()) {
@@ -139,7 +139,7 @@ fn bad(why: String) -> Refusal {
     answer::error(StatusCode::BAD_REQUEST, &why).into()
 }
 
-/// The answer to an order to the cluster.
+/// Makes the answer to an order to the cluster.
 fn done(outcome: Result<(), PublishError>) -> Result<Answer, Refusal> {
     match outcome {
         Ok(()) => Ok(answer::json(StatusCode::OK, &json!({ "accepted": true }))),

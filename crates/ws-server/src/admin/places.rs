@@ -1,18 +1,18 @@
-//! The places for connections. Strangers cannot take them all: connections that have not shown the key have half of the
-//! places, and the oldest of them leaves if another comes.
+//! Limits the connections to the admin page. Connections that have not shown the key are strangers. They have half of
+//! the places, and if another stranger comes, the oldest one is closed.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-/// Connections of each kind at the same time.
+/// Maximum number of connections of each kind.
 const PLACES: usize = 64;
 
 #[derive(Default)]
 pub(super) struct Places(Mutex<Taken>);
 
-/// The connections by their numbers, which go up. Each is told to leave by its [`Notify`].
+/// The connections by their numbers, which only grow. Each is told to close by its [`Notify`].
 #[derive(Default)]
 struct Taken {
     next: u64,
@@ -20,7 +20,7 @@ struct Taken {
     known: BTreeMap<u64, Arc<Notify>>,
 }
 
-/// A connection's place. It is free again when this is dropped.
+/// The place of a connection. Dropping it frees the place.
 pub(super) struct Place {
     places: Arc<Places>,
     number: u64,
@@ -38,7 +38,7 @@ impl Places {
     }
 }
 
-/// The oldest one of the kind makes room.
+/// Adds a connection. If there are too many of its kind, the oldest is told to close.
 fn insert(kind: &mut BTreeMap<u64, Arc<Notify>>, number: u64, leave: Arc<Notify>) {
     if kind.len() >= PLACES
         && let Some((_, oldest)) = kind.pop_first()
@@ -49,7 +49,7 @@ fn insert(kind: &mut BTreeMap<u64, Arc<Notify>>, number: u64, leave: Arc<Notify>
 }
 
 impl Place {
-    /// Notes that the sender may use the page. A connection that has to leave does so all the same.
+    /// Notes that the sender may use the page. A connection that was already told to close still closes.
     pub(super) fn admit(&self) {
         let mut taken = self.places.0.lock();
         if let Some(leave) = taken.strangers.remove(&self.number) {

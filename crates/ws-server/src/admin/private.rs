@@ -194,8 +194,8 @@ impl Forward {
         Self(socket.to_owned())
     }
 
-    /// Returns the node's answer, or 503 if the node does not run or does not answer. If the node answers nothing at all,
-    /// this takes two seconds.
+    /// Returns the node's answer, or 503 if the node does not run or does not answer. If the node answers nothing at
+    /// all, this takes two seconds.
     pub(crate) async fn ask(&self, question: Question) -> Answer {
         let path = question.path.clone();
         let limit = if question.is_order() || path.starts_with("/admin/api/connections") { LONG } else { PATIENCE };

@@ -1,4 +1,4 @@
-//! How fast keys may be tried. Pure: time is an argument.
+//! Limits how fast keys may be tried. Pure: time is an argument.
 
 use std::{
     collections::HashMap,
@@ -6,41 +6,45 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Wrong keys of an address that cost nothing.
+/// Number of wrong keys of an address that cause no pause.
 const FREE: u32 = 3;
-/// The pause after one more. It doubles with each.
+/// The pause after one more wrong key. It doubles with each further one.
 const FIRST: Duration = Duration::from_secs(1);
+/// The longest pause.
 const LONGEST: Duration = Duration::from_secs(60);
-/// Time after the last failure at which an address is forgotten.
+/// Time after its last key at which an address is forgotten.
 const MEMORY: Duration = Duration::from_secs(15 * 60);
-/// Addresses that are remembered.
+/// Maximum number of addresses that are remembered.
 const ADDRESSES: usize = 1_000;
-/// Wrong keys of all addresses together that cost nothing, and the time in which one more is allowed.
+/// Number of wrong keys of all addresses together that cause no pause.
 const BURST: u32 = 60;
+/// The time after which one more is allowed.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// Keys per second that are looked at although their addresses have to wait, so that others who share an address keep
-/// nobody out. A key of 16 bytes is not found by that.
+/// Keys per second that are compared although their addresses must wait. So the right key works even if others who
+/// share the address send wrong ones. This is too slow to guess a key of 16 bytes.
 const LOOKS: u32 = 10;
-/// Keys per second of this machine's processes. They have no pause, since all of them share one address.
+/// Keys per second of this machine's processes. They have no pause, because all of them share one address.
 const LOCAL_LOOKS: u32 = 1_000;
 /// Time between two lines of the log about wrong keys.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The wrong keys that came lately.
+/// The recent wrong keys.
 #[derive(Debug, Default)]
 pub(super) struct SlowDown {
     by_address: HashMap<IpAddr, Failures>,
-    /// Failures of all, which one interval each forgives.
+    /// The wrong keys of all addresses. Each interval forgives one.
     total: u32,
-    forgiven: Option<Instant>,
+    /// When the last one was forgiven.
+    forgiven_at: Option<Instant>,
     looks: Looks<LOOKS>,
     local_looks: Looks<LOCAL_LOOKS>,
-    /// When a wrong key was logged last, and how many were not since then.
-    logged: Option<Instant>,
+    /// When a wrong key was last logged.
+    logged_at: Option<Instant>,
+    /// The number of wrong keys since then, which were not logged.
     left_out: u64,
 }
 
-/// Counts looks, of which there are so many in a second.
+/// Limits the number of comparisons in a second.
 #[derive(Debug, Default)]
 struct Looks<const LIMIT: u32> {
     second: Option<Instant>,
@@ -48,7 +52,7 @@ struct Looks<const LIMIT: u32> {
 }
 
 impl<const LIMIT: u32> Looks<LIMIT> {
-    /// Takes one, if there is one left.
+    /// Counts one comparison. Returns false if the second has none left.
     fn take(&mut self, now: Instant) -> bool {
         if self.second.is_none_or(|begin| now.saturating_duration_since(begin) >= Duration::from_secs(1)) {
             (self.second, self.taken) = (Some(now), 0);
@@ -62,14 +66,14 @@ impl<const LIMIT: u32> Looks<LIMIT> {
 #[derive(Debug)]
 struct Failures {
     count: u32,
-    /// When the last key came.
+    /// When the last key arrived.
     last: Instant,
-    /// The right key came from there lately.
+    /// True if the right key arrived from this address lately.
     is_known: bool,
 }
 
 impl Failures {
-    /// The time from which on the next key is looked at.
+    /// Returns the time from which the next key is compared.
     fn until(&self) -> Instant {
         let pause = match self.count.checked_sub(FREE + 1) {
             None => Duration::ZERO,
@@ -80,8 +84,8 @@ impl Failures {
 }
 
 impl SlowDown {
-    /// Returns how long an address has to wait before a key of its is looked at. What all together may do does not
-    /// concern processes of this machine and addresses that have the key, so that nobody keeps the administrator out.
+    /// Returns how long an address must wait before its next key is compared. The total limit does not apply to
+    /// loopback and known addresses.
     pub(super) fn wait(&mut self, address: IpAddr, now: Instant) -> Option<Duration> {
         if address.is_loopback() {
             return (!self.local_looks.take(now)).then_some(INTERVAL);
@@ -94,18 +98,18 @@ impl SlowDown {
         (!wait.is_zero()).then_some(wait)
     }
 
-    /// Returns true if a key is looked at although its address has to wait. A wrong one counts for nothing.
+    /// Returns true if a key is compared although its address must wait. If it is wrong, it is not counted.
     pub(super) fn look(&mut self, address: IpAddr, now: Instant) -> bool {
         !address.is_loopback() && self.looks.take(now)
     }
 
-    /// Returns the number of wrong keys that were not logged if one more is to be logged.
+    /// Returns `None` if a wrong key must not be logged now. Otherwise returns how many were not logged before it.
     pub(super) fn log(&mut self, now: Instant) -> Option<u64> {
-        if self.logged.is_some_and(|last| now.saturating_duration_since(last) < LOG_INTERVAL) {
+        if self.logged_at.is_some_and(|last| now.saturating_duration_since(last) < LOG_INTERVAL) {
             self.left_out += 1;
             return None;
         }
-        self.logged = Some(now);
+        self.logged_at = Some(now);
         Some(std::mem::take(&mut self.left_out))
     }
 
@@ -128,7 +132,7 @@ impl SlowDown {
         (failures.count, failures.is_known) = (0, true);
     }
 
-    /// What is remembered of an address. The oldest that never had the key makes room for a new one.
+    /// Returns the entry of an address. If there are too many, the oldest entry without the right key is removed.
     fn entry(&mut self, address: IpAddr, now: Instant) -> &mut Failures {
         self.by_address.retain(|_, failures| now.saturating_duration_since(failures.last) < MEMORY);
         if self.by_address.len() >= ADDRESSES && !self.by_address.contains_key(&address) {
@@ -141,11 +145,11 @@ impl SlowDown {
         failures
     }
 
-    /// The failures of all that are not forgiven yet.
+    /// Returns the number of wrong keys of all addresses that are not forgiven yet.
     fn total(&mut self, now: Instant) -> u32 {
-        let since = *self.forgiven.get_or_insert(now);
+        let since = *self.forgiven_at.get_or_insert(now);
         let intervals = now.saturating_duration_since(since).as_secs() / INTERVAL.as_secs();
-        self.forgiven = Some(since + INTERVAL * u32::try_from(intervals).unwrap_or(u32::MAX));
+        self.forgiven_at = Some(since + INTERVAL * u32::try_from(intervals).unwrap_or(u32::MAX));
         self.total = self.total.saturating_sub(u32::try_from(intervals).unwrap_or(u32::MAX));
         self.total
     }

@@ -1,4 +1,4 @@
-//! What the admin page says of a server's life, and what it may be told to do.
+//! The state of a server as the admin page shows it, and the orders that it accepts.
 
 use std::{
     collections::VecDeque,
@@ -10,28 +10,28 @@ use std::{
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 
-/// Restarts that are remembered.
+/// Maximum number of restarts that are remembered.
 const RESTARTS: usize = 50;
 
-/// What a server does.
+/// The phase of a server's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Phase {
-    /// Its process runs, and does not serve yet.
+    /// Its process runs but does not serve yet.
     Starting,
     Running,
-    /// It does not answer, and is killed if it goes on like that.
+    /// It does not answer. It is killed if that lasts.
     Hanging,
     /// It drains.
     Stopping,
-    /// It ended by itself, and is started again in a while.
+    /// It ended without an order, and is started again after a pause.
     Waiting,
     /// It was told to end.
     Stopped,
-    /// Something has to be set up differently first.
+    /// Its settings or its environment must be changed first.
     CannotStart,
 }
 
-/// What the administrator orders.
+/// An order of the administrator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Order {
     Start,
@@ -52,10 +52,10 @@ impl Phase {
         }
     }
 
-    /// True if an order makes sense now.
+    /// Checks that an order makes sense now.
     ///
     /// # Errors
-    /// Why it does not.
+    /// Says why it does not.
     pub(crate) fn takes(self, order: Order) -> Result<(), &'static str> {
         match (order, self) {
             (Order::Start, Self::Waiting | Self::Stopped | Self::CannotStart) => Ok(()),
@@ -68,29 +68,29 @@ impl Phase {
     }
 }
 
-/// A server's life until now.
+/// The state of a server.
 #[derive(Clone, Debug)]
 pub(crate) struct ServerState {
     pub(crate) phase: Phase,
-    /// Why it is so, if there is more to say.
+    /// The reason for the phase, if there is one.
     pub(crate) why: Option<String>,
-    /// When that began, as all times in milliseconds of Unix time.
+    /// When the phase began. All times here are milliseconds of Unix time.
     since: u64,
     pub(crate) process: Option<u32>,
     /// When the process was started.
     started: Option<u64>,
-    /// Where it listens.
+    /// The address at which it listens.
     pub(crate) address: Option<SocketAddr>,
     next_start: Option<u64>,
-    /// When and why it was started again lately, the last one first.
+    /// When and why it was started again lately, the latest first.
     restarts: VecDeque<(u64, String)>,
     restart_count: u64,
-    /// The order that is being carried out, until the phase changes by it.
+    /// The order that is being carried out. It stays until the order changes the phase.
     ordered: Option<Order>,
 }
 
 impl ServerState {
-    /// A process that was started just now.
+    /// Makes the state of a process that was started just now.
     pub(crate) fn starting(process: Option<u32>) -> Self {
         let now = unix_time();
         Self {
@@ -112,7 +112,7 @@ impl ServerState {
             self.since = unix_time();
         }
         (self.phase, self.why, self.next_start) = (phase, why, None);
-        // A test connection changes nothing of an order.
+        // Test connections cause these phases. They do not end an order.
         if !matches!(phase, Phase::Running | Phase::Hanging) {
             self.ordered = None;
         }
@@ -142,7 +142,7 @@ impl ServerState {
     }
 }
 
-/// A state that one changes and others read.
+/// The state of a server, shared by the task that changes it and those that read it.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedState(Arc<Mutex<ServerState>>);
 
@@ -163,11 +163,11 @@ impl SharedState {
         self.0.lock().enter(phase, why);
     }
 
-    /// Takes an order if it makes sense now, and sends it. One order is carried out at a time, and the same one again,
-    /// as of a double click, counts once.
+    /// Accepts an order if it makes sense now, and sends it. One order is carried out at a time. If the same order
+    /// comes again, as with a double click, it counts once.
     ///
     /// # Errors
-    /// Why it is not taken.
+    /// Says why the order is not accepted.
     pub(crate) fn order(&self, order: Order, send: impl FnOnce(Order) -> Result<(), String>) -> Result<(), String> {
         let mut state = self.0.lock();
         match state.ordered {
@@ -181,7 +181,7 @@ impl SharedState {
         Ok(())
     }
 
-    /// A new process was started.
+    /// Notes that a new process was started.
     pub(crate) fn start(&self, process: Option<u32>) {
         let mut state = self.0.lock();
         let former = state.clone();
@@ -189,14 +189,14 @@ impl SharedState {
         *state = ServerState { restarts, restart_count, ..ServerState::starting(process) };
     }
 
-    /// It serves at this address.
+    /// Notes that the server serves at this address.
     pub(crate) fn run(&self, address: SocketAddr) {
         let mut state = self.0.lock();
         state.enter(Phase::Running, None);
         state.address = Some(address);
     }
 
-    /// It ended by itself, or did not answer: it is started again after a pause.
+    /// Notes that the server ended without an order, or did not answer. It is started again after a pause.
     pub(crate) fn wait(&self, why: &str, pause: Duration) {
         let mut state = self.0.lock();
         state.enter(Phase::Waiting, Some(why.to_owned()));
@@ -204,7 +204,7 @@ impl SharedState {
         state.note_restart(why);
     }
 
-    /// It is started again because somebody says so.
+    /// Notes a restart that was ordered.
     pub(crate) fn note_restart(&self, why: &str) {
         self.0.lock().note_restart(why);
     }
@@ -218,7 +218,7 @@ impl ServerState {
     }
 }
 
-/// Milliseconds of Unix time.
+/// Returns the current Unix time in milliseconds.
 pub(super) fn unix_time() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)

@@ -1,5 +1,5 @@
-//! What the node is asked without a key. All who ask at the same time share one question, so that they keep neither the
-//! node nor connections busy.
+//! Questions to the node that need no key. All requests at the same time share one question, so that strangers cannot
+//! keep the node or its connections busy.
 
 use std::{sync::Arc, time::Duration};
 
@@ -7,15 +7,15 @@ use tokio::{sync::Mutex, time::Instant};
 
 use super::{Answer, Question, Service};
 
-/// Time for which an answer is good.
+/// Time for which an answer is used again.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// The answer to one question. It is locked while the node is asked.
+/// The last answer to one question. It is locked while the node is asked.
 #[derive(Clone, Default)]
 pub(super) struct Watched(Arc<Mutex<Option<(Instant, Answer)>>>);
 
 impl Watched {
-    /// Returns the answer of a second ago at most, or asks the node.
+    /// Returns the last answer if it is at most a second old. Otherwise asks the node.
     pub(super) async fn ask(&self, service: &Arc<dyn Service>, path: &str) -> Answer {
         let mut kept = self.0.clone().lock_owned().await;
         if let Some((at, answer)) = &*kept
@@ -24,7 +24,7 @@ impl Watched {
             return answer.clone();
         }
         let (service, question) = (service.clone(), Question::get(path));
-        // A task of its own: the others get the answer even if the connection that asked first is gone.
+        // A separate task asks, so that the others get the answer even if the first connection has ended.
         let asked = tokio::spawn(async move {
             let answer = service.ask(question).await;
             *kept = Some((Instant::now(), answer.clone()));

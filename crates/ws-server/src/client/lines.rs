@@ -1,4 +1,4 @@
-//! `send --lines`: many messages from standard input, with the outcome of each.
+//! `send --lines`: publishes many messages from standard input, and prints the outcome of each.
 
 use std::{
     io::{self, BufRead, Read},
@@ -15,25 +15,25 @@ use ws_cluster::{Message, PublishError};
 use super::connect;
 use crate::{Failure, Outcome, cli::Place, say};
 
-/// Most lines that are published together, as in a batch over HTTP.
+/// Maximum number of lines that are published together, as in a batch over HTTP.
 const BATCH: usize = 1000;
 
-/// Most bytes of such lines, after which a batch takes no further one.
+/// Size in bytes from which a batch takes no further line.
 const BATCH_SIZE: usize = 1024 * 1024;
 
-/// Longest line, in bytes. Escapes can make it several times as long as the message, which has at most 1 MiB.
+/// Maximum size of a line, in bytes. Escapes can make it several times as long as the message, which has at most 1 MiB.
 const LINE_SIZE: usize = 8 * 1024 * 1024;
 
-/// Most bytes of lines that are read ahead or being published.
+/// Maximum number of bytes of lines that are read ahead or being published.
 const ROOM: usize = 16 * 1024 * 1024;
 
 /// A line, or its size if it is too long.
 type Line = Result<Vec<u8>, usize>;
 
-/// A line in the queue, with its part of the room. The part is free again when the line has been published.
+/// A line in the queue, with its part of the room. Publishing the line frees the part.
 type Queued = (Line, OwnedSemaphorePermit);
 
-/// The end of the queue at which lines come in. A line waits until there is room for it.
+/// The sender of the queue. A line waits until there is room for it.
 struct Lines {
     queue: mpsc::Sender<Queued>,
     room: Arc<Semaphore>,
@@ -47,7 +47,7 @@ impl Lines {
 
     /// Passes a line on. Returns false if lines are no longer taken.
     async fn pass(&self, line: Line) -> bool {
-        // A line takes its buffer's space, which may be twice its own.
+        // The buffer of a line may be twice as large as the line.
         let size = line.as_ref().map_or(0, Vec::capacity).min(ROOM);
         let size = u32::try_from(size).unwrap_or(u32::MAX);
         let Ok(room) = self.room.clone().acquire_many_owned(size).await else { return false };
@@ -60,7 +60,7 @@ pub(super) async fn send(place: &Place) -> Outcome {
     let publisher = connect(place).await?;
     let (queue, mut lines) = Lines::new();
     let runtime = Handle::current();
-    // A thread of its own, because a read of a terminal or a pipe cannot be given up. It ends with the process.
+    // A separate thread reads, because a read of a terminal or a pipe cannot be cancelled. It ends with the process.
     let reader = std::thread::Builder::new().name("lines".to_owned());
     let reading = reader.spawn(move || read(io::stdin().lock(), |line| runtime.block_on(queue.pass(line))));
     let reading = reading.map_err(|error| Failure::refused(format!("no thread can be started: {error}")))?;

@@ -23,14 +23,14 @@ use super::{
 pub(crate) struct File {
     pub(crate) path: PathBuf,
     entries: BTreeMap<String, Entry>,
-    /// What the administrator should know, in one line each.
+    /// Warnings for the administrator, one line each.
     pub(crate) warnings: Vec<String>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 struct Entry {
     line: usize,
-    /// The values as a flag takes them.
+    /// The values in the form in which a flag takes them.
     texts: Vec<String>,
 }
 
@@ -38,7 +38,7 @@ impl File {
     /// Reads a file.
     ///
     /// # Errors
-    /// What is wrong with it, in one line.
+    /// Says in one line what is wrong with the file.
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = fs::read_to_string(path)
             .map_err(|error| format!("{} cannot be read ({error}): give --config FILE", path.display()))?;
@@ -100,7 +100,7 @@ impl File {
         if texts.iter().any(|text| text.trim().is_empty()) {
             return Err(format!("{place}: {given} is empty: give a value, or leave the key out"));
         }
-        // Values of flags are read as those of the command line are.
+        // The values of flags are checked later, with those of the command line.
         if let (None, Some(setting)) = (&key.flag, key.setting) {
             for text in &texts {
                 setting.read(text).map_err(|why| format!("{place}: invalid value '{text}' for {given}: {why}"))?;
@@ -110,23 +110,23 @@ impl File {
         Ok(())
     }
 
-    /// The values that stand in for a flag which was not given.
+    /// Returns the values that replace the default of a flag.
     pub(crate) fn of_flag(&self, flag: &str) -> Option<&[String]> {
         self.entries.get(&name(flag)).map(|entry| &*entry.texts)
     }
 
-    /// The place of a key, for people.
+    /// Returns the file and the line of a key, for people.
     pub(crate) fn place(&self, key: &str) -> Option<String> {
         self.entries.get(key).map(|entry| format!("{} line {}", self.path.display(), entry.line))
     }
 
-    /// The place of the key that stands in for a flag, with the key.
+    /// Returns the file, the line and the name of the key of a flag.
     pub(crate) fn place_of_flag(&self, flag: &str) -> Option<String> {
         let key = name(flag);
         self.place(&key).map(|place| format!("{place} ({key})"))
     }
 
-    /// Sets those of the library's settings that have no flag.
+    /// Sets the library's settings that have no flag.
     pub(crate) fn apply(&self, config: &mut Config) {
         for key in Key::all().iter().filter(|key| key.flag.is_none()) {
             if let Some((setting, amount)) = self.amount(key) {
@@ -140,7 +140,7 @@ impl File {
         Some((setting, setting.read(entry.texts.first()?).ok()?))
     }
 
-    /// The keys of the secrets in it.
+    /// Returns the keys of the secrets in the file.
     fn secrets(&self) -> Vec<String> {
         let is_secret = |key: &Key| {
             let texts = self.entries.get(&key.name).map(|entry| &*entry.texts).unwrap_or_default();
@@ -150,7 +150,7 @@ impl File {
     }
 }
 
-/// The values as a flag takes them, if they are of the type that is expected.
+/// Returns the values in the form in which a flag takes them, or `None` if they have another type than expected.
 fn texts(value: &DeValue<'_>, expects: Expects) -> Option<Vec<String>> {
     match (value, expects) {
         (DeValue::Boolean(on), Expects::Switch) => Some(vec![on.to_string()]),

@@ -7,14 +7,14 @@ use clap::{Arg, ArgAction, CommandFactory};
 use super::library::{Kind, SETTINGS, Setting};
 use crate::cli::Cli;
 
-/// Flags that say what to do with settings, and are none.
+/// Flags that are not settings.
 const NO_SETTINGS: [&str; 2] = ["config", "help"];
 
 /// A key of the file.
 pub(crate) struct Key {
     /// `NAME`, or `SECTION.NAME`.
     pub(crate) name: String,
-    /// The flag of `run` that says the same, without its dashes.
+    /// The same setting as a flag of `run`, without its dashes.
     pub(crate) flag: Option<String>,
     pub(crate) setting: Option<&'static Setting>,
     pub(crate) expects: Expects,
@@ -24,7 +24,7 @@ pub(crate) struct Key {
     pub(crate) is_secret: bool,
 }
 
-/// Which type of TOML a key takes.
+/// The type of TOML that a key takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Expects {
     Switch,
@@ -47,7 +47,7 @@ impl Expects {
 }
 
 impl Key {
-    /// All keys: the flags of `run` in their order, then the other settings of the library.
+    /// Returns all keys: the flags of `run` in their order, then the other settings of the library.
     pub(crate) fn all() -> Vec<Self> {
         let command = Cli::command();
         let run = command.get_subcommands().find(|command| command.get_name() == "run");
@@ -100,15 +100,15 @@ impl Key {
         }
     }
 
-    /// The section, empty for those at the top, and the name in it.
+    /// Returns the section, which is empty for keys at the top, and the name in the section.
     pub(crate) fn parts(&self) -> (&str, &str) {
         self.name.split_once('.').unwrap_or(("", &self.name))
     }
 }
 
-/// The key of a flag: that of the library's setting of this name, or else the flag's own name.
+/// Returns the key of a flag: the key of the library's setting with this name, or else the flag's own name.
 pub(crate) fn name(flag: &str) -> String {
-    // As the section of this name has the settings of the library.
+    // The section `cluster` has settings of the library.
     if flag == "cluster" {
         return "cluster.name".to_owned();
     }
@@ -117,12 +117,12 @@ pub(crate) fn name(flag: &str) -> String {
     SETTINGS.iter().find(same).map_or(name, |setting| setting.key.to_owned())
 }
 
-/// The known name that is most like this one.
+/// Returns the known name that is most similar to the given one.
 pub(crate) fn nearest<'a>(given: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     let likeness = |name: &str| {
         let whole = strsim::jaro_winkler(given, name);
-        // A name in the wrong section.
+        // The name may be right and its section wrong.
         whole.max(strsim::jaro_winkler(&last(given), &last(name)) - 0.01)
     };
     known.into_iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))

@@ -6,7 +6,7 @@ use ws_cluster::Config;
 
 use crate::values::{count, duration, rate, show_duration, show_size, size_up_to, switch};
 
-/// Largest size of a setting that has no flag. The log of a large cluster may have some gigabytes.
+/// Maximum size of a setting that has no flag. The log of a large cluster may take some gigabytes.
 const LARGEST_SIZE: u64 = 1 << 40;
 
 /// One setting of the library.
@@ -38,7 +38,7 @@ pub(crate) enum Amount {
 }
 
 impl Setting {
-    /// The setting with this key.
+    /// Returns the setting with this key.
     pub(crate) fn find(key: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.key == key)
     }
@@ -62,7 +62,7 @@ impl Setting {
         (self.get)(config)
     }
 
-    /// The value in TOML.
+    /// Returns the value in TOML.
     pub(crate) fn show(&self, config: &Config) -> String {
         match (self.kind, self.get(config)) {
             (Kind::Size, Amount::Number(size)) => format!("\"{}\"", show_size(size)),
@@ -73,7 +73,7 @@ impl Setting {
     }
 }
 
-/// A field of the library's configuration. A value of another type leaves it as it is: `Setting::read` makes none.
+/// A field of the library's configuration. `set` ignores a value of another type, which `Setting::read` never returns.
 trait Field {
     fn get(&self) -> Amount;
     fn set(&mut self, amount: Amount);
@@ -123,7 +123,7 @@ impl Field for bool {
 
 macro_rules! settings {
     ($($section:ident . $field:ident: $kind:ident, $help:literal;)*) => {
-        /// All of them, section by section; a test compares them with [`Config`].
+        /// All settings, section by section. A test compares them with [`Config`].
         pub(crate) static SETTINGS: &[Setting] = &[$(Setting {
             key: concat!(stringify!($section), ".", stringify!($field)),
             help: $help,
@@ -141,17 +141,17 @@ settings! {
         "Compress messages for clients that offer permessage-deflate, as browsers do, and take compressed ones of them";
     connection.compression_min_size: Size, "Smallest message that is compressed, rounded up to a power of two";
     connection.queue_size: Size,
-        "What may wait for a client whose socket takes nothing; a client over this is closed with 4000 and comes back";
+        "What may wait for a client whose socket takes nothing; one over this is closed with 4000 and comes back";
     connection.ping_interval: Time,
         "Silence after which a client is pinged. Below the idle time-out of every proxy in between (nginx: 60 s)";
     connection.ping_timeout: Time, "Time to answer a ping before the connection is closed with 4001";
     connection.close_timeout: Time, "Time for a client to answer a close frame before its socket is dropped";
     connection.messages_per_second: Count,
         "Messages a second that a client may send on average; a faster one is read more slowly";
-    connection.message_burst: Count, "Messages that a client may send at once before it is held back";
+    connection.message_burst: Count, "Messages that a client may send at once before it is read more slowly";
     connection.authentication_burst: Count,
-        "Times that a client may send Client/authentication at once and have the authenticator asked; then it gets 429";
-    connection.authentication_interval: Time, "Time after which it may send Client/authentication once more";
+        "How many times a client may send Client/authentication at once; then it gets 429";
+    connection.authentication_interval: Time, "Time after which a client may send Client/authentication once more";
     connection.look_ups_per_ip: Count, "Look-ups of sessions for one address at the same time; more wait their turn";
     connection.rechecks_per_second: Count,
         "Rechecks of open connections a second; with more connections each is rechecked less often";
@@ -168,35 +168,39 @@ settings! {
         "Messages that are replayed to a client which comes back; one that missed more is told to begin anew (reset)";
     connection.replays: Count, "Clients that are sent what they missed at the same time; more wait their turn";
     connection.replay_bytes_per_minute: Size,
-        "What is replayed to the clients of one address in a minute; beyond, they are told to begin anew (reset)";
+        "What is replayed to the clients of one address in a minute; after that, they are told to begin anew (reset)";
     connection.blocking_warning: Time, "Longest time that a handler may hold its thread before a warning is logged";
     http.sockets: Count,
         "Accepted sockets, those of connections included. The default depends on the limit on file descriptors";
-    http.sockets_per_ip: Count, "Sockets of one address that are not WebSocket connections; the next gets 429 or is closed";
+    http.sockets_per_ip: Count,
+        "Sockets of one address that are not WebSocket connections; the next gets 429 or is closed";
     http.request_head_size: Size, "Largest head of a request; a larger one gets 431";
     http.write_timeout: Time, "Time in which a client has to read some of an answer that waits for it";
     cluster.renew_interval: Time, "How often the master renews its lease: a fifth of cluster.lease or less";
-    cluster.lease: Time, "How long the lease must stand still before another node takes over without asking the rest";
+    cluster.lease: Time,
+        "How long the lease must not change before another node takes over alone. It changes no other interval";
     cluster.seen_interval: Time, "How often a node refreshes its row in the pool";
     cluster.member_timeout: Time, "Age of a row from which its node no longer counts as a member";
     cluster.dead_timeout: Time, "Age of a row at which the master removes it";
     cluster.query_timeout: Time, "Time limit of one query to the pool";
-    cluster.rank_delay: Time, "How far apart candidates stand for master; more than a query takes";
-    cluster.heartbeat_interval: Time, "How often a link is heard of when it has nothing to say";
+    cluster.rank_delay: Time,
+        "How much later each further node tries to take an expired lease; longer than a query takes";
+    cluster.heartbeat_interval: Time, "How often an idle link carries a heartbeat";
     cluster.heartbeat_timeout: Time, "Silence after which a link is dead: several heartbeats, less than cluster.lease";
-    cluster.redial_interval: Time, "Time between two tries to reach a node";
-    cluster.collect_timeout: Time, "Time a new master waits for the end of each member's log";
-    cluster.pending_size: Size, "Publishes that wait for a master; beyond, a publish is refused with 503";
+    cluster.redial_interval: Time, "Time between two attempts to reach a node";
+    cluster.collect_timeout: Time, "Time that a new master waits for the log of each member";
+    cluster.pending_size: Size, "Bytes of publishes that may wait for a master; further ones are refused with 503";
     cluster.cut_off_timeout: Time,
-        "Time without a master, while others have one, after which clients are sent to other nodes (1013)";
+        "Time after which a node without a master sends its clients to other nodes (1013), if the others have a master";
     cluster.shutdown_timeout: Time, "Time for a shutdown to hand over and for links to drain";
     cluster.publish_timeout: Time, "Time that a publish waits for its acceptance; then its outcome is unknown (504)";
     cluster.accept_when_isolated: Switch,
         "Accept messages on a master that has lost its followers and cannot read the pool, although they may be lost";
     links.greeting_timeout: Time, "Time for the first message of a link that another node or a publisher opened";
-    links.greetings: Count, "Links whose peers have not proved the key yet; beyond, the oldest are given up";
+    links.greetings: Count, "Links whose peers have not proved the key yet; if more come, the oldest are closed";
     links.greetings_per_ip: Count, "The same for one address that is not known";
-    log.size: Size, "The log of recent messages, in memory; a node takes about as much again to find what clients missed";
+    log.size: Size,
+        "The log of recent messages, in memory; a node takes about as much again to find what clients missed";
     log.count: Count, "Messages in the log";
     log.age: Time, "Age of the oldest message in the log: how long a client may be away";
 }

@@ -1,4 +1,4 @@
-//! Writes settings as TOML: those that are in effect with their sources, or an example of all.
+//! Writes settings as TOML: the settings in effect with their sources, or an example of all.
 
 use std::{collections::BTreeMap, fmt::Write, sync::Arc};
 
@@ -17,7 +17,7 @@ use super::{
 const COLUMNS: usize = 100;
 const HIDDEN: &str = "(hidden)";
 
-/// The settings in effect, with what they mean and where each comes from. Secrets are hidden.
+/// Returns the settings in effect, each with its meaning and its source. Secrets are hidden.
 pub(crate) fn effective(matches: &ArgMatches, sources: &Sources, file: Option<&File>, config: &Config) -> String {
     let mut text = String::from("# The settings in effect, and the source of each.\n");
     for_each(&mut text, |text, key| {
@@ -31,7 +31,7 @@ pub(crate) fn effective(matches: &ArgMatches, sources: &Sources, file: Option<&F
     text
 }
 
-/// The values in effect by key, in TOML; those that are not set are empty. Secrets are among them.
+/// Returns the values in effect by key, in TOML, including secrets. A value that is not set is empty.
 pub(crate) fn values(matches: &ArgMatches, config: &Config) -> BTreeMap<String, String> {
     let value = |key: &Key| match (key.setting, &key.flag) {
         (Some(setting), _) => Some(setting.show(config)),
@@ -41,7 +41,7 @@ pub(crate) fn values(matches: &ArgMatches, config: &Config) -> BTreeMap<String, 
     Key::all().iter().map(|key| (key.name.clone(), value(key).unwrap_or_default())).collect()
 }
 
-/// The same for a page.
+/// Returns the settings in effect as rows of a page. Secrets are hidden.
 pub(crate) fn table(matches: &ArgMatches, sources: &Sources, file: Option<&File>, config: &Config) -> Vec<Row> {
     let row = |key: Key| {
         let (value, source) = in_effect(&key, matches, sources, file, config);
@@ -84,7 +84,7 @@ impl Shown {
     }
 }
 
-/// The value of a key in TOML, and its source.
+/// Returns the value of a key in TOML, and its source.
 fn in_effect(
     key: &Key,
     matches: &ArgMatches,
@@ -93,7 +93,7 @@ fn in_effect(
     config: &Config,
 ) -> (Option<String>, String) {
     let place = || file.and_then(|file| file.place(&key.name));
-    // This flag turns the setting off, so it is the source if it is on.
+    // `--no-compression` turns the setting off. If the flag is on, it is the source.
     if key.name == "connection.compression"
         && matches.get_flag("no_compression")
         && let Some(flag) = Key::all().iter().find(|key| key.name == "no_compression")
@@ -116,7 +116,7 @@ fn in_effect(
     (value, source)
 }
 
-/// A file with every key, its default and its meaning. All are comments.
+/// Returns a file with every key, its default and its meaning. All lines are comments.
 pub(crate) fn example() -> String {
     let mut text = String::from(
         "# Settings of ws-server. Every line is the default: remove the # to change it.\n\
@@ -147,7 +147,7 @@ pub(crate) fn example() -> String {
     text
 }
 
-/// Writes all keys: those at the top first, and each section once.
+/// Writes all keys: first those without a section, then section by section.
 fn for_each(text: &mut String, mut write: impl FnMut(&mut String, &Key)) {
     let keys = Key::all();
     let mut sections = Vec::new();
@@ -183,7 +183,7 @@ fn comment(text: &mut String, help: &str) {
     let _ = writeln!(text, "{line}");
 }
 
-/// What clap calls the flag: the field's name.
+/// Returns clap's id of a flag: the name of its field.
 fn id(flag: &str) -> String {
     match flag {
         "key" => "keys".to_owned(),
@@ -191,7 +191,7 @@ fn id(flag: &str) -> String {
     }
 }
 
-/// The value of a flag in TOML. `hide`: a secret is not shown.
+/// Returns the value of a flag in TOML. If `hide` is true, a secret is not shown.
 fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String> {
     if key.expects == Expects::Switch {
         return Some(matches.get_flag(id).to_string());
@@ -206,7 +206,7 @@ fn given(matches: &ArgMatches, id: &str, key: &Key, hide: bool) -> Option<String
     }
 }
 
-/// A value as it may be shown: a URL without its secrets, and nothing of another secret.
+/// Returns a value as it may be shown: a URL without its secrets, and no part of any other secret.
 pub(super) fn shown(key: &Key, text: &str) -> String {
     match &*key.name {
         "backend" if text.starts_with("unix:") => without_query(text),
@@ -225,14 +225,14 @@ pub(super) fn shown(key: &Key, text: &str) -> String {
     }
 }
 
-/// A URL without its password and its query, and without its user if `hides_user`. Returns `None` if its parts cannot
-/// be told apart.
+/// Returns a URL without its password and its query, and without its user if `hides_user` is true. Returns `None` if
+/// its parts cannot be distinguished.
 fn without_secrets(text: &str, hides_user: bool) -> Option<String> {
     if ["sqlite:", "memory:"].iter().any(|scheme| text.starts_with(scheme)) {
         return Some(without_query(text));
     }
     let mut url = Url::parse(text).ok().filter(|_| text.contains("://"))?;
-    // The rest of a password with a `/`, `?` or `#` in it.
+    // A password that contains `/`, `?` or `#` continues in these parts.
     if url.fragment().is_some() || url.path().contains('@') || url.query().is_some_and(|query| query.contains('@')) {
         return None;
     }
@@ -256,7 +256,7 @@ fn without_query(text: &str) -> String {
     text.split_once('?').map_or(text.to_owned(), |(path, _)| format!("{path}?{HIDDEN}"))
 }
 
-/// A text as a string of TOML.
+/// Returns a text as a string of TOML.
 fn quoted(text: &str) -> String {
     let mut quoted = String::from("\"");
     for letter in text.chars() {

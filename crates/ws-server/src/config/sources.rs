@@ -1,4 +1,4 @@
-//! Where the values of flags come from.
+//! The sources of the values of flags.
 
 use std::collections::BTreeMap;
 
@@ -6,12 +6,12 @@ use clap::{Arg, ArgMatches, parser::ValueSource};
 
 use super::File;
 
-/// The flags whose values come from elsewhere than the command line, each with its variable or its place in the file.
+/// The flags whose values do not come from the command line, each with its variable or its place in the file.
 #[derive(Clone, Default)]
 pub(crate) struct Sources(BTreeMap<String, String>);
 
 impl Sources {
-    /// Says of each flag in an error where its value comes from.
+    /// Adds to an error the source of each flag that it names.
     pub(crate) fn named_in(&self, text: String) -> String {
         let is_flag = |word: &str, flag: &str| word.trim_end_matches([':', ',', ';', '.', ')']) == flag;
         let named = |(flag, _): &(&String, &String)| text.split_whitespace().any(|word| is_flag(word, flag));
@@ -19,7 +19,7 @@ impl Sources {
         if named.is_empty() { text } else { format!("{text} ({})", named.join(", ")) }
     }
 
-    /// Where the value of a flag comes from.
+    /// Returns the source of a flag's value.
     pub(crate) fn of_flag(&self, flag: &str) -> Option<String> {
         self.0.get(&format!("--{flag}")).cloned()
     }

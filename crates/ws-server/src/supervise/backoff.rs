@@ -1,20 +1,20 @@
-//! How long to wait before the next start. Pure.
+//! Computes the pause before the next start. Pure.
 
 use std::time::Duration;
 
-/// A server that lives for less cannot stay up.
+/// A server that runs for a shorter time cannot stay up.
 const SHORT: Duration = Duration::from_secs(5);
 const FIRST: Duration = Duration::from_secs(1);
 pub(super) const LONGEST: Duration = Duration::from_secs(30);
 
-/// The pause before the next start: none after a long life; 1, 2, 4 and up to 30 s after short ones.
+/// The pause before the next start: none if the server ran for long; otherwise 1, 2, 4 and so on up to 30 s.
 #[derive(Debug, Default)]
 pub(super) struct Backoff {
     last: Duration,
 }
 
 impl Backoff {
-    /// Returns the pause after a server that lived for this long.
+    /// Returns the pause after a server that ran for this long.
     pub(super) fn after(&mut self, life: Duration) -> Duration {
         self.last = if life >= SHORT { Duration::ZERO } else { (self.last * 2).clamp(FIRST, LONGEST) };
         self.last

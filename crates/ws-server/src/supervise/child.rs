@@ -23,28 +23,29 @@ use tokio::{
 
 use crate::{admin::SOCKET, say, stderr::Stderr, systemd};
 
-/// Longest line of a log; a longer one becomes several.
+/// Maximum size of a line of a log. A longer line is split.
 const LINE_SIZE: u64 = 64 * 1024;
-/// Time for the last lines of a log to come through after the end of the process.
+/// Time limit for the last lines of a log after the end of the process.
 const LAST_LINES: Duration = Duration::from_secs(1);
 
 pub(super) struct Child {
     process: process::Child,
     pub(super) started: Instant,
-    /// Where it listens, once it does.
+    /// The address at which it listens; `None` until it does.
     pub(super) address: watch::Receiver<Option<SocketAddr>>,
     log: JoinHandle<()>,
     last_line: Arc<Mutex<String>>,
 }
 
 impl Child {
-    /// Starts `ws-server run` with the arguments of this process, and with these variables. To be called on the main
-    /// thread: the system sends the parent-death signal when the thread that started the child ends.
+    /// Starts `ws-server run` with the arguments of this process and these variables. It must be called on the main
+    /// thread, because the system sends the parent-death signal when the thread that started the child ends.
     pub(super) fn start(variables: &[(&str, &OsStr)]) -> io::Result<Self> {
         let mut command = Command::new(program()?);
         command.args(arguments()).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         set_environment(&mut command, variables);
-        // Ctrl-c goes to all processes of a terminal's group, and a second signal would end the child at once.
+        // Ctrl-c goes to all processes of the terminal's group. If the child were in it, it would get a second signal
+        // from the supervisor, which ends it at once.
         let mut process = command.process_group(0).kill_on_drop(true).spawn()?;
         let (output, log) = (process.stdout.take(), process.stderr.take());
         let (output, log) = output.zip(log).ok_or(io::ErrorKind::BrokenPipe)?;
@@ -59,7 +60,7 @@ impl Child {
         self.process.id()
     }
 
-    /// The last line of its log.
+    /// Returns the last line of its log.
     pub(super) fn last_line(&self) -> String {
         self.last_line.lock().clone()
     }
@@ -73,7 +74,7 @@ impl Child {
         Ok(status)
     }
 
-    /// Sends a signal. A process that is gone needs none.
+    /// Sends a signal, unless the process has ended.
     pub(super) fn signal(&self, signal: Signal) {
         if let Some(id) = self.process.id().and_then(|id| Pid::from_raw(id.cast_signed())) {
             let _ = kill_process(id, signal);
@@ -81,7 +82,7 @@ impl Child {
     }
 }
 
-/// Sets these variables. Those that concern this process alone, or a supervisor that started it, are removed.
+/// Sets these variables. Removes variables that are for this process only, or that another supervisor set for it.
 fn set_environment(command: &mut Command, variables: &[(&str, &OsStr)]) {
     for variable in systemd::VARIABLES.iter().chain([&SOCKET]) {
         command.env_remove(variable);
@@ -100,7 +101,7 @@ async fn follow(mut log: impl AsyncBufRead + Unpin, last: Arc<Mutex<String>>) {
     }
 }
 
-/// Passes the child's output on, and learns from its first line where it listens.
+/// Passes the child's output on, and reads from its first line the address at which it listens.
 async fn pass_on(output: ChildStdout, address: watch::Sender<Option<SocketAddr>>) {
     let mut lines = BufReader::new(output).lines();
     while let Ok(Some(line)) = lines.next_line().await {
@@ -108,12 +109,12 @@ async fn pass_on(output: ChildStdout, address: watch::Sender<Option<SocketAddr>>
         if address.borrow().is_none() {
             address.send_replace(url.and_then(|address| address.parse().ok()));
         }
-        // A reader that is gone is none of the server's business.
+        // The server does not depend on a reader of this output.
         let _ = say(&line);
     }
 }
 
-/// This program. After an upgrade it is the new one in the same place.
+/// Returns the path of this program. After an upgrade the new program has the same path.
 fn program() -> io::Result<PathBuf> {
     let path = env::current_exe()?;
     let replaced = path.to_str().and_then(|path| path.strip_suffix(" (deleted)")).map(PathBuf::from);
@@ -122,7 +123,7 @@ fn program() -> io::Result<PathBuf> {
 
 fn arguments() -> Vec<OsString> {
     let supervisor = format!("--supervised-by={}", std::process::id());
-    // The first is `supervise`.
+    // The first argument is `supervise`.
     let given = env::args_os().skip(2);
     [OsString::from("run")].into_iter().chain(given).chain([supervisor.into()]).collect()
 }

@@ -1,4 +1,4 @@
-//! The supervisor as the admin page operates it.
+//! Connects the supervisor with the admin page.
 
 use std::{
     ffi::OsStr,
@@ -19,16 +19,17 @@ use crate::{
     stderr::Stderr,
 };
 
-/// Orders that wait: one at a time is carried out.
+/// Maximum number of orders that wait. One order at a time is carried out.
 const ORDERS: usize = 1;
 
-/// The supervisor's side: what it tells, and the orders that it gets. Without an admin page nobody reads and orders.
+/// The supervisor's side: the state that it shows, and the orders that it gets. Without an admin page there are no
+/// orders.
 pub(super) struct Control {
     pub(super) state: SharedState,
     orders: mpsc::Receiver<Order>,
     /// The socket on which the server answers the supervisor, if there is an admin page.
     directory: Option<Directory>,
-    /// The page is served.
+    /// True if the page is served.
     is_served: Arc<AtomicBool>,
 }
 
@@ -40,19 +41,19 @@ struct Page {
 }
 
 impl Control {
-    /// Serves the admin page, if there is to be one. It comes later if its address is taken.
+    /// Serves the admin page, if the settings ask for one. If its address is taken, it is served later.
     pub(super) fn start(page: &AdminPage, trusted_proxies: TrustedProxies) -> Self {
         let state = SharedState::new(ServerState::starting(None));
         let (sender, orders) = mpsc::channel(ORDERS);
         let mut directory = None;
         let is_served = Arc::<AtomicBool>::default();
         if let Some(address) = page.admin.clone() {
-            // From the first line on.
+            // The page shows the log from the first line on.
             Stderr::get().keep();
             directory = Directory::make()
                 .inspect_err(|error| {
                     tracing::error!(
-                        "the admin page cannot ask the server, since there is no directory for a socket: {error}"
+                        "the admin page cannot ask the server, because no directory for a socket can be made: {error}"
                     );
                 })
                 .ok();
@@ -70,12 +71,12 @@ impl Control {
         Self { state, orders, directory, is_served }
     }
 
-    /// Returns true if somebody can start a server that ended.
+    /// Returns true if there is an admin page on which a server that ended can be started again.
     pub(super) fn has_page(&self) -> bool {
         self.is_served.load(Ordering::Relaxed)
     }
 
-    /// Waits for the next order; for ever without an admin page.
+    /// Waits for the next order. Without an admin page, this waits for ever.
     pub(super) async fn order(&mut self) -> Order {
         match self.orders.recv().await {
             Some(order) => order,
@@ -83,13 +84,13 @@ impl Control {
         }
     }
 
-    /// The variables by which the server learns of its socket.
+    /// Returns the path of the socket on which the server answers the supervisor.
     pub(super) fn socket(&self) -> Option<PathBuf> {
         self.directory.as_ref().map(Directory::socket)
     }
 }
 
-/// What a server's environment says of its socket.
+/// Returns the variables that tell a server the path of its socket.
 pub(super) fn variables(socket: Option<&PathBuf>) -> Vec<(&'static str, &OsStr)> {
     socket.map(|socket| (SOCKET, socket.as_os_str())).into_iter().collect()
 }
@@ -105,7 +106,7 @@ impl Service for Page {
     }
 
     fn order(&self, order: Order) -> Result<(), String> {
-        let send = |order| self.orders.try_send(order).map_err(|_| "another order waits: try again".to_owned());
+        let send = |order| self.orders.try_send(order).map_err(|_| "another order is waiting: try again".to_owned());
         self.state.order(order, send)
     }
 

@@ -1,4 +1,4 @@
-//! `supervise`: starts the server as a child process, and again when it ends or does not answer.
+//! `supervise`: starts the server as a child process, and starts it again if it ends or does not answer.
 
 use std::{os::unix::process::ExitStatusExt, pin::pin, process::ExitStatus, time::Duration};
 
@@ -25,11 +25,11 @@ mod backoff;
 mod child;
 mod control;
 
-/// Test connections that fail in a row before the server is killed.
+/// Number of test connections that fail in a row before the server is killed.
 const FAILURES: u32 = 2;
-/// Time for a server to listen after its start, before it counts as hanging.
+/// Time after its start within which a server must listen. Otherwise it counts as hanging.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// Time for a shutdown beside what the settings give it, before the server is killed.
+/// Time that a shutdown gets in addition to the time limits of its settings, before the server is killed.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How a server's life ended.
@@ -39,11 +39,11 @@ enum End {
     /// The administrator ordered it.
     Ordered(Order),
     Exited(ExitStatus),
-    /// It did not answer, and was killed.
+    /// It did not answer and was killed.
     Hung(String),
 }
 
-/// What comes after a server's end.
+/// The step after a server's end.
 enum Next {
     Start,
     /// A start after a pause.
@@ -51,7 +51,7 @@ enum Next {
         why: String,
         pause: Duration,
     },
-    /// A start if the administrator orders one.
+    /// A start only if the administrator orders one.
     Rest,
     End(Outcome),
 }
@@ -89,7 +89,7 @@ struct Supervisor {
     signals: Signals,
     control: Control,
     backoff: Backoff,
-    /// A server listened once.
+    /// True if a server has listened at least once.
     came_up: bool,
 }
 
@@ -127,7 +127,7 @@ impl Supervisor {
                 state.enter(Phase::Stopped, Some("another process told it to end".to_owned()));
                 if self.control.has_page() { Next::Rest } else { Next::End(Ok(())) }
             }
-            // What is wrong at the first start stays so until somebody changes it.
+            // A mistake at the first start stays until somebody corrects it.
             End::Exited(status) if status.code() == Some(2) && !self.came_up => {
                 let why = reason(&child);
                 let line = format!("the server cannot start, and is not tried again: {why}");
@@ -138,7 +138,7 @@ impl Supervisor {
                 state.enter(Phase::CannotStart, Some(why));
                 Next::Rest
             }
-            // It worked before: a database that is away for a while, for example.
+            // A server has run before, so the cause may go away: for example, a database does not answer for a while.
             End::Exited(status) if status.code() == Some(2) => {
                 Next::Again { why: format!("the server cannot start (status 2): {}", reason(&child)), pause: LONGEST }
             }
@@ -146,7 +146,7 @@ impl Supervisor {
         }
     }
 
-    /// Waits for a time, or for an order to start. Returns false if the supervisor is told to end.
+    /// Waits until the pause is over or a start is ordered. Returns false if the supervisor is told to end.
     async fn rest(&mut self, pause: Option<Duration>) -> bool {
         let mut end = pause.map(|pause| Instant::now() + pause);
         loop {
@@ -222,7 +222,7 @@ async fn stop(signals: &mut Signals) {
     while signals.next().await != Told::Stop {}
 }
 
-/// What a server that cannot start said last.
+/// Returns the last line of a server that cannot start.
 fn reason(child: &Child) -> String {
     let line = child.last_line();
     line.strip_prefix("error: ").unwrap_or(&line).to_owned()
@@ -231,11 +231,11 @@ fn reason(child: &Child) -> String {
 fn ended(status: std::io::Result<ExitStatus>) -> End {
     match status {
         Ok(status) => End::Exited(status),
-        Err(error) => End::Hung(format!("its end cannot be waited for: {error}")),
+        Err(error) => End::Hung(format!("the supervisor cannot wait for its end: {error}")),
     }
 }
 
-/// Makes test connections until too many in a row fail. Why they do.
+/// Makes test connections until too many in a row fail. Returns the reason.
 async fn test(
     address: tokio::sync::watch::Receiver<Option<std::net::SocketAddr>>,
     settings: &Settings,
@@ -250,7 +250,7 @@ async fn test(
         let tested = match bound {
             Some(bound) => test_connection(bound, &settings.run.path, supervision.check_timeout).await,
             None if started.elapsed() < START_TIMEOUT => Ok(()),
-            None => Err(format!("it does not listen {START_TIMEOUT:?} after its start")),
+            None => Err(format!("it did not listen within {START_TIMEOUT:?} after its start")),
         };
         match tested {
             Ok(()) => {
@@ -271,8 +271,8 @@ async fn test(
     }
 }
 
-/// Lets the server drain; a second signal ends it at once, and so does a shutdown that takes too long. Returns true if
-/// the supervisor is told to end, before (`is_told`) or meanwhile.
+/// Lets the server drain. Kills it at a second signal, or if the shutdown takes too long. Returns true if the
+/// supervisor was told to end, before this call (`is_told`) or during it.
 async fn shut_down(
     child: &mut Child,
     signals: &mut Signals,
@@ -300,12 +300,12 @@ async fn shut_down(
         }
     }
     child.signal(Signal::KILL);
-    // Nothing but the system can keep it now.
+    // Now only the system can delay the end.
     let _ = timeout(STOP_TIMEOUT, child.wait()).await;
     is_told
 }
 
-/// How a process ended, for people.
+/// Says for people how a process ended.
 fn describe(status: ExitStatus) -> String {
     match (status.code(), status.signal()) {
         (Some(code), _) => format!("status {code}"),

@@ -16,8 +16,8 @@ const PACKET_BYTES: usize = 512 * 1024;
 /// Number of waiting bytes from which a link takes no more notes, so that those do not delay frames.
 const NOTES_ROOM: usize = 1024 * 1024;
 
-/// Bytes that a waiting part takes beside its encoded bytes: its place in the channel, the count of its owners, and what
-/// the allocator adds to both and to the bytes. It is rounded up.
+/// Bytes that a waiting part takes beside its encoded bytes: its place in the channel, the count of its owners, and
+/// what the allocator adds to both and to the bytes. It is rounded up.
 const PART_OVERHEAD: usize = 128;
 
 /// The sending end of a link's queue of frames and notes. When it is dropped, the link is closed after those that wait.
@@ -79,8 +79,8 @@ impl FrameSender {
 }
 
 impl FrameReceiver {
-    /// Moves the waiting frames and notes to `parts`, as many as fit into a packet, and returns their size, or `None` if
-    /// no more come.
+    /// Moves the waiting frames and notes to `parts`, as many as fit into a packet, and returns their size, or `None`
+    /// if no more come.
     pub(super) async fn gather(&mut self, parts: &mut Vec<PacketPart>) -> Option<usize> {
         let mut size = 0;
         let mut next = Some(self.waiting.recv().await?);
