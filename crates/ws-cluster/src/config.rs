@@ -154,7 +154,7 @@ pub struct ConnectionConfig {
     /// Messages a second that one client may send on average. A client that sends faster is read more slowly. The
     /// server reads up to `message_size` and 16 KiB ahead, to answer pings in there. Pings count as messages, and up to
     /// `message_burst` of them may come while messages wait. A compressed message counts as one message for each 4 KiB
-    /// of its inflated size. Default 100.
+    /// of its compressed or inflated size, whichever is larger. Default 100.
     pub messages_per_second: u32,
     /// Messages that a client may send at once before `messages_per_second` holds it back. Default 500.
     pub message_burst: u32,

@@ -48,9 +48,10 @@ use crate::{
 /// Size of one read. The buffer lies on the stack of the reading thread, so idle connections have none.
 const READ_SIZE: usize = 16 * 1024;
 
-/// Bytes of a compressed message that the rate limit counts as one message. A few bytes on the wire can be inflated to
-/// the largest message, and inflating, checking and handling these bytes takes time. Most messages are smaller.
-const INFLATED_PER_MESSAGE: usize = 4 * 1024;
+/// Bytes of a compressed message, compressed or inflated, that the rate limit counts as one message. A few bytes on the
+/// wire can be inflated to the largest message, and the largest message can be inflated to nothing. Both take time. Most
+/// messages are smaller.
+const INFLATING_PER_MESSAGE: usize = 4 * 1024;
 
 /// The results of a client's upgrade.
 pub(crate) struct Accepted {
@@ -542,9 +543,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
             };
             match decoded {
                 Ok(Decoded { size: 0, .. }) => break,
-                Ok(Decoded { size, event, inflated }) => {
+                Ok(Decoded { size, event, inflating }) => {
                     read += size;
-                    event.into_iter().for_each(|event| self.take(event, inflated));
+                    event.into_iter().for_each(|event| self.take(event, inflating));
                 }
                 Err(Broken { code, reason }) => {
                     self.close_with(frame::close(code, &reason));
@@ -556,8 +557,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
         read
     }
 
-    /// Handles an event. `inflated`: the size of a message that came compressed.
-    fn take(&mut self, event: Event<'_>, inflated: usize) {
+    /// Handles an event. `inflating`: the size of a message that came compressed ([`Decoded::inflating`]).
+    fn take(&mut self, event: Event<'_>, inflating: usize) {
         match event {
             Event::Close(answer) => {
                 self.close_with(answer);
@@ -591,7 +592,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         self.quiet = false;
         // All messages of one read count as of the moment of the read.
         let rate = self.rate();
-        let messages = inflated.div_ceil(INFLATED_PER_MESSAGE).max(1);
+        let messages = inflating.div_ceil(INFLATING_PER_MESSAGE).max(1);
         self.paused = self.limiter.count_several(rate, messages, self.last_activity);
         if self.paused {
             self.context().hub.stats().metered.note(|counts| counts.rate_limited.add(1));

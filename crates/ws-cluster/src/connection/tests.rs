@@ -258,6 +258,28 @@ async fn a_compressed_message_counts_by_its_inflated_size() {
 
 #[cfg(feature = "deflate")]
 #[tokio::test(start_paused = true)]
+async fn a_compressed_message_that_is_inflated_to_little_counts_by_its_compressed_size() {
+    let mut config = Config::default();
+    config.connection.messages_per_second = 2;
+    config.connection.message_burst = 4;
+    let (mut peer, _) = Peer::compressing(config).await;
+    // Empty blocks, and then the message in a block without compression. Each message counts as two.
+    let text = r#"["echo"]"#;
+    let size = text.len() as u16;
+    let stored = [&[0], &size.to_le_bytes()[..], &(!size).to_le_bytes(), text.as_bytes(), &[0]].concat();
+    let payload = [[0, 0, 0, 0xff, 0xff].repeat(1_500), stored].concat();
+    let head = [&[0xc1, 0x80 | 126], &(payload.len() as u16).to_be_bytes()[..], &[0; 4]].concat();
+    peer.stream.write_all(&[head, payload].concat().repeat(10)).await.unwrap();
+    let mut times = Vec::new();
+    for _ in 0..10 {
+        times.push(peer.frame().await.2);
+    }
+    assert_eq!(times[..2], [0; 2]);
+    assert!((7..=8).contains(&times[9]), "{times:?}");
+}
+
+#[cfg(feature = "deflate")]
+#[tokio::test(start_paused = true)]
 async fn a_connection_that_closes_inflates_nothing() {
     let mut config = Config::default();
     config.connection.message_size = 1_000;

@@ -65,8 +65,9 @@ pub(crate) struct Decoded<'a> {
     pub(crate) size: usize,
     /// The event that the frame completes.
     pub(crate) event: Option<Event<'a>>,
-    /// Size of the message in bytes if it was compressed, otherwise 0.
-    pub(crate) inflated: usize,
+    /// Bytes that were inflated for the message, or into which they were inflated, whichever are more. Both take time:
+    /// empty blocks are many bytes that are inflated to nothing. 0 for a plain message.
+    pub(crate) inflating: usize,
 }
 
 /// The reason why a client's bytes cannot be decoded. The bytes after them have no meaning.
@@ -121,7 +122,7 @@ impl Decoder {
         deflate: Option<Deflate>,
     ) -> Result<Decoded<'a>, Broken> {
         let Some(WholeFrame { header, start, frame }) = whole(bytes, limit)? else { return Ok(Decoded::default()) };
-        let (size, payload, mut inflated) = (frame.len(), (frame.len() - start) as u64, 0);
+        let (size, payload, mut inflating) = (frame.len(), (frame.len() - start) as u64, 0);
         let plain = header.is_final && !has_reserved_bit(&header);
         let event = match (header.opcode, header.mask) {
             (OpCode::Data(Data::Text), Some(mask)) if plain && self.is_between_messages() => {
@@ -136,9 +137,12 @@ impl Decoder {
             }
             (OpCode::Control(Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => Some(Event::Pong),
             (OpCode::Data(kind), Some(mask)) if self.is_compressed(&header, deflate) => {
-                let event = self.decode_compressed(&header, kind, unmask(&mut frame[start..], mask), limit, deflate)?;
-                inflated = event.as_ref().map_or(0, Event::size);
-                event
+                let payload = unmask(&mut frame[start..], mask);
+                let decoded = self.decode_compressed(&header, kind, payload, limit, deflate)?;
+                decoded.map(|(event, compressed)| {
+                    inflating = compressed.max(event.size());
+                    event
+                })
             }
             (opcode, _) => {
                 let event = self.decode_in_context(frame, limit)?;
@@ -148,7 +152,7 @@ impl Decoder {
                 event
             }
         };
-        Ok(Decoded { size, event, inflated })
+        Ok(Decoded { size, event, inflating })
     }
 
     /// Decodes one frame for a connection that closes: only the client's close frame matters. The content of every other
@@ -165,7 +169,7 @@ impl Decoder {
             (OpCode::Control(Control::Ping | Control::Pong), Some(_)) if plain && payload <= MAX_CONTROL_SIZE => None,
             _ => self.decode_in_context(frame, limit)?,
         };
-        Ok(Decoded { size, event, inflated: 0 })
+        Ok(Decoded { size, event, inflating: 0 })
     }
 
     fn is_between_messages(&self) -> bool {
@@ -179,7 +183,8 @@ impl Decoder {
             || self.partial.as_ref().is_some_and(|partial| partial.compressed.is_some())
     }
 
-    /// Decodes a data frame that begins a compressed message or comes within one.
+    /// Decodes a data frame that begins a compressed message or comes within one. Returns the message and its compressed
+    /// size if the frame ends it.
     fn decode_compressed<'a>(
         &mut self,
         header: &FrameHeader,
@@ -187,7 +192,7 @@ impl Decoder {
         payload: &[u8],
         limit: usize,
         deflate: Option<Deflate>,
-    ) -> Result<Option<Event<'a>>, Broken> {
+    ) -> Result<Option<(Event<'a>, usize)>, Broken> {
         let begun = self.partial.as_mut().and_then(|partial| partial.compressed.take());
         let (deflate, is_text, joined) = match (kind, begun, deflate) {
             (Data::Text | Data::Binary, None, Some(deflate)) => (deflate, kind == Data::Text, Cow::Borrowed(payload)),
@@ -216,10 +221,11 @@ impl Decoder {
             // The code for data that contradicts its type.
             InflateError::Invalid => Broken { code: CloseCode::NotUtf8, reason: "cannot be inflated".to_owned() },
         })?;
-        Ok(Some(match is_text {
+        let event = match is_text {
             true => Event::Text(String::from_utf8(message).map_err(|_| not_utf8())?.into()),
             false => Event::Binary(message.into()),
-        }))
+        };
+        Ok(Some((event, joined.len())))
     }
 
     /// Passes a whole frame to tungstenite.
@@ -509,7 +515,7 @@ pub(super) mod tests {
         assert!(!decoder.is_empty());
         let mut bytes = frame(0x80, b"b");
         let decoded = decoder.decode(&mut bytes, LIMIT, None).unwrap();
-        assert!(matches!(decoded, Decoded { size: 7, event: Some(Event::Text(_)), inflated: 0 }));
+        assert!(matches!(decoded, Decoded { size: 7, event: Some(Event::Text(_)), inflating: 0 }));
         assert!(decoder.partial.is_none());
     }
 
