@@ -29,6 +29,7 @@ use crate::{
 };
 
 mod identity;
+mod replay;
 
 struct Echo;
 
@@ -453,19 +454,26 @@ async fn a_client_that_does_not_read_another_stream_is_closed() {
 
 /// Connects a client that tracks its position, with this path.
 async fn resumes(server: &Server, path: &str) -> DuplexStream {
+    resumes_offering(server, path, &[], 10_000).1
+}
+
+/// Connects a client that tracks its position, with this path and these extensions, on a stream that takes `room` bytes.
+fn resumes_offering(server: &Server, path: &str, offers: &[&[u8]], room: usize) -> (Arc<Client>, DuplexStream) {
     let mut parts = http::Request::get(path).body(()).unwrap().into_parts().0;
     parts.headers.clear();
     let mut handshake = Handshake::new(&parts, None, &TrustedProxies::none());
     let asked = ResumeRequest::take(&mut handshake);
     assert_eq!(handshake.query("heartbeat"), None, "it is not the application's");
-    let client = Arc::new(Client::new(server.hub().next_id(), handshake, 1024 * 1024, asked.is_some()));
+    let deflate = crate::ws::deflate::answer(offers.iter().copied(), 256).map(|(deflate, _)| deflate);
+    let client = Client::new(server.hub().next_id(), handshake, 1024 * 1024, asked.is_some()).with_deflate(deflate);
+    let client = Arc::new(client);
     let mut slot = server.hub().admission().admit(None, 1, 9).ok();
     let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
-    let registration = server.hub().arrive(client, membership, &mut slot, now).unwrap();
-    let (stream, far) = duplex(10_000);
+    let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
+    let (stream, far) = duplex(room);
     let accepted = Accepted { registration, validity: Validity::default(), may_join: true, refused: false, asked };
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
-    stream
+    (client, stream)
 }
 
 #[tokio::test(start_paused = true)]

@@ -168,10 +168,12 @@ impl Client {
     }
 
     /// Queues a message that this client missed. It is compressed only if it is large: no other client shares the
-    /// result.
-    pub(super) fn replay(&self, message: &OutgoingMessage<'_>) {
+    /// result. Returns the number of bytes that were compressed.
+    pub(super) fn replay(&self, message: &OutgoingMessage<'_>) -> usize {
         let size = payload(&message.frame(self.form(), None)).len();
-        self.push(message, self.deflate.filter(|_| size >= MIN_COMPRESSED_REPLAY));
+        let deflate = self.deflate.filter(|deflate| size >= MIN_COMPRESSED_REPLAY && deflate.takes(size));
+        self.push(message, deflate);
+        deflate.map_or(0, |_| size)
     }
 
     /// Queues a message that this client missed, plain.

@@ -310,7 +310,7 @@ impl SimulatedClients {
                         missed
                             .messages
                             .iter()
-                            .for_each(|(log_position, content)| replay(client, *log_position, content));
+                            .for_each(|(log_position, content)| _ = replay(client, *log_position, content));
                         connection.progress = Progress::CatchesUp { after: missed.until, epoch };
                         self.resumed += 1;
                         if pauses {
@@ -331,7 +331,7 @@ impl SimulatedClients {
                         missed
                             .messages
                             .iter()
-                            .for_each(|(log_position, content)| replay(client, *log_position, content));
+                            .for_each(|(log_position, content)| _ = replay(client, *log_position, content));
                         connection.progress = Progress::CatchesUp { after: missed.until, epoch };
                     }
                     Err(_) => lost = true,

@@ -276,9 +276,9 @@ impl Hub {
     }
 }
 
-/// Sends a client a message that it missed.
-pub(crate) fn replay(client: &Client, log_position: LogPosition, content: &Content) {
-    message(log_position, content).iter().for_each(|message| client.replay(message));
+/// Sends a client a message that it missed. Returns the number of bytes that were compressed for it.
+pub(crate) fn replay(client: &Client, log_position: LogPosition, content: &Content) -> usize {
+    message(log_position, content).map_or(0, |message| client.replay(&message))
 }
 
 /// Returns the message of an entry, if it has one.

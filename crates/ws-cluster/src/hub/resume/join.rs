@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::time::timeout;
+use tokio::{task::coop::consume_budget, time::timeout};
 
 use super::{
     MAX_UNDER_LOCK, ReplayTurn, ResumeRequest, Resumption, StateSealer, catch_up, history::Missing,
@@ -20,6 +20,13 @@ const REPLAY_STALL: Duration = Duration::from_secs(3);
 /// Time after which a client that takes nothing gives its turn back. Otherwise all clients of one address might wait
 /// for it.
 const TURN_STALL: Duration = Duration::from_millis(500);
+
+/// Bytes of a replay that count as one unit of a task's work, compressed and plain. Tokio lets a task do
+/// [`MAX_UNITS`] units before the other tasks of its thread run: 32 KiB that are compressed, or 512 KiB that are not.
+/// Either takes some hundred microseconds.
+const COMPRESSED_PER_UNIT: usize = 256;
+const PLAIN_PER_UNIT: usize = 4 * 1024;
+const MAX_UNITS: usize = 128;
 
 /// Age, in seconds, from which a page's position is too old. A page connects soon after it is rendered.
 const PAGE_AGE: u64 = 120;
@@ -244,11 +251,8 @@ async fn try_replay(
                 if limited {
                     resumption.replays.count(ip, content.size());
                 }
-                catch_up::replay(client, *log_position, content);
-                if client.deflate().is_some() {
-                    // Compressing takes time, which other tasks of this thread need as well.
-                    tokio::task::coop::consume_budget().await;
-                }
+                let compressed = catch_up::replay(client, *log_position, content);
+                yield_after(content.size(), compressed).await;
                 hub.stats().metered.note(|counts| counts.replayed.add(1));
                 sent = log_position.seq;
             }
@@ -265,6 +269,16 @@ async fn try_replay(
             client.queue.close(CloseCode::TooSlow, SLOW);
             Ok(())
         }
+    }
+}
+
+/// Lets the other tasks of this thread run if the replay has done much since they last ran. `size`: the size of a
+/// message that was queued. `compressed`: the number of bytes that were compressed for it.
+async fn yield_after(size: usize, compressed: usize) {
+    let units = 1 + compressed / COMPRESSED_PER_UNIT + size / PLAIN_PER_UNIT;
+    // A yield would end at once, because the connection's task polls its replay again after it has written.
+    for _ in 0..units.min(MAX_UNITS) {
+        consume_budget().await;
     }
 }
 
