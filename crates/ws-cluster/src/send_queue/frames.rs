@@ -21,6 +21,10 @@ pub(crate) const MAX_JOINED: usize = 64 * 1024;
 /// nothing about how fast the client reads.
 pub(super) const BURST: usize = 8;
 
+/// Maximum number of bytes that may wait in a burst, whatever the limit is. A close frame behind them still leaves their
+/// number within 32 bits.
+const MAX_BURST: usize = 2 * 1024 * 1024 * 1024;
+
 /// The unit of the times below, in milliseconds.
 const TICK: u128 = 50;
 
@@ -164,7 +168,8 @@ impl Frames {
         if self.refused_at > 0 {
             self.note_refusal(false);
         }
-        self.stalled < STALL && self.waiting as usize + size <= self.limit as usize * BURST
+        self.stalled < STALL
+            && self.waiting as usize + size <= (self.limit as usize).saturating_mul(BURST).min(MAX_BURST)
     }
 
     /// Ends a stall, because the socket took bytes.
@@ -189,7 +194,8 @@ impl Frames {
     }
 
     fn push(&mut self, frame: Bytes) {
-        // The cast loses nothing: every frame is far shorter than 4 GiB.
+        // The cast loses nothing: every frame is far shorter than 4 GiB. Neither does the sum: a frame is added to an
+        // empty queue or within a burst, and the last message and the close frame are short.
         self.waiting += frame.len() as u32;
         self.end_run();
         self.frames.push(frame);

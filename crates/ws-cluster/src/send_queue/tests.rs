@@ -160,6 +160,17 @@ fn a_burst_is_bounded_but_is_no_sign_of_a_slow_client() {
     assert!(queue.is_sealed());
 }
 
+#[test]
+fn the_bytes_of_a_burst_are_counted_in_32_bits_whatever_the_limit_is() {
+    let queue = SendQueue::new(usize::MAX);
+    let frame = Bytes::from(vec![0; 1 << 28]);
+    for _ in 0..20 {
+        queue.push(frame.clone());
+    }
+    assert!(queue.is_sealed(), "5 GiB are too many");
+    assert!(queue.waiting() < 200);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_client_is_slow_once_its_socket_takes_nothing_for_a_second() {
     let queue = SendQueue::new(10);
