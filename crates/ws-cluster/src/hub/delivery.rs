@@ -115,9 +115,9 @@ impl Hub {
         }
     }
 
-    /// Queues messages for every matching client whose entry number is at least `since`. The fan-out writes them when
-    /// it ends. Volatile messages are queued only for those whose send queue is empty. Returns the number of deliveries
-    /// and of their bytes.
+    /// Queues messages for every matching client whose entry number is at least `since`. The fan-out writes them when it
+    /// ends. Volatile messages are queued only for those that keep up. Returns the number of deliveries and
+    /// of their bytes.
     fn fan_out_to(
         &self,
         index: &Index,
@@ -132,7 +132,7 @@ impl Hub {
         let mut clients = 0;
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
-            if client.entered() >= since && meant() && (!volatile || client.queue.has_nothing_left()) {
+            if client.entered() >= since && meant() && (!volatile || client.queue.keeps_up()) {
                 fan_out.add(client, &mut shared);
                 clients += 1;
             }

@@ -59,7 +59,7 @@ pub(super) struct Frames {
     /// Maximum number of bytes that may wait for a socket that takes none. An empty queue takes a frame of any size.
     /// Once the queue is sealed, this field holds how the connection ended ([`End::pack`]).
     limit: u32,
-    /// The tick in which the socket last took nothing more; 0 if it took everything.
+    /// The tick in which the socket last took nothing more; 0 if it has taken everything that it was given.
     refused_at: u8,
     /// Number of ticks for which the socket has taken nothing.
     stalled: u8,
@@ -93,9 +93,9 @@ impl Frames {
         self.run.is_none() && self.frames.is_empty()
     }
 
-    /// Returns true if nothing waits, apart from what fan-outs have queued and not written yet.
-    pub(super) fn has_nothing_left(&self) -> bool {
-        self.waiting == 0 || self.listed && self.refused_at == 0 && !self.blocked
+    /// Returns true if the socket has taken everything that it was given. What waits then has not been written yet.
+    pub(super) fn keeps_up(&self) -> bool {
+        self.refused_at == 0
     }
 
     /// Returns the number of bytes that the socket has not taken yet.
@@ -240,7 +240,12 @@ impl Frames {
     /// Notes that the stream took `size` bytes of what [`take`](Self::take) returned.
     pub(super) fn took(&mut self, size: usize) {
         self.waiting -= size as u32;
-        self.end_stall();
+        if self.waiting == 0 {
+            self.end_stall();
+        } else if self.refused_at > 0 {
+            // The stream has not taken all that it refused.
+            (self.refused_at, self.stalled) = (tick(), 0);
+        }
     }
 
     /// Returns the first frames, as many as are joined for one write.

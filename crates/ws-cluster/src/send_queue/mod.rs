@@ -164,10 +164,10 @@ impl SendQueue {
         self.0.lock().frames.is_empty()
     }
 
-    /// Returns true if nothing waits, apart from what fan-outs have queued and not written yet: the socket has taken
-    /// everything that it was given.
-    pub(crate) fn has_nothing_left(&self) -> bool {
-        self.0.lock().frames.has_nothing_left()
+    /// Returns true if the client keeps up: the stream has taken everything that it was given. What waits then has not
+    /// been written yet.
+    pub(crate) fn keeps_up(&self) -> bool {
+        self.0.lock().frames.keeps_up()
     }
 
     /// Returns what to write next: one shared frame, or several joined, or nothing if the queue is empty. The bytes
@@ -251,6 +251,12 @@ impl SendQueue {
         }
         state.sleeper = Sleeper::parked(connection);
         None
+    }
+
+    /// Returns true if a fan-out has yet to write.
+    #[cfg(test)]
+    pub(crate) fn is_listed(&self) -> bool {
+        self.0.lock().frames.listed
     }
 
     #[cfg(test)]

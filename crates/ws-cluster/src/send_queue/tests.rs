@@ -2,12 +2,24 @@
 
 use std::time::Duration;
 
-use tokio::{io::AsyncReadExt, time::advance};
+use tokio::{io::AsyncReadExt, net::TcpSocket, time::advance};
 
 use super::{frames::BURST, *};
 
 fn shared(frame: &[u8]) -> SharedFrame {
     SharedFrame::new(Bytes::copy_from_slice(frame))
+}
+
+/// Returns both ends of a TCP connection: one that reads with a buffer of `receive` bytes, and one that writes with a
+/// buffer of `send` bytes. The system doubles both.
+async fn connected(receive: u32, send: u32) -> (TcpStream, TcpStream) {
+    let (near, listener) = (TcpSocket::new_v4().unwrap(), TcpSocket::new_v4().unwrap());
+    near.set_recv_buffer_size(receive).unwrap();
+    listener.set_send_buffer_size(send).unwrap();
+    listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = listener.listen(1).unwrap();
+    let (near, far) = tokio::join!(near.connect(listener.local_addr().unwrap()), listener.accept());
+    (near.unwrap(), far.unwrap().0)
 }
 
 #[test]
@@ -120,24 +132,42 @@ fn beyond_the_limit_only_the_close_frame_is_left() {
 }
 
 #[test]
-fn what_a_fan_out_has_not_written_yet_is_not_left() {
+fn a_client_keeps_up_until_its_stream_refuses_bytes() {
     let queue = SendQueue::new(100);
-    assert!(queue.has_nothing_left());
+    assert!(queue.keeps_up());
     queue.add(&mut shared(b"one"));
     queue.add(&mut shared(b"two"));
-    assert!(queue.has_nothing_left());
-    // Without a socket, the connection's task writes.
+    assert!(queue.keeps_up());
+    // Without a socket, the connection's task writes. It has not been able to yet.
     queue.write();
-    assert!(!queue.has_nothing_left());
+    queue.push(Bytes::from_static(b"reply"));
+    assert!(queue.keeps_up());
     let mut taken = queue.take();
     queue.written(&mut taken, 2);
     queue.note_refusal();
     queue.add(&mut shared(b"three"));
-    assert!(!queue.has_nothing_left());
-    queue.written(&mut taken, 4);
+    assert!(!queue.keeps_up());
+    queue.written(&mut taken, 9);
+    assert!(!queue.keeps_up(), "the rest has been refused, and is offered again");
     let mut taken = queue.take();
     queue.written(&mut taken, 5);
-    assert!(queue.has_nothing_left());
+    assert!(queue.keeps_up());
+}
+
+#[tokio::test]
+async fn a_client_keeps_up_until_its_socket_refuses_bytes() {
+    let (mut near, far) = connected(64 * 1024, 64 * 1024).await;
+    let queue = SendQueue::new(64 * 1024 * 1024);
+    queue.attach(far);
+    queue.push(Bytes::from_static(b"a reply that the connection's task has not written yet"));
+    assert!(queue.keeps_up());
+    queue.push(vec![0; 8 * 1024 * 1024].into());
+    let mut came = vec![0; queue.waiting()];
+    queue.write();
+    assert!(!queue.keeps_up());
+    let write = poll_fn(|cx| queue.poll_write(cx));
+    let (read, written) = tokio::join!(near.read_exact(&mut came), write);
+    assert!(read.is_ok() && written.is_ok() && queue.keeps_up());
 }
 
 #[test]

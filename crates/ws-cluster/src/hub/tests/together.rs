@@ -92,11 +92,10 @@ async fn a_round_to_many_clients_waits_for_what_other_tasks_deliver_at_the_same_
         tokio::task::yield_now().await;
         node.deliver(Target::all());
         node.hub.write();
-        let written = clients.iter().filter(|(client, _)| !client.queue.has_nothing_left()).count();
+        let written = clients.iter().filter(|(client, _)| !client.queue.is_listed()).count();
         assert_eq!(written, 0, "before message {expected}");
     }
-    // The clients have no sockets, so what is written is left for their connections' tasks.
-    while clients.iter().any(|(client, _)| client.queue.has_nothing_left()) {
+    while clients.iter().any(|(client, _)| client.queue.is_listed()) {
         tokio::task::yield_now().await;
     }
     assert!(clients.iter().all(|(client, _)| waiting(client) == 5));
