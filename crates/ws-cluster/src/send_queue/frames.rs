@@ -188,6 +188,12 @@ impl Frames {
         self.refused_at = now;
     }
 
+    /// Returns true if the socket took nothing more in this tick, so that it is not worth a system call. Tokio may know
+    /// that the socket takes something again.
+    pub(super) fn was_just_refused(&self) -> bool {
+        self.blocked && self.refused_at == tick()
+    }
+
     /// Returns true if `size` more bytes may wait.
     fn fits(&self, size: usize) -> bool {
         self.waiting as usize + size <= self.limit as usize

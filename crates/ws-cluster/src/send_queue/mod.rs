@@ -15,6 +15,8 @@ use tokio::{io::ReadBuf, net::TcpStream};
 use self::{frames::Frames, sleeper::Sleeper, socket::SharedSocket};
 use crate::{CloseCode, ws::frame};
 
+#[cfg(feature = "tls")]
+mod eager;
 mod end;
 mod frames;
 mod run;
@@ -23,6 +25,8 @@ mod socket;
 #[cfg(test)]
 mod tests;
 
+#[cfg(feature = "tls")]
+pub(crate) use eager::EagerSocket;
 pub(crate) use end::End;
 pub(crate) use frames::MAX_JOINED;
 pub(crate) use run::SharedFrame;

@@ -66,15 +66,17 @@ impl SharedSocket {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let Some(socket) = &self.0 else { return Ok(frames.is_empty()) };
-        let mut took = false;
+        // A client that reads slowly frees a part of the socket's buffer that Tokio does not tell of. So a socket that
+        // was refused some time ago is tried, before its client counts as stalled.
+        let (asks_tokio, mut took) = (frames.was_just_refused(), false);
         while !frames.is_empty() {
             let written = match frames.first() {
                 [] => break,
-                [one] => send(socket, one, frames.blocked),
+                [one] => send(socket, one, asks_tokio),
                 several => JOINED.with_borrow_mut(|joined| {
                     joined.clear();
                     several.iter().for_each(|frame| joined.extend_from_slice(frame));
-                    send(socket, joined, frames.blocked)
+                    send(socket, joined, asks_tokio)
                 }),
             };
             match written {
@@ -105,23 +107,28 @@ impl SharedSocket {
     }
 }
 
-/// Writes. `blocked`: the socket took nothing more the last time. Tokio then knows whether it takes something again, which
-/// is worth a write once it is a good part of the socket's buffer. Otherwise Tokio is not asked first, because its answer
-/// is in memory that no delivery needs otherwise.
-#[cfg(target_os = "linux")]
-fn send(socket: &TcpStream, bytes: &[u8], blocked: bool) -> io::Result<usize> {
-    use rustix::net::{SendFlags, send};
-    if blocked {
+/// Writes. `asks_tokio`: Tokio is asked first if the socket takes something. It knows once a third of the socket's buffer
+/// is free, and otherwise saves a system call. If the socket took everything the last time, Tokio is not asked, because
+/// its answer is in memory that no delivery needs otherwise.
+fn send(socket: &TcpStream, bytes: &[u8], asks_tokio: bool) -> io::Result<usize> {
+    if asks_tokio {
         return socket.try_write(bytes);
     }
-    match send(socket, bytes, SendFlags::NOSIGNAL) {
+    match send_now(socket, bytes) {
         // Tokio has to see the refusal, so that it wakes the task once the socket takes more.
-        Err(rustix::io::Errno::WOULDBLOCK) => socket.try_write(bytes),
-        sent => Ok(sent?),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => socket.try_write(bytes),
+        sent => sent,
     }
 }
 
+/// Writes without asking Tokio.
+#[cfg(target_os = "linux")]
+pub(super) fn send_now(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
+    Ok(rustix::net::send(socket, bytes, rustix::net::SendFlags::NOSIGNAL)?)
+}
+
+/// Writes. Only Linux is known to tell Tokio late that a socket takes something.
 #[cfg(not(target_os = "linux"))]
-fn send(socket: &TcpStream, bytes: &[u8], _: bool) -> io::Result<usize> {
+pub(super) fn send_now(socket: &TcpStream, bytes: &[u8]) -> io::Result<usize> {
     socket.try_write(bytes)
 }

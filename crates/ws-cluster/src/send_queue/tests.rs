@@ -226,6 +226,50 @@ async fn a_client_is_slow_once_its_socket_takes_nothing_for_a_second() {
     assert!(queue.is_sealed());
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_reads_slowly_all_the_time_is_not_slow() {
+    // A third of the buffer, from which on Tokio says that the socket takes something, is 128 KiB.
+    let (mut near, far) = connected(4 * 1024, 192 * 1024).await;
+    let queue = SendQueue::new(1024 * 1024);
+    queue.attach(far);
+    queue.push(vec![0; 4 * 1024 * 1024].into());
+    queue.write();
+    assert!(!queue.keeps_up() && queue.waiting() > 1024 * 1024);
+    for _ in 0..6 {
+        near.read_exact(&mut [0; 16 * 1024]).await.unwrap();
+        advance(Duration::from_millis(250)).await;
+        queue.push(vec![0; 1].into());
+        assert!(!queue.is_sealed());
+    }
+    // A client that reads nothing is slow.
+    for _ in 0..6 {
+        advance(Duration::from_millis(250)).await;
+        queue.push(vec![0; 1].into());
+    }
+    assert!(queue.is_sealed());
+}
+
+#[cfg(feature = "tls")]
+#[tokio::test(start_paused = true)]
+async fn a_socket_under_tls_takes_bytes_as_soon_as_the_system_does() {
+    use tokio::io::AsyncWrite;
+    let (mut near, far) = connected(4 * 1024, 192 * 1024).await;
+    let mut socket = EagerSocket::new(far);
+    // Returns true if the socket takes something.
+    let mut takes = async || {
+        poll_fn(|cx| {
+            let written = std::pin::Pin::new(&mut socket).poll_write(cx, &[0; 4096]);
+            Poll::Ready(written.map(Result::unwrap).is_ready())
+        })
+        .await
+    };
+    while takes().await {}
+    near.read_exact(&mut [0; 32 * 1024]).await.unwrap();
+    assert!(!takes().await, "it was tried a moment ago");
+    advance(Duration::from_millis(100)).await;
+    assert!(takes().await);
+}
+
 #[test]
 fn a_last_message_does_not_remove_a_burst() {
     let queue = SendQueue::new(10);

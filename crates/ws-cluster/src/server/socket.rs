@@ -19,6 +19,8 @@ use tokio::{
     time::{Instant, Sleep, sleep_until, timeout},
 };
 
+#[cfg(feature = "tls")]
+use crate::send_queue::EagerSocket;
 use crate::{HttpConfig, address};
 
 /// Factor: a client gets six times the write time-out to read everything.
@@ -146,7 +148,7 @@ impl Drop for Slot {
 pub(super) enum Socket {
     Tcp(TcpStream),
     #[cfg(feature = "tls")]
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>),
+    Tls(Box<tokio_rustls::server::TlsStream<EagerSocket>>),
 }
 
 impl Socket {

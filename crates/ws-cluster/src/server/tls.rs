@@ -22,6 +22,7 @@ use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsAcceptor;
 
 use super::socket::Socket;
+use crate::send_queue::EagerSocket;
 
 /// The first byte of a TLS connection: a handshake record. HTTP begins with a letter.
 const HANDSHAKE: u8 = 0x16;
@@ -159,7 +160,7 @@ impl TlsCertificate {
             match stream.peek(&mut first).await? {
                 0 => Err(io::ErrorKind::UnexpectedEof.into()),
                 _ if first != [HANDSHAKE] => Ok(Socket::Tcp(stream)),
-                _ => Ok(Socket::Tls(Box::new(self.0.acceptor.accept(stream).await?))),
+                _ => Ok(Socket::Tls(Box::new(self.0.acceptor.accept(EagerSocket::new(stream)).await?))),
             }
         };
         timeout(limit, accepted).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
