@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    os::unix::fs::{MetadataExt, PermissionsExt},
     path::PathBuf,
     time::{Duration, SystemTime},
 };
@@ -20,8 +20,22 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 pub(crate) struct Certificate {
     pub(crate) certificate: TlsCertificate,
     files: [PathBuf; 2],
-    /// The last reason that was logged why the files cannot be used.
-    trouble: Mutex<Option<String>>,
+    /// The state of the files before they were first read.
+    opened: Stamps,
+    trouble: Mutex<Trouble>,
+}
+
+/// The number, the size and the time of the last change of the certificate's file and of its key's. A file that is
+/// exchanged within a tick of the system's clock has another number.
+type Stamps = [Option<(u64, u64, SystemTime)>; 2];
+
+/// What is wrong with the files at the moment.
+#[derive(Default)]
+struct Trouble {
+    /// True if they could not be used when they were last read.
+    persists: bool,
+    /// The last reason that was logged.
+    logged: Option<String>,
 }
 
 impl Certificate {
@@ -37,9 +51,11 @@ impl Certificate {
                 return Err(Failure::setup("--tls-key needs --tls-cert FILE, the certificate with its chain"));
             }
         };
-        let certificate = TlsCertificate::from_pem_files(cert, key).map_err(Failure::setup)?;
         let files = [cert.clone(), key.clone()];
-        Ok(Some(Self { certificate, files, trouble: Mutex::default() }))
+        // Before the files are read, so that a later change is noticed.
+        let opened = stamps(&files);
+        let certificate = TlsCertificate::from_pem_files(cert, key).map_err(Failure::setup)?;
+        Ok(Some(Self { certificate, files, opened, trouble: Mutex::default() }))
     }
 
     /// Warns if every user of the machine can read the private key.
@@ -53,19 +69,26 @@ impl Certificate {
 
     /// Reads the files again. If they cannot be used, nothing changes, and each reason is logged once.
     pub(crate) fn reload(&self) {
+        self.read_again(true);
+    }
+
+    /// Reads the files again. `tells_at_once`: the log says at once why the files cannot be used. Otherwise it does so if
+    /// they could not be used the last time either: the two files are not renewed in one moment.
+    fn read_again(&self, tells_at_once: bool) {
         let mut trouble = self.trouble.lock();
         match self.certificate.reload() {
             Ok(changed) => {
                 if changed {
                     tracing::info!("new connections get the certificate that was read again");
                 }
-                *trouble = None;
+                *trouble = Trouble::default();
             }
             Err(error) => {
                 let why = error.to_string();
-                if trouble.as_ref() != Some(&why) {
+                let persists = std::mem::replace(&mut trouble.persists, true);
+                if (persists || tells_at_once) && trouble.logged.as_ref() != Some(&why) {
                     tracing::error!("the certificate is not read again, and the old one stays in use: {why}");
-                    *trouble = Some(why);
+                    trouble.logged = Some(why);
                 }
             }
         }
@@ -75,23 +98,82 @@ impl Certificate {
     pub(crate) async fn follow(&self) {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut seen = self.stamps();
+        let mut seen = self.opened;
         loop {
             look.tick().await;
-            let now = self.stamps();
+            let now = stamps(&self.files);
             // After a failure the files are read again each time, because they may have been written only in part.
-            if now != seen || self.trouble.lock().is_some() {
-                self.reload();
+            if now != seen || self.trouble.lock().persists {
+                self.read_again(false);
                 seen = now;
             }
         }
     }
+}
 
-    /// Returns the size and the time of the last change of both files.
-    fn stamps(&self) -> [Option<(u64, SystemTime)>; 2] {
-        self.files.each_ref().map(|path| {
-            let found = fs::metadata(path).ok()?;
-            Some((found.len(), found.modified().ok()?))
-        })
+fn stamps(files: &[PathBuf; 2]) -> Stamps {
+    files.each_ref().map(|path| {
+        let found = fs::metadata(path).ok()?;
+        Some((found.ino(), found.len(), found.modified().ok()?))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// Exchanges the files of a certificate, or only that of its key, as tools that renew certificates do.
+    fn renew(directory: &TempDir, only_key: bool) {
+        let new = rcgen::generate_simple_self_signed(["node.test".to_owned()]).unwrap();
+        let files = [("key.pem", new.signing_key.serialize_pem()), ("cert.pem", new.cert.pem())];
+        for (name, text) in files.into_iter().take(if only_key { 1 } else { 2 }) {
+            let written = directory.path().join("new");
+            fs::write(&written, text).unwrap();
+            fs::rename(&written, directory.path().join(name)).unwrap();
+        }
+    }
+
+    fn open(directory: &TempDir) -> Certificate {
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| Some(directory.path().join(name)));
+        let opened = Certificate::open(&Tls { tls_cert: cert, tls_key: key });
+        opened.unwrap_or_else(|_| panic!("a certificate")).expect("it is given")
+    }
+
+    /// Lets a few looks at the files pass.
+    async fn follow(certificate: &Certificate) {
+        timeout(3 * LOOK_INTERVAL, certificate.follow()).await.expect_err("it follows for ever");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_is_renewed_while_the_node_starts_is_used() {
+        let directory = TempDir::new().unwrap();
+        renew(&directory, false);
+        let certificate = open(&directory);
+        renew(&directory, false);
+        follow(&certificate).await;
+        assert!(!certificate.certificate.reload().unwrap(), "it is in use");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_whose_key_follows_a_moment_later_is_no_trouble_for_the_log() {
+        let directory = TempDir::new().unwrap();
+        renew(&directory, false);
+        let certificate = open(&directory);
+        renew(&directory, true);
+        certificate.read_again(false);
+        assert_eq!(certificate.trouble.lock().logged, None);
+        renew(&directory, false);
+        follow(&certificate).await;
+        assert_eq!(certificate.trouble.lock().logged, None);
+        assert!(!certificate.certificate.reload().unwrap(), "it is in use");
+        // A key that never fits is one, and so is one that does not fit at SIGHUP.
+        renew(&directory, true);
+        follow(&certificate).await;
+        assert!(certificate.trouble.lock().logged.take().is_some());
+        certificate.reload();
+        assert!(certificate.trouble.lock().logged.is_some());
     }
 }

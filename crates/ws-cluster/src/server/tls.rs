@@ -140,7 +140,8 @@ impl TlsCertificate {
     /// Returns true if the files have changed.
     ///
     /// # Errors
-    /// [`TlsError`] as from [`from_pem_files`](Self::from_pem_files). The old certificate then stays in use.
+    /// [`TlsError`] as from [`from_pem_files`](Self::from_pem_files). The old certificate then stays in use. Between the
+    /// renewals of its two files, a certificate does not match its key: try again a moment later.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Shared { files, contents, resolver, .. } = &*self.0;
         let new = files.read()?;
