@@ -44,6 +44,11 @@ fn max_wait(clients: usize) -> Duration {
 const CLIENTS_PER_YIELD: usize = 128;
 const MAX_IDLE_YIELDS: usize = 16;
 
+/// Time without a delivery after which a round begins although it would yield more often. A busy runtime takes longer
+/// than this for a few yields, and has then run all of its tasks; another processor has had time for several requests.
+const MAX_QUIET: Duration = Duration::from_micros(100);
+const MIN_IDLE_YIELDS: usize = 2;
+
 /// Notes how long a round took when the last of its tasks drops it.
 struct Timer {
     stats: Arc<Stats>,
@@ -200,13 +205,18 @@ impl FanOut {
 /// that came together are to leave together.
 async fn write_to_many(fan_out: Arc<Mutex<FanOut>>, stats: Arc<Stats>) {
     let start = Instant::now();
-    let (mut visits, mut clients, mut idle) = (0, 0, 0);
+    let (mut visits, mut clients, mut idle, mut delivered) = (0, 0, 0, start);
     for _ in 0..MAX_YIELDS {
         // If the lock is taken, something is being delivered.
-        let next = fan_out.try_lock().map(|next| (next.visits, next.clients.len()));
-        idle = if next.is_some_and(|(now, _)| now == visits) { idle + 1 } else { 0 };
+        let (next, now) = (fan_out.try_lock().map(|next| (next.visits, next.clients.len())), Instant::now());
+        match next.is_some_and(|(next, _)| next == visits) {
+            true => idle += 1,
+            false => (idle, delivered) = (0, now),
+        }
         (visits, clients) = next.unwrap_or((visits, clients));
-        if idle > (clients / CLIENTS_PER_YIELD).min(MAX_IDLE_YIELDS) || start.elapsed() > max_wait(clients) {
+        let is_idle = idle > (clients / CLIENTS_PER_YIELD).min(MAX_IDLE_YIELDS);
+        let is_quiet = idle >= MIN_IDLE_YIELDS && now.duration_since(delivered) > MAX_QUIET;
+        if is_idle || is_quiet || now.duration_since(start) > max_wait(clients) {
             break;
         }
         yield_now().await;

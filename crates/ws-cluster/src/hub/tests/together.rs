@@ -100,3 +100,20 @@ async fn a_round_to_many_clients_waits_for_what_other_tasks_deliver_at_the_same_
     }
     assert!(clients.iter().all(|(client, _)| waiting(client) == 5));
 }
+
+#[tokio::test]
+async fn a_round_begins_soon_on_a_runtime_whose_other_tasks_deliver_nothing() {
+    let node = Node::new();
+    // So many that an idle runtime yields often.
+    let clients: Vec<_> = (0..2_100).map(|_| node.connect(Identity::guest())).collect();
+    node.deliver(Target::all());
+    node.hub.write();
+    let mut turns = 0;
+    while clients.iter().all(|(client, _)| client.queue.is_listed()) {
+        let busy = std::time::Instant::now();
+        while busy.elapsed() < Duration::from_micros(150) {}
+        tokio::task::yield_now().await;
+        turns += 1;
+    }
+    assert!(turns <= 5, "{turns}");
+}
