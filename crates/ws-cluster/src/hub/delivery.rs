@@ -19,6 +19,7 @@ use crate::{
         target::Target,
     },
     node::{Delivery, DeliverySink},
+    ws::deflate::MAX_TOGETHER,
 };
 use ws_cluster_core::{LogPosition, PublishId, Seq};
 
@@ -77,13 +78,20 @@ impl Entry {
 impl Hub {
     /// Sends a message to the matching clients, outside of the cluster's order.
     pub(crate) fn message(&self, target: &Target, message: OutgoingMessage<'_>, volatile: bool) {
-        let (deliveries, bytes) = self.fan_out_to(&self.index.read(), target, &[message], 0, volatile);
+        let mut budget = MAX_TOGETHER;
+        let (deliveries, bytes) = self.fan_out_to(&self.index.read(), target, &[message], 0, volatile, &mut budget);
         tracing::debug!(deliveries, bytes, "queued");
         self.write();
     }
 
-    /// Delivers a message, and with it the messages after it that have the same recipients.
-    fn deliver_messages(&self, first: (Entry, Message), rest: &mut Peekable<impl Iterator<Item = (Entry, Said)>>) {
+    /// Delivers a message, and with it the messages after it that have the same recipients. At most `budget` bytes are
+    /// compressed.
+    fn deliver_messages(
+        &self,
+        first: (Entry, Message),
+        rest: &mut Peekable<impl Iterator<Item = (Entry, Said)>>,
+        budget: &mut usize,
+    ) {
         let mut size = first.0.size;
         let mut group = vec![first];
         while let Some((entry, Said::Message(message))) = rest.next_if(|(entry, said)| {
@@ -108,7 +116,7 @@ impl Hub {
         }
         let messages: Vec<_> = group.iter().map(|(entry, message)| message.outgoing(entry.position)).collect();
         let Message { target, volatile, .. } = &group[0].1;
-        let (deliveries, bytes) = self.fan_out_to(&index, target, &messages, since, *volatile);
+        let (deliveries, bytes) = self.fan_out_to(&index, target, &messages, since, *volatile, budget);
         let entries = group.len();
         for (entry, _) in &group {
             entry.span.in_scope(|| tracing::debug!(entries, deliveries, bytes, "queued"));
@@ -125,10 +133,11 @@ impl Hub {
         messages: &[OutgoingMessage<'_>],
         since: u64,
         volatile: bool,
+        budget: &mut usize,
     ) -> (u64, u64) {
         let certain = target.selects_exactly();
         let mut fan_out = self.fan_out.lock();
-        let mut shared = SharedMessages::new(messages);
+        let mut shared = SharedMessages::new(messages, budget);
         let mut clients = 0;
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
@@ -202,10 +211,10 @@ impl Message {
 impl DeliverySink for Hub {
     fn deliver(&self, deliveries: Vec<Delivery>) {
         self.stats.metered.note(|counts| counts.entries.add(deliveries.len() as u64));
-        let mut entries = deliveries.into_iter().map(Entry::read).peekable();
+        let (mut entries, mut budget) = (deliveries.into_iter().map(Entry::read).peekable(), MAX_TOGETHER);
         while let Some((entry, said)) = entries.next() {
             match said {
-                Said::Message(message) => self.deliver_messages((entry, message), &mut entries),
+                Said::Message(message) => self.deliver_messages((entry, message), &mut entries, &mut budget),
                 Said::Other(content) => self.deliver_command(entry, content),
             }
         }

@@ -70,6 +70,8 @@ impl Drop for Timer {
 /// Messages for many clients, with their frames in each form that some of these clients get.
 pub(super) struct SharedMessages<'a> {
     messages: &'a [OutgoingMessage<'a>],
+    /// Number of bytes that may still be compressed.
+    budget: &'a mut usize,
     /// The frames, which differ. A broadcast has as many as there are different results, whatever clients negotiate.
     frames: Vec<Shared>,
     /// The kinds of clients that get the same frames as a kind that came before, with the index of these frames. Mostly
@@ -96,8 +98,9 @@ struct Shared {
 }
 
 impl<'a> SharedMessages<'a> {
-    pub(super) fn new(messages: &'a [OutgoingMessage<'a>]) -> Self {
-        Self { messages, frames: Vec::new(), same: Vec::new(), bytes: 0, compressed: 0 }
+    /// At most `budget` bytes are compressed; what is compressed is subtracted from it.
+    pub(super) fn new(messages: &'a [OutgoingMessage<'a>], budget: &'a mut usize) -> Self {
+        Self { messages, budget, frames: Vec::new(), same: Vec::new(), bytes: 0, compressed: 0 }
     }
 
     /// Returns the sequence number of the last message in the cluster's order, if it has one.
@@ -120,7 +123,8 @@ impl<'a> SharedMessages<'a> {
     /// Adds a kind of clients. Returns the index of its frames, which another kind may get as well.
     fn add(&mut self, kind: Kind) -> usize {
         let (form, deflate) = kind;
-        let parts: Vec<_> = self.messages.iter().map(|message| message.frame(form, deflate)).collect();
+        let messages = self.messages.iter();
+        let parts: Vec<_> = messages.map(|message| message.frame_within(form, deflate, self.budget)).collect();
         match self.frames.iter().position(|shared| shared.has(&parts)) {
             Some(index) => {
                 self.same.push((kind, index));
@@ -245,7 +249,10 @@ async fn write_to(mut clients: std::vec::IntoIter<Arc<Client>>, _timer: Arc<Time
 #[cfg(all(test, feature = "deflate"))]
 mod tests {
     use super::*;
-    use crate::{message::position::Position, ws::deflate::answer};
+    use crate::{
+        message::position::Position,
+        ws::deflate::{MAX_TOGETHER, answer},
+    };
 
     #[test]
     fn clients_that_get_the_same_frames_share_them_whatever_they_negotiated() {
@@ -266,7 +273,8 @@ mod tests {
                 .iter()
                 .map(|details| OutgoingMessage::new("a", details.as_bytes()).at(Position::START))
                 .collect();
-            let mut shared = SharedMessages::new(&messages);
+            let mut budget = MAX_TOGETHER;
+            let mut shared = SharedMessages::new(&messages, &mut budget);
             for form in forms {
                 for deflate in kinds.iter().chain(&kinds) {
                     let expected: Vec<_> = messages.iter().map(|message| message.frame(form, *deflate)).collect();

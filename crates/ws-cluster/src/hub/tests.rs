@@ -11,6 +11,8 @@ use crate::{
 };
 use ws_cluster_core::{LogPosition, PublishId, simulator::Random};
 
+#[cfg(feature = "deflate")]
+mod compression;
 mod together;
 
 const NODE: NodeId = NodeId::from_bytes([7; 16]);
@@ -38,10 +40,20 @@ impl Node {
 
     /// Lets a client arrive that offers these extensions.
     fn arrive_offering(&self, offers: &[&[u8]], identity: Identity, tracks: bool) -> (Arc<Client>, Registration) {
+        self.arrive_with(offers, identity, tracks, 1024)
+    }
+
+    fn arrive_with(
+        &self,
+        offers: &[&[u8]],
+        identity: Identity,
+        tracks: bool,
+        queue_size: usize,
+    ) -> (Arc<Client>, Registration) {
         let request = http::Request::new(()).into_parts().0;
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
         let deflate = crate::ws::deflate::answer(offers.iter().copied(), 256).map(|(deflate, _)| deflate);
-        let client = Arc::new(Client::new(self.hub.next_id(), handshake, 1024, tracks).with_deflate(deflate));
+        let client = Arc::new(Client::new(self.hub.next_id(), handshake, queue_size, tracks).with_deflate(deflate));
         let mut slot = self.hub.admission().admit(None, 1, usize::MAX).ok();
         let now = self.hub.closes().now();
         let registration = self.hub.arrive(client.clone(), Membership::of(identity), &mut slot, now).unwrap();
@@ -430,29 +442,4 @@ fn take_all(client: &Client, got: &mut Vec<u8>) {
         let size = taken.len();
         client.queue.written(&mut taken, size);
     }
-}
-
-#[cfg(feature = "deflate")]
-#[test]
-fn a_replay_compresses_large_messages_only_and_none_under_the_lock() {
-    let node = Node::new();
-    let (ann, _ann) = node.arrive_offering(&[b"permessage-deflate"], Identity::user("ann"), true);
-    let large = |size: usize| {
-        let details = format!("[\"{}\"]", "x".repeat(size)).into();
-        Content::Message { target: Target::all(), action: "x".into(), details, volatile: false }
-    };
-    let log_position = LogPosition { term: 1, master: NODE, seq: 1 };
-    for (size, is_compressed) in [(1_000, false), (1_900, false), (2_100, true), (100_000, true)] {
-        resume::replay(&ann, log_position, &large(size));
-        assert_eq!(ann.queue.take()[0], if is_compressed { 0xc1 } else { 0x81 }, "{size}");
-    }
-    node.content(large(900));
-    node.content(large(5_000));
-    // A queue that is empty takes a message of any size.
-    let (bob, _bob) = node.arrive_offering(&[b"permessage-deflate"], Identity::user("bob"), true);
-    let epoch = node.hub.replay_log.lock().epoch();
-    assert_eq!(node.hub.catch_up(&bob, 1, epoch), Ok(true));
-    let frame = bob.queue.take();
-    assert_eq!(frame[0], 0x81);
-    assert!(frame.len() > 5_000);
 }

@@ -261,14 +261,26 @@ impl<'a> OutgoingMessage<'a> {
 
     /// Returns the WebSocket frame with the message in a form, compressed if the connection takes it so.
     pub(crate) fn frame(&self, form: MessageForm, deflate: Option<Deflate>) -> Bytes {
+        let mut unlimited = usize::MAX;
+        self.frame_within(form, deflate, &mut unlimited)
+    }
+
+    /// Like [`frame`](Self::frame), but compresses at most `budget` bytes, and subtracts what it compresses. If the
+    /// message is larger, the frame is plain.
+    pub(crate) fn frame_within(&self, form: MessageForm, deflate: Option<Deflate>, budget: &mut usize) -> Bytes {
         let form = if self.at.is_none() && form == MessageForm::Positioned { MessageForm::Object } else { form };
         let plain = self.plain[form as usize].get_or_init(|| self.encode(form));
-        match deflate {
-            Some(deflate) if deflate.takes(frame::payload(plain).len()) => {
-                self.compressed[form as usize].get_or_init(|| compress(plain).unwrap_or_else(|| plain.clone())).clone()
-            }
-            _ => plain.clone(),
+        let (size, compressed) = (frame::payload(plain).len(), &self.compressed[form as usize]);
+        if !deflate.is_some_and(|deflate| deflate.takes(size)) {
+            return plain.clone();
         }
+        if compressed.get().is_none() {
+            match budget.checked_sub(size) {
+                Some(rest) => *budget = rest,
+                None => return plain.clone(),
+            }
+        }
+        compressed.get_or_init(|| compress(plain).unwrap_or_else(|| plain.clone())).clone()
     }
 
     fn encode(&self, form: MessageForm) -> Bytes {

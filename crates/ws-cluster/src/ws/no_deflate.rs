@@ -2,6 +2,9 @@
 
 use bytes::Bytes;
 
+/// Nothing is compressed.
+pub(crate) const MAX_TOGETHER: usize = 0;
+
 /// What a connection has negotiated. There is no value of this type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Deflate {}

@@ -12,8 +12,12 @@ mod offer;
 pub(crate) use self::{codec::compress, offer::answer};
 
 /// Size of the largest message that is compressed, in bytes. Compressing 1 MiB takes about 10 ms, and this happens in the
-/// cluster's task while it delivers, under the hub's lock. A quarter of that delays other messages little.
+/// cluster's task while it delivers, under the hub's lock, for each of the three forms of a message that clients get.
 const MAX_SIZE: usize = 256 * 1024;
+
+/// Maximum number of bytes that are compressed for messages that are delivered together: the largest message in its
+/// three forms. That takes about 8 ms, which delays other messages little.
+pub(crate) const MAX_TOGETHER: usize = 3 * MAX_SIZE;
 
 /// The smallest window that the RFC knows, as an exponent of two.
 const MIN_WINDOW_BITS: u8 = 8;
