@@ -64,8 +64,12 @@ fn assignments(unit: &str) -> Vec<(&str, &str)> {
 }
 
 #[test]
-fn systemd_takes_the_unit() {
+fn systemd_takes_the_unit_and_the_drop_in_for_tls() {
     let unit = fs::read_to_string(repository("deploy/systemd/ws-server@.service")).unwrap();
+    // The drop-in for TLS at port 443, as the documentation has it.
+    let docs = fs::read_to_string(repository("docs/operations.md")).unwrap();
+    let (_, drop_in) = docs.split_once("```ini\n").expect("a drop-in");
+    let (drop_in, _) = drop_in.split_once("```").expect("its end");
     let all = assignments(&unit);
     for wanted in [("Type", "notify"), ("ExecStart", "/usr/bin/ws-server run"), ("NoNewPrivileges", "yes")] {
         assert!(all.contains(&wanted), "{wanted:?}");
@@ -80,17 +84,21 @@ fn systemd_takes_the_unit() {
     }
     let units = root.path().join("etc/systemd/system");
     fs::write(units.join("ws-server@.service"), unit).unwrap();
+    fs::create_dir(units.join("ws-server@443.service.d")).unwrap();
+    fs::write(units.join("ws-server@443.service.d/override.conf"), drop_in).unwrap();
     // Those of the system that every unit depends on.
     for target in ["basic", "multi-user", "network-online", "shutdown", "sysinit"] {
         fs::write(units.join(format!("{target}.target")), "[Unit]\n").unwrap();
     }
-    let mut verify = Command::new("systemd-analyze");
-    verify.arg(format!("--root={}", root.path().display())).args(["verify", "--man=no", "ws-server@9001.service"]);
-    let verified = verify.output().expect("systemd-analyze");
-    let said = String::from_utf8_lossy(&verified.stderr).into_owned();
-    succeeded(verified);
-    let ours: Vec<_> = said.lines().filter(|line| line.contains("ws-server")).collect();
-    assert!(ours.is_empty(), "{said}");
+    for instance in ["ws-server@9001.service", "ws-server@443.service"] {
+        let mut verify = Command::new("systemd-analyze");
+        verify.arg(format!("--root={}", root.path().display())).args(["verify", "--man=no", instance]);
+        let verified = verify.output().expect("systemd-analyze");
+        let said = String::from_utf8_lossy(&verified.stderr).into_owned();
+        succeeded(verified);
+        let ours: Vec<_> = said.lines().filter(|line| line.contains("ws-server")).collect();
+        assert!(ours.is_empty(), "{instance}: {said}");
+    }
 }
 
 #[tokio::test]
