@@ -35,8 +35,8 @@ pub(crate) const FORBIDDEN: &str = "Forbidden";
 const RECHECK_INTERVAL: Duration = Duration::from_secs(5);
 const RECHECK_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Longest time, before an identity ends, from which the authenticator is asked about it. A random part of up to the same
-/// length is added.
+/// Maximum lead before an identity ends at which the server asks about it again. A random part of up to the same length
+/// is added.
 const REFRESH_LEAD: Duration = Duration::from_secs(60);
 
 /// Shortest wait until that question. An identity that lasts less than 2 s may be asked about only when it ends.
@@ -48,8 +48,7 @@ const EXTENDED_BY: Duration = Duration::from_secs(1);
 /// Shortest time between two renewals that do not count as attempts to authenticate.
 const SOONEST_RENEWAL: Duration = Duration::from_millis(500);
 
-/// Number of attempts at a question whose answers were overtaken by a close or a refresh. After that, the client counts
-/// as unknown.
+/// Number of attempts if a close or refresh invalidates each answer. After that, the client counts as unknown.
 pub(crate) const ATTEMPTS: u32 = 3;
 
 /// The end of the session, and the rechecks of the client. Boxed, since only some connections have it.
@@ -449,8 +448,8 @@ impl Expiry {
     }
 }
 
-/// Returns the time to wait until the authenticator is asked about an identity that lasts for `left`: not the same for
-/// all clients (`fraction` is from 0 to 1), and early enough to ask again. `None` if that is too soon.
+/// Returns the wait before the next question about an identity that lasts `left`. `fraction` (0 to 1) spreads clients.
+/// The question comes early enough to be asked again. `None` if the wait would be too short.
 pub(super) fn refresh_wait(left: Duration, longest: Duration, fraction: f64) -> Option<Duration> {
     let lead = (left / 4).min(longest).mul_f64(1.0 + fraction);
     Some(left.saturating_sub(lead)).filter(|wait| *wait >= SOONEST_REFRESH)

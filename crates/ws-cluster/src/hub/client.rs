@@ -307,8 +307,8 @@ impl Client {
     }
 
     /// Returns the client's resume token, sealed by a node that has delivered up to `at`. The caller reads `at` after it
-    /// has locked the membership: an order of the site may change the membership, and must not be carried out again
-    /// behind what a handler changed since.
+    /// has locked the membership. Otherwise a site command could be applied a second time, after a later change by a
+    /// handler.
     pub(crate) fn seal(&self, membership: &Membership, at: Position, sealer: &StateSealer) -> String {
         let state = ResumeState {
             id: self.known_as_in(membership),

@@ -54,7 +54,7 @@ impl Closes {
     /// Fails if a command that concerns this client was delivered after `asked`.
     pub(crate) fn check(&self, asked: Moment, who: &Membership) -> Result<(), Stale> {
         if who.user.is_none() && who.session.is_none() {
-            // A guest cannot be named by a command.
+            // Commands do not name guests.
             return Ok(());
         }
         let recent = self.0.lock();

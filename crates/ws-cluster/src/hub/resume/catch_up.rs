@@ -116,7 +116,7 @@ impl Hub {
         Ok(())
     }
 
-    /// Makes a client one that began at a position: the commands of the site since then concern it.
+    /// Sets the position at which a client begins. Later group commands apply to it.
     pub(crate) fn begin_at(&self, client: &Client, position: &Position) {
         // As for a client that resumes: each command is known already, or finds this client.
         let _index = self.index.write();

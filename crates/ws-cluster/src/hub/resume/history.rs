@@ -29,7 +29,7 @@ const CANDIDATES: usize = 4;
 /// The reason for a reset if a position is no longer in the order.
 const PASSED: &str = "a failover has changed the order of messages since";
 
-/// Maximum number of connections whose lowest valid versions are entry. Each takes about 100 bytes.
+/// Maximum number of connections whose lowest valid token version is remembered. Each takes about 100 bytes.
 const MAX_REVOKED: usize = 65_536;
 
 /// Maximum number of topics under which one entry is listed. Each takes about as much memory as a short entry.
