@@ -401,7 +401,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         let Some(expiry) = &mut self.expiry else { return };
         expiry.recheck = None;
         let now = Instant::now();
-        let client = self.registration.client().clone();
+        let client = self.handle.client().clone();
         match identity {
             Ok(Some(identity)) if identity.user.as_deref() == client.membership().user.as_deref() => {
                 let validity = identity.validity();

@@ -30,7 +30,7 @@ use crate::{
     CloseCode, ConnectionConfig, RawDetails, RawMessage,
     auth::Validity,
     hub::{
-        Client, Registration,
+        Client, ClientHandle,
         resume::{Arriving, JoinPhase, ResumeRequest, Resumption},
     },
     io::Stream,
@@ -56,7 +56,7 @@ const INFLATING_PER_MESSAGE: usize = 4 * 1024;
 /// The results of a client's upgrade.
 pub(crate) struct Accepted {
     /// The client's place in the hub. The connection drops it last.
-    pub(crate) registration: Registration,
+    pub(crate) handle: ClientHandle,
     pub(crate) validity: Validity,
     /// True if the client may join as who it is. Otherwise it has to authenticate first.
     pub(crate) may_join: bool,
@@ -74,7 +74,7 @@ pub(crate) fn serve_tcp<A: Application>(
     stream: TcpStream,
     leftover: &[u8],
 ) -> impl Future<Output = ()> + Send + use<A> {
-    accepted.registration.client().queue.attach(stream);
+    accepted.handle.client().queue.attach(stream);
     run(Box::new(Connection::new(application, accepted, Tcp, leftover)))
 }
 
@@ -146,7 +146,7 @@ async fn linger<T: Transport>(mut transport: T, queue: SendQueue, until: Instant
 
 pub(super) struct Connection<T, A> {
     pub(super) application: A,
-    pub(super) registration: Registration,
+    pub(super) handle: ClientHandle,
     transport: T,
     pub(super) decoder: Decoder,
     pub(super) limiter: RateLimiter,
@@ -230,17 +230,17 @@ enum ClientEnd {
 
 impl<T: Transport, A: Application> Connection<T, A> {
     fn new(application: A, accepted: Accepted, transport: T, leftover: &[u8]) -> Self {
-        let Accepted { registration, validity, may_join, refused, asked } = accepted;
+        let Accepted { handle, validity, may_join, refused, asked } = accepted;
         let now = Instant::now();
         let heartbeat = asked.as_ref().map_or(0, ResumeRequest::heartbeat);
-        let (context, client) = (application.context(), registration.client());
+        let (context, client) = (application.context(), handle.client());
         let in_band = context.authenticator.in_band() && !refused;
         let is_guest = client.membership().user.is_none();
         let arriving = Arriving { may_join, in_band, asks_application: asks_application(&application, client) };
         let mut connection = Self {
-            join_phase: JoinPhase::new(&context.resumption, registration.client(), asked, arriving),
+            join_phase: JoinPhase::new(&context.resumption, handle.client(), asked, arriving),
             application,
-            registration,
+            handle,
             transport,
             decoder: Decoder::default(),
             limiter: RateLimiter::new(now),
@@ -271,7 +271,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
     }
 
     pub(super) fn client(&self) -> &Arc<Client> {
-        self.registration.client()
+        self.handle.client()
     }
 
     /// Returns what all connections share.
@@ -300,8 +300,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
             if matches!(self.phase, Phase::Open) && self.client().queue.is_sealed() {
                 self.close();
             }
-            let Self { transport, registration, .. } = self;
-            let writing = match transport.poll_write(cx, &registration.client().queue) {
+            let Self { transport, handle, .. } = self;
+            let writing = match transport.poll_write(cx, &handle.client().queue) {
                 Poll::Ready(written) => {
                     written?;
                     false
@@ -311,8 +311,8 @@ impl<T: Transport, A: Application> Connection<T, A> {
             if let Phase::Closing(closing) = &self.phase {
                 // The client reads the end and then closes its own side.
                 let client_end = closing.client_end;
-                let Self { transport, registration, .. } = self;
-                let queue = &registration.client().queue;
+                let Self { transport, handle, .. } = self;
+                let queue = &handle.client().queue;
                 if client_end > ClientEnd::Open && !writing && queue.is_empty() {
                     // An error can be ignored: dropping the socket tells the client the same.
                     let shut = transport.poll_shut_down(cx, queue);
@@ -401,9 +401,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
             announced = refusal.is_none();
         }
         self.application.context().hub.stats().metered.note(|counts| counts.note_close(ended.code));
-        self.application.context().hub.timers().cancel(self.registration.client().id.local, self.timer);
-        self.registration.leave();
-        let client = self.registration.client();
+        self.application.context().hub.timers().cancel(self.handle.client().id.local, self.timer);
+        self.handle.leave();
+        let client = self.handle.client();
         if announced && self.application.handles(DISCONNECTION) {
             // A number and a text can always be encoded.
             let details = RawDetails::from_serialize(&(ended.code, &*ended.reason)).unwrap_or_default();
@@ -479,7 +479,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
     fn poll_read(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let mut space = [MaybeUninit::uninit(); READ_SIZE];
         let mut buffer = ReadBuf::uninit(&mut space);
-        ready!(self.transport.poll_read(cx, &mut buffer, &self.registration.client().queue))?;
+        ready!(self.transport.poll_read(cx, &mut buffer, &self.handle.client().queue))?;
         let bytes = buffer.filled_mut();
         if !bytes.is_empty() {
             let size = bytes.len() as u64;
@@ -515,14 +515,14 @@ impl<T: Transport, A: Application> Connection<T, A> {
             return;
         }
         let (limit, rate, pings, now) = (self.config().message_size, self.rate(), self.ping_rate(), Instant::now());
-        let Self { decoder, limiter, paused, read_ahead, registration, .. } = self;
+        let Self { decoder, limiter, paused, read_ahead, handle, .. } = self;
         decoder.take_pings(limit, |pong| {
             if limiter.next(pings) > now {
                 *read_ahead = ReadAhead::Held;
                 return false;
             }
             *paused |= limiter.count(rate, now);
-            registration.client().queue.push(pong);
+            handle.client().queue.push(pong);
             true
         });
     }

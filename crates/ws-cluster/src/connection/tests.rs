@@ -107,10 +107,10 @@ fn offering(
     let client = Arc::new(client);
     let mut slot = server.hub().admission().admit(None, 1, 100).ok();
     let (membership, now) = (Membership::of(identity), server.hub().closes().now());
-    let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
+    let handle = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
     server.hub().begin_delivery(&client);
     let validity = Validity { expires: session.map(|left| SystemTime::now() + left), recheck: None };
-    (client, Accepted { registration, validity, may_join: true, refused: false, asked: None })
+    (client, Accepted { handle, validity, may_join: true, refused: false, asked: None })
 }
 
 struct Peer {
@@ -469,9 +469,9 @@ fn resumes_offering(server: &Server, path: &str, offers: &[&[u8]], room: usize) 
     let client = Arc::new(client);
     let mut slot = server.hub().admission().admit(None, 1, 9).ok();
     let (membership, now) = (Membership::of(Identity::user("ann")), server.hub().closes().now());
-    let registration = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
+    let handle = server.hub().arrive(client.clone(), membership, &mut slot, now).unwrap();
     let (stream, far) = duplex(room);
-    let accepted = Accepted { registration, validity: Validity::default(), may_join: true, refused: false, asked };
+    let accepted = Accepted { handle, validity: Validity::default(), may_join: true, refused: false, asked };
     tokio::spawn(serve(server.clone(), accepted, far, &[]));
     (client, stream)
 }

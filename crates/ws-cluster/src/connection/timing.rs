@@ -37,7 +37,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
 
     /// Handles what is due and registers the next deadline. Returns true if something was due.
     pub(super) fn poll_time(&mut self, cx: &mut Context<'_>) -> bool {
-        let client = self.registration.client();
+        let client = self.handle.client();
         if let Some(at) = self.timer_at()
             && let Some(timer) = self.context().hub.timers().set(client.id.local, at, self.timer)
         {

@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
 /// A place among the allowed connections, which is given back when the slot is dropped.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// `None` once a registration has taken over the slot.
+    /// `None` once a handle has taken over the slot.
     admission: Option<Arc<Admission>>,
     ip: Option<IpAddr>,
 }
@@ -111,7 +111,7 @@ impl Admission {
 }
 
 impl Slot {
-    /// Lets a registration, which knows the address too, give the slot back.
+    /// Lets a handle, which knows the address too, give the slot back.
     pub(super) fn transfer(mut self) {
         self.admission = None;
     }

@@ -49,7 +49,7 @@ const MIN_COMPRESSED_REPLAY: usize = 2 * 1024;
 /// The hub does not deliver to the client yet.
 const ARRIVING: u8 = 0;
 /// The hub delivers to the client.
-const REGISTERED: u8 = 1;
+const JOINED: u8 = 1;
 /// The hub has forgotten the client.
 const FORGOTTEN: u8 = 2;
 
@@ -69,7 +69,7 @@ pub(crate) struct Client {
     form: AtomicU8,
     /// Present if the client gets large messages compressed.
     deflate: Option<Deflate>,
-    /// [`ARRIVING`], [`REGISTERED`] or [`FORGOTTEN`]. Written under the hub's lock. One byte, because the size of a
+    /// [`ARRIVING`], [`JOINED`] or [`FORGOTTEN`]. Written under the hub's lock. One byte, because the size of a
     /// client counts.
     stage: AtomicU8,
     /// True if the authenticator has to be asked again.
@@ -225,12 +225,12 @@ impl Client {
     /// Makes the hub deliver to the client from now on.
     pub(crate) fn enter(&self, number: u64) {
         self.entered.store(number, Ordering::Relaxed);
-        self.stage.store(REGISTERED, Ordering::Relaxed);
+        self.stage.store(JOINED, Ordering::Relaxed);
     }
 
     /// Makes the hub forget the client. Returns true if the hub delivered to it.
     pub(crate) fn leave(&self) -> bool {
-        self.stage.swap(FORGOTTEN, Ordering::Relaxed) == REGISTERED
+        self.stage.swap(FORGOTTEN, Ordering::Relaxed) == JOINED
     }
 
     /// Returns true if the hub has forgotten the client.
@@ -239,8 +239,8 @@ impl Client {
     }
 
     /// Returns true if the hub delivers to the client.
-    pub(crate) fn is_registered(&self) -> bool {
-        self.stage.load(Ordering::Relaxed) == REGISTERED
+    pub(crate) fn is_joined(&self) -> bool {
+        self.stage.load(Ordering::Relaxed) == JOINED
     }
 
     /// Makes the connection's task ask the authenticator again at once.
@@ -295,7 +295,7 @@ impl Client {
     /// Sends the client a new resume token if its token is outdated. The position is left out: a message that is being
     /// delivered may have an earlier one.
     pub(crate) fn send_new_token(&self, hub: &Hub, sealer: &StateSealer) {
-        if !self.membership().is_token_outdated() || !self.is_registered() || !self.tracks() {
+        if !self.membership().is_token_outdated() || !self.is_joined() || !self.tracks() {
             return;
         }
         let sealed = {

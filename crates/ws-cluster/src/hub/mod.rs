@@ -93,9 +93,9 @@ pub(crate) struct Hub {
     stats: Arc<Stats>,
 }
 
-/// A registered client. The hub knows it until it leaves, and counts it until this value is dropped. A client that has
-/// not left by then is forgotten soon after.
-pub(crate) struct Registration {
+/// A client that the hub knows until it leaves, and counts until this value is dropped. A client that has not left by
+/// then is forgotten soon after.
+pub(crate) struct ClientHandle {
     hub: Arc<Hub>,
     client: Arc<Client>,
 }
@@ -148,9 +148,8 @@ impl Hub {
         ConnectionId { node: self.node, local: self.next.fetch_add(1, Ordering::Relaxed) }
     }
 
-    /// Registers a client without delivering to it yet. From now on the client is closed with its session. The
-    /// registration takes over the slot to which the connection was admitted under its handshake's address, and gives
-    /// it back when dropped.
+    /// Takes in a client without delivering to it yet. From now on the client is closed with its session. The handle takes
+    /// over the slot to which the connection was admitted under its handshake's address, and gives it back when dropped.
     ///
     /// Fails if the client's session or user was closed or refreshed after `asked`, the moment at which the
     /// authenticator was asked about the client.
@@ -160,7 +159,7 @@ impl Hub {
         mut membership: Membership,
         slot: &mut Option<Slot>,
         asked: Moment,
-    ) -> Result<Registration, Stale> {
+    ) -> Result<ClientHandle, Stale> {
         let mut index = self.index.write();
         self.closes.check(asked, &membership)?;
         slot.take().into_iter().for_each(Slot::transfer);
@@ -174,7 +173,7 @@ impl Hub {
             client.queue.close(CloseCode::Restart, RESTART);
         }
         drop(index);
-        Ok(Registration { hub: self.clone(), client })
+        Ok(ClientHandle { hub: self.clone(), client })
     }
 
     /// Changes who a client is, after the authenticator was asked at `asked`. Fails as [`arrive`](Self::arrive) does,
@@ -192,12 +191,12 @@ impl Hub {
         Ok(())
     }
 
-    /// Delivers to a registered client from now on.
+    /// Delivers to a client that has arrived from now on.
     pub(crate) fn begin_delivery(&self, client: &Client) {
-        self.register(&mut self.index.write(), client);
+        self.deliver_to(&mut self.index.write(), client);
     }
 
-    fn register(&self, index: &mut Index, client: &Client) {
+    fn deliver_to(&self, index: &mut Index, client: &Client) {
         let Some(client) = index.arriving.remove(&client.id.local) else { return };
         let mut own = client.membership_lock().write();
         client.enter(self.entered.fetch_add(1, Ordering::Relaxed));
@@ -232,7 +231,7 @@ impl Hub {
         change: impl FnOnce(&mut Membership, Option<Seq>) -> T,
     ) -> T {
         let mut own = client.membership_lock().write();
-        if !client.is_registered() {
+        if !client.is_joined() {
             // A client that came back may still get a replay of what it missed.
             let at = own.former().and_then(|_| self.position_for(client));
             return change(&mut own, at);
@@ -247,7 +246,7 @@ impl Hub {
     /// Returns the last sequence number that was delivered, for a client that tracks its position or has not joined
     /// yet. Called under the write lock of `index`, so that every later entry is delivered to the changed client.
     fn position_for(&self, client: &Client) -> Option<Seq> {
-        (client.keeps_position() || !client.is_registered()).then(|| self.position().seq)
+        (client.keeps_position() || !client.is_joined()).then(|| self.position().seq)
     }
 
     pub(crate) fn join(&self, client: &Client, group: &str) -> bool {
@@ -255,7 +254,7 @@ impl Hub {
         let mut own = client.membership_lock().write();
         let group: Arc<str> = group.into();
         let new = own.join(group.clone(), self.position_for(client));
-        if new && client.is_registered() {
+        if new && client.is_joined() {
             index.join(client.id.local, group);
         }
         new
@@ -265,7 +264,7 @@ impl Hub {
         let mut index = self.index.write();
         let mut own = client.membership_lock().write();
         let old = own.leave(group);
-        if old && client.is_registered() {
+        if old && client.is_joined() {
             index.leave(client.id.local, group);
         }
         old
@@ -312,7 +311,7 @@ impl Hub {
         index.clients.iter().chain(index.arriving.values()).for_each(|client| client.queue.close(code, reason));
     }
 
-    /// Forgets the clients whose registrations were dropped.
+    /// Forgets the clients whose handles were dropped.
     fn forget_gone(&self) {
         let gone = std::mem::take(&mut *self.gone.lock());
         if !gone.is_empty() {
@@ -333,7 +332,7 @@ impl Hub {
     }
 }
 
-impl Registration {
+impl ClientHandle {
     pub(crate) fn client(&self) -> &Arc<Client> {
         &self.client
     }
@@ -344,10 +343,10 @@ impl Registration {
     }
 }
 
-impl Drop for Registration {
+impl Drop for ClientHandle {
     fn drop(&mut self) {
         if !self.client.is_forgotten() {
-            // The registration is dropped without a leave only if the runtime ends. That can happen under the hub's
+            // The handle is dropped without a leave only if the runtime ends. That can happen under the hub's
             // lock, because a parked connection that is woken then is dropped at once. So the client is only listed
             // here.
             drop(self.client.queue.abandon());

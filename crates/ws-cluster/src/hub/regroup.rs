@@ -47,7 +47,7 @@ impl Hub {
 
 fn change_groups(index: &mut Index, client: &Arc<Client>, change: &GroupChange, seq: Seq) {
     let mut own = client.membership_lock().write();
-    let delivers = client.is_registered();
+    let delivers = client.is_joined();
     let local = client.id.local;
     if delivers {
         index.remove(local, &own);

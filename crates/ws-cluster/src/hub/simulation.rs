@@ -15,7 +15,7 @@ use crate::ws::frame::texts;
 use crate::{
     Config, Handshake, Identity, Target, TrustedProxies,
     hub::{
-        Client, Hub, Membership, Registration,
+        Client, ClientHandle, Hub, Membership,
         resume::{StateSealer, history::PositionStatus, replay},
     },
     message::{content::Content, groups::GroupChange, position::Position, target::ConnectionId},
@@ -84,7 +84,7 @@ type Place = (u64, NodeId, Seq);
 struct Connection {
     node_index: usize,
     client: Arc<Client>,
-    _registration: Registration,
+    _handle: ClientHandle,
     /// The position of the node when the client came, and the epoch of its order.
     came: (Place, u64),
     progress: Progress,
@@ -257,8 +257,8 @@ impl SimulatedClients {
         let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, true));
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
         let (user_now, asked) = (Membership::of(Identity::user(&*client_state.user)), hub.closes().now());
-        let registration = hub.arrive(client.clone(), user_now, &mut slot, asked);
-        let registration = registration.expect("no order came since the question");
+        let handle = hub.arrive(client.clone(), user_now, &mut slot, asked);
+        let handle = handle.expect("no order came since the question");
         let (_, epoch) = hub.position_status(&Position::START);
         let came = (log_position_of(&hub.position()), epoch);
         let progress = match client_state.at {
@@ -270,7 +270,7 @@ impl SimulatedClients {
             }
         };
         client_state.had.clear();
-        client_state.connection = Some(Connection { node_index, client, _registration: registration, came, progress });
+        client_state.connection = Some(Connection { node_index, client, _handle: handle, came, progress });
     }
 
     /// Takes the next step for a client that comes back, as the join of [`resume`](super::resume) does.

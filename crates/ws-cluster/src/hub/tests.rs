@@ -34,12 +34,12 @@ impl Node {
         Self { hub, sealer: StateSealer::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
     }
 
-    fn arrive(&self, identity: Identity, tracks: bool) -> (Arc<Client>, Registration) {
+    fn arrive(&self, identity: Identity, tracks: bool) -> (Arc<Client>, ClientHandle) {
         self.arrive_offering(&[], identity, tracks)
     }
 
     /// Lets a client arrive that offers these extensions.
-    fn arrive_offering(&self, offers: &[&[u8]], identity: Identity, tracks: bool) -> (Arc<Client>, Registration) {
+    fn arrive_offering(&self, offers: &[&[u8]], identity: Identity, tracks: bool) -> (Arc<Client>, ClientHandle) {
         self.arrive_with(offers, identity, tracks, 1024)
     }
 
@@ -49,29 +49,29 @@ impl Node {
         identity: Identity,
         tracks: bool,
         queue_size: usize,
-    ) -> (Arc<Client>, Registration) {
+    ) -> (Arc<Client>, ClientHandle) {
         let request = http::Request::new(()).into_parts().0;
         let handshake = Handshake::new(&request, None, &TrustedProxies::none());
         let deflate = crate::ws::deflate::answer(offers.iter().copied(), 256).map(|(deflate, _)| deflate);
         let client = Arc::new(Client::new(self.hub.next_id(), handshake, queue_size, tracks).with_deflate(deflate));
         let mut slot = self.hub.admission().admit(None, 1, usize::MAX).ok();
         let now = self.hub.closes().now();
-        let registration = self.hub.arrive(client.clone(), Membership::of(identity), &mut slot, now).unwrap();
-        (client, registration)
+        let handle = self.hub.arrive(client.clone(), Membership::of(identity), &mut slot, now).unwrap();
+        (client, handle)
     }
 
-    fn connect(&self, identity: Identity) -> (Arc<Client>, Registration) {
-        let (client, registration) = self.arrive(identity, false);
+    fn connect(&self, identity: Identity) -> (Arc<Client>, ClientHandle) {
+        let (client, handle) = self.arrive(identity, false);
         self.hub.begin_delivery(&client);
-        (client, registration)
+        (client, handle)
     }
 
     /// Connects a client that tracks its position from now on.
-    fn track(&self, identity: Identity) -> (Arc<Client>, Registration) {
-        let (client, registration) = self.arrive(identity, true);
+    fn track(&self, identity: Identity) -> (Arc<Client>, ClientHandle) {
+        let (client, handle) = self.arrive(identity, true);
         self.hub.begin(&client, &["new".into()], &self.sealer, 0);
         take_all(&client, &mut Vec::new());
-        (client, registration)
+        (client, handle)
     }
 
     /// Delivers the next publish at the next log position.
@@ -154,7 +154,7 @@ fn the_index_follows_membership_and_keeps_nothing() {
     let node = Node::new();
     let hub = node.hub.clone();
     let identity = Identity::user("ann").session("s").groups(["a"]).property("n", 1);
-    let (client, registration) = node.connect(identity);
+    let (client, handle) = node.connect(identity);
     assert!(hub.join(&client, "b"));
     assert!(!hub.join(&client, "b"));
     assert!(hub.leave(&client, "a"));
@@ -167,14 +167,14 @@ fn the_index_follows_membership_and_keeps_nothing() {
         node.deliver(target);
     }
     assert_eq!(waiting(&client), 3);
-    registration.leave();
+    handle.leave();
     node.deliver(Target::all());
     assert_eq!(waiting(&client), 0);
     assert!(hub.index.read().is_empty());
-    let (_, registration) = node.connect(Identity::user("ann").groups(["a"]));
-    drop(registration);
+    let (_, handle) = node.connect(Identity::user("ann").groups(["a"]));
+    drop(handle);
     hub.tick();
-    assert!(hub.index.read().is_empty(), "a client whose registration was dropped");
+    assert!(hub.index.read().is_empty(), "a client whose handle was dropped");
 }
 
 /// Returns the state of a client of which nothing was changed.
@@ -206,7 +206,7 @@ fn a_revoked_token_gives_nothing_back() {
 #[test]
 fn messages_older_than_a_membership_are_not_replayed() {
     let node = Node::new();
-    let (ann, registration) = node.track(Identity::guest().groups(["given"]).property("colour", "red"));
+    let (ann, handle) = node.track(Identity::guest().groups(["given"]).property("colour", "red"));
     node.deliver(Target::group("room"));
     node.deliver(Target::property("page", "7"));
     node.deliver(Target::user("ann"));
@@ -221,7 +221,7 @@ fn messages_older_than_a_membership_are_not_replayed() {
         let sealed = ann.seal(&ann.membership(), node.hub.position(), &node.sealer);
         node.sealer.open(Some("ann"), None, &sealed).unwrap()
     };
-    registration.leave();
+    handle.leave();
     node.deliver(Target::groups(["new"]));
     let back = Identity::user("ann").groups(["given", "later", "new"]).property("colour", "red");
     let (ann, _ann) = node.arrive(back, true);
@@ -258,7 +258,7 @@ fn a_client_that_came_back_is_known_by_its_former_id() {
     let node = Node::new();
     let former = ConnectionId { node: NodeId::from_bytes([8; 16]), local: 1 };
     let (other, _other) = node.connect(Identity::guest());
-    let (client, registration) = node.arrive(Identity::guest(), false);
+    let (client, handle) = node.arrive(Identity::guest(), false);
     assert_eq!(node.hub.resume(&client, state(former, 0)), Ok(()));
     node.hub.begin_delivery(&client);
     node.deliver(Target::connection(former));
@@ -268,7 +268,7 @@ fn a_client_that_came_back_is_known_by_its_former_id() {
     // A connection of another node with the same local id as one of this node.
     node.deliver(Target::connection(ConnectionId { node: former.node, local: other.id.local + 1 }));
     assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
-    drop(registration);
+    drop(handle);
     node.deliver(Target::connection(former));
     assert_eq!([waiting(&other), waiting(&client)], [0, 0]);
 }
@@ -360,7 +360,7 @@ fn quiet_clients_are_told_their_position() {
     let node = Node::new();
     let (ann, _ann) = node.track(Identity::user("ann"));
     let (bob, _bob) = node.track(Identity::user("bob"));
-    let (_plain, _registration) = node.connect(Identity::user("bob"));
+    let (_plain, _handle) = node.connect(Identity::user("bob"));
     node.deliver(Target::user("bob"));
     said(&bob);
     node.hub.tick();

@@ -162,7 +162,7 @@ impl Server {
         }
         let mut slot = Some(slot);
         let mut attempt = 1;
-        let (registration, validity, may_join, refused) = loop {
+        let (handle, validity, may_join, refused) = loop {
             let (identity, refused) = match answer.identity {
                 Ok(identity) => (identity.unwrap_or_default(), false),
                 // A browser does not show the status of a refused upgrade, so the client is told on the WebSocket.
@@ -177,7 +177,7 @@ impl Server {
             // The hub knows the client before there is a socket, so that no command to close a session is missed in
             // between.
             match self.hub().arrive(client.clone(), Membership::of(identity), &mut slot, answer.asked_at) {
-                Ok(registration) => break (registration, validity, may_join, refused),
+                Ok(handle) => break (handle, validity, may_join, refused),
                 // An answer from before a close or a refresh does not count.
                 Err(Stale) if attempt < ATTEMPTS => {
                     attempt += 1;
@@ -205,7 +205,7 @@ impl Server {
             // The node is no longer ready and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
         }
-        Ok(Accepted { registration, validity, may_join, refused, asked: resume })
+        Ok(Accepted { handle, validity, may_join, refused, asked: resume })
     }
 }
 

@@ -114,8 +114,8 @@ impl RequestBuilder {
         let hub = server.hub();
         let client = Arc::new(Client::new(hub.next_id(), handshake, usize::MAX / 4, false));
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
-        let registration = hub.arrive(client.clone(), Membership::of(identity), &mut slot, hub.closes().now());
-        let Ok(registration) = registration else { unreachable!("no close was ordered") };
+        let handle = hub.arrive(client.clone(), Membership::of(identity), &mut slot, hub.closes().now());
+        let Ok(handle) = handle else { unreachable!("no close was ordered") };
         let error = match server.dispatch(&client, &action, details, Default::default()) {
             Ok(handled) => handled.await.err(),
             Err(refused) => Some(refused),
@@ -129,7 +129,7 @@ impl RequestBuilder {
             (message["action"] == action).then(|| message["details"].clone())
         });
         let replies = replies.collect();
-        drop(registration);
+        drop(handle);
         let published = recorder.take();
         server.shutdown().await;
         Outcome { error, replies, published, groups, properties }

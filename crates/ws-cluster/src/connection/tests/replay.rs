@@ -18,7 +18,7 @@ async fn turns_during_a_replay(offers: &[&[u8]], count: usize, size: usize) -> u
     // The stream takes everything at once, so that it is no reason to wait.
     let (client, mut stream) = resumes_offering(&server, &path, offers, 2 * count * size);
     let mut turns = 0;
-    while !client.is_registered() {
+    while !client.is_joined() {
         tokio::task::yield_now().await;
         turns += 1;
     }

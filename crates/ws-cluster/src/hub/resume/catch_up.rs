@@ -160,7 +160,7 @@ impl Hub {
             };
             client.begin(first, at, &state, heartbeat);
         }
-        self.register(&mut index, client);
+        self.deliver_to(&mut index, client);
     }
 
     /// Begins to deliver to a client if it lacks only a few messages after `after` and there is room for them. Returns
@@ -185,7 +185,7 @@ impl Hub {
         // Plain, because compressing would hold the lock for some milliseconds.
         let messages = missed.messages.iter().filter_map(|(log_position, content)| message(*log_position, content));
         messages.for_each(|message| client.replay_plain(&message));
-        self.register(&mut index, client);
+        self.deliver_to(&mut index, client);
         Ok(true)
     }
 
