@@ -75,7 +75,7 @@ pub(crate) struct Client {
     /// True if the authenticator has to be asked again.
     refresh: AtomicBool,
     /// When the client connected, in seconds since 1970.
-    since: u32,
+    connected_at: u32,
     pub(crate) queue: SendQueue,
     pub(crate) id: ConnectionId,
     pub(crate) handshake: Handshake,
@@ -90,7 +90,7 @@ impl Client {
     /// Returns a client that is not known to the hub yet. `tracks`: the client asked for its position.
     pub(crate) fn new(id: ConnectionId, handshake: Handshake, queue_size: usize, tracks: bool) -> Self {
         let queue = SendQueue::new(queue_size);
-        let since = unix_time() as u32;
+        let connected_at = unix_time() as u32;
         let (refresh, known_seq, began, entered, membership) = Default::default();
         Self {
             id,
@@ -98,7 +98,7 @@ impl Client {
             queue,
             form: AtomicU8::new(if tracks { TRACKS } else { 0 }),
             deflate: None,
-            since,
+            connected_at,
             stage: AtomicU8::new(ARRIVING),
             refresh,
             known_seq,
@@ -213,8 +213,8 @@ impl Client {
     }
 
     /// Returns when the client connected, in seconds since 1970.
-    pub(super) fn since(&self) -> u64 {
-        self.since.into()
+    pub(super) fn connected_at(&self) -> u64 {
+        self.connected_at.into()
     }
 
     /// Returns the client's entry number among the clients of this node.
@@ -315,7 +315,7 @@ impl Client {
             changes: membership.changes(),
             version: membership.version(),
             began: self.began(),
-            since: membership.since(),
+            since: membership.valid_since(),
             given: membership.given_now().short(),
             at,
             time: unix_time(),

@@ -104,26 +104,26 @@ impl Hub {
             group.push((entry, message));
         }
         let index = self.index.read();
-        let mut since = 0;
+        let mut min_entered = 0;
         {
             let mut log = self.replay_log.lock();
             for (entry, message) in &group {
                 // Volatile messages are never replayed.
                 let kept = entry.encoded.clone().filter(|_| !message.volatile);
                 let kept = kept.map(|encoded| (&message.target, encoded));
-                since = log.append(entry.position, entry.publish, kept, entry.size, entry.repeated);
+                min_entered = log.append(entry.position, entry.publish, kept, entry.size, entry.repeated);
             }
         }
         let messages: Vec<_> = group.iter().map(|(entry, message)| message.outgoing(entry.position)).collect();
         let Message { target, volatile, .. } = &group[0].1;
-        let (deliveries, bytes) = self.fan_out_to(&index, target, &messages, since, *volatile, budget);
+        let (deliveries, bytes) = self.fan_out_to(&index, target, &messages, min_entered, *volatile, budget);
         let entries = group.len();
         for (entry, _) in &group {
             entry.span.in_scope(|| tracing::debug!(entries, deliveries, bytes, "queued"));
         }
     }
 
-    /// Queues messages for every matching client whose entry number is at least `since`. The fan-out writes them when it
+    /// Queues messages for every matching client whose entry number is at least `min_entered`. The fan-out writes them when it
     /// ends. Volatile messages are queued only for those that keep up. Returns the number of deliveries and
     /// of their bytes.
     fn fan_out_to(
@@ -131,7 +131,7 @@ impl Hub {
         index: &Index,
         target: &Target,
         messages: &[OutgoingMessage<'_>],
-        since: u64,
+        min_entered: u64,
         volatile: bool,
         budget: &mut usize,
     ) -> (u64, u64) {
@@ -141,7 +141,7 @@ impl Hub {
         let mut clients = 0;
         index.select(target, |client| {
             let meant = || certain || target.matches(&Member(client.id, &client.membership()));
-            if client.entered() >= since && meant() && (!volatile || client.queue.keeps_up()) {
+            if client.entered() >= min_entered && meant() && (!volatile || client.queue.keeps_up()) {
                 fan_out.add(client, &mut shared);
                 clients += 1;
             }

@@ -50,7 +50,7 @@ impl Hub {
             address: client.handshake.remote_ip(),
             groups,
             more_groups,
-            since: client.since(),
+            since: client.connected_at(),
             waiting: client.queue.waiting() as u64,
         }
     }

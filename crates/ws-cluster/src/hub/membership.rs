@@ -362,7 +362,7 @@ impl Membership {
     }
 
     /// Returns since when the client has its user, groups and properties.
-    pub(crate) fn since(&self) -> Since {
+    pub(crate) fn valid_since(&self) -> Since {
         self.rare.as_ref().map(|rare| rare.since.clone()).unwrap_or_default()
     }
 

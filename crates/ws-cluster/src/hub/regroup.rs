@@ -23,8 +23,9 @@ impl Hub {
         if repeated.is_none() {
             self.closes.note(change.subject.clone());
         }
-        let since = self.replay_log.lock().first_entry(repeated);
-        let concerned: Vec<_> = index.of(&change.subject).filter(|client| client.entered() >= since).cloned().collect();
+        let min_entered = self.replay_log.lock().first_entry(repeated);
+        let concerned: Vec<_> =
+            index.of(&change.subject).filter(|client| client.entered() >= min_entered).cloned().collect();
         for client in concerned {
             change_groups(&mut index, &client, change, log_position.seq);
         }
