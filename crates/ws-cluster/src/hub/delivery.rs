@@ -99,7 +99,7 @@ impl Hub {
             size += entry.size;
             // A repeated message has recipients of its own: those that have not had it.
             let repeats = entry.repeated.is_some() || first.repeated.is_some();
-            !repeats && size <= self.joined && matches!(said, Said::Message(next) if next.goes_with(beginning))
+            !repeats && size <= self.max_batch_size && matches!(said, Said::Message(next) if next.goes_with(beginning))
         }) {
             group.push((entry, message));
         }
@@ -161,7 +161,7 @@ impl Hub {
         // A command concerns the clients that are connected when it comes, so a repeated command is ignored.
         let command = content.as_ref().and_then(Content::subject).filter(|_| repeated.is_none());
         // The callback is the application's code, so no lock is held.
-        command.iter().for_each(|subject| (self.revoked)(subject));
+        command.iter().for_each(|subject| (self.forget)(subject));
         if let Some(Content::Groups(change)) = &content {
             return self.regroup(change, position, publish, size, repeated);
         }
@@ -183,7 +183,7 @@ impl Hub {
             Some(Content::Refresh(subject)) if command.is_some() => {
                 index.of(subject).for_each(|client| client.refresh());
             }
-            Some(Content::Revoked { connection, version }) => {
+            Some(Content::TokenRevoked { connection, version }) => {
                 self.replay_log.lock().revoke(*connection, *version, position.seq);
                 // A client with a lower version resumed with an outdated token, on a second connection.
                 index.known_as(*connection).filter(|client| client.membership().version() < *version).for_each(

@@ -62,7 +62,7 @@ pub(crate) struct Hub {
     node: NodeId,
     /// Called with each command to close or refresh connections before the connections are closed or refreshed. The
     /// authenticator forgets what it has cached about them, so that no client comes back with it.
-    revoked: Box<dyn Fn(&Subject) + Send + Sync>,
+    forget: Box<dyn Fn(&Subject) + Send + Sync>,
     next: AtomicU64,
     /// The entry number of the next client that the hub begins to deliver to. Grows under the write lock of `index`
     /// only.
@@ -84,7 +84,7 @@ pub(crate) struct Hub {
     /// The server's runtime, whose tasks write a fan-out to many clients. `None` in tests that write nothing.
     runtime: Option<Handle>,
     /// Maximum size of the messages that are queued for a client at a time, in bytes.
-    joined: usize,
+    max_batch_size: usize,
     timers: CoarseTimers,
     closes: Closes,
     /// Clients that are gone and that the hub has to forget. A synchronous lock; no other lock is taken under it.
@@ -101,12 +101,12 @@ pub(crate) struct ClientHandle {
 }
 
 impl Hub {
-    /// Returns a hub without clients. The cluster's task calls `revoked` with each command to close or refresh
+    /// Returns a hub without clients. The cluster's task calls `forget` with each command to close or refresh
     /// connections; it must not block or panic.
-    pub(crate) fn new(node: NodeId, config: &Config, revoked: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
+    pub(crate) fn new(node: NodeId, config: &Config, forget: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
         Self {
             node,
-            revoked: Box::new(revoked),
+            forget: Box::new(forget),
             next: AtomicU64::new(1),
             entered: AtomicU64::new(0),
             index: RwLock::default(),
@@ -114,7 +114,7 @@ impl Hub {
             advanced: Notify::new(),
             fan_out: Arc::default(),
             runtime: Handle::try_current().ok(),
-            joined: MAX_JOINED.min(config.connection.queue_size / 8),
+            max_batch_size: MAX_JOINED.min(config.connection.queue_size / 8),
             timers: CoarseTimers::new(),
             closes: Closes::default(),
             gone: Mutex::default(),

@@ -29,8 +29,8 @@ impl Node {
         Self::with(|_| {})
     }
 
-    fn with(revoked: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
-        let hub = Arc::new(Hub::new(NODE, &Config::default(), revoked));
+    fn with(forget: impl Fn(&Subject) + Send + Sync + 'static) -> Self {
+        let hub = Arc::new(Hub::new(NODE, &Config::default(), forget));
         Self { hub, sealer: StateSealer::new("default", &[b"key".to_vec()]), next: (1, 1).into() }
     }
 
@@ -193,7 +193,7 @@ fn a_revoked_token_gives_nothing_back() {
     node.hub.begin(&fork, &["reset".into()], &node.sealer, 0);
     let (other, _other) = node.arrive(Identity::guest(), true);
     assert_eq!(node.hub.resume(&other, state(ConnectionId { local: 2, ..id }, 2)), Ok(()));
-    node.content(Content::Revoked { connection: id, version: 3 });
+    node.content(Content::TokenRevoked { connection: id, version: 3 });
     assert!(fork.queue.is_sealed(), "a second connection with the same token");
     assert!(!other.queue.is_sealed());
     let (client, _client) = node.arrive(Identity::guest(), true);

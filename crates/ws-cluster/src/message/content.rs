@@ -24,7 +24,7 @@ pub(crate) enum Content {
     /// A command to put connections into groups and to take them out of groups.
     Groups(GroupChange),
     /// Revokes the resume tokens of a connection below `version`, because something was taken away from it.
-    Revoked { connection: ConnectionId, version: u64 },
+    TokenRevoked { connection: ConnectionId, version: u64 },
 }
 
 /// The error for a content that this version cannot read.
@@ -52,7 +52,7 @@ impl Content {
             Self::Groups(GroupChange { subject, join, leave }) => {
                 pb::Kind::Groups(pb::Groups { subject: Some(subject.into()), join: join.clone(), leave: leave.clone() })
             }
-            Self::Revoked { connection, version } => {
+            Self::TokenRevoked { connection, version } => {
                 pb::Kind::Revoked(pb::Revoked { connection: Some((*connection).into()), version: *version })
             }
         };
@@ -64,14 +64,14 @@ impl Content {
         const FRAME: usize = 96;
         match self {
             Self::Message { action, details, .. } => FRAME + action.len() + details.len(),
-            Self::Close(_) | Self::Refresh(_) | Self::Groups(_) | Self::Revoked { .. } => 0,
+            Self::Close(_) | Self::Refresh(_) | Self::Groups(_) | Self::TokenRevoked { .. } => 0,
         }
     }
 
     /// Returns the session, user or connection that a command concerns. A message is no command.
     pub(crate) fn subject(&self) -> Option<&Subject> {
         match self {
-            Self::Message { .. } | Self::Revoked { .. } => None,
+            Self::Message { .. } | Self::TokenRevoked { .. } => None,
             Self::Close(close) => Some(&close.subject),
             Self::Refresh(subject) => Some(subject),
             Self::Groups(change) => Some(&change.subject),
@@ -93,7 +93,7 @@ impl Content {
             }
             pb::Kind::Revoked(pb::Revoked { connection, version }) => {
                 let connection = connection.ok_or(ContentError::Unknown)?.try_into()?;
-                Ok(Self::Revoked { connection, version })
+                Ok(Self::TokenRevoked { connection, version })
             }
             pb::Kind::Message(message) => {
                 let target = Target {
@@ -361,7 +361,7 @@ mod tests {
             let groups = GroupChange { subject: subject.clone(), join: vec!["a".into()], leave: Vec::new() };
             [close(false), close(true), Content::Refresh(subject.clone()), Content::Groups(groups)]
         });
-        let revoked = Content::Revoked { connection, version: 3 };
+        let revoked = Content::TokenRevoked { connection, version: 3 };
         for content in messages.chain(commands).chain([revoked]) {
             assert_eq!(Content::decode(content.encode()).ok(), Some(content));
         }

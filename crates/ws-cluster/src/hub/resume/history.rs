@@ -45,7 +45,7 @@ pub(crate) struct History {
     /// again before a replay.
     index: HashMap<u64, VecDeque<Seq>>,
     hasher: RandomState,
-    revoked: ValidVersions,
+    valid_versions: ValidVersions,
     group_commands: GroupCommands,
     /// Grows with every cut and restart, so that a caller that reads in pieces notices one in between.
     epoch: u64,
@@ -128,7 +128,7 @@ impl Default for History {
             lineage: Lineage::default(),
             index: HashMap::new(),
             hasher: RandomState::new(),
-            revoked: ValidVersions::default(),
+            valid_versions: ValidVersions::default(),
             group_commands: GroupCommands::default(),
             epoch: 0,
         }
@@ -193,7 +193,7 @@ impl History {
         let spans = base.map(|LogPosition { term, master, seq }| Span { term, master, first: seq });
         *self = Self {
             base: base.map_or(0, |log_position| log_position.seq),
-            revoked: ValidVersions {
+            valid_versions: ValidVersions {
                 floor: base.map_or(0, |log_position| log_position.seq),
                 ..ValidVersions::default()
             },
@@ -218,7 +218,7 @@ impl History {
     /// the same order, and knows everything that was revoked and ordered since.
     pub(crate) fn seal_status(&self, at: &Position) -> PositionStatus {
         match self.in_order(at) {
-            PositionStatus::Known if at.seq < self.revoked.floor.max(self.group_commands.floor()) => {
+            PositionStatus::Known if at.seq < self.valid_versions.floor.max(self.group_commands.floor()) => {
                 PositionStatus::Lost(Missing::Trimmed.why())
             }
             status => status,
@@ -237,7 +237,7 @@ impl History {
 
     /// Notes that the resume token of a connection is valid from `version` on. The revocation came at `seq`.
     pub(crate) fn revoke(&mut self, id: ConnectionId, version: u64, seq: Seq) {
-        let ValidVersions { lowest, order, floor } = &mut self.revoked;
+        let ValidVersions { lowest, order, floor } = &mut self.valid_versions;
         let known = lowest.entry(id).or_default();
         *known = (known.0.max(version), seq);
         order.push_back((seq, id));
@@ -252,7 +252,7 @@ impl History {
 
     /// Returns the lowest valid version of a connection's resume token.
     pub(crate) fn lowest_version(&self, id: ConnectionId) -> u64 {
-        self.revoked.lowest.get(&id).map_or(0, |known| known.0)
+        self.valid_versions.lowest.get(&id).map_or(0, |known| known.0)
     }
 
     /// Returns the status of a position in the order, even if the entries after it are not held any more.

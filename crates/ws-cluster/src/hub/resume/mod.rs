@@ -85,7 +85,7 @@ impl Resumption {
         }
         let version = client.membership_lock().write().take_revocation();
         let Some(version) = version.filter(|_| client.keeps_position()) else { return };
-        let content = Content::Revoked { connection: client.known_as(), version };
+        let content = Content::TokenRevoked { connection: client.known_as(), version };
         let cluster = self.cluster.clone();
         self.runtime.spawn(async move {
             if let Err(error) = cluster.publish(&content, None).await {

@@ -18,7 +18,7 @@ fn random_entries(random: &mut Random, count: u64) -> Vec<Delivery> {
         }
         let content = match random.below(12) {
             0 => Content::Refresh(Subject::user("ann")),
-            1 => Content::Revoked {
+            1 => Content::TokenRevoked {
                 connection: ConnectionId { node: NODE, local: 1 + random.below(8) },
                 version: random.below(2),
             },
