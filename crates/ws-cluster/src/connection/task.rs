@@ -90,29 +90,29 @@ pub(crate) fn serve<S: Stream, A: Application>(
 
 /// Runs a connection. The future also ends if the connection is parked, which then lies in its send queue.
 pub(super) fn run<T: Transport, A: Application>(connection: Box<Connection<T, A>>) -> impl Future<Output = ()> + Send {
-    enum Stage<T, A> {
+    enum RunPhase<T, A> {
         Serving(Box<Connection<T, A>>),
         Ending(Call<()>),
         Over,
     }
-    let mut stage = Stage::Serving(connection);
+    let mut phase = RunPhase::Serving(connection);
     poll_fn(move |cx| {
         loop {
-            let served = match &mut stage {
-                Stage::Serving(connection) => connection.poll(cx),
-                Stage::Ending(end) => return end.as_mut().poll(cx),
-                Stage::Over => return Poll::Ready(()),
+            let served = match &mut phase {
+                RunPhase::Serving(connection) => connection.poll(cx),
+                RunPhase::Ending(end) => return end.as_mut().poll(cx),
+                RunPhase::Over => return Poll::Ready(()),
             };
-            let idle = matches!(&stage, Stage::Serving(connection) if T::PARKS && connection.is_idle());
+            let idle = matches!(&phase, RunPhase::Serving(connection) if T::PARKS && connection.is_idle());
             if served.is_pending() && !idle {
                 return Poll::Pending;
             }
-            let Stage::Serving(connection) = std::mem::replace(&mut stage, Stage::Over) else { continue };
+            let RunPhase::Serving(connection) = std::mem::replace(&mut phase, RunPhase::Over) else { continue };
             match served {
                 Poll::Pending => {
                     if let Some(connection) = T::park(connection) {
                         // There is something to do, but other tasks run first.
-                        stage = Stage::Serving(connection);
+                        phase = RunPhase::Serving(connection);
                         cx.waker().wake_by_ref();
                         return Poll::Pending;
                     }
@@ -121,7 +121,7 @@ pub(super) fn run<T: Transport, A: Application>(connection: Box<Connection<T, A>
                     if let Err(error) = served {
                         tracing::debug!(connection = %connection.client().id, %error, "a client's socket failed");
                     }
-                    stage = Stage::Ending(Box::pin(connection.end()));
+                    phase = RunPhase::Ending(Box::pin(connection.end()));
                 }
             }
         }

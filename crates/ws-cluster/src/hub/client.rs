@@ -71,7 +71,7 @@ pub(crate) struct Client {
     deflate: Option<Deflate>,
     /// [`ARRIVING`], [`JOINED`] or [`FORGOTTEN`]. Written under the hub's lock. One byte, because the size of a
     /// client counts.
-    stage: AtomicU8,
+    phase: AtomicU8,
     /// True if the authenticator has to be asked again.
     refresh: AtomicBool,
     /// When the client connected, in seconds since 1970.
@@ -99,7 +99,7 @@ impl Client {
             form: AtomicU8::new(if tracks { TRACKS } else { 0 }),
             deflate: None,
             connected_at,
-            stage: AtomicU8::new(ARRIVING),
+            phase: AtomicU8::new(ARRIVING),
             refresh,
             known_seq,
             began,
@@ -225,22 +225,22 @@ impl Client {
     /// Makes the hub deliver to the client from now on.
     pub(crate) fn enter(&self, number: u64) {
         self.entered.store(number, Ordering::Relaxed);
-        self.stage.store(JOINED, Ordering::Relaxed);
+        self.phase.store(JOINED, Ordering::Relaxed);
     }
 
     /// Makes the hub forget the client. Returns true if the hub delivered to it.
     pub(crate) fn leave(&self) -> bool {
-        self.stage.swap(FORGOTTEN, Ordering::Relaxed) == JOINED
+        self.phase.swap(FORGOTTEN, Ordering::Relaxed) == JOINED
     }
 
     /// Returns true if the hub has forgotten the client.
     pub(crate) fn is_forgotten(&self) -> bool {
-        self.stage.load(Ordering::Relaxed) == FORGOTTEN
+        self.phase.load(Ordering::Relaxed) == FORGOTTEN
     }
 
     /// Returns true if the hub delivers to the client.
     pub(crate) fn is_joined(&self) -> bool {
-        self.stage.load(Ordering::Relaxed) == JOINED
+        self.phase.load(Ordering::Relaxed) == JOINED
     }
 
     /// Makes the connection's task ask the authenticator again at once.
