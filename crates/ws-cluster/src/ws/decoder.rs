@@ -20,10 +20,7 @@ use tungstenite::{
     },
 };
 
-use super::{
-    deflate::{Deflate, InflateError},
-    frame,
-};
+use super::{InflateError, deflate::Deflate, frame};
 use crate::CloseCode;
 
 /// Size of tungstenite's reads and of its buffer. Most messages of clients are smaller.

@@ -8,6 +8,16 @@ pub(crate) mod deflate;
 pub(crate) mod deflate;
 pub(crate) mod frame;
 
+/// The reason why a client's message cannot be inflated.
+#[cfg_attr(not(feature = "deflate"), allow(dead_code, reason = "only what inflates makes one"))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum InflateError {
+    /// The message is over the limit.
+    TooLarge,
+    /// The payload is no DEFLATE stream as the RFC describes it.
+    Invalid,
+}
+
 /// A whole WebSocket message, for [`ServerBuilder::raw`](crate::ServerBuilder::raw).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -2,6 +2,8 @@
 
 use bytes::Bytes;
 
+use super::InflateError;
+
 /// Nothing is compressed.
 pub(crate) const MAX_TOGETHER: usize = 0;
 
@@ -17,13 +19,6 @@ impl Deflate {
     pub(crate) fn inflate(self, _compressed: &[u8], _limit: usize) -> Result<Vec<u8>, InflateError> {
         match self {}
     }
-}
-
-#[allow(dead_code, reason = "only what inflates makes one")]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InflateError {
-    TooLarge,
-    Invalid,
 }
 
 /// Returns `None`: nothing is negotiated.

@@ -4,8 +4,7 @@ use bytes::Bytes;
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
 use parking_lot::Mutex;
 
-use super::InflateError;
-use crate::ws::frame;
+use crate::ws::{InflateError, frame};
 
 /// The level of the compressor. Higher levels make JSON of some kilobytes at most 2 % smaller, and take longer.
 const LEVEL: Compression = Compression::new(3);

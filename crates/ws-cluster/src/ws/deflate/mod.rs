@@ -4,6 +4,8 @@
 
 use std::num::NonZeroU8;
 
+use super::InflateError;
+
 mod codec;
 #[cfg(test)]
 mod decoding_tests;
@@ -59,15 +61,6 @@ impl Deflate {
     pub(crate) fn inflate(self, compressed: &[u8], limit: usize) -> Result<Vec<u8>, InflateError> {
         codec::inflate(compressed, limit)
     }
-}
-
-/// The reason why a client's message cannot be inflated.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum InflateError {
-    /// The message is over the limit.
-    TooLarge,
-    /// The payload is no DEFLATE stream as the RFC describes it.
-    Invalid,
 }
 
 #[cfg(test)]
