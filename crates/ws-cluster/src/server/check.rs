@@ -15,7 +15,7 @@ impl Config {
     /// # Errors
     /// [`StartError::Config`], which says what to give instead.
     pub fn check(&self) -> Result<(), StartError> {
-        self.find_mistake().map_err(|reason| StartError::Config { reason: reason.into() })
+        self.find_mistake().map_err(|reason| StartError::Config { reason })
     }
 }
 
