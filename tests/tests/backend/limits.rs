@@ -69,10 +69,10 @@ async fn a_site_that_cannot_be_reached_is_known_to_have_done_nothing() {
 #[tokio::test]
 async fn actions_that_are_slow_do_not_keep_those_of_others_from_the_site() {
     let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
-    let node = node(state.path(), &site, &["--backend-timeout", "2s"]).await;
+    let node = node(state.path(), &site, &["--backend-timeout", "4s"]).await;
     let mut other = Client::connect(node.address(), &[]).await;
     let (mut guests, mut hanging) = (Vec::new(), Vec::new());
-    for _ in 0..8 {
+    for _ in 0..6 {
         let mut guest = Client::connect(node.address(), &[]).await;
         hanging.push(act(&mut guest, &mut site, "slow", json!([])).await);
         guests.push(guest);
