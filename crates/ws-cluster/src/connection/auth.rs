@@ -7,10 +7,11 @@ use tokio::time::Instant;
 
 use super::{
     Application,
+    closing::Phase,
     context::{Call, Done, asks_application},
     questions::{Answer, ask, reason},
     rate_limit::{Rate, RateLimiter},
-    task::{Connection, Phase},
+    task::Connection,
     transport::Transport,
 };
 use crate::{

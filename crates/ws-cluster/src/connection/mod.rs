@@ -3,11 +3,15 @@
 //! takes encoded frames.
 
 mod auth;
+mod closing;
 mod context;
 mod look_ups;
+mod messages;
 mod parking;
 mod questions;
 mod rate_limit;
+mod reading;
+mod run;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -17,7 +21,7 @@ mod transport;
 pub(crate) use auth::{ATTEMPTS, AUTHENTICATION, DISCONNECTION, FORBIDDEN};
 pub(crate) use context::{Application, Context, Raw, asks_application};
 pub(crate) use questions::{ask, forget};
-pub(crate) use task::{Accepted, serve, serve_tcp};
+pub(crate) use run::{Accepted, serve, serve_tcp};
 
 /// Returns the text of a panic.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {

@@ -6,7 +6,9 @@ use std::task::Waker;
 
 use super::{
     Application,
-    task::{Connection, Phase, run},
+    closing::Phase,
+    run::run,
+    task::Connection,
     transport::{Tcp, Transport},
 };
 use crate::send_queue::Parked;

@@ -7,8 +7,9 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{
     Application,
+    closing::Phase,
     rate_limit::Rate,
-    task::{Connection, FirstMessage, Phase, ReadAhead},
+    task::{Connection, FirstMessage, ReadAhead},
     transport::Transport,
 };
 use crate::{
