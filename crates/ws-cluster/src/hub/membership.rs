@@ -4,7 +4,6 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::resume::ResumeState;
 use crate::{
@@ -15,6 +14,16 @@ use crate::{
     },
 };
 use ws_cluster_core::Seq;
+
+mod changes;
+mod given;
+mod name_set;
+
+pub(crate) use changes::Changes;
+pub(crate) use given::{GivenError, GivenHashes};
+pub(crate) use name_set::NameSet;
+
+use given::{group_hash, property_hash};
 
 /// The user, session, groups and properties of a client.
 #[derive(Clone, Default, PartialEq)]
@@ -59,33 +68,6 @@ pub(crate) struct Since {
     pub(crate) groups: BTreeMap<Arc<str>, Seq>,
     pub(crate) properties: BTreeMap<Arc<str>, Seq>,
 }
-
-/// The changes that handlers made to a membership, which began as the authenticator said.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Changes {
-    /// The groups that handlers changed: true if the client joined the group, false if it left.
-    pub(crate) groups: BTreeMap<Arc<str>, bool>,
-    /// The properties that handlers set. A removed property is null.
-    pub(crate) properties: BTreeMap<Arc<str>, Value>,
-}
-
-/// The hashes of what the authenticator gave a client when its token was sealed. Hashes are enough, since names can be
-/// long and the token is only compared with what the authenticator gives now.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) enum GivenHashes {
-    /// The sorted hashes.
-    Each(Vec<u64>),
-    /// One hash of all of them, if single hashes would take too much room.
-    All(u64),
-}
-
-/// The error if it cannot be told which groups and properties a client had before.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct GivenError;
-
-/// A few names in sorted order.
-#[derive(Clone, Default, PartialEq)]
-pub(crate) struct NameSet(Box<[Arc<str>]>);
 
 impl Membership {
     pub(crate) fn of(identity: Identity) -> Self {
@@ -418,109 +400,6 @@ impl Membership {
         match value {
             Value::Null => drop(properties.remove(&name)),
             value => drop(properties.insert(name, value)),
-        }
-    }
-}
-
-impl GivenHashes {
-    /// Maximum number of hashes that are kept one by one.
-    const MAX_EACH: usize = 64;
-
-    /// Replaces many hashes by one.
-    pub(crate) fn short(self) -> Self {
-        match self {
-            Self::Each(hashes) if hashes.len() > Self::MAX_EACH => Self::All(hash_all(&hashes)),
-            given => given,
-        }
-    }
-
-    /// Returns the single hashes. `now`: the hashes of what the authenticator gives now.
-    fn known(self, now: Vec<u64>) -> Result<Vec<u64>, GivenError> {
-        match self {
-            Self::Each(hashes) => Ok(hashes),
-            Self::All(hash) if hash == hash_all(&now) => Ok(now),
-            Self::All(_) => Err(GivenError),
-        }
-    }
-}
-
-/// Returns the first bytes of a SHA-256, which is the same on every node.
-fn hash<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> u64 {
-    let mut hash = Sha256::new();
-    parts.into_iter().for_each(|part| hash.update(part));
-    let hash: [u8; 32] = hash.finalize().into();
-    let (bytes, _) = hash.split_first_chunk().expect("more than eight bytes");
-    u64::from_be_bytes(*bytes)
-}
-
-fn group_hash(name: &str) -> u64 {
-    hash([&b"group "[..], name.as_bytes()])
-}
-
-fn property_hash(name: &str, value: &Value) -> u64 {
-    let size = (name.len() as u64).to_be_bytes();
-    hash([&b"property "[..], &size, name.as_bytes(), property_text(value).as_bytes()])
-}
-
-fn hash_all(hashes: &[u64]) -> u64 {
-    let bytes: Vec<u8> = hashes.iter().flat_map(|hash| hash.to_be_bytes()).collect();
-    hash([&b"all "[..], &bytes])
-}
-
-impl NameSet {
-    pub(crate) fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub(crate) fn iter(&self) -> std::slice::Iter<'_, Arc<str>> {
-        self.0.iter()
-    }
-
-    pub(crate) fn iter_mut(&mut self) -> std::slice::IterMut<'_, Arc<str>> {
-        self.0.iter_mut()
-    }
-
-    pub(crate) fn contains(&self, name: &str) -> bool {
-        self.find(name).is_ok()
-    }
-
-    fn find(&self, name: &str) -> Result<usize, usize> {
-        self.0.binary_search_by(|own| (**own).cmp(name))
-    }
-
-    /// Adds a name. Returns true if it is new.
-    fn insert(&mut self, name: Arc<str>) -> bool {
-        let Err(index) = self.find(&name) else { return false };
-        let (before, after) = self.0.split_at(index);
-        self.0 = before.iter().chain([&name]).chain(after).cloned().collect();
-        true
-    }
-
-    fn take(&mut self, name: &str) -> Option<Arc<str>> {
-        let index = self.find(name).ok()?;
-        let mut names = std::mem::take(&mut self.0).into_vec();
-        let name = names.remove(index);
-        self.0 = names.into();
-        Some(name)
-    }
-}
-
-impl FromIterator<Arc<str>> for NameSet {
-    fn from_iter<I: IntoIterator<Item = Arc<str>>>(names: I) -> Self {
-        let mut names: Vec<_> = names.into_iter().collect();
-        names.sort_unstable();
-        names.dedup();
-        Self(names.into())
-    }
-}
-
-impl Changes {
-    /// Notes that a group was joined or left. If that undoes an earlier change, both are forgotten.
-    fn note(&mut self, group: Arc<str>, member: bool) {
-        if self.groups.get(&group) == Some(&!member) {
-            self.groups.remove(&group);
-        } else {
-            self.groups.insert(group, member);
         }
     }
 }
