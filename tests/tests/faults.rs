@@ -45,7 +45,8 @@ async fn through_all_faults_clients_get_everything_once_in_one_order_or_a_reset(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_restart_of_all_nodes_one_after_the_other_loses_no_message_and_resets_no_client() {
     let _alone = alone().await;
-    let outcome = restart_all(options(120)).await;
+    // The proxies that compress add nothing to what is asserted here.
+    let outcome = restart_all(Options { deflate: false, ..options(120) }).await;
     assert_good(&outcome);
     let report = &outcome.report;
     // Publishers that try again as documented see no error, and clients resume without a loss.
