@@ -117,8 +117,8 @@ fn tables(shown: &[Shown], options: &Compare) -> String {
     let beside = [server(OneSend.name()), server(Bun.name())];
     let mut text = one_message(shown, beside, options);
     text += &format!(
-        "\nIn parentheses: how many times the figure of one send() per socket, and how many times Bun's, measured in \
-         the same round (median). one-send sends {} messages joined.\n\n{}",
+        "\nIn parentheses: how many times the figure of one send() per socket, and how many times Bun's, measured\n\
+         in the same round (median). one-send sends {} messages joined.\n\n{}",
         fan_out::TOGETHER,
         together(shown, beside, options),
     );
