@@ -36,7 +36,6 @@ pub use session_table::{SessionTable, SessionTableError};
 /// The identity of a connection's client. Ids are text: a number in JSON or SQL means its decimal text.
 #[derive(Clone, Debug, Default, PartialEq)]
 #[non_exhaustive]
-#[must_use = "an identity is the answer of an authenticator"]
 pub struct Identity {
     /// The user; `None` is a guest.
     pub user: Option<String>,
@@ -68,30 +67,35 @@ impl Identity {
     }
 
     /// Sets the session.
+    #[must_use]
     pub fn session(mut self, id: impl Into<String>) -> Self {
         self.session = Some(id.into());
         self
     }
 
     /// Sets the time at which the session ends.
+    #[must_use]
     pub fn expires(mut self, at: SystemTime) -> Self {
         self.expires = Some(at);
         self
     }
 
     /// Sets the interval at which the authenticator is asked again. Zero is never.
+    #[must_use]
     pub fn recheck(mut self, interval: Duration) -> Self {
         self.recheck = Some(interval);
         self
     }
 
     /// Adds groups.
+    #[must_use]
     pub fn groups(mut self, names: impl IntoIterator<Item = impl Into<String>>) -> Self {
         self.groups.extend(names.into_iter().map(Into::into));
         self
     }
 
     /// Adds a property.
+    #[must_use]
     pub fn property(mut self, name: impl Into<String>, value: impl Into<Value>) -> Self {
         self.properties.insert(name.into(), value.into());
         self
