@@ -1,7 +1,7 @@
 //! The proofs of a client that comes back: the cluster accepts what it has sealed for the client, and nothing that the
 //! client made up or kept from before.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tests::message;
 
 use async_trait::async_trait;
@@ -227,6 +227,8 @@ async fn clients_that_do_not_read_their_replay_keep_no_other_client_from_one() {
     let mut config = Config::default();
     config.connection.replays = 4;
     config.connection.queue_size = 16 * 1024;
+    // Less than eight clients would take that keep their turn until they are closed.
+    config.connection.resume_timeout = Duration::from_secs(15);
     let nodes = Nodes::with(1, Arc::new(MemoryPool::default()), config).await;
     say(&nodes, 0, "first", Target::all()).await;
     let (bobs, bob) = begin(&nodes, 0, "bob").await;

@@ -1,5 +1,6 @@
 //! The transport of a connection's bytes. The fan-out and the task both write to a TCP socket. Only the connection's
-//! task writes to any other stream (TLS, a socket inside another framework). Otherwise the two behave alike.
+//! task writes to any other stream (TLS, a socket inside another framework). Otherwise the two behave alike, except that
+//! a slow reader on another framework's stream counts as stalled until Tokio reports room.
 
 use std::{
     io,

@@ -44,7 +44,7 @@ fn max_wait(clients: usize) -> Duration {
 const CLIENTS_PER_YIELD: usize = 128;
 const MAX_IDLE_YIELDS: usize = 16;
 
-/// Time without a delivery after which a round begins although it would yield more often. A busy runtime takes longer
+/// If nothing was delivered for this time, a round begins after `MIN_IDLE_YIELDS` yields. A busy runtime takes longer
 /// than this for a few yields, and has then run all of its tasks; another processor has had time for several requests.
 const MAX_QUIET: Duration = Duration::from_micros(100);
 const MIN_IDLE_YIELDS: usize = 2;

@@ -59,7 +59,7 @@ pub(super) struct Frames {
     /// Maximum number of bytes that may wait for a socket that takes none. An empty queue takes a frame of any size.
     /// Once the queue is sealed, this field holds how the connection ended ([`End::pack`]).
     limit: u32,
-    /// The tick in which the socket last took nothing more; 0 if it has taken everything that it was given.
+    /// The tick in which a stall was last noted or shortened; 0 if the socket has taken everything that it was given.
     refused_at: u8,
     /// Number of ticks for which the socket has taken nothing.
     stalled: u8,
@@ -249,7 +249,7 @@ impl Frames {
         if self.waiting == 0 {
             self.end_stall();
         } else if self.refused_at > 0 {
-            // The stream has not taken all that it refused.
+            // Something still waits, so the client does not keep up yet. The stall begins anew.
             (self.refused_at, self.stalled) = (tick(), 0);
         }
     }

@@ -107,9 +107,9 @@ impl SharedSocket {
     }
 }
 
-/// Writes. `asks_tokio`: Tokio is asked first if the socket takes something. It knows once a third of the socket's buffer
-/// is free, and otherwise saves a system call. If the socket took everything the last time, Tokio is not asked, because
-/// its answer is in memory that no delivery needs otherwise.
+/// Writes. If `asks_tokio` is true, the socket is tried only if Tokio reports room. That saves a system call, but Tokio
+/// reports room only once a third of the buffer is free. If the socket took everything the last time, Tokio is not asked,
+/// because its answer is in memory that no delivery needs otherwise.
 fn send(socket: &TcpStream, bytes: &[u8], asks_tokio: bool) -> io::Result<usize> {
     if asks_tokio {
         return socket.try_write(bytes);

@@ -2,7 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use tokio::{task::coop::consume_budget, time::timeout};
+use tokio::{
+    task::coop::consume_budget,
+    time::{Instant, timeout},
+};
 
 use super::{
     MAX_UNDER_LOCK, ReplayTurn, ResumeRequest, Resumption, StateSealer, catch_up, history::Missing,
@@ -17,8 +20,9 @@ const REPLAY_TIME: Duration = Duration::from_secs(30);
 /// Time after which a client that takes nothing of its replay is closed.
 const REPLAY_STALL: Duration = Duration::from_secs(3);
 
-/// Time after which a client that takes nothing gives its turn back. Otherwise all clients of one address might wait
-/// for it.
+/// Time that a turn may wait for room in all. Then the client gives it back, because all clients of one address might wait
+/// for it. That the socket takes something meanwhile changes nothing: its buffers also grow for a client that reads
+/// nothing.
 const TURN_STALL: Duration = Duration::from_millis(500);
 
 /// Bytes of a replay that count as one unit of a task's work, compressed and plain. Tokio lets a task do
@@ -229,15 +233,18 @@ async fn try_replay(
         client.begin(&first, *position, &state, heartbeat);
     }
     let sending = async {
-        let mut sent = after;
+        let (mut sent, mut left) = (after, TURN_STALL);
         'missed: loop {
             for (log_position, content) in &missed.messages {
-                if !has_room(client, content.size(), TURN_STALL).await {
+                let size = content.size();
+                let start = Instant::now();
+                let has_room = timeout(left, client.queue.until_room(size)).await.is_ok();
+                left = left.saturating_sub(start.elapsed());
+                if !has_room {
                     // While the client does not read, other clients get its turn and the memory of its replay.
-                    let size = content.size();
                     missed.messages = Vec::new();
                     turn = None;
-                    if !has_room(client, size, REPLAY_STALL - TURN_STALL).await {
+                    if !until_room(client, size, REPLAY_STALL - TURN_STALL).await {
                         client.queue.close(CloseCode::TooSlow, SLOW);
                         return Ok(());
                     }
@@ -245,6 +252,7 @@ async fn try_replay(
                     if turn.is_none() {
                         return Ok(());
                     }
+                    left = TURN_STALL;
                     missed = hub.missed(client, sent, epoch, config.replay_count)?;
                     continue 'missed;
                 }
@@ -292,7 +300,7 @@ async fn take_turn(resumption: &Resumption, client: &Client) -> Option<ReplayTur
 }
 
 /// Waits until the send queue has room for a frame of this size. Returns false if the client takes nothing for `stall`.
-async fn has_room(client: &Client, size: usize, stall: Duration) -> bool {
+async fn until_room(client: &Client, size: usize, stall: Duration) -> bool {
     loop {
         let before = client.queue.waiting();
         if timeout(stall, client.queue.until_room(size)).await.is_ok() {
