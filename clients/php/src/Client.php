@@ -122,9 +122,9 @@ final class Client
         array $join = [],
         array $leave = [],
     ): void {
-        $order = self::one('groups', ['user' => $user, 'session' => $session, 'connection' => $connection]);
-        $order += array_filter(['join' => array_values($join), 'leave' => array_values($leave)]);
-        $this->post('/_groups', Json::encode($order));
+        $command = self::one('groups', ['user' => $user, 'session' => $session, 'connection' => $connection]);
+        $command += array_filter(['join' => array_values($join), 'leave' => array_values($leave)]);
+        $this->post('/_groups', Json::encode($command));
     }
 
     /**
@@ -142,9 +142,9 @@ final class Client
         ?string $exceptSession = null,
         bool $reconnect = false,
     ): void {
-        $order = self::one('close', ['user' => $user, 'session' => $session, 'connection' => $connection]);
-        $order += $exceptSession === null ? [] : ['except_session' => $exceptSession];
-        $this->post('/_close', Json::encode($order + ($reconnect ? ['reconnect' => true] : [])));
+        $command = self::one('close', ['user' => $user, 'session' => $session, 'connection' => $connection]);
+        $command += $exceptSession === null ? [] : ['except_session' => $exceptSession];
+        $this->post('/_close', Json::encode($command + ($reconnect ? ['reconnect' => true] : [])));
     }
 
     /**
@@ -223,18 +223,18 @@ final class Client
         $this->ask('POST', $path, $body, 204);
     }
 
-    /** Returns true if every node would refuse the order with this status, so that none has carried it out. */
+    /** Returns true if every node would refuse a message of a batch with this status. */
     private static function isFinal(int $status): bool
     {
         return $status === 400 || $status === 413;
     }
 
     /**
-     * Asks one node after the other, until one carries the order out.
+     * Asks one node after the other, until one carries the command out.
      *
      * @param int $success The status of success.
      * @param ?float $limit The time limit for each node. Default: that of `Servers`.
-     * @param bool $unknown Becomes true if a node before the one that answered may have carried the order out.
+     * @param bool $unknown Becomes true if a node before the one that answered may have carried the command out.
      *
      * @return string The text of the answer.
      */
@@ -263,8 +263,8 @@ final class Client
                 return $reply->text;
             }
             if ($reply->status !== 0 && $reply->status < 500) {
-                // The next node would say the same. A node before this one may have carried the order out nevertheless.
-                $unknown = $unknown && !self::isFinal($reply->status);
+                // The next node would say the same. A node before this one may have carried the command out nevertheless,
+                // since another program may have answered here.
                 $advice = $unknown ? '. ' . self::REPEAT : '';
                 throw new Exception(self::refusal($reply, $server . $path) . $advice, $reply->status, null, $unknown);
             }
@@ -287,7 +287,7 @@ final class Client
             $answers !== [] => 'It was not carried out. Try again in a few seconds',
             default => 'Start them, or correct WS_SERVERS; `curl ADDRESS/health` shows whether one answers',
         };
-        $what = $answers === [] ? 'no ws-server answers' : 'no ws-server carried the order out';
+        $what = $answers === [] ? 'no ws-server answers' : 'no ws-server carried the command out';
         $last = end($answers);
         return new Exception("$what ($told). $advice", $last === false ? 0 : $last[1]->status, null, $unknown);
     }

@@ -29,8 +29,11 @@ final class Json
         try {
             return json_encode($value, $ascii ? self::FLAGS : self::FLAGS | JSON_UNESCAPED_UNICODE, $depth);
         } catch (\JsonException $error) {
-            $why = "a message is UTF-8 text, finite numbers and arrays: {$error->getMessage()}. "
-                . "Convert text with mb_convert_encoding(\$text, 'UTF-8', 'ISO-8859-1')";
+            $advice = match ($error->getCode()) {
+                JSON_ERROR_DEPTH => "It may have $depth levels of arrays and objects",
+                default => "Convert text with mb_convert_encoding(\$text, 'UTF-8', 'ISO-8859-1')",
+            };
+            $why = "a message is UTF-8 text, finite numbers and arrays: {$error->getMessage()}. $advice";
             throw new Exception($why, 0, $error);
         }
     }

@@ -47,6 +47,12 @@ async fn a_row_with_null_in_a_table_that_was_made_by_hand_stops_no_other() {
     let rows = read(&outbox).await;
     assert_eq!(actions(&rows), ["a", "", "", "good"]);
     assert_eq!(rows[0].texts.as_ref().unwrap().target, b"");
+    assert!(rows[..3].iter().all(|row| row.age.is_zero()), "nothing is known of their age");
+    // Another node starts, which removes nothing.
+    connection.execute_batch("UPDATE ws_outbox SET id = 0 WHERE id = 1").unwrap();
+    outbox.prepare().await.unwrap();
+    let rows = read(&outbox).await;
+    assert_eq!(actions(&rows), ["a", "", "", "good"]);
     let [failing @ .., good] = &*ids(&rows) else { panic!("no rows") };
     let failed: Vec<_> = failing.iter().map(|row| (*row, "for a test".to_owned())).collect();
     outbox.fail(&failed).await.unwrap();

@@ -181,6 +181,23 @@ pub enum AuthenticationError {
     Misconfigured(String),
 }
 
+impl AuthenticationError {
+    /// Returns true if the authenticator answers in a few seconds, so that this is no outage.
+    pub(crate) fn is_short(&self) -> bool {
+        match self {
+            #[cfg(feature = "jwt")]
+            Self::Unavailable(why) => why.is::<NotYet>(),
+            _ => false,
+        }
+    }
+}
+
+/// The reason why an authenticator cannot answer yet. Anyone can cause it, so the log does not tell of it.
+#[cfg(feature = "jwt")]
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+struct NotYet(String);
+
 /// Identifies the clients of connections.
 ///
 /// The server asks it at the upgrade without credentials, on `Client/authentication` with the credentials that the

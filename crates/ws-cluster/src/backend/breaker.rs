@@ -20,7 +20,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(super) struct Breaker {
     state: State,
-    /// Counts the changes of the state. The outcome of a request that began before the last change does not count.
+    /// Counts how often the breaker opened and closed. The outcome of a request that began before the last time does not
+    /// count.
     generation: u64,
     /// Counts the answers. A failed request does not count if there was an answer since it began.
     answers: u64,
@@ -96,9 +97,8 @@ impl Breaker {
         let next = now + FIRST_PAUSE;
         match self.state {
             State::Closed { .. } => {}
-            State::Open { pause, .. } => self.change(State::Probing { next, pause }),
-            // The earlier probe still counts.
-            State::Probing { pause, .. } => self.state = State::Probing { next, pause },
+            // The earlier probes still count.
+            State::Open { pause, .. } | State::Probing { pause, .. } => self.state = State::Probing { next, pause },
         }
         Some(Pass { generation: self.generation, answers: self.answers, began: now })
     }
@@ -109,7 +109,7 @@ impl Breaker {
             return None;
         }
         match (&mut self.state, sign) {
-            (State::Closed { .. }, Sign::Unknown) | (State::Open { .. }, _) => None,
+            (State::Closed { .. }, Sign::Unknown) | (State::Open { .. }, Sign::Dead | Sign::Unknown) => None,
             (state @ State::Closed { .. }, Sign::Alive) => {
                 *state = State::CLOSED;
                 self.answers += 1;
@@ -127,19 +127,19 @@ impl Breaker {
                 self.change(State::Open { until: now + FIRST_PAUSE, pause: FIRST_PAUSE });
                 Some(Change::Opened)
             }
-            (State::Probing { .. }, Sign::Alive) => {
+            // A probe may be answered after another one has failed.
+            (State::Open { .. } | State::Probing { .. }, Sign::Alive) => {
                 self.change(State::CLOSED);
                 Some(Change::Closed)
             }
             (State::Probing { pause, .. }, Sign::Dead) => {
                 let pause = (*pause * 2).min(LONGEST_PAUSE);
-                self.change(State::Open { until: now + pause, pause });
+                self.state = State::Open { until: now + pause, pause };
                 None
             }
             // The next request is the probe.
             (State::Probing { pause, .. }, Sign::Unknown) => {
-                let pause = *pause;
-                self.change(State::Open { until: now, pause });
+                self.state = State::Open { until: now, pause: *pause };
                 None
             }
         }
@@ -247,6 +247,20 @@ mod tests {
         assert_eq!(breaker.leave(quick, Sign::Alive, now), Some(Change::Closed));
         assert_eq!(breaker.leave(slow, Sign::Dead, after(now, 4)), None);
         assert!(!breaker.is_open());
+    }
+
+    #[test]
+    fn the_answer_of_a_slow_probe_closes_it_after_a_quicker_one_failed() {
+        for sign in [Sign::Dead, Sign::Unknown] {
+            let (mut breaker, start) = (breaker(), Instant::now());
+            let now = after(open(&mut breaker, start), 1);
+            let slow = breaker.enter(now).expect("a probe");
+            let now = now + FIRST_PAUSE;
+            let quick = breaker.enter(now).expect("another probe");
+            assert_eq!(breaker.leave(quick, sign, now), None);
+            assert_eq!(breaker.leave(slow, Sign::Alive, after(now, 1)), Some(Change::Closed));
+            assert!(!breaker.is_open());
+        }
     }
 
     #[test]

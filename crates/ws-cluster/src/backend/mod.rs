@@ -79,10 +79,10 @@ pub enum BackendError {
 /// **Limits.** At most [`concurrency`](BackendBuilder::concurrency) requests are under way at the same time. A quarter of
 /// them is left for actions however many clients connect, and the other way around. At most
 /// [`queue`](BackendBuilder::queue) of each kind wait. A request waits for its turn and for its answer at most
-/// [`timeout`](BackendBuilder::timeout) each, and an answer has 1 MiB at most. After five requests in a row without an
-/// answer, of which the first began at least one time limit ago (5 s if it is longer), requests fail at once, except for
-/// one probe after 1 s, then after 2 s and so on up to 5 s. The first answer ends that. A request does not count if
-/// another one was answered after its beginning.
+/// [`timeout`](BackendBuilder::timeout) each, and an answer has 1 MiB at most. The circuit
+/// breaker opens after five requests in a row without an answer, if the first of them began at least one time limit ago,
+/// or 5 s if the limit is longer. Requests then fail at once, except for one probe after 1 s, then after 2 s and so on up
+/// to 5 s. The first answer ends that. A request does not count if another one was answered after its beginning.
 ///
 /// **Repeats.** An action is sent once. It is sent on a second connection only if the first one ended before anything
 /// was written. `connect` and `refresh` are sent again once if their connection is lost, and `disconnect` twice if it has

@@ -77,7 +77,9 @@ async fn authenticate(
     };
     // The authenticator may have logged its own failures.
     let failure = answer.as_ref().err().filter(|error| !matches!(error, AuthenticationError::Refused));
-    log_outage(&context.outage, failure, answered_itself && authenticator.logs_failures());
+    if !failure.is_some_and(AuthenticationError::is_short) {
+        log_outage(&context.outage, failure, answered_itself && authenticator.logs_failures());
+    }
     match answer {
         // A session that has run out does not count.
         Ok(Some(identity)) if identity.expires.is_some_and(|expires| expires <= SystemTime::now()) => Ok(None),

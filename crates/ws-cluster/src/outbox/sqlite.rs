@@ -94,7 +94,8 @@ impl Outbox for SqliteOutbox {
             // These statements fail if tables that existed before have other columns, or if the file is read-only.
             connection.prepare(READ_TEXTS)?;
             connection.prepare(FAIL)?;
-            connection.execute(REMOVE, [0, 0]).map(drop)
+            // The highest number is given to no row.
+            connection.execute(REMOVE, [i64::MAX, i64::MIN]).map(drop)
         });
         Ok(prepared.await?)
     }
@@ -152,7 +153,8 @@ fn remove(connection: &Connection, row: RowId) -> rusqlite::Result<()> {
 /// Reads a row without its texts.
 fn row_of(row: &Row<'_>, now: i64) -> rusqlite::Result<OutboxRow> {
     let created: i64 = row.get(1)?;
-    let age = (now / 1000).saturating_sub(created);
+    // A row without the time of its creation has no age.
+    let age = if created == 0 { 0 } else { (now / 1000).saturating_sub(created) };
     Ok(OutboxRow {
         id: RowId { id: row.get::<_, i64>(0)?.cast_unsigned(), stamp: created.cast_unsigned() },
         // Negative if the clock was set back.

@@ -10,7 +10,10 @@ use std::{
 
 use async_trait::async_trait;
 use futures_util::future::BoxFuture;
-use jsonwebtoken::{Algorithm, Header, Validation, crypto::rust_crypto, decode, decode_header, errors::ErrorKind};
+use jsonwebtoken::{
+    Algorithm, Header, Validation, crypto::rust_crypto, dangerous::insecure_decode_claims, decode, decode_header,
+    errors::ErrorKind,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -217,7 +220,7 @@ impl JwtAuthenticator {
     async fn verify(&self, token: &str, leeway: Duration) -> Result<Option<Identity>, AuthenticationError> {
         let Some(header) = header(token) else { return Ok(None) };
         // One of the keys that cannot be read might have signed it.
-        let claims = self.claims(token, &header).await.map_err(|why| AuthenticationError::Unavailable(why.into()))?;
+        let claims = self.claims(token, &header).await.map_err(AuthenticationError::Unavailable)?;
         let Some(claims) = claims else { return Ok(None) };
         let identity = self.identity(&claims, leeway);
         Ok(identity.inspect_err(|why| tracing::debug!(why, "the claims of a token are refused")).ok())
@@ -227,7 +230,11 @@ impl JwtAuthenticator {
     ///
     /// # Errors
     /// The reason if none verifies it, and a set of keys cannot be asked.
-    async fn claims(&self, token: &str, header: &Header) -> Result<Option<Claims>, String> {
+    async fn claims(
+        &self,
+        token: &str,
+        header: &Header,
+    ) -> Result<Option<Claims>, Box<dyn std::error::Error + Send + Sync>> {
         let id = header.kid.as_deref();
         // A set has no secrets.
         let sets = if header.alg == Algorithm::HS256 { &[][..] } else { &self.sets[..] };
@@ -237,6 +244,9 @@ impl JwtAuthenticator {
             Verdict::Valid(claims) => return Ok(Some(claims)),
             Verdict::Refused => return Ok(None),
             Verdict::Unknown => {}
+        }
+        if !self.may_be_valid(token) {
+            return Ok(None);
         }
         // Its key may have been published since. The `kid` says nothing about that: not every set has one.
         let mut outage = None;
@@ -268,6 +278,13 @@ impl JwtAuthenticator {
             }
         }
         Verdict::Unknown
+    }
+
+    /// Returns false if a token's claims are malformed or over, so that no key makes it valid. Nobody has verified them.
+    fn may_be_valid(&self, token: &str) -> bool {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let is_over = |claims: Claims| claims.exp + self.leeway.as_secs_f64() < now.as_secs_f64();
+        insecure_decode_claims::<Claims>(token).is_ok_and(|claims| !is_over(claims))
     }
 
     fn validation(&self, algorithm: Algorithm) -> Validation {

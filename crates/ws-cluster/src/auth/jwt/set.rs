@@ -9,7 +9,12 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::keys::{self, Key, MAX_KEYS, Set};
+use super::{
+    super::NotYet,
+    keys::{self, Key, MAX_KEYS, Set},
+};
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Age of a set after which it is read again. The earlier keys serve meanwhile.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);
@@ -98,12 +103,12 @@ impl KeySet {
     }
 
     /// Returns newer keys than `present`, for a token that none of those verifies. It begins a read if that is due, and
-    /// waits for it. `first` are the keys that were known when the token came. `None` means that the present keys are
-    /// from a read that began after that, so that the token is of none of the keys.
+    /// waits for it. `first` are the keys that were known when the token came. Returns `None` if `present` is from a read
+    /// that began after that: no key of the set has signed the token.
     ///
     /// # Errors
     /// The reason if the set cannot be read now.
-    pub(super) async fn newer(&self, present: &Known, first: &Known) -> Result<Option<Known>, String> {
+    pub(super) async fn newer(&self, present: &Known, first: &Known) -> Result<Option<Known>, BoxError> {
         loop {
             let wait = {
                 let now = Instant::now();
@@ -112,13 +117,15 @@ impl KeySet {
                     return Ok(Some(state.known()));
                 }
                 if state.ended > first.begun {
-                    return state.failure.as_ref().map_or(Ok(None), |why| Err(self.unreadable(why)));
+                    return state.failure.as_ref().map_or(Ok(None), |why| Err(self.unreadable(why).into()));
                 }
                 match (state.running.clone(), state.next_read(MIN_INTERVAL)) {
                     (Some(running), _) => Wait::For(running),
                     (None, Some(due)) if due > now + PATIENCE => {
-                        let early = "they were read a few seconds ago";
-                        return Err(self.unreadable(state.failure.as_deref().unwrap_or(early)));
+                        return Err(match &state.failure {
+                            Some(why) => self.unreadable(why).into(),
+                            None => NotYet(format!("the keys at {} were read a few seconds ago", self.0.name)).into(),
+                        });
                     }
                     (None, Some(due)) if due > now => Wait::Until(due),
                     (None, _) => Wait::For(self.begin(&mut state, now)),
@@ -129,7 +136,7 @@ impl KeySet {
                 Wait::For(mut running) => {
                     // The reader is gone at the end of the runtime.
                     if running.wait_for(|is_over| *is_over).await.is_err() {
-                        return Err(self.unreadable("the node ends"));
+                        return Err(self.unreadable("the node ends").into());
                     }
                 }
             }
@@ -137,7 +144,7 @@ impl KeySet {
     }
 
     fn unreadable(&self, why: &str) -> String {
-        format!("the keys at {} cannot be read now: {why}", self.0.name)
+        format!("the keys at {} cannot be read: {why}", self.0.name)
     }
 
     /// Starts to read the set. The receiver tells when that is over.
@@ -247,7 +254,7 @@ mod tests {
         let mut found = first.candidates(Some(id)).next().is_some();
         let mut newer = None;
         while !found {
-            match set.newer(newer.as_ref().unwrap_or(&first), &first).await? {
+            match set.newer(newer.as_ref().unwrap_or(&first), &first).await.map_err(|why| why.to_string())? {
                 Some(known) => {
                     found = known.candidates(Some(id)).next().is_some();
                     newer = Some(known);

@@ -337,6 +337,11 @@ async fn a_token_whose_claims_are_refused_causes_no_read() {
     for _ in 0..3 {
         // It has no audience.
         assert_eq!(identity(&authenticator, signed_by_ed(Some("key-1"))).await, None);
+        // It is over, so it does not matter whose key signed it.
+        let by_another =
+            EncodingKey::from_ed_pem(openssl(&["genpkey", "-algorithm", "ED25519"], "").as_bytes()).unwrap();
+        let over = encode(&Header::new(Algorithm::EdDSA), &json!({"sub": "ann", "exp": now() - 60}), &by_another);
+        assert_eq!(identity(&authenticator, over.unwrap()).await, None);
         // A secret is in no set.
         assert_eq!(identity(&authenticator, signed(&json!({"sub": "ann", "exp": now() + 60}), SECRET)).await, None);
         tokio::time::advance(Duration::from_secs(20)).await;

@@ -51,13 +51,13 @@ impl FromRequest for Request {
     }
 }
 
-/// `None` if the argument cannot be made, such as a [`User`] of a guest. A fault of the server (a code from 500 on) is
-/// an error.
+/// `None` if there is none, such as the [`User`] of a guest: the error's code is 401, 403, 404 or 409. Any other error,
+/// such as 400 for malformed details, stays an error.
 impl<T: FromRequest> FromRequest for Option<T> {
     async fn from_request(request: &Request) -> Result<Self, ActionError> {
         match T::from_request(request).await {
             Ok(argument) => Ok(Some(argument)),
-            Err(error) if error.code < 500 => Ok(None),
+            Err(error) if matches!(error.code, 401 | 403 | 404 | 409) => Ok(None),
             Err(error) => Err(error),
         }
     }
