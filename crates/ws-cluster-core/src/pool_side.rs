@@ -28,9 +28,9 @@ pub(super) struct PoolSide {
     pub(super) renewal_asked_at: Option<Instant>,
     /// When the last successful renewal of this master was asked for.
     pub(super) lease_renewed_at: Option<Instant>,
-    /// Since when a read that shows no member proves that this master is alone: when it changed the lease after it had
-    /// cleared the last lost follower. A candidate that still counts as a member compares with an older lease and
-    /// fails.
+    /// The time at which this master changed the lease after it had cleared the last lost follower. A later read that
+    /// shows no member proves that it is alone: a candidate that still counts as a member compares with an older lease
+    /// and fails.
     pub(super) alone_provable_since: Option<Instant>,
     /// True if the last query failed.
     failing: bool,

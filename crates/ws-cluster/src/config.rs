@@ -132,8 +132,8 @@ pub struct ConnectionConfig {
     pub message_size: usize,
     /// Compresses messages for clients that offer `permessage-deflate` (RFC 7692), as all browsers do, and takes
     /// compressed messages of them. A message to many clients is compressed once for all of them, and a connection needs
-    /// no memory for it. Messages above 256 KiB stay plain. So do those beyond 768 KiB that are delivered together. Of
-    /// what a client missed, messages below 2 KiB stay plain, and so do those that come during the replay. Without the
+    /// no memory for it. Messages above 256 KiB stay plain. So do those beyond 768 KiB that are delivered together,
+    /// counted once for each form in which clients get them. Of what a client missed, messages below 2 KiB stay plain, and so do those that come during the replay. Without the
     /// feature `deflate` nothing is compressed. Default true.
     pub compression: bool,
     /// Smallest message that is compressed, in bytes, rounded up to a power of two. A smaller message would gain little.

@@ -440,7 +440,7 @@ pub(crate) struct Send {
     /// is delivered
     #[arg(long, value_name = "KEY")]
     pub(crate) idempotency_key: Option<String>,
-    /// Deliver the message only to connections whose send queue is empty, and never replay it
+    /// Deliver the message only to connections that have taken everything sent to them, and never replay it
     #[arg(long)]
     pub(crate) volatile: bool,
     /// Read messages from standard input instead, one JSON object in each line, as POST /_publish takes it; the outcome

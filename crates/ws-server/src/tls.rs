@@ -25,8 +25,8 @@ pub(crate) struct Certificate {
     trouble: Mutex<Trouble>,
 }
 
-/// The number, the size and the time of the last change of the certificate's file and of its key's. A file that is
-/// exchanged within a tick of the system's clock has another number.
+/// Inode number, size and modification time of the certificate's file and of the key's file. The inode number shows an
+/// exchange within one tick of the clock.
 type Stamps = [Option<(u64, u64, SystemTime)>; 2];
 
 /// What is wrong with the files at the moment.
@@ -72,8 +72,8 @@ impl Certificate {
         self.read_again(true);
     }
 
-    /// Reads the files again. `tells_at_once`: the log says at once why the files cannot be used. Otherwise it does so if
-    /// they could not be used the last time either: the two files are not renewed in one moment.
+    /// Reads the files again. If `tells_at_once` is false, the first failure is not logged, because the two files are
+    /// renewed one after the other.
     fn read_again(&self, tells_at_once: bool) {
         let mut trouble = self.trouble.lock();
         match self.certificate.reload() {

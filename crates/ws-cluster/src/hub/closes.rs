@@ -27,7 +27,7 @@ struct Recent {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Moment(u64);
 
-/// A command concerns the answer and was delivered after the question was put. The answer does not count.
+/// The error for an answer that does not count, because a command about this client was delivered after the question.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stale;
 

@@ -258,7 +258,7 @@ impl SimulatedClients {
         let mut slot = hub.admission().admit(None, 1, usize::MAX).ok();
         let (user_now, asked) = (Membership::of(Identity::user(&*client_state.user)), hub.closes().now());
         let handle = hub.arrive(client.clone(), user_now, &mut slot, asked);
-        let handle = handle.expect("no order came since the question");
+        let handle = handle.expect("no command came since the question");
         let (_, epoch) = hub.position_status(&Position::START);
         let came = (log_position_of(&hub.position()), epoch);
         let progress = match client_state.at {
@@ -341,7 +341,7 @@ impl SimulatedClients {
         }
         if lost {
             if !matches!(connection.progress, Progress::Proves(_)) {
-                // The order may have been cut since the token was verified, with orders that were carried out.
+                // The order may have been cut since the token was verified, with commands that were carried out.
                 client_state.groups = None;
             }
             hub.begin(client, &["reset".into(), "lost".into()], &self.sealer, 0);

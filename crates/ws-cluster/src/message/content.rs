@@ -14,8 +14,8 @@ use ws_cluster_core::NodeId;
 /// The content of one entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
-    /// A message for clients. `details` is an encoded JSON array. A volatile message reaches only clients whose send
-    /// queue is empty, and is never replayed.
+    /// A message for clients. `details` is an encoded JSON array. A volatile message reaches only clients
+    /// that have taken everything sent to them, and is never replayed.
     Message { target: Target, action: String, details: Bytes, volatile: bool },
     /// A command to close connections.
     Close(Close),

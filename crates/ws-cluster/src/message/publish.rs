@@ -99,7 +99,7 @@ impl Message {
     }
 
     /// Makes the message volatile, for what is outdated by the next one anyway, such as a position or a typing notice.
-    /// It is delivered to the connections whose send queue is empty at that time, and is never replayed: a client that
+    /// It is delivered to the connections that have taken everything sent to them at that time, and is never replayed: a client that
     /// does not read or is away does not get it, and does not count it as missed. Everything else is as for other
     /// messages, its acceptance and its place in the order included. A node of an older version delivers and replays it
     /// like any other message.

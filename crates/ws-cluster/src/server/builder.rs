@@ -226,7 +226,9 @@ impl ServerBuilder {
 
     /// Sets the key that opens publishing over HTTP: `POST /_publish`, `/_groups`, `/_close` and `/_refresh`, and `GET
     /// /_position` and `/_openapi.json`, which describes all of them, as does `docs/site.md`. It must be long and
-    /// random, because nothing else keeps others from publishing; without a key these paths are closed.
+    /// random, because nothing else keeps others from publishing; without a key these paths are closed. A request presents it
+    /// as `Authorization: Bearer KEY`. White space around it does not count, and [`start`](Self::start) refuses control
+    /// characters in it.
     pub fn publish_key(mut self, key: impl Into<String>) -> Self {
         self.publish_key = Some(key.into());
         self

@@ -62,7 +62,7 @@ pub(crate) struct Decoded<'a> {
     pub(crate) size: usize,
     /// The event that the frame completes.
     pub(crate) event: Option<Event<'a>>,
-    /// Bytes that were inflated for the message, or into which they were inflated, whichever are more. Both take time:
+    /// The message's compressed or inflated size in bytes, whichever is larger. Both take time:
     /// empty blocks are many bytes that are inflated to nothing. 0 for a plain message.
     pub(crate) inflating: usize,
 }

@@ -1,4 +1,4 @@
-//! Answers questions that only a node can answer: about its cluster and its settings, and orders to its cluster.
+//! Answers questions that only a node can answer: about its cluster and its settings, and commands to its cluster.
 
 use http::{Method, Request, StatusCode};
 use http_body_util::Empty;
@@ -139,7 +139,7 @@ fn bad(why: String) -> Refusal {
     answer::error(StatusCode::BAD_REQUEST, &why).into()
 }
 
-/// Makes the answer to an order to the cluster.
+/// Makes the answer to a command to the cluster.
 fn done(outcome: Result<(), PublishError>) -> Result<Answer, Refusal> {
     match outcome {
         Ok(()) => Ok(answer::json(StatusCode::OK, &json!({ "accepted": true }))),

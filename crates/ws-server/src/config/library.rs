@@ -178,7 +178,7 @@ settings! {
     http.write_timeout: Time, "Time in which a client has to read some of an answer that waits for it";
     cluster.renew_interval: Time, "How often the master renews its lease: a fifth of cluster.lease or less";
     cluster.lease: Time,
-        "How long the lease must not change before another node takes over alone. It changes no other interval";
+        "Time without a change of the lease before another node takes it alone. This key changes no other interval";
     cluster.seen_interval: Time, "How often a node refreshes its row in the pool";
     cluster.member_timeout: Time, "Age of a row from which its node no longer counts as a member";
     cluster.dead_timeout: Time, "Age of a row at which the master removes it";

@@ -190,7 +190,7 @@ impl<'a> Member<'a> {
         match self.kind() {
             JsonKind::Null => Err(self.must_be("the value of a property")),
             JsonKind::Text => self.text(),
-            // Numbers are written as in a property, whatever the site's way is: `1.0e+25` is `1e+25`.
+            // A number is written as the property's own value is, however the site wrote it: `1.0e+25` is `1e+25`.
             _ => Ok(serde_json::from_str(&replace_lone_surrogates(self.json))
                 .map_or_else(|_| compact(self.json), |value| property_text(&value).into_owned())),
         }
