@@ -7,41 +7,27 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
 };
 
 use async_trait::async_trait;
 use serde_json::json;
 use tests::{
-    client::{Client, soon},
+    client::{Client, eventually, soon},
     http_client,
     log::Log,
     message,
     nodes::{KEY, Nodes, config},
     publish::PUBLISH_KEY,
 };
-use tokio::{net::TcpListener, time::interval};
+use tokio::net::TcpListener;
 use ws_cluster::{
     ConnectionList, ConnectionQuery, MemoryPool, NodeReport, NodeRole, Pool, Relay, Server, Target,
     outbox::{MemoryOutbox, Outbox, OutboxError, OutboxRows, ReadLimits, RowId},
 };
 
-/// Time between two looks at what sends no notice.
-const LOOK: Duration = Duration::from_millis(50);
-
 /// Looks at a node's report of the cluster until it meets the condition.
 async fn reports(nodes: &Nodes, node: usize, condition: impl Fn(&[NodeReport]) -> bool) -> Vec<NodeReport> {
-    let mut look = interval(LOOK);
-    let looking = async {
-        loop {
-            look.tick().await;
-            let reports = nodes[node].server.cluster_report();
-            if condition(&reports) {
-                return reports;
-            }
-        }
-    };
-    soon(looking).await
+    eventually(async || Some(nodes[node].server.cluster_report()).filter(|reports| condition(reports))).await
 }
 
 async fn list(nodes: &Nodes, node: usize, fill: impl FnOnce(&mut ConnectionQuery)) -> ConnectionList {
@@ -213,13 +199,7 @@ async fn serve(pool: &Arc<dyn Pool>, outbox: Option<Arc<dyn Outbox>>) -> (Server
 
 /// Looks at what is wrong with a server until it meets the condition.
 async fn degraded(server: &Server, condition: impl Fn(Option<&str>) -> bool) {
-    let mut look = interval(LOOK);
-    let looking = async {
-        while !condition(server.report().degraded.as_deref()) {
-            look.tick().await;
-        }
-    };
-    soon(looking).await;
+    eventually(async || condition(server.report().degraded.as_deref()).then_some(())).await;
 }
 
 /// Returns the status and the text of a page.

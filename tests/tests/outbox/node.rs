@@ -6,7 +6,7 @@ use mysql_async::{Conn, prelude::Queryable};
 use serde_json::{Value, json};
 use tests::{
     MariaDb, WsServer,
-    client::{Client, soon},
+    client::{Client, eventually},
 };
 use ws_cluster::testing::outbox::OutboxStore;
 
@@ -61,10 +61,9 @@ async fn rows_are_published_when_their_transaction_commits_and_not_if_it_rolls_b
 
 /// Waits until no row waits. The table sends no notice.
 async fn until_empty(site: &mut Conn) {
-    soon(async {
-        while site.query_first::<u64, _>("SELECT COUNT(*) FROM ws_outbox").await.unwrap() != Some(0) {
-            tokio::task::yield_now().await;
-        }
+    eventually(async || {
+        let rows: Option<u64> = site.query_first("SELECT COUNT(*) FROM ws_outbox").await.unwrap();
+        (rows == Some(0)).then_some(())
     })
     .await;
 }

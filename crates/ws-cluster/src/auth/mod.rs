@@ -192,6 +192,10 @@ impl AuthenticationError {
     }
 }
 
+/// What [`AuthenticationError::Unavailable`] holds.
+#[cfg(feature = "jwt")]
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
 /// The reason why an authenticator cannot answer yet. Anyone can cause it, so the log does not tell of it.
 #[cfg(feature = "jwt")]
 #[derive(Debug, thiserror::Error)]

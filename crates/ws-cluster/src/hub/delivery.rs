@@ -123,9 +123,9 @@ impl Hub {
         }
     }
 
-    /// Queues messages for every matching client whose entry number is at least `min_entered`. The fan-out writes them when it
-    /// ends. Volatile messages are queued only for those that keep up. Returns the number of deliveries and
-    /// of their bytes.
+    /// Queues messages for every matching client whose entry number is at least `min_entered`. The fan-out writes them
+    /// when it ends. Volatile messages are queued only for those that keep up. At most `budget` bytes are compressed.
+    /// Returns the number of deliveries and of their bytes.
     fn fan_out_to(
         &self,
         index: &Index,

@@ -21,7 +21,7 @@ use self::{
     keys::Key,
     set::{KeySet, Known},
 };
-use super::{AuthenticationError, Authenticator, Credentials, Handshake, Identity};
+use super::{AuthenticationError, Authenticator, BoxError, Credentials, Handshake, Identity};
 #[cfg(feature = "http-client")]
 use crate::http_client::HttpClient;
 
@@ -230,11 +230,7 @@ impl JwtAuthenticator {
     ///
     /// # Errors
     /// The reason if none verifies it, and a set of keys cannot be asked.
-    async fn claims(
-        &self,
-        token: &str,
-        header: &Header,
-    ) -> Result<Option<Claims>, Box<dyn std::error::Error + Send + Sync>> {
+    async fn claims(&self, token: &str, header: &Header) -> Result<Option<Claims>, BoxError> {
         let id = header.kid.as_deref();
         // A set has no secrets.
         let sets = if header.alg == Algorithm::HS256 { &[][..] } else { &self.sets[..] };
@@ -280,7 +276,8 @@ impl JwtAuthenticator {
         Verdict::Unknown
     }
 
-    /// Returns false if a token's claims are malformed or over, so that no key makes it valid. Nobody has verified them.
+    /// Returns true unless a token's claims are malformed or its `exp` is past: no key makes such a token valid. Reads the
+    /// claims without verifying them.
     fn may_be_valid(&self, token: &str) -> bool {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let is_over = |claims: Claims| claims.exp + self.leeway.as_secs_f64() < now.as_secs_f64();

@@ -10,11 +10,9 @@ use tokio::{
 };
 
 use super::{
-    super::NotYet,
+    super::{BoxError, NotYet},
     keys::{self, Key, MAX_KEYS, Set},
 };
-
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Age of a set after which it is read again. The earlier keys serve meanwhile.
 const REFRESH_INTERVAL: Duration = Duration::from_secs(300);

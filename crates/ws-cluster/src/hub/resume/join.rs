@@ -257,10 +257,10 @@ async fn try_replay(
                     continue 'missed;
                 }
                 if limited {
-                    resumption.replays.count(ip, content.size());
+                    resumption.replays.count(ip, size);
                 }
                 let compressed = catch_up::replay(client, *log_position, content);
-                yield_after(content.size(), compressed).await;
+                yield_after(size, compressed).await;
                 hub.stats().metered.note(|counts| counts.replayed.add(1));
                 sent = log_position.seq;
             }
