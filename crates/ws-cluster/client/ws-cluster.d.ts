@@ -13,7 +13,7 @@ export interface ClientEvents {
   /**
    * The connection is lost, or an attempt failed. `code` and `reason` are those of the WebSocket, or 1006 if it had
    * none. If `willReconnect` is true, the next attempt begins in `delay` milliseconds, or earlier if the browser goes
-   * online. If it is false, this client is closed for good.
+   * online or the page comes to the front. If it is false, this client is closed for good.
    */
   "Client/close": [code: number, reason: string, willReconnect: boolean, delay: number];
   /** The client has resumed without a loss. The next `count` messages are those that it missed. */
@@ -150,7 +150,8 @@ export interface Options {
  * codes 1000, 1002, 1003, 1007–1010 and 4400–4999, after which another attempt would be closed in the same way.
  *
  * It also reconnects if the server is silent for too long (see {@link Options.heartbeat}), and at once if the browser
- * was offline and is back online. If a page comes back to the front, silence for one heartbeat is enough.
+ * was offline and is back online. If a page comes back to the front, silence for one heartbeat is enough, and a client
+ * without a connection makes an attempt within a second, unless the server asked it to wait (`Retry-After`).
  *
  * An exception in a callback is reported like an uncaught one (`reportError`). The other callbacks are still called.
  *

@@ -16,6 +16,9 @@ globalThis.WsCluster = class WsCluster {
   /** Milliseconds of delay from which a late timer means that the page slept or its thread was busy. */
   static #lateAfter = 1_000;
 
+  /** Longest wait, in milliseconds, until a page that comes to the front connects. */
+  static #shortWait = 1_000;
+
   /**
    * Minimum number of milliseconds until credentials are asked for again. Credentials that last 3 s or more are renewed
    * in time: the server says the time in whole seconds, and the wait is at least half of what it says.
@@ -38,6 +41,8 @@ globalThis.WsCluster = class WsCluster {
    * the next attempt. A client is in only one of these phases.
    */
   #timer;
+  /** The time of the next attempt; 0 if there is none, or if the server asked for that wait. */
+  #nextAttempt = 0;
   /** The time of the last message on the present connection, or the start of its attempt. */
   #lastHeard = 0;
   /** The longest interval between two messages that the server has granted, in milliseconds; 0 if it has not. */
@@ -104,7 +109,7 @@ globalThis.WsCluster = class WsCluster {
     listen(globalThis, "online", () => this.#online());
     listen(globalThis, "pageshow", ({ persisted }) => persisted && this.#replace("The page was away"));
     const { document } = globalThis;
-    listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.#check());
+    listen(document, "visibilitychange", () => document.visibilityState === "visible" && this.#shown());
     // Deferred, so that callbacks from the caller's chain of on() are called for the first attempt.
     queueMicrotask(() => this.#connect());
   }
@@ -196,6 +201,7 @@ globalThis.WsCluster = class WsCluster {
 
   #connect() {
     if (this.#closed || this.#socket) return;
+    this.#nextAttempt = 0;
     // If the present URL has left the list, the first one is next.
     this.#url = this.#urls[(this.#urls.indexOf(this.#url) + 1) % this.#urls.length];
     this.#after(this.#options.connectTimeout, () => this.#lost(1006, "No answer in time"));
@@ -317,24 +323,27 @@ globalThis.WsCluster = class WsCluster {
     const { reconnectDelay, reconnectDelayMax } = this.#options;
     const round = Math.floor(this.#attempts++ / this.#urls.length);
     const delay = Math.random() * Math.min(reconnectDelayMax, reconnectDelay * 2 ** round);
-    this.#after(delay, () => this.#connect());
-    if (!this.#wasOpen && this.#urls.length === 1) this.#askWhenToRetry(Date.now() + delay);
+    this.#connectIn(delay);
+    if (!this.#wasOpen && this.#urls.length === 1) this.#askWhenToRetry();
     this.#dispatch("Client/close", [code, reason, true, delay]);
   }
 
   /** A server that takes no more clients says in Retry-After when to come again, but a WebSocket does not show it. */
-  async #askWhenToRetry(planned) {
+  async #askWhenToRetry() {
     const timer = this.#timer;
     try {
       const url = this.#url.replace(/^ws/, "http").replace(/\?.*/, "");
-      const signal = AbortSignal.timeout(this.#options.connectTimeout);
+      const limit = AbortSignal.timeout(this.#options.connectTimeout);
+      // Old browsers cannot combine signals. There the question may outlive the client by that time.
+      const signal = AbortSignal.any?.([limit, this.#listening.signal]) ?? limit;
       const options = { cache: "no-store", credentials: "omit", signal };
       const answer = await this.#options.fetch?.call(globalThis, url, options);
       const seconds = Math.min(Number(answer?.headers.get("retry-after")), 300);
       // With jitter, or all clients that were told the same would come at once.
       const until = Date.now() + seconds * 1_000 * (1 + Math.random() / 2);
-      if (timer === this.#timer && !this.#socket && until > planned) {
-        this.#after(until - Date.now(), () => this.#connect());
+      if (timer === this.#timer && !this.#socket && !this.#closed && until > this.#nextAttempt) {
+        this.#connectIn(until - Date.now());
+        this.#nextAttempt = 0;
       }
     } catch {
       // The server is not there, or on another origin. The client comes again after the usual delay.
@@ -366,6 +375,11 @@ globalThis.WsCluster = class WsCluster {
     for (const request of [...this.#requests.values()]) {
       if (request.sent) request.refuse(499, "The connection was lost, the outcome is unknown");
     }
+  }
+
+  #connectIn(delay) {
+    this.#nextAttempt = Date.now() + delay;
+    this.#after(delay, () => this.#connect());
   }
 
   #after(delay, act) {
@@ -409,6 +423,14 @@ globalThis.WsCluster = class WsCluster {
   #check() {
     const now = Date.now();
     if (this.#heartbeat && now - this.#lastHeard > this.#heartbeat) this.#watch(now + WsCluster.#grace, 1);
+  }
+
+  /** Looks after the connection of a page that came to the front: somebody looks at it. */
+  #shown() {
+    this.#check();
+    // The wait is random, because many pages may come to the front at the same moment, as after a reboot.
+    const wait = Math.random() * WsCluster.#shortWait;
+    if (Date.now() + wait < this.#nextAttempt) this.#connectIn(wait);
   }
 
   #online() {

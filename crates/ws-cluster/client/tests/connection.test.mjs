@@ -464,6 +464,20 @@ describe("a server that takes no more clients", () => {
     });
   }
 
+  test("keeps no timer of a client that is closed meanwhile, and the question ends", async () => {
+    let answer, signal;
+    const fetch = (url, options) => new Promise((resolve) => { [answer, { signal }] = [resolve, options]; });
+    const client = await connect({ fetch });
+    FakeSocket.last.end();
+    await settle();
+    client.close();
+    assert.equal(signal.aborted, true);
+    const timers = mock.method(globalThis, "setTimeout");
+    answer({ headers: new Headers({ "retry-after": "300" }) });
+    await settle();
+    assert.equal(timers.mock.callCount(), 0);
+  });
+
   test("is not asked after a connection that was open, or if there is another server", async () => {
     const { asked, fetch } = refusal("20");
     await authenticated({ fetch });

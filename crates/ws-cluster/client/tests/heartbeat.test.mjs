@@ -251,6 +251,45 @@ describe("a page that is looked at again", () => {
     assert.deepEqual(calls, []);
   });
 
+  test("connects soon if it has no connection, however long it would have waited", async () => {
+    page("http://host/");
+    Math.random.mock.mockImplementation(() => 0.5);
+    await connect();
+    for (let lost = 1; lost <= 8; lost++) {
+      FakeSocket.last.end();
+      if (lost < 8) mock.timers.tick(30_000);
+    }
+    assert.equal(FakeSocket.all.length, 8);
+    show();
+    pass(499);
+    show();
+    assert.equal(FakeSocket.all.length, 8);
+    pass(1);
+    assert.equal(FakeSocket.all.length, 9);
+    // An attempt that is under way goes on.
+    show();
+    pass(9_999);
+    assert.equal(FakeSocket.all.length, 9);
+  });
+
+  test("keeps a shorter wait, and one that the server asked for", async () => {
+    page("http://host/");
+    Math.random.mock.mockImplementation(() => 0.5);
+    const fetch = async () => ({ headers: new Headers({ "retry-after": "20" }) });
+    await connect({ fetch });
+    FakeSocket.last.end();
+    show();
+    pass(250);
+    assert.equal(FakeSocket.all.length, 2);
+    FakeSocket.last.end();
+    await settle();
+    show();
+    pass(24_999);
+    assert.equal(FakeSocket.all.length, 2);
+    pass(1);
+    assert.equal(FakeSocket.all.length, 3);
+  });
+
   test("keeps a connection whose server granted no heartbeat", async () => {
     page("http://host/");
     await authenticated();
