@@ -270,7 +270,7 @@ globalThis.WsCluster = class WsCluster {
       WsCluster.#report(error);
       return;
     }
-    const { action, at, state, heartbeat, id } = message ?? {};
+    const { action, at, state, heartbeat, id, close } = message ?? {};
     if (typeof action !== "string") return;
     const details = WsCluster.#asArray(message.details);
     if (at !== undefined) this.#at = at;
@@ -280,10 +280,11 @@ globalThis.WsCluster = class WsCluster {
         this.#setIdentity(details[1] ?? {});
         this.#flush();
         break;
-      // If guests are allowed, the connection stays open. Otherwise the server closes it.
+      // If the connection stays open, messages are sent. A connection that the server closes next would lose them.
       case "Client/authentication:error":
         this.#refused(details[0]);
-        this.#flush();
+        if (close === undefined) this.#flush();
+        else this.#ready = false;
         break;
       case "Server/position":
         this.#setPosition(details, at, state);

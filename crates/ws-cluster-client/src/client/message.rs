@@ -64,6 +64,8 @@ pub(super) struct Incoming {
     state: Option<String>,
     /// The id of the request that this message answers.
     id: Option<Value>,
+    /// The code with which the server closes the connection after this message.
+    close: Option<Value>,
 }
 
 impl Incoming {
@@ -71,6 +73,11 @@ impl Incoming {
     /// of no request.
     pub(super) fn request(&self) -> Option<u64> {
         self.id.as_ref().map(|id| id.as_u64().unwrap_or_default())
+    }
+
+    /// Returns true if the server closes the connection after this message.
+    pub(super) fn is_last(&self) -> bool {
+        self.close.is_some()
     }
 
     /// Returns the answer to a request.

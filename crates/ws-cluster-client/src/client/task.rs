@@ -365,7 +365,11 @@ impl Reading<'_> {
                 "Client/authentication:error" => {
                     // This changes nothing on an authenticated connection.
                     let identity = (!self.answered).then(Identity::default);
-                    self.answer(identity, Note::Refused { code: incoming.code() });
+                    let note = match incoming.is_last() {
+                        true => Note::Closing,
+                        false => Note::Refused { code: incoming.code() },
+                    };
+                    self.answer(identity, note);
                 }
                 "Server/close" => self.dismissed = true,
                 _ => {}
@@ -414,8 +418,10 @@ impl Reading<'_> {
 enum Note {
     /// The server accepted the credentials for this time.
     Accepted { expires_in: Option<Duration> },
-    /// The server refused the credentials.
+    /// The server refused the credentials, and the connection stays open.
     Refused { code: u16 },
+    /// The server closes the connection next.
+    Closing,
     /// The server is silent.
     Ping,
 }
@@ -427,7 +433,7 @@ struct Writing<'a, S> {
     queue: &'a Queue,
     requests: &'a Requests,
     sink: &'a mut SplitSink<WebSocketStream<S>, Frame>,
-    /// The server has answered credentials, so messages may be sent.
+    /// The server has answered credentials and does not close the connection, so messages may be sent.
     answered: bool,
 }
 
@@ -469,6 +475,8 @@ impl<S: Stream> Writing<'_, S> {
                         }
                         (self.answered, shown) = (true, false);
                     }
+                    // Further messages would be lost. They wait for the next connection.
+                    Some(Note::Closing) => (self.answered, ask_at, asking) = (false, None, None),
                 },
                 // The message leaves the queue before it is written, because a message that a broken socket took must
                 // not be sent twice.

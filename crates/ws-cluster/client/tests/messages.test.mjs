@@ -252,6 +252,39 @@ describe("the queue", () => {
     });
   }
 
+  for (const [code, close] of [[503, 4002], [500, 1011]]) {
+    test(`waits for the next connection if the server closes this one after an error: ${code}`, async () => {
+      const client = await connect();
+      client.send("a").on("Client/authentication", null, () => client.send("b"));
+      FakeSocket.last.open().say({ action: "Client/authentication:error", details: [code, "why"], close });
+      assert.equal(client.connected, false);
+      client.send("c");
+      assert.equal(FakeSocket.last.sent.length, 1);
+      FakeSocket.last.end(close);
+      mock.timers.tick(500);
+      FakeSocket.last.open().say(OK);
+      assert.deepEqual(FakeSocket.last.sent.slice(1).map(({ action }) => action), ["a", "b", "c"]);
+    });
+  }
+
+  test("is refused with 503 if the server closes for good after an error", async () => {
+    const { calls, record } = recorder();
+    const client = await connect();
+    client.send("a").on("a", null, record("a"));
+    const answer = client.request("b").catch((error) => error.code);
+    FakeSocket.last.open().say({ ...NOT_OK, close: 4401 }).end(4401);
+    await settle();
+    assert.deepEqual(calls, [["a", 503, "Closed"]]);
+    assert.equal(await answer, 503);
+  });
+
+  test("keeps what is sent after an error with which the server closes an authenticated connection", async () => {
+    const client = await authenticated();
+    FakeSocket.last.say({ ...NOT_OK, close: 4401 });
+    client.send("a");
+    assert.equal(FakeSocket.last.sent.length, 1);
+  });
+
   test("is bounded: what comes when it is full is refused with 503, after send has returned", async () => {
     const { calls, record } = recorder();
     const client = await connect({ queueSize: 2 });

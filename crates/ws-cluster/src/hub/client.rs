@@ -353,7 +353,7 @@ impl Client {
         self.answer(&format!("{action}:error"), &[code.into(), text.into()], id);
     }
 
-    /// Sends a last message, which may answer a request, and closes the connection.
+    /// Sends a last message, which may answer a request and says that the server closes, and closes the connection.
     pub(crate) fn close_after(
         &self,
         action: &str,
@@ -362,13 +362,15 @@ impl Client {
         code: CloseCode,
         reason: &'static str,
     ) {
-        let last = OutgoingMessage::new(action, &encode(details)).answers(id).frame(self.form(), self.deflate);
-        self.queue.close_after(last, code, reason);
+        let details = encode(details);
+        let last = OutgoingMessage::new(action, &details).answers(id).closes(code);
+        self.queue.close_after(last.frame(self.form(), self.deflate), code, reason);
     }
 
     /// Closes with `Server/close` and 1000, so that the client stays away.
     pub(crate) fn dismiss(&self, reason: &'static str) {
-        self.close_after("Server/close", &[], None, CloseCode::Normal, reason);
+        let last = OutgoingMessage::new("Server/close", b"[]").frame(self.form(), self.deflate);
+        self.queue.close_after(last, CloseCode::Normal, reason);
     }
 }
 

@@ -12,7 +12,7 @@ use super::{
     request_id::{BadRequestId, RequestId},
 };
 use crate::{
-    RawDetails,
+    CloseCode, RawDetails,
     ws::{
         deflate::{Deflate, compress},
         frame,
@@ -231,6 +231,8 @@ pub(crate) struct OutgoingMessage<'a> {
     at: Option<Position>,
     /// The id of the request that this message answers.
     id: Option<&'a RequestId>,
+    /// The code with which the server closes the connection after this message.
+    close: Option<CloseCode>,
     /// By form.
     plain: [OnceCell<Bytes>; 3],
     /// The same frames compressed. A frame that does not shrink is the plain one.
@@ -241,12 +243,18 @@ impl<'a> OutgoingMessage<'a> {
     /// Returns a message with encoded details, which are a JSON array.
     pub(crate) fn new(action: &'a str, details: &'a [u8]) -> Self {
         let (plain, compressed) = Default::default();
-        Self { action, details, at: None, id: None, plain, compressed }
+        Self { action, details, at: None, id: None, close: None, plain, compressed }
     }
 
     /// Makes the message the answer to a request, if there is one.
     pub(crate) fn answers(self, id: Option<&'a RequestId>) -> Self {
         Self { id, ..self }
+    }
+
+    /// Says in the message that the server closes the connection after it. A client then sends nothing more on this
+    /// connection, because it would be lost.
+    pub(crate) fn closes(self, code: CloseCode) -> Self {
+        Self { close: Some(code), ..self }
     }
 
     /// Sets the position of the message in the cluster's order.
@@ -295,8 +303,9 @@ impl<'a> OutgoingMessage<'a> {
     fn encode_object(&self, at: &str) -> Bytes {
         let action = Value::from(self.action).to_string();
         let id = self.id.map(|id| format!(",\"id\":{id}")).unwrap_or_default();
-        let (action, at, id) = (action.as_bytes(), at.as_bytes(), id.as_bytes());
-        frame::text(&[b"{\"action\":", action, b",\"details\":", self.details, at, id, b"}"])
+        let close = self.close.map(|code| format!(",\"close\":{}", code as u16)).unwrap_or_default();
+        let (action, at, id, close) = (action.as_bytes(), at.as_bytes(), id.as_bytes(), close.as_bytes());
+        frame::text(&[b"{\"action\":", action, b",\"details\":", self.details, at, id, close, b"}"])
     }
 
     fn encode_array(&self) -> Bytes {
@@ -518,6 +527,16 @@ mod tests {
         assert_eq!(&positioned[2..], br#"{"action":"a","details":[],"at":"AAAAAAAAAAAAAA"}"#);
         assert_eq!(positioned.as_ptr(), entry.frame(MessageForm::Positioned, None).as_ptr());
         assert_eq!(&entry.frame(MessageForm::Object, None)[2..], br#"{"action":"a","details":[]}"#);
+    }
+
+    #[test]
+    fn the_last_message_of_a_connection_says_with_which_code_the_server_closes() {
+        let last = OutgoingMessage::new("a:error", b"[503]").closes(CloseCode::SessionUnknown);
+        assert_eq!(
+            &last.frame(MessageForm::Object, None)[2..],
+            br#"{"action":"a:error","details":[503],"close":4002}"#
+        );
+        assert_eq!(&last.frame(MessageForm::Array, None)[2..], br#"["a:error",[503]]"#);
     }
 
     #[cfg(feature = "deflate")]

@@ -138,6 +138,27 @@ async fn what_fails_for_now_is_tried_again_while_time_remains() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn messages_wait_for_the_next_connection_if_the_server_closes_after_an_error() {
+    let mut script = Script::start(numbered(&[]));
+    let mut peer = begin(&mut script).await;
+    peer.expect("Client/authentication", json!([0])).await;
+    script.client.send("a", json!([])).unwrap();
+    let error = json!({ "action": "Client/authentication:error", "details": [503, "why"], "close": 4002 });
+    peer.text(error).await;
+    assert!(matches!(script.event().await, Event::Message(message) if message.error().unwrap().code == 503));
+    script.client.send("b", json!([])).unwrap();
+    peer.nothing(5).await;
+    peer.close(4002).await;
+    assert_eq!(script.lost().await.0, 4002);
+    let mut peer = begin(&mut script).await;
+    peer.expect("Client/authentication", json!([1])).await;
+    peer.accept(&mut script, json!({ "user": "ann" })).await;
+    for action in ["a", "b"] {
+        peer.expect(action, json!([])).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn credentials_that_do_not_change_are_shown_again_and_none_are_not() {
     let builder = || Client::builder(["ws://a/"]).silence_timeout(Duration::MAX);
     for (builder, details, again) in
