@@ -177,7 +177,7 @@ fn by_key(id: &str) -> String {
 }
 
 #[tokio::test]
-async fn the_keys_at_a_url_are_read_once_and_kept_when_it_hangs() {
+async fn the_keys_at_a_url_are_read_once_and_a_key_that_is_made_up_does_not_read_them_at_once() {
     let state = tempfile::tempdir().unwrap();
     let answer = format!("HTTP/1.1 200 OK\r\nconnection: close\r\ncontent-length: {}\r\n\r\n{SET}", SET.len());
     let (url, asked) = serve(vec![answer]).await;
@@ -191,6 +191,7 @@ async fn the_keys_at_a_url_are_read_once_and_kept_when_it_hangs() {
     let mut client = Client::connect(node.address(), &[]).await;
     client.send("Client/authentication", json!([by_key("key-2")])).await;
     client.expect("Client/authentication:error", json!([503, "Service Unavailable"])).await;
+    assert_eq!(client.closed().await.0, 4002);
     assert_eq!(asked.load(Ordering::Relaxed), 1);
     // The others sign in as before.
     let bearer = format!("Bearer {}", by_key("key-1"));
@@ -206,13 +207,16 @@ async fn while_no_keys_can_be_read_clients_with_a_token_are_told_to_come_again()
     let html = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>".to_owned();
     for (answer, says) in [(large, "larger than 262144 bytes"), (elsewhere, "302 Found"), (html, "it is not JSON")] {
         let (url, _) = serve(vec![answer]).await;
-        let node = node(state.path(), &["--jwt-jwks", &url]).await;
+        let node = node(state.path(), &["--jwt-jwks", &url, "--no-guests"]).await;
         let bearer = format!("Bearer {}", by_key("key-1"));
         let refused = Client::try_connect(node.address(), "/WebSockets", &[("authorization", &bearer)]).await;
         assert_eq!(refused.err(), Some(StatusCode::SERVICE_UNAVAILABLE), "{says}");
         node.logged(says).await;
-        // Guests bring no token, so nothing has to be known of keys.
-        Client::connect(node.address(), &[]).await;
+        // If the upgrade request has no token, nothing has to be known of keys yet. The token may come in a message.
+        let mut client = Client::connect(node.address(), &[]).await;
+        client.send("Client/authentication", json!([by_key("key-1")])).await;
+        client.expect("Client/authentication:error", json!([503, "Service Unavailable"])).await;
+        assert_eq!(client.closed().await.0, 4002, "{says}");
     }
 }
 

@@ -390,7 +390,8 @@ async fn an_authentication_with_an_id_is_answered_with_it() {
         client.ask(NAME, &json!([]), &json!(1)).await;
         client.expect(FAILED, json!([403, "Forbidden"]), json!(1)).await;
         users.0.store(true, Ordering::Relaxed);
-        client.ask(NAME, &json!(["ann"]), &json!(2)).await;
+        // A guest that only asks who it is stays one.
+        client.ask(NAME, &json!([]), &json!(2)).await;
         client.expect(FAILED, json!([503, "Service Unavailable"]), json!(2)).await;
         users.0.store(false, Ordering::Relaxed);
         // As a guest it becomes a user; as a user it says who it is, renews that, and is no other user.
@@ -406,6 +407,13 @@ async fn an_authentication_with_an_id_is_answered_with_it() {
         client.expect(FAILED, json!([429, "Too Many Requests"]), json!(7)).await;
         client.ask("unknown", &json!([]), &json!(8)).await;
         client.expect("unknown:error", json!([404, "Not Found"]), json!(8)).await;
+
+        let mut late = Asking::connect(&solo, kind, None).await;
+        users.0.store(true, Ordering::Relaxed);
+        late.ask(NAME, &json!(["ann"]), &json!("late")).await;
+        late.expect(FAILED, json!([503, "Service Unavailable"]), json!("late")).await;
+        assert_eq!(late.closed().await, 4002);
+        users.0.store(false, Ordering::Relaxed);
 
         let mut eve = Asking::connect(&solo, kind, None).await;
         eve.ask(NAME, &json!(["eve"]), &json!("e")).await;

@@ -27,13 +27,14 @@ pub enum CloseCode {
     TooSlow = 4000,
     /// The client did not answer a ping. Come again.
     Silent = 4001,
-    /// The session expired, and its store did not answer. Come again.
+    /// It is not known who the client is: its session or its credentials could not be looked up, or no credentials came
+    /// in time. Come again.
     SessionUnknown = 4002,
     /// The session expired, or the application asked the client to connect again. Come again and authenticate again.
     Expired = 4003,
     /// A message was binary, or neither `{action, details}` nor `[action, details]`. Stay away.
     Malformed = 4400,
-    /// The credentials were wrong, or guests are not welcome. Stay away.
+    /// The credentials were wrong, or there were none and guests are not welcome. Stay away.
     Unauthenticated = 4401,
 }
 

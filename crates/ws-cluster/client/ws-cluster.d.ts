@@ -39,7 +39,9 @@ export interface Authentication {
 export interface ServerActions {
   /**
    * The client is authenticated, on a new connection or again on an open one. The error callback means that it is
-   * not. The connection stays open if guests are allowed, and if fresh credentials of a user are refused.
+   * not. The connection stays open if guests are allowed, and if fresh credentials of a user are refused. It is closed
+   * after wrong credentials (403), and after credentials that the server cannot look at now (503). After a 503 the
+   * client connects again, and messages that wait are sent on that connection.
    */
   "Client/authentication": [outcome: string, about?: Authentication];
   /** The connection is about to be closed for good: the session ended, or the user is blocked. */
@@ -90,8 +92,10 @@ export interface RequestError extends Error {
 export interface Options {
   /**
    * Details of `Client/authentication`, sent on every new connection: an array, one value, or a function that
-   * returns either (or a promise of it) and is called each time. If the function fails, the client connects again.
-   * Default none: the session cookie identifies the user.
+   * returns either (or a promise of it) and is called each time. If the function fails, the client connects again. If
+   * it takes longer than 10 s, a server that has no guests closes the connection, and the client connects and calls it
+   * again; a server with guests treats the client as a guest until then. Default none: the session cookie identifies
+   * the user.
    *
    * If the server says when the authentication expires, the credentials are sent again before that on the open
    * connection: one or two minutes before, or in the last half of a time under four minutes. Credentials that last less

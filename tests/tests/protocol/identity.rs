@@ -32,8 +32,6 @@ async fn credentials_authenticate_in_band() {
     let mut client = app.guest().await;
     client.send("Client/authentication", json!([])).await;
     client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
-    client.send("Client/authentication", json!(["down"])).await;
-    client.expect("Client/authentication:error", json!([503, "Service Unavailable"])).await;
     client.send("room", json!(["join", "blue"])).await;
     client.expect("room", json!([["blue"], null])).await;
     client.send("Client/authentication", json!(["secret", "ann"])).await;
@@ -103,13 +101,37 @@ async fn an_unwelcome_guest_may_send_credentials_in_time() {
     let mut config = Config::default();
     config.connection.handshake_timeout = Duration::from_millis(300);
     let app = App::with(|builder| builder.guests(false).authenticator(InBand).config(config)).await;
-    for details in [None, Some(json!([])), Some(json!(["wrong"]))] {
+    for details in [json!([]), json!(["wrong"])] {
         let mut client = app.guest().await;
-        if let Some(details) = details {
-            client.send("Client/authentication", details).await;
-        }
-        client.expect("Client/authentication:error", json!([403, "Forbidden"])).await;
+        client.send("Client/authentication", details).await;
+        let error = json!({
+            "action": "Client/authentication:error", "details": [403, "Forbidden"], "close": 4401,
+        });
+        assert_eq!(client.json().await, error);
         assert_eq!(client.closed().await.0, 4401);
+    }
+    // Credentials that are late are no reason to stay away.
+    assert_eq!(app.guest().await.closed().await.0, 4002);
+}
+
+#[tokio::test]
+async fn a_client_whose_credentials_cannot_be_looked_up_comes_again() {
+    for (guests, path) in [(true, "/WebSockets"), (true, "/WebSockets?resume="), (false, "/WebSockets")] {
+        let app = App::with(|builder| builder.guests(guests).authenticator(InBand)).await;
+        let mut client = Client::try_connect(app.address, path, &[]).await.unwrap();
+        client.send("Client/authentication", json!(["down"])).await;
+        let error = json!({
+            "action": "Client/authentication:error", "details": [503, "Service Unavailable"], "close": 4002,
+        });
+        assert_eq!(client.json().await, error, "{guests} {path}");
+        assert_eq!(client.closed().await.0, 4002, "{guests} {path}");
+        // A user stays, and so do the messages of the connection.
+        let mut ann = app.user("ann").await;
+        ann.send("Client/authentication", json!(["down"])).await;
+        let error = json!({ "action": "Client/authentication:error", "details": [503, "Service Unavailable"] });
+        assert_eq!(ann.json().await, error);
+        ann.send("echo", json!([])).await;
+        ann.expect("echo", json!([])).await;
     }
 }
 

@@ -171,12 +171,14 @@ pub enum AuthenticationError {
     /// [`CloseCode::Unauthenticated`](crate::CloseCode::Unauthenticated), after which clients do not connect again.
     #[error("the client is refused")]
     Refused,
-    /// The session store does not answer, so nothing is known of the session. An upgrade is refused with 503, after
-    /// which clients try again. An authenticated connection stays open until the store answers.
+    /// The session store does not answer, so nothing is known of the session. An upgrade is refused with 503. A client
+    /// that sent credentials in a message is told 503, and closed with
+    /// [`CloseCode::SessionUnknown`](crate::CloseCode::SessionUnknown). After both, clients try again. A connection
+    /// that has a user stays open until the store answers.
     #[error("the session store does not answer: {0}")]
     Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The store's answer is no session, as with a query of the wrong columns. This is a mistake in the configuration
-    /// and is logged. An upgrade is refused with 503, and an authenticated connection stays open.
+    /// and is logged. For clients it is the same as [`Unavailable`](Self::Unavailable).
     #[error("the session store is misconfigured: {0}")]
     Misconfigured(String),
 }

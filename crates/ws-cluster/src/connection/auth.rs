@@ -125,8 +125,9 @@ impl<T: Transport, A: Application> Connection<T, A> {
             Done::Announced { refusal: Some(error), confirm } => {
                 self.join_phase = JoinPhase::Refused;
                 // An error of the server says nothing about the client.
-                let code = if error.code < 500 { CloseCode::Unauthenticated } else { CloseCode::Internal };
-                self.refuse(error.code, &error.text, code, &confirm.unwrap_or_default());
+                let close = if error.code < 500 { CloseCode::Unauthenticated } else { CloseCode::Internal };
+                let reason = if error.code == 403 { FORBIDDEN } else { "refused by the application" };
+                self.refuse((error.code, &error.text), (close, reason), &confirm.unwrap_or_default());
             }
             Done::Authenticated { answer, credentials, attempt, awaited } => {
                 let by_credentials = !credentials.is_empty();
@@ -138,7 +139,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
                     Ok(()) => {}
                     // An answer from before a close or a refresh does not count.
                     Err(Stale) if attempt < ATTEMPTS => self.ask(credentials, attempt + 1, awaited),
-                    Err(Stale) => self.unavailable(&awaited),
+                    Err(Stale) => self.unavailable(by_credentials, &awaited),
                 }
             }
         }
@@ -157,7 +158,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
             }
             Ok(_) if !by_credentials => self.stays_guest(awaited),
             Ok(_) | Err(AuthenticationError::Refused) => self.forbid(awaited),
-            Err(_) => self.unavailable(awaited),
+            Err(_) => self.unavailable(by_credentials, awaited),
         }
         Ok(())
     }
@@ -184,18 +185,26 @@ impl<T: Transport, A: Application> Connection<T, A> {
             Ok(_) | Err(AuthenticationError::Refused) => {
                 self.client().send_error(AUTHENTICATION, 403, FORBIDDEN, awaited.take());
             }
-            Err(_) => self.unavailable(awaited),
+            Err(_) => self.unavailable(true, awaited),
         }
         Ok(())
     }
 
-    /// Tells the client that the authenticator cannot answer now. The client stays who it was.
-    fn unavailable(&mut self, awaited: &AwaitedAnswer) {
-        self.client().send_error(AUTHENTICATION, 503, "Service Unavailable", awaited.take());
-        if matches!(self.join_phase, JoinPhase::Undecided(_)) {
-            // As a guest the client would lose its place in the order, although the fault is not its own.
-            self.client().queue.close(CloseCode::SessionUnknown, "this client cannot be identified at present");
+    /// Tells the client that the authenticator cannot answer now. A client with a user stays who it was, and so does a
+    /// guest that sent no credentials. Any other client is closed and comes again: as a guest it would lose its place
+    /// in the order and would act without its user, and a server without guests would dismiss it, although the fault
+    /// is not its own.
+    fn unavailable(&mut self, by_credentials: bool, awaited: &AwaitedAnswer) {
+        let error = (503, "Service Unavailable");
+        if self.is_known() || self.join_phase.is_joined() && !by_credentials {
+            return self.client().send_error(AUTHENTICATION, error.0, error.1, awaited.take());
         }
+        self.refuse(error, (CloseCode::SessionUnknown, "this client cannot be identified at present"), awaited);
+    }
+
+    /// Closes a client that has not authenticated in time. Its credentials may only be late, so it comes again.
+    pub(super) fn too_late(&self) {
+        self.client().queue.close(CloseCode::SessionUnknown, "no credentials in time");
     }
 
     /// Tells a client with a user who it is, and for how long.
@@ -313,13 +322,12 @@ impl<T: Transport, A: Application> Connection<T, A> {
 
     /// Refuses an unauthenticated client and closes.
     pub(super) fn forbid(&mut self, awaited: &AwaitedAnswer) {
-        self.refuse(403, FORBIDDEN, CloseCode::Unauthenticated, awaited);
+        self.refuse((403, FORBIDDEN), (CloseCode::Unauthenticated, FORBIDDEN), awaited);
     }
 
     /// Answers `Client/authentication` with an error, and closes.
-    fn refuse(&mut self, code: u16, text: &str, close: CloseCode, awaited: &AwaitedAnswer) {
-        let action = format!("{AUTHENTICATION}:error");
-        let reason = if code == 403 { FORBIDDEN } else { "refused by the application" };
+    fn refuse(&mut self, (code, text): (u16, &str), close: (CloseCode, &'static str), awaited: &AwaitedAnswer) {
+        let (action, (close, reason)) = (format!("{AUTHENTICATION}:error"), close);
         self.client().close_after(&action, &[code.into(), text.into()], awaited.take(), close, reason);
         self.close();
     }

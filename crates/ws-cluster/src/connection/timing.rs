@@ -15,7 +15,6 @@ use super::{
 use crate::{
     CloseCode,
     hub::resume::{JoinPhase, reseal_interval},
-    message::request_id::AwaitedAnswer,
     ws::frame,
 };
 
@@ -157,7 +156,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
         match &self.join_phase {
             JoinPhase::Unauthenticated(unauthenticated) if unauthenticated.until <= now && self.work.is_none() => {
-                self.forbid(&AwaitedAnswer::default())
+                self.too_late()
             }
             JoinPhase::Undecided(undecided) if undecided.until <= now && self.work.is_none() => self.join(None),
             _ => {}

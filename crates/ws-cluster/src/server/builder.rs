@@ -143,8 +143,9 @@ impl ServerBuilder {
     ///
     /// If false, a client that the upgrade request does not authenticate is told
     /// `Client/authentication:error [403, "Forbidden"]` and closed with 4401. This happens at once. If the
-    /// authenticator takes credentials [in-band](Authenticator::in_band), it happens when the client has not sent them
-    /// within the handshake's time.
+    /// authenticator takes credentials [in-band](Authenticator::in_band), it happens when the client sends wrong ones
+    /// or says that it has none. If the client has not sent them within the handshake's time, it is closed with 4002,
+    /// and comes again.
     pub fn guests(mut self, welcome: bool) -> Self {
         self.guests = welcome;
         self

@@ -219,6 +219,47 @@ async fn a_guest_that_pings_and_authenticates_later_is_asked_about_again() {
     assert_eq!(asked.lock().len(), 1);
 }
 
+/// An authenticator that never answers about credentials.
+struct Hanging;
+
+#[async_trait]
+impl Authenticator for Hanging {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        std::future::pending().await
+    }
+
+    fn in_band(&self) -> bool {
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_cannot_be_identified_in_time_is_closed_and_comes_again() {
+    let builder = Server::builder(MemoryPool::default()).authenticator(Hanging);
+    let server = builder.guests(false).start().await.unwrap();
+    for (credentials, seconds) in [(true, 19), (false, 10)] {
+        let (_, accepted) = upgraded(&server, Identity::guest(), None);
+        let (stream, far) = duplex(1000);
+        tokio::spawn(serve(server.clone(), Accepted { may_join: false, ..accepted }, far, &[]));
+        let mut peer = Peer { stream, start: Instant::now(), down: Arc::default() };
+        // Credentials that come just in time are asked about for as long as any others.
+        tokio::time::sleep(Duration::from_secs(9)).await;
+        peer.send(r#"{"action":"echo"}"#).await;
+        assert_eq!(peer.text().await.0, r#"{"action":"echo:error","details":[403,"Forbidden"]}"#);
+        if credentials {
+            peer.send(r#"{"action":"Client/authentication","details":["a"]}"#).await;
+            let (text, at) = peer.text().await;
+            assert!(text.ends_with(r#""details":[503,"Service Unavailable"],"close":4002}"#), "{text}");
+            assert_eq!(at, seconds);
+        }
+        assert_eq!(peer.closed().await, (4002, seconds));
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_with_the_same_end_does_not_put_off_the_next_renewal() {
     // The sixth question is a recheck, after 10 of 30 s.
