@@ -1,20 +1,31 @@
 //! A server behind each kind of stream. The fan-out writes to a socket itself; to the others, only the connection's task
 //! writes.
 
-use std::{convert::Infallible, future::pending, net::SocketAddr};
+use std::{
+    convert::Infallible,
+    future::pending,
+    io,
+    net::SocketAddr,
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
 
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{
-    io::{AsyncRead, AsyncWrite, duplex},
+    io::{AsyncRead, AsyncWrite, ReadBuf, duplex},
     net::{TcpListener, TcpStream},
 };
+use tokio_rustls::client::TlsStream;
 use ws_cluster::{Server, TlsCertificate};
 
 use crate::tls::Certificate;
 
 /// The kinds of streams.
 pub const STREAMS: [&str; 3] = ["a socket", "a pipe", "TLS"];
+
+/// TLS whose client shuts its side down without saying so in TLS (`close_notify`), as several clients do.
+pub const UNANNOUNCED: &str = "TLS without its end";
 
 /// Capacity of the stream that is no socket, in either direction. It is small, so that most writes are short.
 const PIPE: usize = 4 * 1024;
@@ -61,9 +72,14 @@ impl Served {
                 stream.set_nodelay(true).expect("a socket option");
                 Box::new(stream)
             }
-            "TLS" => Box::new(self.certificate.connect(self.tls, &[]).await.expect("a connection")),
+            "TLS" => Box::new(self.tls().await),
+            UNANNOUNCED => Box::new(Unannounced(self.tls().await)),
             _ => self.pipe(),
         }
+    }
+
+    async fn tls(&self) -> TlsStream<TcpStream> {
+        self.certificate.connect(self.tls, &[]).await.expect("a connection")
     }
 
     /// Opens a stream under an application's own HTTP server.
@@ -76,6 +92,30 @@ impl Served {
         });
         tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(stream), service).with_upgrades());
         Box::new(client)
+    }
+}
+
+/// A TLS connection whose shutdown is that of the TCP socket beneath.
+struct Unannounced(TlsStream<TcpStream>);
+
+impl AsyncRead for Unannounced {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Unannounced {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(Pin::new(&mut self.0).poll_flush(cx))?;
+        Pin::new(self.0.get_mut().0).poll_shutdown(cx)
     }
 }
 

@@ -9,7 +9,7 @@ use tests::{
     client::soon,
     deflate::{COMPRESSED, OFFER, compress, inflate},
     message,
-    streams::{STREAMS, Served, Stream},
+    streams::{STREAMS, Served, Stream, UNANNOUNCED},
 };
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split},
@@ -304,7 +304,7 @@ async fn hold(cases: impl IntoIterator<Item = Case>) {
         let played =
             [false, true].into_iter().filter(|compressed| case.compressed.is_none_or(|only| only == *compressed));
         for (piece, compressed) in played.flat_map(|compressed| [(usize::MAX, compressed), (small, compressed)]) {
-            for over in STREAMS {
+            for over in STREAMS.into_iter().chain(case.half_closed.then_some(UNANNOUNCED)) {
                 if let Err(failure) = case.play(echo.stream(over).await, piece, compressed).await {
                     let (name, with) = (&case.name, if compressed { "with" } else { "without" });
                     failures.push(format!("{name} (over {over}, pieces of {piece}, {with} compression): {failure}"));

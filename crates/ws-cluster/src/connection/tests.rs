@@ -30,6 +30,7 @@ use crate::{
 
 mod identity;
 mod replay;
+mod unannounced;
 
 struct Echo;
 

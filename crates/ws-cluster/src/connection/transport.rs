@@ -74,7 +74,12 @@ impl<S: Stream> OtherStream<S> {
 
 impl<S: Stream> Transport for OtherStream<S> {
     fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>, _: &SendQueue) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(cx, buffer)
+        match ready!(Pin::new(&mut self.stream).poll_read(cx, buffer)) {
+            // A TLS client has ended TCP without a `close_notify`. This is the end of the stream, as on plain TCP. A
+            // message that was cut off cannot be mistaken for a whole one, because each frame has its length.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Poll::Ready(Ok(())),
+            read => Poll::Ready(read),
+        }
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, queue: &SendQueue) -> Poll<io::Result<()>> {
