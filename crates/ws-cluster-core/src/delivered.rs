@@ -26,11 +26,11 @@ pub(super) struct Delivered {
 impl Delivered {
     /// Notes a delivery. Returns the publish as which the clients have the message already: this one, or another with
     /// the same key.
-    pub(super) fn record(&mut self, now: Instant, proposal: &Proposal) -> Option<PublishId> {
+    pub(super) fn record(&mut self, proposal: &Proposal) -> Option<PublishId> {
         let id = proposal.id;
         // An origin's publishes are delivered in their order.
         let covered = self.marks.covers(id).then_some(id);
-        self.marks.raise(id, now);
+        self.marks.raise(id);
         let key = proposal.key.as_ref().filter(|_| proposal.content.is_some());
         covered.or_else(|| self.keys.get(key?).map(|known| known.unwrap_or(id)))
     }
@@ -44,9 +44,8 @@ impl Delivered {
         }
     }
 
-    /// Forgets deliveries that are older than `after`.
+    /// Forgets keys of entries that were cut longer ago than `after`.
     pub(super) fn forget(&mut self, now: Instant, after: Duration) {
-        self.marks.forget(now, after);
         while let Some((_, lost)) = self.order.front()
             && (now.saturating_duration_since(*lost) > after || self.order.len() > TRIMMED_KEYS)
         {

@@ -204,7 +204,7 @@ impl Follower {
         }
     }
 
-    fn hang_up(&mut self, cx: &mut Context, link: LinkId) {
+    pub(super) fn hang_up(&mut self, cx: &mut Context, link: LinkId) {
         if cx.hang_up(link).is_some() {
             self.link_lost(cx, link);
         }

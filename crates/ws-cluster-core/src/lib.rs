@@ -196,12 +196,17 @@ impl Core {
         self.pool_answered(answer);
     }
 
-    /// Time passed. Call it at [`poll_timeout`](Self::poll_timeout) at the latest.
+    /// Time passed. Call it at [`poll_timeout`](Self::poll_timeout) at the latest, and before any event that arrived
+    /// meanwhile.
     pub fn handle_timeout(&mut self, now: Instant) {
+        let stood_still = now.saturating_duration_since(self.ticked_at) > self.cx.config.heartbeat_timeout;
         self.cx.now = now;
         self.ticked_at = now;
         if self.ended {
             return;
+        }
+        if stood_still {
+            self.handle_standstill(now);
         }
         match &mut self.role {
             Role::Follower(follower) => follower.tick(&mut self.cx),
@@ -209,6 +214,23 @@ impl Core {
         }
         self.cx.pending.forget(now, self.cx.log.age());
         self.tick_shutdown();
+    }
+
+    /// This process or its machine stood still for longer than [`ClusterConfig::heartbeat_timeout`].
+    /// [`handle_timeout`](Self::handle_timeout) notices this by itself, unless the clock stood still too, as it does
+    /// while a machine sleeps. The peers have given the links up, so what still arrives over them is of the past; and
+    /// nothing that the pool has shown holds any more.
+    pub fn handle_standstill(&mut self, now: Instant) {
+        self.cx.now = now;
+        self.cx.pool.distrust();
+        self.cx.observation.failed();
+        let links: Vec<LinkId> = self.cx.links.keys().copied().collect();
+        for link in links {
+            match &mut self.role {
+                Role::Follower(follower) => follower.hang_up(&mut self.cx, link),
+                Role::Master(master) => master.hang_up(&mut self.cx, link),
+            }
+        }
     }
 
     /// Starts the shutdown: a master hands its lease over, and a follower waits for its own publishes.
@@ -262,13 +284,14 @@ impl Core {
         cx.send_term_to_all();
     }
 
-    /// Becomes the master of `term`, as the pool says.
-    fn become_master(&mut self, term: Term) {
+    /// Becomes the master of `term`, as the pool says. `took_at`: when it asked for the lease, if the answer shows that
+    /// it has taken it.
+    fn become_master(&mut self, term: Term, took_at: Option<Instant>) {
         let cx = &mut self.cx;
         cx.term = term;
         cx.master = Some(cx.me);
         cx.replaced = None;
-        cx.pool.begin_term(cx.now);
+        cx.pool.begin_term(took_at);
         cx.send_term_to_all();
         let mut master = Master::new(cx);
         master.collect(cx);

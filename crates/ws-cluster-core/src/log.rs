@@ -14,34 +14,48 @@ use crate::{Entry, Lineage, LogConfig, NodeId, PublishId, Seq, Span, Term};
 /// enough to send to each node that joins.
 pub(crate) const TRIMMED_KEYS: usize = 100_000;
 
-/// The highest publish counter of each origin.
+/// Maximum number of origins whose publishes are recognised. Each start of a node is an origin, so these are the starts
+/// of months, and few enough to send to each node that joins.
+const ORIGINS: usize = 10_000;
+
+/// The highest publish counter of each origin. Time takes no mark away, because a node whose clock stood still, as that
+/// of a machine that slept, may propose a publish again that others delivered long ago. Of more than [`ORIGINS`]
+/// origins, those that grew last keep their marks.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Marks(HashMap<NodeId, Mark>);
+pub(crate) struct Marks {
+    marks: HashMap<NodeId, Mark>,
+    /// The number of changes so far.
+    changes: u64,
+}
 
 #[derive(Clone, Copy, Debug)]
 struct Mark {
     counter: u64,
-    grown: Instant,
+    /// Which change was the last of this mark.
+    change: u64,
 }
 
 impl Marks {
     pub(crate) fn covers(&self, id: PublishId) -> bool {
-        self.0.get(&id.origin).is_some_and(|mark| mark.counter >= id.counter)
+        self.marks.get(&id.origin).is_some_and(|mark| mark.counter >= id.counter)
     }
 
-    pub(crate) fn raise(&mut self, id: PublishId, now: Instant) {
-        let mark = self.0.entry(id.origin).or_insert(Mark { counter: 0, grown: now });
-        mark.counter = mark.counter.max(id.counter);
-        mark.grown = mark.grown.max(now);
+    pub(crate) fn raise(&mut self, id: PublishId) {
+        self.changes += 1;
+        let mark = self.marks.entry(id.origin).or_insert(Mark { counter: 0, change: 0 });
+        *mark = Mark { counter: mark.counter.max(id.counter), change: self.changes };
+        if self.marks.len() > ORIGINS
+            && let Some((&oldest, _)) = self.marks.iter().min_by_key(|(_, mark)| mark.change)
+        {
+            self.marks.remove(&oldest);
+        }
     }
 
-    /// Removes the marks that have not grown for longer than `after`.
-    pub(crate) fn forget(&mut self, now: Instant, after: Duration) {
-        self.0.retain(|_, mark| now.saturating_duration_since(mark.grown) <= after);
-    }
-
-    fn ids(&self) -> impl Iterator<Item = PublishId> {
-        self.0.iter().map(|(&origin, mark)| PublishId { origin, counter: mark.counter })
+    /// Returns the last publish of each origin, in the order of their changes.
+    fn ids(&self) -> Vec<PublishId> {
+        let mut marks: Vec<_> = self.marks.iter().collect();
+        marks.sort_unstable_by_key(|(_, mark)| mark.change);
+        marks.into_iter().map(|(&origin, mark)| PublishId { origin, counter: mark.counter }).collect()
     }
 }
 
@@ -56,6 +70,9 @@ pub struct Snapshot {
     pub marks: Vec<PublishId>,
     /// The idempotency keys of trimmed entries.
     pub keys: Vec<(Bytes, Seq)>,
+    /// The last entry whose idempotency key was forgotten; 0 if there is none. A node whose own log ends before it may
+    /// have publishes whose keys it cannot compare with the forgotten ones.
+    pub forgotten: Seq,
 }
 
 impl Snapshot {
@@ -82,6 +99,8 @@ pub struct Log {
     /// Idempotency keys of the entries that are held and of those that were trimmed not too long ago.
     keys: HashMap<Bytes, Seq>,
     trimmed_keys: VecDeque<(Bytes, Seq, Instant)>,
+    /// The last entry whose key was forgotten.
+    forgotten: Seq,
     /// Counts the cuts and restarts. If it has not changed, the log has only grown.
     pub(crate) rewrites: u64,
 }
@@ -99,6 +118,7 @@ impl Log {
             marks: Marks::default(),
             keys: HashMap::new(),
             trimmed_keys: VecDeque::new(),
+            forgotten: 0,
             rewrites: 0,
         }
     }
@@ -152,7 +172,7 @@ impl Log {
         self.marks.covers(id)
     }
 
-    /// Returns how long an entry is kept. Nodes propose only younger publishes, so that every log recognises repeats.
+    /// Returns how long an entry is kept. Nodes propose only younger publishes.
     pub fn age(&self) -> Duration {
         self.limits.age
     }
@@ -163,7 +183,7 @@ impl Log {
         self.base + self.entries.partition_point(aged) as u64
     }
 
-    /// Returns how long the log recognises trimmed publishes and keys.
+    /// Returns how long the log recognises the idempotency keys of trimmed entries.
     pub fn memory(&self) -> Duration {
         self.limits.age * 2
     }
@@ -187,7 +207,7 @@ impl Log {
         if entry.term != self.last_term() {
             self.lineage.push(Span { term: entry.term, master, first: entry.seq });
         }
-        self.marks.raise(entry.proposal.id, now);
+        self.marks.raise(entry.proposal.id);
         if let Some(key) = entry.proposal.key.as_ref().filter(|_| entry.proposal.content.is_some()) {
             self.keys.insert(key.clone(), entry.seq);
         }
@@ -212,8 +232,8 @@ impl Log {
         self.lineage.truncate(seq);
         self.keys.retain(|_, &mut at| at <= seq);
         self.marks = self.base_marks.clone();
-        for (entry, arrived) in &self.entries {
-            self.marks.raise(entry.proposal.id, *arrived);
+        for (entry, _) in &self.entries {
+            self.marks.raise(entry.proposal.id);
         }
         cut
     }
@@ -223,8 +243,9 @@ impl Log {
         Snapshot {
             base: self.base,
             spans: self.lineage.spans().iter().copied().filter(|span| span.first <= self.base).collect(),
-            marks: self.base_marks.ids().collect(),
+            marks: self.base_marks.ids(),
             keys: self.trimmed_keys.iter().map(|(key, seq, _)| (key.clone(), *seq)).collect(),
+            forgotten: self.forgotten,
         }
     }
 
@@ -234,9 +255,10 @@ impl Log {
         let mut fresh = Self::new(self.limits.clone());
         fresh.rewrites = self.rewrites + 1;
         fresh.base = snapshot.base;
+        fresh.forgotten = snapshot.forgotten;
         fresh.lineage = Lineage::from_spans(snapshot.spans);
         for id in snapshot.marks {
-            fresh.base_marks.raise(id, now);
+            fresh.base_marks.raise(id);
         }
         fresh.marks = fresh.base_marks.clone();
         for (key, seq) in snapshot.keys {
@@ -264,13 +286,13 @@ impl Log {
         seq
     }
 
-    /// Trims the entries up to `seq`, and forgets marks and keys that are older than [`memory`](Self::memory).
+    /// Trims the entries up to `seq`, and forgets keys that are older than [`memory`](Self::memory).
     pub fn trim(&mut self, now: Instant, seq: Seq) {
         while self.base < seq {
             let Some((entry, arrived)) = self.entries.pop_front() else { break };
             self.base = entry.seq;
             self.size -= entry.proposal.size();
-            self.base_marks.raise(entry.proposal.id, arrived);
+            self.base_marks.raise(entry.proposal.id);
             if let Some(key) = entry.proposal.key.filter(|key| self.keys.get(key) == Some(&entry.seq)) {
                 self.trimmed_keys.push_back((key, entry.seq, arrived));
             }
@@ -283,10 +305,8 @@ impl Log {
                 && self.keys.get(&key) == Some(&seq)
             {
                 self.keys.remove(&key);
+                self.forgotten = self.forgotten.max(seq);
             }
-        }
-        for marks in [&mut self.base_marks, &mut self.marks] {
-            marks.forget(now, forget);
         }
     }
 }
@@ -323,18 +343,37 @@ mod tests {
     }
 
     #[test]
-    fn what_is_trimmed_stays_known_for_twice_the_age() {
+    fn a_key_stays_known_for_twice_the_age_and_a_publish_for_ever() {
         let start = Instant::now();
         let limits = LogConfig { age: Duration::from_secs(10), ..LogConfig::default() };
-        let mut log = log_of(limits, start, 5);
+        let mut log = log_of(limits, start, 4);
+        let key = Bytes::from_static(b"once");
+        let mut keyed = entry(1, 5);
+        keyed.proposal.key = Some(key.clone());
+        log.append(start, keyed, ORIGIN);
         assert_eq!(log.surplus(start), 0);
         let later = start + Duration::from_secs(11);
         assert_eq!(log.surplus(later), 5);
         log.trim(later, 4);
         assert_eq!((log.base(), log.last()), (4, 5));
-        assert!(log.knows(id(2)));
+        log.trim(later, 5);
+        assert!(log.knows(id(2)) && log.knows_key(&key));
+        assert_eq!(log.snapshot().forgotten, 0);
         log.trim(start + Duration::from_secs(21), 5);
-        assert!(!log.knows(id(2)));
+        assert!(log.knows(id(2)) && !log.knows_key(&key));
+        assert_eq!(log.snapshot().forgotten, 5);
+    }
+
+    #[test]
+    fn the_origins_that_grew_last_keep_their_marks() {
+        let origin = |number: usize| NodeId::from_bytes((number as u128).to_be_bytes());
+        let mut marks = Marks::default();
+        (0..ORIGINS).for_each(|number| marks.raise(PublishId { origin: origin(number), counter: 1 }));
+        marks.raise(PublishId { origin: origin(0), counter: 2 });
+        marks.raise(PublishId { origin: origin(ORIGINS), counter: 1 });
+        assert!(marks.covers(PublishId { origin: origin(0), counter: 2 }));
+        assert!(!marks.covers(PublishId { origin: origin(1), counter: 1 }));
+        assert_eq!(marks.ids().len(), ORIGINS);
     }
 
     #[test]

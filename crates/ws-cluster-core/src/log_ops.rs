@@ -2,7 +2,9 @@
 //! master's log, replaces it, sends it to a new master, and delivers its entries to the own clients. It also proposes
 //! publishes for the master's log.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
+
+use bytes::Bytes;
 
 use crate::{
     Body, Entry, LinkId, NodeId, Output, Proposal, PublishId, Seq, Snapshot, Span, Term, context::Context, fault::Fault,
@@ -41,7 +43,10 @@ impl Context {
     pub(super) fn cut(&mut self, agreed: Seq) {
         let aged = self.log.aged(self.now);
         let cut = self.log.truncate(agreed);
-        self.repropose(cut, aged);
+        self.repropose(cut, |entry| entry.seq > aged, 0);
+        // The master may have forgotten a key that this node still knows.
+        let log = &self.log;
+        self.pending.empty_repeats(|key| log.knows_key(key));
     }
 
     /// Replaces the log by the master's. The master does not have this log's entries after `agreed`.
@@ -51,11 +56,21 @@ impl Context {
         let settled = snapshot.marks.clone();
         let aged = self.log.aged(self.now);
         let delivered = self.delivered;
-        let keys = self.log.keys().filter(|(_, seq)| *seq <= delivered);
-        let keys: Vec<_> = keys.map(|(key, seq)| (key.clone(), seq)).collect();
-        let held = self.log.restart(self.now, snapshot);
-        self.repropose(held.into_iter().filter(|entry| entry.seq > agreed).collect(), aged);
-        for (key, seq) in &keys {
+        let keys: HashMap<Bytes, Seq> = self.log.keys().map(|(key, seq)| (key.clone(), seq)).collect();
+        // The master may have forgotten the keys of entries that this node does not know. So what has a key may be in
+        // the master's log under another publish, and is not proposed again. The publishes themselves are recognised.
+        let forgets = !fresh && agreed < snapshot.forgotten;
+        // What was trimmed after the last common entry is lost, unless the logs have nothing in common: then nothing
+        // shows which of it the other nodes had.
+        let trimmed = if agreed > 0 { self.log.base().saturating_sub(agreed) } else { 0 };
+        let held = self.log.restart(self.now, snapshot).into_iter().filter(|entry| entry.seq > agreed).collect();
+        self.repropose(held, |entry| entry.seq > aged && !(forgets && entry.proposal.key.is_some()), trimmed);
+        if forgets {
+            self.pending.forget_keyed();
+        }
+        let log = &self.log;
+        self.pending.empty_repeats(|key| log.knows_key(key) || keys.get(key).is_some_and(|seq| *seq <= agreed));
+        for (key, seq) in keys.iter().filter(|(_, seq)| **seq <= delivered) {
             // After `agreed`, the master may have the key from another publish, and may forget it sooner.
             if *seq > agreed || !self.log.knows_key(key) {
                 self.clients_have.lose(self.now, key, None);
@@ -73,8 +88,9 @@ impl Context {
         }
     }
 
-    /// Makes the publishes of cut entries pending again, without the entries up to `aged`, which are dropped.
-    fn repropose(&mut self, cut: Vec<Entry>, aged: Seq) {
+    /// Makes the publishes of cut entries pending again, except for those that do not count as young, which are
+    /// dropped. Besides, `trimmed` entries are lost.
+    fn repropose(&mut self, cut: Vec<Entry>, is_young: impl Fn(&Entry) -> bool, trimmed: u64) {
         for Entry { proposal, .. } in cut.iter().take_while(|entry| entry.seq <= self.delivered) {
             if let Some(key) = proposal.key.as_ref().filter(|_| proposal.content.is_some()) {
                 self.clients_have.lose(self.now, key, Some(proposal.id));
@@ -89,10 +105,10 @@ impl Context {
         if self.has_fault(Fault::ForgetsCut) {
             return;
         }
-        let (old, young): (Vec<Entry>, Vec<Entry>) = cut.into_iter().partition(|entry| entry.seq <= aged);
+        let (young, old): (Vec<Entry>, Vec<Entry>) = cut.into_iter().partition(is_young);
         let messages =
             |entries: &[Entry]| entries.iter().filter(|entry| entry.proposal.content.is_some()).count() as u64;
-        let (again, dropped) = (messages(&young), messages(&old));
+        let (again, dropped) = (messages(&young), messages(&old) + trimmed);
         if again + dropped > 0 {
             self.dropped += dropped;
             self.outputs.push_back(Output::Diverged { again, dropped });
@@ -108,7 +124,7 @@ impl Context {
             let (Some(proposal), Some(position)) = (proposal, self.log.lineage().position(next)) else { break };
             self.delivered = next;
             let id = proposal.id;
-            let repeated = self.clients_have.record(self.now, &proposal);
+            let repeated = self.clients_have.record(&proposal);
             self.outputs.push_back(Output::Deliver { position, proposal, repeated });
             self.settle(id);
         }

@@ -75,6 +75,7 @@ impl Core {
     pub(super) fn pool_answered(&mut self, answer: Answer) {
         let cx = &mut self.cx;
         let Some((query, asked)) = cx.pool.asked.take() else { return };
+        let is_old = std::mem::take(&mut cx.pool.answer_is_old);
         if answer == Answer::Failed {
             cx.pool.query_failed(query, asked, cx.now);
             cx.observation.failed();
@@ -85,8 +86,11 @@ impl Core {
         }
         cx.pool.query_succeeded(&query);
         match (query, answer) {
+            (Query::Read | Query::Renew { .. }, _) if is_old => cx.pool.read_soon(),
             (Query::Read, Answer::View(view)) => self.handle_view(asked, view),
-            (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > cx.term => self.become_master(term),
+            (Query::TakeOver { .. }, Answer::Term(Some(term))) if term > cx.term => {
+                self.become_master(term, Some(asked).filter(|_| !is_old));
+            }
             (Query::TakeOver { .. }, Answer::Term(None)) => {
                 // The lease has changed since it was read, so the old reading decides nothing any more.
                 cx.observation.failed();
@@ -140,13 +144,13 @@ impl Core {
         let cx = &mut self.cx;
         let mine = lease.master == Some(cx.me);
         if lease.term > cx.term {
-            if mine { self.become_master(lease.term) } else { self.follow(lease.term, lease.master) }
+            if mine { self.become_master(lease.term, None) } else { self.follow(lease.term, lease.master) }
         } else if lease.term == cx.term && lease.master == cx.master {
             // The lease and this node agree.
         } else if lease.term == cx.term && cx.master.is_none() {
             match &mut self.role {
                 Role::Follower(follower) if !mine => follower.set_master(cx, lease.master),
-                _ => self.become_master(lease.term),
+                _ => self.become_master(lease.term, None),
             }
         } else if (mine || matches!(self.role, Role::Master(_)))
             && !cx.pool.is_deciding()

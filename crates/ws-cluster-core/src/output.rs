@@ -48,7 +48,9 @@ pub enum Output {
     Diverged {
         /// How many of them this node proposes again.
         again: u64,
-        /// How many are lost, because they are older than [`LogConfig::age`](crate::LogConfig::age).
+        /// How many are lost: they are older than [`LogConfig::age`](crate::LogConfig::age), or their idempotency
+        /// keys are older than what the master remembers. It counts every entry that this node has trimmed, although
+        /// the master may have got some of these publishes from other nodes.
         dropped: u64,
     },
     /// Entries were trimmed from the log.

@@ -91,13 +91,36 @@ impl PendingPublishes {
     }
 
     /// Removes publishes that have been pending for longer than `after`. One may be in the log without this node's
-    /// knowledge, and logs recognise it only for a limited time. No caller waits for it any more.
+    /// knowledge, and logs recognise its key only for a limited time. No caller waits for it any more.
     pub(crate) fn forget(&mut self, now: Instant, after: Duration) {
         let waits = |waiting: &Waiting| now.saturating_duration_since(waiting.since) <= after;
         self.returned.retain(|_, waiting| waits(waiting));
         // The order of their counters is the order of their times.
         while let Some(first) = self.pending.first_entry().filter(|first| !waits(first.get())) {
             self.size -= first.remove().proposal.size();
+        }
+    }
+
+    /// Removes the publishes with idempotency keys. Their outcome is unknown.
+    pub(crate) fn forget_keyed(&mut self) {
+        let size = &mut self.size;
+        self.returned.retain(|_, waiting| waiting.proposal.key.is_none());
+        self.pending.retain(|_, Waiting { proposal, .. }| {
+            let stays = proposal.key.is_none();
+            *size -= if stays { 0 } else { proposal.size() };
+            stays
+        });
+    }
+
+    /// Takes the contents from the publishes whose keys are known to be in the log. They repeat other publishes.
+    pub(crate) fn empty_repeats(&mut self, is_known: impl Fn(&Bytes) -> bool) {
+        let all = self.returned.values_mut().map(|waiting| (false, waiting));
+        for (counts, Waiting { proposal, .. }) in all.chain(self.pending.values_mut().map(|waiting| (true, waiting))) {
+            if proposal.key.as_ref().is_some_and(&is_known) {
+                let before = proposal.size();
+                proposal.content = None;
+                self.size -= if counts { before - proposal.size() } else { 0 };
+            }
         }
     }
 

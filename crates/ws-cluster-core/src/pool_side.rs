@@ -15,6 +15,8 @@ pub(super) struct PoolSide {
     pub(super) view_asked_at: Option<Instant>,
     /// The query that waits for its answer, and when it was asked.
     pub(super) asked: Option<(Query, Instant)>,
+    /// True if the clock may have stood still since that query was asked.
+    pub(super) answer_is_old: bool,
     pub(super) sightings: Sightings,
     /// The number of this node's row.
     pub(super) own_row: Option<u64>,
@@ -131,12 +133,24 @@ impl PoolSide {
         self.stale = true;
     }
 
-    /// Notes that this node has become the master by a change of the lease.
-    pub(super) fn begin_term(&mut self, now: Instant) {
+    /// Notes that this node has become the master. It asked for the lease at `took_at`; if that is not known, it renews
+    /// the lease at once.
+    pub(super) fn begin_term(&mut self, took_at: Option<Instant>) {
         self.lost.clear();
         self.urgent = None;
-        self.lease_renewed_at = Some(now);
-        self.alone_provable_since = Some(now);
+        self.lease_renewed_at = took_at;
+        self.alone_provable_since = took_at;
+        if took_at.is_none() {
+            self.renewal_asked_at = None;
+        }
+        self.stale = true;
+    }
+
+    /// Notes that what the pool has shown is of the past, and that the answer that waits may be, too.
+    pub(super) fn distrust(&mut self) {
+        self.lease_renewed_at = None;
+        self.alone_provable_since = None;
+        self.answer_is_old = self.asked.is_some();
         self.stale = true;
     }
 

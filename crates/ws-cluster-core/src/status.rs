@@ -21,7 +21,9 @@ pub struct Status {
     /// The last error of the pool's database, if `degraded` is about the database.
     pub cause: Option<String>,
     /// Messages that this node has dropped since its start: they were in its log, but not in the master's when it
-    /// joined again, and they were older than [`LogConfig::age`](crate::LogConfig::age). Each time is logged.
+    /// joined again, and they were older than [`LogConfig::age`](crate::LogConfig::age), or had idempotency keys and the
+    /// master had gone on for so long that it forgot keys. Each time is logged. If it was apart for longer than the age,
+    /// the number is an upper bound: the master may have got some of these messages from other nodes.
     pub dropped: u64,
     /// The nodes of the pool that announced themselves lately, in the order of their first announcement.
     pub nodes: Vec<NodeStatus>,

@@ -89,7 +89,9 @@ impl World {
     }
 
     pub(super) fn local(&self, place: usize) -> Instant {
-        self.start + self.now * self.nodes[place].rate / 1000
+        let node = &self.nodes[place];
+        let stands_still = node.sleeps_since.map_or(Duration::ZERO, |since| self.now - since);
+        self.start + (self.now - node.slept - stands_still) * node.rate / 1000
     }
 
     pub(super) fn schedule(&mut self, after: Duration, place: usize, what: Happening) {

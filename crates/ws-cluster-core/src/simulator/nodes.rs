@@ -27,7 +27,9 @@ pub(super) struct Node {
     pub(super) rate: u32,
     /// True if the process is stopped. Its events wait in `missed`.
     pub(super) paused: bool,
-    pub(super) paused_at: Duration,
+    /// Since when its clock stands still, and for how long it has stood still before.
+    pub(super) sleeps_since: Option<Duration>,
+    pub(super) slept: Duration,
     pub(super) missed: VecDeque<Happening>,
     pub(super) db_cut: bool,
     /// The links of this node, as the node knows them.
@@ -44,7 +46,8 @@ impl Node {
             core: None,
             rate,
             paused: false,
-            paused_at: Duration::ZERO,
+            sleeps_since: None,
+            slept: Duration::ZERO,
             missed: VecDeque::new(),
             db_cut: false,
             ends: BTreeMap::new(),
@@ -58,6 +61,8 @@ impl World {
         node.lives += 1;
         node.id = Name::id(place, node.lives);
         node.paused = false;
+        node.sleeps_since = None;
+        node.slept = Duration::ZERO;
         node.published = 0;
         let (id, address, now) = (node.id, node.address.clone(), self.local(place));
         let Limits { log, batch, window, .. } = self.limits.clone();
@@ -95,23 +100,33 @@ impl World {
         let id = self.nodes[place].id;
         self.tell(|| format!("{} stops", Name(id)));
         self.nodes[place].paused = true;
-        self.nodes[place].paused_at = self.now;
     }
 
-    /// Resumes nodes that were stopped for as long as a log keeps entries. Frames that waited in their sockets for
-    /// longer could be delivered twice, because no log recognises their publishes any more.
-    pub(super) fn wake_sleepers(&mut self) {
-        let (now, age) = (self.now, self.limits.log.age);
-        let sleeps = |node: &Node| node.paused && now - node.paused_at >= age;
-        let places: Vec<usize> = (0..self.nodes.len()).filter(|place| sleeps(&self.nodes[*place])).collect();
-        places.into_iter().for_each(|place| self.resume(place));
+    /// Stops a node's machine, and its clock with it.
+    pub(super) fn sleep(&mut self, place: usize) {
+        let (id, now) = (self.nodes[place].id, self.now);
+        self.tell(|| format!("{} falls asleep", Name(id)));
+        self.nodes[place].paused = true;
+        self.nodes[place].sleeps_since.get_or_insert(now);
     }
 
     pub(super) fn resume(&mut self, place: usize) {
         let id = self.nodes[place].id;
         self.tell(|| format!("{} goes on", Name(id)));
         self.nodes[place].paused = false;
-        for what in std::mem::take(&mut self.nodes[place].missed) {
+        let slept = self.nodes[place].sleeps_since.take().map(|since| self.now - since);
+        if let Some(slept) = slept {
+            self.nodes[place].slept += slept;
+            // The driver sees by the wall clock that the machine slept.
+            if slept > ClusterConfig::default().heartbeat_timeout {
+                let now = self.local(place);
+                self.with_core(place, |core| core.handle_standstill(now));
+            }
+        }
+        // The driver handles the tick first.
+        let missed = std::mem::take(&mut self.nodes[place].missed);
+        let (ticks, others): (Vec<_>, Vec<_>) = missed.into_iter().partition(|what| matches!(what, Happening::Tick));
+        for what in ticks.into_iter().chain(others) {
             self.schedule(Duration::ZERO, place, what);
         }
     }

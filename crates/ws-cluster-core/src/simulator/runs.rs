@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{Clients, World};
+use super::{Checks, Clients, World};
 use crate::{LogConfig, fault::Fault};
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
@@ -27,7 +27,6 @@ pub(super) fn live(world: &mut World, time: Duration) {
     while world.now < end {
         publish_some(world);
         world.clients_step(false);
-        world.wake_sleepers();
         let step = world.rng.below(150);
         world.run(Duration::from_millis(step + 1));
     }
@@ -55,6 +54,7 @@ pub(super) fn any_fault(world: &mut World) {
     match world.rng.below(20) {
         0 | 1 => world.crash(one),
         2 if world.nodes[one].core.is_none() => world.boot(one),
+        3 if world.rng.below(2) == 0 => world.sleep(one),
         3 => world.pause(one),
         4 => world.resume(one),
         5 | 6 if one != other => {
@@ -170,7 +170,8 @@ pub(super) fn suffer_single_faults(world: &mut World) {
         let one = world.rng.below(world.nodes.len() as u64) as usize;
         match world.rng.below(9) {
             0..4 => world.crash(one),
-            4 | 5 => world.pause(one),
+            4 => world.pause(one),
+            5 => world.sleep(one),
             6 | 7 => world.shut_down(one),
             _ => {
                 world.hold_replica_back();
@@ -187,5 +188,53 @@ pub(super) fn suffer_single_faults(world: &mut World) {
     if !world.checks.extinct.is_empty() {
         let lost = world.checks.extinct.len();
         world.fail(&format!("{lost} accepted messages were lost with one node"));
+    }
+}
+
+/// One node at a time stops or falls asleep, for up to four times as long as the logs keep entries, and then goes on.
+/// The nodes publish little meanwhile, so that a log may forget all that it knew of a node.
+pub(super) fn suffer_long_stops(world: &mut World) {
+    world.limits.log.age = SECOND * 5 + Duration::from_millis(world.rng.below(5_000));
+    for place in 0..world.nodes.len() {
+        world.crash(place);
+        world.boot(place);
+    }
+    world.checks = Checks::new(&world.limits.log);
+    live(world, SECOND * 12);
+    for _ in 0..3 {
+        let size = world.nodes.len();
+        let (one, other) = (world.rng.below(size as u64) as usize, world.rng.below(size as u64) as usize);
+        // What it publishes may get no answer before it stops.
+        let slow = Duration::from_millis(world.rng.below(400));
+        if one != other {
+            world.slow_down(other, one, slow);
+        }
+        for _ in 0..world.rng.below(4) {
+            publish_some(world);
+        }
+        let moment = Duration::from_millis(world.rng.below(20));
+        world.run(moment);
+        if world.rng.below(2) == 0 {
+            world.sleep(one)
+        } else {
+            world.pause(one)
+        }
+        let stop = Duration::from_millis(world.rng.below(1 + 4 * world.limits.log.age.as_millis() as u64));
+        if world.rng.below(2) == 0 {
+            live(world, stop);
+        } else {
+            world.run(stop);
+        }
+        world.slow.clear();
+        if world.rng.below(3) == 0 {
+            // The one that knew most may be gone when it goes on.
+            let third = world.rng.below(size as u64) as usize;
+            world.crash(third);
+        }
+        if world.nodes[one].core.is_some() {
+            world.resume(one);
+        }
+        live(world, SECOND * 3);
+        settle(world);
     }
 }

@@ -10,6 +10,7 @@
 //! publish b one           b publishes "one"
 //! crash a | start a       a dies | starts again without its memory
 //! stop a | go a           a is frozen | goes on
+//! sleep a | go a          a's machine and its clock stand still | go on
 //! leave a                 a shuts down
 //! cut a b | cut a > b     nothing passes between the two | in one direction
 //! slow a > b 300ms        what goes in this direction takes longer
@@ -128,6 +129,7 @@ fn carry_out(world: &mut World, words: &[&str], began: Duration) -> Vec<String> 
         (["crash", _], [at]) => world.crash(*at),
         (["start", _], [at]) if world.nodes[*at].core.is_none() => world.boot(*at),
         (["stop", _], [at]) => world.pause(*at),
+        (["sleep", _], [at]) => world.sleep(*at),
         (["go", _], [at]) => world.resume(*at),
         (["leave", _], [at]) => world.shut_down(*at),
         (["cut", _, ">", _], [from, to]) => world.cut(*from, *to),

@@ -13,7 +13,7 @@ use super::{
     Limits, World,
     acknowledgements::quick_members_stop,
     random::Random,
-    runs::{SECOND, live, settle, storm, suffer_single_faults},
+    runs::{SECOND, live, settle, storm, suffer_long_stops, suffer_single_faults},
     seeds::{first_wrong, search},
 };
 use crate::{Body, Core, Degraded, Frame, Join, Lineage, Query, fault::Fault};
@@ -34,6 +34,15 @@ fn whatever_happens_the_invariants_hold() {
 #[test]
 fn one_fault_at_a_time_loses_nothing() {
     search(3_000, |seed, story| single_faults(seed, None, story));
+}
+
+/// A node that stops, or sleeps with its clock, for longer than the others keep entries, proposes nothing that they have
+/// delivered already.
+#[test]
+fn a_node_that_stood_still_for_long_brings_nothing_a_second_time() {
+    search(1_500, |seed, story| {
+        suffer_long_stops(&mut World::new(seed, 2 + (seed % 3) as usize, None, story));
+    });
 }
 
 /// A fault that lasts for minutes must not stop the other nodes: a node without the database, a pair of nodes that do
@@ -261,6 +270,71 @@ fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
     world.run(SECOND * 5);
     let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
     assert_eq!(world.checks.settled(cores), Ok(()));
+}
+
+/// A publish with a key waits on a node that sleeps. Another node publishes with the same key, before or after the first
+/// one falls asleep, and the others forget the key.
+#[test]
+fn what_waits_on_a_sleeper_is_not_delivered_beside_another_publish_with_its_key() {
+    let key = || Some(Bytes::from_static(b"key"));
+    for other_is_first in [true, false] {
+        let mut limits = Limits::plain();
+        limits.log.age = SECOND * 10;
+        let mut world = World::of(Random(0), true, limits, 3, None, true);
+        world.run(SECOND * 5);
+        world.slow_down(1, 0, SECOND * 60);
+        if other_is_first {
+            world.publish(2, Bytes::from_static(b"one"), key());
+            world.run(SECOND);
+        }
+        world.publish(1, Bytes::from_static(b"two"), key());
+        world.sleep(1);
+        world.publish(2, Bytes::from_static(b"one again"), key());
+        for _ in 0..30 {
+            world.publish(2, Bytes::from_static(b"more"), None);
+            world.run(SECOND);
+        }
+        world.slow.clear();
+        world.resume(1);
+        world.run(SECOND * 5);
+        let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+        assert_eq!(world.checks.settled(cores), Ok(()));
+        let master = world.nodes[0].core.as_ref().expect("it lives");
+        let entries = master.entries_after(master.place_of_base());
+        let with_key = entries.filter(|entry| entry.proposal.key.is_some() && entry.proposal.content.is_some());
+        assert_eq!(with_key.count(), 0, "the key was there {}", if other_is_first { "before" } else { "meanwhile" });
+    }
+}
+
+/// Two nodes accept messages, and the third, which reaches the database, has become another master. They come together
+/// after longer than a log reaches back.
+#[test]
+fn what_a_rejoining_node_has_trimmed_counts_as_dropped() {
+    let mut limits = Limits::plain();
+    limits.log.age = SECOND * 10;
+    let mut world = World::of(Random(0), true, limits, 3, None, true);
+    world.run(SECOND * 5);
+    [0, 2].into_iter().for_each(|place| {
+        world.cut_both(1, place);
+        world.cut_database(place, true);
+    });
+    let before = world.checks.accepted_so_far();
+    for _ in 0..40 {
+        world.publish(0, Bytes::from_static(b"one side's"), None);
+        world.run(SECOND);
+    }
+    let accepted = world.checks.accepted_so_far() - before;
+    assert_eq!(accepted, 40);
+    world.heal_cuts();
+    [0, 2].into_iter().for_each(|place| world.cut_database(place, false));
+    world.run(SECOND * 8);
+    let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+    assert_eq!(world.checks.settled(cores.clone()), Ok(()));
+    for core in cores.filter(|core| !core.is_serving_master()) {
+        let again = core.entries_after(1).count();
+        assert!((5..15).contains(&again), "the log keeps ten seconds, and {again} came again");
+        assert_eq!(core.status().dropped, (accepted - again) as u64);
+    }
 }
 
 /// The simulator notices each rule that is missing.

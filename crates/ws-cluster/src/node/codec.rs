@@ -244,6 +244,7 @@ impl From<Snapshot> for pb::Snapshot {
             spans: into_all(snapshot.spans),
             marks: into_all(snapshot.marks),
             keys: keys.collect(),
+            forgotten: snapshot.forgotten,
         }
     }
 }
@@ -257,6 +258,7 @@ impl TryFrom<pb::Snapshot> for Snapshot {
             spans: all(snapshot.spans)?,
             marks: all(snapshot.marks)?,
             keys: snapshot.keys.into_iter().map(|key| (key.key, key.seq)).collect(),
+            forgotten: snapshot.forgotten,
         })
     }
 }
@@ -281,6 +283,7 @@ mod tests {
             spans: vec![span],
             marks: vec![proposal.id],
             keys: vec![(Bytes::from_static(b"k"), 3)],
+            forgotten: 2,
         };
         let lineage = Lineage::from_spans(vec![span]);
         let bodies = [

@@ -21,7 +21,7 @@ use super::{
     notes::{CoreView, Told},
 };
 use crate::{
-    clock::now,
+    clock::{SleepWatch, now},
     error::PublishError,
     log_limit::LogLimits,
     pool::Pool,
@@ -139,6 +139,7 @@ pub(super) struct Driver {
 impl Driver {
     pub(super) async fn run(mut self, mut received: mpsc::Receiver<Event>) {
         let mut batch = Vec::with_capacity(BATCH);
+        let mut sleep = SleepWatch::new();
         loop {
             self.carry_out_outputs().await;
             let deadline = tokio::time::Instant::from_std(self.core.poll_timeout());
@@ -146,6 +147,11 @@ impl Driver {
                 biased;
                 () = sleep_until(deadline), if !self.ended => {
                     let now = now();
+                    let slept = sleep.slept();
+                    if slept > self.shared.config.cluster.heartbeat_timeout {
+                        tracing::warn!(seconds = slept.as_secs(), "this machine slept, or its clock was set forward");
+                        self.core.handle_standstill(now);
+                    }
                     self.core.handle_timeout(now);
                     self.hub.tick();
                     self.show();

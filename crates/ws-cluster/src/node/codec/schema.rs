@@ -235,6 +235,8 @@ pub(super) struct Snapshot {
     pub(super) marks: Vec<PublishId>,
     #[prost(message, repeated, tag = "4")]
     pub(super) keys: Vec<Key>,
+    #[prost(uint64, tag = "5")]
+    pub(super) forgotten: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
