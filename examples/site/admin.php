@@ -105,6 +105,12 @@ function ws_start_hindrance(): ?string
         . ws_command() . ' -- or let systemd do it: docs/site.md has a unit.';
 }
 
+/** The user of this process. `getmyuid` would be the owner of the script. */
+function ws_user(): int
+{
+    return function_exists('posix_geteuid') ? posix_geteuid() : fstat(tmpfile())['uid'];
+}
+
 /**
  * Opens a file of this user in a directory where others make files too, and makes it if it is missing.
  *
@@ -126,8 +132,7 @@ function ws_own_file(string $path)
     }
     $opened = fstat($file);
     $is_same = [$found['dev'], $found['ino']] === [$opened['dev'], $opened['ino']];
-    // A new file belongs to who runs this.
-    return $is_same && $opened['uid'] === fstat(tmpfile())['uid'] ? $file : null;
+    return $is_same && $opened['uid'] === ws_user() ? $file : null;
 }
 
 /**
@@ -142,7 +147,7 @@ function ws_start(string $server): ?string
         return $hindrance;
     }
     // Two clicks start one server.
-    $name = sys_get_temp_dir() . '/ws-server-start-' . md5(getmyuid() . ' ' . $server);
+    $name = sys_get_temp_dir() . '/ws-server-start-' . md5(ws_user() . ' ' . $server);
     $lock = ws_own_file($name);
     if ($lock === null) {
         return "the lock of the start cannot be taken: $name is a link or of another user, or its directory is not writable";

@@ -34,7 +34,7 @@ final class Client
     /**
      * @param string|list<string>|null $servers The nodes, as `http://127.0.0.1:9001`. Default: the variable WS_SERVERS.
      * @param ?string $key The publish key. Default: the variable WS_SERVER_PUBLISH_KEY.
-     * @param ?Transport $transport Default: curl if PHP has it, else PHP's streams.
+     * @param ?Transport $transport Default: curl if PHP has it and may use it, else PHP's streams.
      *
      * @throws Exception A setting is missing or wrong.
      */
@@ -48,7 +48,7 @@ final class Client
             throw new Exception('the publish key contains a line break or another control character: give one key');
         }
         $this->servers = Servers::of($servers);
-        $this->transport = $transport ?? (extension_loaded('curl') ? new Curl() : new Streams());
+        $this->transport = $transport ?? (Curl::isAllowed() ? new Curl() : new Streams());
     }
 
     /**

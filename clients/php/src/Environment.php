@@ -5,7 +5,7 @@ declare(strict_types=1);
 namespace WsCluster;
 
 /**
- * Settings in environment variables.
+ * Settings in environment variables, and the user of the process.
  *
  * @internal
  */
@@ -16,5 +16,15 @@ final class Environment
     {
         $value = getenv($name);
         return trim(is_string($value) && $value !== '' ? $value : (string) ($_SERVER[$name] ?? ''));
+    }
+
+    /** Returns the number of the user who owns what this process makes. `getmyuid` is the owner of the script. */
+    public static function user(): ?int
+    {
+        if (function_exists('posix_geteuid')) {
+            return posix_geteuid();
+        }
+        $file = @tmpfile();
+        return $file === false ? null : fstat($file)['uid'];
     }
 }

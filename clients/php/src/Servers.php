@@ -104,9 +104,11 @@ final class Servers
         return $time !== false && abs(time() - $time) < self::FAILED_SECONDS;
     }
 
-    /** The file whose time says when a server failed last; one for each user, who cannot change that of another. */
+    /** The file whose time says when a server failed last; one for each user, who cannot touch that of another. */
     private static function failureFile(string $url): string
     {
-        return sys_get_temp_dir() . '/ws-server-failed-' . md5(getmyuid() . ' ' . __DIR__ . ' ' . $url);
+        static $user = null;
+        $user ??= (string) Environment::user();
+        return sys_get_temp_dir() . '/ws-server-failed-' . md5("$user " . __DIR__ . " $url");
     }
 }

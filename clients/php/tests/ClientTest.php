@@ -178,6 +178,55 @@ test('the next server is asked if one does not answer or cannot', function (): v
     });
 });
 
+/**
+ * Publishes to a server in another process, with these functions disabled.
+ *
+ * @return array{int, string} Its status and what it said.
+ */
+function publishWithout(string $disabled, string $url, string $directory, string $owner = ''): array
+{
+    $script = "$directory/publish.php";
+    $autoload = var_export(dirname(__DIR__) . '/autoload.php', true);
+    file_put_contents($script, "<?php
+        require $autoload;
+        try {
+            (new WsCluster\\Client('$url', 'a publish key'))->publish('a', null, 'all');
+        } catch (WsCluster\\Exception \$error) {
+            exit(\$error->getMessage());
+        }");
+    // Only root can do that.
+    $owner === '' || @chown($script, (int) $owner);
+    $command = [PHP_BINARY, '-d', "disable_functions=$disabled", $script];
+    $process = proc_open($command, [1 => ['pipe', 'w'], 2 => ['pipe', 'w']], $pipes, null, ['TMPDIR' => $directory]);
+    $said = stream_get_contents($pipes[1]) . stream_get_contents($pipes[2]);
+    return [proc_close($process), $said];
+}
+
+test('functions that a host disables are not called', function (): void {
+    withServer(function (PhpServer $server): void {
+        $url = "http://{$server->address}/204";
+        foreach (['getmyuid,curl_exec,curl_multi_exec', 'curl_init,posix_geteuid', 'stream_socket_client'] as $disabled) {
+            same([0, ''], publishWithout($disabled, $url, $server->directory), $disabled);
+        }
+        same(3, count($server->requests()));
+        [$status, $said] = publishWithout('curl_exec,stream_socket_client', $url, $server->directory);
+        same(0, $status);
+        contains('disable_functions forbids both', $said);
+    });
+});
+
+test('the failure of a server is noted by the user of the process, whoever owns the script', function (): void {
+    withServer(function (PhpServer $server): void {
+        $gone = 'http://127.0.0.1:' . freePort();
+        foreach (['', 'posix_geteuid'] as $disabled) {
+            foreach (['0', '65534'] as $owner) {
+                contains('no ws-server answers', publishWithout($disabled, $gone, $server->directory, $owner)[1]);
+            }
+        }
+        same(1, count(glob("{$server->directory}/ws-server-failed-*")));
+    });
+});
+
 test('a failure says what to do, and whether the message may still come', function (): void {
     withServer(function (PhpServer $server, Transport $transport): void {
         $publish = function (string ...$servers) use ($server, $transport): Closure {

@@ -154,6 +154,26 @@ async fn a_link_that_somebody_made_in_the_temporary_directory_is_not_followed() 
 }
 
 #[tokio::test]
+async fn a_lock_is_of_the_user_of_the_process_whoever_owns_the_script() {
+    let directory = tempfile::tempdir().unwrap();
+    let temporary = directory.path().display().to_string();
+    let wrapper = directory.path().join("start.php");
+    fs::write(&wrapper, format!("<?php require '{}'; echo ws_start('http://{}');", script(), free())).unwrap();
+    let variables = [("WS_SERVERS", ""), ("WS_SUPERVISE", "false"), ("TMPDIR", &*temporary), ("WS_LOG", "")];
+    let start = async |disabled: &str| {
+        let (_, said) = php(&["-d", disabled, wrapper.to_str().unwrap()], &variables).await;
+        assert!(said.starts_with("the server ended"), "{said}");
+    };
+    start("disable_functions=getmyuid").await;
+    // Only root can do that.
+    let _ = std::os::unix::fs::chown(&wrapper, Some(65534), None);
+    start("disable_functions=posix_geteuid").await;
+    let files = fs::read_dir(directory.path()).unwrap().map(|file| file.unwrap().file_name());
+    let locks = files.filter(|name| name.to_string_lossy().starts_with("ws-server-start-"));
+    assert_eq!(locks.count(), 1);
+}
+
+#[tokio::test]
 async fn a_refusal_is_told_as_such() {
     let state = tempfile::tempdir().unwrap();
     let server = WsServer::start(state.path(), &["--pool", "memory:"]).await;

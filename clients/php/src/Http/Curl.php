@@ -16,6 +16,12 @@ final class Curl implements Transport
 
     private ?\CurlHandle $handle = null;
 
+    /** Returns true if PHP has the extension, and `disable_functions` does not name what is called here. */
+    public static function isAllowed(): bool
+    {
+        return function_exists('curl_init') && function_exists('curl_exec');
+    }
+
     public function send(
         string $method,
         string $url,

@@ -19,6 +19,9 @@ final class Streams implements Transport
         float $connectSeconds,
         float $seconds,
     ): Reply {
+        if (!function_exists('stream_socket_client')) {
+            return new Reply(0, 'disable_functions forbids both curl_exec and stream_socket_client: allow one', false);
+        }
         $parts = parse_url($url);
         $tls = ($parts['scheme'] ?? '') === 'https';
         $host = $parts['host'] ?? '';
