@@ -2,12 +2,14 @@
 //! containers.
 
 use std::{
-    fs,
+    fs::{self, Permissions},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::{Command, Output},
 };
 
 use serde_json::Value;
+use tempfile::TempDir;
 use tests::{WsServer, program};
 
 /// Returns a path of the repository.
@@ -144,6 +146,109 @@ async fn the_debian_package_contains_a_node_that_runs() {
     node.ready().await;
     node.terminate();
     assert_eq!(node.wait().await.code(), Some(0));
+}
+
+/// The scripts of the Debian package on a root of their own, with stand-ins for systemd and the tools of users.
+struct Debian {
+    root: TempDir,
+}
+
+impl Debian {
+    /// Two nodes run, with this environment each.
+    fn new(environment: &[String]) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        for directory in ["bin", "run/systemd/system", "etc/ws-server", "proc/7"] {
+            fs::create_dir_all(root.path().join(directory)).unwrap();
+        }
+        let debian = Self { root };
+        let terminated = |texts: &[String]| texts.iter().flat_map(|text| [text, "\0"]).collect::<String>();
+        debian.write("proc/7/environ", &terminated(environment));
+        let command = ["/usr/bin/ws-server", "run", "--demo"].map(str::to_owned);
+        debian.write("proc/7/cmdline", &terminated(&command));
+        debian.write("broken", "");
+        debian.write("told", "");
+        for (name, script) in [("getent", "exit 0"), ("chgrp", "exit 0"), ("systemctl", SYSTEMCTL)] {
+            let text = format!("#!/bin/sh\nroot={}\n{script}\n", debian.root.path().display());
+            let file = debian.write(&format!("bin/{name}"), &text);
+            fs::set_permissions(file, Permissions::from_mode(0o755)).unwrap();
+        }
+        debian
+    }
+
+    fn write(&self, path: &str, text: &str) -> PathBuf {
+        let path = self.root.path().join(path);
+        fs::write(&path, text).unwrap();
+        path
+    }
+
+    /// Runs postinst as dpkg does. Returns the units that it restarted, and what it said.
+    fn configure(&self, former: &str) -> (Vec<String>, String) {
+        let mut script = fs::read_to_string(repository("deploy/debian/postinst")).unwrap();
+        script = script.replace("/usr/bin/ws-server", &program("ws-server").display().to_string());
+        for path in ["/run/systemd/", "/etc/ws-server", "/proc/"] {
+            assert!(script.contains(path), "{path}");
+            script = script.replace(path, &format!("{}{path}", self.root.path().display()));
+        }
+        let script = self.write("postinst", &script);
+        let path = format!("{}:{}", self.root.path().join("bin").display(), std::env::var("PATH").unwrap());
+        let mut command = Command::new("sh");
+        let output = command.arg(script).args(["configure", former]).env("PATH", path).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        let told = fs::read_to_string(self.root.path().join("told")).unwrap();
+        (told.lines().map(str::to_owned).collect(), said)
+    }
+
+    fn mode(&self, path: &str) -> u32 {
+        fs::metadata(self.root.path().join(path)).unwrap().permissions().mode() & 0o777
+    }
+}
+
+/// Two nodes are active. A restart fails if the file `broken` names the unit.
+const SYSTEMCTL: &str = r#"case $1 in
+    list-units) printf '%s loaded active running a node\n' ws-server@9001.service ws-server@9002.service ;;
+    show) echo 7 ;;
+    restart) echo "$2" >> "$root/told"; ! grep -q "$2" "$root/broken" ;;
+esac"#;
+
+#[test]
+fn an_upgrade_restarts_the_nodes_until_one_cannot_start() {
+    let debian = Debian::new(&[]);
+    let (restarted, said) = debian.configure("0.1.0");
+    assert_eq!(restarted, ["ws-server@9001.service", "ws-server@9002.service"], "{said}");
+    let debian = Debian::new(&[]);
+    debian.write("broken", "ws-server@9001.service");
+    let (restarted, said) = debian.configure("0.1.0");
+    assert_eq!(restarted, ["ws-server@9001.service"], "{said}");
+    assert!(said.contains("ws-server@9001.service does not start"), "{said}");
+}
+
+#[test]
+fn an_upgrade_restarts_no_node_whose_settings_the_new_version_refuses() {
+    let settings = tempfile::NamedTempFile::new().unwrap();
+    fs::write(&settings, "backend = \"http://127.0.0.1/ws.php\"\n").unwrap();
+    let file = format!("WS_SERVER_CONFIG={}", settings.path().display());
+    let (restarted, said) = Debian::new(&[file.clone()]).configure("0.1.0");
+    assert!(restarted.is_empty() && said.contains("--backend needs --backend-key"), "{said}");
+    assert!(said.contains("refuses the settings of ws-server@9001.service"), "{said}");
+    // As a file for the environment of one node has it.
+    let key = "WS_SERVER_BACKEND_KEY=a key of the requests of the ws-servers".to_owned();
+    let (restarted, said) = Debian::new(&[file, key]).configure("0.1.0");
+    assert_eq!(restarted.len(), 2, "{said}");
+}
+
+#[test]
+fn the_administrator_may_change_or_remove_the_settings_of_the_package() {
+    let debian = Debian::new(&[]);
+    let file = debian.write("etc/ws-server/ws-server.toml", "");
+    assert!(debian.configure("").0.is_empty());
+    assert_eq!((debian.mode("etc/ws-server"), debian.mode("etc/ws-server/ws-server.toml")), (0o750, 0o640));
+    fs::set_permissions(&file, Permissions::from_mode(0o600)).unwrap();
+    debian.configure("0.1.0");
+    assert_eq!(debian.mode("etc/ws-server/ws-server.toml"), 0o600);
+    fs::remove_file(file).unwrap();
+    debian.configure("0.1.0");
+    debian.configure("");
 }
 
 /// Returns a YAML file as JSON, with its anchors and merges resolved.
