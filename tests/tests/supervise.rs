@@ -178,6 +178,45 @@ async fn a_program_that_vanished_is_told_and_tried_again() {
     supervisor.terminate();
 }
 
+/// A supervisor with a drain of a second in this file.
+async fn with_drain(state: &Path, file: &Path) -> WsServer {
+    fs::write(file, "[connection]\ndrain = \"1s\"\n").unwrap();
+    let mut command = command(state, "127.0.0.1:0");
+    command.env_remove("WS_SERVER_DRAIN").env("WS_SERVER_CONFIG", file).args(["--log-filter", "debug"]);
+    WsServer::spawn(command).await
+}
+
+#[tokio::test]
+async fn a_drain_that_sighup_makes_longer_gives_the_shutdown_more_time() {
+    let state = state();
+    let file = state.path().join("ws-server.toml");
+    let mut supervisor = with_drain(state.path(), &file).await;
+    fs::write(&file, "[connection]\ndrain = \"2min\"\n").unwrap();
+    supervisor.signal(Signal::HUP);
+    supervisor.logged("SIGHUP: changed connection.drain").await;
+    // A mistake changes nothing.
+    fs::write(&file, "[connection]\ndrain = \"long\"\n").unwrap();
+    supervisor.signal(Signal::HUP);
+    supervisor.logged("the configuration is not read again, and nothing changes").await;
+    supervisor.terminate();
+    supervisor.logged("the shutdown may take 140s").await;
+    assert_eq!(supervisor.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_server_that_is_started_again_shuts_down_over_the_drain_of_the_file() {
+    let state = state();
+    let file = state.path().join("ws-server.toml");
+    let mut supervisor = with_drain(state.path(), &file).await;
+    fs::write(&file, "[connection]\ndrain = \"2min\"\n").unwrap();
+    let first = child(&supervisor, 0).await;
+    kill_process(first, Signal::KILL).unwrap();
+    comes_back(&mut supervisor, first).await;
+    supervisor.terminate();
+    supervisor.logged("the shutdown may take 140s").await;
+    assert_eq!(supervisor.wait().await.code(), Some(0));
+}
+
 /// Waits for a message to the service manager with this line, and returns all messages until it.
 async fn told(manager: &UnixDatagram, line: &str) -> Vec<String> {
     let mut messages = Vec::new();

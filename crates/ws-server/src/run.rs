@@ -82,12 +82,11 @@ pub(crate) async fn run(settings: Settings, read_again: impl FnMut(&Server) + Se
     check(&settings)?;
     let Settings { run, config, shown } = settings;
     let (parts, sockets) = open(&run, &config).await?;
-    let trusted_proxies = parts.trusted_proxies.clone();
     let demo = run.demo.then(Demo::new);
     let server = build(&run, config, parts, demo.as_ref(), sockets.bound).await?;
     announce(&run, &server, demo, &sockets);
     let Sockets { clients, bound, certificate, admin } = sockets;
-    let page = admin.serve(&run.admin_page, Node::new(server.clone(), shown), bound, trusted_proxies);
+    let page = admin.serve(&run.admin_page, Node::new(server.clone(), shown), bound);
     if let Some(certificate) = certificate.clone() {
         certificate.warn();
         tokio::spawn(async move { certificate.follow().await });
@@ -245,13 +244,7 @@ impl AdminListener {
     }
 
     /// Serves the admin page, or answers the supervisor.
-    fn serve(
-        self,
-        page: &AdminPage,
-        node: Node,
-        bound: SocketAddr,
-        trusted_proxies: TrustedProxies,
-    ) -> Option<Arc<Alone>> {
+    fn serve(self, page: &AdminPage, node: Node, bound: SocketAddr) -> Option<Arc<Alone>> {
         match self {
             Self::Nowhere => None,
             Self::Supervisor(path) => {
@@ -262,7 +255,7 @@ impl AdminListener {
                 let alone = Arc::new(Alone::new(Arc::new(node), bound));
                 let (page, service) = (page.clone(), alone.clone());
                 tokio::spawn(async move {
-                    if let Err(why) = Front::serve(listeners, &page, service, trusted_proxies).await {
+                    if let Err(why) = Front::serve(listeners, &page, service).await {
                         tracing::error!("there is no admin page: {}", why.text);
                     }
                 });

@@ -69,6 +69,11 @@ impl Server {
         *self.0.live.write() = Arc::new(changed);
     }
 
+    /// Returns a copy of the settings as they are now.
+    pub fn live_settings(&self) -> LiveSettings {
+        LiveSettings::clone(&self.live())
+    }
+
     /// The settings as they are now.
     pub(super) fn live(&self) -> Arc<LiveSettings> {
         self.0.live.read().clone()

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use tokio::sync::Notify;
+use ws_cluster::TrustedProxies;
 
 use super::{Answer, Node, Order, Phase, Question, ServerState, Service, state::SharedState};
 
@@ -60,6 +61,10 @@ impl Service for Alone {
                 Err("nothing starts this node again: it runs without ws-server supervise".to_owned())
             }
         }
+    }
+
+    fn trusted_proxies(&self) -> TrustedProxies {
+        self.node.trusted_proxies()
     }
 
     async fn ask(&self, question: Question) -> Answer {

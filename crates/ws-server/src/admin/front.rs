@@ -7,7 +7,6 @@ use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::json;
 use url::form_urlencoded;
-use ws_cluster::TrustedProxies;
 
 use super::{
     Answer, Listeners, Order, Question, Service, answer,
@@ -48,7 +47,6 @@ pub(crate) struct Front {
     ready: Watched,
     metrics: Watched,
     metrics_open: bool,
-    trusted_proxies: TrustedProxies,
 }
 
 #[derive(Deserialize)]
@@ -59,12 +57,7 @@ struct Key {
 
 impl Front {
     /// Serves the page until the future is dropped.
-    pub(crate) async fn serve(
-        listeners: Listeners,
-        page: &AdminPage,
-        service: Arc<dyn Service>,
-        trusted_proxies: TrustedProxies,
-    ) -> Outcome {
+    pub(crate) async fn serve(listeners: Listeners, page: &AdminPage, service: Arc<dyn Service>) -> Outcome {
         let address = listeners.address().ok_or_else(|| Failure::setup("the listener of the admin page is gone"))?;
         let sign_in = SignIn::new(page.admin_key.as_deref(), address.port())
             .map_err(|error| Failure::refused(format!("the system gives no random bytes: {error}")))?;
@@ -77,8 +70,7 @@ impl Front {
         let history = Arc::new(History::default());
         let (metrics_open, log) = (page.metrics_open, Stderr::get().keep());
         let (health, ready, metrics) = Default::default();
-        let front = Self { service, sign_in, history, log, health, ready, metrics, metrics_open, trusted_proxies };
-        let front = Arc::new(front);
+        let front = Arc::new(Self { service, sign_in, history, log, health, ready, metrics, metrics_open });
         let recording = front.history.clone().record(front.service.clone());
         let mut all = tokio::task::JoinSet::new();
         for listener in listeners.into_iter() {
@@ -173,8 +165,9 @@ impl Front {
     }
 
     fn sender(&self, head: &Parts, peer: Option<SocketAddr>) -> Sender {
-        let address = self.trusted_proxies.remote_ip(peer, &head.headers);
-        let is_proxy = peer.is_some_and(|peer| self.trusted_proxies.contains(peer.ip()));
+        let trusted_proxies = self.service.trusted_proxies();
+        let address = trusted_proxies.remote_ip(peer, &head.headers);
+        let is_proxy = peer.is_some_and(|peer| trusted_proxies.contains(peer.ip()));
         let scheme = head.headers.get("x-forwarded-proto").and_then(|scheme| scheme.to_str().ok());
         let is_secure = is_proxy && scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"));
         Sender { address: address.unwrap_or(std::net::Ipv4Addr::UNSPECIFIED.into()), is_secure }

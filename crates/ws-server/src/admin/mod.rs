@@ -10,6 +10,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
 use http_body_util::Full;
+use ws_cluster::TrustedProxies;
 
 pub(crate) use self::{
     alone::Alone,
@@ -50,6 +51,9 @@ pub(crate) trait Service: Send + Sync + 'static {
     /// # Errors
     /// Says for people why the order is not accepted.
     fn order(&self, order: Order) -> Result<(), String>;
+
+    /// Returns the proxies whose headers tell the address of a sender. SIGHUP changes them.
+    fn trusted_proxies(&self) -> TrustedProxies;
 
     /// Asks the node.
     async fn ask(&self, question: Question) -> Answer;

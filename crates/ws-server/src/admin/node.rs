@@ -5,7 +5,7 @@ use http_body_util::Empty;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use url::form_urlencoded;
-use ws_cluster::{Close, ConnectionQuery, Message, PublishError, RawDetails, Server, Target};
+use ws_cluster::{Close, ConnectionQuery, Message, PublishError, RawDetails, Server, Target, TrustedProxies};
 
 use super::{Answer, Question, answer};
 use crate::{config::Shown, metrics};
@@ -45,6 +45,10 @@ impl Node {
 
     pub(super) fn is_ready(&self) -> bool {
         self.server.status().ready
+    }
+
+    pub(super) fn trusted_proxies(&self) -> TrustedProxies {
+        self.server.live_settings().trusted_proxies
     }
 
     /// Answers a question. The sender is allowed to ask it.

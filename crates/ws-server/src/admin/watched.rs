@@ -63,6 +63,10 @@ mod tests {
             Ok(())
         }
 
+        fn trusted_proxies(&self) -> ws_cluster::TrustedProxies {
+            ws_cluster::TrustedProxies::default()
+        }
+
         async fn ask(&self, _: Question) -> Answer {
             self.0.fetch_add(1, Ordering::Relaxed);
             tokio::time::sleep(Duration::from_secs(2)).await;

@@ -10,6 +10,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use parking_lot::RwLock;
 use tokio::sync::mpsc;
 use ws_cluster::TrustedProxies;
 
@@ -31,6 +32,8 @@ pub(super) struct Control {
     directory: Option<Directory>,
     /// True if the page is served.
     is_served: Arc<AtomicBool>,
+    /// The proxies that the page trusts.
+    trusted_proxies: Arc<RwLock<TrustedProxies>>,
 }
 
 /// The page's side.
@@ -38,6 +41,7 @@ struct Page {
     state: SharedState,
     orders: mpsc::Sender<Order>,
     forward: Option<Forward>,
+    trusted_proxies: Arc<RwLock<TrustedProxies>>,
 }
 
 impl Control {
@@ -47,6 +51,7 @@ impl Control {
         let (sender, orders) = mpsc::channel(ORDERS);
         let mut directory = None;
         let is_served = Arc::<AtomicBool>::default();
+        let trusted_proxies = Arc::new(RwLock::new(trusted_proxies));
         if let Some(address) = page.admin.clone() {
             // The page shows the log from the first line on.
             Stderr::get().keep();
@@ -58,17 +63,23 @@ impl Control {
                 })
                 .ok();
             let forward = directory.as_ref().map(|directory| Forward::new(&directory.socket()));
-            let service = Arc::new(Page { state: state.clone(), orders: sender, forward });
+            let trusted_proxies = trusted_proxies.clone();
+            let service = Arc::new(Page { state: state.clone(), orders: sender, forward, trusted_proxies });
             let (page, serves) = (page.clone(), is_served.clone());
             tokio::spawn(async move {
                 let listeners = Listeners::bind_at_last(&address, page.admin_key.is_some()).await;
                 serves.store(true, Ordering::Relaxed);
-                if let Err(why) = Front::serve(listeners, &page, service, trusted_proxies).await {
+                if let Err(why) = Front::serve(listeners, &page, service).await {
                     tracing::error!("there is no admin page: {}", why.text);
                 }
             });
         }
-        Self { state, orders, directory, is_served }
+        Self { state, orders, directory, is_served, trusted_proxies }
+    }
+
+    /// Lets the page trust these proxies from now on.
+    pub(super) fn trust(&self, proxies: TrustedProxies) {
+        *self.trusted_proxies.write() = proxies;
     }
 
     /// Returns true if there is an admin page on which a server that ended can be started again.
@@ -108,6 +119,10 @@ impl Service for Page {
     fn order(&self, order: Order) -> Result<(), String> {
         let send = |order| self.orders.try_send(order).map_err(|_| "another order is waiting: try again".to_owned());
         self.state.order(order, send)
+    }
+
+    fn trusted_proxies(&self) -> TrustedProxies {
+        self.trusted_proxies.read().clone()
     }
 
     async fn ask(&self, question: Question) -> Answer {

@@ -5,6 +5,7 @@ use std::{os::unix::process::ExitStatusExt, pin::pin, process::ExitStatus, time:
 use rustix::process::Signal;
 use sd_notify::NotifyState;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
+use ws_cluster::TrustedProxies;
 
 use self::{
     backoff::{Backoff, LONGEST},
@@ -14,6 +15,8 @@ use self::{
 use crate::{
     Failure, Outcome,
     admin::{Order, Phase, SharedState},
+    arguments,
+    cli::Command,
     config::Settings,
     probe::test_connection,
     run::trusted_proxies,
@@ -60,7 +63,8 @@ pub(crate) async fn supervise(settings: Settings) -> Outcome {
     crate::run::check(&settings)?;
     let signals = Signals::catch().map_err(|error| Failure::setup(format!("signals cannot be caught: {error}")))?;
     let control = Control::start(&settings.run.admin_page, trusted_proxies(&settings.run.trusted_proxy)?);
-    let mut supervisor = Supervisor { settings, signals, control, backoff: Backoff::default(), came_up: false };
+    let drain = settings.config.connection.drain;
+    let mut supervisor = Supervisor { settings, drain, signals, control, backoff: Backoff::default(), came_up: false };
     loop {
         match supervisor.live().await {
             Next::Start => {}
@@ -84,8 +88,22 @@ pub(crate) async fn supervise(settings: Settings) -> Outcome {
     }
 }
 
+/// Reads the settings again, as a server does at its start and at SIGHUP, with the proxies that they name. Returns `None`
+/// if they contain a mistake. The server finds the mistake, too, and logs it.
+fn read_again() -> Option<(Settings, TrustedProxies)> {
+    let parsed = arguments::parse(std::env::args_os()).ok()?;
+    let Some(Command::Supervise(run)) = parsed.cli.command else { return None };
+    let settings = Settings::new(*run, parsed.file.as_ref());
+    crate::run::check(&settings).ok()?;
+    let trusted_proxies = trusted_proxies(&settings.run.trusted_proxy).ok()?;
+    Some((settings, trusted_proxies))
+}
+
 struct Supervisor {
+    /// The settings of the last start.
     settings: Settings,
+    /// The time over which the server closes its clients. SIGHUP changes it in a running server.
+    drain: Duration,
     signals: Signals,
     control: Control,
     backoff: Backoff,
@@ -97,6 +115,11 @@ impl Supervisor {
     /// Starts a server, and watches it until its end.
     async fn live(&mut self) -> Next {
         let begin = Instant::now();
+        if let Some((settings, trusted_proxies)) = read_again() {
+            self.drain = settings.config.connection.drain;
+            self.settings = settings;
+            self.control.trust(trusted_proxies);
+        }
         let socket = self.control.socket();
         let mut child = match Child::start(&control::variables(socket.as_ref())) {
             Ok(child) => child,
@@ -177,7 +200,8 @@ impl Supervisor {
 
     /// Watches a server until it ends, or is ended.
     async fn watch(&mut self, child: &mut Child) -> End {
-        let Self { settings, signals, control, .. } = self;
+        let Self { settings, drain, signals, control, .. } = self;
+        let limit = |drain: Duration| drain + 2 * settings.config.cluster.shutdown_timeout + STOP_TIMEOUT;
         let state = control.state.clone();
         let mut address = child.address.clone();
         let mut tests = pin!(test(child.address.clone(), settings, &state));
@@ -188,17 +212,23 @@ impl Supervisor {
                 told = signals.next() => match told {
                     Told::Stop => {
                         systemd::tell(&[NotifyState::Stopping]);
-                        shut_down(child, signals, settings, &state, true).await;
+                        shut_down(child, signals, limit(*drain), &state, true).await;
                         return End::Told;
                     }
-                    Told::ReadAgain => child.signal(Signal::HUP),
+                    Told::ReadAgain => {
+                        if let Some((changed, trusted_proxies)) = read_again() {
+                            *drain = changed.config.connection.drain;
+                            control.trust(trusted_proxies);
+                        }
+                        child.signal(Signal::HUP);
+                    }
                 },
                 order = control.order() => {
                     if order == Order::Start {
                         continue;
                     }
                     tracing::info!("the server is stopped: the administrator ordered it");
-                    let is_told = shut_down(child, signals, settings, &state, false).await;
+                    let is_told = shut_down(child, signals, limit(*drain), &state, false).await;
                     return if is_told { End::Told } else { End::Ordered(order) };
                 }
                 up = address.wait_for(Option::is_some), if !is_told => {
@@ -271,19 +301,19 @@ async fn test(
     }
 }
 
-/// Lets the server drain. Kills it at a second signal, or if the shutdown takes too long. Returns true if the
+/// Lets the server drain. Kills it at a second signal, or if the shutdown takes longer than `limit`. Returns true if the
 /// supervisor was told to end, before this call (`is_told`) or during it.
 async fn shut_down(
     child: &mut Child,
     signals: &mut Signals,
-    settings: &Settings,
+    limit: Duration,
     state: &SharedState,
     mut is_told: bool,
 ) -> bool {
     state.enter(Phase::Stopping, None);
     child.signal(Signal::TERM);
-    let limit =
-        Instant::now() + settings.config.connection.drain + 2 * settings.config.cluster.shutdown_timeout + STOP_TIMEOUT;
+    tracing::debug!("the shutdown may take {limit:?}");
+    let limit = Instant::now() + limit;
     loop {
         tokio::select! {
             _ = child.wait() => return is_told,
