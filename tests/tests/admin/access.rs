@@ -39,7 +39,7 @@ async fn nobody_gets_in_without_the_key() {
 
     // What a load balancer asks is open, and so are the page's own files.
     assert_eq!(admin.ask("GET", "/health", &[], "").await.status, StatusCode::OK);
-    for name in ["", "page.js", "page.css", "charts.js", "picture.js", "dom.js"] {
+    for name in ["", "page.js", "page.css", "charts.js", "picture.js", "dom.js", "log.js"] {
         let file = &*format!("/admin/{name}");
         let answer = admin.ask("GET", file, &[], "").await;
         assert_eq!(answer.status, StatusCode::OK, "{file}");

@@ -1,9 +1,13 @@
 //! The page in a real browser, used as an administrator does: through its forms, its buttons and what it shows.
 
+use std::net::SocketAddr;
+
 use serde_json::{Value, json};
 use tests::browser::{Browser, Tab};
 
 use super::{Admin, Client, KEY, Signal, WsServer, address, kill_process, process, state};
+
+mod outages;
 
 /// Defines `until(condition)`, which waits until the page meets the condition, `text(id)`, and `press(id)`, which also
 /// answers the question that a button asks.
@@ -34,7 +38,11 @@ struct Page<'a>(Tab<'a>);
 
 impl<'a> Page<'a> {
     async fn open(browser: &'a Browser, admin: &Admin) -> Self {
-        let tab = browser.open(&format!("http://{}/admin/", admin.address)).await;
+        Self::at(browser, admin.address).await
+    }
+
+    async fn at(browser: &'a Browser, address: SocketAddr) -> Self {
+        let tab = browser.open(&format!("http://{address}/admin/")).await;
         tab.run(PRELUDE, Value::Null).await;
         Self(tab)
     }

@@ -24,7 +24,7 @@ const SIGN_IN_BODY_SIZE: usize = 4 * 1024;
 const BODY_SIZE: usize = 2 * 1024 * 1024;
 
 /// The files of the page, by their names below `/admin/`.
-const FILES: [(&str, &str, &str); 7] = [
+const FILES: [(&str, &str, &str); 8] = [
     ("", "text/html; charset=utf-8", include_str!("page/index.html")),
     ("page.css", "text/css; charset=utf-8", include_str!("page/page.css")),
     ("page.js", "text/javascript; charset=utf-8", include_str!("page/page.js")),
@@ -32,6 +32,7 @@ const FILES: [(&str, &str, &str); 7] = [
     ("picture.js", "text/javascript; charset=utf-8", include_str!("page/picture.js")),
     ("icon.svg", "image/svg+xml", include_str!("page/icon.svg")),
     ("dom.js", "text/javascript; charset=utf-8", include_str!("page/dom.js")),
+    ("log.js", "text/javascript; charset=utf-8", include_str!("page/log.js")),
 ];
 
 /// The policy of the page: it loads nothing from elsewhere, uses no inline scripts or styles, and cannot be framed.

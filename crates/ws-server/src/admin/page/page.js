@@ -3,6 +3,7 @@
 
 import { Charts } from "./charts.js";
 import { byId, bytes, clock, count, duration, el, keyed, milliseconds, say, short, visible } from "./dom.js";
+import * as log from "./log.js";
 import { picture } from "./picture.js";
 
 const NAMES = {
@@ -11,8 +12,6 @@ const NAMES = {
 };
 const ROLES = { master: "Master", follower: "Follower", candidate: "Joining" };
 const VIEWS = ["overview", "clients", "log", "settings"];
-/** Lines of the log that the page keeps. */
-const LINES = 1000;
 
 let token = null;
 let state = null;
@@ -29,27 +28,46 @@ class Refusal extends Error {
 
 /** Asks by GET, or by POST if there is a body: a value, or a text that is JSON already. */
 async function ask(path, body) {
+  try {
+    return await askOnce(path, body);
+  } catch (refusal) {
+    // Without a key, the listener's next process has another token. It has not done what it refused.
+    if (refusal.status !== 403 || body === undefined || !(await renewToken())) throw refusal;
+    return askOnce(path, body);
+  }
+}
+
+async function askOnce(path, body) {
   const options = body === undefined ? {} : {
     method: "POST",
     body: typeof body === "string" ? body : JSON.stringify(body),
     headers: { "content-type": "application/json", "x-csrf-token": token ?? "" },
   };
-  let response;
+  let response, text;
   try {
     response = await fetch(path, { cache: "no-store", ...options });
+    text = await response.text();
   } catch {
     throw new Refusal(0, "The admin page's server does not answer.");
   }
-  const text = await response.text();
-  let value = null;
+  if (response.status === 401 && path !== "login") show(false);
+  let value;
   try {
     value = JSON.parse(text);
   } catch {
-    value = { error: text.trim() || `status ${response.status}` };
+    // A proxy whose server is gone, or a login in front of the page.
+    throw new Refusal(response.ok ? 0 : response.status, `Another program answers, with status ${response.status}.`);
   }
-  if (response.status === 401 && path !== "login") show(false);
-  if (!response.ok) throw new Refusal(response.status, value.error ?? `status ${response.status}`);
+  if (!response.ok) throw new Refusal(response.status, value?.error ?? `status ${response.status}`);
   return value;
+}
+
+/** Returns true if the session has another token than before. */
+async function renewToken() {
+  const { csrf } = await askOnce("api/session");
+  const isNew = csrf !== null && csrf !== token;
+  if (isNew) token = csrf;
+  return isNew;
 }
 
 // Signing in
@@ -137,7 +155,7 @@ function turn() {
   if (token === null) return;
   if (current === "overview") draw();
   if (current === "clients") order(search);
-  if (current === "log") drawLog(true);
+  if (current === "log") log.draw(true);
   if (current === "settings") order(loadSettings);
 }
 
@@ -247,19 +265,19 @@ new ResizeObserver(() => draw()).observe(byId("picture"));
 
 // Connections
 
+/** The fields of the search when it was submitted. They may be different now, and half typed. */
 let searched = {};
 
 async function search() {
-  const form = new FormData(byId("search"));
-  const query = new URLSearchParams([...form].map(([name, value]) => [name, value.trim()]).filter(([, value]) => value));
-  searched = Object.fromEntries(query);
+  const asked = searched;
   let found;
   try {
-    found = await ask(`api/connections?${query}`);
+    found = await ask(`api/connections?${new URLSearchParams(asked)}`);
   } catch (refusal) {
     say(byId("connections-summary"), "");
     throw refusal;
   }
+  if (asked !== searched) return;
   const body = byId("connections").tBodies[0];
   keyed(body, found.connections, (connection) => connection.id, connectionRow, fillConnection);
   byId("connections").hidden = !found.connections.length;
@@ -305,6 +323,8 @@ async function close(body, whose) {
 
 byId("search").addEventListener("submit", (event) => {
   event.preventDefault();
+  const fields = [...new FormData(byId("search"))].map(([name, value]) => [name, value.trim()]);
+  searched = Object.fromEntries(fields.filter(([, value]) => value));
   byId("connections").tBodies[0].replaceChildren();
   order(search);
 });
@@ -329,45 +349,6 @@ byId("publish").addEventListener("submit", (event) => {
     await ask("api/publish", `{"action":${action},"to":${to},"details":${text}}`);
     notice(`Accepted: ${byId("publish-action").value.trim()} to ${byId("publish-to").value.trim()}.`);
   });
-});
-
-// The log
-
-let lines = [];
-let lastLine = 0;
-let drawnTo = 0;
-
-function level(text) {
-  if (/\bERROR\b|^error: /.test(text)) return "error";
-  return /\bWARN\b/.test(text) ? "warn" : "";
-}
-
-function lineElement({ number, text }) {
-  const stamp = /^\d{4}-\d\d-\d\dT[\d:.]+Z/.exec(text)?.[0] ?? "";
-  return el("li", { class: level(text) || null, "data-number": number }, el("span", { class: "stamp" }, stamp), text.slice(stamp.length));
-}
-
-function drawLog(anew) {
-  if (byId("log").hidden) return;
-  const list = byId("lines");
-  const filter = byId("log-filter").value.trim().toLowerCase();
-  const matches = ({ text }) => !filter || text.toLowerCase().includes(filter);
-  if (anew) drawnTo = 0;
-  const fresh = lines.filter(({ number }) => number > drawnTo).filter(matches).map(lineElement);
-  if (anew) list.replaceChildren(...fresh);
-  else list.append(...fresh);
-  while (list.children.length > LINES) list.firstElementChild.remove();
-  drawnTo = lines.at(-1)?.number ?? drawnTo;
-  if (byId("follow").checked && (fresh.length || anew)) list.scrollTop = list.scrollHeight;
-  const kept = `${lines.length} line${lines.length === 1 ? "" : "s"}`;
-  say(byId("log-summary"), filter ? `${list.children.length} of ${kept}` : `The last ${kept} of ${count(lastLine)}`);
-}
-
-byId("log-filter").addEventListener("input", () => drawLog(true));
-byId("follow").addEventListener("change", () => drawLog(false) ?? (byId("follow").checked && (byId("lines").scrollTop = byId("lines").scrollHeight)));
-byId("lines").addEventListener("scroll", () => {
-  const list = byId("lines");
-  byId("follow").checked = list.scrollHeight - list.scrollTop - list.clientHeight < 24;
 });
 
 // Settings
@@ -409,17 +390,24 @@ byId("changed-only").addEventListener("change", drawSettings);
 
 // What changes by itself
 
+/** Asks one at a time: who asks while a question is open gets its answer. */
+function alone(question) {
+  let open = null;
+  return () => (open ??= question().finally(() => (open = null)));
+}
+
 const poll = {
-  async state() {
+  state: alone(async () => {
     try {
       state = await ask("api/state");
     } catch (refusal) {
-      if (refusal.status === 0) state = null;
+      // The listener itself refuses only who has to sign in, or to wait.
+      if (refusal.status !== 401 && refusal.status !== 429) state = null;
     }
     showState();
-  },
+  }),
 
-  async cluster() {
+  cluster: alone(async () => {
     const note = byId("cluster-note");
     try {
       cluster = await ask("api/cluster");
@@ -430,43 +418,33 @@ const poll = {
       say(note, refusal.message);
     }
     draw();
-  },
+  }),
 
-  async history() {
+  history: alone(async () => {
     try {
       charts.add(await ask(`api/history?after=${charts.last}`));
     } catch {
       // The state says it.
     }
-  },
+  }),
 
-  async log() {
+  log: alone(async () => {
     try {
-      const part = await ask(`api/log?after=${lastLine}`);
-      // A log that is shorter than before is another one.
-      const anew = part.last < lastLine;
-      if (anew) lines = [];
-      lines = lines.concat(part.lines).slice(-LINES);
-      lastLine = part.last;
-      drawLog(anew);
+      log.add(await ask(`api/log?after=${log.last}`));
     } catch {
       // The state says it.
     }
-  },
+  }),
 
-  async clients() {
+  clients: alone(async () => {
     if (view() === "clients" && !byId("confirm").open) await search().catch(() => {});
-  },
+  }),
 };
 
-/** Asks again and again, one question at a time, while the page is seen and signed in. */
+/** Asks again and again, while the page is seen and signed in. */
 function every(milliseconds, question) {
-  let running = false;
-  setInterval(async () => {
-    if (running || token === null || document.hidden) return;
-    running = true;
-    await question();
-    running = false;
+  setInterval(() => {
+    if (token !== null && !document.hidden) question();
   }, milliseconds);
 }
 
