@@ -146,6 +146,22 @@ async fn a_position_that_the_log_no_longer_reaches_is_a_reset() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_page_that_missed_little_is_not_reset_because_much_was_replayed_to_its_address() {
+    let mut config = config();
+    config.connection.replay_bytes_per_minute = 1;
+    let nodes = with(Nodes::with(1, Arc::new(MemoryPool::default()), config).await, 1);
+    let (position, large) = (render(&nodes, 0).await, "x".repeat(100_000));
+    say(&nodes, 0, &large, Target::all()).await;
+    begins(&mut load(&nodes, 0, &position, &[]).await, &mut Place::default(), &[&large]).await;
+    let used_up = json!(["reset", "too much was replayed to its address lately"]);
+    assert_eq!(load(&nodes, 0, &position, &[]).await.json().await["details"], used_up);
+    // The page loads again, and a message comes meanwhile.
+    let position = render(&nodes, 0).await;
+    say(&nodes, 0, "meanwhile", Target::all()).await;
+    begins(&mut load(&nodes, 0, &position, &[]).await, &mut Place::default(), &["meanwhile"]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_is_not_ready_has_no_position() {
     let nodes = start(1).await;
     nodes[0].server.shutdown().await;

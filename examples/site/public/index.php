@@ -63,7 +63,8 @@ $comments = query('SELECT id, user, text FROM comments ORDER BY id DESC LIMIT 50
   const client = new WsCluster(null, { credentials, position })
     .on("news/new", (from, text) => show("news", null, `${from}: ${text}`))
     .on("comment/new", showComment)
-    .on("Client/reset", () => location.reload());
+    // Many pages may be told at once, and load again within some seconds.
+    .on("Client/reset", () => setTimeout(() => location.reload(), 10_000 * Math.random()));
 
   document.getElementById("comment").addEventListener("submit", async (event) => {
     event.preventDefault();

@@ -35,6 +35,9 @@ const MAX_UNITS: usize = 128;
 /// Age, in seconds, from which a page's position is too old. A page connects soon after it is rendered.
 const PAGE_AGE: u64 = 120;
 
+/// Bytes that came since a page was rendered and do not count towards the limit of its address. The page itself is larger.
+const PAGE_SIZE: usize = 16 * 1024;
+
 /// The reason in the close frame of such a client.
 const SLOW: &str = "reads what it missed too slowly";
 
@@ -215,8 +218,13 @@ async fn try_replay(
         missed => missed,
     }
     .map_err(Missing::why)?;
-    // A new client gets what came while the application was asked, and would have got it as well if it had joined at once.
-    let limited = !matches!(replay, Replay::Asked);
+    let limited = match replay {
+        // It would have got that as well if it had joined at once.
+        Replay::Asked => false,
+        // After a reset, a page loads again. If it missed little meanwhile, it is not told reset again.
+        Replay::Page => missed.messages.iter().map(|(_, content)| content.size()).sum::<usize>() > PAGE_SIZE,
+        Replay::Missed => true,
+    };
     if !missed.messages.is_empty() && limited {
         resumption.replays.check(ip)?;
     }
