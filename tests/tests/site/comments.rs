@@ -214,3 +214,16 @@ async fn strangers_do_not_reach_the_backend() {
     }
     assert!(rows(&site, "SELECT user, text FROM comments").await.is_empty());
 }
+
+#[tokio::test]
+async fn a_user_is_known_by_the_name_in_the_table_however_it_is_typed() {
+    let site = Site::start().await;
+    for typed in ["ANN", "ann+"] {
+        let ann = site.signed_in(typed).await;
+        let mut tab = ann.connect_known().await;
+        ann.publish("user:ann", "Hello").await;
+        tab.expect("news/new", json!(["ann", "Hello"])).await;
+    }
+    let array = site.visitor(HOME).post("/login.php", &[("user[]", "ann"), ("password", "example")]).await;
+    assert_eq!(array.status, StatusCode::BAD_REQUEST, "{}", array.text);
+}
