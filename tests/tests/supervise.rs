@@ -7,8 +7,9 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, kill_process, prlimit};
 use tempfile::TempDir;
 use tests::{
     WsServer,
-    client::{eventually, soon},
+    client::{Client, eventually, soon},
     free_port,
+    site::Site,
 };
 use tokio::{
     net::{TcpListener, TcpStream, UnixDatagram},
@@ -104,6 +105,21 @@ async fn a_server_without_descriptors_is_killed_and_started_again() {
     supervisor.logged("the server was killed").await;
     supervisor.terminate();
     assert_eq!(supervisor.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_site_that_hangs_is_no_reason_to_kill_its_node() {
+    let (state, mut site) = (state(), Site::start().await);
+    let mut command = command(state.path(), "127.0.0.1:0");
+    // The command has a pool already.
+    command.args(&site.arguments()[2..]).args(["--backend-connect", "--log-filter", "debug"]);
+    let supervisor = WsServer::spawn(command).await;
+    // The site answers no request. Test connections go on, and it is not even asked about them.
+    supervisor.logged_lines(8, |line| line.contains("a client's handshake begins")).await;
+    assert_eq!(site.waiting(), 0);
+    let log = supervisor.end().await;
+    assert_eq!(children(&log).len(), 1, "{log}");
+    assert!(!log.contains("a test connection got no answer"), "{log}");
 }
 
 #[tokio::test]
@@ -251,6 +267,39 @@ async fn a_service_manager_is_told_how_a_node_fares() {
     node.terminate();
     told(&manager, "STOPPING=1").await;
     assert_eq!(node.wait().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn the_watchdog_is_fed_while_the_site_hangs() {
+    let (state, mut site) = (state(), Site::start().await);
+    let socket = state.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let mut command = WsServer::command(state.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--backend-connect", "--check-timeout", "1s"]);
+    command.args(site.arguments()).env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "200000");
+    let node = WsServer::spawn(command).await;
+    for _ in 0..3 {
+        told(&manager, "WATCHDOG=1").await;
+    }
+    assert_eq!(site.waiting(), 0, "the site does not hear of test connections");
+    let log = node.end().await;
+    assert!(!log.contains("the watchdog is not fed"), "{log}");
+}
+
+#[tokio::test]
+async fn a_node_that_drains_does_not_complain_about_its_watchdog() {
+    let state = state();
+    let socket = state.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let mut command = WsServer::command(state.path());
+    command.args(["run", "--listen", "127.0.0.1:0", "--pool", "memory:", "--drain", "2s"]);
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "200000");
+    let node = WsServer::spawn(command).await;
+    told(&manager, "WATCHDOG=1").await;
+    // The second of two clients is closed after half of the time, in which the watchdog would be fed five times.
+    let _clients = [Client::connect(node.address(), &[]).await, Client::connect(node.address(), &[]).await];
+    let log = node.end().await;
+    assert!(log.contains("shutting down") && !log.contains("the watchdog is not fed"), "{log}");
 }
 
 #[tokio::test]

@@ -20,7 +20,7 @@ mod transport;
 
 pub(crate) use auth::{ATTEMPTS, AUTHENTICATION, DISCONNECTION, FORBIDDEN};
 pub(crate) use context::{Application, Context, Raw, asks_application};
-pub(crate) use questions::{ask, forget};
+pub(crate) use questions::{Answer, ask, forget};
 pub(crate) use run::{Accepted, serve, serve_tcp};
 
 /// Returns the text of a panic.

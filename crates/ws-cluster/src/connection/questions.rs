@@ -30,6 +30,13 @@ pub(crate) struct Answer {
     pub(crate) asked_at: Moment,
 }
 
+impl Answer {
+    /// Refuses a client without a question.
+    pub(crate) fn refusal(context: &Context) -> Self {
+        Self { identity: Err(AuthenticationError::Refused), asked_at: context.hub.closes().now() }
+    }
+}
+
 /// Asks the authenticator, within the time limit of the handshake. The client waits for a turn among those of its
 /// address.
 pub(crate) async fn ask(

@@ -27,6 +27,9 @@ use crate::{
     ws::deflate::Deflate,
 };
 
+/// The header of a test connection.
+const TEST: &str = "ws-cluster-test";
+
 impl Server {
     /// Answers a client's upgrade request in any application on hyper 1, including axum 0.8. Serves the client when the
     /// application has sent the answer.
@@ -46,6 +49,10 @@ impl Server {
     /// and with 503 if the node has too many connections or is not ready, or if the authenticator cannot answer. A
     /// client without a valid session becomes a guest. If guests are not welcome, it is told so on the WebSocket,
     /// because a browser does not show the status of a refused upgrade.
+    ///
+    /// A program that watches the node can send the header `ws-cluster-test`, with any value. Its connection is
+    /// upgraded within the same limits and closed at once, and neither the authenticator nor a handler learns of it. So
+    /// a database or a site that hangs does not make the node look dead.
     pub async fn upgrade<B>(&self, mut request: Request<B>) -> Response<Full<Bytes>> {
         let mut switching = match switching(&request) {
             Ok(switching) => switching,
@@ -154,7 +161,11 @@ impl Server {
         }
         tracing::debug!(address = ?handshake.remote_ip(), "a client's handshake begins");
         let id = self.hub().next_id();
-        let mut answer = connection::ask(self.context(), &handshake, id, InquiryReason::Handshake).await;
+        let is_test = handshake.header(TEST).is_some();
+        let mut answer = match is_test {
+            true => connection::Answer::refusal(self.context()),
+            false => connection::ask(self.context(), &handshake, id, InquiryReason::Handshake).await,
+        };
         handshake.keep(&self.authenticator().headers());
         let client = Arc::new(Client::new(id, handshake, limits.queue_size, resume.is_some()).with_deflate(deflate));
         if resume.is_none() {
@@ -201,6 +212,9 @@ impl Server {
             }
             resume => resume,
         };
+        if is_test {
+            client.queue.close(CloseCode::Normal, "a test connection");
+        }
         if !self.status().ready {
             // The node is no longer ready and has closed its clients. This client was not among them.
             client.queue.close(CloseCode::TryAgainLater, "this node is not ready");
