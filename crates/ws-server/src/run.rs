@@ -9,7 +9,7 @@ use std::{
 };
 
 use sd_notify::NotifyState;
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, task::AbortHandle};
 use url::{Host, Url};
 use ws_cluster::{
     Backend, Config, Origin, ServeError, Server, ServerBuilder, TrustedProxies, outbox::Outbox, pool::PoolView,
@@ -84,14 +84,14 @@ pub(crate) async fn run(settings: Settings, read_again: impl FnMut(&Server) + Se
     let (parts, sockets) = open(&run, &config).await?;
     let demo = run.demo.then(Demo::new);
     let server = build(&run, config, parts, demo.as_ref(), sockets.bound).await?;
-    announce(&run, &server, demo, &sockets);
+    let report = announce(&run, &server, demo, &sockets);
     let Sockets { clients, bound, certificate, admin } = sockets;
     let page = admin.serve(&run.admin_page, Node::new(server.clone(), shown), bound);
     if let Some(certificate) = certificate.clone() {
         certificate.warn();
         tokio::spawn(async move { certificate.follow().await });
     }
-    let stop = stop(server.clone(), certificate.clone(), page, signals, read_again);
+    let stop = stop(server.clone(), certificate.clone(), page, report, signals, read_again);
     let mut serve = server.serve(clients);
     if let Some(certificate) = certificate {
         serve = serve.with_tls(certificate.certificate.clone());
@@ -177,7 +177,8 @@ async fn build(run: &Run, config: Config, parts: Parts, demo: Option<&Demo>, bou
 }
 
 /// Prints the address, and starts the tasks that report on the node: to the demo's pages, to systemd and as metrics.
-fn announce(run: &Run, server: &Server, demo: Option<Demo>, sockets: &Sockets) {
+/// Returns the task that reports to systemd.
+fn announce(run: &Run, server: &Server, demo: Option<Demo>, sockets: &Sockets) -> AbortHandle {
     let bound = sockets.bound;
     let scheme = if sockets.certificate.is_some() { "https" } else { "http" };
     // The node does not depend on a reader of its standard output.
@@ -186,20 +187,23 @@ fn announce(run: &Run, server: &Server, demo: Option<Demo>, sockets: &Sockets) {
         let _ = say(format_args!("Open {scheme}://{}/?user=ann in a browser", reachable(bound)));
         tokio::spawn(demo.show(server.clone()));
     }
-    tokio::spawn(systemd::report(server.clone(), bound, run.path.clone(), run.supervision.check_timeout));
+    let report = systemd::report(server.clone(), bound, run.path.clone(), run.supervision.check_timeout);
+    let report = tokio::spawn(report).abort_handle();
     if !matches!(sockets.admin, AdminListener::Nowhere)
         && let Err(error) = metrics::install()
     {
         tracing::error!(%error, "the metrics cannot be recorded");
     }
+    report
 }
 
 /// Waits until the node is told to stop: by a signal, over a link, or on the admin page. Calls `read_again` at SIGHUP
-/// until then.
+/// until then. Then ends `report`, because a node that does not listen any more fails its test connections.
 async fn stop(
     server: Server,
     certificate: Option<Arc<Certificate>>,
     page: Option<Arc<Alone>>,
+    report: AbortHandle,
     signals: Signals,
     mut read_again: impl FnMut(&Server) + Send + 'static,
 ) {
@@ -216,6 +220,7 @@ async fn stop(
         () = ordered(page.as_deref()) => {}
     }
     page.inspect(|page| page.shut_down());
+    report.abort();
     systemd::tell(&[NotifyState::Stopping, NotifyState::Status("shutting down")]);
 }
 

@@ -21,7 +21,7 @@ pub(crate) fn tell(states: &[NotifyState<'_>]) {
 }
 
 /// Tells the service manager when the node has joined, and then its status again and again. The watchdog is notified
-/// only if a test connection succeeds and the node's task answers.
+/// only if a test connection succeeds and the node's task answers. The caller ends this before the node shuts down.
 pub(crate) async fn report(server: Server, bound: SocketAddr, path: String, limit: Duration) {
     if std::env::var_os(VARIABLES[0]).is_none() {
         return;
