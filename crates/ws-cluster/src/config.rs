@@ -6,7 +6,11 @@ use ws_cluster_core::{ClusterConfig, LogConfig, setters};
 
 use crate::descriptors::Budget;
 
-/// The intervals and limits of a server. All have a default; set those that matter:
+/// Maximum of every time, so that the clock can add it to the present.
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+/// The intervals and limits of a server. All have a default; set those that matter. A time is 365 days at most, and
+/// [`drain`](ConnectionConfig::drain) and [`rank_delay`](ClusterConfig::rank_delay) are the only ones that may be 0.
 ///
 /// ```
 /// use std::time::Duration;
@@ -75,6 +79,10 @@ impl Config {
         if let Some((name, _)) = durations.iter().find(|(_, duration)| duration.is_zero()) {
             return Err(format!("{name} must be longer than nothing"));
         }
+        let may_be_zero = [("connection.drain", connection.drain), ("cluster.rank_delay", cluster.rank_delay)];
+        if let Some((name, _)) = durations.iter().chain(&may_be_zero).find(|(_, duration)| *duration > LONGEST) {
+            return Err(format!("{name} must be 365 days at most"));
+        }
         let counts = [
             ("connection.message_size", connection.message_size),
             ("connection.compression_min_size", connection.compression_min_size),
@@ -133,8 +141,8 @@ pub struct ConnectionConfig {
     /// Compresses messages for clients that offer `permessage-deflate` (RFC 7692), as all browsers do, and takes
     /// compressed messages of them. A message to many clients is compressed once for all of them, and a connection needs
     /// no memory for it. Messages above 256 KiB stay plain. So do those beyond 768 KiB that are delivered together,
-    /// counted once for each form in which clients get them. Of what a client missed, messages below 2 KiB stay plain, and so do those that come during the replay. Without the
-    /// feature `deflate` nothing is compressed. Default true.
+    /// counted once for each form in which clients get them. Of what a client missed, messages below 2 KiB stay plain,
+    /// and so do those that come during the replay. Without the feature `deflate` nothing is compressed. Default true.
     pub compression: bool,
     /// Smallest message that is compressed, in bytes, rounded up to a power of two. A smaller message would gain little.
     /// Default 256.
@@ -323,5 +331,48 @@ setters!(LinkConfig { greeting_timeout: Duration, greetings: usize, greetings_pe
 impl Default for LinkConfig {
     fn default() -> Self {
         Self { greeting_timeout: Duration::from_secs(2), greetings: Budget::now().greetings, greetings_per_ip: 8 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_that_no_clock_can_add_is_a_mistake() {
+        let times: [(&str, fn(&mut Config) -> &mut Duration); 26] = [
+            ("connection.handshake_timeout", |config| &mut config.connection.handshake_timeout),
+            ("connection.ping_interval", |config| &mut config.connection.ping_interval),
+            ("connection.ping_timeout", |config| &mut config.connection.ping_timeout),
+            ("connection.close_timeout", |config| &mut config.connection.close_timeout),
+            ("connection.authentication_interval", |config| &mut config.connection.authentication_interval),
+            ("connection.drain", |config| &mut config.connection.drain),
+            ("connection.position_interval", |config| &mut config.connection.position_interval),
+            ("connection.resume_timeout", |config| &mut config.connection.resume_timeout),
+            ("connection.blocking_warning", |config| &mut config.connection.blocking_warning),
+            ("http.write_timeout", |config| &mut config.http.write_timeout),
+            ("cluster.lease", |config| &mut config.cluster.lease),
+            ("cluster.renew_interval", |config| &mut config.cluster.renew_interval),
+            ("cluster.seen_interval", |config| &mut config.cluster.seen_interval),
+            ("cluster.member_timeout", |config| &mut config.cluster.member_timeout),
+            ("cluster.dead_timeout", |config| &mut config.cluster.dead_timeout),
+            ("cluster.query_timeout", |config| &mut config.cluster.query_timeout),
+            ("cluster.rank_delay", |config| &mut config.cluster.rank_delay),
+            ("cluster.heartbeat_interval", |config| &mut config.cluster.heartbeat_interval),
+            ("cluster.heartbeat_timeout", |config| &mut config.cluster.heartbeat_timeout),
+            ("cluster.redial_interval", |config| &mut config.cluster.redial_interval),
+            ("cluster.collect_timeout", |config| &mut config.cluster.collect_timeout),
+            ("cluster.cut_off_timeout", |config| &mut config.cluster.cut_off_timeout),
+            ("cluster.shutdown_timeout", |config| &mut config.cluster.shutdown_timeout),
+            ("cluster.publish_timeout", |config| &mut config.cluster.publish_timeout),
+            ("links.greeting_timeout", |config| &mut config.links.greeting_timeout),
+            ("log.age", |config| &mut config.log.age),
+        ];
+        assert_eq!(Config::default().find_mistake(), Ok(()));
+        for (name, time) in times {
+            let mut config = Config::default();
+            *time(&mut config) = Duration::MAX;
+            assert_eq!(config.find_mistake(), Err(format!("{name} must be 365 days at most")));
+        }
     }
 }

@@ -20,13 +20,14 @@ pub struct LiveSettings {
     pub own_origin: bool,
     /// See [`ServerBuilder::trusted_proxies`](crate::ServerBuilder::trusted_proxies).
     pub trusted_proxies: TrustedProxies,
-    /// See [`ConnectionConfig::connections`](crate::ConnectionConfig::connections).
+    /// See [`ConnectionConfig::connections`](crate::ConnectionConfig::connections). 0 refuses every client.
     pub connections: usize,
-    /// See [`ConnectionConfig::connections_per_ip`](crate::ConnectionConfig::connections_per_ip).
+    /// See [`ConnectionConfig::connections_per_ip`](crate::ConnectionConfig::connections_per_ip). 0 refuses every client
+    /// with an address.
     pub connections_per_ip: usize,
     /// See [`ConnectionConfig::accept_rate`](crate::ConnectionConfig::accept_rate).
     pub accept_rate: u32,
-    /// See [`ConnectionConfig::drain`](crate::ConnectionConfig::drain).
+    /// See [`ConnectionConfig::drain`](crate::ConnectionConfig::drain). More than 365 days counts as 365 days.
     pub drain: Duration,
     pub(super) publish_key: Option<Arc<PublishKey>>,
 }
@@ -95,5 +96,13 @@ mod tests {
             assert_eq!(seen, Some(before));
         });
         assert_eq!(server.live().drain, drain);
+    }
+
+    #[tokio::test]
+    async fn a_shutdown_takes_any_time_to_drain() {
+        let server = Server::builder(MemoryPool::default()).start().await.unwrap();
+        server.change_settings(|live| live.drain = Duration::MAX);
+        // Without clients it ends at once.
+        server.shutdown().await;
     }
 }
