@@ -1,9 +1,11 @@
 //! What the site is told of connections that have ended.
 
+use std::fs;
+
 use serde_json::json;
 use tests::{
     client::{Client, soon},
-    site::Site,
+    site::{Asked, Site},
 };
 
 use crate::{act, node, ping};
@@ -50,6 +52,38 @@ async fn a_node_that_shuts_down_tells_the_site_of_its_connections() {
     assert_eq!(asked.json["code"], 1012);
     asked.nothing().await;
     assert!(node.wait().await.success());
+}
+
+#[tokio::test]
+async fn a_node_that_shuts_down_tells_a_site_again_that_was_not_there() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let mut node = node(state.path(), &site, &[]).await;
+    let mut client = Client::connect(node.address(), &[]).await;
+    ping(&mut client, &mut site).await;
+    node.terminate();
+    assert_eq!(client.closed().await.0, 1012);
+    let unavailable = async |asked: Asked| asked.answer("503 Service Unavailable", "text/plain", "later").await;
+    unavailable(site.asked_for("disconnect").await).await;
+    site.asked_for("disconnect").await.nothing().await;
+    assert!(node.wait().await.success());
+}
+
+#[tokio::test]
+async fn a_node_that_shuts_down_counts_the_ends_of_connections_that_it_could_not_tell() {
+    let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
+    let file = state.path().join("ws.toml");
+    fs::write(&file, "[cluster]\nshutdown_timeout = \"500ms\"\n").unwrap();
+    let mut node = node(state.path(), &site, &["--config", file.to_str().unwrap()]).await;
+    let mut client = Client::connect(node.address(), &[]).await;
+    ping(&mut client, &mut site).await;
+    node.terminate();
+    assert_eq!(client.closed().await.0, 1012);
+    let asked = site.asked_for("disconnect").await;
+    asked.answer("503 Service Unavailable", "text/plain", "later").await;
+    assert!(node.wait().await.success());
+    let log = node.whole_log().await;
+    let line = log.lines().find(|line| line.contains("does not wait any longer to tell the site")).expect("a line");
+    assert!(line.contains("WARN") && line.contains("count=1"), "{line}");
 }
 
 #[tokio::test]

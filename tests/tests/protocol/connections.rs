@@ -1,7 +1,8 @@
 //! Connections: how they end, what holds them back, and their limits. Frames are the subject of `conformance`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{future::IntoFuture, net::SocketAddr, time::Duration};
 
+use async_trait::async_trait;
 use futures_util::StreamExt;
 use http::StatusCode;
 use serde_json::json;
@@ -11,11 +12,11 @@ use tests::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
     sync::mpsc,
 };
 use tokio_tungstenite::tungstenite::Message;
-use ws_cluster::{Config, Target};
+use ws_cluster::{AuthenticationError, Authenticator, Config, Credentials, Handshake, Identity, Target};
 
 use super::App;
 
@@ -250,6 +251,50 @@ async fn limits_and_foreign_pages_are_refused_before_the_upgrade() {
     for (origin, status) in [("https://evil.example", Some(StatusCode::FORBIDDEN)), ("https://app.example", None)] {
         let tried = Client::try_connect(app.address, "/WebSockets", &[("origin", origin)]).await;
         assert_eq!(tried.err(), status, "{origin}");
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_ends_every_listener() {
+    let app = App::start().await;
+    let mut client = app.guest().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let other = app.server.serve(listener).with_graceful_shutdown(std::future::ready(()));
+    // The signal of one listener ends both.
+    soon(other.into_future()).await.unwrap();
+    assert_eq!(client.closed().await.0, 1012);
+    soon(app.task).await.unwrap().unwrap();
+
+    // So does a call of the application, also before the listener is served.
+    let app = App::start().await;
+    soon(app.server.shutdown()).await;
+    soon(app.task).await.unwrap().unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    soon(app.server.serve(listener).into_future()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_test_connection_is_closed_at_once_and_nobody_learns_of_it() {
+    let mut app = App::with(|builder| builder.authenticator(Unasked)).await;
+    let mut test = Client::connect(app.address, &[("ws-cluster-test", "1")]).await;
+    let (code, reason) = test.closed().await;
+    assert_eq!((code, &*reason), (1000, "a test connection"));
+    drop(test);
+    soon(app.server.shutdown()).await;
+    assert!(app.told.try_recv().is_err(), "no handler was called");
+}
+
+/// An authenticator that does not answer, and must not be asked.
+struct Unasked;
+
+#[async_trait]
+impl Authenticator for Unasked {
+    async fn authenticate(
+        &self,
+        _: &Handshake,
+        _: Option<Credentials<'_>>,
+    ) -> Result<Option<Identity>, AuthenticationError> {
+        std::future::pending().await
     }
 }
 

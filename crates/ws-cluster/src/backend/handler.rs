@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
     Backend, answer,
@@ -80,7 +80,8 @@ impl Backend {
         asked
     }
 
-    /// Tells the site that a connection has ended. The connection keeps its place for the first attempt only.
+    /// Tells the site that a connection has ended. The connection keeps its place for the first attempt only, and a
+    /// shutdown waits for the others.
     async fn tell_end(&self, request: &Request) {
         if self.0.events.get() >= EVENTS {
             return self.log_lost_event("too many such events wait");
@@ -98,11 +99,11 @@ impl Backend {
         let id = event_id();
         let _entered = self.0.events.enter();
         if self.send_event(&id, &body).await.is_err() {
-            tokio::spawn(self.clone().send_event_again(id, body));
+            tokio::spawn(self.clone().send_event_again(id, body, request.server().delay_shutdown()));
         }
     }
 
-    async fn send_event_again(self, id: String, body: Vec<u8>) {
+    async fn send_event_again(self, id: String, body: Vec<u8>, _delays_shutdown: watch::Receiver<()>) {
         let _entered = self.0.events.enter();
         let mut failure = None;
         for pause in PAUSES {

@@ -40,7 +40,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const BEYOND_TIMEOUT: Duration = Duration::from_secs(2);
 
 impl Server {
-    /// Accepts on a listener until `shutdown` resolves, and shuts down.
+    /// Accepts on a listener until `shutdown` resolves, the node cannot go on, or the server shuts down for any other
+    /// reason. Then waits for the shutdown.
     pub(super) async fn accept_all(
         &self,
         listener: TcpListener,
@@ -50,15 +51,21 @@ impl Server {
         // A watch channel, because each connection reads it once, and the sender can wait until all connections have
         // dropped it.
         let (closing, _) = watch::channel(());
-        let mut shutdown = std::pin::pin!(shutdown);
-        let mut drain_requested = std::pin::pin!(self.drain_requested());
-        let mut failure = std::pin::pin!(self.0.cluster.failure());
+        let mut end = std::pin::pin!(async {
+            // In this order: a failure also shuts the server down, and the caller's signal may have work of its own
+            // after a request to drain.
+            tokio::select! {
+                biased;
+                failure = self.failed() => Err(failure),
+                () = shutdown => Ok(()),
+                () = self.drain_requested() => Ok(()),
+                () = self.shutdown_begun() => Ok(()),
+            }
+        });
         let outcome = loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                () = &mut shutdown => break Ok(()),
-                () = &mut drain_requested => break Ok(()),
-                failure = &mut failure => break Err(failure.into()),
+                outcome = &mut end => break outcome,
             };
             match accepted {
                 Ok((stream, peer)) => self.take_in(stream, RemoteAddress(peer), &encryption, &closing),
@@ -69,7 +76,7 @@ impl Server {
                     }
                     tokio::select! {
                         () = tokio::time::sleep(ACCEPT_PAUSE) => {}
-                        () = &mut shutdown => break Ok(()),
+                        outcome = &mut end => break outcome,
                     }
                 }
             }

@@ -103,6 +103,10 @@ struct Shared {
     gate: Gate,
     /// Limits the log lines that clients can cause.
     logs: LogLimits<Cause>,
+    /// True from the beginning of the shutdown on.
+    shutting_down: watch::Sender<bool>,
+    /// Its receivers are held by tasks that the shutdown waits for.
+    unfinished: watch::Sender<()>,
     /// Limits of log lines by action. They are apart from `logs`, because a fallback handles actions that clients
     /// invent, which would displace the other causes.
     handler_logs: LogLimits<(Fault, String)>,
@@ -118,7 +122,8 @@ impl Server {
     }
 
     /// Serves clients, links and HTTP ([`handle`](Self::handle)) on a listener. It ends when the returned future is
-    /// dropped, when its [signal](Serve::with_graceful_shutdown) resolves, or when the node cannot go on.
+    /// dropped, when its [signal](Serve::with_graceful_shutdown) resolves, when the server [shuts
+    /// down](Self::shutdown) for any other reason, or when the node cannot go on.
     ///
     /// Errors of single connections and a lack of file descriptors are logged, and do not end it.
     ///

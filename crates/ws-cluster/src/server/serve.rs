@@ -59,8 +59,8 @@ impl Serve {
 
     /// Stops accepting when `signal` resolves, and then [shuts the server down](Server::shutdown).
     ///
-    /// A server can serve several listeners at once; the first whose signal resolves shuts all of it down.
-    /// [`shutdown_signal`] is a signal for most programs.
+    /// A server can serve several listeners at once. The first whose signal resolves shuts all of it down, and the
+    /// others end with it. [`shutdown_signal`] is a signal for most programs.
     pub fn with_graceful_shutdown<F: Future<Output = ()> + Send + 'static>(self, signal: F) -> Serve<F> {
         let Self { server, listener, encryption, .. } = self;
         Serve { server, listener, encryption, signal }

@@ -4,7 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use super::{
     ActionHandler, Layer, Server, ServerBuilder, Shared, States,
@@ -89,6 +89,8 @@ impl ServerBuilder {
             backend_stats: self.backend_stats,
             outbox,
             handler_times,
+            shutting_down: watch::Sender::new(false),
+            unfinished: watch::Sender::new(()),
             gate: Gate::new(&self.config.http),
             logs: LogLimits::default(),
             handler_logs: LogLimits::default(),
