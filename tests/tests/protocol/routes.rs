@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 
 use async_trait::async_trait;
 use serde_json::json;
-use tests::client::Client;
+use tests::{
+    client::{Client, soon},
+    http_client,
+};
 use tokio::net::TcpListener;
 use ws_cluster::{ActionError, ActionHandler, Config, MemoryPool, Request, Server, ServerBuilder, StartError};
 
@@ -94,6 +97,15 @@ async fn an_axum_app_mounts_it() {
         client.send("echo", json!([path])).await;
         client.expect("echo", json!([path])).await;
     }
+    // A publish key that is set later opens the paths of the site.
+    let publish = async || {
+        let headers = [("authorization", "Bearer a key that is set while the server runs")];
+        let body = r#"{"action":"news","to":"all"}"#;
+        soon(http_client::request(address, "POST", "/_publish", &headers, body)).await.unwrap().status.as_u16()
+    };
+    assert_eq!(publish().await, 404);
+    app.server.change_settings(|live| live.set_publish_key(Some("a key that is set while the server runs")).unwrap());
+    assert_eq!(publish().await, 204);
 }
 
 #[tokio::test]

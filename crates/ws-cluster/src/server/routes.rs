@@ -215,8 +215,10 @@ impl Server {
         response
     }
 
-    /// Returns a router with the paths of clients, of links, of the browser client, of pages and, with a publish key,
-    /// of the requests of a site. `/health` and `/ready` are in [`health_routes`](Self::health_routes).
+    /// Returns a router with the paths of clients, of links, of the browser client, of pages and of the requests of a
+    /// site. The latter get 404 while there is no publish key, which can be
+    /// [set later](crate::LiveSettings::set_publish_key). `/health` and `/ready` are in
+    /// [`health_routes`](Self::health_routes).
     ///
     /// Merge it into an application's router, or nest it there; then add the prefix to the
     /// [address](crate::ServerBuilder::address). Serve the application with
@@ -224,9 +226,7 @@ impl Server {
     #[cfg(feature = "axum")]
     pub fn routes<S: Clone + Send + Sync + 'static>(&self) -> axum::Router<S> {
         let mut paths = vec![&*self.0.path, LINK, CLIENT];
-        if self.live().publish_key.is_some() {
-            paths.extend(FOR_THE_SITE);
-        }
+        paths.extend(FOR_THE_SITE);
         paths.extend(self.0.pages.keys().map(String::as_str));
         self.router(paths)
     }
