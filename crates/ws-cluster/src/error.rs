@@ -150,10 +150,10 @@ pub enum StartError {
         state: &'static str,
     },
     /// The operating system gives no random numbers.
-    #[error("the system has no random numbers: {reason}")]
+    #[error("the system has no random numbers: {source}")]
     NoRandomNumbers {
         /// The system's error.
-        reason: String,
+        source: std::io::Error,
     },
     /// The URL or path of the pool is malformed. If the pool does not answer, there is no error: the node tries again.
     #[error(transparent)]
@@ -212,7 +212,8 @@ impl PublishError {
 
 impl StartError {
     pub(crate) fn no_random_numbers(error: getrandom::Error) -> Self {
-        Self::NoRandomNumbers { reason: error.to_string() }
+        let text = || std::io::Error::other(error.to_string());
+        Self::NoRandomNumbers { source: error.raw_os_error().map_or_else(text, std::io::Error::from_raw_os_error) }
     }
 }
 

@@ -32,7 +32,7 @@ mod signature;
 mod turns;
 
 /// The reason why a [`Backend`] cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BackendError {
     /// The URL names no place to which requests could be sent.
@@ -46,7 +46,7 @@ pub enum BackendError {
     Setting(String),
     /// There can be no HTTPS client, because the system's certificates cannot be read.
     #[error("the system's certificates cannot be read ({0}): install the package ca-certificates")]
-    Client(String),
+    Client(#[source] Arc<std::io::Error>),
 }
 
 /// The site's own code, in any language, behind a URL: it says who clients are, and handles their actions.
@@ -234,7 +234,7 @@ fn place(text: &str) -> Result<Place, BackendError> {
     if url.fragment().is_some() {
         return Err(malformed("it has a fragment"));
     }
-    let client = HttpClient::new().map_err(|error| BackendError::Client(error.to_string()))?;
+    let client = HttpClient::new().map_err(|error| BackendError::Client(Arc::new(error)))?;
     Ok(Place::Url { client, url: url.into() })
 }
 

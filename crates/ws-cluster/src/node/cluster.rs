@@ -200,6 +200,13 @@ impl Cluster {
         self.status.clone()
     }
 
+    /// Resolves once this node accepts clients, and never after its end.
+    pub(crate) async fn ready(&self) {
+        if self.status().wait_for(|status| status.ready).await.is_err() {
+            std::future::pending().await
+        }
+    }
+
     /// Resolves with the reason if this node cannot continue.
     pub(crate) async fn failure(&self) -> Failure {
         let mut failure = self.failure.clone();
@@ -366,6 +373,7 @@ pub(crate) async fn start(
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
     use tokio::sync::Notify;
 
     use super::*;
@@ -417,6 +425,7 @@ mod tests {
         hub.0.notified().await;
         let status = status.wait_for(|status| !status.ready).await.unwrap();
         assert_eq!(status.degraded, Some(Degraded::Stopped));
+        assert_eq!(cluster.ready().now_or_never(), None, "it never becomes ready again");
     }
 
     /// A sink that keeps the driver's thread when it gets a message, until it is released.

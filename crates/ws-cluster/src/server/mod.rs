@@ -176,8 +176,7 @@ impl Server {
     /// Waits until this node accepts clients, which may be after [`start`](crate::ServerBuilder::start) has returned.
     /// It also waits while the node has no master, for example because the pool's database does not answer.
     pub async fn wait_ready(&self) {
-        // The sender ends after the last handle on the server, which this is one of.
-        let _ = self.0.cluster.status().wait_for(|status| status.ready).await;
+        self.0.cluster.ready().await;
     }
 
     pub(crate) fn config(&self) -> &Config {

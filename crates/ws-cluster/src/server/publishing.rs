@@ -37,6 +37,9 @@ impl Server {
     ///
     /// Waits up to [`publish_timeout`](crate::ClusterConfig::publish_timeout) (5 s).
     ///
+    /// If the returned future is dropped, the outcome is unknown, as with [`PublishError::OutcomeUnknown`]: the message may
+    /// still be delivered. The same holds for every method here that publishes a message or a command.
+    ///
     /// # Errors
     /// Each [`PublishError`] says whether the message may still be delivered.
     pub async fn publish(&self, message: Message) -> Result<(), PublishError> {

@@ -37,7 +37,7 @@ const SET_SIZE: usize = 256 * 1024;
 const ALGORITHMS: [Algorithm; 4] = [Algorithm::HS256, Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA];
 
 /// The reason why a [`JwtAuthenticator`] cannot be made.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum JwtError {
     /// The secret has fewer than 32 bytes, so that it could be guessed from a token.
@@ -55,7 +55,7 @@ pub enum JwtError {
     /// There can be no HTTPS client, because the system's certificates cannot be read.
     #[cfg(feature = "http-client")]
     #[error("the system's certificates cannot be read ({0}): install the package ca-certificates")]
-    Client(String),
+    Client(#[source] std::sync::Arc<std::io::Error>),
 }
 
 /// Identifies clients by a JSON Web Token that the site signed.
@@ -181,7 +181,7 @@ impl JwtAuthenticator {
     /// [`JwtError::Client`]: the system's certificates cannot be read.
     #[cfg(feature = "http-client")]
     pub fn jwks_url(self, url: impl Into<String>) -> Result<Self, JwtError> {
-        let client = HttpClient::new().map_err(|error| JwtError::Client(error.to_string()))?;
+        let client = HttpClient::new().map_err(|error| JwtError::Client(std::sync::Arc::new(error)))?;
         let url = url.into();
         Ok(self.jwks(url.clone(), move || {
             let (client, url) = (client.clone(), url.clone());
