@@ -87,14 +87,24 @@ async fn actions_that_are_slow_do_not_keep_those_of_others_from_the_site() {
 #[tokio::test]
 async fn actions_that_always_fail_do_not_keep_those_of_others_from_the_site() {
     let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
-    let node = node(state.path(), &site, &[]).await;
-    let mut guest = Client::connect(node.address(), &[]).await;
-    for _ in 0..8 {
-        let asked = act(&mut guest, &mut site, "x", json!([])).await;
+    let node = node(state.path(), &site, &["--backend-timeout", "1s"]).await;
+    let (mut guest, mut other) =
+        (Client::connect(node.address(), &[]).await, Client::connect(node.address(), &[]).await);
+    let mut fail = async |guest: &mut Client, site: &mut Site| {
+        let asked = act(guest, site, "x", json!([])).await;
         asked.answer("503 Service Unavailable", "text/plain", "later").await;
-        error(&mut guest, "x", 503).await;
+        error(guest, "x", 503).await;
+    };
+    fail(&mut guest, &mut site).await;
+    // The breaker opens for failures that last for a time limit, which passes here.
+    let hanging = act(&mut guest, &mut site, "slow", json!([])).await;
+    error(&mut guest, "slow", 504).await;
+    drop(hanging);
+    for _ in 0..8 {
+        ping(&mut other, &mut site).await;
+        fail(&mut guest, &mut site).await;
     }
-    ping(&mut guest, &mut site).await;
+    ping(&mut other, &mut site).await;
 }
 
 /// Sends an action of each client, and sorts the errors by their codes as they come.
