@@ -1,13 +1,17 @@
 //! A node that serves TLS itself: its clients, its certificate while it runs, and what it refuses.
 
-use std::{fs, net::SocketAddr};
+use std::{
+    fs,
+    net::SocketAddr,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tests::{
     WsServer,
-    client::soon,
+    client::{eventually, soon},
     http_client,
     tls::{Certificate, HOST},
 };
@@ -151,6 +155,48 @@ async fn a_certificate_that_is_renewed_is_used_without_a_restart() {
     let newer = files.renew();
     node.logged_lines(2, |line| line.contains("certificate that was read again")).await;
     assert!(serves(&node, &newer).await);
+}
+
+#[tokio::test]
+async fn an_operator_learns_of_clients_that_do_not_trust_the_certificate() {
+    let files = Files::new();
+    let certificate = files.renew();
+    let node = files.node(&["--admin", "127.0.0.1:0", "--metrics-open"]).await;
+    // A check of the port, without TLS, is no handshake.
+    drop(TcpStream::connect(node.address()).await.expect("it listens"));
+    assert!(!serves(&node, &Certificate::new()).await);
+    let log = node.logged("a TLS handshake failed").await;
+    let line = log.lines().find(|line| line.contains("a TLS handshake failed")).expect("a line");
+    assert!(line.contains("WARN") && line.contains("alert"), "{line}");
+    assert!(serves(&node, &certificate).await);
+    // The node records its counts from time to time.
+    let page = node.admin_address().await;
+    eventually(async || {
+        let metrics = http_client::request(page, "GET", "/metrics", &[], "").await.expect("an answer").text;
+        metrics.contains("ws_cluster_handshakes_total{outcome=\"tls_failed\"} 1\n").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operator_is_warned_of_a_certificate_that_ends_soon() {
+    let files = Files::new();
+    let key = rcgen::KeyPair::generate().expect("a key");
+    let end_within = |days: u64| {
+        let mut params = rcgen::CertificateParams::new([HOST.to_owned()]).expect("a name");
+        params.not_after = (SystemTime::now() + Duration::from_secs(days * 24 * 60 * 60)).into();
+        write(&files.path("key.pem"), &key.serialize_pem());
+        write(&files.path("cert.pem"), &params.self_signed(&key).expect("a certificate").pem());
+    };
+    end_within(3);
+    let node = files.node(&[]).await;
+    let log = node.logged("the certificate in use ends within days").await;
+    assert!(log.contains("days=2"), "{log}");
+    // After its renewal there is nothing to tell.
+    end_within(30);
+    node.logged("certificate that was read again").await;
+    end_within(0);
+    node.logged("the certificate in use has ended").await;
 }
 
 #[tokio::test]

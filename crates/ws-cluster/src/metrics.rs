@@ -101,7 +101,11 @@ pub static SERIES: &[Series] = &[
         &["state"],
         "Open connections: of users, of guests, and those that have not joined yet.",
     ),
-    counter("ws_cluster_handshakes_total", &["outcome"], "Upgrade requests of clients, by how they ended."),
+    counter(
+        "ws_cluster_handshakes_total",
+        &["outcome"],
+        "Upgrade requests of clients, by how they ended, and TLS handshakes that failed.",
+    ),
     counter("ws_cluster_messages_received_total", &[], "Messages that came from clients."),
     counter("ws_cluster_received_bytes_total", &[], "Bytes that came from clients.").bytes(),
     counter("ws_cluster_deliveries_total", &[], "Messages that were queued for clients, each counted for each client."),

@@ -13,6 +13,10 @@ use ws_cluster::TlsCertificate;
 
 use crate::{Failure, Outcome, cli::Tls};
 
+/// Time before the end of a certificate from which on the log warns of it. Tools renew certificates weeks before.
+const END_IS_NEAR: Duration = Duration::from_secs(7 * DAY);
+const DAY: u64 = 24 * 60 * 60;
+
 /// Time between two checks whether the files have changed.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 
@@ -36,6 +40,33 @@ struct Trouble {
     persists: bool,
     /// The last reason that was logged.
     logged: Option<String>,
+}
+
+/// How near the end of a certificate is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Far,
+    /// It comes after this many whole days.
+    Near(u64),
+    Over,
+}
+
+impl End {
+    fn of(expires: SystemTime, now: SystemTime) -> Self {
+        match expires.duration_since(now) {
+            Err(_) => Self::Over,
+            Ok(left) if left < END_IS_NEAR => Self::Near(left.as_secs() / DAY),
+            Ok(_) => Self::Far,
+        }
+    }
+
+    fn log(self) {
+        match self {
+            Self::Far => {}
+            Self::Near(days) => tracing::warn!(days, "the certificate in use ends within days, and is not renewed"),
+            Self::Over => tracing::error!("the certificate in use has ended: clients refuse it"),
+        }
+    }
 }
 
 impl Certificate {
@@ -94,11 +125,12 @@ impl Certificate {
         }
     }
 
-    /// Reads the files again whenever they change.
+    /// Reads the files again whenever they change, and warns once a day if the certificate ends soon.
     pub(crate) async fn follow(&self) {
         let mut look = interval(LOOK_INTERVAL);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut seen = self.opened;
+        let mut end = End::Far;
         loop {
             look.tick().await;
             let now = stamps(&self.files);
@@ -106,6 +138,11 @@ impl Certificate {
             if now != seen || self.trouble.lock().persists {
                 self.read_again(false);
                 seen = now;
+            }
+            let expires = self.certificate.expires();
+            let next = expires.map_or(End::Far, |expires| End::of(expires, SystemTime::now()));
+            if std::mem::replace(&mut end, next) != next {
+                next.log();
             }
         }
     }
@@ -140,6 +177,22 @@ mod tests {
         let [cert, key] = ["cert.pem", "key.pem"].map(|name| Some(directory.path().join(name)));
         let opened = Certificate::open(&Tls { tls_cert: cert, tls_key: key });
         opened.unwrap_or_else(|_| panic!("a certificate")).expect("it is given")
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_told_once_a_day() {
+        let directory = TempDir::new().unwrap();
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(2_000_000_000);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut params = rcgen::CertificateParams::new(["node.test".to_owned()]).unwrap();
+        params.not_after = (now + Duration::from_secs(8 * DAY)).into();
+        fs::write(directory.path().join("cert.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+        fs::write(directory.path().join("key.pem"), key.serialize_pem()).unwrap();
+        let expires = open(&directory).certificate.expires().expect("an end");
+        let after = |hours: u64| End::of(expires, now + Duration::from_secs(hours * 60 * 60));
+        assert_eq!([0, 24].map(after), [End::Far; 2]);
+        assert_eq!([25, 48].map(after), [End::Near(6); 2]);
+        assert_eq!([49, 191, 193].map(after), [End::Near(5), End::Near(0), End::Over]);
     }
 
     /// Lets a few looks at the files pass.

@@ -20,7 +20,7 @@ use super::{
     socket::{Full, HttpStream, Slot, is_local},
     upgrade,
 };
-use crate::{ServeError, auth::Encrypted, clock::now};
+use crate::{ServeError, auth::Encrypted, clock::now, stats::HandshakeOutcome};
 
 /// An accepted socket.
 struct Accepted {
@@ -134,8 +134,16 @@ impl Server {
             _ = closing.changed() => return,
         };
         let socket = match begun {
-            Ok(socket) => socket,
-            Err(error) => return tracing::debug!(peer = %peer.0, %error, "a TLS handshake failed"),
+            Ok(Some(socket)) => socket,
+            Ok(None) => return,
+            Err(error) => {
+                self.count(HandshakeOutcome::Tls);
+                if let Some(line) = self.0.logs.due(Cause::Tls, now()) {
+                    let left_out = line.left_out;
+                    tracing::warn!(peer = %peer.0, %error, left_out, "a TLS handshake failed");
+                }
+                return;
+            }
         };
         let lacks_tls = encryption.is_on() && !socket.is_encrypted() && !is_local;
         let encrypted = socket.is_encrypted().then_some(Encrypted);

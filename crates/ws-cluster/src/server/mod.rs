@@ -61,6 +61,8 @@ pub(crate) enum Cause {
     Accept,
     /// A socket is beyond a limit.
     Sockets(Full),
+    /// The TLS handshake of a socket failed.
+    Tls,
     /// A connection is beyond a limit.
     Connections(crate::hub::Refusal),
     /// More clients come per second than the node takes.
@@ -101,12 +103,12 @@ struct Shared {
     pages: HashMap<String, Bytes>,
     /// Counts the sockets that `serve` accepts.
     gate: Gate,
-    /// Limits the log lines that clients can cause.
-    logs: LogLimits<Cause>,
     /// True from the beginning of the shutdown on.
     shutting_down: watch::Sender<bool>,
     /// Its receivers are held by tasks that the shutdown waits for.
     unfinished: watch::Sender<()>,
+    /// Limits the log lines that clients can cause.
+    logs: LogLimits<Cause>,
     /// Limits of log lines by action. They are apart from `logs`, because a fallback handles actions that clients
     /// invent, which would displace the other causes.
     handler_logs: LogLimits<(Fault, String)>,
@@ -174,7 +176,8 @@ impl Server {
     }
 
     /// Waits until this node accepts clients, which may be after [`start`](crate::ServerBuilder::start) has returned.
-    /// It also waits while the node has no master, for example because the pool's database does not answer.
+    /// It also waits while the node has no master, for example because the pool's database does not answer. It waits for
+    /// ever if the node has [shut down](Self::shutdown) or [cannot go on](Self::failed).
     pub async fn wait_ready(&self) {
         self.0.cluster.ready().await;
     }

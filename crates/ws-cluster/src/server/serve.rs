@@ -41,14 +41,17 @@ impl Encryption {
         return false;
     }
 
-    /// Begins an accepted connection within the time limit.
-    pub(super) async fn begin(&self, stream: TcpStream, limit: Duration) -> io::Result<Socket> {
+    /// Begins an accepted connection within the time limit. Returns `None` if the peer sends nothing.
+    ///
+    /// # Errors
+    /// The TLS handshake fails.
+    pub(super) async fn begin(&self, stream: TcpStream, limit: Duration) -> io::Result<Option<Socket>> {
         #[cfg(feature = "tls")]
         if let Some(certificate) = &self.certificate {
             return certificate.accept(stream, limit).await;
         }
         let _ = limit;
-        Ok(Socket::Tcp(stream))
+        Ok(Some(Socket::Tcp(stream)))
     }
 }
 

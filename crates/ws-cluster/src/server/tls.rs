@@ -4,21 +4,25 @@ use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use parking_lot::{Mutex, RwLock};
 use rustls::{
-    ServerConfig,
+    CertificateError, RootCertStore, ServerConfig,
+    client::verify_server_cert_signed_by_trust_anchor,
     crypto::ring::{self, Ticketer},
     pki_types::{
-        CertificateDer, PrivateKeyDer,
+        CertificateDer, PrivateKeyDer, UnixTime,
         pem::{self, PemObject},
     },
-    server::{ClientHello, NoServerSessionStorage, ResolvesServerCert},
+    server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert},
     sign::CertifiedKey,
 };
-use tokio::{net::TcpStream, time::timeout};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
 use tokio_rustls::TlsAcceptor;
 
 use super::socket::Socket;
@@ -48,7 +52,7 @@ pub struct TlsCertificate(Arc<Shared>);
 
 struct Shared {
     files: Files,
-    /// The contents of the files that are in use.
+    /// The contents of the files that are in use. A synchronous lock, held while the files are read again.
     contents: Mutex<Contents>,
     resolver: Arc<Resolver>,
     acceptor: TlsAcceptor,
@@ -144,8 +148,9 @@ impl TlsCertificate {
     /// renewals of its two files, a certificate does not match its key: try again a moment later.
     pub fn reload(&self) -> Result<bool, TlsError> {
         let Shared { files, contents, resolver, .. } = &*self.0;
-        let new = files.read()?;
+        // Locked first, so that of two calls at the same time the later reader wins.
         let mut contents = contents.lock();
+        let new = files.read()?;
         if *contents == new {
             return Ok(false);
         }
@@ -154,17 +159,33 @@ impl TlsCertificate {
         Ok(true)
     }
 
-    /// Accepts a connection within the time limit. One that does not speak TLS comes back as a plain socket.
-    pub(super) async fn accept(&self, stream: TcpStream, limit: Duration) -> io::Result<Socket> {
-        let accepted = async {
-            let mut first = [0];
-            match stream.peek(&mut first).await? {
-                0 => Err(io::ErrorKind::UnexpectedEof.into()),
-                _ if first != [HANDSHAKE] => Ok(Socket::Tcp(stream)),
-                _ => Ok(Socket::Tls(Box::new(self.0.acceptor.accept(EagerSocket::new(stream)).await?))),
+    /// Returns the time at which the certificate in use ends, or `None` if the certificate does not tell it.
+    pub fn expires(&self) -> Option<SystemTime> {
+        let certified = self.0.resolver.0.read().clone();
+        let own = ParsedCertificate::try_from(certified.cert.first()?).ok()?;
+        // The check of the dates comes first. At the end of time it fails, and its error has the end of the certificate.
+        let end_of_time = UnixTime::since_unix_epoch(Duration::from_secs(u64::MAX));
+        let no_roots = RootCertStore::empty();
+        match verify_server_cert_signed_by_trust_anchor(&own, &no_roots, &[], end_of_time, &[]) {
+            Err(rustls::Error::InvalidCertificate(CertificateError::ExpiredContext { not_after, .. })) => {
+                UNIX_EPOCH.checked_add(Duration::from_secs(not_after.as_secs()))
             }
-        };
-        timeout(limit, accepted).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            _ => None,
+        }
+    }
+
+    /// Accepts a connection within the time limit. One that does not speak TLS comes back as a plain socket, and one that
+    /// sends nothing as `None`: a check of the port, or a browser's connection in reserve.
+    pub(super) async fn accept(&self, stream: TcpStream, limit: Duration) -> io::Result<Option<Socket>> {
+        let until = Instant::now() + limit;
+        let mut first = [0];
+        match timeout_at(until, stream.peek(&mut first)).await {
+            Ok(Ok(1..)) if first == [HANDSHAKE] => {}
+            Ok(Ok(1..)) => return Ok(Some(Socket::Tcp(stream))),
+            Ok(Ok(0) | Err(_)) | Err(_) => return Ok(None),
+        }
+        let handshake = timeout_at(until, self.0.acceptor.accept(EagerSocket::new(stream))).await;
+        Ok(Some(Socket::Tls(Box::new(handshake.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?))))
     }
 }
 

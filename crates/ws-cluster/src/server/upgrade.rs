@@ -91,7 +91,7 @@ impl Server {
         }
     }
 
-    fn count(&self, outcome: HandshakeOutcome) {
+    pub(super) fn count(&self, outcome: HandshakeOutcome) {
         self.hub().stats().metered.note(|counts| counts.handshakes[outcome as usize].add(1));
     }
 

@@ -81,7 +81,7 @@ macro_rules! labelled {
 pub(super) use labelled;
 
 labelled! {
-    /// How a client's upgrade request ended.
+    /// How a client's upgrade request ended, or that its TLS handshake failed.
     HandshakeOutcome {
         Accepted = "accepted",
         Malformed = "malformed",
@@ -91,6 +91,7 @@ labelled! {
         Node = "node_limit",
         Rate = "rate_limit",
         LookUp = "look_up_failed",
+        Tls = "tls_failed",
     }
 }
 
@@ -226,6 +227,24 @@ impl Stopwatch {
 #[cfg(all(test, feature = "metrics"))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_page_lists_the_values_of_each_label() {
+        let page = include_str!("../../../../docs/operations.md");
+        for (what, labels) in [
+            ("a handshake", HandshakeOutcome::LABELS),
+            ("a publish", PublishOutcome::LABELS),
+            ("a resume", ResumeOutcome::LABELS),
+            ("a session look-up", LookUpOutcome::LABELS),
+        ] {
+            let begin = format!("| `outcome` of {what} | ");
+            let row = page.lines().find_map(|line| line.strip_prefix(&begin)).expect(what);
+            let listed: Vec<&str> = row.split('`').skip(1).step_by(2).collect();
+            // Accepted publishes have a histogram of their own.
+            let of_others = listed.iter().filter(|label| what != "a publish" || **label != "accepted");
+            assert_eq!(of_others.copied().collect::<Vec<_>>(), labels, "{what}");
+        }
+    }
 
     #[test]
     fn actions_beyond_a_number_share_a_label() {
