@@ -164,6 +164,12 @@ impl Context {
         Some(peer)
     }
 
+    /// Dials every node whose address is known.
+    pub(super) fn dial_all(&mut self) {
+        let nodes: Vec<NodeId> = self.addresses.keys().copied().collect();
+        nodes.into_iter().for_each(|node| self.dial(node));
+    }
+
     /// Dials a node, unless this node is linked to it or is dialling it.
     pub(super) fn dial(&mut self, node: NodeId) {
         if let Some(address) = self.addresses.get(&node)

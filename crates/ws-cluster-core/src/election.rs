@@ -17,6 +17,8 @@ pub(super) struct Candidacy {
     promises: BTreeMap<NodeId, Instant>,
     /// True if the master's address has refused a dial since the link was lost.
     pub(super) refused: bool,
+    /// When the link to the master was lost.
+    lost_at: Option<Instant>,
     /// Since when the pool's lease has been older than what this node knows: an older term, or the same term with
     /// another master.
     lease_behind_since: Option<Instant>,
@@ -31,6 +33,11 @@ impl Candidacy {
 
     pub(super) fn add_promise(&mut self, now: Instant, peer: NodeId) {
         self.promises.insert(peer, now);
+    }
+
+    /// Notes that the link to the master was lost.
+    pub(super) fn note_loss(&mut self, now: Instant) {
+        self.lost_at = Some(now);
     }
 
     /// Forgets promises that are as old as a lease.
@@ -98,6 +105,10 @@ impl Candidacy {
         if lease.master.is_none() || lease.master != cx.master || lease.term != cx.term {
             return false;
         }
+        // An older view may not show a node that joined last, and holds what the master accepted last.
+        if self.lost_at.is_some_and(|lost| cx.pool.view_asked_at.is_none_or(|asked| asked < lost)) {
+            return false;
+        }
         let Some(own_row) = cx.row(cx.me) else { return false };
         if cx.replaced == lease.master {
             // Rows of any age count here. After an outage of the database all rows are old, and every older node knows
@@ -118,8 +129,9 @@ impl Candidacy {
     fn promise(&mut self, cx: &mut Context) {
         let Some(master) = cx.master.filter(|_| !self.has_promised()) else { return };
         let Some(own_row) = cx.row(cx.me).filter(|row| row.joined == Some(cx.term)) else { return };
-        let members = cx.members(cx.term, Some(master)).filter_map(|node| cx.row(node));
-        let first = members.min_by_key(|row| row.ord).filter(|row| row.ord < own_row.ord);
+        // A node that does not announce itself does not reach the pool, so it cannot take the lease.
+        let live = cx.live_rows().filter(|row| row.joined == Some(cx.term) && row.node != cx.me && row.node != master);
+        let first = live.min_by_key(|row| row.ord).filter(|row| row.ord < own_row.ord);
         let Some(first) = first.map(|row| row.node) else { return };
         match cx.link_to(first) {
             Some(link) => {

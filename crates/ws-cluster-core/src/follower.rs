@@ -215,6 +215,7 @@ impl Follower {
             return;
         }
         let asked_at = std::mem::take(&mut self.upstream).asked_at;
+        self.candidacy.note_loss(cx.now);
         cx.pool.read_soon();
         // A join that failed at once is repeated only at the next tick.
         if cx.is_due(asked_at, cx.config.redial_interval) {
@@ -255,6 +256,10 @@ impl Follower {
             if self.upstream.phase == UpstreamPhase::Apart && cx.is_due(self.sought_at, cx.config.redial_interval) {
                 self.seek_master(cx);
                 self.sought_at = Some(cx.now);
+                if cx.pool.is_failing() {
+                    // The others may have elected a master. The pool cannot say so, but each of them can.
+                    cx.dial_all();
+                }
             }
             self.candidacy.tick(cx, self.is_welcomed());
         }

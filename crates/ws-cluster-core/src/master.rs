@@ -110,10 +110,11 @@ impl Master {
     }
 
     /// Returns the node that gets the lease: `Some(None)` if there is no follower, `None` while no follower holds every
-    /// entry.
-    pub(super) fn successor(&self, last: Seq) -> Option<Option<NodeId>> {
+    /// entry. `patient` is true as long as there is time for a follower to become a member.
+    pub(super) fn successor(&self, last: Seq, patient: bool) -> Option<Option<NodeId>> {
         if self.members().next().is_none() {
-            return Some(None);
+            let catches_up = !self.followers.is_empty() || !self.waiting.is_empty();
+            return if catches_up && patient { None } else { Some(None) };
         }
         self.members().find(|(_, follower)| follower.acked == last).map(|(node, _)| Some(node))
     }

@@ -254,15 +254,17 @@ impl Context {
         self.pool.view.nodes.iter().filter(|row| row.age <= self.config.member_timeout)
     }
 
-    /// Returns the live nodes that have joined the master of `term`, without this node and `master`.
+    /// Returns the nodes that have joined the master of `term`, without this node and `master`. Rows of any age count:
+    /// a master clears the members that it loses, so an old row that still says so is that of a member whose
+    /// announcements fail.
     pub(super) fn members(&self, term: Term, master: Option<NodeId>) -> impl Iterator<Item = NodeId> {
-        let joined = self.live_rows().filter(move |row| row.joined == Some(term));
+        let joined = self.pool.view.nodes.iter().filter(move |row| row.joined == Some(term));
         joined.map(|row| row.node).filter(move |node| *node != self.me && Some(*node) != master)
     }
 
     /// Returns the members of the last term that had a master, without that master and this node.
     pub(super) fn last_term_members(&self) -> BTreeSet<NodeId> {
-        let last = self.live_rows().filter_map(|row| row.joined).max();
+        let last = self.pool.view.nodes.iter().filter_map(|row| row.joined).max();
         last.into_iter().flat_map(|term| self.members(term, self.predecessor)).collect()
     }
 

@@ -25,8 +25,8 @@ impl Core {
 }
 
 impl Master {
-    /// Hands the lease over: to a follower that holds every entry, or to no node if there is no follower. Returns true
-    /// if it is done.
+    /// Hands the lease over: to a follower that holds every entry, or to no node if there is no follower. A follower that
+    /// catches up gets time to become a member. Returns true if it is done.
     fn hand_over(&self, cx: &mut Context) -> bool {
         if self.is_handed_over() {
             return true;
@@ -35,7 +35,9 @@ impl Master {
         if cx.delivered < last {
             return false;
         }
-        let Some(successor) = self.successor(last) else { return false };
+        // The rest of the time is for the release of the lease.
+        let patient = cx.shutdown_began_at.is_some_and(|began| cx.since(began) < cx.config.shutdown_timeout * 3 / 4);
+        let Some(successor) = self.successor(last, patient) else { return false };
         // A hand-over needs the pool. The shutdown's time limit ends the wait for it.
         let owned = cx.observation.lease().is_some_and(|lease| lease.master == Some(cx.me) && lease.term == cx.term);
         if owned && !cx.pool.is_deciding() {

@@ -11,6 +11,11 @@ impl Master {
     /// Asks the members of the last term for their logs.
     pub(super) fn collect(&mut self, cx: &mut Context) {
         self.expected.iter().for_each(|&node| cx.dial(node));
+        // A node that does not announce itself may be one that has only lost the database. It does not learn from the
+        // pool who is master.
+        let silent = cx.pool.view.nodes.iter().filter(|row| row.age > cx.config.member_timeout && row.node != cx.me);
+        let silent: Vec<NodeId> = silent.map(|row| row.node).collect();
+        silent.into_iter().for_each(|node| cx.dial(node));
         self.tick_takeover(cx);
     }
 

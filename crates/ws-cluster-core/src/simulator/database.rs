@@ -5,6 +5,9 @@ use std::time::Duration;
 use super::{Happening, World, story::Name};
 use crate::{Answer, NodeId, Query};
 
+/// The maximum time that the database usually takes for an answer, in milliseconds.
+pub(super) const USUAL_DELAY: u64 = 5;
+
 impl World {
     pub(super) fn stop_database(&mut self, down: bool) {
         self.db_down = down;
@@ -92,7 +95,8 @@ impl World {
         let (delay, answer) = if lost {
             (Duration::from_secs(2), Answer::Failed)
         } else {
-            (self.delay(self.db_delay * 9 / 10, self.db_delay), answer)
+            let longer = if self.steady { self.db_delay.saturating_sub(USUAL_DELAY) } else { 0 };
+            (self.delay(self.db_delay * 9 / 10, self.db_delay) + Duration::from_millis(longer), answer)
         };
         self.schedule(delay, place, Happening::Answer(answer));
     }

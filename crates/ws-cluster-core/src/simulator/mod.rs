@@ -44,6 +44,7 @@ pub use runs::{single_faults_with_clients, storm_with_clients};
 pub use seeds::search;
 pub use story::PublishName;
 
+use database::USUAL_DELAY;
 use events::{Event, Happening};
 use nodes::Node;
 use seeds::go_wrong;
@@ -150,7 +151,7 @@ impl World {
             db_down: false,
             db_read_only: false,
             db_skew: BTreeMap::new(),
-            db_delay: 5,
+            db_delay: USUAL_DELAY,
             lost_answers: 0,
             late_statements: 0,
             cuts: BTreeSet::new(),
@@ -191,7 +192,7 @@ impl World {
         self.replica = None;
         self.lost_answers = 0;
         self.late_statements = 0;
-        self.db_delay = 5;
+        self.db_delay = USUAL_DELAY;
         for place in 0..self.nodes.len() {
             self.nodes[place].db_cut = false;
             if self.nodes[place].core.is_none() {

@@ -68,11 +68,21 @@ fn standing_fault(seed: u64, story: bool) {
         }
     }
     if size > 2 {
-        // The master hands over, perhaps to the node that has the fault.
+        // The master hands over, perhaps to the node that has the fault, or dies.
+        let dies = world.rng.below(2) == 0;
+        if dies {
+            live(&mut world, SECOND * 15);
+        }
         let place = world.nodes.iter().position(|node| node.core.as_ref().is_some_and(Core::is_serving_master));
-        place.into_iter().for_each(|place| world.shut_down(place));
+        place.into_iter().for_each(|place| if dies { world.crash(place) } else { world.shut_down(place) });
     }
     live(&mut world, SECOND * 60);
+    if world.nodes[one].db_cut
+        && let Some(core) = world.nodes[one].core.as_ref().filter(|core| core.status().master.is_none())
+    {
+        let wrong = format!("{} reaches the other nodes and has no master", super::Name(core.id()));
+        world.fail(&wrong);
+    }
     let before = world.checks.accepted_so_far();
     live(&mut world, SECOND * 10);
     if world.checks.accepted_so_far() == before {
@@ -270,6 +280,65 @@ fn a_key_that_another_master_knew_longer_ago_is_not_delivered_twice() {
     world.run(SECOND * 5);
     let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
     assert_eq!(world.checks.settled(cores), Ok(()));
+}
+
+/// Only a node that has just joined holds the last entry when the master dies. The other member has not read in the pool
+/// that this node is a member, and must not take the lease before it does.
+#[test]
+fn a_candidate_reads_who_has_joined_before_it_takes_the_lease() {
+    for moment in 0..10 {
+        let mut world = World::steady(3);
+        world.run(SECOND * 5);
+        world.crash(1);
+        // Views are read twice a second.
+        world.run(SECOND * 5 + Duration::from_millis(50) * moment);
+        world.slow_database(200);
+        world.boot(1);
+        let joiner = world.nodes[1].id;
+        while !world.tables.read(world.now).nodes.iter().any(|row| row.node == joiner && row.joined.is_some()) {
+            world.run(Duration::from_millis(1));
+        }
+        world.cut(0, 2);
+        world.publish(0, Bytes::from_static(b"one"), None);
+        world.run(Duration::from_millis(3));
+        assert_eq!(world.checks.accepted_so_far(), 1);
+        let rewrites = |world: &World| world.nodes[1].core.as_ref().map(Core::rewrites);
+        let before = rewrites(&world);
+        world.crash(0);
+        world.heal_cuts();
+        let lost = world.nodes[2].ends.iter().find(|(_, end)| end.peer == 0).map(|(&link, _)| link);
+        world.hang_up(2, lost.expect("it had joined"));
+        world.run(SECOND * 8);
+        let cores = world.nodes.iter().filter_map(|node| node.core.as_ref());
+        assert_eq!(world.checks.settled(cores), Ok(()));
+        assert_eq!(rewrites(&world), before, "what it has delivered keeps its position");
+    }
+}
+
+/// A follower has not caught up, because its window is small, when the master shuts down.
+#[test]
+fn a_master_that_shuts_down_waits_for_a_follower_that_catches_up() {
+    let mut limits = Limits::plain();
+    (limits.window, limits.batch) = (400, 400);
+    let mut world = World::of(Random(0), true, limits, 2, None, true);
+    world.run(SECOND * 5);
+    world.crash(1);
+    world.run(SECOND * 5);
+    (0..20).for_each(|_| world.publish(0, Bytes::from_static(b"one"), None));
+    world.run(SECOND);
+    assert_eq!(world.checks.accepted_so_far(), 20, "it is alone");
+    world.boot(1);
+    world.slow_down(0, 1, Duration::from_millis(50));
+    let follows = |world: &World| world.nodes[0].core.as_ref().is_some_and(|core| !core.followers().is_empty());
+    while !follows(&world) {
+        world.run(Duration::from_millis(1));
+    }
+    world.shut_down(0);
+    world.run(SECOND * 5);
+    assert!(world.nodes[0].core.is_none(), "it has ended");
+    let core = world.nodes[1].core.as_ref().expect("it lives");
+    assert!(core.is_serving_master());
+    assert_eq!(core.entries_after(0).filter(|entry| entry.proposal.content.is_some()).count(), 20);
 }
 
 /// A publish with a key waits on a node that sleeps. Another node publishes with the same key, before or after the first
