@@ -1,5 +1,6 @@
-//! `compare` measures every server that is installed, each in a process of its own on the same core. It measures them
-//! in turn and several times, so that a noisy machine affects all of them.
+//! `compare` measures every server that is installed, each in a process of its own on the same core. ws-cluster runs
+//! beside one send() and Bun, and each other server runs alone. All of them are measured several times, so that a noisy
+//! machine affects all of them.
 
 use std::{fs, time::Instant};
 
@@ -10,15 +11,15 @@ use crate::{
     peers::{Bun, Centrifugo, MESSAGE, Nats, Nchan, NodeWs, OneSend, Ours, Peer, Plain, SocketIo, SocketIoxide},
     scenario::{
         Stage, echo,
-        fan_out::{self, Figures, Load, Rounds, Way},
+        fan_out::{self, Figures, Load, Pace, Slices, Way},
         idle,
     },
     series::Series,
     table::{NOTHING, Table, figure},
 };
 
-/// Seconds for which each load is measured.
-const SECONDS: f64 = 0.5;
+/// The slices of each round.
+const PACE: Pace = Pace { slices: 5, seconds: 0.1 };
 
 /// Number of rounds in which the memory is measured, since it does not depend on the machine's speed.
 const MEMORY_ROUNDS: usize = 1;
@@ -26,18 +27,24 @@ const MEMORY_ROUNDS: usize = 1;
 /// The figures of one server.
 struct Shown {
     peer: Box<dyn Peer>,
-    fan_out: Rounds,
+    fan_out: Slices,
     idle: Vec<Option<f64>>,
     echo: Vec<Option<f64>>,
 }
 
 impl Shown {
     fn new(peer: Box<dyn Peer>) -> Self {
-        Self { peer, fan_out: Rounds::default(), idle: Vec::new(), echo: Vec::new() }
+        Self { peer, fan_out: Slices::default(), idle: Vec::new(), echo: Vec::new() }
     }
 
     fn cpu(&self, load: Load) -> Series {
         self.fan_out.series(load, |figures| figures.cpu)
+    }
+
+    /// Returns the cost of messages in one request, or pipelined if there is no such request.
+    fn several(&self, load: Load) -> Series {
+        let way = if self.peer.ways().contains(&Way::Batch) { Way::Batch } else { Way::Pipelined };
+        self.cpu(Load { way, ..load })
     }
 }
 
@@ -54,10 +61,14 @@ pub(crate) fn run(options: &Compare) -> Result<()> {
     }
     let rounds = if options.quick { 1 } else { options.rounds };
     let began = Instant::now();
+    // The first ones are those that others are compared with.
+    let beside = shown.iter().take_while(|server| is_reference(&*server.peer)).count();
     for round in 1..=rounds {
-        for server in &mut shown {
-            eprintln!("{:4} s: round {round} of {rounds}, {}", began.elapsed().as_secs(), server.peer.name());
-            measure(server, options, round <= MEMORY_ROUNDS);
+        let (references, others) = shown.split_at_mut(beside);
+        for group in std::iter::once(references).chain(others.chunks_mut(1)) {
+            let names: Vec<_> = group.iter().map(|server| server.peer.name()).collect();
+            eprintln!("{:4} s: round {round} of {rounds}, {}", began.elapsed().as_secs(), names.join(", "));
+            measure(group, options, round <= MEMORY_ROUNDS);
         }
     }
     let mut text = format!("{}, {rounds} rounds\n\n", machine::describe());
@@ -97,15 +108,23 @@ fn chosen(name: &str, given: &str) -> bool {
     name.to_lowercase().starts_with(&given.to_lowercase())
 }
 
-/// Measures a server once. A figure that fails is missing.
-fn measure(server: &mut Shown, options: &Compare, memory: bool) {
-    let peer = &*server.peer;
-    let fan_out = measured(fan_out::measure_all(peer, &options.clients, SECONDS));
-    server.fan_out.0.push(fan_out.unwrap_or_default());
-    let idle = || idle::measure(&mut Stage::set(peer)?, options.idle);
-    server.idle.push(memory.then(|| measured(idle())).flatten());
-    let echo = |message: String| echo::measure(&mut Stage::set(peer)?, &message);
-    server.echo.push(peer.echo().and_then(|message| measured(echo(message))));
+/// Returns true if the server is one that the others are compared with, or ours.
+fn is_reference(peer: &dyn Peer) -> bool {
+    [OneSend.name(), Ours::default().name(), Bun.name()].contains(&peer.name())
+}
+
+/// Measures servers once, with their deliveries side by side. A figure that fails is missing.
+fn measure(group: &mut [Shown], options: &Compare, memory: bool) {
+    let peers: Vec<&dyn Peer> = group.iter().map(|server| &*server.peer).collect();
+    let fan_outs = fan_out::measure_beside(&peers, &options.clients, PACE);
+    for (server, fan_out) in group.iter_mut().zip(fan_outs) {
+        server.fan_out.extend(fan_out);
+        let peer = &*server.peer;
+        let idle = || idle::measure(&mut Stage::set(peer)?, options.idle);
+        server.idle.push(memory.then(|| measured(idle())).flatten());
+        let echo = |message: String| echo::measure(&mut Stage::set(peer)?, &message);
+        server.echo.push(peer.echo().and_then(|message| measured(echo(message))));
+    }
 }
 
 fn measured<T>(outcome: Result<T>) -> Option<T> {
@@ -117,8 +136,8 @@ fn tables(shown: &[Shown], options: &Compare) -> String {
     let beside = [server(OneSend.name()), server(Bun.name())];
     let mut text = one_message(shown, beside, options);
     text += &format!(
-        "\nIn parentheses: how many times the figure of one send() per socket, and how many times Bun's, measured\n\
-         in the same round (median). one-send sends {} messages joined.\n\n{}",
+        "\nIn parentheses: how many times the figure of one send() per socket, and how many times Bun's (median of\n\
+         the ratios). one-send sends {} messages joined.\n\n{}",
         fan_out::TOGETHER,
         together(shown, beside, options),
     );
@@ -158,13 +177,8 @@ fn together(shown: &[Shown], beside: [Option<&Shown>; 2], options: &Compare) -> 
     heads.extend(loads.iter().map(|load| format!("µs CPU/delivery, {} clients", load.clients)));
     let mut table = Table::new(heads);
     for server in shown {
-        // In one request, or pipelined if there is no such request.
-        let several = |server: &Shown, load: Load| match server.peer.ways().contains(&Way::Batch) {
-            true => server.cpu(load),
-            false => server.cpu(Load { way: Way::Pipelined, ..load }),
-        };
         let mut cells = vec![server.peer.name().to_owned()];
-        cells.extend(loads.iter().map(|load| cell(server, beside, |server| several(server, *load))));
+        cells.extend(loads.iter().map(|load| cell(server, beside, |server| server.several(*load))));
         table.row(cells);
     }
     table.to_string()
@@ -202,23 +216,23 @@ fn cell(server: &Shown, beside: [Option<&Shown>; 2], of: impl Fn(&Shown) -> Seri
     }
 }
 
-/// Draws the CPU per delivery of one message, and of several in the way that suits each server best.
+/// Draws the CPU per delivery of one message, and of several in one request, or pipelined if there is no such request.
 fn chart(shown: &[Shown], options: &Compare) -> String {
     let mut clients = options.clients.clone();
     clients.sort_unstable();
-    let panels: Vec<(usize, &[Way], String)> = clients
+    let panels: Vec<(usize, Way, String)> = clients
         .iter()
         .flat_map(|clients| {
-            let several = format!("{clients} clients, {} messages in the server's best way", fan_out::TOGETHER);
-            [(*clients, &[Way::One][..], format!("{clients} clients, one message")), (*clients, &Way::SEVERAL, several)]
+            let several = format!("{clients} clients, {} messages together", fan_out::TOGETHER);
+            [(*clients, Way::One, format!("{clients} clients, one message")), (*clients, Way::Batch, several)]
         })
         .collect();
     let bars = shown.iter().map(|server| {
-        let best = |(clients, ways, _): &(usize, &[Way], String)| {
-            let medians = ways.iter().filter_map(|way| server.cpu(Load { clients: *clients, way: *way }).median());
-            medians.min_by(f64::total_cmp)
+        let cpu = |(clients, way, _): &(usize, Way, String)| {
+            let load = Load { clients: *clients, way: *way };
+            (if *way == Way::One { server.cpu(load) } else { server.several(load) }).median()
         };
-        chart::Row { name: server.peer.name().to_owned(), values: panels.iter().map(best).collect() }
+        chart::Row { name: server.peer.name().to_owned(), values: panels.iter().map(cpu).collect() }
     });
     let series: Vec<String> = panels.iter().map(|(_, _, name)| name.clone()).collect();
     chart::bars("µs of the server's CPU per delivery, 100-byte messages", &series, &bars.collect::<Vec<_>>())

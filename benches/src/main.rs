@@ -22,6 +22,10 @@ mod scenario;
 mod series;
 mod table;
 
+/// The allocator of the plain server, as of ours.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Measures the cost of a delivery, a connection and an action, beside the bare system call and other servers.
 #[derive(Parser)]
 #[command(version)]
@@ -167,9 +171,17 @@ fn main() -> ExitCode {
 }
 
 fn run(command: Command) -> Result<()> {
+    // Some goals have their own number of clients.
+    let most = |clients: &[usize], other: usize| clients.iter().copied().max().unwrap_or(0).max(other);
     match command {
-        Command::Compare(options) => compare::run(&options),
-        Command::Goals(options) => goals::run(&options),
+        Command::Compare(options) => {
+            machine::raise_descriptors(most(&options.clients, options.idle))?;
+            compare::run(&options)
+        }
+        Command::Goals(options) => {
+            machine::raise_descriptors(most(&options.clients, scenario::connect::CLIENTS))?;
+            goals::run(&options)
+        }
         Command::Cluster(options) => cluster::run(&options),
         Command::Followers(options) => followers::run(&options),
         Command::Load => load::run(),

@@ -1,10 +1,11 @@
 //! The processes of a server under test: started on one core, measured, stopped. The cost of a process tree is its CPU
-//! time by the scheduler's clock and its anonymous memory, which is the memory that it asked the system for. The
-//! kernel's own memory for sockets is the same for all servers.
+//! time, with that of threads that have ended, and its anonymous memory, which is the memory that it asked the system for.
+//! The kernel's own memory for sockets is the same for all servers.
 
 use std::{
     ffi::OsStr,
     fs,
+    iter::Sum,
     net::{Ipv4Addr, TcpListener, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
@@ -13,6 +14,10 @@ use std::{
 };
 
 use benches::Result;
+use nix::{
+    time::{ClockId, clock_getcpuclockid},
+    unistd::Pid,
+};
 
 /// Time for a server to answer at its port.
 const START: Duration = Duration::from_secs(20);
@@ -58,13 +63,21 @@ impl Process {
     }
 
     /// Returns the CPU time so far of the process and its descendants.
-    pub(crate) fn cpu(&self) -> Duration {
-        tree(self.child.id()).into_iter().map(cpu).sum()
+    pub(crate) fn cpu(&self) -> Result<Duration> {
+        self.sum(cpu)
     }
 
     /// Returns the bytes of anonymous memory of the process and its descendants.
-    pub(crate) fn memory(&self) -> u64 {
-        tree(self.child.id()).into_iter().map(memory).sum()
+    pub(crate) fn memory(&self) -> Result<u64> {
+        self.sum(memory)
+    }
+
+    /// Adds a figure of the process and its descendants.
+    fn sum<T: Sum>(&self, of: impl Fn(u32) -> Result<T>) -> Result<T> {
+        // A descendant may end meanwhile.
+        let ended = |pid: u32| pid != self.child.id() && !exists(pid);
+        let figures = tree(self.child.id()).into_iter().map(|pid| (pid, of(pid)));
+        figures.filter(|(pid, figure)| figure.is_ok() || !ended(*pid)).map(|(_, figure)| figure).sum()
     }
 }
 
@@ -77,9 +90,7 @@ impl Drop for Process {
         while began.elapsed() < STOP && matches!(self.child.try_wait(), Ok(None)) {
             sleep(Duration::from_millis(10));
         }
-        tree.into_iter()
-            .filter(|pid| Path::new("/proc").join(pid.to_string()).exists())
-            .for_each(|pid| signal("-KILL", pid));
+        tree.into_iter().filter(|pid| exists(*pid)).for_each(|pid| signal("-KILL", pid));
         // The process has ended.
         let _ = self.child.wait();
     }
@@ -102,25 +113,23 @@ fn signal(name: &str, pid: u32) {
     let _ = Command::new("kill").arg(name).arg(pid.to_string()).stderr(Stdio::null()).status();
 }
 
-/// Returns the CPU time of one process: the sum over its present threads.
-pub(crate) fn cpu(pid: u32) -> Duration {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
-    threads
-        .flatten()
-        .filter_map(|thread| {
-            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            text.split_whitespace().next()?.parse().ok()
-        })
-        .map(Duration::from_nanos)
-        .sum()
+fn exists(pid: u32) -> bool {
+    Path::new("/proc").join(pid.to_string()).exists()
 }
 
-fn memory(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-    rollup
-        .lines()
-        .find_map(|line| line.strip_prefix("Anonymous:")?.trim().strip_suffix(" kB")?.parse::<u64>().ok())
-        .map_or(0, |kilobytes| kilobytes * 1024)
+/// Returns the CPU time of one process, with that of its threads that have ended.
+fn cpu(pid: u32) -> Result<Duration> {
+    let clock: Result<ClockId> = Ok(clock_getcpuclockid(Pid::from_raw(pid.try_into()?))?);
+    let time = clock.and_then(|clock| Ok(clock.now()?));
+    time.map(Duration::from).map_err(|error| format!("the CPU time of process {pid} cannot be read: {error}").into())
+}
+
+fn memory(pid: u32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let rollup = fs::read_to_string(&path).map_err(|error| format!("{path}: {error}"))?;
+    let anonymous = rollup.lines().find_map(|line| line.strip_prefix("Anonymous:")?.trim().strip_suffix(" kB"));
+    let kilobytes: u64 = anonymous.ok_or_else(|| format!("{path} has no line `Anonymous:`"))?.parse()?;
+    Ok(kilobytes * 1024)
 }
 
 /// Returns a process and all its descendants.
@@ -147,7 +156,41 @@ fn tree(root: u32) -> Vec<u32> {
     tree
 }
 
-/// Returns a port that is free now.
-pub(crate) fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+/// Returns ports that are free now.
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
+    // All of them are taken before one is given back, so that they differ.
+    let listeners: Vec<_> =
+        (0..N).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0))).collect::<std::io::Result<_>>()?;
+    let ports: Vec<_> = listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<Result<_>>()?;
+    ports.try_into().map_err(|_| "a port is missing".into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_cost_of_a_process_counts_threads_that_have_ended() {
+        let own = std::process::id();
+        let before = cpu(own).unwrap();
+        let spent = std::thread::spawn(move || {
+            while cpu(own).unwrap() < before + Duration::from_millis(20) {}
+            cpu(own).unwrap()
+        });
+        let spent = spent.join().unwrap();
+        assert!(cpu(own).unwrap() >= spent);
+        assert!(memory(own).unwrap() > 0);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_has_no_figures() {
+        // Beyond the largest process id of Linux.
+        assert!(cpu(1 << 23).is_err() && memory(1 << 23).is_err());
+    }
+
+    #[test]
+    fn free_ports_differ() {
+        let [one, other] = free_ports().unwrap();
+        assert_ne!(one, other);
+    }
 }

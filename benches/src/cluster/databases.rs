@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use crate::{
     peers::installed,
-    process::{Process, free_port},
+    process::{Process, free_ports},
 };
 
 /// A running database. It ends when it is dropped.
@@ -64,7 +64,7 @@ pub(super) mod mariadb {
 
     /// Starts MariaDB with its defaults, which write every transaction to the disk.
     pub(in crate::cluster) fn start() -> Result<Database> {
-        let (directory, port) = (directory()?, free_port()?);
+        let (directory, [port]) = (directory()?, free_ports()?);
         let data = directory.path().join("data");
         let user = is_root().then_some("--user=root");
         run(Command::new("mariadb-install-db")
@@ -100,7 +100,7 @@ pub(super) mod redis {
 
     /// Starts Redis so that it writes every change to the disk before it answers.
     pub(in crate::cluster) fn start() -> Result<Database> {
-        let (directory, port) = (directory()?, free_port()?);
+        let (directory, [port]) = (directory()?, free_ports()?);
         let mut command = Command::new("redis-server");
         command
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "yes", "--appendfsync", "always"])
@@ -147,7 +147,7 @@ pub(super) mod postgres {
 
     /// Starts PostgreSQL with its defaults, which write every transaction to the disk.
     pub(in crate::cluster) fn start() -> Result<Database> {
-        let (directory, port) = (directory()?, free_port()?);
+        let (directory, [port]) = (directory()?, free_ports()?);
         if is_root() {
             run(Command::new("chown").arg(USER).arg(directory.path()))?;
         }

@@ -92,7 +92,7 @@ mod tests {
         let at_most = line(Goal::AtMost(1.0));
         assert_eq!(at_most.reached, Some(true));
         assert_eq!((&*at_most.figure, &*at_most.reference), ("2.00 µs", "2.00 µs, b"));
-        assert_eq!((&*at_most.ratio, &*at_most.goal), ("1.00 (1.00 to 1.50)", "≤ 1 ×"));
+        assert_eq!((&*at_most.ratio, &*at_most.goal), ("1.00 (1.00 to 1.25)", "≤ 1 ×"));
         assert_eq!(line(Goal::Below(1.0)).reached, Some(false));
         assert_eq!(line(Goal::None).reached, None);
     }

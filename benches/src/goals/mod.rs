@@ -41,6 +41,12 @@ const ALL: [(&str, Measurement); 13] = [
 ];
 
 pub(crate) fn run(options: &Goals) -> Result<()> {
+    let unknown = options.only.iter().find(|only| ALL.iter().all(|(name, _)| name != only));
+    if let Some(unknown) = unknown {
+        return Err(format!("there is no goal `{unknown}`: see `benches goals --help`").into());
+    }
+    fs::create_dir_all(&options.output)?;
+    let head = format!("{}, {} rounds", machine::describe(), options.rounds());
     let mut table = Table::new(["what", "figure", "reference", "ratio", "goal", "reached"]);
     for (name, measure) in ALL {
         if !options.only.is_empty() && !options.only.iter().any(|only| only == name) {
@@ -54,24 +60,28 @@ pub(crate) fn run(options: &Goals) -> Result<()> {
             }),
             Err(error) => table.row([name.to_owned(), format!("failed: {error}")]),
         }
+        // A run that is ended early leaves what it has measured.
+        fs::write(options.output.join("goals.md"), format!("{head}\n\n{table}"))?;
     }
-    let text = format!("{}\n\n{table}", machine::describe());
-    println!("{text}");
-    fs::create_dir_all(&options.output)?;
-    fs::write(options.output.join("goals.md"), text)?;
+    println!("{head}\n\n{table}");
     Ok(())
 }
 
 /// Measures all figures that are compared in each of several rounds. Returns a series for each figure.
-fn rounds<const N: usize>(count: usize, mut measure: impl FnMut() -> Result<[f64; N]>) -> Result<[Series; N]> {
-    let rounds: Vec<[f64; N]> = (0..count).map(|_| measure()).collect::<Result<_>>()?;
+fn rounds<const N: usize>(count: usize, measure: impl FnMut(usize) -> Result<[f64; N]>) -> Result<[Series; N]> {
+    let rounds: Vec<[f64; N]> = (0..count).map(measure).collect::<Result<_>>()?;
     Ok(std::array::from_fn(|index| rounds.iter().map(|round| Some(round[index])).collect()))
 }
 
-/// Measures with our program, and with the build before it if there is one.
-fn both<T>(options: &Goals, mut measure: impl FnMut(&Ours) -> Result<T>) -> Result<(T, Option<T>)> {
-    let ours = measure(&Ours::default())?;
-    Ok((ours, options.before().map(|before| measure(&before)).transpose()?))
+/// Measures with our program, and with the build before it if there is one, which is the first in every second round.
+fn both<T>(options: &Goals, round: usize, mut measure: impl FnMut(&Ours) -> Result<T>) -> Result<(T, Option<T>)> {
+    let (ours, before) = (Ours::default(), options.before());
+    if round % 2 == 0 {
+        let ours = measure(&ours)?;
+        return Ok((ours, before.map(|before| measure(&before)).transpose()?));
+    }
+    let before = before.map(|before| measure(&before)).transpose()?;
+    Ok((measure(&ours)?, before))
 }
 
 /// Returns a line for a figure of our program beside that of the build before it, unless there is none.
@@ -83,7 +93,7 @@ fn beside_before(what: &str, ours: &Series, unit: &str, before: &Series) -> Opti
 
 fn publish_batch(options: &Goals) -> Result<Vec<Line>> {
     let publishes = if options.quick { 20 } else { 100 };
-    let [to_all, in_process, to_nobody, nobody_in_process] = rounds(options.rounds(), || {
+    let [to_all, in_process, to_nobody, nobody_in_process] = rounds(options.rounds(), |_| {
         let [all, nobody] = batch::measure(publishes)?;
         Ok([all.batch, all.in_process, nobody.batch, nobody.in_process])
     })?;
@@ -99,9 +109,9 @@ fn publish_batch(options: &Goals) -> Result<Vec<Line>> {
 fn targets(options: &Goals) -> Result<Vec<Line>> {
     let publishes = if options.quick { 2_000 } else { 10_000 };
     let [one_send_user, one_send_group, user, group, nobody, user_before, group_before] =
-        rounds(options.rounds(), || {
+        rounds(options.rounds(), |round| {
             let one_send = targets::one_send(publishes)?;
-            let (ours, before) = both(options, |ours| targets::ours(ours, publishes))?;
+            let (ours, before) = both(options, round, |ours| targets::ours(ours, publishes))?;
             let [user, group] = before.map_or([f64::NAN; 2], |before| [before.user, before.group]);
             Ok([one_send.user, one_send.group, ours.user, ours.group, ours.nobody, user, group])
         })?;
@@ -119,11 +129,11 @@ fn targets(options: &Goals) -> Result<Vec<Line>> {
 
 fn actions(options: &Goals) -> Result<Vec<Line>> {
     let plain = Plain { buffer: Some(4096) };
-    let [reference, respond, reply, before] = rounds(options.rounds(), || {
+    let [reference, respond, reply, before] = rounds(options.rounds(), |round| {
         let text = plain.echo().unwrap_or_default();
         let reference = echo::measure(&mut Stage::set(&plain)?, &text)?;
         let measure = |ours: &Ours| echo::measure(&mut Stage::set(ours)?, &Ours::action("echo"));
-        let (respond, before) = both(options, measure)?;
+        let (respond, before) = both(options, round, measure)?;
         let reply = echo::measure(&mut Stage::set(&Ours::default())?, &Ours::action("reply"))?;
         Ok([reference, respond, reply, before.unwrap_or(f64::NAN)])
     })?;
@@ -137,7 +147,7 @@ fn actions(options: &Goals) -> Result<Vec<Line>> {
 
 fn memory(options: &Goals) -> Result<Vec<Line>> {
     const CLIENTS: usize = 10_000;
-    let [idle, after] = rounds(options.rounds(), || idle::measure_burst(CLIENTS).map(|(idle, after)| [idle, after]))?;
+    let [idle, after] = rounds(options.rounds(), |_| idle::measure_burst(CLIENTS).map(|(idle, after)| [idle, after]))?;
     Ok(vec![
         Line::at_most("an idle connection of 10,000", &idle, "KB", 1.0),
         Line::at_most("the same 30 s after a burst", &after, "KB", 1.0),
@@ -146,7 +156,7 @@ fn memory(options: &Goals) -> Result<Vec<Line>> {
 
 fn latency(options: &Goals) -> Result<Vec<Line>> {
     let publishes = if options.quick { 200 } else { 1_000 };
-    let [local_p50, local_p99, p50, p99] = rounds(options.rounds(), || {
+    let [local_p50, local_p99, p50, p99] = rounds(options.rounds(), |_| {
         let (local, relayed) = nodes::latency(publishes)?;
         Ok([local.p50_micros, local.p99_micros, relayed.p50_micros, relayed.p99_micros].map(|micros| micros / 1000.0))
     })?;
@@ -162,7 +172,7 @@ fn latency(options: &Goals) -> Result<Vec<Line>> {
 
 fn relay(options: &Goals) -> Result<Vec<Line>> {
     let seconds = if options.quick { 3 } else { 10 };
-    let [accepted, delivered, lost] = rounds(options.rounds(), || nodes::throughput(seconds))?;
+    let [accepted, delivered, lost] = rounds(options.rounds(), |_| nodes::throughput(seconds))?;
     let line = Line::at_least("accepted by three nodes", &accepted, "messages/s", 200_000.0);
     let [delivered, lost] = [delivered, lost].map(|series| series.median().unwrap_or(f64::NAN));
     let reached = line.reached.map(|reached| reached && lost == 0.0);
@@ -172,8 +182,8 @@ fn relay(options: &Goals) -> Result<Vec<Line>> {
 
 fn rush(options: &Goals) -> Result<Vec<Line>> {
     let (clients, in_flight) = (connect::CLIENTS, connect::IN_FLIGHT);
-    let [rate, first, last, before] = rounds(options.rounds(), || {
-        let (rush, before) = both(options, connect::rush)?;
+    let [rate, first, last, before] = rounds(options.rounds(), |round| {
+        let (rush, before) = both(options, round, connect::rush)?;
         Ok([rush.per_second, rush.first, rush.last, before.map_or(f64::NAN, |before| before.per_second)])
     })?;
     let what = format!("{clients} clients, {in_flight} at once");
@@ -229,7 +239,9 @@ fn locks(_: &Goals) -> Result<Vec<Line>> {
         .filter(|(_, count)| *count > 0)
         .map(|(name, count)| format!("{count} × {name}"))
         .collect();
-    let what = format!("locks that were taken, of 1000 deliveries, {} clients, all cores", locks::CLIENTS);
+    let (publishers, clients) = (locks::PUBLISHERS, locks::CLIENTS);
+    let what =
+        format!("locks not got at once, of 1000 deliveries, {publishers} publishers, {clients} clients, all cores");
     let line = Line::at_most(what, &per_thousand, "contended", 10.0);
     Ok(vec![Line { reference: format!("{} deliveries: {}", figures.deliveries, of.join(", ")), ..line }])
 }

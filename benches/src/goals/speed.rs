@@ -1,5 +1,5 @@
 //! The CPU time of a delivery beside one send() per socket and beside Bun, the fastest other server, all published over
-//! HTTP. The servers are measured in turn within each round.
+//! HTTP. The servers run side by side, and are started anew in each round.
 
 use benches::Result;
 
@@ -7,40 +7,40 @@ use super::line::{Goal, Line};
 use crate::{
     Goals,
     peers::{Bun, OneSend, Ours, Peer},
-    scenario::fan_out::{self, Load, Rounds, Way},
+    scenario::fan_out::{self, Load, Pace, Slices, Way},
 };
 
 /// The reference of a delivery.
 pub(super) const ONE_SEND: &str = "one send() per socket";
 
-/// Seconds for which each load is measured.
-const SECONDS: f64 = 1.0;
-const QUICK_SECONDS: f64 = 0.4;
+/// The slices of each round.
+const PACE: Pace = Pace { slices: 10, seconds: 0.1 };
+const QUICK_PACE: Pace = Pace { slices: 4, ..PACE };
 
 pub(super) fn speed(options: &Goals) -> Result<Vec<Line>> {
     let (one_send, ours, bun) = (OneSend, Ours::default(), Bun);
     let before = options.before();
     let missing = bun.missing();
-    let mut servers: Vec<(&dyn Peer, Rounds)> = vec![(&one_send, Rounds::default()), (&ours, Rounds::default())];
-    servers.extend(missing.is_none().then(|| (&bun as &dyn Peer, Rounds::default())));
-    servers.extend(before.as_ref().map(|before| (before as &dyn Peer, Rounds::default())));
-    let seconds = if options.quick { QUICK_SECONDS } else { SECONDS };
+    let mut peers: Vec<&dyn Peer> = vec![&one_send, &ours];
+    peers.extend(missing.is_none().then_some(&bun as &dyn Peer));
+    peers.extend(before.as_ref().map(|before| before as &dyn Peer));
+    let mut servers: Vec<Slices> = peers.iter().map(|_| Slices::default()).collect();
+    let pace = if options.quick { QUICK_PACE } else { PACE };
     for round in 1..=options.rounds {
         eprintln!("    round {round} of {}", options.rounds);
-        for (peer, rounds) in &mut servers {
-            rounds.0.push(fan_out::measure_all(*peer, &options.clients, seconds)?);
-        }
+        let measured = fan_out::measure_beside(&peers, &options.clients, pace);
+        servers.iter_mut().zip(measured).for_each(|(slices, round)| slices.extend(round));
     }
-    let mut servers = servers.into_iter().map(|(_, rounds)| rounds);
+    let mut servers = servers.into_iter();
     let (one_send, ours) = (servers.next().unwrap_or_default(), servers.next().unwrap_or_default());
     let bun = missing.is_none().then(|| servers.next()).flatten();
     let before = servers.next();
     let mut lines = Vec::new();
     for load in fan_out::loads(&options.clients, &Way::ALL) {
         let what = format!("CPU per delivery, {load}");
-        let cpu = |rounds: &Rounds, load: Load| rounds.series(load, |figures| figures.cpu);
+        let cpu = |slices: &Slices, load: Load| slices.series(load, |figures| figures.cpu);
         let value = cpu(&ours, load);
-        let line = |reference: &Rounds, load, of, goal| {
+        let line = |reference: &Slices, load, of, goal| {
             Line::ratio(what.clone(), &value, "µs", &cpu(reference, load), of, goal)
         };
         let [of_one_send, of_bun] = goals(load);
@@ -49,7 +49,7 @@ pub(super) fn speed(options: &Goals) -> Result<Vec<Line>> {
         lines.extend(before.as_ref().map(|before| line(before, load, "the build before", Goal::None)));
     }
     for load in fan_out::loads(&options.clients, &[Way::One]) {
-        let p99 = |rounds: &Rounds| rounds.series(load, |figures| figures.p99);
+        let p99 = |slices: &Slices| slices.series(load, |figures| figures.p99);
         let what = format!("p99 of the fan-out, {load}");
         let goal = if load.clients == 5_000 { Goal::Below(1.0) } else { Goal::None };
         lines.extend(bun.as_ref().map(|bun| Line::ratio(what, &p99(&ours), "ms", &p99(bun), "Bun", goal)));

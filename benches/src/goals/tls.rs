@@ -9,7 +9,7 @@ use crate::{
     peers::{Certificate, Encrypted, Front, Peer},
     scenario::{
         Stage,
-        fan_out::{self, Rounds, Way},
+        fan_out::{self, Pace, Slices, Way},
         idle,
     },
     series::Series,
@@ -19,8 +19,8 @@ use crate::{
 const CLIENTS: usize = 1_000;
 const IDLE: usize = 5_000;
 
-/// Seconds for which each load is measured.
-const SECONDS: f64 = 1.0;
+/// The slices of each round.
+const PACE: Pace = Pace { slices: 10, seconds: 0.1 };
 
 pub(super) fn tls(options: &Goals) -> Result<Vec<Line>> {
     let certificate = Certificate::make()?;
@@ -28,21 +28,20 @@ pub(super) fn tls(options: &Goals) -> Result<Vec<Line>> {
     if let Some(how) = servers.iter().find_map(|server| server.missing()) {
         return Err(format!("nginx is not installed: {how}").into());
     }
-    let mut rounds = [(); 3].map(|()| Rounds::default());
+    let mut slices = [(); 3].map(|()| Slices::default());
     for _ in 0..options.rounds() {
-        for (server, rounds) in servers.iter().zip(&mut rounds) {
-            rounds.0.push(fan_out::measure_all(server, &[CLIENTS], SECONDS)?);
-        }
+        let measured = fan_out::measure_beside(&servers.each_ref().map(|server| server as _), &[CLIENTS], PACE);
+        slices.iter_mut().zip(measured).for_each(|(slices, round)| slices.extend(round));
     }
     // Memory does not depend on the machine's speed.
     let mut memory = servers.iter().map(|server| idle::measure(&mut Stage::set(server)?, IDLE).map(Series::one));
     let mut next = || memory.next().ok_or("three servers are measured")?;
     let (plain_memory, own_memory, nginx_memory) = (next()?, next()?, next()?);
-    let [plain, own, nginx] = &rounds;
+    let [plain, own, nginx] = &slices;
     let mut lines = Vec::new();
     for load in fan_out::loads(&[CLIENTS], &Way::USUAL) {
-        let cpu = |rounds: &Rounds| rounds.series(load, |figures| figures.cpu);
-        let line = |reference: &Rounds, of| {
+        let cpu = |slices: &Slices| slices.series(load, |figures| figures.cpu);
+        let line = |reference: &Slices, of| {
             Line::ratio(format!("CPU per delivery over TLS, {load}"), &cpu(own), "µs", &cpu(reference), of, Goal::None)
         };
         lines.push(line(nginx, "nginx with TLS and a node"));

@@ -6,7 +6,7 @@ use benches::Result;
 use tempfile::TempDir;
 
 use super::{Ours, Peer, Place, foreign};
-use crate::{load::order::Recipe, process::free_port};
+use crate::{load::order::Recipe, process::free_ports};
 
 /// The process that encrypts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,7 +67,7 @@ impl Peer for Encrypted<'_> {
                 command
             }
             Front::Nginx => {
-                let upstream = free_port()?;
+                let [upstream] = free_ports()?;
                 let ours = ours(Place { port: upstream, control })?;
                 let mut command = foreign::script("nginx-tls", place);
                 command.arg(upstream.to_string()).arg(chain).arg(key).arg(ours.get_program()).args(ours.get_args());

@@ -8,7 +8,7 @@ use tempfile::TempDir;
 
 use crate::{
     load::order::Recipe,
-    process::{Process, free_port},
+    process::{Process, free_ports},
     scenario::fan_out::Way,
 };
 
@@ -84,7 +84,7 @@ impl Running {
     /// Starts a server on this core, or on any core.
     pub(crate) fn start(peer: &dyn Peer, core: Option<usize>) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("benches-").tempdir()?;
-        let (port, control) = (free_port()?, free_port()?);
+        let [port, control] = free_ports()?;
         let place = Place { port, control };
         let publishing = if peer.one_port() { port } else { control };
         let mut process = Process::start(core, &peer.command(&place)?, directory.path())?;
@@ -94,11 +94,11 @@ impl Running {
         Ok(Self { port, control, publishing, process, _directory: directory })
     }
 
-    pub(crate) fn cpu(&self) -> Duration {
+    pub(crate) fn cpu(&self) -> Result<Duration> {
         self.process.cpu()
     }
 
-    pub(crate) fn memory(&self) -> u64 {
+    pub(crate) fn memory(&self) -> Result<u64> {
         self.process.memory()
     }
 }

@@ -13,7 +13,7 @@ use crate::{
 
 pub(crate) const CLIENTS: usize = 1_000;
 
-/// Size of the JSON in bytes.
+/// Size of a message in bytes, as its client sees it.
 const SIZE: usize = 2_000;
 
 /// Number of different messages. They are larger together than the window of a compressor (32 KB), so that one which
@@ -65,11 +65,12 @@ impl Peer for Counting<'_> {
     }
 }
 
-/// Returns a JSON array of records, as sites send them: their members repeat, and most of their values differ.
-fn records(seed: u64) -> String {
+/// Returns a JSON array of at most `size` bytes with records, as sites send them: their members repeat, and most of their
+/// values differ.
+fn records(seed: u64, size: usize) -> String {
     let mut json = "[[".to_owned();
     let mut state = seed;
-    while json.len() < SIZE - 90 {
+    while json.len() < size - 90 {
         // Knuth's MMIX.
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let (id, price, minute) = (state >> 40, state >> 33 & 0xffff, state >> 50 & 31);
@@ -86,13 +87,13 @@ fn records(seed: u64) -> String {
 
 /// Measures a server that compresses, for about `seconds`.
 pub(crate) fn compressing(peer: &dyn Peer, seconds: f64) -> Result<Figures> {
-    let publishes = (0..DIFFERENT).map(|seed| control::request("/publish?count=1", &records(seed))).collect();
+    let publishes = (0..DIFFERENT).map(|seed| control::request("/publish?count=1", &records(seed, SIZE))).collect();
     measure(&Counting { peer, publishes, compressed: true }, seconds)
 }
 
 /// Measures ours with clients that compress, or with others.
 pub(crate) fn ours(compressed: bool, seconds: f64) -> Result<Figures> {
-    let publishes = (0..DIFFERENT).map(|seed| Ours::post_details(&records(seed))).collect();
+    let publishes = (0..DIFFERENT).map(|seed| Ours::post_details(&records(seed, SIZE - Ours::AROUND))).collect();
     measure(&Counting { peer: &Ours::default(), publishes, compressed }, seconds)
 }
 
@@ -126,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_records_are_json_of_the_size() {
-        let records = records(1);
+        let records = records(1, SIZE);
         assert!((SIZE - 100..=SIZE).contains(&records.len()), "{}", records.len());
         let values: serde_json::Value = serde_json::from_str(&records).unwrap();
         assert!(values[0].as_array().unwrap().len() > 20);

@@ -14,11 +14,8 @@ use crate::{
 /// Number of messages that are published together.
 pub(crate) const TOGETHER: usize = 16;
 
-/// Number of messages delivered to warm up the server, in at least one round.
+/// Number of messages delivered to warm up the server, in at least one publish.
 const WARM_UP: usize = 40_000;
-
-/// Minimum number of rounds that are measured.
-const ROUNDS: usize = 2;
 
 /// The way in which messages are published.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,9 +38,6 @@ impl Way {
 
     /// The same for a server that has no request with several messages.
     pub(crate) const SEPARATE: [Self; 2] = [Self::One, Self::Pipelined];
-
-    /// The ways in which several messages are published.
-    pub(crate) const SEVERAL: [Self; 3] = [Self::Pipelined, Self::Connections, Self::Batch];
 
     pub(crate) fn messages(self) -> usize {
         if self == Self::One { 1 } else { TOGETHER }
@@ -100,30 +94,116 @@ pub(crate) struct Figures {
     pub(crate) p99: f64,
 }
 
-/// The figures of a server, a list for each round. It is empty if the round failed.
+/// The figures of a server, a list for each slice. It lacks the loads that failed.
 #[derive(Debug, Default)]
-pub(crate) struct Rounds(pub(crate) Vec<Vec<(Load, Figures)>>);
+pub(crate) struct Slices(Vec<Vec<(Load, Figures)>>);
 
-impl Rounds {
-    /// Returns a figure of a load in each round.
+impl Slices {
+    /// Returns a figure of a load in each slice.
     pub(crate) fn series(&self, load: Load, of: impl Fn(&Figures) -> f64) -> Series {
-        let in_round =
-            |round: &Vec<(Load, Figures)>| Some(of(&round.iter().find(|(measured, _)| *measured == load)?.1));
-        self.0.iter().map(in_round).collect()
+        let in_slice =
+            |slice: &Vec<(Load, Figures)>| Some(of(&slice.iter().find(|(measured, _)| *measured == load)?.1));
+        self.0.iter().map(in_slice).collect()
+    }
+
+    /// Adds the slices of another round.
+    pub(crate) fn extend(&mut self, round: Self) {
+        self.0.extend(round.0);
     }
 }
 
-/// Measures all loads of a server, each for about `seconds`. The server is started for it.
-pub(crate) fn measure_all(peer: &dyn Peer, clients: &[usize], seconds: f64) -> Result<Vec<(Load, Figures)>> {
-    let mut stage = Stage::set(peer)?;
-    loads(clients, peer.ways()).into_iter().map(|load| Ok((load, measure(&mut stage, peer, load, seconds)?))).collect()
+/// How long, and how often, servers that run side by side are measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Number of slices of each load.
+    pub(crate) slices: usize,
+    /// Length of a slice, which has at least one publish.
+    pub(crate) seconds: f64,
 }
 
-/// Measures with the clients that are connected, and with more if necessary.
-fn measure(stage: &mut Stage, peer: &dyn Peer, load: Load, seconds: f64) -> Result<Figures> {
-    if stage.connect(load.clients)?.done > 0 {
-        stage.settle();
+/// A server that runs beside others.
+struct Side<'a> {
+    peer: &'a dyn Peer,
+    /// `None` once something has failed.
+    stage: Option<Stage>,
+    slices: Slices,
+}
+
+/// Measures the loads of servers that run at the same time on the same core. The servers take turns: each load is
+/// measured for a slice on one server while the others are idle, then on the next, and back in the other order. So the
+/// figures of a slice are parts of a second apart, and what slows the machine down slows all of them. Returns the slices
+/// of each server.
+pub(crate) fn measure_beside(peers: &[&dyn Peer], clients: &[usize], pace: Pace) -> Vec<Slices> {
+    let mut sides: Vec<Side<'_>> = peers.iter().map(|peer| Side::start(*peer, pace.slices)).collect();
+    let mut clients = clients.to_vec();
+    clients.sort_unstable();
+    for clients in clients {
+        let loads = Way::ALL.map(|way| Load { clients, way });
+        let orders: Vec<_> = sides.iter_mut().map(|side| side.prepare(clients, pace.seconds)).collect();
+        for slice in 0..pace.slices {
+            for load in loads {
+                let mut turns: Vec<_> = sides.iter_mut().zip(&orders).collect();
+                if slice % 2 == 1 {
+                    turns.reverse();
+                }
+                for (side, orders) in turns {
+                    let order = orders.iter().find(|(way, _)| *way == load.way);
+                    order.into_iter().for_each(|(_, order)| side.measure(slice, load, order));
+                }
+            }
+        }
     }
+    sides.into_iter().map(|side| side.slices).collect()
+}
+
+impl<'a> Side<'a> {
+    fn start(peer: &'a dyn Peer, slices: usize) -> Self {
+        let stage = Stage::set(peer).inspect_err(|error| failed(peer, error)).ok();
+        Self { peer, stage, slices: Slices((0..slices).map(|_| Vec::new()).collect()) }
+    }
+
+    /// Uses the server. After a failure nothing more is measured.
+    fn attempt<T>(&mut self, action: impl FnOnce(&mut Stage, &dyn Peer) -> Result<T>) -> Option<T> {
+        let outcome = action(self.stage.as_mut()?, self.peer);
+        if let Err(error) = &outcome {
+            failed(self.peer, error);
+            self.stage = None;
+        }
+        outcome.ok()
+    }
+
+    /// Connects the clients that are missing, and warms the server up. Returns the order of a slice in each way.
+    fn prepare(&mut self, clients: usize, seconds: f64) -> Vec<(Way, Order)> {
+        let orders = self.attempt(|stage, peer| {
+            stage.connect(clients)?;
+            stage.settle();
+            let ways = Way::ALL.into_iter().filter(|way| peer.ways().contains(way));
+            ways.map(|way| Ok((way, slice(stage, peer, Load { clients, way }, seconds)?))).collect()
+        });
+        orders.unwrap_or_default()
+    }
+
+    fn measure(&mut self, slice: usize, load: Load, order: &Order) {
+        let figures = self.attempt(|stage, _| {
+            let (cost, report) = stage.cost(order)?;
+            let deliveries = report.done as f64;
+            Ok(Figures {
+                cpu: cost.as_secs_f64() * 1e6 / deliveries,
+                per_second: deliveries / report.seconds,
+                p50: report.p50_micros / 1000.0,
+                p99: report.p99_micros / 1000.0,
+            })
+        });
+        self.slices.0[slice].extend(figures.map(|figures| (load, figures)));
+    }
+}
+
+fn failed(peer: &dyn Peer, error: impl fmt::Display) {
+    eprintln!("        {} failed: {error}", peer.name());
+}
+
+/// Publishes to warm the server up, and returns an order that takes about `seconds`.
+fn slice(stage: &mut Stage, peer: &dyn Peer, load: Load, seconds: f64) -> Result<Order> {
     let messages = load.way.messages();
     let (publish, connections) = match load.way {
         Way::One | Way::Batch => (peer.publish(messages), 1),
@@ -132,18 +212,10 @@ fn measure(stage: &mut Stage, peer: &dyn Peer, load: Load, seconds: f64) -> Resu
     };
     let order =
         |stage: &Stage, rounds| Order::FanOut(FanOut { connections, ..stage.all(publish.clone(), messages, rounds) });
-    let warm_up = order(stage, (WARM_UP / load.clients / messages).max(1));
-    let (_, warm) = stage.cost(&warm_up)?;
-    let each = warm.seconds / (warm.done as f64) * (load.clients * messages) as f64;
-    let order = order(stage, ((seconds / each) as usize).max(ROUNDS));
-    let (cost, report) = stage.cost(&order)?;
-    let deliveries = report.done as f64;
-    Ok(Figures {
-        cpu: cost.as_secs_f64() * 1e6 / deliveries,
-        per_second: deliveries / report.seconds,
-        p50: report.p50_micros / 1000.0,
-        p99: report.p99_micros / 1000.0,
-    })
+    let warm_up = (WARM_UP / load.clients / messages).max(1);
+    let (_, warm) = stage.cost(&order(stage, warm_up))?;
+    let each = warm.seconds / warm_up as f64;
+    Ok(order(stage, ((seconds / each) as usize).max(1)))
 }
 
 #[cfg(test)]

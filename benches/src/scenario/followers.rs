@@ -33,17 +33,17 @@ pub(crate) struct Costs {
 pub(crate) fn measure(followers: usize, messages: usize, build: Ours) -> Result<Costs> {
     let cluster = Cluster::start_as(followers + 1, build)?;
     let master = &cluster.nodes[0];
-    let (began, before) = (Instant::now(), master.cpu());
+    let (began, before) = (Instant::now(), master.cpu()?);
     sleep(IDLE);
-    let idle = (master.cpu() - before).as_secs_f64() / began.elapsed().as_secs_f64();
+    let idle = (master.cpu()? - before).as_secs_f64() / began.elapsed().as_secs_f64();
     let mut control = TcpStream::connect(master.control)?;
     control.set_nodelay(true)?;
     let mut cost = |at_once: usize, rounds: usize, pause: Duration| -> Result<f64> {
         // What is allocated at first does not count.
         publish(&mut control, at_once, rounds / 10 + 1, pause)?;
-        let (began, before) = (Instant::now(), master.cpu());
+        let (began, before) = (Instant::now(), master.cpu()?);
         publish(&mut control, at_once, rounds, pause)?;
-        let cost = (master.cpu() - before).as_secs_f64() - idle * began.elapsed().as_secs_f64();
+        let cost = (master.cpu()? - before).as_secs_f64() - idle * began.elapsed().as_secs_f64();
         Ok(cost * 1e6 / (rounds * at_once) as f64)
     };
     let single = cost(1, messages, PAUSE)?;

@@ -21,27 +21,27 @@ const BURST: usize = 50;
 
 /// Returns the kilobytes (1024 bytes) per connection. The clients must not be connected yet.
 pub(crate) fn measure(stage: &mut Stage, clients: usize) -> Result<f64> {
-    let before = stage.server.memory();
+    let before = stage.server.memory()?;
     stage.connect(clients)?;
     sleep(REST);
-    Ok(per_connection(stage, before, clients))
+    per_connection(stage, before, clients)
 }
 
 /// Returns the same figure, and again some time after all clients got and sent many messages at once.
 pub(crate) fn measure_burst(clients: usize) -> Result<(f64, f64)> {
     let ours = Ours::default();
     let mut stage = Stage::set(&ours)?;
-    let before = stage.server.memory();
+    let before = stage.server.memory()?;
     let idle = measure(&mut stage, clients)?;
     let publishes = stage.all(ours.publish(16), 16, BURST);
     stage.cost(&Order::FanOut(publishes))?;
     let message = Ours::action("echo");
     stage.cost(&Order::Echo { message, clients, answers: 1, rounds: 10 })?;
     sleep(AFTER_BURST);
-    Ok((idle, per_connection(&stage, before, clients)))
+    Ok((idle, per_connection(&stage, before, clients)?))
 }
 
 /// Returns the memory per connection of a server that needed `before` without any.
-fn per_connection(stage: &Stage, before: u64, clients: usize) -> f64 {
-    (stage.server.memory() as f64 - before as f64) / 1024.0 / clients as f64
+fn per_connection(stage: &Stage, before: u64, clients: usize) -> Result<f64> {
+    Ok((stage.server.memory()? as f64 - before as f64) / 1024.0 / clients as f64)
 }

@@ -1,5 +1,5 @@
-//! Locks that a thread did not get at once, while both cores deliver messages. The slow paths of the locks are counted
-//! by the kernel (uprobes), so the quick paths run as always. It needs root, `nm` and `readelf`.
+//! Locks that a thread did not get at once, while both cores take and deliver messages. The slow paths of the locks are
+//! counted by the kernel (uprobes), so the quick paths run as always. It needs root, `nm` and `readelf`.
 
 use std::{
     fs::{self, OpenOptions},
@@ -12,27 +12,34 @@ use benches::Result;
 
 use super::Stage;
 use crate::{
-    load::order::Order,
+    load::order::{FanOut, Order},
     peers::{Ours, Peer},
 };
 
 pub(crate) const CLIENTS: usize = 5_000;
 const WARM_UP: usize = 20;
-const ROUNDS: usize = 200;
+const ROUNDS: usize = 100;
+
+/// Number of connections on which messages are published at the same time.
+pub(crate) const PUBLISHERS: usize = 16;
 
 /// The kernel's directory of trace points.
 const TRACING: &str = "/sys/kernel/tracing";
 
-/// The slow paths by the ends of their names: of parking_lot, of the standard library, and of jemalloc.
+/// The slow paths by the ends of their names: of parking_lot, of the standard library, and of jemalloc. Some compilers
+/// write the name of a type in angle brackets, which are left out here.
 const SLOW: [&str; 7] = [
     "RawMutex::lock_slow",
     "RawRwLock::lock_shared_slow",
     "RawRwLock::lock_exclusive_slow",
-    "Mutex>::lock_contended",
-    "RwLock>::read_contended",
-    "RwLock>::write_contended",
+    "Mutex::lock_contended",
+    "RwLock::read_contended",
+    "RwLock::write_contended",
     "malloc_mutex_lock_slow",
 ];
+
+/// Slow paths that every build of our server has.
+const NEEDED: [&str; 3] = [SLOW[0], SLOW[2], SLOW[3]];
 
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Figures {
@@ -48,7 +55,12 @@ pub(crate) fn measure() -> Result<Figures> {
     let mut stage = Stage::set_on(&ours, None, None)?;
     stage.connect(CLIENTS)?;
     stage.settle();
-    let mut deliver = |rounds| stage.cost(&Order::FanOut(stage.all(ours.publish(1), 1, rounds)));
+    // The load generator sleeps while nothing has come, so that the server has both cores.
+    let order = |stage: &Stage, rounds| {
+        let order = stage.all(ours.publish(1), PUBLISHERS, rounds);
+        Order::FanOut(FanOut { connections: PUBLISHERS, spin: false, pause_micros: 0, ..order })
+    };
+    let mut deliver = |rounds| stage.cost(&order(&stage, rounds));
     deliver(WARM_UP)?;
     let before = probes.hits()?;
     let (_, report) = deliver(ROUNDS)?;
@@ -74,7 +86,7 @@ impl Probes {
         let shift = shift(&output(Command::new("readelf").arg("-SW").arg(program))?)
             .ok_or("the program has no section .text")?;
         let mut probes = Self { names: Vec::new() };
-        for (name, address) in slow_paths(&symbols) {
+        for (name, address) in slow_paths(&symbols)? {
             let (group, event) = (group(), probes.event(probes.names.len()));
             let place = format!("{}:{:#x}", program.display(), address - shift);
             control("uprobe_events", &format!("p:{group}/{event} {place}"))?;
@@ -130,16 +142,20 @@ fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Returns the names and addresses of slow paths in the output of `nm -C`.
-fn slow_paths(symbols: &str) -> Vec<(String, u64)> {
+/// Returns the names and addresses of slow paths in the output of `nm -C`. Fails if one is missing that must be there:
+/// without it, the count would be too low.
+fn slow_paths(symbols: &str) -> Result<Vec<(String, u64)>> {
     let path = |line: &str| {
         let (address, rest) = line.split_once(' ')?;
         let (_, name) = rest.split_once(' ')?;
-        let slow = SLOW.iter().any(|end| name.ends_with(end));
-        Some((name.trim_matches(['<', '>']).replace(">::", "::"), u64::from_str_radix(address, 16).ok()?))
-            .filter(|_| slow)
+        Some((name.replace(['<', '>'], ""), u64::from_str_radix(address, 16).ok()?))
     };
-    symbols.lines().filter_map(path).collect()
+    let is_slow = |name: &str| SLOW.iter().any(|end| name.ends_with(end));
+    let found: Vec<_> = symbols.lines().filter_map(path).filter(|(name, _)| is_slow(name)).collect();
+    match NEEDED.iter().find(|end| found.iter().all(|(name, _)| !name.ends_with(*end))) {
+        Some(missing) => Err(format!("the program has no symbol `{missing}`: is it stripped?").into()),
+        None => Ok(found),
+    }
 }
 
 /// Returns the difference of the addresses of code and its places in the file, from the output of `readelf -SW`.
@@ -159,13 +175,16 @@ mod tests {
         let symbols = "0000000000b97e70 T parking_lot::raw_mutex::RawMutex::lock_slow\n\
                        0000000000b97b70 T parking_lot::raw_mutex::RawMutex::unlock_slow\n\
                        0000000000b98b40 T parking_lot_core::word_lock::WordLock::lock_slow\n\
+                       0000000000b99000 T <parking_lot::raw_rwlock::RawRwLock>::lock_exclusive_slow\n\
                        0000000000c53530 T <std::sys::sync::mutex::futex::Mutex>::lock_contended\n";
-        let found = slow_paths(symbols);
         let expected = [
-            ("parking_lot::raw_mutex::RawMutex::lock_slow".to_owned(), 0xb9_7e70),
-            ("std::sys::sync::mutex::futex::Mutex::lock_contended".to_owned(), 0xc5_3530),
+            ("parking_lot::raw_mutex::RawMutex::lock_slow", 0xb9_7e70),
+            ("parking_lot::raw_rwlock::RawRwLock::lock_exclusive_slow", 0xb9_9000),
+            ("std::sys::sync::mutex::futex::Mutex::lock_contended", 0xc5_3530),
         ];
-        assert_eq!(found, expected);
+        assert_eq!(slow_paths(symbols).unwrap(), expected.map(|(name, address)| (name.to_owned(), address)));
+        let missing = slow_paths("0000000000b97e70 T parking_lot::raw_mutex::RawMutex::lock_slow\n").unwrap_err();
+        assert!(missing.to_string().contains("RawRwLock::lock_exclusive_slow"), "{missing}");
         let sections = "  [16] .text             PROGBITS        0000000000356f00 355f00 936afc 00  AX  0   0 64";
         assert_eq!(shift(sections), Some(0x1000));
     }

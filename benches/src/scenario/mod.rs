@@ -10,6 +10,7 @@ use crate::{
         Load,
         order::{FanOut, Order, Recipe, Report},
     },
+    machine,
     peers::{Peer, Running},
 };
 
@@ -24,10 +25,6 @@ pub(crate) mod locks;
 pub(crate) mod relay;
 pub(crate) mod slow;
 pub(crate) mod targets;
-
-/// The core of the server, and that of the load generator.
-pub(crate) const SERVER: Option<usize> = Some(0);
-pub(crate) const CLIENTS: Option<usize> = Some(1);
 
 /// Number of handshakes at a time while a measurement prepares. The backlog of every server has room for them.
 const IN_FLIGHT: usize = 64;
@@ -44,7 +41,8 @@ pub(crate) struct Stage {
 impl Stage {
     /// Starts both, each on its core.
     pub(crate) fn set(peer: &dyn Peer) -> Result<Self> {
-        Self::set_on(peer, SERVER, CLIENTS)
+        let [server, clients] = machine::cores()?;
+        Self::set_on(peer, Some(server), Some(clients))
     }
 
     /// Starts both on these cores, or on any core.
@@ -86,9 +84,9 @@ impl Stage {
 
     /// Returns the server's CPU time for an order, and the report. Fails if messages are missing.
     pub(crate) fn cost(&mut self, order: &Order) -> Result<(Duration, Report)> {
-        let before = self.server.cpu();
+        let before = self.server.cpu()?;
         let report = self.load.order(order)?;
-        let cost = self.server.cpu() - before;
+        let cost = self.server.cpu()?.checked_sub(before).ok_or("a process of the server has ended")?;
         if report.failed > 0 {
             let trouble = report.trouble.as_deref().unwrap_or_default();
             return Err(format!("{} messages of {} are missing {trouble}", report.failed, report.done).into());

@@ -66,13 +66,14 @@ pub(crate) fn measure(seconds: usize) -> Result<Figures> {
 
 /// Carries out an order and watches the server's memory. Returns its maximum growth, in MB.
 fn growth(stage: &mut Stage, order: &Order) -> Result<(f64, Report)> {
-    let before = stage.server.memory();
+    let before = stage.server.memory()?;
     let (done, most) = (AtomicBool::new(false), AtomicU64::new(0));
     let (server, load) = (&stage.server, &mut stage.load);
     let report = scope(|scope| {
         scope.spawn(|| {
             while !done.load(Ordering::Relaxed) {
-                most.fetch_max(server.memory(), Ordering::Relaxed);
+                // A look that fails is made up for by the next one.
+                most.fetch_max(server.memory().unwrap_or(0), Ordering::Relaxed);
                 sleep(LOOK);
             }
         });
