@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fs, sync::Arc};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tests::{client::Client, solo::Solo};
+use tests::{
+    client::{Client, Place, soon},
+    solo::Solo,
+};
 use ws_cluster::{
     ActionError, ConnectionId, Data, Details, Disconnection, FromRequest, Identity, IntoHandler, MemoryPool, Message,
     Next, RawDetails, Request, Server, ServerBuilder, Session, SessionCookie, StartError, State, Target, User,
@@ -265,6 +268,39 @@ async fn a_connection_keeps_data_from_its_beginning_to_its_end() {
     client.message(tokio_tungstenite::tungstenite::Message::Close(None)).await;
     other.expect("gone", json!([])).await;
     assert_eq!(*ended.lock(), [("ann".to_owned(), Some(7), 1005)]);
+}
+
+#[tokio::test]
+async fn the_end_of_a_connection_says_if_its_client_has_resumed_on_the_node() {
+    let (ended, mut ends) = tokio::sync::mpsc::unbounded_channel();
+    let solo = Solo::start(builder().action("id", async |id: ConnectionId| id.to_string()).on_disconnect(
+        move |end: Disconnection, id: ConnectionId| {
+            let told = ended.send((end.resumed, id.to_string()));
+            async move { told.map_err(|_| ActionError::internal("gone")) }
+        },
+    ))
+    .await;
+    let headers = [("cookie", "user=ann")];
+    let connect = async |place: &mut Place| {
+        let path = format!("/WebSockets?resume={}&state={}", place.at, place.state.clone().unwrap_or_default());
+        let mut client = Client::try_connect(solo.address, &path, &headers).await.unwrap();
+        let kind = client.moved(place).await["details"][0].clone();
+        client.send("id", json!([])).await;
+        (kind, client.json().await["details"][0].clone(), client)
+    };
+    let mut place = Place::default();
+    let (kind, id, mut first) = connect(&mut place).await;
+    assert_eq!(kind, "new");
+    solo.server.publish(Message::new("a", ()).unwrap()).await.unwrap();
+    assert_eq!(first.moved(&mut place).await["action"], "a");
+    // The client is back, and the node has not noticed that its first connection is gone.
+    let (kind, again, second) = connect(&mut place).await;
+    assert_eq!((&kind, &again), (&json!("recovered"), &id));
+    let id = id.as_str().unwrap().to_owned();
+    drop(first);
+    assert_eq!(soon(ends.recv()).await, Some((true, id.clone())));
+    drop(second);
+    assert_eq!(soon(ends.recv()).await, Some((false, id)));
 }
 
 #[tokio::test]

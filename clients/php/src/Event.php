@@ -31,6 +31,8 @@ final class Event
     /** The code and the reason with which the connection was closed, for `disconnect`. */
     public readonly ?int $closeCode;
     public readonly ?string $closeReason;
+    /** True for `disconnect` if the client has come back to the same node, and so is connected under the same id. */
+    public readonly bool $resumed;
     /** @var array<string, string> The headers of the client's handshake, by names in lower case. */
     public readonly array $headers;
     /** @var array<string, string> The query of the client's URL. */
@@ -62,6 +64,7 @@ final class Event
         $code = $data['code'] ?? null;
         $this->closeCode = is_int($code) ? $code : null;
         $this->closeReason = $this->string('reason');
+        $this->resumed = ($data['resumed'] ?? null) === true;
         $this->remoteAddress = $this->string('remote_addr');
         $this->headers = array_change_key_case(array_filter($this->array('headers'), is_string(...)));
         $this->query = array_filter($this->array('query'), is_string(...));

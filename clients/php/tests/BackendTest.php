@@ -60,9 +60,10 @@ test('an event has the members of the request', function (): void {
     ask($backend, action('a', [['id' => 7], 'é'], [
         'session' => 's', 'groups' => ['editors'], 'properties' => ['page' => 7], 'language' => 'de', 'request' => 3,
     ]));
-    ask($backend, ['event' => 'disconnect', 'code' => 1001, 'reason' => 'going away', 'user' => null]);
+    ask($backend, ['event' => 'disconnect', 'code' => 1001, 'reason' => 'going away', 'resumed' => true, 'user' => null]);
     [$connect, $action, $disconnect] = $seen;
     same([1001, 'going away', null], [$disconnect->closeCode, $disconnect->closeReason, $action->closeCode]);
+    same([true, false], [$disconnect->resumed, $action->resumed]);
     same(['token', 7], $connect->credentials);
     same(['connect', 'ab-1', '192.0.2.1', null], [$connect->name, $connect->connection, $connect->remoteAddress, $connect->user]);
     same(['a,b+c', '"x=y"', null], [$connect->cookie('sid'), $connect->cookie('other'), $connect->cookie('missing')]);

@@ -54,7 +54,8 @@ impl ActionHandler for Own {
         let user = request.user().unwrap_or("guest");
         if let Some(code) = request.close_code() {
             let reason = request.close_reason().expect("beside the code");
-            assert_eq!(request.details().to_string(), json!([code, reason]).to_string());
+            let resumed = request.has_resumed().expect("beside the code");
+            assert_eq!(request.details().to_string(), json!([code, reason, resumed]).to_string());
             let outcome = request.publish(message("left", json!([user, code]), Target::all())).await;
             self.tell.send(format!("{user} left: {code} {reason} {outcome:?}")).ok();
             return Ok(());

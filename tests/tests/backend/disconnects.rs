@@ -22,8 +22,8 @@ async fn the_site_is_told_how_a_connection_ended_and_again_if_it_does_not_answer
     soon(client.0.close(None)).await.unwrap();
     let asked = site.asked_for("disconnect").await;
     let expected = json!({
-        "event": "disconnect", "code": 1005, "reason": "", "connection": id, "user": null, "session": null,
-        "groups": ["page/7"], "properties": {"page": 7},
+        "event": "disconnect", "code": 1005, "reason": "", "resumed": false, "connection": id, "user": null,
+        "session": null, "groups": ["page/7"], "properties": {"page": 7},
     });
     assert_eq!(asked.json, expected);
     // The same event again, until the site answers.

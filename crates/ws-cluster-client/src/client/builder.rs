@@ -148,7 +148,8 @@ impl Builder {
 
     /// Sets a function that returns the credentials, for credentials that change, such as tokens that expire. The
     /// client calls it on each new connection. The function must finish within the server's time for authentication (10
-    /// s by default). If it fails, the client gives up the connection and tries again.
+    /// s by default). If it takes longer, a server without guests closes the connection, and the client calls the
+    /// function again on the next one. If it fails, the client gives up the connection and tries again.
     ///
     /// If the server says when the credentials expire, the client calls the function again before that, and sends the
     /// result on the open connection. Credentials that last less than 3 s may expire before. If the function fails or

@@ -67,6 +67,8 @@ pub(super) struct Disconnect<'a> {
     pub(super) event: &'static str,
     pub(super) code: u16,
     pub(super) reason: String,
+    /// The client is connected under the same id on this node.
+    pub(super) resumed: bool,
     pub(super) connection: String,
     pub(super) user: Option<&'a str>,
     pub(super) session: Option<&'a str>,

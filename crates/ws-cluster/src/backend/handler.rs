@@ -90,6 +90,7 @@ impl Backend {
             event: "disconnect",
             code: request.close_code().unwrap_or_default(),
             reason: request.close_reason().unwrap_or_default(),
+            resumed: request.has_resumed().unwrap_or_default(),
             connection: request.connection().to_string(),
             user: request.user(),
             session: request.session(),

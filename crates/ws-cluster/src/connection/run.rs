@@ -148,11 +148,11 @@ impl<T: Transport, A: Application> Connection<T, A> {
         }
         self.application.context().hub.stats().metered.note(|counts| counts.note_close(ended.code));
         self.application.context().hub.timers().cancel(self.handle.client().id.local, self.timer);
-        self.handle.leave();
+        let resumed = self.handle.leave();
         let client = self.handle.client();
         if announced && self.application.handles(DISCONNECTION) {
-            // A number and a text can always be encoded.
-            let details = RawDetails::from_serialize(&(ended.code, &*ended.reason)).unwrap_or_default();
+            // These values can always be encoded.
+            let details = RawDetails::from_serialize(&(ended.code, &*ended.reason, resumed)).unwrap_or_default();
             if let Ok(handled) = self.application.dispatch(client, DISCONNECTION, details, AwaitedAnswer::default()) {
                 // The client is gone, so an error has no recipient.
                 let _ = handled.await;

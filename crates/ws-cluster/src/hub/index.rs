@@ -130,9 +130,13 @@ impl Index {
 
     /// Returns the clients that have an id, or had it before they came back, including arriving ones.
     pub(super) fn known_as(&self, id: ConnectionId) -> impl Iterator<Item = &Arc<Client>> {
+        self.joined_as(id).chain(self.arriving.values().filter(move |client| client.known_as() == id))
+    }
+
+    /// Returns the clients to which the hub delivers and that have an id, or had it before they came back.
+    fn joined_as(&self, id: ConnectionId) -> impl Iterator<Item = &Arc<Client>> {
         let here = [Some(id.local), self.former.get(&id).copied()].into_iter().flatten();
-        let here = here.filter_map(|local| self.clients.get(local)).chain(self.arriving.values());
-        here.filter(move |client| client.known_as() == id)
+        here.filter_map(|local| self.clients.get(local)).filter(move |client| client.known_as() == id)
     }
 
     /// Returns the clients of a user to which the hub delivers.
@@ -200,14 +204,16 @@ impl Index {
         }
     }
 
-    /// Removes a client, arriving or not.
-    pub(super) fn forget(&mut self, client: &Client) {
+    /// Removes a client, arriving or not. Returns true if the hub delivers to another connection of it, which has
+    /// resumed.
+    pub(super) fn forget(&mut self, client: &Client) -> bool {
         let local = client.id.local;
         self.arriving.remove(&local);
         if client.leave() {
             self.remove(local, &client.membership());
             self.clients.remove(local);
         }
+        self.joined_as(client.known_as()).next().is_some()
     }
 
     /// Removes the names of a client.

@@ -316,7 +316,7 @@ impl Hub {
         let gone = std::mem::take(&mut *self.gone.lock());
         if !gone.is_empty() {
             let mut index = self.index.write();
-            gone.iter().for_each(|client| index.forget(client));
+            gone.iter().for_each(|client| _ = index.forget(client));
         }
     }
 
@@ -337,9 +337,10 @@ impl ClientHandle {
         &self.client
     }
 
-    /// Makes the hub forget the client.
-    pub(crate) fn leave(&self) {
-        self.hub.index.write().forget(&self.client);
+    /// Makes the hub forget the client. Returns true if the hub delivers to another connection of it, which has
+    /// resumed.
+    pub(crate) fn leave(&self) -> bool {
+        self.hub.index.write().forget(&self.client)
     }
 }
 

@@ -181,13 +181,17 @@ pub struct Disconnection {
     pub code: u16,
     /// The reason in the close frame, often empty.
     pub reason: String,
+    /// True if the client has resumed on another connection of this node, and so is connected under the same id. The
+    /// end of that connection is told as well. False if the client has resumed on another node.
+    pub resumed: bool,
 }
 
 impl FromRequest for Disconnection {
     async fn from_request(request: &Request) -> Result<Self, ActionError> {
-        let (Some(code), Some(reason)) = (request.close_code(), request.close_reason()) else {
+        let ended = (request.close_code(), request.close_reason(), request.has_resumed());
+        let (Some(code), Some(reason), Some(resumed)) = ended else {
             return Err(ActionError::log_internal("a handler takes `Disconnection`, but its action is another one"));
         };
-        Ok(Self { code, reason })
+        Ok(Self { code, reason, resumed })
     }
 }

@@ -42,11 +42,11 @@ pub(super) use request::Context;
 /// 4401 and does not connect again. Otherwise, and after a panic, it is closed with 1011 and connects again. The
 /// handler is not called again when the client renews its authentication.
 ///
-/// The handler of `Client/disconnection` is called when a connection is gone. Its details are `[code, "reason"]` of the
-/// close frame that ended the connection, from whichever side ([`Request::close_code`]). The connection gets no more
-/// messages, and [`reply`](Request::reply) has no effect. The handler is not called for a connection that was refused.
-/// While the server [shuts down](crate::Server::shutdown), the handler can publish for as long as the shutdown waits
-/// for it.
+/// The handler of `Client/disconnection` is called when a connection is gone. Its details are
+/// `[code, "reason", resumed]`: the first two of the close frame that ended the connection, from whichever side
+/// ([`Request::close_code`]), and the last as [`Request::has_resumed`] says. The connection gets no more messages, and
+/// [`reply`](Request::reply) has no effect. The handler is not called for a connection that was refused. While the
+/// server [shuts down](crate::Server::shutdown), the handler can publish for as long as the shutdown waits for it.
 ///
 /// ```
 /// use ws_cluster::{ActionError, ActionHandler, Request, async_trait};

@@ -103,6 +103,14 @@ impl Request {
         self.has_ended().then(|| self.0.details.detail(1).ok()).flatten()
     }
 
+    /// Returns true if the client has resumed on another connection of this node, and so is connected under this id, in
+    /// the handler of `Client/disconnection`. Returns `None` in every other handler. It is false if the client has
+    /// resumed on another node, of which this node knows nothing: see
+    /// [`on_disconnect`](crate::ServerBuilder::on_disconnect).
+    pub fn has_resumed(&self) -> Option<bool> {
+        self.has_ended().then(|| self.0.details.detail(2).ok()).flatten()
+    }
+
     fn has_ended(&self) -> bool {
         self.0.action == DISCONNECTION
     }
