@@ -90,7 +90,7 @@ async fn actions_that_always_fail_do_not_keep_those_of_others_from_the_site() {
     let node = node(state.path(), &site, &["--backend-timeout", "1s"]).await;
     let (mut guest, mut other) =
         (Client::connect(node.address(), &[]).await, Client::connect(node.address(), &[]).await);
-    let mut fail = async |guest: &mut Client, site: &mut Site| {
+    let fail = async |guest: &mut Client, site: &mut Site| {
         let asked = act(guest, site, "x", json!([])).await;
         asked.answer("503 Service Unavailable", "text/plain", "later").await;
         error(guest, "x", 503).await;
