@@ -338,9 +338,12 @@ impl Default for LinkConfig {
 mod tests {
     use super::*;
 
+    /// Finds one setting.
+    type Setting = fn(&mut Config) -> &mut Duration;
+
     #[test]
     fn a_time_that_no_clock_can_add_is_a_mistake() {
-        let times: [(&str, fn(&mut Config) -> &mut Duration); 26] = [
+        let times: [(&str, Setting); 26] = [
             ("connection.handshake_timeout", |config| &mut config.connection.handshake_timeout),
             ("connection.ping_interval", |config| &mut config.connection.ping_interval),
             ("connection.ping_timeout", |config| &mut config.connection.ping_timeout),
