@@ -219,6 +219,10 @@ impl Cluster {
     /// Serves one accepted link of another node or a publisher, on an upgraded stream, until the link ends. `ip`: the
     /// peer's address, if it tells peers apart. `from`: the address at the other end of the socket.
     pub(crate) async fn serve_link(&self, stream: Box<dyn Stream>, ip: Option<IpAddr>, from: Option<SocketAddr>) {
+        if !self.shared.driver_works() {
+            // The peer tries another node, or elects one.
+            return;
+        }
         let (mut greeting, full) = self.shared.greetings.begin(ip);
         if full && let Some(line) = self.shared.logs.due(LinkLogCause::Dropped, now()) {
             let (ip, left_out) = (ip.map(tracing::field::display), line.left_out);
@@ -327,6 +331,7 @@ pub(crate) async fn start(
         drain_requested: watch::Sender::new(false),
         stats: stats.clone(),
         delivered_keys: Mutex::default(),
+        ticked_at: Mutex::new(now()),
     });
     let view = Arc::default();
     if is_dialled {

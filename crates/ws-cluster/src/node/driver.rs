@@ -153,6 +153,7 @@ impl Driver {
                         self.core.handle_standstill(now);
                     }
                     self.core.handle_timeout(now);
+                    *self.shared.ticked_at.lock() = now;
                     self.hub.tick();
                     self.show();
                     // The dropped sender tells a caller that the time is over. The outcome of some publishes is never

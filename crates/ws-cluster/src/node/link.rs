@@ -190,19 +190,26 @@ fn config(size: usize) -> WebSocketConfig {
     WebSocketConfig::default().read_buffer_size(buffer).max_message_size(Some(size)).max_frame_size(Some(size))
 }
 
+/// When a link sends heartbeats.
+pub(crate) struct Heartbeat<W> {
+    pub(crate) interval: Duration,
+    /// Returns true if this side works. Otherwise it sends none, so that the peer gives the link up.
+    pub(crate) works: W,
+}
+
 /// Runs a link until either side ends it, or until no packet has come from the peer for `dead`. Frames and notes go to
 /// `arrived`. While `arrived` waits, nothing is read, but heartbeats are still sent.
 pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
     link: Link<S>,
     mut outgoing: FrameReceiver,
-    heartbeat: Duration,
+    heartbeat: Heartbeat<impl Fn() -> bool>,
     dead: Duration,
     arrived: impl Fn(Vec<Frame>, Vec<Note>) -> F,
 ) -> Result<(), LinkError> {
     let (mut writer, mut reader) = link.split();
     let queue = outgoing.queue.clone();
     let writing = async {
-        let mut beat = interval(heartbeat);
+        let mut beat = interval(heartbeat.interval);
         let mut parts = Vec::new();
         loop {
             tokio::select! {
@@ -215,7 +222,11 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
                     parts.clear();
                     outgoing.queue.size.fetch_sub(size, Ordering::Relaxed);
                 }
-                _ = beat.tick() => writer.write_heartbeat().await?,
+                _ = beat.tick() => {
+                    if (heartbeat.works)() {
+                        writer.write_heartbeat().await?;
+                    }
+                }
             }
         }
     };
@@ -240,5 +251,33 @@ pub(crate) async fn run<S: Stream, F: Future<Output = bool>>(
         ended = writing => ended,
         ended = reading => ended,
         () = queue.cut.notified() => Err(LinkError::Broken("the peer reads too slowly".into())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_that_does_not_work_is_silent() {
+        for works in [true, false] {
+            let [near, far] = pair().await;
+            let seconds = Duration::from_secs;
+            let run = |link, works: bool| {
+                let (sender, receiver) = queue(1024);
+                let beat = Heartbeat { interval: seconds(1), works: move || works };
+                let running = run(link, receiver, beat, seconds(4), |_, _| async { true });
+                async move {
+                    let _sender = sender;
+                    running.await
+                }
+            };
+            let (near, far) = (run(near, true), run(far, works));
+            tokio::select! {
+                ended = near => assert!(!works && matches!(ended, Err(LinkError::Silent)), "{ended:?}"),
+                ended = far => panic!("{ended:?}"),
+                () = tokio::time::sleep(seconds(60)) => assert!(works, "the link stands"),
+            }
+        }
     }
 }

@@ -16,7 +16,7 @@ use tokio::{
 use super::{
     Failure, Shared,
     driver::{Driver, Event},
-    link::{self, Link, LinkError, Purpose},
+    link::{self, Heartbeat, Link, LinkError, Purpose},
 };
 use crate::io::Stream;
 use ws_cluster_core::{LinkId, NodeId};
@@ -67,7 +67,8 @@ pub(super) async fn run_link<S: Stream>(
         let events = events.clone();
         async move { events.send(Event::Arrived { link, frames, notes }).await.is_ok() }
     };
-    let ended = link::run(proved, waiting, cluster.heartbeat_interval, cluster.heartbeat_timeout, arrived).await;
+    let beat = Heartbeat { interval: cluster.heartbeat_interval, works: || shared.driver_works() };
+    let ended = link::run(proved, waiting, beat, cluster.heartbeat_timeout, arrived).await;
     match ended {
         Ok(()) => tracing::info!(?peer, "a link ended"),
         Err(error) => tracing::warn!(?peer, %error, "a link was lost"),

@@ -1,14 +1,17 @@
 //! This process as a node of the cluster: the task that drives the core, the links to other nodes, the queries to the
 //! pool, and the publishes of publishers. Everything here acts; the core decides.
 
-use std::{sync::Arc, sync::atomic::AtomicU64};
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Instant,
+};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use self::{delivered_keys::DeliveredKeys, greetings::Greetings, link::LinkIdentity};
-use crate::{config::Config, error::ServeError, log_limit::LogLimits, pool::Pool, stats::Stats};
+use crate::{clock::now, config::Config, error::ServeError, log_limit::LogLimits, pool::Pool, stats::Stats};
 use ws_cluster_core::{Degraded, LogPosition, NodeId, PublishId, Seq};
 
 mod cluster;
@@ -112,6 +115,16 @@ struct Shared {
     stats: Arc<Stats>,
     /// The rows of an outbox that this node has delivered lately.
     delivered_keys: Mutex<DeliveredKeys>,
+    /// The time of the driver's last tick.
+    ticked_at: Mutex<Instant>,
+}
+
+impl Shared {
+    /// Returns true if the driver ticks. A driver may hang in code of the application, such as an authenticator or a
+    /// subscriber of the log. The tasks of the links must not make such a node look alive.
+    fn driver_works(&self) -> bool {
+        now().saturating_duration_since(*self.ticked_at.lock()) <= self.config.cluster.heartbeat_timeout / 2
+    }
 }
 
 /// The causes of log lines that strangers can trigger as often as they like.
