@@ -153,6 +153,23 @@ async fn statements_take_effect_on_a_server_without_autocommit() {
 }
 
 #[tokio::test]
+async fn a_read_shows_only_what_has_committed_whatever_the_servers_isolation_level_is() {
+    let mut server = MariaDb::start().await;
+    let mut admin = server.connect().await;
+    admin.query_drop("SET GLOBAL TRANSACTION ISOLATION LEVEL READ UNCOMMITTED").await.unwrap();
+    drop(admin);
+    let url = server.database().await;
+    let pool = pool::open(&url).await.unwrap();
+    let seen = elect(&pool, 1).await;
+    let mut other = Conn::from_url(&url).await.unwrap();
+    other.query_drop("BEGIN").await.unwrap();
+    other.query_drop("UPDATE ws_lease SET beat = beat + 1").await.unwrap();
+    assert_eq!(lease(&pool).await, seen);
+    drop(other);
+    server.stop().await;
+}
+
+#[tokio::test]
 async fn an_applications_own_pool_serves_as_well() {
     let url = MariaDb::shared().await.database().await;
     let sessions = mysql_async::Pool::from_url(&url).unwrap();

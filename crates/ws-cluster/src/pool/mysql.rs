@@ -77,15 +77,18 @@ ON DUPLICATE KEY UPDATE cluster = ws_lease.cluster";
 
 /// The settings of a session, whatever the server's defaults are: each statement is its own transaction, nothing is
 /// truncated silently, the engine is not replaced, and a statement that waits for a lock ends soon after its caller
-/// gave up.
-const SESSION: &str =
-    "SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 2";
+/// gave up. A read sees what has committed and nothing else; a lower level than this one would show leases of open
+/// transactions, and READ COMMITTED forbids writes if the binary log has statements.
+const SESSION: [&str; 2] = [
+    "SET autocommit = 1, sql_mode = 'STRICT_ALL_TABLES,NO_ENGINE_SUBSTITUTION', innodb_lock_wait_timeout = 2",
+    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+];
 
 /// Number of attempts to announce a node while others announce themselves at the same address. It is enough for twenty
 /// first starts at once.
 const MAX_ATTEMPTS: usize = 10;
 
-/// A pool in MySQL 5.7 and later or MariaDB 10.2 and later. It uses two tables, `ws_lease` and `ws_node`, which it
+/// A pool in MySQL 5.6.5 and later or MariaDB 10.2 and later. It uses two tables, `ws_lease` and `ws_node`, which it
 /// creates whenever they are missing. Its account needs SELECT, INSERT, UPDATE and DELETE on them, and CREATE unless
 /// the tables were created by hand from [`schema`](Self::schema).
 ///
@@ -124,11 +127,11 @@ impl MySqlPool {
     /// Returns [`PoolError::Url`] if the URL is malformed, names no database or has an unknown option, or if a file of
     /// certificates cannot be read. The text never repeats the password.
     pub async fn connect(url: &str) -> Result<Self, PoolError> {
-        Ok(Self(Tables::connect(url, SCHEMA, &[SESSION]).map_err(PoolError::Url)?))
+        Ok(Self(Tables::connect(url, SCHEMA, &SESSION).map_err(PoolError::Url)?))
     }
 
-    /// Returns a pool over connections that the application already has. They must be in autocommit, and at least two
-    /// must be free at any time: a lease that cannot be renewed for want of a connection is lost. Connections are
+    /// Returns a pool over connections that the application already has. They must be in autocommit, with the isolation
+    /// level REPEATABLE READ (the server's default), and at least two must be free at any time: a lease that cannot be renewed for want of a connection is lost. Connections are
     /// returned unchanged. A connection whose statement was abandoned is closed.
     pub fn from_pool(pool: mysql_async::Pool) -> Self {
         Self(Tables::from_pool(pool, SCHEMA))
