@@ -108,10 +108,10 @@ impl ServerBuilder {
     /// Sets the handler that is called when a connection is gone; [`Disconnection`](crate::Disconnection) tells why. It
     /// is the handler of `Client/disconnection`.
     ///
-    /// It is about one connection, not about the client. A client that [resumes](Request::connection) keeps its id, and
-    /// the node may notice only then, up to 45 s later, that its earlier connection is gone. So the id may be connected
-    /// when the handler is called: [`resumed`](crate::Disconnection::resumed) is true if it is on this node, but on
-    /// another node it cannot be seen. What the handler releases for an id, the client must be able to take again, as
+    /// It is about one connection, not about the client. A client that [resumes](crate::Request::connection) keeps its
+    /// id, and the node may notice only then, up to 45 s later, that its earlier connection is gone. So the id may be
+    /// connected when the handler is called: [`resumed`](crate::Disconnection::resumed) is true if it is on this node,
+    /// but on another node it cannot be seen. What the handler releases for an id, the client must be able to take again, as
     /// with a time limit that its actions renew.
     pub fn on_disconnect<M>(self, handler: impl IntoHandler<M>) -> Self {
         self.action(DISCONNECTION, handler)
