@@ -222,6 +222,7 @@ async fn a_user_is_known_by_the_name_in_the_table_however_it_is_typed() {
         let ann = site.signed_in(typed).await;
         let mut tab = ann.connect_known().await;
         ann.publish("user:ann", "Hello").await;
+        ann.publish("all", "after it").await;
         tab.expect("news/new", json!(["ann", "Hello"])).await;
     }
     let array = site.visitor(HOME).post("/login.php", &[("user[]", "ann"), ("password", "example")]).await;
