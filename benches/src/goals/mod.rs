@@ -76,7 +76,7 @@ fn rounds<const N: usize>(count: usize, measure: impl FnMut(usize) -> Result<[f6
 /// Measures with our program, and with the build before it if there is one, which is the first in every second round.
 fn both<T>(options: &Goals, round: usize, mut measure: impl FnMut(&Ours) -> Result<T>) -> Result<(T, Option<T>)> {
     let (ours, before) = (Ours::default(), options.before());
-    if round % 2 == 0 {
+    if round.is_multiple_of(2) {
         let ours = measure(&ours)?;
         return Ok((ours, before.map(|before| measure(&before)).transpose()?));
     }
