@@ -105,10 +105,14 @@ function ws_start_hindrance(): ?string
         . ws_command() . ' -- or let systemd do it: docs/site.md has a unit.';
 }
 
-/** The user of this process. `getmyuid` would be the owner of the script. */
-function ws_user(): int
+/** The user of this process; null if it cannot be known. `getmyuid` would be the owner of the script. */
+function ws_user(): ?int
 {
-    return function_exists('posix_geteuid') ? posix_geteuid() : fstat(tmpfile())['uid'];
+    if (function_exists('posix_geteuid')) {
+        return posix_geteuid();
+    }
+    $file = @tmpfile();
+    return $file === false ? null : fstat($file)['uid'];
 }
 
 /**

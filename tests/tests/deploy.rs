@@ -229,7 +229,7 @@ fn an_upgrade_restarts_no_node_whose_settings_the_new_version_refuses() {
     let file = format!("WS_SERVER_CONFIG={}", settings.path().display());
     let (restarted, said) = Debian::new(std::slice::from_ref(&file)).configure("0.1.0");
     assert!(restarted.is_empty() && said.contains("--backend needs --backend-key"), "{said}");
-    assert!(said.contains("refuses the settings of ws-server@9001.service"), "{said}");
+    assert!(said.contains("refuses the settings with which ws-server@9001.service runs"), "{said}");
     // As a file for the environment of one node has it.
     let key = "WS_SERVER_BACKEND_KEY=a key of the requests of the ws-servers".to_owned();
     let (restarted, said) = Debian::new(&[file, key]).configure("0.1.0");

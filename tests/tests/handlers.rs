@@ -299,6 +299,11 @@ async fn the_end_of_a_connection_says_if_its_client_has_resumed_on_the_node() {
     let id = id.as_str().unwrap().to_owned();
     drop(first);
     assert_eq!(soon(ends.recv()).await, Some((true, id.clone())));
+    // The page closes before the node notices that the second connection is gone, too.
+    let (kind, _, third) = connect(&mut place).await;
+    assert_eq!(kind, "recovered");
+    drop(third);
+    assert_eq!(soon(ends.recv()).await, Some((false, id.clone())));
     drop(second);
     assert_eq!(soon(ends.recv()).await, Some((false, id)));
 }

@@ -46,6 +46,22 @@ impl Authenticator for Hanging {
     }
 }
 
+/// A gate that is closed until this is dropped, also if the test fails: the runtime waits for the thread behind it.
+struct Closed(Arc<Gate>);
+
+impl Closed {
+    fn new(gate: Arc<Gate>) -> Self {
+        gate.set(true);
+        Self(gate)
+    }
+}
+
+impl Drop for Closed {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
 async fn start(pool: &Arc<dyn Pool>, gate: &Arc<Gate>) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let server = Server::builder(pool.clone())
@@ -85,13 +101,13 @@ async fn a_master_whose_driver_hangs_is_replaced() {
     let hung = servers[0].status().master.unwrap();
     let master = servers.iter().position(|server| server.node_id() == hung).unwrap();
     let follower = &servers[(master + 1) % 3];
-    gates[master].set(true);
+    let closed = Closed::new(gates[master].clone());
     // The master's driver delivers this and does not return.
     follower.close_user("anyone").await.unwrap();
     follower.publish(message("said", json!(["after"]), Target::all())).await.expect("another master accepts it");
     let status = follower.status();
     assert!(status.master.is_some_and(|master| master != hung), "{status:?}");
-    gates[master].set(false);
+    drop(closed);
     for server in &servers {
         settled(server, Some(hung)).await;
     }

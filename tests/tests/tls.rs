@@ -190,7 +190,7 @@ async fn an_operator_is_warned_of_a_certificate_that_ends_soon() {
     };
     end_within(3);
     let node = files.node(&[]).await;
-    let log = node.logged("the certificate in use ends within days").await;
+    let log = node.logged("the certificate in use ends soon").await;
     assert!(log.contains("days=2"), "{log}");
     // After its renewal there is nothing to tell.
     end_within(30);

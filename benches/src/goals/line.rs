@@ -67,6 +67,12 @@ impl Line {
         }
     }
 
+    /// Returns a line that says what failed.
+    pub(super) fn failed(what: String) -> Self {
+        let nothing = || NOTHING.to_owned();
+        Self { what, figure: nothing(), reference: nothing(), ratio: nothing(), goal: nothing(), reached: Some(false) }
+    }
+
     pub(super) fn at_most(what: impl Into<String>, value: &Series, unit: &str, most: f64) -> Self {
         let value = value.median().unwrap_or(f64::NAN);
         Self::bound(what, value, unit, format!("≤ {} {unit}", figure(most)), value <= most)

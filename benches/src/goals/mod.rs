@@ -12,7 +12,7 @@ use self::{
 use crate::{
     Goals, machine,
     peers::{Ours, Peer, Plain},
-    scenario::{Stage, batch, connect, echo, idle, locks, relay as nodes, slow, targets},
+    scenario::{Stage, batch, connect, echo, fan_out::Slices, idle, locks, relay as nodes, slow, targets},
     series::Series,
     table::{NOTHING, Table, figure},
 };
@@ -89,6 +89,15 @@ fn beside_before(what: &str, ours: &Series, unit: &str, before: &Series) -> Opti
     before.median()?;
     // Two builds of the same source differ by this much.
     Some(Line::ratio(what, ours, unit, before, "the build before", Goal::AtMost(1.05)))
+}
+
+/// Returns a line for each server that has failed in some slices. Its figures are from the others.
+fn failures<'a>(servers: impl Iterator<Item = (&'a &'a dyn Peer, &'a Slices)>, clients: &[usize]) -> Vec<Line> {
+    let failed = servers.filter_map(|(peer, slices)| {
+        let (failed, all) = slices.lacking(clients, *peer);
+        (failed > 0).then(|| Line::failed(format!("{} failed in {failed} of {all} slices", peer.name())))
+    });
+    failed.collect()
 }
 
 fn publish_batch(options: &Goals) -> Result<Vec<Line>> {

@@ -3,7 +3,10 @@
 
 use benches::Result;
 
-use super::line::{Goal, Line};
+use super::{
+    failures,
+    line::{Goal, Line},
+};
 use crate::{
     Goals,
     peers::{Bun, OneSend, Ours, Peer},
@@ -31,11 +34,11 @@ pub(super) fn speed(options: &Goals) -> Result<Vec<Line>> {
         let measured = fan_out::measure_beside(&peers, &options.clients, pace);
         servers.iter_mut().zip(measured).for_each(|(slices, round)| slices.extend(round));
     }
+    let mut lines = failures(peers.iter().zip(&servers), &options.clients);
     let mut servers = servers.into_iter();
     let (one_send, ours) = (servers.next().unwrap_or_default(), servers.next().unwrap_or_default());
     let bun = missing.is_none().then(|| servers.next()).flatten();
     let before = servers.next();
-    let mut lines = Vec::new();
     for load in fan_out::loads(&options.clients, &Way::ALL) {
         let what = format!("CPU per delivery, {load}");
         let cpu = |slices: &Slices, load: Load| slices.series(load, |figures| figures.cpu);

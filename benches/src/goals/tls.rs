@@ -3,7 +3,10 @@
 
 use benches::Result;
 
-use super::line::{Goal, Line};
+use super::{
+    failures,
+    line::{Goal, Line},
+};
 use crate::{
     Goals,
     peers::{Certificate, Encrypted, Front, Peer},
@@ -28,9 +31,10 @@ pub(super) fn tls(options: &Goals) -> Result<Vec<Line>> {
     if let Some(how) = servers.iter().find_map(|server| server.missing()) {
         return Err(format!("nginx is not installed: {how}").into());
     }
+    let peers = servers.each_ref().map(|server| server as &dyn Peer);
     let mut slices = [(); 3].map(|()| Slices::default());
     for _ in 0..options.rounds() {
-        let measured = fan_out::measure_beside(&servers.each_ref().map(|server| server as _), &[CLIENTS], PACE);
+        let measured = fan_out::measure_beside(&peers, &[CLIENTS], PACE);
         slices.iter_mut().zip(measured).for_each(|(slices, round)| slices.extend(round));
     }
     // Memory does not depend on the machine's speed.
@@ -38,7 +42,7 @@ pub(super) fn tls(options: &Goals) -> Result<Vec<Line>> {
     let mut next = || memory.next().ok_or("three servers are measured")?;
     let (plain_memory, own_memory, nginx_memory) = (next()?, next()?, next()?);
     let [plain, own, nginx] = &slices;
-    let mut lines = Vec::new();
+    let mut lines = failures(peers.iter().zip(&slices), &[CLIENTS]);
     for load in fan_out::loads(&[CLIENTS], &Way::USUAL) {
         let cpu = |slices: &Slices| slices.series(load, |figures| figures.cpu);
         let line = |reference: &Slices, of| {

@@ -106,6 +106,13 @@ impl Slices {
         self.0.iter().map(in_slice).collect()
     }
 
+    /// Returns how many slices lack some of the loads of a server, and the number of all slices.
+    pub(crate) fn lacking(&self, clients: &[usize], peer: &dyn Peer) -> (usize, usize) {
+        let loads = loads(clients, peer.ways());
+        let lacks = |slice: &&Vec<(Load, Figures)>| slice.len() < loads.len();
+        (self.0.iter().filter(lacks).count(), self.0.len())
+    }
+
     /// Adds the slices of another round.
     pub(crate) fn extend(&mut self, round: Self) {
         self.0.extend(round.0);

@@ -2,7 +2,8 @@
 //! replicated log of messages, as a state machine. It has no socket, no clock, no runtime and no randomness.
 //!
 //! A driver passes events to [`Core::publish`] and the `handle_*` methods, each with the current time. It takes
-//! instructions from [`Core::poll_output`], and calls [`Core::handle_timeout`] at [`Core::poll_timeout`] at the latest:
+//! instructions from [`Core::poll_output`], and calls [`Core::handle_timeout`] at [`Core::poll_timeout`] at the latest. If
+//! the wall clock shows that the machine slept, it calls [`Core::handle_standstill`] before anything else:
 //!
 //! ```text
 //! loop {

@@ -46,14 +46,13 @@ impl Context {
         self.repropose(cut, |entry| entry.seq > aged, 0);
         // The master may have forgotten a key that this node still knows.
         let log = &self.log;
-        self.pending.empty_repeats(|key| log.knows_key(key));
+        self.pending.empty_repeats(|id, key| !log.knows(id) && log.knows_key(key));
     }
 
     /// Replaces the log by the master's. The master does not have this log's entries after `agreed`.
     pub(super) fn reset_to(&mut self, agreed: Seq, snapshot: Snapshot) {
         let base = snapshot.base;
         let fresh = self.log.last() == 0;
-        let settled = snapshot.marks.clone();
         let aged = self.log.aged(self.now);
         let delivered = self.delivered;
         let keys: HashMap<Bytes, Seq> = self.log.keys().map(|(key, seq)| (key.clone(), seq)).collect();
@@ -69,7 +68,8 @@ impl Context {
             self.pending.forget_keyed();
         }
         let log = &self.log;
-        self.pending.empty_repeats(|key| log.knows_key(key) || keys.get(key).is_some_and(|seq| *seq <= agreed));
+        let is_known = |key: &Bytes| log.knows_key(key) || keys.get(key).is_some_and(|seq| *seq <= agreed);
+        self.pending.empty_repeats(|id, key| !log.knows(id) && is_known(key));
         for (key, seq) in keys.iter().filter(|(_, seq)| **seq <= delivered) {
             // After `agreed`, the master may have the key from another publish, and may forget it sooner.
             if *seq > agreed || !self.log.knows_key(key) {
@@ -82,7 +82,7 @@ impl Context {
         // This node will not deliver the entries up to the base, so their publishes are settled here.
         let known: Vec<_> = self.pending.ids().collect();
         for id in known {
-            if settled.iter().any(|mark| mark.origin == id.origin && mark.counter >= id.counter) {
+            if self.log.knows(id) {
                 self.settle(id);
             }
         }

@@ -112,11 +112,11 @@ impl PendingPublishes {
         });
     }
 
-    /// Takes the contents from the publishes whose keys are known to be in the log. They repeat other publishes.
-    pub(crate) fn empty_repeats(&mut self, is_known: impl Fn(&Bytes) -> bool) {
+    /// Takes the contents from the publishes that repeat others by their keys.
+    pub(crate) fn empty_repeats(&mut self, repeats: impl Fn(PublishId, &Bytes) -> bool) {
         let all = self.returned.values_mut().map(|waiting| (false, waiting));
         for (counts, Waiting { proposal, .. }) in all.chain(self.pending.values_mut().map(|waiting| (true, waiting))) {
-            if proposal.key.as_ref().is_some_and(&is_known) {
+            if proposal.key.as_ref().is_some_and(|key| repeats(proposal.id, key)) {
                 let before = proposal.size();
                 proposal.content = None;
                 self.size -= if counts { before - proposal.size() } else { 0 };

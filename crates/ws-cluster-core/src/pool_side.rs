@@ -152,6 +152,8 @@ impl PoolSide {
         self.alone_provable_since = None;
         self.answer_is_old = self.asked.is_some();
         self.stale = true;
+        // No write may follow from it: another master may have members that this one would clear.
+        self.read_first = true;
     }
 
     /// Notes that a query, which was asked at `asked`, failed.

@@ -39,9 +39,9 @@ export interface Authentication {
 export interface ServerActions {
   /**
    * The client is authenticated, on a new connection or again on an open one. The error callback means that it is
-   * not. The connection stays open if guests are allowed, and if fresh credentials of a user are refused. It is closed
-   * after wrong credentials (403), and after credentials that the server cannot look at now (503). After a 503 the
-   * client connects again, and messages that wait are sent on that connection.
+   * not. The connection stays open if guests are allowed, and if fresh credentials of a user are refused. If the client
+   * has no user yet, it is closed after wrong credentials (403), and after credentials that the server cannot look up
+   * now (503). After a 503 the client connects again, and messages that wait are sent on that connection.
    */
   "Client/authentication": [outcome: string, about?: Authentication];
   /** The connection is about to be closed for good: the session ended, or the user is blocked. */

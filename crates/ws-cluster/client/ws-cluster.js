@@ -43,6 +43,8 @@ globalThis.WsCluster = class WsCluster {
   #timer;
   /** The time of the next attempt; 0 if there is none, or if the server asked for that wait. */
   #nextAttempt = 0;
+  /** Stands for the present wait for an attempt. */
+  #wait = null;
   /** The time of the last message on the present connection, or the start of its attempt. */
   #lastHeard = 0;
   /** The longest interval between two messages that the server has granted, in milliseconds; 0 if it has not. */
@@ -202,6 +204,7 @@ globalThis.WsCluster = class WsCluster {
   #connect() {
     if (this.#closed || this.#socket) return;
     this.#nextAttempt = 0;
+    this.#wait = null;
     // If the present URL has left the list, the first one is next.
     this.#url = this.#urls[(this.#urls.indexOf(this.#url) + 1) % this.#urls.length];
     this.#after(this.#options.connectTimeout, () => this.#lost(1006, "No answer in time"));
@@ -331,7 +334,7 @@ globalThis.WsCluster = class WsCluster {
 
   /** A server that takes no more clients says in Retry-After when to come again, but a WebSocket does not show it. */
   async #askWhenToRetry() {
-    const timer = this.#timer;
+    const wait = (this.#wait = {});
     try {
       const url = this.#url.replace(/^ws/, "http").replace(/\?.*/, "");
       const limit = AbortSignal.timeout(this.#options.connectTimeout);
@@ -342,7 +345,7 @@ globalThis.WsCluster = class WsCluster {
       const seconds = Math.min(Number(answer?.headers.get("retry-after")), 300);
       // With jitter, or all clients that were told the same would come at once.
       const until = Date.now() + seconds * 1_000 * (1 + Math.random() / 2);
-      if (timer === this.#timer && !this.#socket && !this.#closed && until > this.#nextAttempt) {
+      if (wait === this.#wait && !this.#closed && until > this.#nextAttempt) {
         this.#connectIn(until - Date.now());
         this.#nextAttempt = 0;
       }

@@ -7,8 +7,8 @@ pub(crate) fn now() -> Instant {
     tokio::time::Instant::now().into_std()
 }
 
-/// Notices that this machine slept: [`now`] stood still, and the wall clock went on. A wall clock that is set forward
-/// looks the same.
+/// Notices that this machine slept: its monotonic clock stood still, and the wall clock went on. A wall clock that is set
+/// forward looks the same.
 pub(crate) struct SleepWatch {
     now: Instant,
     wall: SystemTime,
@@ -16,12 +16,13 @@ pub(crate) struct SleepWatch {
 
 impl SleepWatch {
     pub(crate) fn new() -> Self {
-        Self { now: now(), wall: SystemTime::now() }
+        // Not Tokio's clock: a pause of it in a test is no sleep.
+        Self { now: Instant::now(), wall: SystemTime::now() }
     }
 
     /// Returns for how long the machine has slept since the last call.
     pub(crate) fn slept(&mut self) -> Duration {
-        self.slept_until(now(), SystemTime::now())
+        self.slept_until(Instant::now(), SystemTime::now())
     }
 
     fn slept_until(&mut self, now: Instant, wall: SystemTime) -> Duration {

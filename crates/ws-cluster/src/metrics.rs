@@ -146,7 +146,7 @@ pub static SERIES: &[Series] = &[
     counter(
         "ws_cluster_dropped_messages_total",
         &[],
-        "Messages that the node dropped, because the cluster had gone on without them and they were too old to be proposed again.",
+        "Messages that the node dropped, because the cluster had gone on without them and they, or their keys, were too old to be proposed again.",
     ),
     gauge("ws_cluster_links", &[], "Open links to other nodes."),
     counter("ws_cluster_links_opened_total", &[], "Links to other nodes that were opened, by either side."),

@@ -63,7 +63,7 @@ impl End {
     fn log(self) {
         match self {
             Self::Far => {}
-            Self::Near(days) => tracing::warn!(days, "the certificate in use ends within days, and is not renewed"),
+            Self::Near(days) => tracing::warn!(days, "the certificate in use ends soon and has not been renewed"),
             Self::Over => tracing::error!("the certificate in use has ended: clients refuse it"),
         }
     }

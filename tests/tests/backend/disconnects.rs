@@ -72,14 +72,17 @@ async fn a_node_that_shuts_down_tells_a_site_again_that_was_not_there() {
 async fn a_node_that_shuts_down_counts_the_ends_of_connections_that_it_could_not_tell() {
     let (state, mut site) = (tempfile::tempdir().unwrap(), Site::start().await);
     let file = state.path().join("ws.toml");
-    fs::write(&file, "[cluster]\nshutdown_timeout = \"500ms\"\n").unwrap();
+    fs::write(&file, "[cluster]\nshutdown_timeout = \"3s\"\n").unwrap();
     let mut node = node(state.path(), &site, &["--config", file.to_str().unwrap()]).await;
     let mut client = Client::connect(node.address(), &[]).await;
     ping(&mut client, &mut site).await;
     node.terminate();
     assert_eq!(client.closed().await.0, 1012);
-    let asked = site.asked_for("disconnect").await;
-    asked.answer("503 Service Unavailable", "text/plain", "later").await;
+    // The third attempt would come 3 s after the second one.
+    for _ in 0..2 {
+        let asked = site.asked_for("disconnect").await;
+        asked.answer("503 Service Unavailable", "text/plain", "later").await;
+    }
     assert!(node.wait().await.success());
     let log = node.whole_log().await;
     let line = log.lines().find(|line| line.contains("does not wait any longer to tell the site")).expect("a line");

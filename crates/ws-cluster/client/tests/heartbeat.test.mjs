@@ -272,6 +272,24 @@ describe("a page that is looked at again", () => {
     assert.equal(FakeSocket.all.length, 9);
   });
 
+  test("keeps a wait that the server asks for after the page came to the front", async () => {
+    page("http://host/");
+    Math.random.mock.mockImplementation(() => 0.5);
+    let answer;
+    await connect({ fetch: () => new Promise((resolve) => { answer = resolve; }) });
+    for (let lost = 1; lost <= 8; lost++) {
+      FakeSocket.last.end();
+      if (lost < 8) mock.timers.tick(30_000);
+    }
+    show();
+    answer({ headers: new Headers({ "retry-after": "20" }) });
+    await settle();
+    pass(20_000);
+    assert.equal(FakeSocket.all.length, 8);
+    pass(5_000);
+    assert.equal(FakeSocket.all.length, 9);
+  });
+
   test("keeps a shorter wait, and one that the server asked for", async () => {
     page("http://host/");
     Math.random.mock.mockImplementation(() => 0.5);

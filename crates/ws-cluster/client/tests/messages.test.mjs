@@ -280,9 +280,13 @@ describe("the queue", () => {
 
   test("keeps what is sent after an error with which the server closes an authenticated connection", async () => {
     const client = await authenticated();
-    FakeSocket.last.say({ ...NOT_OK, close: 4401 });
+    FakeSocket.last.say({ ...NOT_OK, close: 1011 });
     client.send("a");
     assert.equal(FakeSocket.last.sent.length, 1);
+    FakeSocket.last.end(1011);
+    mock.timers.tick(500);
+    FakeSocket.last.open().say(OK);
+    assert.deepEqual(FakeSocket.last.sent.slice(1).map(({ action }) => action), ["a"]);
   });
 
   test("is bounded: what comes when it is full is refused with 503, after send has returned", async () => {

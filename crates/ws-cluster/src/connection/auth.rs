@@ -191,7 +191,7 @@ impl<T: Transport, A: Application> Connection<T, A> {
     }
 
     /// Tells the client that the authenticator cannot answer now. A client with a user stays who it was, and so does a
-    /// guest that sent no credentials. Any other client is closed and comes again: as a guest it would lose its place
+    /// guest that has joined and sent no credentials. Any other client is closed and comes again: as a guest it would lose its place
     /// in the order and would act without its user, and a server without guests would dismiss it, although the fault
     /// is not its own.
     fn unavailable(&mut self, by_credentials: bool, awaited: &AwaitedAnswer) {

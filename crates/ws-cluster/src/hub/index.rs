@@ -213,7 +213,8 @@ impl Index {
             self.remove(local, &client.membership());
             self.clients.remove(local);
         }
-        self.joined_as(client.known_as()).next().is_some()
+        // An earlier connection is one whose end nobody has noticed yet.
+        self.joined_as(client.known_as()).any(|other| other.id.local > local)
     }
 
     /// Removes the names of a client.

@@ -4,7 +4,7 @@
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -146,33 +146,15 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = sleep_until(deadline), if !self.ended => {
-                    let now = now();
-                    let slept = sleep.slept();
-                    if slept > self.shared.config.cluster.heartbeat_timeout {
-                        tracing::warn!(seconds = slept.as_secs(), "this machine slept, or its clock was set forward");
-                        self.core.handle_standstill(now);
-                    }
-                    self.core.handle_timeout(now);
-                    *self.shared.ticked_at.lock() = now;
-                    self.hub.tick();
-                    self.show();
-                    // The dropped sender tells a caller that the time is over. The outcome of some publishes is never
-                    // known.
-                    let stats = &self.stats;
-                    self.waiting.retain(|_, waiting| {
-                        let outcome = match waiting.until > now {
-                            true if !waiting.accepted.is_closed() => return true,
-                            true => PublishOutcome::Abandoned,
-                            false => PublishOutcome::Unknown,
-                        };
-                        note_unsettled(stats, waiting.since, outcome);
-                        false
-                    });
+                    self.note_sleep(sleep.slept());
+                    self.tick();
                 }
                 count = received.recv_many(&mut batch, BATCH) => {
                     if count == 0 {
                         break;
                     }
+                    // The clock stood still while the machine slept, so the deadline may be yet to come.
+                    self.note_sleep(sleep.slept());
                     batch.drain(..).for_each(|event| self.handle(event));
                 }
             }
@@ -181,6 +163,35 @@ impl Driver {
             tracing::debug!("the last handle was dropped");
             self.leave_pool().await;
         }
+    }
+
+    /// Tells the core that the machine slept, before anything that arrived meanwhile.
+    fn note_sleep(&mut self, slept: Duration) {
+        let config = &self.shared.config.cluster;
+        // The proof that this node is alone ends a quarter of the lease before the lease does.
+        if !self.ended && slept > config.heartbeat_timeout.min(config.lease / 4) {
+            tracing::warn!(seconds = slept.as_secs(), "this machine slept, or its clock was set forward");
+            self.core.handle_standstill(now());
+        }
+    }
+
+    fn tick(&mut self) {
+        let now = now();
+        self.core.handle_timeout(now);
+        *self.shared.ticked_at.lock() = now;
+        self.hub.tick();
+        self.show();
+        // The dropped sender tells a caller that the time is over. The outcome of some publishes is never known.
+        let stats = &self.stats;
+        self.waiting.retain(|_, waiting| {
+            let outcome = match waiting.until > now {
+                true if !waiting.accepted.is_closed() => return true,
+                true => PublishOutcome::Abandoned,
+                false => PublishOutcome::Unknown,
+            };
+            note_unsettled(stats, waiting.since, outcome);
+            false
+        });
     }
 
     fn handle(&mut self, event: Event) {
@@ -280,7 +291,7 @@ impl Driver {
                 Output::Diverged { again, dropped } => tracing::error!(
                     again,
                     dropped,
-                    "the cluster went on without messages of this node; those older than the log's age are lost"
+                    "the cluster went on without messages of this node; the dropped ones are too old to be proposed again"
                 ),
                 Output::Trimmed { base } => {
                     self.deliver_ready(&mut ready);

@@ -217,7 +217,8 @@ impl Supervisor {
                     }
                     Told::ReadAgain => {
                         if let Some((changed, trusted_proxies)) = read_again() {
-                            *drain = changed.config.connection.drain;
+                            // The server may refuse the change. A limit that is too long kills nothing.
+                            *drain = changed.config.connection.drain.max(*drain);
                             control.trust(trusted_proxies);
                         }
                         child.signal(Signal::HUP);
