@@ -52,18 +52,22 @@ impl<T> Pool<T> {
 /// Compresses a frame of a server's text or binary message. Returns `None` if that does not make it smaller.
 pub(crate) fn compress(frame: &Bytes) -> Option<Bytes> {
     let payload = frame::payload(frame);
-    // If the buffer becomes full, nothing is gained.
-    let mut compressed = Vec::with_capacity(payload.len());
-    let whole = COMPRESSORS.with(
-        || Compress::new(LEVEL, false),
-        |compressor| {
-            compressor.reset();
-            let done = compressor.compress_vec(payload, &mut compressed, FlushCompress::Sync);
-            done.is_ok() && compressor.total_in() == payload.len() as u64
-        },
-    );
-    let shrank = whole && compressed.len() < compressed.capacity();
-    let compressed = compressed.strip_suffix(&TAIL).filter(|_| shrank)?;
+    // Room for a message that does not shrink.
+    let mut compressed = Vec::with_capacity(payload.len() + payload.len() / 8 + 128);
+    let make = || Compress::new(LEVEL, false);
+    let whole = COMPRESSORS.with(make, |compressor| {
+        compressor.reset();
+        let done = compressor.compress_vec(payload, &mut compressed, FlushCompress::Sync);
+        let whole =
+            done.is_ok() && compressor.total_in() == payload.len() as u64 && compressed.len() < compressed.capacity();
+        if !whole {
+            // It may still have output. A reset forgets the output, and not the place that it takes: after many such
+            // messages the compressor would panic.
+            *compressor = make();
+        }
+        whole
+    });
+    let compressed = compressed.strip_suffix(&TAIL).filter(|compressed| whole && compressed.len() < payload.len())?;
     Some(frame::compressed(frame, compressed))
 }
 
@@ -163,6 +167,13 @@ pub(super) mod tests {
         for message in [&b""[..], b"a", b"abcdefgh", &noise[..300], &noise] {
             assert_eq!(compress(&frame::binary(message)), None);
         }
+        // Nothing of them stays in the compressor: it would be full after some hundred.
+        for start in 0..1_000 {
+            assert_eq!(compress(&frame::binary(&noise[start..start + 256])), None);
+        }
+        let message = json(300);
+        let compressed = compress(&frame::binary(&message)).expect("it shrinks");
+        assert_eq!(inflate(frame::payload(&compressed), LIMIT).as_ref(), Ok(&message));
     }
 
     #[test]
